@@ -1,0 +1,95 @@
+"""Every error that plop-lora raises on purpose, and the helper that names a missing extra.
+
+    PlopError
+    ├── UsageError          (ValueError)    an option or argument that cannot work; exit code 2
+    ├── DataError           (ValueError)    the data set, its fields or its rows
+    ├── ModelError          (ValueError)    the model, its tokenizer or its sites
+    ├── MeasurementError    (ArithmeticError)  NaN, infinity, or nothing measured
+    ├── RecordError         (ValueError)    a saved record that is damaged, foreign or too new
+    ├── ExportError         (RuntimeError)  an export that the real library reads differently
+    ├── OutputError         (OSError)       a file that cannot be written
+    └── MissingExtraError   (ImportError)   an optional dependency that is not installed
+
+Imports the standard library only.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+EXTRAS: dict[str, str] = {"trl": "train"}
+"""Import name of an optional dependency → the extra of plop-lora that installs it."""
+
+
+class PlopError(Exception):
+    """Base class: the text says what is wrong, where, what is allowed, and what to do next."""
+
+    exit_code: int = 1
+
+
+class UsageError(PlopError, ValueError):
+    """An option or argument that cannot work as given."""
+
+    exit_code = 2
+
+
+class DataError(PlopError, ValueError):
+    """The data cannot be found, read, or turned into text."""
+
+
+class ModelError(PlopError, ValueError):
+    """The model cannot be found or loaded, or has nothing that can be measured."""
+
+
+class MeasurementError(PlopError, ArithmeticError):
+    """A forward pass produced NaN, infinity, or no measurement at all."""
+
+
+class RecordError(PlopError, ValueError):
+    """A record file is damaged, of another kind, or of a newer schema."""
+
+
+class ExportError(PlopError, RuntimeError):
+    """The target library does not adapt exactly the modules of the placement."""
+
+
+class OutputError(PlopError, OSError):
+    """An output file cannot be written."""
+
+
+class MissingExtraError(PlopError, ImportError):
+    """An optional dependency is not installed."""
+
+
+def require(module_name: str) -> ModuleType:
+    """Import an optional dependency.
+
+    Args:
+        module_name: import name, a key of `EXTRAS`.
+
+    Raises:
+        MissingExtraError: it is not installed; the text names the extra to install.
+    """
+    try:
+        return importlib.import_module(module_name)
+    except ImportError as error:
+        extra = EXTRAS[module_name]
+        raise MissingExtraError(
+            f"This step needs {module_name!r}, which is not installed. "
+            f"Install it with: pip install 'plop-lora[{extra}]'"
+        ) from error
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str:
+    """Return `" Did you mean 'x'?"` for the closest of `allowed`, or an empty string.
+
+    >>> nearest("atention", ["attention", "mlp"])
+    " Did you mean 'attention'?"
+    >>> nearest("zzz", ["attention"])
+    ''
+    """
+    close = difflib.get_close_matches(word, list(allowed), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

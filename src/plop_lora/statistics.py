@@ -1,0 +1,133 @@
+"""Intervals and comparisons over sequences, from the sums and counts that `Scores` keeps.
+
+A type's score is the mean over its sites of a token-weighted mean, that is of a ratio of sums.
+Its uncertainty over sequences comes from the linearised ratio (the delta method): each sequence
+has an *influence*, the amount by which it moves the score, and the standard error of the score is
+that of the mean influence. Two scores on the same sequences are compared by the difference of
+their influences, which is what pairing means here.
+
+Shape letters: N sites, S sequences. Imports numpy and scipy; no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from plop_lora.records import DECIDED, UNDECIDED, Measurements
+
+CONFIDENCE = 0.95
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Estimate:
+    """A value with the influence of each sequence on it (mean zero, length S)."""
+
+    value: float
+    influence_S: Floats
+
+    def interval(self) -> tuple[float | None, float | None]:
+        """Return the 95 % t-interval, or (None, None) with fewer than two sequences."""
+        half_width = _half_width(self.influence_S)
+        if half_width is None:
+            return None, None
+        return self.value - half_width, self.value + half_width
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A difference of two scores with its 95 % interval (None where it has none)."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    @property
+    def verdict(self) -> str:
+        """`decided` where the interval leaves out zero, else `undecided, score more data`."""
+        if self.low is None or self.high is None:
+            return UNDECIDED
+        return DECIDED if self.low > 0 or self.high < 0 else UNDECIDED
+
+
+def type_estimate(measurements: Measurements, site_orders: Sequence[int]) -> Estimate:
+    """Return the mean NFN of the sites at `site_orders`, with its influences.
+
+    Args:
+        measurements: sums and counts per site and sequence.
+        site_orders: positions of the sites in `measurements`; at least one.
+
+    Returns:
+        The unweighted mean over sites of Σ sums / Σ counts. Lower is less aligned.
+    """
+    sums_NS = np.array([measurements.sums[order] for order in site_orders], dtype=np.float64)
+    counts_NS = np.array(
+        [measurements.counts[measurements.count_row[order]] for order in site_orders],
+        dtype=np.float64,
+    )
+    return ratio_estimate(sums_NS, counts_NS)
+
+
+def ratio_estimate(sums_NS: Floats, counts_NS: Floats) -> Estimate:
+    """Return the mean over rows of Σ sums / Σ counts, with the influence of each column.
+
+    >>> ratio_estimate(np.array([[2.0, 4.0]]), np.array([[1.0, 1.0]])).value
+    3.0
+    """
+    sequences = sums_NS.shape[1]
+    means_N = sums_NS.sum(axis=1) / counts_NS.sum(axis=1)
+    residuals_NS = sums_NS - means_N[:, None] * counts_NS
+    influence_NS = residuals_NS * sequences / counts_NS.sum(axis=1, keepdims=True)
+    return Estimate(float(means_N.mean()), influence_NS.mean(axis=0))
+
+
+def paired_difference(second: Estimate, first: Estimate) -> Difference:
+    """Return `second - first`, both measured on the same sequences in the same order."""
+    value = second.value - first.value
+    half_width = _half_width(second.influence_S - first.influence_S)
+    return _difference(value, half_width)
+
+
+def unpaired_difference(second: Estimate, first: Estimate) -> Difference:
+    """Return `second - first` for independent samples, with Welch's degrees of freedom."""
+    value = second.value - first.value
+    sizes = np.array([first.influence_S.size, second.influence_S.size])
+    if sizes.min() < 2:
+        return _difference(value, None)
+    variances = np.array([first.influence_S.var(ddof=1), second.influence_S.var(ddof=1)]) / sizes
+    total = variances.sum()
+    if total == 0:
+        return _difference(value, 0.0)
+    freedom = total**2 / (variances**2 / (sizes - 1)).sum()
+    return _difference(value, float(_t_quantile(freedom) * np.sqrt(total)))
+
+
+def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Return Kendall's tau-b of two lists of scores, or None where it is undefined."""
+    if len(first) < 2:
+        return None
+    tau = float(stats.kendalltau(first, second).statistic)
+    return None if np.isnan(tau) else tau
+
+
+def _half_width(influence_S: Floats) -> float | None:
+    size = influence_S.size
+    if size < 2:
+        return None
+    return float(_t_quantile(size - 1) * influence_S.std(ddof=1) / np.sqrt(size))
+
+
+def _t_quantile(freedom: float) -> float:
+    return float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom))
+
+
+def _difference(value: float, half_width: float | None) -> Difference:
+    if half_width is None:
+        return Difference(value, None, None)
+    return Difference(value, value - half_width, value + half_width)
