@@ -1,0 +1,120 @@
+"""Budgets: reading `10M` and `0.5%`, and spending them on ranks. Pure; no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from plop_lora.errors import UsageError
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9}
+_PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmbg%]?)\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class RankCost:
+    """What one rank unit of a site costs, the rank beyond which more is pointless, its group."""
+
+    parameters_per_rank: int
+    largest_rank: int
+    group: int
+
+
+def parse_budget(text: str | int, model_parameters: int) -> int:
+    """Return a budget as a number of trainable parameters.
+
+    Args:
+        text: `5000000`, `10M`, `750k`, `1.5B`, or `0.5%` of the model's parameters.
+        model_parameters: what a percentage refers to.
+
+    Raises:
+        UsageError: the text is none of these, or the budget is zero.
+
+    >>> parse_budget("0.5%", 2_000_000)
+    10000
+    >>> parse_budget("1.5k", 0)
+    1500
+    """
+    match = _PATTERN.fullmatch(str(text))
+    if match is None:
+        raise UsageError(
+            f"Cannot read the budget {text!r}. Give trainable parameters such as 10M, 750k or "
+            "5000000, or a share of the model's parameters such as 0.5%."
+        )
+    number, unit = float(match[1]), match[2].lower()
+    factor = model_parameters / 100 if unit == "%" else _UNITS[unit]
+    budget = int(number * factor + 1e-6)
+    if budget <= 0:
+        raise UsageError(f"The budget {text!r} is no parameter at all. Give more, such as 0.5%.")
+    return budget
+
+
+def allocate(costs: Sequence[RankCost], budget: int) -> list[int]:
+    """Spend a budget on ranks, as evenly as it goes.
+
+    All sites get the same rank; what remains buys one more rank for whole groups in their order,
+    then for single sites in their order, until no rank unit fits. A site never gets more than
+    its `largest_rank`.
+
+    Args:
+        costs: one entry per site, at least one; groups are numbered by preference from 0.
+        budget: trainable parameters.
+
+    Returns:
+        One rank per site, each at least 1.
+
+    Raises:
+        UsageError: rank 1 everywhere costs more; the text names the smallest budget that works.
+    """
+    smallest = _total(costs, [1] * len(costs))
+    if budget < smallest:
+        raise UsageError(
+            f"The budget of {budget:,} parameters is too small for rank 1 on these "
+            f"{len(costs)} modules. The smallest that works is {smallest:,}: use "
+            f"--budget {smallest}, or choose fewer types with --top."
+        )
+    uniform = _largest_uniform_rank(costs, budget)
+    ranks = [min(uniform, cost.largest_rank) for cost in costs]
+    left = budget - _total(costs, ranks)
+    for group in sorted({cost.group for cost in costs}):
+        members = [order for order, cost in enumerate(costs) if cost.group == group]
+        left = _raise_together(costs, ranks, members, left)
+    while True:
+        before = left
+        for order in _by_preference(costs):
+            left = _raise_together(costs, ranks, [order], left)
+        if left == before:
+            return ranks
+
+
+def _by_preference(costs: Sequence[RankCost]) -> list[int]:
+    return sorted(range(len(costs)), key=lambda order: (costs[order].group, order))
+
+
+def _raise_together(
+    costs: Sequence[RankCost], ranks: list[int], members: list[int], left: int
+) -> int:
+    """Give every member one more rank if all can take it and it fits; return what is left."""
+    price = sum(costs[order].parameters_per_rank for order in members)
+    room = all(ranks[order] < costs[order].largest_rank for order in members)
+    if not room or price > left:
+        return left
+    for order in members:
+        ranks[order] += 1
+    return left - price
+
+
+def _largest_uniform_rank(costs: Sequence[RankCost], budget: int) -> int:
+    low, high = 1, max(cost.largest_rank for cost in costs)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _total(costs, [min(middle, cost.largest_rank) for cost in costs]) <= budget:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _total(costs: Sequence[RankCost], ranks: Sequence[int]) -> int:
+    return sum(cost.parameters_per_rank * rank for cost, rank in zip(costs, ranks, strict=True))
