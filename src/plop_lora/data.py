@@ -1,0 +1,498 @@
+"""From any data set to masked batches: rows → documents → token sequences → batches.
+
+Rows come from a local file or a hub data set; documents are the rows' text, found by field,
+template or recognition; sequences are tokenised and named by a hash, so that the same text is
+the same sequence in every file; batches are right-padded and sorted by length. Padding is masked
+here and never counted later.
+
+Does not know about models beyond their vocabulary and number of positions.
+Shape letters: B batch, T token.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import random
+import string
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from plop_lora.errors import DataError, ModelError, UsageError, nearest
+
+Row = Mapping[str, Any]
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """The text of one row; `target` is the decoder's part for encoder-decoder models."""
+
+    text: str
+    target: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """Sampled documents, with what was passed over on the way."""
+
+    source: str
+    items: tuple[Document, ...]
+    rows: int
+    skipped: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSequence:
+    """One tokenised document: its name, its tokens, and those of the decoder if it has one."""
+
+    name: str
+    tokens: tuple[int, ...]
+    target_tokens: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Model inputs (tensors with B rows each) and the name of the sequence in each row."""
+
+    inputs: dict[str, Any]
+    names: tuple[str, ...]
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """Split into two batches of about half the rows; every B-row tensor is split with them."""
+        middle, size = len(self.names) // 2, len(self.names)
+
+        def part(start: int, end: int) -> Batch:
+            inputs = {
+                key: value[start:end]
+                if isinstance(value, torch.Tensor) and value.ndim and len(value) == size
+                else value
+                for key, value in self.inputs.items()
+            }
+            return Batch(inputs, self.names[start:end])
+
+        return part(0, middle), part(middle, size)
+
+
+# --------------------------------------------------------------------------- rows
+
+
+def load_documents(
+    source: str,
+    *,
+    text: str | None = None,
+    template: str | None = None,
+    chat: Callable[[Any], str] | None = None,
+    samples: int = 200,
+    seed: int = 0,
+) -> Documents:
+    """Read a data set and draw a sample of its documents.
+
+    Args:
+        source: a local file (.jsonl .json .csv .parquet .txt) or a hub data set,
+            `name`, `name:split` or `name:config:split`.
+        text: field that holds the text.
+        template: text with fields in braces, `"{question}\\n{answer}"`.
+        chat: renders the `messages` of a row, usually the tokenizer's chat template.
+        samples: documents to draw without replacement; all of them if there are fewer.
+        seed: of the draw.
+
+    Raises:
+        DataError: no such data, an empty file, a missing field, no row with text.
+        UsageError: both `text` and `template`.
+    """
+    if samples < 1:
+        raise UsageError(f"--samples {samples} is not possible; give 1 or more.")
+    rows = list(_read_rows(source))
+    if not rows:
+        raise DataError(f"{source} holds no rows. Give a file with at least one.")
+    read = _reader(rows, source, text, template, chat)
+    found = [document for row in rows if (document := read(row)) is not None]
+    if not found:
+        raise DataError(
+            f"All {len(rows)} rows of {source} have empty text, so there is nothing to score."
+        )
+    order = random.Random(seed).sample(range(len(found)), min(samples, len(found)))
+    items = tuple(found[index] for index in sorted(order))
+    return Documents(source, items, len(rows), len(rows) - len(found))
+
+
+def _read_rows(source: str) -> Iterator[Row]:
+    path = Path(source)
+    if path.is_file():
+        if path.suffix not in _READERS:
+            raise DataError(
+                f"Cannot read {source}: {path.suffix or 'no suffix'} is not one of "
+                f"{' '.join(SUFFIXES)}."
+            )
+        return _READERS[path.suffix](path)
+    if path.suffix in SUFFIXES or path.is_dir() or source.startswith((".", "/", "~")):
+        raise DataError(_unknown_path(path))
+    return _read_hub(source)
+
+
+def _unknown_path(path: Path) -> str:
+    if path.is_dir():
+        files = sorted(file.name for file in path.iterdir() if file.suffix in SUFFIXES)
+        return f"{path} is a folder; give one file of it ({', '.join(files) or 'it has none'})."
+    siblings = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+    return f"No data at {path}.{nearest(path.name, siblings)}"
+
+
+def _read_jsonl(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}, line {number}, is not JSON: {error}.") from error
+            if not isinstance(row, dict):
+                raise DataError(f"{path}, line {number}, is not an object with named fields.")
+            yield row
+
+
+def _read_json(path: Path) -> Iterator[Row]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8-sig") or "[]")
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is not JSON: {error}.") from error
+    if isinstance(document, dict):
+        lists = [value for value in document.values() if isinstance(value, list)]
+        document = lists[0] if len(lists) == 1 else [document]
+    for order, row in enumerate(document):
+        if isinstance(row, str):
+            row = {"text": row}
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, item {order}, is neither an object nor a string.")
+        yield row
+
+
+def _read_csv(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        yield from csv.DictReader(file)
+
+
+def _read_parquet(path: Path) -> Iterator[Row]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        yield from parquet.read_table(path).to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"{path} is not a Parquet file: {error}.") from error
+
+
+def _read_txt(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig") as file:
+        yield from ({"text": line.strip()} for line in file)
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+    ".txt": _read_txt,
+}
+
+
+def _read_hub(source: str) -> Iterator[Row]:
+    import datasets
+
+    name, *rest = source.split(":")
+    if len(rest) > 2:
+        raise DataError(f"Cannot read {source!r}; write a hub data set as name:config:split.")
+    split = rest[-1] if rest else "train"
+    config = rest[0] if len(rest) == 2 else None
+    try:
+        yield from datasets.load_dataset(name, config, split=split)
+    except Exception as error:  # the library raises many unrelated classes here
+        here = [file.name for file in Path().iterdir() if file.suffix in SUFFIXES]
+        raise DataError(
+            f"No data set {source!r}: it is not a file here, and loading it from the hub failed "
+            f"({_first_line(error)}).{nearest(name, here)} "
+            "Write a hub data set as name:config:split, such as openai/gsm8k:main:train."
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+# --------------------------------------------------------------------------- documents
+
+
+def _reader(
+    rows: Sequence[Row],
+    source: str,
+    text: str | None,
+    template: str | None,
+    chat: Callable[[Any], str] | None,
+) -> Callable[[Row], Document | None]:
+    """Return what turns a row into a document, or into None where it has no text."""
+    fields = list(dict.fromkeys(field for row in rows for field in row))
+    if text is not None and template is not None:
+        raise UsageError("Give --text or --template, not both.")
+    if text is not None:
+        _demand([text], fields, source)
+        return lambda row: _document(row.get(text))
+    if template is not None:
+        names = [name for _, name, _, _ in string.Formatter().parse(template) if name]
+        if not names:
+            raise UsageError(f"The template {template!r} names no field; write {{field}}.")
+        _demand(names, fields, source)
+        return lambda row: _from_template(template, names, row)
+    return _recognise(rows, fields, source, chat)
+
+
+def _recognise(
+    rows: Sequence[Row], fields: list[str], source: str, chat: Callable[[Any], str] | None
+) -> Callable[[Row], Document | None]:
+    if "messages" in fields:
+        if chat is None:
+            raise DataError(
+                f"{source} holds chats ('messages'), but the tokenizer has no chat template. "
+                "Name another field with --text, or use a tokenizer with a template."
+            )
+        return lambda row: _document(chat(row["messages"]) if row.get("messages") else None)
+    if {"prompt", "completion"} <= set(fields):
+        return lambda row: _pair(row, chat)
+    if "text" in fields:
+        return lambda row: _document(row.get("text"))
+    columns = [field for field in fields if any(isinstance(row.get(field), str) for row in rows)]
+    if len(columns) == 1:
+        return lambda row: _document(row.get(columns[0]))
+    example = "\\n".join(f"{{{field}}}" for field in columns or fields)
+    raise DataError(
+        f"Cannot tell which field of {source} is the text; it has: {', '.join(fields)}. "
+        f'Name one with --text, or join several with --template "{example}".'
+    )
+
+
+def _demand(names: Iterable[str], fields: list[str], source: str) -> None:
+    for name in names:
+        if name not in fields:
+            raise DataError(
+                f"{source} has no field {name!r}.{nearest(name, fields)} "
+                f"It has: {', '.join(fields)}."
+            )
+
+
+def _document(value: Any) -> Document | None:
+    if value is None or not str(value).strip():
+        return None
+    return Document(str(value))
+
+
+def _from_template(template: str, names: list[str], row: Row) -> Document | None:
+    values = {name: row.get(name) for name in names}
+    if any(_document(value) is None for value in values.values()):
+        return None
+    return Document(template.format(**values))
+
+
+def _pair(row: Row, chat: Callable[[Any], str] | None) -> Document | None:
+    prompt, completion = row.get("prompt"), row.get("completion")
+    if not prompt or not completion:
+        return None
+    if isinstance(prompt, str) and isinstance(completion, str):
+        return Document(prompt, target=completion)
+    if chat is None:
+        raise DataError("Prompts are chats, but the tokenizer has no chat template.")
+    return Document(chat([*prompt, *completion]))
+
+
+# --------------------------------------------------------------------------- sequences
+
+
+def encode(
+    documents: Sequence[Document],
+    tokenizer: Any,
+    *,
+    max_length: int,
+    vocabulary: int | None,
+    encoder_decoder: bool,
+) -> tuple[list[TokenSequence], int, int]:
+    """Tokenise documents.
+
+    Args:
+        documents: what to tokenise; without a `target`, an encoder-decoder reads the same text
+            on both sides.
+        tokenizer: a transformers tokenizer; a pad token is not needed.
+        max_length: tokens kept of each side.
+        vocabulary: rows of the model's embedding, if known.
+        encoder_decoder: whether the model has a decoder of its own inputs.
+
+    Returns:
+        Sequences in the order of the documents, the number truncated, and the number dropped
+        because they came out with no token at all.
+
+    Raises:
+        DataError: no sequence has a token.
+        ModelError: the tokenizer makes token numbers that the model does not have.
+    """
+    sequences: list[TokenSequence] = []
+    truncated = dropped = 0
+    for document in documents:
+        whole = document.text
+        if document.target is not None and not encoder_decoder:
+            whole += document.target
+        tokens = _token_numbers(tokenizer, whole)
+        target = _token_numbers(tokenizer, document.target or whole) if encoder_decoder else None
+        if not tokens or target == []:
+            dropped += 1
+            continue
+        truncated += len(tokens) > max_length or len(target or ()) > max_length
+        sequences.append(
+            TokenSequence(
+                name=_name(document.text + (document.target or "")),
+                tokens=tuple(tokens[:max_length]),
+                target_tokens=None if target is None else tuple(target[:max_length]),
+            )
+        )
+    if not sequences:
+        raise DataError("Every text came out of the tokenizer with zero tokens.")
+    _check_vocabulary(sequences, tokenizer, vocabulary)
+    return sequences, truncated, dropped
+
+
+def _token_numbers(tokenizer: Any, text: str) -> list[int]:
+    # verbose=False: the tokenizer's warning about long texts is ours to give, once, as a note.
+    return list(tokenizer(text, verbose=False)["input_ids"])
+
+
+def _check_vocabulary(
+    sequences: Sequence[TokenSequence], tokenizer: Any, vocabulary: int | None
+) -> None:
+    largest = max(max(s.tokens + (s.target_tokens or ())) for s in sequences)
+    if vocabulary is not None and largest >= vocabulary:
+        raise ModelError(
+            f"The tokenizer ({type(tokenizer).__name__}) makes token number {largest}, but the "
+            f"model's embedding has {vocabulary} rows. They do not belong together; give the "
+            "tokenizer that the model was trained with."
+        )
+
+
+def _name(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def fingerprint(names: Iterable[str]) -> str:
+    """Return a hash of a set of sequences that does not depend on their order."""
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:16]
+
+
+# --------------------------------------------------------------------------- batches
+
+
+def make_batches(
+    sequences: Sequence[TokenSequence],
+    *,
+    batch_size: int | None,
+    token_budget: int,
+    decoder_start: int | None = None,
+) -> list[Batch]:
+    """Group sequences of similar length, longest first, and pad each group on the right.
+
+    Longest first, so that running out of memory happens at the start and not after an hour.
+
+    Args:
+        sequences: at least one.
+        batch_size: rows of a batch, or None to fill `token_budget` tokens with padding.
+        token_budget: largest B × T where `batch_size` is None.
+        decoder_start: first decoder token of an encoder-decoder model.
+    """
+    order = sorted(range(len(sequences)), key=lambda i: (-len(sequences[i].tokens), i))
+    batches: list[Batch] = []
+    start = 0
+    while start < len(order):
+        longest = len(sequences[order[start]].tokens)
+        rows = batch_size or max(1, token_budget // longest)
+        group = [sequences[index] for index in order[start : start + rows]]
+        batches.append(_collate(group, decoder_start))
+        start += rows
+    return batches
+
+
+def _collate(group: Sequence[TokenSequence], decoder_start: int | None) -> Batch:
+    ids_BT, mask_BT = _pad([sequence.tokens for sequence in group])
+    inputs = {"input_ids": ids_BT, "attention_mask": mask_BT}
+    if group[0].target_tokens is not None:
+        start = 0 if decoder_start is None else decoder_start
+        shifted = [(start, *(s.target_tokens or ())[:-1]) for s in group]
+        # One column more than needed where both sides are equally wide: the probe tells the
+        # encoder's tokens from the decoder's by their number, and padding never counts.
+        width = max(map(len, shifted))
+        width += width == ids_BT.shape[1]
+        inputs["decoder_input_ids"], inputs["decoder_attention_mask"] = _pad(shifted, width)
+    return Batch(inputs, tuple(sequence.name for sequence in group))
+
+
+def _pad(
+    rows: Sequence[Sequence[int]], width: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return token numbers and mask of shape [B, T]; padded places hold token 0."""
+    width = width or max(map(len, rows))
+    ids_BT = torch.zeros(len(rows), width, dtype=torch.long)
+    mask_BT = torch.zeros(len(rows), width, dtype=torch.long)
+    for order, row in enumerate(rows):
+        ids_BT[order, : len(row)] = torch.tensor(row)
+        mask_BT[order, : len(row)] = 1
+    return ids_BT, mask_BT
+
+
+def ready_batches(batches: Iterable[Mapping[str, Any]]) -> Iterator[Batch]:
+    """Take batches that the user made; name each row by its content and drop `labels`.
+
+    Left padding is moved to the right, row by row, so that the side never changes a position.
+
+    Raises:
+        DataError: a batch without tensors, rows that differ between tensors, zero tokens.
+    """
+    for order, given in enumerate(batches):
+        inputs = {key: value for key, value in dict(given).items() if key != "labels"}
+        tensors = [v for v in inputs.values() if isinstance(v, torch.Tensor) and v.ndim]
+        if not tensors:
+            raise DataError(f"Batch {order} holds no tensors; it has: {', '.join(inputs)}.")
+        rows = len(inputs.get("input_ids", tensors[0]))
+        mask_BT = inputs.get("attention_mask")
+        if mask_BT is not None and mask_BT.ndim == 2:
+            empty = (mask_BT.sum(dim=1) == 0).nonzero()
+            if len(empty):
+                raise DataError(f"Batch {order}, row {int(empty[0])}, has zero tokens.")
+            inputs = _right_padded(inputs, mask_BT)
+        yield Batch(inputs, tuple(_row_name(inputs, row, rows) for row in range(rows)))
+
+
+def _right_padded(inputs: dict[str, Any], mask_BT: torch.Tensor) -> dict[str, Any]:
+    if bool((mask_BT[:, :-1] >= mask_BT[:, 1:]).all()):
+        return inputs
+    order_BT = mask_BT.argsort(dim=1, descending=True, stable=True)
+    return {
+        key: value.gather(1, order_BT)
+        if isinstance(value, torch.Tensor) and value.shape == mask_BT.shape
+        else value
+        for key, value in inputs.items()
+    }
+
+
+def _row_name(inputs: Mapping[str, Any], row: int, rows: int) -> str:
+    """Hash a row's content without its padding, so that a batch split keeps the names."""
+    digest = hashlib.sha256()
+    mask_BT = inputs.get("attention_mask")
+    for key in sorted(inputs):
+        value = inputs[key]
+        if key == "attention_mask" or not isinstance(value, torch.Tensor) or len(value) != rows:
+            continue
+        content = value[row]
+        if mask_BT is not None and value.shape == mask_BT.shape:
+            content = content[mask_BT[row].bool()]
+        digest.update(key.encode() + content.cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:12]
