@@ -26,6 +26,9 @@ from plop_lora.records import NotMeasured
 
 NOT_SUPPORTED = "present, not measured: no operator for this kind of weight yet"
 NEVER_RAN = "never ran on this data"
+LEFT_OUT = "left out by --include or --exclude"
+OUTSIDE = "outside the blocks; name it with --include to score it"
+UNASSIGNABLE = "its input rows cannot be assigned to sequences"
 _TOWERS = frozenset({"vision", "audio"})
 _STATE_MIXERS = ("mamba", "ssm", "recurrent", "deltanet", "rglru")
 
@@ -93,6 +96,7 @@ class Site:
     type: str
     role: str
     eligible: bool
+    in_block: bool
     layer: int | None
     module: nn.Module
     operator: Operator
@@ -154,27 +158,36 @@ def find_sites(
                 missing.append(NotMeasured(name, printed[name], size, NOT_SUPPORTED))
             continue
         eligible = place.in_block and place.component not in _TOWERS
-        role = _role(model, name, place)
-        sites.append(Site(name, printed[name], role, eligible, place.layer, module, operator))
+        sites.append(
+            Site(
+                name=name,
+                type=printed[name],
+                role=_role(model, name, place),
+                eligible=eligible,
+                in_block=place.in_block,
+                layer=place.layer,
+                module=module,
+                operator=operator,
+            )
+        )
     if not sites:
         raise ModelError(
             f"{type(model).__name__} has no measurable site: no nn.Linear and no Conv1D with a "
             "floating-point weight. Load the model unquantised, or pass the inner model."
         )
-    in_block = {name for name, place in places.items() if place.in_block}
-    kept = _select(sites, in_block, include, exclude)
+    kept = _select(sites, include, exclude)
     for site in sites:
         if site not in kept:
-            reason = "left out" if site.name in in_block else "outside the blocks"
+            reason = LEFT_OUT if site.in_block else OUTSIDE
             missing.append(NotMeasured(site.name, site.type, site.parameters, reason))
-    blocks = sum(size for name, _, size in weights if name in in_block)
+    blocks = sum(size for name, _, size in weights if places[name].in_block)
     return SiteMap(tuple(kept), tuple(missing), blocks)
 
 
 def _select(
-    sites: list[Site], in_block: set[str], include: Sequence[str], exclude: Sequence[str]
+    sites: list[Site], include: Sequence[str], exclude: Sequence[str]
 ) -> list[Site]:
-    kept = [site for site in sites if site.name in in_block]
+    kept = [site for site in sites if site.in_block]
     if include:
         kept = [site for site in sites if _matches(site, include)]
     for pattern in (*include, *exclude):
