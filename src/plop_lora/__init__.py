@@ -1,0 +1,70 @@
+"""plop-lora: where should LoRA adapters go?
+
+    import plop_lora as plop
+
+    scores = plop.score(model, tokenizer, texts)
+    placement = plop.place(scores, top=3)
+    config = placement.to_peft()
+
+Names are loaded when they are first used, so that importing the package imports neither torch
+nor transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from plop_lora._version import __version__
+
+if TYPE_CHECKING:
+    from plop_lora.comparison import compare
+    from plop_lora.data import Documents, load_documents
+    from plop_lora.errors import PlopError
+    from plop_lora.export import export, to_peft
+    from plop_lora.placement import STRATEGIES, place
+    from plop_lora.records import Comparison, Placement, Scores
+    from plop_lora.scoring import score
+
+_HOMES = {
+    "STRATEGIES": "placement",
+    "Comparison": "records",
+    "Documents": "data",
+    "Placement": "records",
+    "PlopError": "errors",
+    "Scores": "records",
+    "compare": "comparison",
+    "export": "export",
+    "load_documents": "data",
+    "place": "placement",
+    "score": "scoring",
+    "to_peft": "export",
+}
+
+__all__ = [
+    "STRATEGIES",
+    "Comparison",
+    "Documents",
+    "Placement",
+    "PlopError",
+    "Scores",
+    "__version__",
+    "compare",
+    "export",
+    "load_documents",
+    "place",
+    "score",
+    "to_peft",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'plop_lora' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"plop_lora.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

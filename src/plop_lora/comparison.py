@@ -1,0 +1,78 @@
+"""The step `compare`: two score files side by side. Pure; no torch."""
+
+from __future__ import annotations
+
+from plop_lora.errors import UsageError
+from plop_lora.records import Comparison, Scores, TypeDifference
+from plop_lora.statistics import (
+    Difference,
+    kendall_tau,
+    paired_difference,
+    type_estimate,
+    unpaired_difference,
+)
+
+
+def compare(
+    first: Scores, second: Scores, *, first_name: str = "first", second_name: str = "second"
+) -> Comparison:
+    """Compare two scores type by type; differences are `second` minus `first`.
+
+    Where both measured exactly the same sequences (two checkpoints on one sample) the intervals
+    are paired, otherwise (two tasks) they are unpaired.
+
+    Raises:
+        UsageError: the two share no module type.
+    """
+    names = [name for name in first.type_names() if name in second.type_names()]
+    if not names:
+        raise UsageError(
+            "The two files share no module type: "
+            f"{', '.join(first.type_names())} against {', '.join(second.type_names())}."
+        )
+    paired = first.measurements.sequence_ids == second.measurements.sequence_ids
+    nfn_first = {row.type: row.nfn for row in first.types}
+    nfn_second = {row.type: row.nfn for row in second.types}
+    rows = []
+    for name in names:
+        gap = _type_difference(first, second, name, paired)
+        rows.append(
+            TypeDifference(
+                type=name,
+                first=nfn_first[name],
+                second=nfn_second[name],
+                difference=gap.value,
+                low=gap.low,
+                high=gap.high,
+                verdict=gap.verdict,
+            )
+        )
+    shared = set(first.measurements.sequence_ids) & set(second.measurements.sequence_ids)
+    notes = ()
+    if shared and not paired:
+        notes = (
+            f"{len(shared)} sequences are in both, but not all: the intervals are unpaired and "
+            "wider than they need to be. Score both on the same sample to pair them.",
+        )
+    return Comparison(
+        first=first_name,
+        second=second_name,
+        types=tuple(rows),
+        only_first=tuple(name for name in first.type_names() if name not in nfn_second),
+        only_second=tuple(name for name in second.type_names() if name not in nfn_first),
+        paired_sequences=first.sequences if paired else None,
+        kendall_tau=kendall_tau([row.first for row in rows], [row.second for row in rows]),
+        notes=notes,
+    )
+
+
+def _type_difference(first: Scores, second: Scores, name: str, paired: bool) -> Difference:
+    estimates = [
+        type_estimate(scores.measurements, _orders(scores, name)) for scores in (first, second)
+    ]
+    difference = paired_difference if paired else unpaired_difference
+    return difference(estimates[1], estimates[0])
+
+
+def _orders(scores: Scores, name: str) -> list[int]:
+    return [order for order, site in enumerate(scores.sites) if site.type == name]

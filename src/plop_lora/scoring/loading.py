@@ -1,0 +1,124 @@
+"""Load a model and its tokenizer by name, and describe a loaded model for the record."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers.models.auto import modeling_auto
+
+from plop_lora.errors import ModelError, UsageError, nearest
+from plop_lora.records import ModelReference
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def load_model(name: str, *, device: str = "auto", dtype: str = "auto") -> nn.Module:
+    """Load the architecture that a checkpoint declares, so that module names are the user's.
+
+    Args:
+        name: hub id or local folder.
+        device: `auto` (an accelerator if there is one), `cpu`, `cuda`, `cuda:1`, `mps`.
+        dtype: `auto` (the checkpoint's), `float32`, `bfloat16`, `float16`.
+
+    Raises:
+        ModelError: no such model, or it cannot be loaded.
+        UsageError: an unknown device or dtype.
+    """
+    if dtype not in DTYPES:
+        raise UsageError(f"There is no dtype {dtype!r}. Allowed: {', '.join(DTYPES)}.")
+    target = _device(device)
+    with _explained(name, "model"):
+        config = AutoConfig.from_pretrained(name)
+        declared = getattr(transformers, (config.architectures or [""])[0], AutoModel)
+        wanted = dtype if dtype == "auto" else getattr(torch, dtype)
+        model: nn.Module = declared.from_pretrained(name, dtype=wanted)
+    return model.to(target)
+
+
+def load_tokenizer(name: str) -> Any:
+    """Load the tokenizer that belongs to a model.
+
+    Raises:
+        ModelError: there is none at that name.
+    """
+    with _explained(name, "tokenizer"):
+        return AutoTokenizer.from_pretrained(name)
+
+
+@contextlib.contextmanager
+def _explained(name: str, what: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        path = Path(name)
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if path.is_dir():
+            raise ModelError(f"Cannot load the {what} in {name}: {reason}") from error
+        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise ModelError(
+            f"No {what} {name!r}: it is not a folder here, and the hub did not give one "
+            f"({reason}).{nearest(path.name, siblings)} "
+            "Give a folder with config.json or a hub id such as Qwen/Qwen3-0.6B."
+        ) from error
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator()
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"The device {name!r} is not available here: {str(error).splitlines()[0]} "
+            "Use --device auto or --device cpu."
+        ) from error
+    return device
+
+
+def describe(model: nn.Module, name: str | None = None) -> ModelReference:
+    """Return the reference of a loaded model; `name` is what the user called it."""
+    config = getattr(model, "config", None) if isinstance(model, PreTrainedModel) else None
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    architecture = type(model).__name__
+    if config is None:
+        return ModelReference(name or architecture, None, architecture, None, parameters)
+    saved = config.to_dict()
+    saved.pop("_name_or_path", None)
+    document = json.dumps(saved, sort_keys=True, default=str)
+    return ModelReference(
+        name=name or config._name_or_path or architecture,
+        revision=getattr(config, "_commit_hash", None),
+        architecture=architecture,
+        task_type=_task_type(architecture),
+        parameters=parameters,
+        config_hash=hashlib.sha256(document.encode()).hexdigest()[:16],
+        config=json.loads(document),
+    )
+
+
+_TASKS = (
+    ("CAUSAL_LM", modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+    ("SEQ_2_SEQ_LM", modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
+    ("SEQ_CLS", modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
+    ("TOKEN_CLS", modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES),
+    ("QUESTION_ANS", modeling_auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES),
+)
+
+
+def _task_type(architecture: str) -> str | None:
+    """Return PEFT's task type of an architecture; None lets PEFT wrap it as it is."""
+    for task, names in _TASKS:
+        if architecture in names.values():
+            return task
+    return None
