@@ -1,0 +1,102 @@
+"""Read an export back from the real library: apply it to a skeleton and compare.
+
+PEFT accepts names that match nothing, and names that match more than was meant, without a word.
+So every export is applied by PEFT to the model's skeleton on the meta device (no weights, no
+memory), and the adapted modules, their ranks and scalings are compared with the placement.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from plop_lora.errors import ExportError
+from plop_lora.records import ModelReference, Placement
+
+
+def check_with_peft(placement: Placement, config: Any, model: nn.Module | None = None) -> None:
+    """Apply a `LoraConfig` to a skeleton and compare what PEFT did with the placement.
+
+    Raises:
+        ExportError: a module is missing, extra, or has another rank or scaling; all are named.
+    """
+    from peft import get_peft_model
+
+    base = skeleton(placement.model) if model is None else _on_meta(model)
+    try:
+        with warnings.catch_warnings(), torch.device("meta"):
+            warnings.simplefilter("ignore")
+            adapted = get_peft_model(base, config, autocast_adapter_dtype=False)
+    except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
+        raise ExportError(f"PEFT refuses this configuration: {error}") from error
+    found = _adapters(adapted.base_model.model)
+    wanted = {site.name: (site.rank, site.alpha / site.rank) for site in placement.sites}
+    problems = [f"{name} gets no adapter" for name in wanted if name not in found]
+    problems += [f"{name} gets an adapter it should not have" for name in found.keys() - wanted]
+    problems += [
+        f"{name} gets rank {found[name][0]} and scaling {found[name][1]:g}, "
+        f"not {rank} and {scaling:g}"
+        for name, (rank, scaling) in wanted.items()
+        if name in found and not _same(found[name], (rank, scaling))
+    ]
+    if problems:
+        shown = "; ".join(sorted(problems)[:8])
+        more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise ExportError(
+            f"PEFT would not do what the placement says: {shown}{more}. "
+            "Nothing was written. Place whole types, or report this model's architecture."
+        )
+
+
+def skeleton(reference: ModelReference) -> nn.Module:
+    """Build a model without weights from the configuration in a record.
+
+    Raises:
+        ExportError: the record has no configuration, or transformers does not know it.
+    """
+    if reference.config is None:
+        raise ExportError(
+            f"{reference.name} has no transformers configuration, so its skeleton cannot be "
+            "built. Pass the module: placement.to_peft(model)."
+        )
+    settings = dict(reference.config)
+    model_class = getattr(transformers, reference.architecture, None)
+    if model_class is None:
+        raise ExportError(
+            f"This transformers ({transformers.__version__}) has no {reference.architecture}; "
+            "pass the module: placement.to_peft(model)."
+        )
+    model_type = settings.pop("model_type")
+    config = transformers.AutoConfig.for_model(model_type, **settings)
+    with torch.device("meta"):
+        return model_class(config)  # type: ignore[no-any-return]
+
+
+def _on_meta(model: nn.Module) -> nn.Module:
+    """Copy a module's structure; the memo hands deepcopy meta tensors instead of its data."""
+    tensors = [*model.parameters(), *model.buffers()]
+    memo: dict[int, Any] = {}
+    for tensor in tensors:
+        empty = torch.empty_like(tensor, device="meta")
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
+    return copy.deepcopy(model, memo)
+
+
+def _adapters(model: nn.Module) -> dict[str, tuple[int, float]]:
+    from peft.tuners.lora import LoraLayer
+
+    return {
+        name: (module.r["default"], module.scaling["default"])
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLayer) and "default" in module.r
+    }
+
+
+def _same(found: tuple[int, float], wanted: tuple[int, float]) -> bool:
+    return found[0] == wanted[0] and abs(found[1] - wanted[1]) < 1e-9
