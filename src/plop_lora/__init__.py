@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from plop_lora.comparison import compare
     from plop_lora.data import Documents, load_documents
     from plop_lora.errors import PlopError
-    from plop_lora.export import export, to_peft
     from plop_lora.placement import STRATEGIES, place
     from plop_lora.records import Comparison, Placement, Scores
     from plop_lora.scoring import score
@@ -34,11 +33,9 @@ _HOMES = {
     "PlopError": "errors",
     "Scores": "records",
     "compare": "comparison",
-    "export": "export",
     "load_documents": "data",
     "place": "placement",
     "score": "scoring",
-    "to_peft": "export",
 }
 
 __all__ = [
@@ -50,11 +47,9 @@ __all__ = [
     "Scores",
     "__version__",
     "compare",
-    "export",
     "load_documents",
     "place",
     "score",
-    "to_peft",
 ]
 
 

@@ -415,6 +415,11 @@ class Placement(Record):
         """Return the placement as `peft.LoraConfig`; see `plop_lora.export.peft.to_peft`."""
         return _later("export.peft", "to_peft")(self, model, dry_run=dry_run)
 
+    def export(self, folder: str | Path, *, to: str = "peft", dry_run: bool = True) -> Path:
+        """Write the placement as a trainer's file; see `plop_lora.export.peft.export`."""
+        path: Path = _later("export.peft", "export")(self, folder, to=to, dry_run=dry_run)
+        return path
+
 
 # --------------------------------------------------------------------------- comparison
 

@@ -122,3 +122,27 @@ def _task_type(architecture: str) -> str | None:
         if architecture in names.values():
             return task
     return None
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that looks like a path but is no folder, without asking the hub.
+
+    Raises:
+        ModelError: there is no such folder; the nearest one is offered.
+    """
+    path = Path(name).expanduser()
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_local and not path.is_dir():
+        parent = path.parent
+        siblings = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
+        what = "a file, not a folder" if path.exists() else "not there"
+        raise ModelError(
+            f"The model folder {name} is {what}.{nearest(path.name, siblings)} "
+            "Give a folder with config.json or a hub id such as Qwen/Qwen3-0.6B."
+        )
+
+
+def quiet_loading() -> None:
+    """Turn off transformers' own bars and warnings on stderr; errors are ours to tell."""
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()

@@ -1,0 +1,49 @@
+"""`plop place`: scores in, a placement out. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plop_lora.cli.output import Format, FormatOption, OutputOption, check, finish
+
+
+def place(
+    scores: Annotated[Path, typer.Argument(help="File written by plop score.")],
+    output: OutputOption = None,
+    strategy: Annotated[
+        str,
+        typer.Option(
+            help="plop, plop-inverse, attention, mlp, all-linear, random, query-value, custom."
+        ),
+    ] = "plop",
+    top: Annotated[int | None, typer.Option(help="Types to choose; 3 by default.")] = None,
+    rank: Annotated[int | None, typer.Option(help="LoRA rank; 16 by default.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Trainable parameters: 10M, or 0.5% of the model's.")
+    ] = None,
+    types: Annotated[
+        str | None, typer.Option(help="Types of the strategy custom, with commas.")
+    ] = None,
+    scaling: Annotated[float, typer.Option(help="alpha / rank, the same everywhere.")] = 2.0,
+    seed: Annotated[int, typer.Option(help="Of the strategy random.")] = 0,
+    form: FormatOption = Format.table,
+) -> None:
+    """Choose module types and ranks from SCORES, and say how sure the choice is."""
+    check(output)
+    from plop_lora.placement import place as run
+    from plop_lora.records import Scores
+
+    placement = run(
+        Scores.load(scores),
+        strategy=strategy,
+        top=top,
+        rank=rank,
+        budget=budget,
+        types=[name.strip() for name in types.split(",")] if types else (),
+        scaling=scaling,
+        seed=seed,
+    )
+    finish(placement, output, form)

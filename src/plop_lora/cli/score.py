@@ -1,0 +1,94 @@
+"""`plop score`: a model and data in, scores out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from plop_lora.cli.output import Format, FormatOption, OutputOption, check, finish
+from plop_lora.errors import UsageError
+
+
+def score(
+    model: Annotated[str, typer.Argument(help="Hub id or local folder.")],
+    data: Annotated[
+        str,
+        typer.Option(help="A .jsonl .json .csv .parquet .txt file, or name:config:split."),
+    ],
+    output: OutputOption = None,
+    text: Annotated[str | None, typer.Option(help="Field that holds the text.")] = None,
+    template: Annotated[
+        str | None, typer.Option(help='Fields in braces: "{question}\\n{answer}".')
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Texts to draw; about 200 is plenty.")] = 200,
+    max_length: Annotated[int, typer.Option(help="Tokens kept of each text.")] = 512,
+    batch_size: Annotated[str, typer.Option(help="Texts a batch, or auto.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of the sample and of the baseline.")] = 0,
+    include: Annotated[
+        list[str] | None, typer.Option(help="Only modules or types that match; repeatable.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Leave out modules or types; repeatable.")
+    ] = None,
+    baseline: Annotated[str, typer.Option(help="analytic or monte_carlo.")] = "analytic",
+    form: FormatOption = Format.table,
+) -> None:
+    """Score every module type of MODEL on unlabelled DATA, with forward passes only."""
+    check(output)
+    size = _batch_size(batch_size)
+    from plop_lora.data import load_documents
+    from plop_lora.scoring import score as run
+    from plop_lora.scoring.loading import load_tokenizer, quiet_loading
+
+    quiet_loading()
+    _model_first(model)
+    tokenizer = load_tokenizer(model)
+    documents = load_documents(
+        data,
+        text=text,
+        template=None if template is None else template.replace("\\n", "\n"),
+        chat=_chat(tokenizer),
+        samples=samples,
+        seed=seed,
+    )
+    scores = run(
+        model,
+        tokenizer,
+        documents,
+        max_length=max_length,
+        batch_size=size,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        include=include or (),
+        exclude=exclude or (),
+        baseline=baseline,
+        progress=form is not Format.quiet,
+    )
+    finish(scores, output, form)
+
+
+def _batch_size(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise UsageError(f"--batch-size {text} is not possible; give auto or 1 and more.")
+    return int(text)
+
+
+def _model_first(model: str) -> None:
+    """Refuse a path that cannot be a model before anything is asked of the hub."""
+    from plop_lora.scoring.loading import check_name
+
+    check_name(model)
+
+
+def _chat(tokenizer: Any) -> Any:
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    return lambda messages: tokenizer.apply_chat_template(messages, tokenize=False)
+
+

@@ -1,0 +1,194 @@
+"""Rows of the tables: a pure function from a record to strings. Renders nothing, computes nothing
+but digits. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from plop_lora.placement import default_choice
+from plop_lora.records import Choice, Comparison, Gap, Placement, Scores
+
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A title, columns (a leading `>` aligns right), rows, and lines that follow."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    lines: tuple[str, ...]
+
+
+def scores_table(scores: Scores) -> Table:
+    """Types from the lowest NFN, with interval, the default choice marked, layers as bars."""
+    chosen = default_choice(scores)
+    every = [site.nfn for site in scores.sites]
+    bounds = (min(every), max(every))
+    rows = tuple(
+        (
+            row.type,
+            str(row.modules),
+            count(row.parameters),
+            *value_and_interval(row.nfn, row.low, row.high),
+            "✓" if row.type in chosen else "" if row.eligible else "never",
+            sparkline([site.nfn for site in scores.sites if site.type == row.type], bounds),
+        )
+        for row in scores.types
+    )
+    cover = scores.coverage
+    lines = [
+        f"Coverage: {cover.share:.1%} of the block parameters measured "
+        f"({count(cover.measured_parameters)} of {count(cover.block_parameters)})."
+    ]
+    lines += _missing_lines(scores)
+    lines += [f"Note: {note}." for note in scores.notes]
+    made = scores.provenance
+    lines.append(
+        f"{scores.sequences} sequences, {scores.tokens:,} tokens of {made.data}; {made.dtype} on "
+        f"{made.device}, {made.elapsed_seconds:.1f} s, peak {made.peak_memory_bytes / 2**30:.1f} "
+        "GiB. Low NFN: room for an adapter."
+    )
+    columns = ("type", ">modules", ">parameters", ">NFN", ">95 % interval", "chosen", "by layer")
+    return Table(f"NFN of {scores.model.name}", columns, rows, tuple(lines))
+
+
+def _missing_lines(scores: Scores) -> list[str]:
+    reasons: dict[str, list[int]] = {}
+    for entry in scores.coverage.not_measured:
+        reasons.setdefault(entry.reason, []).append(entry.parameters)
+    total = scores.model.parameters
+    return [
+        f"Not measured: {len(sizes)} modules, {count(sum(sizes))} parameters "
+        f"({sum(sizes) / total:.1%} of the model): {reason}."
+        for reason, sizes in reasons.items()
+    ]
+
+
+def placement_table(placement: Placement) -> Table:
+    """Choices in the order of the strategy, with the gap to the next type and the verdict."""
+    rows = tuple(
+        (
+            choice.type,
+            str(choice.modules),
+            *value_and_interval(choice.nfn, choice.low, choice.high),
+            _ranks(choice),
+            count(choice.parameters),
+            *_gap(choice.next),
+        )
+        for choice in placement.choices
+    )
+    share = placement.trainable_parameters / placement.model.parameters
+    budget = "" if placement.budget is None else f" of a budget of {placement.budget:,}"
+    lines = (
+        f"Against what was left out: {placement.verdict}.",
+        f"{len(placement.sites)} modules, {placement.trainable_parameters:,} trainable "
+        f"parameters{budget} ({share:.2%} of the model); alpha/rank {placement.scaling:g}.",
+        *(f"Note: {note}." for note in placement.notes),
+    )
+    columns = (
+        "type", ">modules", ">NFN", ">95 % interval", ">rank", ">trainable",
+        "next type", ">difference", ">95 % interval", "verdict",
+    )  # fmt: skip
+    title = f"Placement for {placement.model.name}, strategy {placement.strategy}"
+    return Table(title, columns, rows, lines)
+
+
+def _ranks(choice: Choice) -> str:
+    if choice.lowest_rank == choice.highest_rank:
+        return str(choice.lowest_rank)
+    return f"{choice.lowest_rank}–{choice.highest_rank}"
+
+
+def _gap(gap: Gap | None) -> tuple[str, str, str, str]:
+    if gap is None:
+        return "none", "", "", ""
+    return (gap.other, *difference(gap.difference, gap.low, gap.high), gap.verdict)
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Types in the order of the first file, with the difference second minus first."""
+    rows = tuple(
+        (
+            row.type,
+            f"{row.first:.3f}",
+            f"{row.second:.3f}",
+            *difference(row.difference, row.low, row.high),
+            row.verdict,
+        )
+        for row in comparison.types
+    )
+    tau = comparison.kendall_tau
+    pairing = (
+        "unpaired intervals (different sequences)"
+        if comparison.paired_sequences is None
+        else f"intervals paired over {comparison.paired_sequences} sequences"
+    )
+    order = "undefined" if tau is None else f"{tau:.2f}"
+    lines = [f"Kendall tau of the type order: {order}; {pairing}."]
+    for name, only in (
+        (comparison.first, comparison.only_first),
+        (comparison.second, comparison.only_second),
+    ):
+        if only:
+            lines.append(f"Only in {name}: {', '.join(only)}.")
+    lines += [f"Note: {note}" for note in comparison.notes]
+    columns = ("type", f">{comparison.first}", f">{comparison.second}", ">difference",
+               ">95 % interval", "verdict")  # fmt: skip
+    return Table("NFN compared, second minus first", columns, rows, tuple(lines))
+
+
+# --------------------------------------------------------------------------- digits
+
+
+def value_and_interval(value: float, low: float | None, high: float | None) -> tuple[str, str]:
+    """Return a value and its interval with digits that follow the width of the interval."""
+    if low is None or high is None:
+        return f"{value:.3f}", "needs 2 texts"
+    digits = _digits(high - low)
+    return f"{value:.{digits}f}", f"{low:.{digits}f} – {high:.{digits}f}"
+
+
+def difference(value: float, low: float | None, high: float | None) -> tuple[str, str]:
+    """Return a signed difference and its interval."""
+    if low is None or high is None:
+        return f"{value:+.3f}", "needs 2 texts"
+    digits = _digits(high - low)
+    return f"{value:+.{digits}f}", f"{low:+.{digits}f} – {high:+.{digits}f}"
+
+
+def _digits(width: float) -> int:
+    digits = 2
+    while digits < 5 and width < 2 * 10.0**-digits:
+        digits += 1
+    return digits
+
+
+def count(number: int) -> str:
+    """Return a number of parameters in short.
+
+    >>> count(1234), count(2_750_000), count(8_030_000_000)
+    ('1,234', '2.75 M', '8.03 B')
+    """
+    for unit, size in (("B", 10**9), ("M", 10**6)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number / 1000:.3g} k" if number >= 10_000 else f"{number:,}"
+
+
+def sparkline(values: Sequence[float], bounds: tuple[float, float], width: int = 16) -> str:
+    """Return one bar per layer, or per run of layers where there are more than `width`.
+
+    >>> sparkline([0.0, 0.5, 1.0], (0.0, 1.0))
+    '▁▅█'
+    """
+    if len(values) > width:
+        edges = [round(i * len(values) / width) for i in range(width + 1)]
+        pairs = zip(edges, edges[1:], strict=False)
+        values = [sum(values[a:b]) / (b - a) for a, b in pairs]
+    low, high = bounds
+    scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_BARS[round((value - low) * scale)] for value in values)
