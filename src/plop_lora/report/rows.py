@@ -149,7 +149,7 @@ def value_and_interval(value: float, low: float | None, high: float | None) -> t
     if low is None or high is None:
         return f"{value:.3f}", "needs 2 texts"
     digits = _digits(high - low)
-    return f"{value:.{digits}f}", f"{low:.{digits}f} – {high:.{digits}f}"
+    return f"{value:.{digits}f}", f"{low:.{digits}f}–{high:.{digits}f}"
 
 
 def difference(value: float, low: float | None, high: float | None) -> tuple[str, str]:
@@ -157,11 +157,11 @@ def difference(value: float, low: float | None, high: float | None) -> tuple[str
     if low is None or high is None:
         return f"{value:+.3f}", "needs 2 texts"
     digits = _digits(high - low)
-    return f"{value:+.{digits}f}", f"{low:+.{digits}f} – {high:+.{digits}f}"
+    return f"{value:+.{digits}f}", f"{low:+.{digits}f} to {high:+.{digits}f}"
 
 
 def _digits(width: float) -> int:
-    digits = 2
+    digits = 3
     while digits < 5 and width < 2 * 10.0**-digits:
         digits += 1
     return digits

@@ -38,7 +38,10 @@ def as_rich(record: Record) -> Group:
     for column in table.columns:
         right = column.startswith(">")
         drawn.add_column(
-            column.removeprefix(">"), justify="right" if right else "left", overflow="fold"
+            column.removeprefix(">"),
+            justify="right" if right else "left",
+            overflow="fold",
+            no_wrap="interval" in column,
         )
     for row in table.rows:
         drawn.add_row(*(Text(cell) for cell in row))

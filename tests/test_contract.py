@@ -1,0 +1,257 @@
+"""The contract of every score, against a slow float64 reference written from the definition."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+import plop_lora as plop
+from conftest import MODELS, build, make_batch
+from plop_lora.errors import MeasurementError
+from plop_lora.scoring.nfn import expected_gain
+from plop_lora.scoring.sites import find_sites
+
+TEXT_MODELS = [name for name in MODELS if name != "vit"]
+
+
+def _score(model: nn.Module, *batches: dict[str, torch.Tensor], **options: object):
+    return plop.score(model, batches=list(batches), progress=False, **options)
+
+
+def _nfn(scores) -> dict[str, float]:
+    return {site.name: site.nfn for site in scores.sites}
+
+
+def exact_gain(weight: torch.Tensor) -> float:
+    """E||W u|| by numerical integration over the singular values (float64, no approximation).
+
+    With g Gaussian, E||W g|| = E||W u|| E||g||, and E sqrt(Q) for Q = Σ σ² g² follows from its
+    Laplace transform: E sqrt(Q) = 1 / (2 sqrt(pi)) ∫ (1 - L(t)) t^(-3/2) dt.
+    """
+    squares = torch.linalg.svdvals(weight.double()) ** 2
+    width = weight.shape[1]
+    scale = squares.mean()
+    t = torch.logspace(-14, 10, 40001, dtype=torch.float64, base=10) / scale
+    laplace = torch.exp(-0.5 * torch.log1p(2 * t[:, None] * squares).sum(dim=1))
+    integral = torch.trapezoid((1 - laplace) * t**-0.5, torch.log(t))
+    expected = integral / (2 * math.sqrt(math.pi))
+    gaussian_norm = math.sqrt(2) * math.exp(math.lgamma((width + 1) / 2) - math.lgamma(width / 2))
+    return float(expected) / gaussian_norm
+
+
+def reference(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, float]:
+    """NFN of every site from its definition: float64, one row at a time, its own matmul."""
+    model = copy.deepcopy(model).double()
+    names = {site.name for site in find_sites(model).sites}
+    sums = dict.fromkeys(names, 0.0)
+    counts = dict.fromkeys(names, 0)
+    handles = []
+
+    def watch(name: str, module: nn.Module) -> None:
+        weight = module.weight.T if isinstance(module, Conv1D) else module.weight
+        gain = exact_gain(weight)
+
+        def hook(module: nn.Module, arguments: tuple[torch.Tensor, ...], output: object) -> None:
+            for z in arguments[0].reshape(-1, arguments[0].shape[-1]):
+                sums[name] += float((weight @ z).norm() / (z.norm() * gain))
+                counts[name] += 1
+
+        handles.append(module.register_forward_hook(hook))
+
+    for name, module in model.named_modules():
+        if name in names:
+            watch(name, module)
+    rows = len(next(iter(batch.values())))
+    with torch.no_grad():
+        for row in range(rows):
+            one = {key: value[row : row + 1] for key, value in batch.items()}
+            if "attention_mask" in one:
+                kept = int(one["attention_mask"].sum())
+                one["input_ids"] = one["input_ids"][:, :kept]
+                one["attention_mask"] = one["attention_mask"][:, :kept]
+            one = {k: v.double() if v.is_floating_point() else v for k, v in one.items()}
+            model(**one)
+    for handle in handles:
+        handle.remove()
+    return {name: sums[name] / counts[name] for name in names if counts[name]}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_equals_the_definition(models, name: str) -> None:
+    """A wrong bias, transpose, mask or denominator would move some site by far more."""
+    batch = make_batch(name)
+    measured = _nfn(_score(models(name), batch))
+    expected = reference(models(name), batch)
+    assert measured.keys() == expected.keys()
+    for site, value in expected.items():
+        assert measured[site] == pytest.approx(value, rel=2e-3), site
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_splitting_and_order_do_not_matter(models, name: str) -> None:
+    """One batch, single rows and reversed rows must agree, sequence by sequence."""
+    batch = make_batch(name)
+    rows = len(next(iter(batch.values())))
+    single = [{k: v[i : i + 1] for k, v in batch.items()} for i in range(rows)]
+    whole, split = _score(models(name), batch), _score(models(name), *reversed(single))
+    assert whole.measurements.sequence_ids == split.measurements.sequence_ids
+    assert whole.provenance.data_fingerprint == split.provenance.data_fingerprint
+    for a, b in zip(whole.measurements.sums, split.measurements.sums, strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+    assert whole.measurements.counts == split.measurements.counts
+
+
+@pytest.mark.parametrize("name", TEXT_MODELS)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_never_counts(models, name: str, side: str) -> None:
+    """Five more pads on either side change nothing, also with learned positions."""
+    batch = make_batch(name)
+    pad = (5, 0) if side == "left" else (0, 5)
+    padded = dict(batch)
+    for key in ("input_ids", "attention_mask"):
+        padded[key] = nn.functional.pad(batch[key], pad)
+    assert _nfn(_score(models(name), padded)) == pytest.approx(
+        _nfn(_score(models(name), batch)), rel=1e-4
+    )
+
+
+def test_bfloat16_within_tolerance(models) -> None:
+    """Sums are float32 whatever the model's dtype; only the features are rounded."""
+    batch = make_batch("llama")
+    low = _nfn(_score(copy.deepcopy(models("llama")).bfloat16(), batch))
+    assert low == pytest.approx(_nfn(_score(models("llama"), batch)), rel=0.03)
+
+
+@pytest.mark.parametrize("baseline", ["analytic", "monte_carlo"])
+def test_seeded_repeat_is_identical(models, baseline: str) -> None:
+    batch = make_batch("llama")
+    first, second = (_score(models("llama"), batch, baseline=baseline) for _ in range(2))
+    assert _nfn(first) == _nfn(second)
+
+
+def test_monte_carlo_agrees(models) -> None:
+    batch = make_batch("llama")
+    drawn = _nfn(_score(models("llama"), batch, baseline="monte_carlo"))
+    assert drawn == pytest.approx(_nfn(_score(models("llama"), batch)), rel=0.01)
+
+
+@pytest.mark.parametrize("shape", [(48, 32), (32, 48), (300, 300), (4, 300), (600, 300)])
+def test_denominator_against_integration(shape: tuple[int, int]) -> None:
+    """The corrected closed form, exact and probed, against an exact integral."""
+    torch.manual_seed(3)
+    weight = torch.randn(shape) * torch.logspace(-1, 0, shape[1])
+    value = float(expected_gain(weight, baseline="analytic", seed=0))
+    uncorrected = float(weight.norm() / shape[1] ** 0.5)
+    exact = exact_gain(weight)
+    tolerance = 0.02 if min(shape) < 10 else 1e-3
+    assert value == pytest.approx(exact, rel=tolerance)
+    assert abs(value - exact) < abs(uncorrected - exact)
+
+
+def test_positive_control() -> None:
+    """Features along the top singular direction score σ_max / E||Wu||; noise scores 1."""
+    torch.manual_seed(0)
+    layer = nn.Linear(256, 256)
+    left, sigma, right = torch.linalg.svd(layer.weight.detach())
+    model = nn.Sequential(layer)
+    aligned = right[:1].repeat(8, 1)[:, None, :]
+    noise = torch.randn(64, 16, 256)
+    top = _score(model, {"input": aligned}).sites[0].nfn
+    assert top == pytest.approx(float(sigma[0]) / exact_gain(layer.weight.detach()), rel=1e-3)
+    assert _score(model, {"input": noise}).sites[0].nfn == pytest.approx(1.0, abs=0.01)
+    assert left.shape == (256, 256)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_nan_names_the_module(bad: float) -> None:
+    """NaN must raise with the first module's name, never become a score."""
+    model = build("llama")
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[0, 0] = bad
+    with pytest.raises(MeasurementError, match=r"layers\.1\.mlp\.up_proj .*--dtype float32"):
+        _score(model, make_batch("llama"))
+
+
+def test_nothing_is_left_behind() -> None:
+    """Hooks go and modes return, also when the forward fails."""
+    model = build("llama").train()
+    _score(model, make_batch("llama"))
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[0, 0] = math.nan
+    with pytest.raises(MeasurementError):
+        _score(model, make_batch("llama"))
+    assert model.training
+    assert all(not module._forward_hooks for module in model.modules())
+    assert all(not module._forward_pre_hooks for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_head_and_cache_do_not_run(models) -> None:
+    """The output head is waste: it must not be called, in decoders and in T5."""
+    for name in ("llama", "t5"):
+        calls = []
+        head = models(name).get_output_embeddings()
+        handle = head.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        _score(models(name), make_batch(name))
+        handle.remove()
+        assert not calls
+
+
+def test_out_of_memory_halves_the_batch(models) -> None:
+    """A batch that does not fit is halved until it does; the result is the same, with a note."""
+    model = models("llama")
+    batch = make_batch("llama")
+
+    def refuse(module: nn.Module, arguments: object, options: dict[str, torch.Tensor]) -> None:
+        if len(options["input_ids"]) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+
+    handle = model.model.register_forward_pre_hook(refuse, with_kwargs=True)
+    try:
+        halved = _score(model, batch)
+    finally:
+        handle.remove()
+    assert _nfn(halved) == pytest.approx(_nfn(_score(model, batch)), rel=1e-4)
+    assert any("halved" in note for note in halved.notes)
+
+
+def test_shared_and_tied_modules_count_once() -> None:
+    """A module used twice is one site with twice the tokens; a tied weight is one site."""
+    torch.manual_seed(0)
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
+            self.again = self.layers[0]
+            self.layers[1].weight = self.layers[0].weight
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.again(self.layers[0](x))
+
+    scores = _score(Twice(), {"x": torch.randn(3, 5, 8)})
+    assert [site.name for site in scores.sites] == ["layers.0"]
+    assert scores.sites[0].tokens == 30
+    assert scores.coverage.block_parameters == 64
+
+
+def test_modules_that_never_run_are_missing_not_zero() -> None:
+    class Partly(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(
+                [nn.ModuleDict({"used": nn.Linear(8, 8), "idle": nn.Linear(8, 8)})]
+            )
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layers[0]["used"](x)
+
+    scores = _score(Partly(), {"x": torch.randn(3, 5, 8)})
+    assert scores.type_names() == ["used"]
+    assert [entry.name for entry in scores.coverage.not_measured] == ["layers.0.idle"]
+    assert scores.coverage.share == 0.5
