@@ -33,12 +33,12 @@ def exact_gain(weight: torch.Tensor) -> float:
     With g Gaussian, E||W g|| = E||W u|| E||g||, and E sqrt(Q) for Q = Σ σ² g² follows from its
     Laplace transform: E sqrt(Q) = 1 / (2 sqrt(pi)) ∫ (1 - L(t)) t^(-3/2) dt.
     """
-    squares = torch.linalg.svdvals(weight.double()) ** 2
+    squares = torch.linalg.svdvals(weight.detach().double()) ** 2
     width = weight.shape[1]
     scale = squares.mean()
-    t = torch.logspace(-14, 10, 40001, dtype=torch.float64, base=10) / scale
-    laplace = torch.exp(-0.5 * torch.log1p(2 * t[:, None] * squares).sum(dim=1))
-    integral = torch.trapezoid((1 - laplace) * t**-0.5, torch.log(t))
+    t = torch.logspace(-14, 10, 8001, dtype=torch.float64, base=10) / scale
+    missing = -torch.expm1(-0.5 * torch.log1p(2 * t[:, None] * squares).sum(dim=1))
+    integral = torch.trapezoid(missing * t**-0.5, torch.log(t))
     expected = integral / (2 * math.sqrt(math.pi))
     gaussian_norm = math.sqrt(2) * math.exp(math.lgamma((width + 1) / 2) - math.lgamma(width / 2))
     return float(expected) / gaussian_norm
@@ -58,7 +58,7 @@ def reference(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, flo
 
         def hook(module: nn.Module, arguments: tuple[torch.Tensor, ...], output: object) -> None:
             for z in arguments[0].reshape(-1, arguments[0].shape[-1]):
-                sums[name] += float((weight @ z).norm() / (z.norm() * gain))
+                sums[name] += float((weight.detach() @ z).norm() / (z.norm() * gain))
                 counts[name] += 1
 
         handles.append(module.register_forward_hook(hook))
