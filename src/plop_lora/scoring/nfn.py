@@ -26,22 +26,19 @@ _PIECE_ROWS = 256
 def row_norms(rows_NI: torch.Tensor, bias_I: torch.Tensor | None = None) -> torch.Tensor:
     """Return ||row - bias|| of each row, float32, shape [N].
 
-    torch reduces rows of bf16 on a CPU about ten times slower than it copies a cache-sized piece
-    into float32 and reduces there, so narrow types go through a small buffer that is reused.
+    Without a bias nothing is copied. With one, the difference is made in float32, a cache-sized
+    piece at a time, in a buffer that is reused: rounding it to bf16 would show in the norm.
     """
-    if rows_NI.dtype == torch.float32 and bias_I is None:
-        return torch.linalg.vector_norm(rows_NI, dim=-1)
+    if bias_I is None:
+        return torch.linalg.vector_norm(rows_NI, dim=-1, dtype=torch.float32)
     norms_N = torch.empty(len(rows_NI), dtype=torch.float32, device=rows_NI.device)
     step = _PIECE_ROWS if rows_NI.device.type == "cpu" else max(1, len(rows_NI))
-    buffer = torch.empty(
-        min(step, len(rows_NI)), rows_NI.shape[1], dtype=torch.float32, device=rows_NI.device
-    )
-    bias = None if bias_I is None else bias_I.float()
+    shape = (min(step, len(rows_NI)), rows_NI.shape[1])
+    buffer = torch.empty(shape, dtype=torch.float32, device=rows_NI.device)
+    bias = bias_I.float()
     for start in range(0, len(rows_NI), step):
         piece = rows_NI[start : start + step]
-        work = buffer[: len(piece)].copy_(piece)
-        if bias is not None:
-            work.sub_(bias)
+        work = buffer[: len(piece)].copy_(piece).sub_(bias)
         norms_N[start : start + step] = torch.linalg.vector_norm(work, dim=-1)
     return norms_N
 
@@ -64,7 +61,7 @@ def expected_gain(weight_OI: torch.Tensor, *, baseline: str, seed: int) -> torch
 
 
 def frobenius_square(weight_OI: torch.Tensor) -> torch.Tensor:
-    """Return ||W||_F², a float32 scalar, in cache-sized pieces."""
+    """Return ||W||_F², a float32 scalar, summed row by row of the stored layout."""
     rows_RI = weight_OI if weight_OI.is_contiguous() else weight_OI.T
     return row_norms(rows_RI).square().sum()
 
@@ -81,8 +78,8 @@ def sum_of_fourth_powers(weight_OI: torch.Tensor, seed: int) -> torch.Tensor:
         gram = weight @ weight.T if out_features <= in_features else weight.T @ weight
         return gram.square().sum()
     probes_IK = _gaussian(in_features, PROBES, weight_OI, seed)
-    image_IK = weight_OI.T @ (weight_OI @ probes_IK)
-    return image_IK.float().square().sum() / PROBES
+    image_KI = (weight_OI @ probes_IK).T @ weight_OI
+    return image_KI.float().square().sum() / PROBES
 
 
 def _monte_carlo_gain(weight_OI: torch.Tensor, seed: int) -> torch.Tensor:

@@ -1,0 +1,205 @@
+"""What scoring costs over a plain forward pass, measured in one run, paired and interleaved.
+
+    python benchmarks/score.py [--rounds 7] [--save]
+
+Three variants on the same batches and the same body (Llama with random weights, bfloat16), in two
+shapes: three layers of Llama-3.2-1B's widths, and a small one of width 768, where reading a
+feature costs more beside the product that made it. The variants: the plain forward, our scoring (hooks, norms and denominators of every weight,
+from scratch each time), and scoring with one Monte Carlo draw per token, the authors' approach
+written from its definition. Reports medians of paired ratios; each variant's peak memory is taken
+in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import transformers
+
+from plop_lora.data import Batch
+from plop_lora.scoring.memory import evaluating, measure
+from plop_lora.scoring.sites import SiteMap, find_sites
+
+TARGETS = ("≤ 1.05", "≤ 1.02", "≥ 2.5")
+VARIANTS = ("plain", "score", "monte carlo")
+
+
+SHAPES = {
+    "width 2048": {
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+    },
+    "width 768": {
+        "hidden_size": 768,
+        "intermediate_size": 2688,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 12,
+    },
+}
+
+
+def build(shape: str) -> transformers.LlamaModel:
+    """Return a body with random weights, bfloat16, of more than 100 M parameters."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(**SHAPES[shape], vocab_size=32000)
+    return transformers.LlamaModel(config).to(torch.bfloat16).eval()
+
+
+def make_batches() -> list[Batch]:
+    """Return two batches of 8 × 256 tokens."""
+    generator = torch.Generator().manual_seed(0)
+    batches = []
+    for order in range(2):
+        ids = torch.randint(0, 32000, (8, 256), generator=generator)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        batches.append(Batch(inputs, tuple(f"{order}-{row}" for row in range(8))))
+    return batches
+
+
+def plain(model: torch.nn.Module, found: SiteMap, batches: list[Batch]) -> None:
+    """Run the body and keep nothing."""
+    with evaluating(model):
+        for batch in batches:
+            model(**batch.inputs, use_cache=False)
+
+
+def score(model: torch.nn.Module, found: SiteMap, batches: list[Batch]) -> None:
+    """Score as `plop score` does, denominators included."""
+    measure(model, found.sites, batches)
+
+
+def monte_carlo(model: torch.nn.Module, found: SiteMap, batches: list[Batch]) -> None:
+    """Score with one Gaussian vector per token, of the token's norm, through every weight."""
+    sums = dict.fromkeys((site.name for site in found.sites), 0.0)
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(
+            module: torch.nn.Linear, arguments: tuple[torch.Tensor, ...], output: torch.Tensor
+        ) -> None:
+            features = arguments[0]
+            noise = torch.randn_like(features)
+            noise *= features.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True)
+            baseline = torch.nn.functional.linear(noise, module.weight)
+            sums[name] += float((output.norm(dim=-1) / baseline.norm(dim=-1)).float().mean())
+
+        return hook
+
+    handles = [site.module.register_forward_hook(watch(site.name)) for site in found.sites]
+    try:
+        plain(model, found, batches)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+RUNS = {"plain": plain, "score": score, "monte carlo": monte_carlo}
+
+
+def timings(shape: str, rounds: int) -> dict[str, list[float]]:
+    """Return seconds of each variant in each round, after one round to warm up."""
+    model, batches = build(shape), make_batches()
+    found = find_sites(model)
+    seconds: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    for number in range(rounds + 1):
+        turn = number % len(VARIANTS)
+        for name in VARIANTS[turn:] + VARIANTS[:turn]:
+            started = time.perf_counter()
+            RUNS[name](model, found, batches)
+            if number:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def peak_memory(shape: str, name: str) -> int:
+    """Return the peak resident bytes of a fresh process that runs one variant."""
+    command = [sys.executable, __file__, "--shape", shape, "--only", name]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return int(output.splitlines()[-1])
+
+
+def rows_of(shape: str, rounds: int) -> list[str]:
+    """Measure one shape and return its rows of the table."""
+    seconds = timings(shape, rounds)
+    memory = {
+        name: statistics.median(peak_memory(shape, name) for _ in range(3))
+        for name in ("plain", "score")
+    }
+    pairs = list(zip(*(seconds[name] for name in VARIANTS), strict=True))
+    size = sum(parameter.numel() for parameter in build(shape).parameters()) / 1e6
+    ratios = {
+        "score / plain forward, time": [ours / base for base, ours, _ in pairs],
+        "score / plain forward, peak memory": [memory["score"] / memory["plain"]],
+        "per-token Monte Carlo / score, time": [theirs / ours for _, ours, theirs in pairs],
+    }
+    return [
+        f"| {shape}, {size:.0f} M | {title} | {statistics.median(values):.3f} | "
+        f"{min(values):.3f}–{max(values):.3f} | {target} |"
+        for (title, values), target in zip(ratios.items(), TARGETS, strict=True)
+    ]
+
+
+def report(rounds: int) -> str:
+    """Measure everything and return the table as Markdown."""
+    lines = [
+        f"# Cost of scoring, {datetime.date.today().isoformat()}",
+        "",
+        f"Llama bodies, bfloat16, 16 sequences of 256 tokens, {rounds} interleaved rounds, medians "
+        "of paired ratios (range). The targets are for the width of a 1 B model.",
+        f"{processor()}, {torch.get_num_threads()} threads; Python {platform.python_version()}, "
+        f"torch {torch.__version__}, transformers {transformers.__version__}.",
+        "",
+        "| body | ratio | median | range | target |",
+        "|---|---|---|---|---|",
+    ]
+    for shape in SHAPES:
+        lines += rows_of(shape, rounds)
+    return "\n".join(lines) + "\n"
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def main() -> None:
+    """Parse the command line, print the table, and keep a dated copy if asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--save", action="store_true", help="keep a dated copy under results/")
+    parser.add_argument("--shape", choices=SHAPES, default="width 2048", help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=VARIANTS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.only:
+        model = build(options.shape)
+        RUNS[options.only](model, find_sites(model), make_batches())
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        return
+    table = report(options.rounds)
+    print(table)
+    if options.save:
+        folder = Path(__file__).parent / "results"
+        folder.mkdir(exist_ok=True)
+        (folder / f"score-{datetime.date.today().isoformat()}.md").write_text(table)
+
+
+if __name__ == "__main__":
+    main()
