@@ -1,0 +1,71 @@
+"""The shape of the code: import order, public surface, documentation that follows."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import plop_lora as plop
+from plop_lora.placement import STRATEGIES
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "plop_lora"
+ORDER = (
+    "_version errors records statistics placement comparison data scoring export report demo cli"
+).split()
+
+
+def _imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("plop_lora."):
+            found.add(node.module.split(".")[1])
+    return found
+
+
+def test_imports_go_left() -> None:
+    """A file imports only what stands to its left, or its own package."""
+    for path in SOURCE.rglob("*.py"):
+        own = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        if own in ("__init__", "__main__"):
+            continue
+        for other in _imports(path):
+            assert ORDER.index(other) <= ORDER.index(own), f"{path.name} imports {other}"
+
+
+def test_public_names_are_real_and_sorted() -> None:
+    assert plop.__all__ == sorted(plop.__all__)
+    assert len(plop.__all__) <= 15
+    for name in plop.__all__:
+        assert getattr(plop, name) is not None
+
+
+def test_importing_the_package_is_light() -> None:
+    code = "import sys, plop_lora; assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_files_and_functions_stay_small() -> None:
+    for path in SOURCE.rglob("*.py"):
+        text = path.read_text()
+        assert text.count("\n") <= 450, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno <= 90, f"{path}: {node.name}"
+
+
+def test_strategies_are_documented() -> None:
+    page = (ROOT / "docs" / "how-to" / "place.md").read_text()
+    for name in STRATEGIES:
+        assert f"`{name}`" in page
+
+
+def test_generated_reference_is_current() -> None:
+    """Help text is generated into the docs; `python docs/generate.py` renews it."""
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (ROOT / "docs" / "reference" / "cli.md").read_text() == module.cli_page()

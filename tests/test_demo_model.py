@@ -1,0 +1,85 @@
+"""The bundled model has really learnt, and its generators are honest."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import random
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+import plop_lora as plop
+from plop_lora.demo import DATA, MODEL, TASKS
+
+SCRIPTS = Path(__file__).parents[1] / "scripts" / "demo_model"
+
+
+@pytest.fixture(scope="module")
+def generators():
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        yield {name: importlib.import_module(name) for name in ("problems", "stories", "snippets")}
+    finally:
+        sys.path.remove(str(SCRIPTS))
+
+
+def test_generators(generators) -> None:
+    """Right arithmetic, code that compiles, variety, and the same text for the same seed."""
+    problems, stories, snippets = (generators[n] for n in ("problems", "stories", "snippets"))
+    makers = {
+        "problem": lambda rng: problems.make_problem(rng)["question"],
+        "story": stories.make_story,
+        "snippet": lambda rng: snippets.make_snippet(rng)["text"],
+    }
+    for make in makers.values():
+        first, second = ([make(random.Random(n)) for n in range(300)] for _ in range(2))
+        assert first == second
+        assert len(set(first)) > 285
+    rng = random.Random(5)
+    assert all(problems.check_answer(problems.make_problem(rng)["answer"]) for _ in range(1000))
+    assert not problems.check_answer("It is 2 + 2 = 5.\n#### 5")
+
+
+def test_shipped_data_is_what_the_script_makes(generators) -> None:
+    rows = [json.loads(line) for line in (DATA / "problems.jsonl").read_text().splitlines()]
+    assert len(rows) == 240
+    assert all(generators["problems"].check_answer(row["answer"]) for row in rows)
+
+
+def test_model_is_small_and_has_learnt() -> None:
+    assert (MODEL / "model.safetensors").stat().st_size <= 6_000_000
+    losses = json.loads((MODEL / "training.json").read_text())["held_out_nats_per_token"]
+    for source in ("library", "problems", "stories", "snippets"):
+        assert losses["model"][source] < 0.5 * losses["unigram"][source]
+        assert losses["unigram"][source] < losses["random weights"][source]
+
+
+def test_loss_on_the_shipped_task_again() -> None:
+    """The reported loss is measured anew on text that training never saw."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL)
+    documents = plop.load_documents(str(DATA / "problems.jsonl"), samples=20, **TASKS["problems"])
+    losses = []
+    for document in documents.items:
+        ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(document.text)["input_ids"]]])
+        with torch.no_grad():
+            losses.append(model(input_ids=ids, labels=ids).loss.item())
+    assert sum(losses) / len(losses) < 0.6
+
+
+def test_types_separate_and_random_weights_do_not() -> None:
+    """The positive control of the whole method on one page."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL)
+    documents = plop.load_documents(str(DATA / "problems.jsonl"), samples=64, **TASKS["problems"])
+    trained = plop.score(str(MODEL), tokenizer, documents, progress=False)
+    assert plop.place(trained).verdict == "decided"
+    assert trained.types[-1].nfn - trained.types[0].nfn > 0.5
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.from_pretrained(MODEL)
+    untrained = transformers.LlamaForCausalLM(config)
+    random_scores = plop.score(untrained, tokenizer, documents, progress=False)
+    assert all(abs(row.nfn - 1) < 0.05 for row in random_scores.types)
