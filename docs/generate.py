@@ -26,7 +26,6 @@ def cli_page() -> str:
         lines += ["", f"## plop {verb.__name__}", "", sub.help or "", "", "| | | |", "|---|---|---|"]
         for parameter in sub.params:
             names = ", ".join(f"`{name}`" for name in parameter.opts + parameter.secondary_opts)
-            names = f"`{parameter.human_readable_name}`" if not names.startswith("`-") else names
             default = parameter.default
             plain = default is not None and type(default) in (int, float, str, bool)
             needed = "required" if parameter.required else f"default `{default}`" if plain else ""
