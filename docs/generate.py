@@ -23,7 +23,15 @@ def cli_page() -> str:
     ]
     for verb in VERBS:
         sub = command.commands[verb.__name__]
-        lines += ["", f"## plop {verb.__name__}", "", sub.help or "", "", "| | | |", "|---|---|---|"]
+        lines += [
+            "",
+            f"## plop {verb.__name__}",
+            "",
+            sub.help or "",
+            "",
+            "| | | |",
+            "|---|---|---|",
+        ]
         for parameter in sub.params:
             names = ", ".join(f"`{name}`" for name in parameter.opts + parameter.secondary_opts)
             default = parameter.default

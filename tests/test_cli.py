@@ -81,15 +81,13 @@ def test_light_verbs_import_no_torch(folder: Path, words: list[str]) -> None:
     """A user on a laptop waits for torch only where a model runs."""
     plop.place(plop.Scores.load(folder / "scores.json")).save(folder / "placement.json")
     code = (
-        "import sys; sys.argv[1:] = {words!r}\n"
+        f"import sys; sys.argv[1:] = {words!r}\n"
         "from plop_lora.cli import main\n"
         "try: main()\n"
         "except SystemExit as stop: assert not stop.code, stop.code\n"
-        "assert not {{'torch', 'transformers', 'peft'}} & set(sys.modules)"
-    ).format(words=words)
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=folder
+        "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
     )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr
 
 

@@ -7,11 +7,11 @@ import math
 
 import pytest
 import torch
+from conftest import MODELS, build, make_batch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 import plop_lora as plop
-from conftest import MODELS, build, make_batch
 from plop_lora.errors import MeasurementError
 from plop_lora.scoring.nfn import expected_gain
 from plop_lora.scoring.sites import find_sites

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import WordTokenizer
 
 import plop_lora as plop
-from conftest import WordTokenizer
 from plop_lora.data import Document, encode, load_documents, make_batches
 from plop_lora.errors import DataError, ModelError, UsageError
 

@@ -7,10 +7,10 @@ import json
 
 import pytest
 import torch
+from conftest import MODELS, build, make_batch
 from torch import nn
 
 import plop_lora as plop
-from conftest import MODELS, build, make_batch
 from plop_lora.errors import ExportError, OutputError, UsageError
 from plop_lora.records import Placement
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 import plop_lora as plop
 from plop_lora.errors import OutputError, RecordError
-from plop_lora.records import Comparison, Placement, Scores, TypeDifference, check_writable
+from plop_lora.files import check_writable
+from plop_lora.records import Comparison, Placement, Scores, TypeDifference
 
 
 def test_round_trip(scores, tmp_path) -> None:

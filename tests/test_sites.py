@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import make_batch
 from torch import nn
 
 import plop_lora as plop
-from conftest import make_batch
 from plop_lora.errors import ModelError, UsageError
 from plop_lora.scoring.sites import find_sites
 

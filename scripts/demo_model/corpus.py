@@ -23,8 +23,19 @@ from stories import make_story
 
 DATA = Path(__file__).resolve().parents[2] / "src" / "plop_lora" / "demo" / "data"
 SKIPPED = frozenset(
-    "site-packages test tests idlelib lib2to3 encodings pydoc_data turtledemo __pycache__ "
-    "ensurepip distutils".split()
+    [
+        "site-packages",
+        "test",
+        "tests",
+        "idlelib",
+        "lib2to3",
+        "encodings",
+        "pydoc_data",
+        "turtledemo",
+        "__pycache__",
+        "ensurepip",
+        "distutils",
+    ]
 )
 HELD_OUT_SHARE = 25
 """One library file in this many is held out."""
@@ -108,9 +119,7 @@ def _docstrings(source: str) -> Iterator[str]:
                 yield text
 
 
-def _generate(
-    make: Callable[[random.Random], str], seed: str, characters: int
-) -> Iterator[str]:
+def _generate(make: Callable[[random.Random], str], seed: str, characters: int) -> Iterator[str]:
     rng = random.Random(seed)
     while characters > 0:
         text = make(rng)

@@ -1,6 +1,6 @@
 """Write the two demo tasks that ship with the package: word problems and Python snippets.
 
-    python scripts/demo_model/make_data.py
+python scripts/demo_model/make_data.py
 """
 
 from __future__ import annotations

@@ -18,12 +18,13 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import corpus
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+import corpus
 
 MIXTURE = {"library": 0.40, "problems": 0.30, "stories": 0.18, "snippets": 0.12}
 CHARACTERS = {"problems": 9_000_000, "stories": 7_000_000, "snippets": 4_000_000}
@@ -296,9 +297,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    settings = Hyperparameters(
-        seed=options.seed, minutes=options.minutes, threads=options.threads
-    )
+    settings = Hyperparameters(seed=options.seed, minutes=options.minutes, threads=options.threads)
     run(settings, options.output)
 
 

@@ -12,29 +12,164 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-NAMES = (
-    "Ada Amir Anna Bruno Carla Chen Dara Diego Elif Emma Farid Fiona George Grace Hana Hugo Ines "
-    "Ivan Jana Jonas Kaya Karim Lena Leo Lucia Malik Maria Mateo Mina Nadia Nils Noor Olga Omar "
-    "Paula Pedro Priya Quinn Rosa Ravi Sara Simon Tara Theo Uma Vera Viktor Wanda Yara Zoe"
-).split()
-THINGS = (
-    "apples pencils marbles stickers cookies books shells coins buttons stamps balloons ribbons "
-    "tickets peaches lemons candles beads toys cards bottles eggs muffins flowers seeds bricks "
-    "postcards crayons oranges kites spoons"
-).split()
-GOODS = (
-    "notebook lamp scarf kettle umbrella backpack chair clock basket blanket hammer teapot "
-    "helmet radio jacket mug puzzle wallet"
-).split()
-CONTAINERS = "boxes bags baskets jars crates shelves trays drawers cartons".split()
-PLACES = (
-    "market library garden school bakery harbour farm museum workshop station park village "
-    "orchard theatre kitchen"
-).split()
-WORKERS = "baker painter tailor gardener printer carpenter potter farmer weaver builder".split()
-PRODUCTS = "loaves panels shirts hedges posters stools bowls rows scarves walls".split()
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-VEHICLES = "bus train ferry truck cyclist runner tram boat".split()
+NAMES = [
+    "Ada",
+    "Amir",
+    "Anna",
+    "Bruno",
+    "Carla",
+    "Chen",
+    "Dara",
+    "Diego",
+    "Elif",
+    "Emma",
+    "Farid",
+    "Fiona",
+    "George",
+    "Grace",
+    "Hana",
+    "Hugo",
+    "Ines",
+    "Ivan",
+    "Jana",
+    "Jonas",
+    "Kaya",
+    "Karim",
+    "Lena",
+    "Leo",
+    "Lucia",
+    "Malik",
+    "Maria",
+    "Mateo",
+    "Mina",
+    "Nadia",
+    "Nils",
+    "Noor",
+    "Olga",
+    "Omar",
+    "Paula",
+    "Pedro",
+    "Priya",
+    "Quinn",
+    "Rosa",
+    "Ravi",
+    "Sara",
+    "Simon",
+    "Tara",
+    "Theo",
+    "Uma",
+    "Vera",
+    "Viktor",
+    "Wanda",
+    "Yara",
+    "Zoe",
+]
+THINGS = [
+    "apples",
+    "pencils",
+    "marbles",
+    "stickers",
+    "cookies",
+    "books",
+    "shells",
+    "coins",
+    "buttons",
+    "stamps",
+    "balloons",
+    "ribbons",
+    "tickets",
+    "peaches",
+    "lemons",
+    "candles",
+    "beads",
+    "toys",
+    "cards",
+    "bottles",
+    "eggs",
+    "muffins",
+    "flowers",
+    "seeds",
+    "bricks",
+    "postcards",
+    "crayons",
+    "oranges",
+    "kites",
+    "spoons",
+]
+GOODS = [
+    "notebook",
+    "lamp",
+    "scarf",
+    "kettle",
+    "umbrella",
+    "backpack",
+    "chair",
+    "clock",
+    "basket",
+    "blanket",
+    "hammer",
+    "teapot",
+    "helmet",
+    "radio",
+    "jacket",
+    "mug",
+    "puzzle",
+    "wallet",
+]
+CONTAINERS = [
+    "boxes",
+    "bags",
+    "baskets",
+    "jars",
+    "crates",
+    "shelves",
+    "trays",
+    "drawers",
+    "cartons",
+]
+PLACES = [
+    "market",
+    "library",
+    "garden",
+    "school",
+    "bakery",
+    "harbour",
+    "farm",
+    "museum",
+    "workshop",
+    "station",
+    "park",
+    "village",
+    "orchard",
+    "theatre",
+    "kitchen",
+]
+WORKERS = [
+    "baker",
+    "painter",
+    "tailor",
+    "gardener",
+    "printer",
+    "carpenter",
+    "potter",
+    "farmer",
+    "weaver",
+    "builder",
+]
+PRODUCTS = [
+    "loaves",
+    "panels",
+    "shirts",
+    "hedges",
+    "posters",
+    "stools",
+    "bowls",
+    "rows",
+    "scarves",
+    "walls",
+]
+DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+VEHICLES = ["bus", "train", "ferry", "truck", "cyclist", "runner", "tram", "boat"]
 
 
 class Solution(NamedTuple):

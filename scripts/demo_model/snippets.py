@@ -8,12 +8,67 @@ from __future__ import annotations
 
 import random
 
-NOUNS = (
-    "value item record line word name price score user order node edge token row column event "
-    "message path key count total size weight label parcel ticket page sample reading point"
-).split()
-VERBS = "collect find select merge count group update filter compute parse build check".split()
-FIELDS = "name size price colour age city title weight rank status owner score length".split()
+NOUNS = [
+    "value",
+    "item",
+    "record",
+    "line",
+    "word",
+    "name",
+    "price",
+    "score",
+    "user",
+    "order",
+    "node",
+    "edge",
+    "token",
+    "row",
+    "column",
+    "event",
+    "message",
+    "path",
+    "key",
+    "count",
+    "total",
+    "size",
+    "weight",
+    "label",
+    "parcel",
+    "ticket",
+    "page",
+    "sample",
+    "reading",
+    "point",
+]
+VERBS = [
+    "collect",
+    "find",
+    "select",
+    "merge",
+    "count",
+    "group",
+    "update",
+    "filter",
+    "compute",
+    "parse",
+    "build",
+    "check",
+]
+FIELDS = [
+    "name",
+    "size",
+    "price",
+    "colour",
+    "age",
+    "city",
+    "title",
+    "weight",
+    "rank",
+    "status",
+    "owner",
+    "score",
+    "length",
+]
 TYPES = ("int", "float", "str")
 CONDITIONS = (
     "{v} > {n}", "{v} < {n}", "{v} % {n} == 0", "{v} is not None", "{v} != {n}", "{v} >= {n}",

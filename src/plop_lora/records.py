@@ -10,22 +10,19 @@ Imports pydantic to validate on load; neither torch nor numpy.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import importlib
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import TypeAdapter, ValidationError
 
-from plop_lora.errors import OutputError, RecordError
+from plop_lora.errors import RecordError
+from plop_lora.files import atomic_file
 
 DECIDED = "decided"
 UNDECIDED = "undecided, score more data"
@@ -40,67 +37,6 @@ def _later(module_name: str, name: str) -> Callable[..., Any]:
 @cache
 def _adapter(record_class: type[Any]) -> TypeAdapter[Any]:
     return TypeAdapter(record_class)
-
-
-# --------------------------------------------------------------------------- files
-
-
-@contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[IO[str]]:
-    """Open a text file that appears under its name only when it is complete.
-
-    The text goes to a temporary file in the same folder, is synced, and then renamed. Whatever
-    ends the block early (an exception, Ctrl-C, a full disk) leaves an older file untouched and
-    no temporary file behind.
-
-    Raises:
-        OutputError: the folder or the file cannot be written, or the disk is full.
-    """
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent, text=True)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise OutputError(_write_failure(path, error)) from error
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-
-
-def check_writable(path: Path) -> None:
-    """Refuse an output path now, before the work whose result it should hold.
-
-    Raises:
-        OutputError: `path` is a folder, or the nearest existing folder above it takes no file.
-    """
-    if path.is_dir():
-        raise OutputError(f"Cannot write {path}: it is a folder. Give a file name inside it.")
-    folder = path.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OutputError(_write_failure(path, error)) from error
-
-
-def _write_failure(path: Path, error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (
-            f"Cannot write {path}: the disk is full. Nothing was changed; "
-            "free some space or choose another path with -o."
-        )
-    reason = error.strerror or str(error)
-    return f"Cannot write {path}: {reason}. Choose a path that you may write with -o."
 
 
 # --------------------------------------------------------------------------- the base

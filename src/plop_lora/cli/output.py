@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from plop_lora.records import Record, check_writable
+from plop_lora.files import check_writable
+from plop_lora.records import Record
 
 
 class Format(enum.StrEnum):

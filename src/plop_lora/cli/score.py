@@ -90,5 +90,3 @@ def _chat(tokenizer: Any) -> Any:
     if not getattr(tokenizer, "chat_template", None):
         return None
     return lambda messages: tokenizer.apply_chat_template(messages, tokenize=False)
-
-

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from plop_lora.records import Placement, Scores, check_writable
+from plop_lora.files import check_writable
+from plop_lora.records import Placement, Scores
 
 HERE = Path(__file__).parent
 MODEL = HERE / "model"

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from plop_lora.errors import OutputError, UsageError, nearest
-from plop_lora.records import PlacedSite, Placement, atomic_file, check_writable
+from plop_lora.files import atomic_file, check_writable
+from plop_lora.records import PlacedSite, Placement
 
 FORMATS = ("peft",)
 FILE_NAME = "adapter_config.json"

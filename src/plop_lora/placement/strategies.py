@@ -114,9 +114,7 @@ STRATEGIES: dict[str, Strategy] = {
     row.name: row
     for row in (
         Strategy("plop", _lowest, "the types with the lowest NFN", _PAPER, True, True),
-        Strategy(
-            "plop-inverse", _highest, "the highest NFN, a sanity check", _PAPER, True, True
-        ),
+        Strategy("plop-inverse", _highest, "the highest NFN, a sanity check", _PAPER, True, True),
         Strategy("attention", _role("attention"), "every type inside attention", _PAPER),
         Strategy("mlp", _role("mlp"), "every type of the feed-forward part", _PAPER),
         Strategy("all-linear", _all, "every type", "QLoRA, arXiv 2305.14314"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -144,5 +145,6 @@ def check_name(name: str) -> None:
 
 def quiet_loading() -> None:
     """Turn off transformers' own bars and warnings on stderr; errors are ours to tell."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()

@@ -105,12 +105,7 @@ def score(
     Source: PLoP, arXiv 2506.20629; the denominator is the closed form, not the authors' draw.
     """
     started = time.monotonic()
-    if baseline not in BASELINES:
-        raise UsageError(f"There is no baseline {baseline!r}. Allowed: {', '.join(BASELINES)}.")
-    if (texts is None) == (batches is None):
-        raise UsageError("Give texts or batches to score, one of the two.")
-    if max_length < 1 or (batch_size is not None and batch_size < 1):
-        raise UsageError("--max-length and --batch-size must be at least 1.")
+    _check_options(texts, batches, baseline, max_length, batch_size)
     name = model if isinstance(model, str) else None
     loaded = load_model(model, device=device, dtype=dtype) if isinstance(model, str) else model
     _refuse_adapted(loaded)
@@ -126,27 +121,16 @@ def score(
         measured = measure(
             loaded, found.sites, given.batches, baseline=baseline, seed=seed, advance=advance
         )
-    weight = found.sites[0].operator.weight_OI()
-    provenance = Provenance(
-        data=given.source,
-        data_fingerprint=fingerprint(measured.names),
-        plop_version=__version__,
-        versions={"python": platform.python_version()}
-        | {package: metadata.version(package) for package in _VERSIONED},
-        dtype=str(weight.dtype).removeprefix("torch."),
-        device=str(weight.device),
-        seed=seed,
-        baseline=baseline,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        elapsed_seconds=round(time.monotonic() - started, 3),
-        peak_memory_bytes=_peak_memory(weight.device),
-        settings={
-            "max_length": max_length,
-            "batch_size": batch_size or "auto",
-            "include": list(include),
-            "exclude": list(exclude),
-        },
-    )
+    settings = {
+        "max_length": max_length,
+        "batch_size": batch_size or "auto",
+        "include": list(include),
+        "exclude": list(exclude),
+    }
+    provenance = _provenance(
+        given.source, measured, found, seed=seed, baseline=baseline, settings=settings,
+        elapsed=time.monotonic() - started,
+    )  # fmt: skip
     return assemble(loaded, name, found, measured, provenance, given.notes)
 
 
@@ -194,6 +178,17 @@ def assemble(
 
 
 # --------------------------------------------------------------------------- input
+
+
+def _check_options(
+    texts: Any, batches: Any, baseline: str, max_length: int, batch_size: int | None
+) -> None:
+    if baseline not in BASELINES:
+        raise UsageError(f"There is no baseline {baseline!r}. Allowed: {', '.join(BASELINES)}.")
+    if (texts is None) == (batches is None):
+        raise UsageError("Give texts or batches to score, one of the two.")
+    if max_length < 1 or (batch_size is not None and batch_size < 1):
+        raise UsageError("--max-length and --batch-size must be at least 1.")
 
 
 def _documents(texts: Any) -> Documents:
@@ -287,9 +282,7 @@ def _pack(measured: Measured, usable: list[int]) -> Measurements:
     return Measurements(measured.names, sums, tuple(rows), tuple(count_row))
 
 
-def _site_scores(
-    sites: list[Site], measured: Measured, usable: list[int]
-) -> tuple[SiteScore, ...]:
+def _site_scores(sites: list[Site], measured: Measured, usable: list[int]) -> tuple[SiteScore, ...]:
     scores = []
     for site, index in zip(sites, usable, strict=True):
         tokens = int(measured.counts_SN[index].sum())
@@ -333,6 +326,34 @@ def _type_scores(sites: list[Site], measurements: Measurements) -> tuple[TypeSco
     return tuple(sorted(scores, key=lambda row: (row.nfn, row.type)))
 
 
+def _provenance(
+    source: str,
+    measured: Measured,
+    found: SiteMap,
+    *,
+    seed: int,
+    baseline: str,
+    settings: dict[str, Any],
+    elapsed: float,
+) -> Provenance:
+    weight = found.sites[0].operator.weight_OI()
+    return Provenance(
+        data=source,
+        data_fingerprint=fingerprint(measured.names),
+        plop_version=__version__,
+        versions={"python": platform.python_version()}
+        | {package: metadata.version(package) for package in _VERSIONED},
+        dtype=str(weight.dtype).removeprefix("torch."),
+        device=str(weight.device),
+        seed=seed,
+        baseline=baseline,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        elapsed_seconds=round(elapsed, 3),
+        peak_memory_bytes=_peak_memory(weight.device),
+        settings=settings,
+    )
+
+
 def _peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -353,5 +374,3 @@ def _progress_bar(total: int, wanted: bool) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("scoring", total=total)
         yield lambda rows: bar.advance(task, rows)
-
-

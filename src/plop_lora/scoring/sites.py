@@ -184,9 +184,7 @@ def find_sites(
     return SiteMap(tuple(kept), tuple(missing), blocks)
 
 
-def _select(
-    sites: list[Site], include: Sequence[str], exclude: Sequence[str]
-) -> list[Site]:
+def _select(sites: list[Site], include: Sequence[str], exclude: Sequence[str]) -> list[Site]:
     kept = [site for site in sites if site.in_block]
     if include:
         kept = [site for site in sites if _matches(site, include)]
