@@ -18,8 +18,8 @@ def cli_page() -> str:
         "# Command line",
         "",
         "Data goes to stdout, all else to stderr. Exit codes: 0 ok, 1 error, 2 usage.",
-        "`plop --debug VERB …` shows the traceback of an error; `plop --install-completion` installs",
-        "shell completion; `python -m plop_lora` is the same command.",
+        "`plop --debug VERB …` shows the traceback of an error; `plop --install-completion`",
+        "installs shell completion; `python -m plop_lora` is the same command.",
     ]
     for verb in VERBS:
         sub = command.commands[verb.__name__]

@@ -48,7 +48,7 @@ def compare(
             )
         )
     shared = set(first.measurements.sequence_ids) & set(second.measurements.sequence_ids)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if shared and not paired:
         notes = (
             f"{len(shared)} sequences are in both, but not all: the intervals are unpaired and "

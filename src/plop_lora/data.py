@@ -83,13 +83,13 @@ def load_documents(
     samples: int = 200,
     seed: int = 0,
 ) -> Documents:
-    """Read a data set and draw a sample of its documents.
+    r"""Read a data set and draw a sample of its documents.
 
     Args:
         source: a local file (.jsonl .json .csv .parquet .txt) or a hub data set,
             `name`, `name:split` or `name:config:split`.
         text: field that holds the text.
-        template: text with fields in braces, `"{question}\\n{answer}"`.
+        template: text with fields in braces, `"{question}\n{answer}"`.
         chat: renders the `messages` of a row, usually the tokenizer's chat template.
         samples: documents to draw without replacement; all of them if there are fewer.
         seed: of the draw.

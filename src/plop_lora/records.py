@@ -31,11 +31,12 @@ UNSCORED = "not decided by scores"
 
 def _later(module_name: str, name: str) -> Callable[..., Any]:
     """Find a step that stands to the right of this file, at the moment it is called."""
-    return getattr(importlib.import_module(f"plop_lora.{module_name}"), name)
+    step: Callable[..., Any] = getattr(importlib.import_module(f"plop_lora.{module_name}"), name)
+    return step
 
 
 @cache
-def _adapter(record_class: type[Any]) -> TypeAdapter[Any]:
+def _adapter(record_class: Any) -> TypeAdapter[Any]:
     return TypeAdapter(record_class)
 
 
@@ -51,7 +52,8 @@ class Record:
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON values, `kind` and `schema_version` first."""
         head = {"kind": self.kind, "schema_version": self.schema_version}
-        return head | _adapter(type(self)).dump_python(self, mode="json")
+        body: dict[str, Any] = _adapter(type(self)).dump_python(self, mode="json")
+        return head | body
 
     def to_json(self) -> str:
         """Return the record as one JSON document."""
@@ -105,7 +107,7 @@ class Record:
             )
         body = {key: value for key, value in document.items() if key not in _HEAD}
         try:
-            return _adapter(cls).validate_python(body)
+            record: Self = _adapter(cls).validate_python(body)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "top level"
@@ -113,17 +115,18 @@ class Record:
                 f"{source} is a damaged {cls.kind!r} record: {place}: {first['msg'].lower()}. "
                 f"Make it again: {_maker(cls.kind)}."
             ) from error
+        return record
 
     def __str__(self) -> str:
         """Return the table that the command line prints."""
-        return _later("report.terminal", "as_text")(self)
+        return str(_later("report.terminal", "as_text")(self))
 
     def __repr__(self) -> str:
         """Return the same table, so that a bare name at a prompt is readable."""
         return str(self)
 
     def _repr_html_(self) -> str:
-        return _later("report.terminal", "as_html")(self)
+        return str(_later("report.terminal", "as_html")(self))
 
 
 _HEAD = ("kind", "schema_version")

@@ -170,7 +170,8 @@ def place(
     sites = _place_sites(scores, chosen, rank or DEFAULT_RANK, limit, scaling)
     choices = _choices(scores, row, eligible, chosen, sites)
     placed = {site.name for site in sites}
-    weights = (*scores.sites, *scores.coverage.not_measured)
+    names = [site.name for site in scores.sites]
+    names += [entry.name for entry in scores.coverage.not_measured]
     return Placement(
         model=scores.model,
         strategy=strategy,
@@ -180,7 +181,7 @@ def place(
         scaling=scaling,
         trainable_parameters=sum(site.parameters for site in sites),
         budget=limit,
-        untouched=tuple(weight.name for weight in weights if weight.name not in placed),
+        untouched=tuple(name for name in names if name not in placed),
         seed=seed,
         scores_digest=scores.digest(),
         plop_version=__version__,

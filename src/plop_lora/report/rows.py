@@ -1,9 +1,8 @@
-"""Rows of the tables: a pure function from a record to strings. Renders nothing, computes nothing
-but digits. No torch.
-"""
+"""Rows of the tables: pure functions from a record to strings; they compute nothing but digits."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -187,7 +186,7 @@ def sparkline(values: Sequence[float], bounds: tuple[float, float], width: int =
     """
     if len(values) > width:
         edges = [round(i * len(values) / width) for i in range(width + 1)]
-        pairs = zip(edges, edges[1:], strict=False)
+        pairs = itertools.pairwise(edges)
         values = [sum(values[a:b]) / (b - a) for a, b in pairs]
     low, high = bounds
     scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0

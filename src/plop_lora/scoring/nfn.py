@@ -32,7 +32,8 @@ def row_norms(rows_NI: torch.Tensor, bias_I: torch.Tensor | None = None) -> torc
     """
     on_cpu = rows_NI.device.type == "cpu"
     if bias_I is None and (rows_NI.dtype == torch.float32 or not on_cpu):
-        return torch.linalg.vector_norm(rows_NI, dim=-1, dtype=torch.float32)
+        plain_N: torch.Tensor = torch.linalg.vector_norm(rows_NI, dim=-1, dtype=torch.float32)
+        return plain_N
     norms_N = torch.empty(len(rows_NI), dtype=torch.float32, device=rows_NI.device)
     step = _PIECE_ROWS if on_cpu else max(1, len(rows_NI))
     shape = (min(step, len(rows_NI)), rows_NI.shape[1])

@@ -62,15 +62,17 @@ class LinearOperator:
 class Conv1DOperator:
     """GPT-2's `Conv1D`, whose weight is stored [in, out]."""
 
-    module: Conv1D
+    module: Any
 
     def weight_OI(self) -> torch.Tensor:
         """Return the weight as [out, in]."""
-        return self.module.weight.T
+        weight: torch.Tensor = self.module.weight
+        return weight.T
 
     def bias_O(self) -> torch.Tensor | None:
         """Return the bias, or None."""
-        return self.module.bias
+        bias: torch.Tensor | None = self.module.bias
+        return bias
 
 
 def operator_of(module: nn.Module) -> Operator | None:
