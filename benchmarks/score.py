@@ -6,8 +6,8 @@ Three variants on the same batches and the same body (Llama with random weights,
 shapes: three layers of Llama-3.2-1B's widths, and a small one of width 768, where reading a
 feature costs more beside the product that made it. The variants: the plain forward, our scoring
 (hooks, norms and denominators of every weight, from scratch each time), and scoring with one Monte
-Carlo draw per token, the authors' approach written from its definition. Reports medians of paired ratios; each variant's peak memory is taken
-in a process of its own.
+Carlo draw per token, the authors' approach written from its definition. Reports medians of paired
+ratios; each variant's peak memory is taken in a process of its own.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ import importlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -35,9 +34,14 @@ def _later(module_name: str, name: str) -> Callable[..., Any]:
     return step
 
 
-@cache
-def _adapter(record_class: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(record_class)
+_ADAPTERS: dict[str, TypeAdapter[Any]] = {}
+
+
+def _adapter(record_class: type[Record]) -> TypeAdapter[Any]:
+    """Build the validator of a kind once."""
+    if record_class.kind not in _ADAPTERS:
+        _ADAPTERS[record_class.kind] = TypeAdapter(record_class)
+    return _ADAPTERS[record_class.kind]
 
 
 # --------------------------------------------------------------------------- the base
