@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -14,10 +13,13 @@ from plop_lora.cli.output import Format, FormatOption
 def export(
     placement: Annotated[Path, typer.Argument(help="File written by plop place.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write into.")],
-    to: Annotated[str, typer.Option(help="Target: peft.")] = "peft",
+    to: Annotated[str, typer.Option(help="The trainer; plop export --help lists them.")] = "peft",
     dry_run: Annotated[
         bool, typer.Option(help="First apply it with the real library and read it back.")
     ] = True,
+    allow_loss: Annotated[
+        bool, typer.Option("--allow-loss", help="Write even if the file cannot say everything.")
+    ] = False,
     form: FormatOption = Format.table,
 ) -> None:
     """Write PLACEMENT as a trainer's configuration, checked by the real library."""
@@ -25,9 +27,12 @@ def export(
     from plop_lora.records import Placement
 
     loaded = Placement.load(placement)
-    path = run(loaded, output, to=to, dry_run=dry_run)
+    done = run(loaded, output, to=to, dry_run=dry_run, allow_loss=allow_loss)
+    for loss in done.losses:
+        typer.echo(f"Lost: {loss.what}: {loss.effect}.", err=True)
     if form is Format.json:
-        typer.echo(json.dumps(json.loads(path.read_text(encoding="utf-8"))))
+        typer.echo(done.rendered.text, nl=False)
     elif form is Format.table:
-        checked = f"read back from {to}" if dry_run else "not read back (--no-dry-run)"
-        typer.echo(f"{path}: {len(loaded.sites)} modules, {checked}")
+        checked = f"read back from {to}" if done.checked else "not read back"
+        typer.echo(f"{done.path}: {len(loaded.sites)} adapters, {checked}")
+        typer.echo(done.target.description)

@@ -27,14 +27,24 @@ def place(
     types: Annotated[
         str | None, typer.Option(help="Types of the strategy custom, with commas.")
     ] = None,
-    scaling: Annotated[float, typer.Option(help="alpha / rank, the same everywhere.")] = 2.0,
+    scaling: Annotated[
+        float, typer.Option(help="Factor of every adapter: alpha / rank, or alpha / sqrt(rank).")
+    ] = 2.0,
+    rslora: Annotated[bool, typer.Option("--rslora", help="Scale by alpha / sqrt(rank).")] = False,
+    loraplus_ratio: Annotated[
+        float | None, typer.Option(help="LoRA+: learning rate of B over that of A.")
+    ] = None,
+    init: Annotated[
+        str, typer.Option(help="PEFT's init: default, gaussian, orthogonal, pissa, olora, eva …")
+    ] = "default",
+    dropout: Annotated[float, typer.Option(help="LoRA dropout.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the strategy random.")] = 0,
     form: FormatOption = Format.table,
 ) -> None:
     """Choose module types and ranks from SCORES, and say how sure the choice is."""
     check(output)
     from plop_lora.placement import place as run
-    from plop_lora.records import Scores
+    from plop_lora.records import AdapterSettings, Scores
 
     placement = run(
         Scores.load(scores),
@@ -45,5 +55,6 @@ def place(
         types=[name.strip() for name in types.split(",")] if types else (),
         scaling=scaling,
         seed=seed,
+        settings=AdapterSettings(rslora, loraplus_ratio, init, dropout),
     )
     finish(placement, output, form)

@@ -22,20 +22,33 @@ from plop_lora.records import ModelReference, Placement
 def check_with_peft(placement: Placement, config: Any, model: nn.Module | None = None) -> None:
     """Apply a `LoraConfig` to a skeleton and compare what PEFT did with the placement.
 
+    An initialisation that reads the weights (pissa, olora …) is left out here: the skeleton has
+    none, and it changes neither modules nor ranks.
+
     Raises:
         ExportError: a module is missing, extra, or has another rank or scaling; all are named.
     """
     from peft import get_peft_model
 
     base = skeleton(placement.model) if model is None else _on_meta(model)
+    config = copy.deepcopy(config)
+    config.init_lora_weights = True
     try:
         with warnings.catch_warnings(), torch.device("meta"):
             warnings.simplefilter("ignore")
             adapted = get_peft_model(base, config, autocast_adapter_dtype=False)
     except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
         raise ExportError(f"PEFT refuses this configuration: {error}") from error
-    found = _adapters(adapted.base_model.model)
-    wanted = {site.name: (site.rank, site.alpha / site.rank) for site in placement.sites}
+    compare_adapters(placement, adapters_of(adapted.base_model.model))
+
+
+def compare_adapters(placement: Placement, found: dict[str, tuple[int, float]]) -> None:
+    """Compare (rank, scaling) by name with a placement.
+
+    Raises:
+        ExportError: any difference; the names are listed.
+    """
+    wanted = {site.name: (site.rank, placement.scaling) for site in placement.sites}
     problems = [f"{name} gets no adapter" for name in wanted if name not in found]
     problems += [f"{name} gets an adapter it should not have" for name in found.keys() - wanted]
     problems += [
@@ -48,7 +61,7 @@ def check_with_peft(placement: Placement, config: Any, model: nn.Module | None =
         shown = "; ".join(sorted(problems)[:8])
         more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise ExportError(
-            f"PEFT would not do what the placement says: {shown}{more}. "
+            f"The trainer would not do what the placement says: {shown}{more}. "
             "Nothing was written. Place whole types, or report this model's architecture."
         )
 
@@ -88,15 +101,25 @@ def _on_meta(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def _adapters(model: nn.Module) -> dict[str, tuple[int, float]]:
-    from peft.tuners.lora import LoraLayer
+def adapters_of(model: nn.Module) -> dict[str, tuple[int, float]]:
+    """Return (rank, scaling) of every adapted weight of a PEFT model, by its name in the base.
 
-    return {
-        name: (module.r["default"], module.scaling["default"])
-        for name, module in model.named_modules()
-        if isinstance(module, LoraLayer) and "default" in module.r
-    }
+    A weight that is adapted as a parameter goes by the module's name where it is the module's
+    `weight`, else by the parameter's own.
+    """
+    from peft.tuners.lora import LoraLayer
+    from peft.tuners.lora.layer import ParamWrapper
+
+    found = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, LoraLayer) or "default" not in module.r:
+            continue
+        plain = ".".join(part for part in name.split(".") if part != "base_layer")
+        if isinstance(module, ParamWrapper) and module.parameter_name != "weight":
+            plain = f"{plain}.{module.parameter_name}"
+        found[plain] = (module.r["default"], module.scaling["default"])
+    return found
 
 
 def _same(found: tuple[int, float], wanted: tuple[int, float]) -> bool:
-    return found[0] == wanted[0] and abs(found[1] - wanted[1]) < 1e-9
+    return found[0] == wanted[0] and abs(found[1] - wanted[1]) < 1e-6 * wanted[1]

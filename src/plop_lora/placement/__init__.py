@@ -1,6 +1,16 @@
 """From scores to a placement: module types by strategy, ranks by number or budget. No torch."""
 
 from plop_lora.placement.budget import parse_budget
-from plop_lora.placement.strategies import STRATEGIES, default_choice, place
+from plop_lora.placement.groups import Group, groups_of
+from plop_lora.placement.place import alpha_of, default_choice, place
+from plop_lora.placement.strategies import STRATEGIES
 
-__all__ = ["STRATEGIES", "default_choice", "parse_budget", "place"]
+__all__ = [
+    "STRATEGIES",
+    "Group",
+    "alpha_of",
+    "default_choice",
+    "groups_of",
+    "parse_budget",
+    "place",
+]

@@ -71,7 +71,7 @@ def allocate(costs: Sequence[RankCost], budget: int) -> list[int]:
     if budget < smallest:
         raise UsageError(
             f"The budget of {budget:,} parameters is too small for rank 1 on these "
-            f"{len(costs)} modules. The smallest that works is {smallest:,}: use "
+            f"{len(costs)} weights. The smallest that works is {smallest:,}: use "
             f"--budget {smallest}, or choose fewer types with --top."
         )
     uniform = _largest_uniform_rank(costs, budget)

@@ -84,8 +84,13 @@ def placement_table(placement: Placement) -> Table:
     budget = "" if placement.budget is None else f" of a budget of {placement.budget:,}"
     lines = (
         f"Against what was left out: {placement.verdict}.",
-        f"{len(placement.sites)} modules, {placement.trainable_parameters:,} trainable "
-        f"parameters{budget} ({share:.2%} of the model); alpha/rank {placement.scaling:g}.",
+        f"{len(placement.sites)} adapters, {placement.trainable_parameters:,} trainable "
+        f"parameters{budget} ({share:.2%} of the model); {_scaling(placement)}.",
+        *(
+            f"Forced: {choice.type} is one weight, so {', '.join(choice.forced)} come along."
+            for choice in placement.choices
+            if choice.forced
+        ),
         *(f"Note: {note}." for note in placement.notes),
     )
     columns = (
@@ -94,6 +99,16 @@ def placement_table(placement: Placement) -> Table:
     )  # fmt: skip
     title = f"Placement for {placement.model.name}, strategy {placement.strategy}"
     return Table(title, columns, rows, lines)
+
+
+def _scaling(placement: Placement) -> str:
+    settings = placement.settings
+    formula = "alpha/sqrt(rank)" if settings.rslora else "alpha/rank"
+    extras = [f"{formula} {placement.scaling:g}"]
+    extras += [f"LoRA+ ratio {settings.loraplus_ratio:g}"] if settings.loraplus_ratio else []
+    extras += [f"init {settings.init}"] if settings.init != "default" else []
+    extras += [f"dropout {settings.dropout:g}"] if settings.dropout else []
+    return ", ".join(extras)
 
 
 def _ranks(choice: Choice) -> str:
@@ -143,8 +158,12 @@ def comparison_table(comparison: Comparison) -> Table:
 # --------------------------------------------------------------------------- digits
 
 
-def value_and_interval(value: float, low: float | None, high: float | None) -> tuple[str, str]:
+def value_and_interval(
+    value: float | None, low: float | None, high: float | None
+) -> tuple[str, str]:
     """Return a value and its interval with digits that follow the width of the interval."""
+    if value is None:
+        return "no score", ""
     if low is None or high is None:
         return f"{value:.3f}", "needs 2 texts"
     digits = _digits(high - low)

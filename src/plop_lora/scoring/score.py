@@ -31,6 +31,7 @@ from plop_lora.data import (
 from plop_lora.errors import DataError, MeasurementError, ModelError, UsageError
 from plop_lora.records import (
     Coverage,
+    Host,
     Measurements,
     NotMeasured,
     Provenance,
@@ -168,6 +169,7 @@ def assemble(
         model=describe(model, name),
         types=_type_scores(sites, measurements),
         sites=_site_scores(sites, measured, usable),
+        hosts=_hosts(sites),
         sequences=len(measured.names),
         tokens=measured.tokens,
         coverage=Coverage(covered, found.block_parameters, (*missing, *found.not_measured)),
@@ -290,6 +292,7 @@ def _site_scores(sites: list[Site], measured: Measured, usable: list[int]) -> tu
         scores.append(
             SiteScore(
                 name=site.name,
+                host=site.name,
                 type=site.type,
                 layer=site.layer,
                 nfn=float(measured.sums_SN[index].sum() / tokens),
@@ -300,6 +303,14 @@ def _site_scores(sites: list[Site], measured: Measured, usable: list[int]) -> tu
             )
         )
     return tuple(scores)
+
+
+def _hosts(sites: list[Site]) -> tuple[Host, ...]:
+    hosts = []
+    for site in sites:
+        out_features, in_features = site.operator.weight_OI().shape
+        hosts.append(Host(site.name, site.type, site.layer, in_features, out_features))
+    return tuple(hosts)
 
 
 def _type_scores(sites: list[Site], measurements: Measurements) -> tuple[TypeScore, ...]:
@@ -314,6 +325,7 @@ def _type_scores(sites: list[Site], measurements: Measurements) -> tuple[TypeSco
         scores.append(
             TypeScore(
                 type=type_name,
+                host_type=type_name,
                 nfn=estimate.value,
                 low=low,
                 high=high,

@@ -1,0 +1,132 @@
+"""The shortest exact description of the placed weights, by name ending or by pattern. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from plop_lora.records import PlacedSite, Placement
+
+_CONVERTED_LEAVES = frozenset({"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"})
+
+
+def module_sites(placement: Placement) -> list[PlacedSite]:
+    """Return the sites that a trainer addresses as modules."""
+    return [site for site in placement.sites if not by_parameter(site, placement)]
+
+
+def parameter_sites(placement: Placement) -> list[PlacedSite]:
+    """Return the sites that PEFT addresses by `target_parameters`."""
+    return [site for site in placement.sites if by_parameter(site, placement)]
+
+
+def has_experts(placement: Placement) -> bool:
+    """Whether the model stacks experts in parameters, placed or not."""
+    names = [site.name for site in placement.sites if site.is_parameter]
+    return bool(names) or any(_is_expert_name(name) for name in placement.untouched)
+
+
+def by_parameter(site: PlacedSite, placement: Placement) -> bool:
+    """Whether PEFT must be given the site as a parameter instead of a module.
+
+    Stacked experts are parameters. In a model that has them, PEFT (0.19 and newer) rewrites
+    module targets called `down_proj` and the like to the experts, so that dense layers and shared
+    experts of that name lose their adapter; naming their weight as a parameter avoids it.
+    """
+    if site.is_parameter:
+        return True
+    leaf = site.name.rsplit(".", 1)[-1]
+    return leaf in _CONVERTED_LEAVES and has_experts(placement)
+
+
+def parameter_name(site: PlacedSite) -> str:
+    """Return the parameter that holds a site: itself, or the weight of its module."""
+    return site.name if site.is_parameter else f"{site.name}.weight"
+
+
+def target_modules(placement: Placement) -> list[str] | str:
+    """Return what PEFT's `target_modules` should hold; an empty list where there is none.
+
+    A list of name endings where endings hit the sites and nothing else, which reads well and
+    works whatever prefix a task head adds; otherwise full names in a model with experts, where
+    PEFT cuts a pattern down to leaf names; otherwise one regular expression, which PEFT matches
+    against the full name.
+    """
+    sites = module_sites(placement)
+    others = [*placement.untouched, *(site.name for site in parameter_sites(placement))]
+    endings = exact_endings([(site.type, site.name) for site in sites], others)
+    if endings is not None:
+        return endings
+    if has_experts(placement):
+        return sorted(site.name for site in sites)
+    patterns = layer_patterns(site.name for site in sites)
+    return rf"(?:.*\.)?(?:{'|'.join(patterns)})"
+
+
+def target_parameters(placement: Placement) -> list[str]:
+    """Return what PEFT's `target_parameters` should hold: endings, else full names."""
+    sites = parameter_sites(placement)
+    named = [(site.type, parameter_name(site)) for site in sites]
+    others = [f"{name}.weight" for name in placement.untouched] + list(placement.untouched)
+    others += [f"{site.name}.weight" for site in module_sites(placement)]
+    endings = exact_endings(named, others)
+    return sorted(name for _, name in named) if endings is None else endings
+
+
+def exact_endings(
+    named: Sequence[tuple[str, str]], others: Sequence[str], *, parts: int = 1
+) -> list[str] | None:
+    """Return one ending per type that hits its names and none of `others`, or None.
+
+    Args:
+        named: (type, name) pairs.
+        others: names that must not be hit.
+        parts: how many dotted parts an ending has at least.
+    """
+    groups: dict[str, list[str]] = defaultdict(list)
+    for type_name, name in named:
+        groups[type_name].append(name)
+    endings = [exact_ending(names, others, parts=parts) for names in groups.values()]
+    found = {ending for ending in endings if ending is not None}
+    return sorted(found) if None not in endings else None
+
+
+def exact_ending(names: Sequence[str], others: Sequence[str], *, parts: int = 1) -> str | None:
+    """Return the shortest dotted ending that all names share and none of `others` has."""
+    words = names[0].split(".")
+    for start in reversed(range(len(words) - parts + 1)):
+        ending = ".".join(words[start:])
+        if not all(_ends(name, ending) for name in names):
+            return None
+        if not any(_ends(name, ending) for name in others):
+            return ending
+    return None
+
+
+def layer_patterns(names: Iterable[str]) -> list[str]:
+    r"""Fold names that differ in one number into patterns such as `layers\.(?:0|2)\.fc1`."""
+    folded: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name in names:
+        match = re.fullmatch(r"(.*?)(\d+)(\..*)", name)
+        if match is None:
+            folded[name, ""] = []
+        else:
+            folded[match[1], match[3]].append(match[2])
+    patterns = []
+    for (head, tail), numbers in folded.items():
+        if not numbers:
+            patterns.append(re.escape(head))
+            continue
+        choice = "|".join(sorted(set(numbers), key=int))
+        middle = choice if len(numbers) == 1 else f"(?:{choice})"
+        patterns.append(f"{re.escape(head)}{middle}{re.escape(tail)}")
+    return patterns
+
+
+def _ends(name: str, ending: str) -> bool:
+    return name == ending or name.endswith(f".{ending}")
+
+
+def _is_expert_name(name: str) -> bool:
+    return re.search(r"(^|\.)experts(\.|$)", name) is not None

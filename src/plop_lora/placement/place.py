@@ -1,0 +1,248 @@
+"""The step `place`: from `Scores` to `Placement`. Pure; no torch."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from plop_lora._version import __version__
+from plop_lora.errors import UsageError, nearest
+from plop_lora.placement.budget import RankCost, allocate, parse_budget
+from plop_lora.placement.groups import Group, forced_members, groups_of, held_back
+from plop_lora.placement.strategies import Request, Strategy, find_strategy
+from plop_lora.records import (
+    DECIDED,
+    UNDECIDED,
+    UNSCORED,
+    AdapterSettings,
+    Choice,
+    Gap,
+    PlacedSite,
+    Placement,
+    Scores,
+)
+from plop_lora.statistics import paired_difference
+
+DEFAULT_TOP = 3
+DEFAULT_RANK = 16
+INITS = ("default", "gaussian", "orthogonal", "pissa", "olora", "eva", "corda", "loftq", "lora_ga",
+         "mica")  # fmt: skip
+"""PEFT's initialisations; `pissa_niter_N` is one as well."""
+
+
+def place(
+    scores: Scores,
+    *,
+    strategy: str = "plop",
+    top: int | None = None,
+    rank: int | None = None,
+    budget: str | int | None = None,
+    types: Sequence[str] = (),
+    scaling: float = 2.0,
+    seed: int = 0,
+    settings: AdapterSettings | None = None,
+) -> Placement:
+    """Choose module types and ranks from scores.
+
+    Args:
+        scores: result of `score`; what is never proposed (towers, routers, modules outside the
+            blocks) is placed only where `types` names it.
+        strategy: a name in `STRATEGIES`.
+        top: how many types the strategies `plop`, `plop-inverse` and `random` take; default 3.
+            A fused projection counts as one type, whose score is the mean over its slices.
+        rank: LoRA rank of every adapter; default 16. Not together with `budget`.
+        budget: trainable parameters (`"10M"`, `"0.5%"` of the model's), never exceeded; ranks
+            are as even as it allows and no further rank unit fits.
+        types: the types of the strategy `custom`; a slice stands for the weight that holds it.
+        scaling: the factor in front of B·A, the same for every adapter.
+        seed: of the strategy `random`.
+        settings: rslora, LoRA+ ratio, initialisation, dropout.
+
+    Returns:
+        The placement, with the gap of each choice to its neighbours in NFN and a verdict.
+
+    Raises:
+        UsageError: an unknown name, a number out of range, a budget below rank 1.
+    """
+    row = find_strategy(strategy)
+    settings = settings or AdapterSettings()
+    every = groups_of(scores)
+    eligible = [group for group in every if group.eligible]
+    _check(row, eligible, top, rank, budget, types)
+    _check_settings(scaling, settings)
+    taken = min(DEFAULT_TOP, len(eligible)) if top is None else top
+    chosen = row.choose(eligible, Request(taken, seed, tuple(types), tuple(every)))
+    if not chosen:
+        raise UsageError(
+            f"The strategy {strategy!r} finds none of its types in this model, which has: "
+            f"{', '.join(group.type for group in eligible)}. Use --strategy custom --types NAME."
+        )
+    limit = None if budget is None else parse_budget(budget, scores.model.parameters)
+    sites = _place_sites(chosen, rank or DEFAULT_RANK, limit, scaling, settings)
+    choices = _choices(row, eligible, chosen, sites)
+    return Placement(
+        model=scores.model,
+        strategy=strategy,
+        verdict=_verdict(row, choices),
+        choices=choices,
+        sites=sites,
+        scaling=scaling,
+        trainable_parameters=sum(site.parameters for site in sites),
+        budget=limit,
+        untouched=_untouched(scores, sites),
+        seed=seed,
+        scores_digest=scores.digest(),
+        plop_version=__version__,
+        settings=settings,
+        notes=_notes(row, eligible, chosen),
+    )
+
+
+def default_choice(scores: Scores) -> set[str]:
+    """Return the types that `place(scores)` would choose, for marking them in a table."""
+    eligible = [group for group in groups_of(scores) if group.eligible]
+    return {member.type for group in eligible[:DEFAULT_TOP] for member in group.members}
+
+
+def alpha_of(rank: int, scaling: float, settings: AdapterSettings) -> float:
+    """Return the alpha that gives a rank the scaling: scaling·rank, or scaling·√rank (rslora)."""
+    return scaling * (math.sqrt(rank) if settings.rslora else rank)
+
+
+def _check(
+    row: Strategy,
+    eligible: list[Group],
+    top: int | None,
+    rank: int | None,
+    budget: str | int | None,
+    types: Sequence[str],
+) -> None:
+    if not eligible and row.name != "custom":
+        raise UsageError(
+            "These scores hold no type that a placement may use by itself. Name some with "
+            "--strategy custom --types NAME."
+        )
+    if top is not None and not row.uses_top:
+        raise UsageError(f"--top has no meaning for the strategy {row.name!r}; leave it out.")
+    if top is not None and not 1 <= top <= len(eligible):
+        raise UsageError(
+            f"--top {top} is not possible: these scores have {len(eligible)} module types "
+            f"({', '.join(group.type for group in eligible)}). Give 1 to {len(eligible)}."
+        )
+    if types and row.name != "custom":
+        raise UsageError("--types belongs to --strategy custom; add it or leave --types out.")
+    if rank is not None and budget is not None:
+        raise UsageError("Give --rank or --budget, not both: a budget decides the ranks.")
+    if rank is not None and rank < 1:
+        raise UsageError(f"--rank {rank} is not possible; give 1 or more.")
+
+
+def _check_settings(scaling: float, settings: AdapterSettings) -> None:
+    if not scaling > 0:
+        raise UsageError(f"The scaling of B·A must be above 0, not {scaling}.")
+    if settings.loraplus_ratio is not None and not settings.loraplus_ratio > 0:
+        raise UsageError(f"The LoRA+ ratio must be above 0, not {settings.loraplus_ratio}.")
+    if settings.init not in INITS and not re.fullmatch(r"pissa_niter_\d+", settings.init):
+        raise UsageError(
+            f"There is no init {settings.init!r}.{nearest(settings.init, INITS)} "
+            f"Allowed: {', '.join(INITS)}, pissa_niter_N."
+        )
+    if not 0 <= settings.dropout < 1:
+        raise UsageError(f"The dropout must be at least 0 and below 1, not {settings.dropout}.")
+
+
+def _place_sites(
+    chosen: list[Group],
+    rank: int,
+    limit: int | None,
+    scaling: float,
+    settings: AdapterSettings,
+) -> tuple[PlacedSite, ...]:
+    members = [(order, host) for order, group in enumerate(chosen) for host in group.hosts]
+    costs = [
+        RankCost(host.parameters_per_rank, host.largest_rank, order) for order, host in members
+    ]
+    if limit is None:
+        ranks = [min(rank, cost.largest_rank) for cost in costs]
+    else:
+        ranks = allocate(costs, limit)
+    return tuple(
+        PlacedSite(
+            name=host.name,
+            type=host.type,
+            layer=host.layer,
+            rank=site_rank,
+            alpha=alpha_of(site_rank, scaling, settings),
+            parameters=site_rank * host.parameters_per_rank,
+            copies=host.copies,
+            is_parameter=host.is_parameter,
+        )
+        for (_, host), site_rank in zip(members, ranks, strict=True)
+    )
+
+
+def _choices(
+    row: Strategy, eligible: list[Group], chosen: list[Group], sites: tuple[PlacedSite, ...]
+) -> tuple[Choice, ...]:
+    """Describe each choice; neighbours are looked up in the direction the strategy prefers."""
+    ranking = eligible[::-1] if row.name == "plop-inverse" else eligible
+    left_out = [group for group in ranking if group not in chosen]
+    choices = []
+    for group in chosen:
+        following = ranking[ranking.index(group) + 1 :][:1] if group in ranking else []
+        placed = [site for site in sites if site.type == group.type]
+        low, high = group.estimate.interval()
+        choices.append(
+            Choice(
+                type=group.type,
+                nfn=group.nfn,
+                low=low,
+                high=high,
+                modules=len(placed),
+                lowest_rank=min(site.rank for site in placed),
+                highest_rank=max(site.rank for site in placed),
+                parameters=sum(site.parameters for site in placed),
+                next=_gap(group, following),
+                left_out=_gap(group, left_out),
+                forced=forced_members(group, eligible, len(chosen)) if row.by_score else (),
+            )
+        )
+    return tuple(choices)
+
+
+def _gap(group: Group, others: list[Group]) -> Gap | None:
+    """Return the gap to the other group that is nearest in score."""
+    if not others:
+        return None
+    other = min(others, key=lambda option: abs(option.nfn - group.nfn))
+    gap = paired_difference(other.estimate, group.estimate)
+    return Gap(other.type, gap.value, gap.low, gap.high, gap.verdict)
+
+
+def _verdict(row: Strategy, choices: tuple[Choice, ...]) -> str:
+    """Whether the data separate what was chosen from what was left out."""
+    if not row.by_score:
+        return UNSCORED
+    gaps = [choice.left_out for choice in choices if choice.left_out is not None]
+    return DECIDED if all(gap.verdict == DECIDED for gap in gaps) else UNDECIDED
+
+
+def _untouched(scores: Scores, sites: tuple[PlacedSite, ...]) -> tuple[str, ...]:
+    """Name every weight that is known and gets no adapter: an export must not touch these."""
+    placed = {site.name for site in sites}
+    names = [host.name for host in scores.hosts]
+    names += [entry.name for entry in scores.coverage.not_measured]
+    return tuple(name for name in dict.fromkeys(names) if name not in placed)
+
+
+def _notes(row: Strategy, eligible: list[Group], chosen: list[Group]) -> tuple[str, ...]:
+    """Say which slices would be chosen alone but stand in a weight that was left out."""
+    if row.name != "plop":
+        return ()
+    return tuple(
+        f"{' and '.join(back)} would be chosen alone, but {group.type} is one weight, and with "
+        "its other slices it scores too high"
+        for group in eligible
+        if group not in chosen and (back := held_back(group, eligible, len(chosen)))
+    )

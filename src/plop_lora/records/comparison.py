@@ -1,0 +1,41 @@
+"""Comparison: two score files side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from plop_lora.records.base import Record
+
+
+@dataclass(frozen=True, slots=True)
+class TypeDifference:
+    """NFN of one type in two score files; difference is `second` minus `first`."""
+
+    type: str
+    first: float
+    second: float
+    difference: float
+    low: float | None
+    high: float | None
+    verdict: str
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison(Record):
+    """Two score files side by side, over the types they share.
+
+    `paired_sequences` is the number of sequences that both measured, or None where the
+    intervals are unpaired. `kendall_tau` is None below two shared types.
+    """
+
+    kind: ClassVar[str] = "comparison"
+
+    first: str
+    second: str
+    types: tuple[TypeDifference, ...]
+    only_first: tuple[str, ...]
+    only_second: tuple[str, ...]
+    paired_sequences: int | None
+    kendall_tau: float | None
+    notes: tuple[str, ...] = ()

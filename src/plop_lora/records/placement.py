@@ -1,0 +1,126 @@
+"""Placement: which weights get an adapter of which rank, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from plop_lora.records.base import Record, later
+from plop_lora.records.scores import ModelReference
+
+DECIDED = "decided"
+UNDECIDED = "undecided, score more data"
+UNSCORED = "not decided by scores"
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedSite:
+    """One adapter: the weight that takes it, its LoRA rank and alpha, what it trains.
+
+    `is_parameter` marks a stack of `copies` experts held as one parameter, which trainers address
+    by other means than a module; each expert gets the rank.
+    """
+
+    name: str
+    type: str
+    layer: int | None
+    rank: int
+    alpha: float
+    parameters: int
+    copies: int = 1
+    is_parameter: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSettings:
+    """How the adapters are made, beyond where they stand.
+
+    Attributes:
+        rslora: scale by alpha / sqrt(rank) instead of alpha / rank (arXiv 2312.03732).
+        loraplus_ratio: learning rate of B over that of A (LoRA+, arXiv 2402.12354), or None.
+        init: PEFT's name of the initialisation, `default` for its own.
+        dropout: LoRA dropout; 0 where experts held as one parameter are adapted.
+    """
+
+    rslora: bool = False
+    loraplus_ratio: float | None = None
+    init: str = "default"
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Paired difference in NFN, `other` minus the choice, with its 95 % interval."""
+
+    other: str
+    difference: float
+    low: float | None
+    high: float | None
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A chosen type: its score (None without one), its ranks, its distance to its neighbours.
+
+    `next` is the gap to the following type in the order of the strategy, `left_out` the gap to
+    the nearest type that was not chosen; None where there is no such type. `forced` names the
+    slices of a fused weight that come along although they would not have been chosen alone.
+    """
+
+    type: str
+    nfn: float | None
+    low: float | None
+    high: float | None
+    modules: int
+    lowest_rank: int
+    highest_rank: int
+    parameters: int
+    next: Gap | None
+    left_out: Gap | None
+    forced: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, repr=False)
+class Placement(Record):
+    """Weights with rank and alpha, why they were chosen, and which weights stay untouched.
+
+    `scaling` is the factor in front of B·A, the same for every adapter: alpha / rank, or
+    alpha / sqrt(rank) with `settings.rslora`.
+    """
+
+    kind: ClassVar[str] = "placement"
+
+    model: ModelReference
+    strategy: str
+    verdict: str
+    choices: tuple[Choice, ...]
+    sites: tuple[PlacedSite, ...]
+    scaling: float
+    trainable_parameters: int
+    budget: int | None
+    untouched: tuple[str, ...]
+    seed: int
+    scores_digest: str | None
+    plop_version: str
+    settings: AdapterSettings = AdapterSettings()
+    notes: tuple[str, ...] = ()
+
+    def to_peft(self, model: Any = None, *, dry_run: bool = True, allow_loss: bool = False) -> Any:
+        """Return the placement as `peft.LoraConfig`; see `plop_lora.export.peft.to_peft`."""
+        step = later("export.peft", "to_peft")
+        return step(self, model, dry_run=dry_run, allow_loss=allow_loss)
+
+    def export(
+        self,
+        folder: str | Path,
+        *,
+        to: str = "peft",
+        dry_run: bool = True,
+        allow_loss: bool = False,
+    ) -> Path:
+        """Write the placement as a trainer's file; see `plop_lora.export.registry.export`."""
+        step = later("export.registry", "export")
+        path: Path = step(self, folder, to=to, dry_run=dry_run, allow_loss=allow_loss).path
+        return path

@@ -1,0 +1,183 @@
+"""Scores: what a forward pass over a sample says about every site of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from plop_lora.records.base import Record
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReference:
+    """Enough about a model to find it again and to rebuild its skeleton without weights."""
+
+    name: str
+    revision: str | None
+    architecture: str
+    task_type: str | None
+    parameters: int
+    config_hash: str | None = None
+    config: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TypeScore:
+    """Mean NFN of a module type with its 95 % interval over sequences (None below two).
+
+    `host_type` is the type of the weight that holds it: the same, or for a slice such as
+    `qkv_proj[q]` the fused projection `qkv_proj`, which is adapted as one. `role` is `attention`,
+    `mlp` or `other`; `eligible` is False for what is never proposed (towers, routers, modules
+    outside the blocks).
+    """
+
+    type: str
+    host_type: str
+    nfn: float
+    low: float | None
+    high: float | None
+    modules: int
+    parameters: int
+    role: str
+    eligible: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertScore:
+    """One expert of a site: its routed tokens, and its NFN or None where none was routed to it."""
+
+    expert: int
+    tokens: int
+    nfn: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SiteScore:
+    """Token-weighted mean NFN of one site; `tokens` counts what entered that mean.
+
+    `host` names the weight that holds the site (see `Host`). Where the host is a stack of experts,
+    the mean runs over routed tokens, `tokens` counts a token once for each expert it went to, and
+    `experts` has them apart.
+    """
+
+    name: str
+    host: str
+    type: str
+    layer: int | None
+    nfn: float
+    tokens: int
+    in_features: int
+    out_features: int
+    parameters: int
+    experts: tuple[ExpertScore, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A weight that takes one adapter: a module, or a parameter that stacks experts.
+
+    `out_features` covers all of its slices. A rank costs
+    `copies * (in_features + out_features)` parameters.
+    """
+
+    name: str
+    type: str
+    layer: int | None
+    in_features: int
+    out_features: int
+    copies: int = 1
+    is_parameter: bool = False
+
+    @property
+    def parameters_per_rank(self) -> int:
+        """Trainable parameters of one LoRA rank."""
+        return self.copies * (self.in_features + self.out_features)
+
+    @property
+    def largest_rank(self) -> int:
+        """The rank beyond which more says nothing new: the smaller side of the matrix."""
+        return min(self.in_features, self.out_features)
+
+
+@dataclass(frozen=True, slots=True)
+class NotMeasured:
+    """A weight that is present but has no score, and why."""
+
+    name: str
+    type: str
+    parameters: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Which share of the block parameters the measured sites hold.
+
+    Block parameters are the weight matrices inside the repeated blocks: no embeddings, norms,
+    biases or output head.
+    """
+
+    measured_parameters: int
+    block_parameters: int
+    not_measured: tuple[NotMeasured, ...] = ()
+
+    @property
+    def share(self) -> float:
+        """Measured share of the block parameters, 0 to 1."""
+        return self.measured_parameters / self.block_parameters if self.block_parameters else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Measurements:
+    """Per-sequence sums of token NFN and token counts, the raw material of every interval.
+
+    Rows follow `Scores.sites`, columns follow `sequence_ids`. Most sites share one row of
+    counts, so `counts` holds the distinct rows and `count_row` the row of each site.
+    """
+
+    sequence_ids: tuple[str, ...]
+    sums: tuple[tuple[float, ...], ...]
+    counts: tuple[tuple[int, ...], ...]
+    count_row: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a score came from and what it took."""
+
+    data: str
+    data_fingerprint: str
+    plop_version: str
+    versions: dict[str, str]
+    dtype: str
+    device: str
+    seed: int
+    baseline: str
+    created: str
+    elapsed_seconds: float
+    peak_memory_bytes: int
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, repr=False)
+class Scores(Record):
+    """NFN of every module type and site of a model on a data sample; `types` lowest first."""
+
+    kind: ClassVar[str] = "scores"
+
+    model: ModelReference
+    types: tuple[TypeScore, ...]
+    sites: tuple[SiteScore, ...]
+    hosts: tuple[Host, ...]
+    sequences: int
+    tokens: int
+    coverage: Coverage
+    provenance: Provenance
+    measurements: Measurements
+    notes: tuple[str, ...] = ()
+
+    def type_names(self, *, eligible_only: bool = False) -> list[str]:
+        """Return the names of the types, lowest NFN first."""
+        return [row.type for row in self.types if row.eligible or not eligible_only]
