@@ -170,9 +170,14 @@ def operator_of(module: nn.Module) -> Operator | None:
     declared = (getattr(module, "out_features", None), getattr(module, "in_features", None))
     if weight is not None and _is_plain(weight) and declared in ((None, None), weight.shape):
         return DenseOperator(module)
-    if all(isinstance(size, int) for size in declared):
+    if all(isinstance(size, int) for size in declared) and not _wraps(module):
         return OpaqueOperator(module)
     return None
+
+
+def _wraps(module: nn.Module) -> bool:
+    """Whether a layer only passes its input on to layers of its own, which are sites themselves."""
+    return any(operator_of(inner) is not None for inner in module.modules() if inner is not module)
 
 
 def _is_plain(weight: Any) -> bool:

@@ -126,7 +126,7 @@ def find_sites(
         sites += found
         if not found:
             missing.append(_without_operator(weight, places[weight.name], printed[weight.name]))
-    if not sites:
+    if all(site.rule == EMBEDDING for site in sites):
         raise ModelError(
             f"{type(model).__name__} has no measurable site: no linear layer, no Conv1D and no "
             "quantised layer. Pass the inner model."
@@ -163,7 +163,7 @@ def _own_matrices(module: nn.Module) -> list[nn.Parameter]:
         return [getattr(module, leaf) for leaf in stack.parameters]
     own = dict(module.named_parameters(recurse=False))
     if isinstance(operator_of(module), DenseOperator):
-        own = {key: value for key, value in own.items() if key == "weight"}
+        return [own["weight"]] if "weight" in own else []
     return [p for p in own.values() if sum(side > 1 for side in p.shape) >= 2]
 
 
