@@ -42,7 +42,9 @@ def test_everything_is_restored_after_an_exception(name: str) -> None:
     before = config._experts_implementation
     experts = [m for m in model.modules() if hasattr(m, "down_proj") and hasattr(m, "act_fn")]
     with torch.no_grad():
-        next(p for n, p in model.named_parameters() if n.endswith("experts.down_proj"))[0] = torch.nan
+        next(p for n, p in model.named_parameters() if n.endswith("experts.down_proj"))[0] = (
+            torch.nan
+        )
     with pytest.raises(MeasurementError, match=r"experts\.down_proj"):
         plop.score(model, batches=[families.batch_of(name)], progress=False)
     assert config._experts_implementation == before
