@@ -115,7 +115,8 @@ def test_names_say_what_the_rows_do(name: str, leaf: str) -> None:
     assert set(other.nonzero().flatten().tolist()) <= rows["k"] | rows["v"]
     assert rows["v"] < set(other.nonzero().flatten().tolist())
     queries = set(itself.nonzero().flatten().tolist()) - rows["k"] - rows["v"]
-    assert queries and queries <= rows["q"]
+    assert queries
+    assert queries <= rows["q"]
 
 
 def test_a_layout_that_does_not_add_up_is_not_believed() -> None:

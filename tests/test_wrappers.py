@@ -75,11 +75,11 @@ def test_an_adapted_model_is_refused_with_the_line_that_helps() -> None:
 
 def test_flat_weights_are_refused() -> None:
     class FullyShardedDataParallel(nn.Module):
-        """Stands in for FSDP, which needs an accelerator to be made."""
+        """Stands in for FSDP, which needs a process group and an accelerator to be made."""
 
         def __init__(self) -> None:
             super().__init__()
             self.inner = nn.Linear(4, 4)
 
-    with pytest.raises(ModelError, match="FSDP.summon_full_params"):
+    with pytest.raises(ModelError, match=r"FSDP\.summon_full_params"):
         plop.score(FullyShardedDataParallel(), batches=[{"x": torch.randn(2, 2, 4)}])

@@ -20,9 +20,10 @@ EXACT_WIDTH = 256
 """Σσ⁴ is computed exactly where one side of the weight is at most this wide."""
 PROBES = 16
 MONTE_CARLO_DRAWS = 4096
-PROBED_DRAWS = 1024
+PROBED_DRAWS = 4096
 """Rows sent through a layer whose weight cannot be read."""
 _PIECE_ROWS = 256
+_STREAM = 0x706C6F70
 
 
 def row_norms(rows: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -105,6 +106,10 @@ def _monte_carlo_gain(weight_OI: torch.Tensor, seed: int) -> torch.Tensor:
 
 
 def gaussian(rows: int, columns: int, like: torch.Tensor, seed: int) -> torch.Tensor:
-    """Draw on the CPU, so that every device sees the same numbers."""
-    generator = torch.Generator().manual_seed(seed)
+    """Draw on the CPU, so that every device sees the same numbers.
+
+    The stream is shifted away from `torch.manual_seed(seed)`: a weight initialised under a small
+    seed would otherwise hold the very numbers it is probed with.
+    """
+    generator = torch.Generator().manual_seed(seed + _STREAM)
     return torch.randn(rows, columns, generator=generator).to(like.device, like.dtype)
