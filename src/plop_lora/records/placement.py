@@ -119,8 +119,10 @@ class Placement(Record):
         to: str = "peft",
         dry_run: bool = True,
         allow_loss: bool = False,
+        serve: str | None = None,
     ) -> Path:
         """Write the placement as a trainer's file; see `plop_lora.export.registry.export`."""
         step = later("export.registry", "export")
-        path: Path = step(self, folder, to=to, dry_run=dry_run, allow_loss=allow_loss).path
+        options = {"to": to, "dry_run": dry_run, "allow_loss": allow_loss, "serve": serve}
+        path: Path = step(self, folder, **options).path
         return path
