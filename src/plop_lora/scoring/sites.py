@@ -35,7 +35,8 @@ TOWER = "vision or audio tower"
 ROUTER = "router"
 EMBEDDING = "embedding"
 CONVOLUTION = "convolution"
-BY_RULE = (OUTSIDE, TOWER, ROUTER, EMBEDDING)
+BYPASSED = "state-space output, whose module training kernels bypass"
+BY_RULE = (OUTSIDE, TOWER, ROUTER, EMBEDDING, CONVOLUTION, BYPASSED)
 """Weights that are never proposed, and scored only where --include names them."""
 
 
@@ -211,7 +212,7 @@ def _sites_of(
         )
         owner, _, leaf = weight.name.rpartition(".")
         parts = parts_of(model.get_submodule(owner), leaf, operator.out_features)
-        rule = _rule(weight, operator, place, routed)
+        rule = _rule(weight, operator, place, routed) or _bypassed(model.get_submodule(owner), leaf)
         yield from _split(model, weight, host, place, operator, parts, rule)
 
 
@@ -252,6 +253,16 @@ def _rule(weight: _Weight, operator: Operator, place: Place, routed: dict[str, i
     return ROUTER if _is_router(weight.name, operator.out_features, routed) else None
 
 
+def _bypassed(owner: nn.Module, leaf: str) -> str | None:
+    """Return a rule for the output of a Mamba mixer, known by its skip `D` beside its `A_log`.
+
+    In training its fused kernels take the bare weight, so that an adapter on the module never
+    runs (PEFT issue 2556, which refuses some of these models and not others).
+    """
+    mixer = all(hasattr(owner, name) for name in ("A_log", "D", "in_proj", "conv1d"))
+    return BYPASSED if mixer and leaf == "out_proj" else None
+
+
 def _is_router(name: str, out_features: int, routed: dict[str, int]) -> bool:
     """A router stands beside experts with one output for each, a gate of theirs with one in all."""
     return any(
@@ -268,11 +279,12 @@ def _without_operator(weight: _Weight, place: Place, type_name: str) -> NotMeasu
         reason = OUTSIDE
     elif place.in_tower:
         reason = TOWER
-    return NotMeasured(weight.name, type_name, weight.parameters, reason)
+    return NotMeasured(weight.name, type_name, weight.parameters, reason, reason in BY_RULE)
 
 
 def _left_out(site: Site) -> NotMeasured:
-    return NotMeasured(site.name, site.type, site.parameters, site.rule or LEFT_OUT)
+    rule = site.rule
+    return NotMeasured(site.name, site.type, site.parameters, rule or LEFT_OUT, rule is not None)
 
 
 def _select(sites: list[Site], include: Sequence[str], exclude: Sequence[str]) -> list[Site]:
