@@ -80,7 +80,7 @@ def place(
         )
     limit = None if budget is None else parse_budget(budget, scores.model.parameters)
     sites = _place_sites(chosen, rank or DEFAULT_RANK, limit, scaling, settings)
-    choices = _choices(row, eligible, chosen, sites)
+    choices = choices_of(row, eligible, chosen, sites)
     return Placement(
         model=scores.model,
         strategy=strategy,
@@ -90,6 +90,7 @@ def place(
         scaling=scaling,
         trainable_parameters=sum(site.parameters for site in sites),
         budget=limit,
+        hosts=scores.hosts,
         untouched=_untouched(scores, sites),
         seed=seed,
         scores_digest=scores.digest(),
@@ -182,7 +183,7 @@ def _place_sites(
     )
 
 
-def _choices(
+def choices_of(
     row: Strategy, eligible: list[Group], chosen: list[Group], sites: tuple[PlacedSite, ...]
 ) -> tuple[Choice, ...]:
     """Describe each choice; neighbours are looked up in the direction the strategy prefers."""
