@@ -33,12 +33,12 @@ class Family:
     Attributes:
         blocks: the full name of the list of blocks.
         experts: the path inside a block of the stacked experts, None where there are none.
-        absorbed: last words of weights that mlx-lm computes by other means.
+        absent: last words of weights that mlx-lm has not, or not under this name.
     """
 
     blocks: str = "model.layers"
     experts: str | None = None
-    absorbed: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
 
 
 _PLAIN = ("cohere", "cohere2", "ernie4_5", "falcon_h1", "gemma", "gemma2", "gemma3_text",
@@ -54,10 +54,10 @@ FAMILIES: dict[str, Family] = {
     "afmoe": Family(experts="mlp.experts"),
     "gpt_oss": Family(experts="mlp.experts"),
     "granitemoe": Family(experts="block_sparse_moe.switch_mlp"),
-    "mixtral": Family(experts="block_sparse_moe.switch_mlp"),
-    "phimoe": Family(experts="block_sparse_moe.switch_mlp"),
-    "deepseek_v3": Family(experts="mlp.switch_mlp", absorbed=("kv_b_proj",)),
-    "glm4_moe_lite": Family(experts="mlp.switch_mlp", absorbed=("kv_b_proj",)),
+    "mixtral": Family(experts="block_sparse_moe.switch_mlp", absent=("gate",)),
+    "phimoe": Family(experts="block_sparse_moe.switch_mlp", absent=("router",)),
+    "deepseek_v3": Family(experts="mlp.switch_mlp", absent=("kv_b_proj",)),
+    "glm4_moe_lite": Family(experts="mlp.switch_mlp", absent=("kv_b_proj",)),
     "gpt2": Family(blocks="model.h"),
     "gpt_neox": Family(blocks="model.h"),
     "gptj": Family(blocks="model.h"),
@@ -131,7 +131,7 @@ def _keys(host: Host, family: Family) -> tuple[str, ...]:
 def _keys_of(name: str, family: Family) -> tuple[str, ...]:
     """Return mlx-lm's names of a weight inside its block; none where it has none."""
     match = re.search(r"\.\d+\.(.*)", name)
-    if match is None or match[1].rsplit(".", 1)[-1] in family.absorbed:
+    if match is None or match[1].rsplit(".", 1)[-1] in family.absent:
         return ()
     path = match[1]
     stacked = re.fullmatch(r"(?:.*\.)?experts\.(\w+)", path)

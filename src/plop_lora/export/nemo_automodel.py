@@ -100,7 +100,7 @@ def patterns(placement: Placement, hosts: Sequence[Host]) -> list[str]:
     others = [name for name in every if name not in wanted]
     groups = [(_group(type_name, name), name) for type_name, name in named]
     endings = exact_endings(groups, others)
-    if endings is not None:
+    if endings is not None and not any(re.search(r"(^|\.)\d+\.", ending) for ending in endings):
         wildcards = [f"*.{ending}" for ending in endings]
         if _exact(wildcards, wanted, others):
             return wildcards
