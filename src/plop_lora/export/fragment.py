@@ -14,14 +14,15 @@ import yaml
 
 from plop_lora.errors import ExportError
 from plop_lora.export.target import Loss
-from plop_lora.records import PlacedSite, Placement
+from plop_lora.records import Placement
 
 
 def one_rank(placement: Placement, parameters_per_rank: int) -> int:
     """Return the one rank that stands for all ranks of a placement.
 
     Where all adapters have the same rank and no budget was given, that rank; otherwise the largest
-    with which the file trains no more parameters than the placement, and 1 at least.
+    with which the file trains no more parameters than the placement: at least 1, and never above
+    the highest of the placement, which matters where the file drops weights.
 
     Args:
         placement: what is exported.
@@ -30,12 +31,8 @@ def one_rank(placement: Placement, parameters_per_rank: int) -> int:
     ranks = {site.rank for site in placement.sites}
     if len(ranks) == 1 and placement.budget is None:
         return ranks.pop()
-    return max(1, placement.trainable_parameters // parameters_per_rank)
-
-
-def parameters_per_rank(sites: Iterable[PlacedSite]) -> int:
-    """Return what one rank unit of these sites costs together."""
-    return sum(site.parameters // site.rank for site in sites)
+    affordable = placement.trainable_parameters // parameters_per_rank
+    return min(max(1, affordable), max(ranks))
 
 
 def rank_losses(placement: Placement, rank: int) -> tuple[Loss, ...]:

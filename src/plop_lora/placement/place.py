@@ -70,7 +70,7 @@ def place(
     every = groups_of(scores)
     eligible = [group for group in every if group.eligible]
     _check(row, eligible, top, rank, budget, types)
-    _check_settings(scaling, settings)
+    check_settings(scaling, settings)
     taken = min(DEFAULT_TOP, len(eligible)) if top is None else top
     chosen = row.choose(eligible, Request(taken, seed, tuple(types), tuple(every)))
     if not chosen:
@@ -139,7 +139,12 @@ def _check(
         raise UsageError(f"--rank {rank} is not possible; give 1 or more.")
 
 
-def _check_settings(scaling: float, settings: AdapterSettings) -> None:
+def check_settings(scaling: float, settings: AdapterSettings) -> None:
+    """Check the numbers and names of adapter settings.
+
+    Raises:
+        UsageError: one that cannot be; the text says what is allowed.
+    """
     if not scaling > 0:
         raise UsageError(f"The scaling of B·A must be above 0, not {scaling}.")
     if settings.loraplus_ratio is not None and not settings.loraplus_ratio > 0:
