@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer.main
 
-from plop_lora.cli import VERBS, app
+from plop_lora.cli import VERBS, app, verb_name
 
 PAGE = Path(__file__).parent / "reference" / "cli.md"
 
@@ -22,10 +22,10 @@ def cli_page() -> str:
         "installs shell completion; `python -m plop_lora` is the same command.",
     ]
     for verb in VERBS:
-        sub = command.commands[verb.__name__]
+        sub = command.commands[verb_name(verb)]
         lines += [
             "",
-            f"## plop {verb.__name__}",
+            f"## plop {verb_name(verb)}",
             "",
             sub.help or "",
             "",

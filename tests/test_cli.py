@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import plop_lora as plop
-from plop_lora.cli import VERBS, app
+from plop_lora.cli import VERBS, app, verb_name
 from plop_lora.demo import DATA, MODEL
 from plop_lora.errors import PlopError
 
@@ -167,6 +167,6 @@ def test_version() -> None:
 def test_every_verb_has_help_and_docs() -> None:
     reference = (Path(__file__).parents[1] / "docs" / "reference" / "cli.md").read_text()
     for verb in VERBS:
-        done = CliRunner().invoke(app, [verb.__name__, "--help"])
+        done = CliRunner().invoke(app, [verb_name(verb), "--help"])
         assert done.exit_code == 0
-        assert f"## plop {verb.__name__}" in reference
+        assert f"## plop {verb_name(verb)}" in reference

@@ -7,6 +7,7 @@ its step when it runs.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -15,6 +16,7 @@ from plop_lora._version import __version__
 from plop_lora.cli.compare import compare
 from plop_lora.cli.demo import demo
 from plop_lora.cli.export import export
+from plop_lora.cli.import_ import import_
 from plop_lora.cli.place import place
 from plop_lora.cli.score import score
 from plop_lora.errors import PlopError
@@ -25,9 +27,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-VERBS = (score, place, export, compare, demo)
+VERBS = (score, place, import_, export, compare, demo)
+
+
+def verb_name(verb: Callable[..., None]) -> str:
+    """Return what the user types; the function of `import` has a `_`, as Python took the word."""
+    return verb.__name__.rstrip("_")
+
+
 for verb in VERBS:
-    app.command()(verb)
+    app.command(verb_name(verb))(verb)
 
 
 def _version(wanted: bool) -> None:

@@ -6,13 +6,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plop_lora.errors import ExportError, OutputError, UsageError, nearest
-from plop_lora.export import peft
+from plop_lora.export import (
+    litgpt,
+    mlx_lm,
+    nemo_automodel,
+    peft,
+    torchtune,
+)
 from plop_lora.export.serving import Finding, lint, rejections
 from plop_lora.export.target import Loss, Rendered, Target
 from plop_lora.files import atomic_file, check_writable
 from plop_lora.records import Placement
 
-TARGETS: dict[str, Target] = {row.name: row for row in (peft.TARGET,)}
+TARGETS: dict[str, Target] = {
+    row.name: row
+    for row in (
+        litgpt.TARGET,
+        mlx_lm.TARGET,
+        nemo_automodel.TARGET,
+        peft.TARGET,
+        torchtune.TARGET,
+    )
+}
 """Name → target of `plop export --to NAME`."""
 
 

@@ -70,7 +70,7 @@ def place(
     every = groups_of(scores)
     eligible = [group for group in every if group.eligible]
     _check(row, eligible, top, rank, budget, types)
-    _check_settings(scaling, settings)
+    check_settings(scaling, settings)
     taken = min(DEFAULT_TOP, len(eligible)) if top is None else top
     chosen = row.choose(eligible, Request(taken, seed, tuple(types), tuple(every)))
     if not chosen:
@@ -80,7 +80,7 @@ def place(
         )
     limit = None if budget is None else parse_budget(budget, scores.model.parameters)
     sites = _place_sites(chosen, rank or DEFAULT_RANK, limit, scaling, settings)
-    choices = _choices(row, eligible, chosen, sites)
+    choices = choices_of(row, eligible, chosen, sites)
     return Placement(
         model=scores.model,
         strategy=strategy,
@@ -90,6 +90,7 @@ def place(
         scaling=scaling,
         trainable_parameters=sum(site.parameters for site in sites),
         budget=limit,
+        hosts=scores.hosts,
         untouched=_untouched(scores, sites),
         seed=seed,
         scores_digest=scores.digest(),
@@ -138,7 +139,12 @@ def _check(
         raise UsageError(f"--rank {rank} is not possible; give 1 or more.")
 
 
-def _check_settings(scaling: float, settings: AdapterSettings) -> None:
+def check_settings(scaling: float, settings: AdapterSettings) -> None:
+    """Check the numbers and names of adapter settings.
+
+    Raises:
+        UsageError: one that cannot be; the text says what is allowed.
+    """
     if not scaling > 0:
         raise UsageError(f"The scaling of B·A must be above 0, not {scaling}.")
     if settings.loraplus_ratio is not None and not settings.loraplus_ratio > 0:
@@ -182,7 +188,7 @@ def _place_sites(
     )
 
 
-def _choices(
+def choices_of(
     row: Strategy, eligible: list[Group], chosen: list[Group], sites: tuple[PlacedSite, ...]
 ) -> tuple[Choice, ...]:
     """Describe each choice; neighbours are looked up in the direction the strategy prefers."""
