@@ -12,6 +12,10 @@ import pytest
 import torch
 from torch import nn
 
+SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 96}
+HEADS = {"num_attention_heads": 4}
+"""Settings for the models that a single test builds for itself."""
+
 MODELS = {
     "llama": "llama",
     "qwen": "qwen3",

@@ -149,12 +149,12 @@ def test_experts_are_parameters(tmp_path) -> None:
     assert again.sites == placement.sites
 
 
-def test_embeddings_have_no_type_of_the_scorer(models, tmp_path) -> None:
+def test_an_embedding_comes_with_its_type(models, tmp_path) -> None:
     path = _write(tmp_path, target_modules=["embed_tokens", "q_proj"])
     placement = plop.import_adapter(path, models("llama"))
     embedding = next(site for site in placement.sites if "embed" in site.name)
-    assert (embedding.type, embedding.layer) == ("model.embed_tokens", None)
-    assert embedding.parameters == 4 * (64 + 32)
+    assert (embedding.type, embedding.layer) == ("embed_tokens", None)
+    assert embedding.parameters == 4 * (96 + 32)
 
 
 # --------------------------------------------------------------------------- what does not fit

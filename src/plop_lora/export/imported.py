@@ -208,10 +208,7 @@ def _known_weights(model: nn.Module) -> tuple[dict[str, Host], dict[str, str]]:
     from plop_lora.scoring.sites import find_sites
 
     found = find_sites(model)
-    hosts = {}
-    for site in found.sites:
-        out_features, in_features = site.operator.weight_OI().shape
-        hosts[site.name] = Host(site.name, site.type, site.layer, in_features, out_features)
+    hosts = {site.host.name: site.host for site in found.sites}
     return hosts, {entry.name: entry.type for entry in found.not_measured}
 
 
