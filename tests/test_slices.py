@@ -157,9 +157,22 @@ def test_a_fused_weight_is_placed_as_one_and_says_so() -> None:
         "qkv_proj", "o_proj", "gate_up_proj", "down_proj",
     }  # fmt: skip
     chosen = plop.place(scores, top=2)
-    lowest = sorted((row.nfn, row.type) for row in scores.types)[:2]
+    taken = {row.type for row in scores.types for c in chosen.choices if row.host_type == c.type}
+    lowest = {name for _, name in sorted((row.nfn, row.type) for row in scores.types)[: len(taken)]}
+    assert {name for choice in chosen.choices for name in choice.forced} <= taken - lowest
     for choice in chosen.choices:
-        members = {row.type for row in scores.types if row.host_type == choice.type}
-        expected = members - {name for _, name in lowest} if len(members) > 1 else set()
-        assert set(choice.forced) == expected
         assert all(name in str(chosen) for name in choice.forced)
+    for name in lowest - taken:
+        assert any(name in note for note in chosen.notes) or "[" not in name
+
+
+def test_forced_and_held_back_slices_are_named() -> None:
+    """k_rope alone is low and latent is not: who takes one takes both, and must be told."""
+    model = families.build("deepseek_v3")
+    scores = plop.score(model, batches=families.rows_of("deepseek_v3", rows=30), progress=False)
+    placement = plop.place(scores, top=3)
+    chosen = {choice.type: choice.forced for choice in placement.choices}
+    assert chosen["kv_b_proj"] == ("kv_b_proj[v]",)
+    assert "Forced along: kv_b_proj[v], since kv_b_proj is one weight." in str(placement)
+    fewer = plop.place(scores, top=1)
+    assert "kv_a_proj_with_mqa[k_rope] would be chosen alone" in str(fewer.notes)

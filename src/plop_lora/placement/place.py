@@ -9,7 +9,13 @@ from collections.abc import Sequence
 from plop_lora._version import __version__
 from plop_lora.errors import UsageError, nearest
 from plop_lora.placement.budget import RankCost, allocate, parse_budget
-from plop_lora.placement.groups import Group, forced_members, groups_of, held_back
+from plop_lora.placement.groups import (
+    Group,
+    forced_members,
+    groups_of,
+    held_back,
+    lowest_alone,
+)
 from plop_lora.placement.strategies import Request, Strategy, find_strategy
 from plop_lora.records import (
     DECIDED,
@@ -194,6 +200,8 @@ def choices_of(
     """Describe each choice; neighbours are looked up in the direction the strategy prefers."""
     ranking = eligible[::-1] if row.name == "plop-inverse" else eligible
     left_out = [group for group in ranking if group not in chosen]
+    everything = {member.type for group in chosen for member in group.members}
+    lowest = lowest_alone(eligible, chosen) if row.name == "plop" else everything
     choices = []
     for group in chosen:
         following = ranking[ranking.index(group) + 1 :][:1] if group in ranking else []
@@ -211,7 +219,7 @@ def choices_of(
                 parameters=sum(site.parameters for site in placed),
                 next=_gap(group, following),
                 left_out=_gap(group, left_out),
-                forced=forced_members(group, eligible, len(chosen)) if row.by_score else (),
+                forced=forced_members(group, lowest),
             )
         )
     return tuple(choices)
@@ -246,9 +254,10 @@ def _notes(row: Strategy, eligible: list[Group], chosen: list[Group]) -> tuple[s
     """Say which slices would be chosen alone but stand in a weight that was left out."""
     if row.name != "plop":
         return ()
+    lowest = lowest_alone(eligible, chosen)
     return tuple(
         f"{' and '.join(back)} would be chosen alone, but {group.type} is one weight, and with "
         "its other slices it scores too high"
         for group in eligible
-        if group not in chosen and (back := held_back(group, eligible, len(chosen)))
+        if group not in chosen and (back := held_back(group, lowest))
     )

@@ -94,7 +94,7 @@ def placement_table(placement: Placement) -> Table:
         f"{len(placement.sites)} adapters, {placement.trainable_parameters:,} trainable "
         f"parameters{budget} ({share:.2%} of the model); {_scaling(placement)}.",
         *(
-            f"Forced: {choice.type} is one weight, so {', '.join(choice.forced)} come along."
+            f"Forced along: {', '.join(choice.forced)}, since {choice.type} is one weight."
             for choice in placement.choices
             if choice.forced
         ),

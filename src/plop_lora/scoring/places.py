@@ -8,7 +8,7 @@ an architecture by name.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,8 +90,11 @@ def _prefix_ends(path: str) -> list[int]:
     return [i for i, letter in enumerate(path) if letter == "."] + [len(path)]
 
 
-def printed_types(places: dict[str, Place]) -> dict[str, str]:
-    """Return the printed type of each name: component, then the shortest unambiguous ending."""
+def printed_types(places: dict[str, Place], stacked: Container[str] = ()) -> dict[str, str]:
+    """Return the printed type of each name: component, then the shortest unambiguous ending.
+
+    Names in `stacked` are parameters of a module and keep that module's name.
+    """
     paths = {place.path for place in places.values()}
     endings = Counter(
         path[start:] for path in paths for start in range(len(path))
@@ -100,9 +103,8 @@ def printed_types(places: dict[str, Place]) -> dict[str, str]:
     printed = {}
     for name, place in places.items():
         path = place.path
-        shortest = next(
-            (path[s:] for s in reversed(range(len(path))) if endings[path[s:]] == 1), path
-        )
+        last = len(path) - (2 if name in stacked else 1)
+        shortest = next((path[s:] for s in range(last, -1, -1) if endings[path[s:]] == 1), path)
         words = shortest
         if len(components) > 1 and place.component:
             words = (place.component, *shortest)

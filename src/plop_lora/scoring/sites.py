@@ -118,7 +118,8 @@ def find_sites(
     """
     weights = _matrices(model)
     places = _places(model, weights)
-    printed = printed_types(places)
+    stacks = {name for name in places if name not in {weight.name for weight in weights}}
+    printed = printed_types(places, stacks)
     routed = _routed(weights)
     sites: list[Site] = []
     missing: list[NotMeasured] = []
