@@ -108,7 +108,7 @@ def _grouped(
 
     def product(leaf: str, rows_SI: torch.Tensor) -> torch.Tensor:
         rows_SO: torch.Tensor = _grouped_linear(
-            rows_SI, getattr(module, leaf), ends_E, is_transposed=module.is_transposed
+            rows_SI, getattr(module, leaf), offs=ends_E, is_transposed=module.is_transposed
         )
         if recorder is not None:
             recorder.add(leaf, rows_SI, rows_SO, routing)
