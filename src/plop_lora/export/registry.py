@@ -6,12 +6,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plop_lora.errors import ExportError, OutputError, UsageError, nearest
-from plop_lora.export import peft
+from plop_lora.export import (
+    axolotl,
+    llama_factory,
+    ms_swift,
+    peft,
+    trl,
+    unsloth,
+)
 from plop_lora.export.target import Loss, Rendered, Target
 from plop_lora.files import atomic_file, check_writable
 from plop_lora.records import Placement
 
-TARGETS: dict[str, Target] = {row.name: row for row in (peft.TARGET,)}
+TARGETS: dict[str, Target] = {
+    row.name: row
+    for row in (
+        peft.TARGET,
+        axolotl.TARGET,
+        llama_factory.TARGET,
+        ms_swift.TARGET,
+        trl.TARGET,
+        unsloth.TARGET,
+    )
+}
 """Name → target of `plop export --to NAME`."""
 
 
