@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import plop_lora as plop
+from plop_lora.export import TARGETS
 from plop_lora.placement import STRATEGIES
 
 ROOT = Path(__file__).parents[1]
@@ -75,6 +76,13 @@ def test_files_and_functions_stay_small() -> None:
 def test_strategies_are_documented() -> None:
     page = (ROOT / "docs" / "how-to" / "place.md").read_text()
     for name in STRATEGIES:
+        assert f"`{name}`" in page
+
+
+def test_exports_are_documented() -> None:
+    """A trainer that the how-to does not name is one that users will not find."""
+    page = (ROOT / "docs" / "how-to" / "export.md").read_text()
+    for name in TARGETS:
         assert f"`{name}`" in page
 
 

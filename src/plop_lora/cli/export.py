@@ -33,6 +33,7 @@ def export(
     if form is Format.json:
         typer.echo(done.rendered.text, nl=False)
     elif form is Format.table:
-        checked = f"read back from {to}" if done.checked else "not read back"
+        reader = done.target.read_by or to
+        checked = f"read back from {reader}" if done.checked else "not read back"
         typer.echo(f"{done.path}: {len(loaded.sites)} adapters, {checked}")
         typer.echo(done.target.description)

@@ -145,4 +145,5 @@ TARGET = Target(
     check=_check,
     description="Add your dataset and options, then: llamafactory-cli train llama_factory.yaml.",
     source="https://llamafactory.readthedocs.io/en/latest/advanced/arguments.html",
+    read_by="peft",
 )

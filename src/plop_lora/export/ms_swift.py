@@ -112,4 +112,5 @@ TARGET = Target(
     check=_check,
     description="Add your dataset and options, then: swift sft ms_swift.yaml.",
     source="https://swift.readthedocs.io/en/latest/Instruction/Command-line-parameters.html",
+    read_by="peft",
 )

@@ -81,7 +81,7 @@ def no_parameters(narrowed: Narrowed) -> Narrowed:
         )
     return narrowed.give_up(
         f"the adapters on {types}",
-        "the trainer has no target_parameters, so they are left out",
+        "left out: the trainer has no target_parameters, and names of modules may hit experts",
         with_sites(placement, kept),
     )
 
