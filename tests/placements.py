@@ -198,5 +198,7 @@ CASES: dict[str, Callable[[], Placement]] = {
     "qwen2_5_vl-vision": lambda: placed(
         "qwen2_5_vl", {"vision.mlp.down_proj": 8, "vision.attn.proj": 8}
     ),
+    "qwen2_5_vl-proj": lambda: placed("qwen2_5_vl", {"vision.attn.proj": 8}),
+    "qwen2_5_vl-qkv": lambda: placed("qwen2_5_vl", {"vision.attn.qkv": 8, "lm.mlp.up_proj": 8}),
     "gemma3": lambda: placed("gemma3", {"lm.self_attn.q_proj": 8, "lm.self_attn.o_proj": 8}),
 }

@@ -224,6 +224,15 @@ def test_llama_factory_says_that_a_head_is_not_trained() -> None:
     assert _lost(TARGETS["llama-factory"].render(CASES["classifier"]()), "task SEQ_CLS")
 
 
+def test_llama_factory_targets_are_in_no_other_name_of_a_model_with_a_tower() -> None:
+    """It looks for a target anywhere in a name: `mlp.up_proj` is in `gated_mlp.up_proj` too."""
+    placement = placed("gemma3", {"lm.mlp.up_proj": 8})
+    other = "model.vision_tower.head.gated_mlp.up_proj"
+    placement = dataclasses.replace(placement, untouched=(*placement.untouched, other))
+    fields = yaml.safe_load(TARGETS["llama-factory"].render(placement).text)
+    assert not any(target in other for target in fields["lora_target"].split(","))
+
+
 def test_llama_factory_freezes_towers_only_where_nothing_is_placed_there() -> None:
     """Frozen parts are taken out of the targets, so that a placement there would vanish."""
     language = yaml.safe_load(TARGETS["llama-factory"].render(CASES["gemma3"]()).text)

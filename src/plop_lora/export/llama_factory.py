@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from plop_lora.export.document import yaml_document
-from plop_lora.export.names import has_experts, is_multimodal, listed_modules
+from plop_lora.export.names import is_multimodal, listed_modules
 from plop_lora.export.narrow import (
     Narrowed,
     narrow,
@@ -76,14 +76,9 @@ def _targets(placement: Placement) -> list[str]:
     """Return names that LLaMA-Factory's own matching takes for the sites and nothing else.
 
     In a model with a tower it looks for each target anywhere in a name, elsewhere PEFT looks at
-    the end. Beside experts a target has two parts, since transformers before version 5 holds
-    each expert as modules called `down_proj` and the like.
+    the end.
     """
-    return listed_modules(
-        placement,
-        parts=2 if has_experts(placement) else 1,
-        hits=_contains if is_multimodal(placement) else None,
-    )
+    return listed_modules(placement, hits=_contains if is_multimodal(placement) else None)
 
 
 def _contains(name: str, target: str) -> bool:

@@ -69,7 +69,7 @@ def target_modules(placement: Placement) -> list[str] | str:
 
 
 def listed_modules(
-    placement: Placement, *, parts: int = 1, hits: Callable[[str, str], bool] | None = None
+    placement: Placement, *, hits: Callable[[str, str], bool] | None = None
 ) -> list[str]:
     """Return the module targets as a list, for trainers that take no pattern.
 
@@ -77,21 +77,26 @@ def listed_modules(
 
     Args:
         placement: what to describe.
-        parts: how many dotted parts an ending has at least.
         hits: whether the trainer takes a name for a target; by default PEFT's rule for lists,
             that the name ends in it.
     """
-    endings = _module_endings(placement, parts=parts, hits=hits)
+    endings = _module_endings(placement, hits=hits)
     if endings is not None:
         return endings
     return sorted(site.name for site in module_sites(placement))
 
 
 def _module_endings(
-    placement: Placement, *, parts: int = 1, hits: Callable[[str, str], bool] | None = None
+    placement: Placement, *, hits: Callable[[str, str], bool] | None = None
 ) -> list[str] | None:
+    """Return exact endings of the module sites, or None.
+
+    Beside a tower an ending has two parts: its patch embedding, which no score lists, may be
+    called `proj` as well.
+    """
     named = [(site.type, site.name) for site in module_sites(placement)]
     others = [*placement.untouched, *(site.name for site in parameter_sites(placement))]
+    parts = 2 if is_multimodal(placement) else 1
     return exact_endings(named, others, parts=parts, hits=hits)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from plop_lora.export.document import comment_lines
 from plop_lora.export.names import (
-    has_experts,
     is_multimodal,
     listed_modules,
     target_parameters,
@@ -69,8 +68,8 @@ def _loader(placement: Placement) -> str:
 def _adapters(placement: Placement) -> dict[str, Any]:
     """Return the arguments of `get_peft_model`.
 
-    The targets are a list, since the fast class reads a pattern letter by letter. A list of
-    parameters, even an empty one, and targets of two parts keep Unsloth from adding experts.
+    The targets are a list, since the fast class reads a pattern letter by letter; the parameters
+    are one even where it is empty, since with None Unsloth adds experts by itself.
     """
     settings = placement.settings
     largest = max(site.rank for site in placement.sites)
@@ -80,7 +79,7 @@ def _adapters(placement: Placement) -> dict[str, Any]:
         "lora_alpha": plain(alpha_of(largest, placement.scaling, settings)),
         "lora_dropout": settings.dropout,
         "bias": "none",
-        "target_modules": listed_modules(placement, parts=2 if has_experts(placement) else 1),
+        "target_modules": listed_modules(placement),
         "target_parameters": target_parameters(placement),
         "rank_pattern": ranks,
         "alpha_pattern": alphas,
