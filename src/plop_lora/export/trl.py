@@ -75,7 +75,7 @@ def _render(placement: Placement) -> Rendered:
     narrowed = _narrow(placement)
     usage = _USAGE
     fields = _fields(narrowed.placement)
-    if len(set(fields["lora_target_modules"])) < len(fields["lora_target_modules"]) == 2:
+    if len(set(fields["lora_target_modules"])) == 1:
         usage += "The one target stands there twice: TRL reads a list of one as a full pattern.\n"
     text = yaml_document(narrowed, usage, fields)
     return Rendered(text, narrowed.placement.trainable_parameters, narrowed.losses)

@@ -7,6 +7,7 @@ imported: it hands these arguments to `peft.LoraConfig`, and the check does the 
 from __future__ import annotations
 
 import pprint
+import textwrap
 from typing import Any
 
 from plop_lora.export.document import comment_lines
@@ -109,12 +110,21 @@ def _render(placement: Placement) -> Rendered:
     loader = _loader(placement)
     model = {"model_name": placement.model.name, "revision": placement.model.revision}
     body = _BODY.format(
-        model=pprint.pformat(model, sort_dicts=False, width=96),
-        adapters=pprint.pformat(_adapters(placement), sort_dicts=False, width=96),
+        model=_python_dict(model),
+        adapters=_python_dict(_adapters(placement)),
         loader=loader,
     )
     text = comment_lines(narrowed, _USAGE.format(loader=loader)) + body
     return Rendered(text, placement.trainable_parameters, narrowed.losses)
+
+
+def _python_dict(values: dict[str, Any]) -> str:
+    """Return a dictionary as source code, one entry a line."""
+    entries = "".join(
+        f"{key!r}: {pprint.pformat(value, sort_dicts=False, width=88)},\n"
+        for key, value in values.items()
+    )
+    return "{\n" + textwrap.indent(entries, "    ") + "}"
 
 
 def _check(placement: Placement, rendered: Rendered) -> None:
