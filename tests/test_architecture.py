@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import plop_lora as plop
+from plop_lora.export import TARGETS
 from plop_lora.placement import STRATEGIES
 
 ROOT = Path(__file__).parents[1]
@@ -76,6 +77,14 @@ def test_files_and_functions_stay_small() -> None:
 def test_strategies_are_documented() -> None:
     page = (ROOT / "docs" / "how-to" / "place.md").read_text()
     for name in STRATEGIES:
+        assert f"`{name}`" in page
+
+
+def test_exports_are_documented() -> None:
+    """A trainer that the how-to does not name is one that users will not find."""
+    pages = [ROOT / "docs" / "how-to" / name for name in ("export.md", "export-native.md")]
+    page = "".join(path.read_text(encoding="utf-8") for path in pages)
+    for name in TARGETS:
         assert f"`{name}`" in page
 
 

@@ -170,3 +170,12 @@ def test_every_verb_has_help_and_docs() -> None:
         done = CliRunner().invoke(app, [verb_name(verb), "--help"])
         assert done.exit_code == 0
         assert f"## plop {verb_name(verb)}" in reference
+
+
+def test_export_help_names_every_trainer() -> None:
+    from plop_lora.export import TARGETS
+
+    text = " ".join(
+        CliRunner().invoke(app, ["export", "--help"], env={"COLUMNS": "200"}).stdout.split()
+    )
+    assert all(name in text for name in TARGETS)

@@ -16,7 +16,11 @@ def export(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write into.")],
     to: Annotated[
-        str, typer.Option(help="The trainer; or vllm, to fold a trained adapter.")
+        str,
+        typer.Option(
+            help="peft, axolotl, litgpt, llama-factory, mlx-lm, ms-swift, nemo-automodel, "
+            "torchtune, trl, unsloth; or vllm, to fold a trained adapter."
+        ),
     ] = "peft",
     serve: Annotated[
         str | None,

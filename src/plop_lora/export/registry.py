@@ -7,11 +7,16 @@ from pathlib import Path
 
 from plop_lora.errors import ExportError, OutputError, UsageError, nearest
 from plop_lora.export import (
+    axolotl,
     litgpt,
+    llama_factory,
     mlx_lm,
+    ms_swift,
     nemo_automodel,
     peft,
     torchtune,
+    trl,
+    unsloth,
 )
 from plop_lora.export.serving import Finding, lint, rejections
 from plop_lora.export.target import Loss, Rendered, Target
@@ -21,11 +26,16 @@ from plop_lora.records import Placement
 TARGETS: dict[str, Target] = {
     row.name: row
     for row in (
-        litgpt.TARGET,
-        mlx_lm.TARGET,
-        nemo_automodel.TARGET,
         peft.TARGET,
+        axolotl.TARGET,
+        litgpt.TARGET,
+        llama_factory.TARGET,
+        mlx_lm.TARGET,
+        ms_swift.TARGET,
+        nemo_automodel.TARGET,
         torchtune.TARGET,
+        trl.TARGET,
+        unsloth.TARGET,
     )
 }
 """Name → target of `plop export --to NAME`."""
@@ -61,7 +71,8 @@ class Exported:
     @property
     def summary(self) -> str:
         """One line: what was written, and whether it was read back."""
-        checked = f"read back from {self.target.name}" if self.checked else "not read back"
+        reader = self.target.read_by or self.target.name
+        checked = f"read back from {reader}" if self.checked else "not read back"
         return f"{self.path}: {self.adapters} adapters, {checked}"
 
     @property
