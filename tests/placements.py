@@ -143,7 +143,7 @@ def placed(
         model=describe(model, f"tiny/{model_name}"), strategy="custom", verdict="", choices=(),
         sites=tuple(sites), scaling=scaling, untouched=tuple(untouched), budget=None, seed=0,
         trainable_parameters=sum(site.parameters for site in sites), scores_digest=None,
-        plop_version="0", settings=made,
+        plop_version="0", settings=made, hosts=(),
     )  # fmt: skip
 
 

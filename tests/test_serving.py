@@ -78,7 +78,7 @@ def _base(name: str) -> nn.Module:
     torch.manual_seed(0)
     config = transformers.Qwen3MoeConfig(
         hidden_size=32, intermediate_size=48, moe_intermediate_size=24, num_hidden_layers=2,
-        vocab_size=64, num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_experts=4,
+        vocab_size=96, num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_experts=4,
         num_experts_per_tok=2,
     )  # fmt: skip
     return transformers.Qwen3MoeForCausalLM(config).eval()
