@@ -22,6 +22,7 @@ ORDER = [
     "placement",
     "comparison",
     "reading",
+    "documents",
     "data",
     "scoring",
     "export",

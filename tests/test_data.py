@@ -9,7 +9,8 @@ import pytest
 from conftest import WordTokenizer
 
 import plop_lora as plop
-from plop_lora.data import Document, encode, load_documents, make_batches
+from plop_lora.data import Document, encode, make_batches
+from plop_lora.documents import load_documents
 from plop_lora.errors import DataError, ModelError, UsageError
 
 ROWS = [{"question": f"what is {n}?", "answer": f"it is {n * 2}"} for n in range(10)]
@@ -56,9 +57,9 @@ def test_recognition(tmp_path) -> None:
 
     talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
     cases = [
-        ({"messages": talk, "text": "no"}, Document("hi|yes")),
+        ({"messages": talk, "text": "no"}, Document("hi|yes", rendered=True)),
         ({"prompt": "a", "completion": "b"}, Document("a", "b")),
-        ({"prompt": talk[:1], "completion": talk[1:]}, Document("hi|yes")),
+        ({"prompt": talk[:1], "completion": talk[1:]}, Document("hi|yes", rendered=True)),
         ({"text": "t", "other": "o"}, Document("t")),
         ({"label": 3, "body": "only string"}, Document("only string")),
     ]
@@ -73,8 +74,8 @@ def test_recognition(tmp_path) -> None:
         ({"a": "x", "b": "y"}, {}, r'it has: a, b. Name one with --text, .*"\{a\}\\n\{b\}"'),
         ({"question": "x"}, {"text": "qestion"}, r"no field 'qestion'. Did you mean 'question'"),
         ({"a": "x", "b": "y"}, {"template": "{a} {c}"}, r"no field 'c'. It has: a, b"),
-        ({"text": None}, {}, "All 1 rows of .* have empty text"),
-        ({"text": "  "}, {}, "All 1 rows of .* have empty text"),
+        ({"text": None}, {}, r"No row of .* has text \(rows read: 1\)"),
+        ({"text": "  "}, {}, r"No row of .* has text \(rows read: 1\)"),
         ({"messages": [{"role": "user", "content": "x"}]}, {}, "no chat template"),
     ],
 )
