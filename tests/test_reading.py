@@ -73,7 +73,7 @@ def test_json_that_holds_no_rows(tmp_path, document: str, message: str) -> None:
 @pytest.mark.parametrize("content", ["", " \n \n", "\ufeff"])
 def test_empty_files(tmp_path, name: str, content: str) -> None:
     """Nothing at all, blank lines and a lone byte-order mark are all empty."""
-    with pytest.raises(DataError, match="holds no rows|No row of .* has text"):
+    with pytest.raises(DataError, match=r"holds no rows|No row of .* has text"):
         load_documents(_file(tmp_path, name, content), text="text")
 
 
@@ -178,20 +178,20 @@ def test_nested_fields(tmp_path) -> None:
         load_documents(source, text="answers")
     with pytest.raises(DataError, match=r"row 1: there is no 'x' in 'id\[x\]'"):
         load_documents(source, template="{id[x]}")
-    with pytest.raises(DataError, match="No field of .* holds plain text; it has: id, answers"):
+    with pytest.raises(DataError, match=r"No field of .* holds plain text; it has: id, answers"):
         load_documents(source)
 
 
 def test_templates(tmp_path) -> None:
     source = _file(tmp_path, "a.jsonl", json.dumps({"a.b": "x", "n": 7, "set": ""}))
     assert _texts(source, template="{{{a.b}}} {{n}} {n:03d}") == ["{x} {n} 007"]
-    with pytest.raises(UsageError, match="Cannot read the template '{n'"):
+    with pytest.raises(UsageError, match=r"Cannot read the template '{n'"):
         load_documents(source, template="{n")
     with pytest.raises(UsageError, match="names no field"):
         load_documents(source, template="{} {n}")
-    with pytest.raises(DataError, match="row 1: the template .* does not fit: Unknown format"):
+    with pytest.raises(DataError, match=r"row 1: the template .* does not fit: Unknown format"):
         load_documents(source, template="{a.b:d}")
-    with pytest.raises(DataError, match="No row of .* has text"):
+    with pytest.raises(DataError, match=r"No row of .* has text"):
         load_documents(source, template="{n} {set}")
 
 
