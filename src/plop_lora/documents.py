@@ -10,6 +10,7 @@ import random
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from plop_lora.errors import DataError, UsageError, nearest
@@ -43,7 +44,7 @@ class Documents:
 
 
 def load_documents(
-    source: str,
+    source: str | Path,
     *,
     text: str | None = None,
     template: str | None = None,
@@ -69,6 +70,7 @@ def load_documents(
             no row with text at all.
         UsageError: both `text` and `template`, or a template that cannot be read.
     """
+    source = str(source)
     if samples < 1:
         raise UsageError(f"--samples {samples} is not possible; give 1 or more.")
     rows = list(read_rows(source))

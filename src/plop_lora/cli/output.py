@@ -28,7 +28,9 @@ class Format(enum.StrEnum):
     quiet = "quiet"
 
 
-FormatOption = Annotated[Format, typer.Option("--format", help="What to print on stdout.")]
+FormatOption = Annotated[
+    Format, typer.Option("--format", help="On stdout: table, json, or quiet for nothing.")
+]
 OutputOption = Annotated[
     Path | None, typer.Option("--output", "-o", help="File to write the JSON record to.")
 ]

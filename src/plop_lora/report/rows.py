@@ -64,12 +64,12 @@ def scores_table(scores: Scores) -> Table:
     lines += _missing_lines(scores)
     lines += [f"Note: {note}." for note in scores.notes]
     made = scores.provenance
-    data = short_name(made.data)
-    lines.append(
-        f"{scores.sequences} sequences, {scores.tokens:,} tokens of {data}; {made.dtype} on "
-        f"{made.device}, {made.elapsed_seconds:.1f} s, peak {made.peak_memory_bytes / 2**30:.1f} "
-        "GiB. Low NFN: room for an adapter."
-    )
+    lines += [
+        f"{plural(scores.sequences, 'sequence')}, {scores.tokens:,} tokens of "
+        f"{short_name(made.data)}; {made.dtype} on {made.device}, {made.elapsed_seconds:.1f} s, "
+        f"peak {made.peak_memory_bytes / 2**30:.1f} GiB.",
+        "A low NFN is room for an adapter; ✓ marks what plop place chooses by default.",
+    ]
     columns = (
         TYPE, MODULES, Column("parameters", right=True), NFN, INTERVAL, Column("chosen"),
         Column("by layer", starts=True),
@@ -83,7 +83,7 @@ def _missing_lines(scores: Scores) -> list[str]:
         reasons.setdefault(entry.reason, []).append(entry.parameters)
     total = scores.model.parameters
     return [
-        f"Not measured: {len(sizes)} modules, {count(sum(sizes))} parameters "
+        f"Not measured: {plural(len(sizes), 'module')}, {count(sum(sizes))} parameters "
         f"({sum(sizes) / total:.1%} of the model): {reason}."
         for reason, sizes in reasons.items()
     ]
@@ -107,7 +107,7 @@ def placement_table(placement: Placement) -> Table:
     lines = (
         *_undecided([choice.next.verdict for choice in placement.choices if choice.next]),
         f"Against what was left out: {placement.verdict}.",
-        f"{len(placement.sites)} adapters, {placement.trainable_parameters:,} trainable "
+        f"{plural(len(placement.sites), 'adapter')}, {placement.trainable_parameters:,} trainable "
         f"parameters{budget} ({share:.2%} of the model); {_scaling(placement)}.",
         *(
             f"Forced: {choice.type} is one weight, so {', '.join(choice.forced)} come along."
@@ -216,6 +216,15 @@ def _digits(width: float) -> int:
     while digits < 5 and width < 2 * 10.0**-digits:
         digits += 1
     return digits
+
+
+def plural(number: int, word: str) -> str:
+    """Return a number with its word.
+
+    >>> plural(1, "module"), plural(2, "module")
+    ('1 module', '2 modules')
+    """
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
 
 
 def short_name(name: str) -> str:

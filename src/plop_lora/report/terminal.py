@@ -140,14 +140,15 @@ _PLAIN_LETTERS = str.maketrans(
 )
 
 
-def show(record: Record) -> None:
-    """Print the table to stdout: to a terminal at its width, elsewhere as plain text.
+def printable(text: str) -> str:
+    """Return the text, in ASCII where stdout has no Unicode."""
+    unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+    return text if unicode else text.translate(_PLAIN_LETTERS)
 
-    Where the encoding has no Unicode, ASCII stands for lines, bars and marks.
-    """
-    if not (sys.stdout.encoding or "utf-8").lower().startswith("utf"):
-        print(as_text(record).translate(_PLAIN_LETTERS))
-    elif sys.stdout.isatty():
+
+def show(record: Record) -> None:
+    """Print the table to stdout: with style to a terminal, elsewhere as plain text."""
+    if sys.stdout.isatty() and printable("─") == "─":
         Console().print(as_rich(record))
     else:
-        print(as_text(record))
+        print(printable(as_text(record)))
