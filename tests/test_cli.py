@@ -155,6 +155,13 @@ def test_errors_are_one_line(
     assert sorted(folder.iterdir()) == before
 
 
+def test_a_model_folder_with_a_typing_error(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "my-model").mkdir()
+    code, _, errors = run("score", str(tmp_path / "my-modle"), "--data", PROBLEMS)
+    assert code == 1
+    assert "is not there. Did you mean 'my-model'?" in errors
+
+
 def test_debug_shows_the_traceback(folder: Path) -> None:
     words = ("place", "scores.json", "--top", "9")
     done = plop_command(*words, folder=folder)

@@ -119,6 +119,8 @@ def test_unknown_hub_data_set() -> None:
         load_documents("nobody/nothing-at-all:main:train")
     with pytest.raises(DataError, match="write a hub data set as"):
         load_documents("a:b:c:d")
+    with pytest.raises(DataError, match="write a hub data set as"):
+        load_documents("owner/name::train")
 
 
 def test_hub_names_reach_the_library(monkeypatch) -> None:
@@ -140,6 +142,21 @@ def test_hub_names_reach_the_library(monkeypatch) -> None:
 def test_vocabulary_mismatch(models) -> None:
     with pytest.raises(ModelError, match=r"token number \d+, but the model's embedding has 64"):
         plop.score(models("llama"), WordTokenizer(500), ["some words here"], progress=False)
+
+
+def test_tokenizer_without_a_pad_token(texts) -> None:
+    """GPT-2's and Llama's have none; padding is ours, masked, and any token will do."""
+    import transformers
+
+    from plop_lora.demo import MODEL
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL)
+    with_pad = plop.score(str(MODEL), tokenizer, texts, batch_size=8, progress=False)
+    tokenizer.pad_token = None
+    without = plop.score(str(MODEL), tokenizer, texts, batch_size=1, progress=False)
+    assert [row.type for row in without.types] == [row.type for row in with_pad.types]
+    for one, two in zip(with_pad.types, without.types, strict=True):
+        assert one.nfn == pytest.approx(two.nfn, rel=0.01)
 
 
 def test_zero_tokens(models, tokenizer) -> None:
