@@ -26,7 +26,7 @@ def cli_page() -> str:
     lines = [
         "# Command line",
         "",
-        "Data goes to stdout, all else to stderr. Exit codes: 0 ok, 1 error, 2 usage.",
+        "Data goes to stdout, all else to stderr. Exit codes: 0 ok, 1 error, 2 usage, 130 Ctrl-C.",
         "`plop --debug VERB …` shows the traceback of an error; `plop --install-completion`",
         "installs shell completion; `python -m plop_lora` is the same command.",
     ]
@@ -38,13 +38,13 @@ def cli_page() -> str:
             "",
             sub.help or "",
             "",
-            "| | | |",
+            "| argument or option | meaning | |",
             "|---|---|---|",
         ]
         for parameter in sub.params:
             names = ", ".join(f"`{name}`" for name in parameter.opts + parameter.secondary_opts)
-            default = parameter.default
-            plain = default is not None and type(default) in (int, float, str, bool)
+            default = getattr(parameter.default, "value", parameter.default)
+            plain = isinstance(default, int | float | str | Path) and default is not False
             needed = "required" if parameter.required else f"default `{default}`" if plain else ""
             lines.append(f"| {names} | {getattr(parameter, 'help', '') or ''} | {needed} |")
     return "\n".join(lines) + "\n"

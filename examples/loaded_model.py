@@ -8,7 +8,7 @@ from plop_lora.demo import DATA, MODEL
 
 model = AutoModelForCausalLM.from_pretrained(MODEL)
 tokenizer = AutoTokenizer.from_pretrained(MODEL)
-documents = plop.load_documents(str(DATA / "snippets.jsonl"))
+documents = plop.load_documents(DATA / "snippets.jsonl")
 
 scores = plop.score(model, tokenizer, documents)
 placement = plop.place(scores, budget="1%")

@@ -3,8 +3,8 @@
 import plop_lora as plop
 from plop_lora.demo import DATA, MODEL
 
-problems = plop.load_documents(str(DATA / "problems.jsonl"), text="question")
-snippets = plop.load_documents(str(DATA / "snippets.jsonl"))
+problems = plop.load_documents(DATA / "problems.jsonl", text="question")
+snippets = plop.load_documents(DATA / "snippets.jsonl")
 first = plop.score(str(MODEL), texts=problems)
 second = plop.score(str(MODEL), texts=snippets)
 

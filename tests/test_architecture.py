@@ -24,6 +24,7 @@ ORDER = [
     "placement",
     "comparison",
     "reading",
+    "documents",
     "data",
     "scoring",
     "export",

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 import plop_lora as plop
-from plop_lora.cli import VERBS, app, verb_name
+from plop_lora.cli import VERBS, app, main, verb_name
 from plop_lora.demo import DATA, MODEL
-from plop_lora.errors import PlopError
 
+Run = Callable[..., tuple[int, str, str]]
 PROBLEMS = str(DATA / "problems.jsonl")
 TEMPLATE = "{question}\\n{answer}"
 
@@ -26,6 +32,20 @@ def plop_command(*words: str, folder: Path | None = None) -> subprocess.Complete
         [sys.executable, "-m", "plop_lora", *words],
         capture_output=True, text=True, cwd=folder, env=os.environ | {"COLUMNS": "160"},
     )  # fmt: skip
+
+
+@pytest.fixture
+def run(monkeypatch, capfd) -> Run:
+    """The command line in this process: exit code, stdout, stderr."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["plop", *words])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        output, errors = capfd.readouterr()
+        return stop.value.code, output, errors
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -99,47 +119,166 @@ def test_light_verbs_import_no_torch(folder: Path, words: list[str]) -> None:
         (["score", str(MODEL), "--data", "no.jsonl"], 1, "No data at no.jsonl"),
         (["score", str(MODEL), "--data", PROBLEMS], 1, "it has: question, answer"),
         (["score", str(MODEL), "--data", PROBLEMS, "-o", "."], 1, "it is a folder"),
+        (["score", str(MODEL), "--data", PROBLEMS, "-o", os.devnull], 1, "not a plain file"),
         (["score", str(MODEL), "--data", PROBLEMS, "--batch-size", "x"], 2, "give auto or"),
+        (["score", str(MODEL), "--data", PROBLEMS, "--template", "{a"], 2, "Write fields as"),
+        (["score", str(MODEL), "--data", PROBLEMS, "--samples", "few"], 2, "'--samples'"),
+        (["score", str(MODEL)], 2, "Missing option '--data'. Type plop score --help"),
         (["place", "scores.json", "--top", "9"], 2, "these scores have 7 module types"),
         (["place", "scores.json", "--budget", "9"], 2, "The smallest that works is"),
         (["place", "scores.json", "--strategy", "plopp"], 2, "Did you mean 'plop'"),
+        (["place", "scores.json", "--format", "yaml"], 2, "'table', 'json', 'quiet'"),
+        (["place", "scores.json", "--tpo", "3"], 2, "No such option: --tpo"),
+        (["place"], 2, "Missing argument 'scores'. Type plop place --help"),
         (["place", "absent.json"], 1, "No such file: absent.json"),
         (["place", "text.json"], 1, "not complete JSON"),
+        (["compare", "scores.json"], 2, "Missing argument 'second'"),
+        (["compare", "scores.json", "text.json"], 1, "not complete JSON"),
         (["export", "scores.json", "-o", "x"], 1, "a 'placement' record is needed here"),
-        (["score", str(MODEL)], 2, "Missing option '--data'"),
+        (["demo", "-o", "text.json"], 1, "Cannot write text.json/problems.json"),
         (["scor"], 2, "No such command 'scor'"),
     ],
     ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else "",
 )
-def test_errors_are_one_line(folder: Path, words: list[str], code: int, message: str) -> None:
-    """What, where, what next; no traceback, nothing on stdout, no file left."""
+def test_errors_are_one_line(
+    folder: Path, run: Run, monkeypatch, words: list[str], code: int, message: str
+) -> None:
+    """What, where, what next; no traceback, no box, nothing on stdout, no file left."""
     (folder / "text.json").write_text("not json")
     before = sorted(folder.iterdir())
-    here = Path.cwd()
-    os.chdir(folder)
-    try:
-        if code == 2 and ("Missing" in message or "No such" in message):
-            done = plop_command(*words, folder=folder)
-            assert done.returncode == code
-            assert message in done.stderr
-        else:
-            with pytest.raises(PlopError) as error:
-                CliRunner().invoke(app, words, catch_exceptions=False)
-            assert error.value.exit_code == code
-            assert message in str(error.value)
-            assert "\n" not in str(error.value)
-    finally:
-        os.chdir(here)
+    monkeypatch.chdir(folder)
+    returned, output, errors = run(*words)
+    assert (returned, output) == (code, "")
+    assert errors.startswith("Error: ")
+    assert errors.count("\n") == 1
+    assert message in errors
     assert sorted(folder.iterdir()) == before
 
 
-def test_the_process_turns_errors_into_exit_codes(folder: Path) -> None:
-    done = plop_command("place", "scores.json", "--top", "9", folder=folder)
+def test_a_model_folder_with_a_typing_error(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "my-model").mkdir()
+    code, _, errors = run("score", str(tmp_path / "my-modle"), "--data", PROBLEMS)
+    assert code == 1
+    assert "is not there. Did you mean 'my-model'?" in errors
+
+
+def test_debug_shows_the_traceback(folder: Path) -> None:
+    words = ("place", "scores.json", "--top", "9")
+    done = plop_command(*words, folder=folder)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("Error: --top 9")
-    assert done.stderr.count("\n") == 1
-    done = plop_command("--debug", "place", "scores.json", "--top", "9", folder=folder)
+    done = plop_command("--debug", *words, folder=folder)
     assert "Traceback" in done.stderr
+
+
+def test_a_fault_of_ours_is_one_line_too(folder: Path, run: Run, monkeypatch) -> None:
+    """A user cannot mend a bug, but must learn how to report it."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("a fault\nof two lines")
+
+    monkeypatch.setattr("plop_lora.comparison.compare", broken)
+    scores = str(folder / "scores.json")
+    code, _, errors = run("compare", scores, scores)
+    assert code == 1
+    assert errors.startswith("Error: unexpected KeyError")
+    assert "plop --debug" in errors
+    assert errors.count("\n") == 1
+
+
+def _score_words(*more: str) -> tuple[str, ...]:
+    return ("score", str(MODEL), "--data", PROBLEMS, "--text", "question", "--samples", "3", *more)
+
+
+def test_output_is_checked_before_the_forward(run: Run, tmp_path: Path, monkeypatch) -> None:
+    """An hour of scoring must not end at a folder without permission."""
+
+    def refuse(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    def forward(*_: object, **__: object) -> None:
+        raise AssertionError("the forward ran")
+
+    monkeypatch.setattr(importlib.import_module("plop_lora.scoring.score"), "measure", forward)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    code, output, errors = run(*_score_words("-o", str(tmp_path / "new" / "scores.json")))
+    assert (code, output) == (1, "")
+    assert "Permission denied. Choose a path that you may write with -o" in errors
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_full_disk_after_the_forward_loses_nothing(
+    run: Run, tmp_path: Path, monkeypatch, times: int
+) -> None:
+    """The record goes to the folder for temporary files, or to stdout if that is full too."""
+    left = [errno.ENOSPC] * times
+    real = os.fsync
+
+    def full(handle: int) -> None:
+        if left:
+            raise OSError(left.pop(), "No space left on device")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    target = tmp_path / "deep" / "scores.json"
+    code, output, errors = run(*_score_words("-o", str(target)))
+    assert code == 1
+    assert f"Cannot write {target}: the disk is full" in errors
+    assert not target.exists()
+    if times == 1:
+        (rescued,) = tmp_path.glob("plop-scores-*.json")
+        assert str(rescued) in errors
+        assert plop.Scores.load(rescued).sequences == 3
+    else:
+        assert plop.Scores.from_dict(json.loads(output)).sequences == 3
+
+
+def test_ctrl_c_in_the_forward(run: Run, tmp_path: Path, monkeypatch) -> None:
+    """One line, the shell's exit code for a stop, and no file, whole or half."""
+
+    def wait(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+
+    monkeypatch.setattr(importlib.import_module("plop_lora.scoring.score"), "measure", wait)
+    code, output, errors = run(*_score_words("-o", str(tmp_path / "scores.json")))
+    assert (code, output) == (130, "")
+    assert errors.strip() == "Stopped. No half-written file is left."
+    assert not list(tmp_path.iterdir())
+
+
+def test_stdout_that_goes_away(folder: Path) -> None:
+    """`plop place scores.json | head -1` ends without a complaint; a full disk is one line."""
+    command = f"{sys.executable} -m plop_lora place scores.json --format json"
+    done = subprocess.run(
+        ["bash", "-c", f"{command} | head -c 1"], capture_output=True, text=True, cwd=folder
+    )
+    assert (done.stdout, done.stderr) == ("{", "")
+    if Path("/dev/full").exists():
+        done = subprocess.run(
+            ["bash", "-c", f"{command} > /dev/full"], capture_output=True, text=True, cwd=folder
+        )
+        assert done.returncode == 1
+        assert "No space left" in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_terminals_without_unicode(folder: Path, encoding: str) -> None:
+    """Bars, dashes and ticks must not end a run; JSON is UTF-8 everywhere."""
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-m", "plop_lora", "place", "scores.json", "--format"]
+    table, document = (
+        subprocess.run([*command, form], capture_output=True, cwd=folder, env=environment)
+        for form in ("table", "json")
+    )
+    assert table.returncode == 0, table.stderr
+    text = table.stdout.decode(encoding)
+    assert "?" not in text
+    assert ("───" in text) == (encoding == "utf-8")
+    assert json.loads(document.stdout.decode())["kind"] == "placement"
 
 
 def test_no_file_after_a_failed_score(tmp_path: Path) -> None:
@@ -160,8 +299,13 @@ def test_no_file_after_a_failed_score(tmp_path: Path) -> None:
     assert not (tmp_path / "scores.json").exists()
 
 
-def test_version() -> None:
-    assert plop_command("--version").stdout == f"plop-lora {plop.__version__}\n"
+def test_version_help_and_completion(run: Run) -> None:
+    assert run("--version") == (0, f"plop-lora {plop.__version__}\n", "")
+    code, output, _ = run()
+    assert code == 0
+    assert all(verb_name(verb) in output for verb in VERBS)
+    done = plop_command("--show-completion", "bash")
+    assert "complete -o default -F _plop_completion plop" in done.stdout
 
 
 def test_every_verb_has_help_and_docs() -> None:

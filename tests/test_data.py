@@ -9,7 +9,8 @@ import pytest
 from conftest import WordTokenizer
 
 import plop_lora as plop
-from plop_lora.data import Document, encode, load_documents, make_batches
+from plop_lora.data import Document, encode, make_batches
+from plop_lora.documents import load_documents
 from plop_lora.errors import DataError, ModelError, UsageError
 
 ROWS = [{"question": f"what is {n}?", "answer": f"it is {n * 2}"} for n in range(10)]
@@ -56,9 +57,9 @@ def test_recognition(tmp_path) -> None:
 
     talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
     cases = [
-        ({"messages": talk, "text": "no"}, Document("hi|yes")),
+        ({"messages": talk, "text": "no"}, Document("hi|yes", rendered=True)),
         ({"prompt": "a", "completion": "b"}, Document("a", "b")),
-        ({"prompt": talk[:1], "completion": talk[1:]}, Document("hi|yes")),
+        ({"prompt": talk[:1], "completion": talk[1:]}, Document("hi|yes", rendered=True)),
         ({"text": "t", "other": "o"}, Document("t")),
         ({"label": 3, "body": "only string"}, Document("only string")),
     ]
@@ -73,8 +74,8 @@ def test_recognition(tmp_path) -> None:
         ({"a": "x", "b": "y"}, {}, r'it has: a, b. Name one with --text, .*"\{a\}\\n\{b\}"'),
         ({"question": "x"}, {"text": "qestion"}, r"no field 'qestion'. Did you mean 'question'"),
         ({"a": "x", "b": "y"}, {"template": "{a} {c}"}, r"no field 'c'. It has: a, b"),
-        ({"text": None}, {}, "All 1 rows of .* have empty text"),
-        ({"text": "  "}, {}, "All 1 rows of .* have empty text"),
+        ({"text": None}, {}, r"No row of .* has text \(rows read: 1\)"),
+        ({"text": "  "}, {}, r"No row of .* has text \(rows read: 1\)"),
         ({"messages": [{"role": "user", "content": "x"}]}, {}, "no chat template"),
     ],
 )
@@ -118,6 +119,8 @@ def test_unknown_hub_data_set() -> None:
         load_documents("nobody/nothing-at-all:main:train")
     with pytest.raises(DataError, match="write a hub data set as"):
         load_documents("a:b:c:d")
+    with pytest.raises(DataError, match="write a hub data set as"):
+        load_documents("owner/name::train")
 
 
 def test_hub_names_reach_the_library(monkeypatch) -> None:
@@ -139,6 +142,21 @@ def test_hub_names_reach_the_library(monkeypatch) -> None:
 def test_vocabulary_mismatch(models) -> None:
     with pytest.raises(ModelError, match=r"token number \d+, but the model's embedding has 96"):
         plop.score(models("llama"), WordTokenizer(500), ["some words here"], progress=False)
+
+
+def test_tokenizer_without_a_pad_token(texts) -> None:
+    """GPT-2's and Llama's have none; padding is ours, masked, and any token will do."""
+    import transformers
+
+    from plop_lora.demo import MODEL
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL)
+    with_pad = plop.score(str(MODEL), tokenizer, texts, batch_size=8, progress=False)
+    tokenizer.pad_token = None
+    without = plop.score(str(MODEL), tokenizer, texts, batch_size=1, progress=False)
+    assert [row.type for row in without.types] == [row.type for row in with_pad.types]
+    for one, two in zip(with_pad.types, without.types, strict=True):
+        assert one.nfn == pytest.approx(two.nfn, rel=0.01)
 
 
 def test_zero_tokens(models, tokenizer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import subprocess
@@ -10,10 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from plop_lora.demo import DATA, MODEL
+import plop_lora as plop
+from plop_lora.demo import DATA, MODEL, TASKS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def problems() -> plop.Scores:
+    """What `plop demo` scores first."""
+    documents = plop.load_documents(DATA / "problems.jsonl", **TASKS["problems"])
+    return plop.score(str(MODEL), texts=documents, progress=False)
 
 
 def test_readme_starts_with_the_two_commands() -> None:
@@ -38,6 +47,30 @@ def test_readme_shell_block(tmp_path) -> None:
             capture_output=True, text=True, cwd=tmp_path,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md", "docs/explanation.md"])
+def test_printed_scores_are_the_bundled_models(page: str, problems) -> None:
+    """A table in the documentation that no longer comes out of the program misleads."""
+    text = (ROOT / page).read_text()
+    for row in problems.types:
+        if page == "docs/explanation.md":
+            printed = re.search(rf"^\| `{row.type}` \| ([\d.]+) \|", text, re.MULTILINE)
+        else:
+            printed = re.search(rf"^{row.type} .*? [kM]  ([\d.]+) ", text, re.MULTILINE)
+        assert float(printed[1]) == pytest.approx(row.nfn, abs=2e-3)
+
+
+def test_losses_of_the_bundled_model_are_those_of_its_training() -> None:
+    page = (ROOT / "docs" / "demo-model.md").read_text()
+    training = json.loads((MODEL / "training.json").read_text())
+    for name, losses in training["held_out_nats_per_token"].items():
+        cells = " | ".join(f"{loss:.2f}" for loss in losses.values())
+        assert f"| {name} | {cells} |" in page
+    assert f"{training['steps']} steps" in page
+    for entry in (training["curve"][0], training["curve"][-1]):
+        row = [entry["minutes"], entry["step"], f"{entry['train']:.2f}", f"{entry['held_out']:.2f}"]
+        assert "| " + " | ".join(map(str, row)) + " |" in page
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.stem)

@@ -117,6 +117,25 @@ def test_unwritable_paths_are_found_early(tmp_path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
+def test_special_targets_are_refused_or_kept(scores, tmp_path, monkeypatch) -> None:
+    """Renaming over a device would replace it; over a link would cut it off from its file."""
+    with pytest.raises(OutputError, match="not a plain file"):
+        check_writable(Path(os.devnull))
+    real = tmp_path / "real.json"
+    real.write_text("old")
+    real.chmod(0o600)
+    link = tmp_path / "link.json"
+    link.symlink_to(real)
+    check_writable(link)
+    scores.save(link)
+    assert link.is_symlink()
+    assert Scores.load(real) == scores
+    assert real.stat().st_mode & 0o777 == 0o600
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(OutputError, match="it is read-only"):
+        check_writable(real)
+
+
 def test_records_print_and_render(scores) -> None:
     placement = plop.place(scores)
     for record in (scores, placement, plop.compare(scores, scores)):

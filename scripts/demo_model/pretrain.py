@@ -31,7 +31,7 @@ CHARACTERS = {"problems": 9_000_000, "stories": 7_000_000, "snippets": 4_000_000
 VOCABULARY = 2048
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] | capitalize }}: "
-    "{{ message['content'] }}\n{% endfor %}"
+    "{{ message['content'] or '' }}\n{% endfor %}"
     "{% if add_generation_prompt %}Assistant: {% endif %}"
 )
 

@@ -19,7 +19,7 @@ from plop_lora._version import __version__
 
 if TYPE_CHECKING:
     from plop_lora.comparison import compare
-    from plop_lora.data import Documents, load_documents
+    from plop_lora.documents import Documents, load_documents
     from plop_lora.errors import PlopError
     from plop_lora.export.imported import import_adapter
     from plop_lora.placement import STRATEGIES, place
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "STRATEGIES": "placement",
     "Comparison": "records",
-    "Documents": "data",
+    "Documents": "documents",
     "Placement": "records",
     "PlopError": "errors",
     "Scores": "records",
     "compare": "comparison",
     "import_adapter": "export.imported",
-    "load_documents": "data",
+    "load_documents": "documents",
     "place": "placement",
     "score": "scoring",
 }

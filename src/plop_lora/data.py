@@ -1,9 +1,8 @@
-"""From any data set to masked batches: rows → documents → token sequences → batches.
+"""From documents to masked batches: documents → token sequences → batches.
 
-Rows come from a local file or a hub data set; documents are the rows' text, found by field,
-template or recognition; sequences are tokenised and named by a hash, so that the same text is
-the same sequence in every file; batches are right-padded and sorted by length. Padding is masked
-here and never counted later.
+Sequences are tokenised and named by a hash, so that the same text is the same sequence in every
+file; batches are right-padded and sorted by length. Padding is masked here and never counted
+later.
 
 Does not know about models beyond their vocabulary and number of positions.
 Shape letters: B batch, T token.
@@ -12,34 +11,25 @@ Shape letters: B batch, T token.
 from __future__ import annotations
 
 import hashlib
-import random
-import string
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from plop_lora.errors import DataError, ModelError, UsageError, nearest
-from plop_lora.reading import Row, read_rows
+from plop_lora.documents import Document, Documents
+from plop_lora.errors import DataError, ModelError
 
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """The text of one row; `target` is the decoder's part for encoder-decoder models."""
-
-    text: str
-    target: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Documents:
-    """Sampled documents, with what was passed over on the way."""
-
-    source: str
-    items: tuple[Document, ...]
-    rows: int
-    skipped: int
+__all__ = [
+    "Batch",
+    "Document",
+    "Documents",
+    "TokenSequence",
+    "encode",
+    "fingerprint",
+    "make_batches",
+    "ready_batches",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,129 +63,6 @@ class Batch:
 
     def _by_row(self, value: Any) -> bool:
         return isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == len(self.names)
-
-
-def load_documents(
-    source: str,
-    *,
-    text: str | None = None,
-    template: str | None = None,
-    chat: Callable[[Any], str] | None = None,
-    samples: int = 200,
-    seed: int = 0,
-) -> Documents:
-    r"""Read a data set and draw a sample of its documents.
-
-    Args:
-        source: a local file (.jsonl .json .csv .parquet .txt) or a hub data set,
-            `name`, `name:split` or `name:config:split`.
-        text: field that holds the text.
-        template: text with fields in braces, `"{question}\n{answer}"`.
-        chat: renders the `messages` of a row, usually the tokenizer's chat template.
-        samples: documents to draw without replacement; all of them if there are fewer.
-        seed: of the draw.
-
-    Raises:
-        DataError: no such data, an empty file, a missing field, no row with text.
-        UsageError: both `text` and `template`.
-    """
-    if samples < 1:
-        raise UsageError(f"--samples {samples} is not possible; give 1 or more.")
-    rows = list(read_rows(source))
-    if not rows:
-        raise DataError(f"{source} holds no rows. Give a file with at least one.")
-    read = _reader(rows, source, text, template, chat)
-    found = [document for row in rows if (document := read(row)) is not None]
-    if not found:
-        raise DataError(
-            f"All {len(rows)} rows of {source} have empty text, so there is nothing to score."
-        )
-    order = random.Random(seed).sample(range(len(found)), min(samples, len(found)))
-    items = tuple(found[index] for index in sorted(order))
-    return Documents(source, items, len(rows), len(rows) - len(found))
-
-
-# --------------------------------------------------------------------------- documents
-
-
-def _reader(
-    rows: Sequence[Row],
-    source: str,
-    text: str | None,
-    template: str | None,
-    chat: Callable[[Any], str] | None,
-) -> Callable[[Row], Document | None]:
-    """Return what turns a row into a document, or into None where it has no text."""
-    fields = list(dict.fromkeys(field for row in rows for field in row))
-    if text is not None and template is not None:
-        raise UsageError("Give --text or --template, not both.")
-    if text is not None:
-        _demand([text], fields, source)
-        return lambda row: _document(row.get(text))
-    if template is not None:
-        names = [name for _, name, _, _ in string.Formatter().parse(template) if name]
-        if not names:
-            raise UsageError(f"The template {template!r} names no field; write {{field}}.")
-        _demand(names, fields, source)
-        return lambda row: _from_template(template, names, row)
-    return _recognise(rows, fields, source, chat)
-
-
-def _recognise(
-    rows: Sequence[Row], fields: list[str], source: str, chat: Callable[[Any], str] | None
-) -> Callable[[Row], Document | None]:
-    if "messages" in fields:
-        if chat is None:
-            raise DataError(
-                f"{source} holds chats ('messages'), but the tokenizer has no chat template. "
-                "Name another field with --text, or use a tokenizer with a template."
-            )
-        return lambda row: _document(chat(row["messages"]) if row.get("messages") else None)
-    if {"prompt", "completion"} <= set(fields):
-        return lambda row: _pair(row, chat)
-    if "text" in fields:
-        return lambda row: _document(row.get("text"))
-    columns = [field for field in fields if any(isinstance(row.get(field), str) for row in rows)]
-    if len(columns) == 1:
-        return lambda row: _document(row.get(columns[0]))
-    example = "\\n".join(f"{{{field}}}" for field in columns or fields)
-    raise DataError(
-        f"Cannot tell which field of {source} is the text; it has: {', '.join(fields)}. "
-        f'Name one with --text, or join several with --template "{example}".'
-    )
-
-
-def _demand(names: Iterable[str], fields: list[str], source: str) -> None:
-    for name in names:
-        if name not in fields:
-            raise DataError(
-                f"{source} has no field {name!r}.{nearest(name, fields)} "
-                f"It has: {', '.join(fields)}."
-            )
-
-
-def _document(value: Any) -> Document | None:
-    if value is None or not str(value).strip():
-        return None
-    return Document(str(value))
-
-
-def _from_template(template: str, names: list[str], row: Row) -> Document | None:
-    values = {name: row.get(name) for name in names}
-    if any(_document(value) is None for value in values.values()):
-        return None
-    return Document(template.format(**values))
-
-
-def _pair(row: Row, chat: Callable[[Any], str] | None) -> Document | None:
-    prompt, completion = row.get("prompt"), row.get("completion")
-    if not prompt or not completion:
-        return None
-    if isinstance(prompt, str) and isinstance(completion, str):
-        return Document(prompt, target=completion)
-    if chat is None:
-        raise DataError("Prompts are chats, but the tokenizer has no chat template.")
-    return Document(chat([*prompt, *completion]))
 
 
 # --------------------------------------------------------------------------- sequences
@@ -233,8 +100,11 @@ def encode(
         whole = document.text
         if document.target is not None and not encoder_decoder:
             whole += document.target
-        tokens = _token_numbers(tokenizer, whole)
-        target = _token_numbers(tokenizer, document.target or whole) if encoder_decoder else None
+        special = not document.rendered
+        tokens = _token_numbers(tokenizer, whole, special)
+        target = None
+        if encoder_decoder:
+            target = _token_numbers(tokenizer, document.target or whole, special)
         if not tokens or target == []:
             dropped += 1
             continue
@@ -252,9 +122,11 @@ def encode(
     return sequences, truncated, dropped
 
 
-def _token_numbers(tokenizer: Any, text: str) -> list[int]:
+def _token_numbers(tokenizer: Any, text: str, special: bool) -> list[int]:
+    # JSON can hold half of a surrogate pair, which no tokenizer reads: it becomes "?".
+    text = text.encode(errors="replace").decode()
     # verbose=False: the tokenizer's warning about long texts is ours to give, once, as a note.
-    return list(tokenizer(text, verbose=False)["input_ids"])
+    return list(tokenizer(text, verbose=False, add_special_tokens=special)["input_ids"])
 
 
 def _check_vocabulary(
@@ -270,7 +142,7 @@ def _check_vocabulary(
 
 
 def _name(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:12]
 
 
 def fingerprint(names: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,21 +24,22 @@ def atomic_file(path: Path) -> Iterator[IO[str]]:
 
     The text goes to a temporary file in the same folder, is synced, and then renamed. Whatever
     ends the block early (an exception, Ctrl-C, a full disk) leaves an older file untouched and
-    no temporary file behind.
+    no temporary file behind. A link is followed, an older file's permissions are kept.
 
     Raises:
         OutputError: the folder or the file cannot be written, or the disk is full.
     """
     temporary: str | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent, text=True)
+        target = Path(os.path.realpath(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=target.parent, text=True)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        os.chmod(temporary, _mode(target))
+        os.replace(temporary, target)
         temporary = None
     except OSError as error:
         raise OutputError(_write_failure(path, error)) from error
@@ -45,6 +47,15 @@ def atomic_file(path: Path) -> Iterator[IO[str]]:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def _mode(path: Path) -> int:
+    """Return the permissions of an older file there, or those of a new file."""
+    if path.exists():
+        return stat.S_IMODE(path.stat().st_mode)
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 @contextlib.contextmanager
@@ -93,11 +104,18 @@ def check_writable(path: Path) -> None:
     """Refuse an output path now, before the work whose result it should hold.
 
     Raises:
-        OutputError: `path` is a folder, or the nearest existing folder above it takes no file.
+        OutputError: `path` is a folder, a device or a read-only file, or the nearest existing
+            folder above it takes no file.
     """
     if path.is_dir():
         raise OutputError(f"Cannot write {path}: it is a folder. Give a file name inside it.")
-    folder = path.absolute().parent
+    if path.exists() and not path.is_file():
+        raise OutputError(
+            f"Cannot write {path}: it is not a plain file. To print a record, use --format json."
+        )
+    if path.exists() and not os.access(path, os.W_OK):
+        raise OutputError(f"Cannot write {path}: it is read-only. Choose another path with -o.")
+    folder = Path(os.path.realpath(path)).parent
     while not folder.exists():
         folder = folder.parent
     try:

@@ -1,14 +1,16 @@
 """The command line: one file per verb. Data on stdout, all else on stderr.
 
-Exit codes: 0 ok, 1 error, 2 usage. Importing this package imports no torch; every verb imports
-its step when it runs.
+Exit codes: 0 ok, 1 error, 2 usage, 130 stopped with Ctrl-C. Importing this package imports no
+torch; every verb imports its step when it runs.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
 
 import typer
 
@@ -17,13 +19,16 @@ from plop_lora.cli.compare import compare
 from plop_lora.cli.demo import demo
 from plop_lora.cli.export import export
 from plop_lora.cli.import_ import import_
+from plop_lora.cli.output import interruptible
 from plop_lora.cli.place import place
 from plop_lora.cli.score import score
 from plop_lora.errors import PlopError
 
+# typer exports the class of a wrong value, whose parent is that of every wrong word on the line.
+UsageProblem: Any = typer.BadParameter.__mro__[1]
+
 app = typer.Typer(
     help="Where should LoRA adapters go? Score a model, place adapters, export for your trainer.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
@@ -36,7 +41,7 @@ def verb_name(verb: Callable[..., None]) -> str:
 
 
 for verb in VERBS:
-    app.command(verb_name(verb))(verb)
+    app.command(verb_name(verb))(interruptible(verb))
 
 
 def _version(wanted: bool) -> None:
@@ -45,8 +50,9 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _options(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
     version: Annotated[
         bool,
@@ -54,21 +60,54 @@ def _options(
     ] = False,
 ) -> None:
     """Read the options that stand before the verb."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit
 
 
 def main() -> None:
-    """Run the command line; turn our errors into one line and an exit code."""
+    """Run the command line; turn every error into one line and an exit code."""
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
+    _survive_narrow_encodings()
+    with contextlib.nullcontext() if debug else _one_line():
+        code = app(prog_name="plop", standalone_mode=False)
+        sys.stdout.flush()
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
     try:
-        app(prog_name="plop")
+        yield
     except PlopError as error:
-        if debug:
-            raise
-        typer.echo(f"Error: {error}", err=True)
-        raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        typer.echo("Stopped. No file was changed.", err=True)
-        raise SystemExit(130) from None
+        _fail(str(error), error.exit_code)
+    except UsageProblem as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "plop"
+        _fail(f"{error.format_message().rstrip('.')}. Type {command} --help for more.", 2)
+    except BrokenPipeError:
+        # The reader, such as head, has seen enough; Python would complain once more at its end.
+        sys.stdout = io.StringIO()
+        raise SystemExit(1) from None
+    except OSError as error:
+        _fail(f"{error}. The system refused; check the disk, the path and your rights.", 1)
+    except Exception as error:
+        first = (str(error).strip().splitlines() or ["no message"])[0]
+        _fail(
+            f"unexpected {type(error).__name__}: {first} "
+            "This is a fault of plop-lora: run the same with plop --debug and report what it says.",
+            1,
+        )
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(f"Error: {' '.join(message.split())}", err=True)
+    raise SystemExit(code) from None
+
+
+def _survive_narrow_encodings() -> None:
+    """Print "?" for what a terminal without Unicode cannot show, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

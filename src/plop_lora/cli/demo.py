@@ -15,5 +15,6 @@ def demo(
 ) -> None:
     """Score the bundled model, place adapters, export, and load the result into real PEFT."""
     from plop_lora.demo import run
+    from plop_lora.report.terminal import printable
 
-    run(output, echo=lambda text: typer.echo(text))
+    run(output, echo=lambda text: typer.echo(printable(text)))

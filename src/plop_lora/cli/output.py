@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import functools
+import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ParamSpec
 
 import typer
 
+from plop_lora.errors import OutputError
 from plop_lora.files import check_writable
 from plop_lora.records import Record
+
+P = ParamSpec("P")
 
 
 class Format(enum.StrEnum):
@@ -20,7 +28,9 @@ class Format(enum.StrEnum):
     quiet = "quiet"
 
 
-FormatOption = Annotated[Format, typer.Option("--format", help="What to print on stdout.")]
+FormatOption = Annotated[
+    Format, typer.Option("--format", help="On stdout: table, json, or quiet for nothing.")
+]
 OutputOption = Annotated[
     Path | None, typer.Option("--output", "-o", help="File to write the JSON record to.")
 ]
@@ -32,15 +42,62 @@ def check(path: Path | None) -> None:
         check_writable(path)
 
 
+def waiting(what: str, form: Format) -> contextlib.AbstractContextManager[Any]:
+    """Say on stderr, in a terminal only, what the user is waiting for."""
+    if form is Format.quiet or not sys.stderr.isatty():
+        return contextlib.nullcontext()
+    from rich.console import Console
+
+    return Console(stderr=True).status(what)
+
+
 def finish(record: Record, path: Path | None, form: Format) -> None:
     """Save the record, then print it."""
     if path is not None:
-        record.save(path)
+        _save(record, path)
     if form is Format.json:
-        typer.echo(record.to_json())
+        print_json(record.to_json())
     elif form is Format.table:
         from plop_lora.report.terminal import show
 
         show(record)
     if path is not None and form is not Format.quiet:
         typer.echo(f"Wrote {path}", err=True)
+
+
+def _save(record: Record, path: Path) -> None:
+    """Save the record; where that fails after the work is done, keep it elsewhere and say so."""
+    try:
+        record.save(path)
+    except OutputError as error:
+        name = f"plop-{record.kind}-{record.digest()[:8]}.json"
+        try:
+            rescued = record.save(Path(tempfile.gettempdir()) / name)
+        except OutputError:
+            print_json(record.to_json())
+            raise OutputError(f"{error} The record went to stdout instead.") from error
+        raise OutputError(f"{error} The record is kept in {rescued}.") from error
+
+
+def print_json(document: str) -> None:
+    """Print one JSON document; JSON is UTF-8 whatever the terminal speaks."""
+    sys.stdout.flush()
+    binary = getattr(sys.stdout, "buffer", None)
+    if binary is None:
+        typer.echo(document)
+    else:
+        binary.write(document.encode() + b"\n")
+
+
+def interruptible(verb: Callable[P, None]) -> Callable[P, None]:
+    """Let Ctrl-C end a verb with one line and exit code 130."""
+
+    @functools.wraps(verb)
+    def run(*arguments: P.args, **options: P.kwargs) -> None:
+        try:
+            verb(*arguments, **options)
+        except KeyboardInterrupt:
+            typer.echo("Stopped. No half-written file is left.", err=True)
+            raise typer.Exit(130) from None
+
+    return run

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from typing import Annotated, Any
 
 import typer
 
-from plop_lora.cli.output import Format, FormatOption, OutputOption, check, finish
+from plop_lora.cli.output import Format, FormatOption, OutputOption, check, finish, waiting
 from plop_lora.errors import UsageError
+from plop_lora.reading import read_rows
 
 
 def score(
@@ -39,21 +42,20 @@ def score(
     """Score every module type of MODEL on unlabelled DATA, with forward passes only."""
     check(output)
     size = _batch_size(batch_size)
-    from plop_lora.data import load_documents
+    read_rows(data)  # a path that is not there is found before torch is loaded
+    from plop_lora.documents import load_documents
     from plop_lora.scoring import score as run
-    from plop_lora.scoring.loading import load_tokenizer, quiet_loading
 
-    quiet_loading()
-    _model_first(model)
-    tokenizer = load_tokenizer(model)
-    documents = load_documents(
-        data,
-        text=text,
-        template=None if template is None else template.replace("\\n", "\n"),
-        chat=_chat(tokenizer),
-        samples=samples,
-        seed=seed,
-    )
+    with waiting(f"loading the tokenizer of {model} and {data}", form):
+        tokenizer = _tokenizer(model)
+        documents = load_documents(
+            data,
+            text=text,
+            template=None if template is None else template.replace("\\n", "\n"),
+            chat=_chat(tokenizer),
+            samples=samples,
+            seed=seed,
+        )
     scores = run(
         model,
         tokenizer,
@@ -79,14 +81,18 @@ def _batch_size(text: str) -> int | None:
     return int(text)
 
 
-def _model_first(model: str) -> None:
-    """Refuse a path that cannot be a model before anything is asked of the hub."""
-    from plop_lora.scoring.loading import check_name
+def _tokenizer(model: str) -> Any:
+    """Load it; a path that cannot be a model is refused before anything is asked of the hub."""
+    from plop_lora.scoring.loading import check_name, load_tokenizer, quiet_loading
 
+    quiet_loading()
+    # The hub's client tells of each retry; what comes of them is ours to tell.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     check_name(model)
+    return load_tokenizer(model)
 
 
 def _chat(tokenizer: Any) -> Any:
     if not getattr(tokenizer, "chat_template", None):
         return None
-    return lambda messages: tokenizer.apply_chat_template(messages, tokenize=False)
+    return functools.partial(tokenizer.apply_chat_template, tokenize=False)

@@ -68,10 +68,10 @@ def run(folder: Path, *, echo: Callable[[str], None] = print) -> Placement:
 
 
 def _score(task: str) -> Scores:
-    from plop_lora.data import load_documents
+    from plop_lora.documents import load_documents
     from plop_lora.scoring import score
 
-    documents = load_documents(str(DATA / f"{task}.jsonl"), **TASKS[task])  # type: ignore[arg-type]
+    documents = load_documents(DATA / f"{task}.jsonl", **TASKS[task])  # type: ignore[arg-type]
     return score(str(MODEL), texts=documents)
 
 

@@ -13,13 +13,31 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True, slots=True)
+class Column:
+    """A heading; `right` aligns right, `starts` allows a cut before it where space is short."""
+
+    name: str
+    right: bool = False
+    starts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
-    """A title, columns (a leading `>` aligns right), rows, and lines that follow."""
+    """A title, columns, rows of as many cells, and lines that follow."""
 
     title: str
-    columns: tuple[str, ...]
+    columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
     lines: tuple[str, ...]
+
+
+TYPE = Column("type")
+MODULES = Column("modules", right=True)
+NFN = Column("NFN")
+INTERVAL = Column("95 % interval")
+DIFFERENCE = Column("difference")
+VERDICT = Column("verdict")
+UNDECIDED_MEANS = "Undecided: the interval holds 0, so these texts do not separate the two."
 
 
 def scores_table(scores: Scores) -> Table:
@@ -46,13 +64,17 @@ def scores_table(scores: Scores) -> Table:
     lines += _missing_lines(scores)
     lines += [f"Note: {note}." for note in scores.notes]
     made = scores.provenance
-    lines.append(
-        f"{scores.sequences} sequences, {scores.tokens:,} tokens of {made.data}; {made.dtype} on "
-        f"{made.device}, {made.elapsed_seconds:.1f} s, peak {made.peak_memory_bytes / 2**30:.1f} "
-        "GiB. Low NFN: room for an adapter."
-    )
-    columns = ("type", ">modules", ">parameters", ">NFN", ">95 % interval", "chosen", "by layer")
-    return Table(f"NFN of {scores.model.name}", columns, rows, tuple(lines))
+    lines += [
+        f"{plural(scores.sequences, 'sequence')}, {scores.tokens:,} tokens of "
+        f"{short_name(made.data)}; {made.dtype} on {made.device}, {made.elapsed_seconds:.1f} s, "
+        f"peak {made.peak_memory_bytes / 2**30:.1f} GiB.",
+        "A low NFN is room for an adapter; ✓ marks what plop place chooses by default.",
+    ]
+    columns = (
+        TYPE, MODULES, Column("parameters", right=True), NFN, INTERVAL, Column("chosen"),
+        Column("by layer", starts=True),
+    )  # fmt: skip
+    return Table(f"NFN of {short_name(scores.model.name)}", columns, rows, tuple(lines))
 
 
 def _missing_lines(scores: Scores) -> list[str]:
@@ -64,7 +86,7 @@ def _missing_lines(scores: Scores) -> list[str]:
         kind.setdefault(entry.reason, []).append(entry.parameters)
     total = scores.model.parameters
     lines = [
-        f"Not measured: {len(sizes)} weights, {count(sum(sizes))} parameters "
+        f"Not measured: {plural(len(sizes), 'weight')}, {count(sum(sizes))} parameters "
         f"({sum(sizes) / total:.1%} of the model): {reason}."
         for reason, sizes in missed.items()
     ]
@@ -90,8 +112,9 @@ def placement_table(placement: Placement) -> Table:
     share = placement.trainable_parameters / placement.model.parameters
     budget = "" if placement.budget is None else f" of a budget of {placement.budget:,}"
     lines = (
+        *_undecided([choice.next.verdict for choice in placement.choices if choice.next]),
         f"Against what was left out: {placement.verdict}.",
-        f"{len(placement.sites)} adapters, {placement.trainable_parameters:,} trainable "
+        f"{plural(len(placement.sites), 'adapter')}, {placement.trainable_parameters:,} trainable "
         f"parameters{budget} ({share:.2%} of the model); {_scaling(placement)}.",
         *(
             f"Forced along: {', '.join(choice.forced)}, since {choice.type} is one weight."
@@ -101,10 +124,10 @@ def placement_table(placement: Placement) -> Table:
         *(f"Note: {note}." for note in placement.notes),
     )
     columns = (
-        "type", ">modules", ">NFN", ">95 % interval", ">rank", ">trainable",
-        "next type", ">difference", ">95 % interval", "verdict",
+        TYPE, MODULES, NFN, INTERVAL, Column("rank", right=True), Column("trainable", right=True),
+        Column("next type", starts=True), DIFFERENCE, INTERVAL, VERDICT,
     )  # fmt: skip
-    title = f"Placement for {placement.model.name}, strategy {placement.strategy}"
+    title = f"Placement for {short_name(placement.model.name)}, strategy {placement.strategy}"
     return Table(title, columns, rows, lines)
 
 
@@ -127,7 +150,16 @@ def _ranks(choice: Choice) -> str:
 def _gap(gap: Gap | None) -> tuple[str, str, str, str]:
     if gap is None:
         return "none", "", "", ""
-    return (gap.other, *difference(gap.difference, gap.low, gap.high), gap.verdict)
+    return (gap.other, *difference(gap.difference, gap.low, gap.high), _word(gap.verdict))
+
+
+def _word(verdict: str) -> str:
+    """Return the verdict without its advice, which a line below the table gives once."""
+    return verdict.partition(",")[0]
+
+
+def _undecided(verdicts: Sequence[str]) -> list[str]:
+    return [UNDECIDED_MEANS] if any(_word(text) == "undecided" for text in verdicts) else []
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -138,7 +170,7 @@ def comparison_table(comparison: Comparison) -> Table:
             f"{row.first:.3f}",
             f"{row.second:.3f}",
             *difference(row.difference, row.low, row.high),
-            row.verdict,
+            _word(row.verdict),
         )
         for row in comparison.types
     )
@@ -149,20 +181,21 @@ def comparison_table(comparison: Comparison) -> Table:
         else f"intervals paired over {comparison.paired_sequences} sequences"
     )
     order = "undefined" if tau is None else f"{tau:.2f}"
-    lines = [f"Kendall tau of the type order: {order}; {pairing}."]
-    for name, only in (
-        (comparison.first, comparison.only_first),
-        (comparison.second, comparison.only_second),
-    ):
+    lines = _undecided([row.verdict for row in comparison.types])
+    lines.append(f"Kendall tau of the type order: {order}; {pairing}.")
+    first, second = short_name(comparison.first), short_name(comparison.second)
+    for name, only in ((first, comparison.only_first), (second, comparison.only_second)):
         if only:
             lines.append(f"Only in {name}: {', '.join(only)}.")
     lines += [f"Note: {note}" for note in comparison.notes]
-    columns = ("type", f">{comparison.first}", f">{comparison.second}", ">difference",
-               ">95 % interval", "verdict")  # fmt: skip
+    columns = (
+        TYPE, Column(first), Column(second),
+        Column(DIFFERENCE.name, starts=True), INTERVAL, VERDICT,
+    )  # fmt: skip
     return Table("NFN compared, second minus first", columns, rows, tuple(lines))
 
 
-# --------------------------------------------------------------------------- digits
+# --------------------------------------------------------------------------- cells
 
 
 def value_and_interval(
@@ -190,6 +223,25 @@ def _digits(width: float) -> int:
     while digits < 5 and width < 2 * 10.0**-digits:
         digits += 1
     return digits
+
+
+def plural(number: int, word: str) -> str:
+    """Return a number with its word.
+
+    >>> plural(1, "module"), plural(2, "module")
+    ('1 module', '2 modules')
+    """
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+
+
+def short_name(name: str) -> str:
+    """Return a hub id as it is, and the last two parts of a longer path.
+
+    >>> short_name("Qwen/Qwen3-0.6B"), short_name("/home/me/models/mine")
+    ('Qwen/Qwen3-0.6B', '…/models/mine')
+    """
+    parts = name.rstrip("/").split("/")
+    return name if len(parts) < 3 else "…/" + "/".join(parts[-2:])
 
 
 def count(number: int) -> str:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import html
 import io
-from typing import Any
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
 
-from rich.console import Console, Group
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -14,6 +18,7 @@ from plop_lora.records import Comparison, Placement, Record, Scores
 from plop_lora.report.rows import Table, comparison_table, placement_table, scores_table
 
 PLAIN_WIDTH = 120
+GAP = 2
 
 
 def table_of(record: Record) -> Table:
@@ -32,43 +37,118 @@ def table_of(record: Record) -> Table:
 
 
 def as_rich(record: Record) -> Group:
-    """Return the record as a rich renderable."""
+    """Return the record as a rich renderable that fits itself to the width it is given."""
     table = table_of(record)
-    drawn = RichTable(title=table.title, title_justify="left", title_style="bold")
-    for column in table.columns:
-        right = column.startswith(">")
-        drawn.add_column(
-            column.removeprefix(">"),
-            justify="right" if right else "left",
-            overflow="fold",
-            no_wrap="interval" in column,
-        )
+    title = Text(table.title, style="bold")
+    lines = (Text(line) for line in table.lines)
+    return Group(title, Text(), _Fitted(table), Text(), *lines)
+
+
+class _Fitted:
+    """A table, cut into pieces below each other where it is too wide.
+
+    Each piece repeats the first column. Folding cells would break names and numbers instead.
+    """
+
+    def __init__(self, table: Table) -> None:
+        """Keep the rows; the width is known when they are drawn."""
+        self.table = table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield one rich table per piece."""
+        for order, columns in enumerate(_pieces(self.table, options.max_width)):
+            if order:
+                yield Text()
+            yield _draw(self.table, columns)
+
+
+def _pieces(table: Table, width: int) -> list[list[int]]:
+    """Return the columns of each piece, cut only where a column says that it may start one."""
+    groups: list[list[int]] = []
+    for order, column in enumerate(table.columns):
+        if column.starts or not groups:
+            groups.append([])
+        groups[-1].append(order)
+    pieces = [groups[0]]
+    for group in groups[1:]:
+        if _width(table, pieces[-1] + group) <= width:
+            pieces[-1] = pieces[-1] + group
+        else:
+            pieces.append([0, *group])
+    return pieces
+
+
+def _width(table: Table, columns: Sequence[int]) -> int:
+    widths = [
+        max(cell_len(text) for text in (table.columns[i].name, *(row[i] for row in table.rows)))
+        for i in columns
+    ]
+    return sum(widths) + GAP * (len(widths) - 1)
+
+
+def _draw(table: Table, columns: Sequence[int]) -> RichTable:
+    drawn = RichTable(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0)
+    )
+    for order in columns:
+        column = table.columns[order]
+        drawn.add_column(column.name, justify="right" if column.right else "left", overflow="fold")
     for row in table.rows:
-        drawn.add_row(*(Text(cell) for cell in row))
-    return Group(drawn, *(Text(line) for line in table.lines))
+        drawn.add_row(*(Text(row[order]) for order in columns))
+    return drawn
 
 
-def as_text(record: Record) -> str:
-    """Return the table as plain text, without colours."""
+def as_text(record: Record, width: int | None = None) -> str:
+    """Return the table as plain text, without colours.
+
+    Args:
+        record: what to draw.
+        width: columns; the terminal's if left out, and 120 where there is none.
+    """
     buffer = io.StringIO()
-    console = Console(file=buffer, width=PLAIN_WIDTH, color_system=None)
+    console = Console(file=buffer, width=width or _terminal_width(), color_system=None)
     console.print(as_rich(record))
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
 
 
+def _terminal_width() -> int:
+    return shutil.get_terminal_size((PLAIN_WIDTH, 40)).columns
+
+
 def as_html(record: Record) -> str:
-    """Return the table as an HTML fragment; every cell is escaped."""
+    """Return the table as an HTML fragment; every cell is escaped, no colour is set."""
     table = table_of(record)
-    heads = "".join(f"<th>{html.escape(name.removeprefix('>'))}</th>" for name in table.columns)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-        for row in table.rows
+    sides = [f' style="text-align:{"right" if c.right else "left"}"' for c in table.columns]
+
+    def cells(tag: str, texts: Iterable[str]) -> str:
+        pairs = zip(sides, texts, strict=True)
+        return "".join(f"<{tag}{side}>{html.escape(text)}</{tag}>" for side, text in pairs)
+
+    head = cells("th", (column.name for column in table.columns))
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in table.rows)
+    lines = "<br>".join(html.escape(line) for line in table.lines)
+    return (
+        f"<p><b>{html.escape(table.title)}</b></p>"
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{lines}</p>"
     )
-    lines = "".join(f"<p>{html.escape(line)}</p>" for line in table.lines)
-    caption = f"<caption>{html.escape(table.title)}</caption>"
-    return f"<table>{caption}<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>{lines}"
 
 
-def show(record: Record, console: Any = None) -> None:
-    """Print the table to stdout, or to the given console."""
-    (console or Console()).print(as_rich(record))
+# Bars become digits from 1 to 8.
+_PLAIN_LETTERS = str.maketrans(
+    {"─": "-", "–": "-", "…": "...", "✓": "x", "‖": "|"}
+    | {bar: str(height) for height, bar in enumerate("▁▂▃▄▅▆▇█", start=1)}
+)
+
+
+def printable(text: str) -> str:
+    """Return the text, in ASCII where stdout has no Unicode."""
+    unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+    return text if unicode else text.translate(_PLAIN_LETTERS)
+
+
+def show(record: Record) -> None:
+    """Print the table to stdout: with style to a terminal, elsewhere as plain text."""
+    if sys.stdout.isatty() and printable("─") == "─":
+        Console().print(as_rich(record))
+    else:
+        print(printable(as_text(record)))

@@ -1,0 +1,66 @@
+"""Tables fit where they are shown, and never break a name or a number."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from conftest import make_batch
+
+import plop_lora as plop
+from plop_lora.report.rows import short_name
+from plop_lora.report.terminal import as_html, as_text
+
+
+@pytest.fixture(scope="module", params=["llama", "bert", "t5"])
+def records(request, models) -> list[plop.Scores]:
+    scores = plop.score(models(request.param), batches=[make_batch(request.param)], progress=False)
+    return [scores, plop.place(scores), plop.compare(scores, scores)]
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_tables_fit_the_width(records, width: int) -> None:
+    """At 80 columns a folded table cut `down_proj` into three lines."""
+    names = set(records[0].type_names())
+    chosen = {choice.type for choice in records[1].choices}
+    for record in records:
+        lines = as_text(record, width).splitlines()
+        assert max(map(len, lines)) <= width
+        first_words = {line.split(" ")[0] for line in lines if line}
+        assert (chosen if record is records[1] else names) <= first_words
+
+
+def test_a_wide_place_keeps_one_table(records) -> None:
+    for record in records:
+        heads = [line for line in as_text(record, 200).splitlines() if line.startswith("type ")]
+        assert len(heads) == 1
+
+
+def test_cells_are_the_same_in_every_form(records) -> None:
+    """A notebook and a terminal must not disagree."""
+    row = records[0].types[0]
+    for form in (as_text(records[0], 200), as_html(records[0])):
+        assert row.type in form
+        assert f"{row.nfn:.3f}" in form
+        assert f"{row.low:.3f}–{row.high:.3f}" in form
+
+
+def test_html_is_escaped(scores) -> None:
+    """A model's name may hold anything; a notebook must not run it."""
+    model = dataclasses.replace(scores.model, name="<script>alert(1)</script>")
+    html = as_html(dataclasses.replace(scores, model=model))
+    assert "<script>" not in html
+    assert "&lt;script&gt;" in html
+
+
+def test_undecided_is_explained_once(records) -> None:
+    text = as_text(records[2], 120)
+    assert text.count("undecided") == len(records[2].types)
+    assert text.count("the interval holds 0") == 1
+
+
+def test_short_names() -> None:
+    assert short_name("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B"
+    assert short_name("openai/gsm8k:main:train") == "openai/gsm8k:main:train"
+    assert short_name("/a/very/long/path/model/") == "…/path/model"
+    assert short_name("scores.json") == "scores.json"
