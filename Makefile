@@ -14,13 +14,15 @@ demo: $(CORE)
 test: $(DEV)
 	$(BIN)/python -m pytest
 
-# The exports against the trainers' own parsers, in an environment of their own.
-trainers: $(DEV)
-	$(BIN)/python -m venv $(TRAINERS)
+# The exports against the trainers' own parsers, in environments of their own beside ours.
+trainers: trainers-family trainers-native
+
+trainers-%: $(DEV) tests/trainers/%.txt
+	$(PYTHON) -m venv $(TRAINERS)/$*
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-		> $$($(TRAINERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/core.pth
-	$(TRAINERS)/bin/python -m pip install --quiet --no-deps --disable-pip-version-check -r tests/trainers.txt
-	PYTHONPATH=src DISABLE_VERSION_CHECK=1 $(TRAINERS)/bin/python -m pytest tests/test_export_family.py tests/test_export_native.py
+		> $$($(TRAINERS)/$*/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth
+	$(TRAINERS)/$*/bin/python -m pip install --quiet --no-deps --disable-pip-version-check -r tests/trainers/$*.txt
+	PYTHONPATH=src DISABLE_VERSION_CHECK=1 $(TRAINERS)/$*/bin/python -m pytest tests/test_export_$*.py
 
 check: $(DEV)
 	$(BIN)/ruff check .

@@ -483,7 +483,7 @@ def test_real_mlx_lm(placed, types, layers) -> None:
     [
         ("gpt2", "gpt2", {"n_ctx": 64}),
         ("neox", "gpt_neox", {"rotary_emb_base": 1e4, "rotary_pct": 0.25}),
-        ("qwen", "qwen3", {"head_dim": 8}),
+        ("qwen", "qwen3", {"head_dim": 10}),
     ],
 )
 def test_real_mlx_lm_families(name, model_type, extra, layers) -> None:
