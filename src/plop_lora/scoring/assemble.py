@@ -22,8 +22,8 @@ from plop_lora.records import (
     SiteScore,
     TypeScore,
 )
+from plop_lora.scoring.collect import Measured
 from plop_lora.scoring.loading import describe
-from plop_lora.scoring.memory import Measured
 from plop_lora.scoring.probe import Floats
 from plop_lora.scoring.sites import NEVER_RAN, UNASSIGNABLE, Site, SiteMap
 from plop_lora.statistics import ratio_estimate, type_estimate

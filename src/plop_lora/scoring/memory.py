@@ -11,37 +11,18 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from plop_lora.data import Batch
-from plop_lora.errors import DataError, MeasurementError
+from plop_lora.errors import MeasurementError
+from plop_lora.scoring.collect import Collector, Measured, Part
 from plop_lora.scoring.experts import experts_measured
-from plop_lora.scoring.probe import Floats, Layout, Probe, attach
+from plop_lora.scoring.probe import Layout, Probe, attach
 from plop_lora.scoring.sites import Site
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Measured:
-    """Sums and counts per row and sequence, columns in the order of `names` (sorted).
-
-    Site i has the rows `starts[i]` to `starts[i + 1]`: one, or one per expert. `alone` says that
-    sequences went one at a time, because some module mixes those of a batch.
-    """
-
-    names: tuple[str, ...]
-    sums_RN: Floats
-    counts_RN: Floats
-    starts: tuple[int, ...]
-    tokens: int
-    unassignable: frozenset[int]
-    halvings: int
-    alone: bool
 
 
 class _HeadReachedError(Exception):
@@ -72,56 +53,46 @@ def measure(
         DataError: there is no batch.
     """
     device = next(model.parameters()).device
-    parts: list[_Part] = []
-    halvings, alone = 0, False
-    with evaluating(model), _body(model, sites) as forward:
-        with (
-            attach(sites, device=device, baseline=baseline, seed=seed) as probe,
-            experts_measured(sites, probe),
-        ):
-            for batch in batches:
-                pending = _rows(batch) if alone else [batch]
-                while pending:
-                    current = pending.pop()
-                    try:
-                        part = _measure_batch(forward, probe, current, device)
-                    except Exception as error:
-                        if not _out_of_memory(error):
-                            raise
-                        pending += reversed(_halved(current, error))
-                        halvings += 1
-                        continue
-                    if probe.unassignable and current.can_split():
-                        probe.unassignable.clear()
-                        pending += _rows(current)
-                        alone = True
-                        continue
-                    parts.append(part)
-                    advance(len(current.names))
-    if not parts:
-        raise DataError("There is no batch to score. Give at least one text or batch.")
-    names = [name for part in parts for name in part.names]
-    order = np.argsort(np.array(names), kind="stable")
-    return Measured(
-        names=tuple(names[index] for index in order),
-        sums_RN=np.concatenate([part.sums_RB for part in parts], axis=1)[:, order],
-        counts_RN=np.concatenate([part.counts_RB for part in parts], axis=1)[:, order],
-        starts=probe.starts,
-        tokens=sum(part.tokens for part in parts),
-        unassignable=frozenset(probe.unassignable),
-        halvings=halvings,
-        alone=alone,
-    )
+    with (
+        evaluating(model),
+        _body(model, sites) as forward,
+        attach(sites, device=device, baseline=baseline, seed=seed) as probe,
+        experts_measured(sites, probe),
+    ):
+        collector = Collector(probe)
+        for batch in batches:
+            for part in _fitting(forward, collector, batch, device):
+                collector.add(part)
+                advance(len(part.names))
+    return collector.result()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Part:
-    """What one batch gave: sums and counts [R, B], and its tokens."""
+def _fitting(
+    forward: Callable[..., None], collector: Collector, batch: Batch, device: torch.device
+) -> Iterator[Part]:
+    """Measure a batch in as many pieces as memory and the model need.
 
-    names: tuple[str, ...]
-    sums_RB: Floats
-    counts_RB: Floats
-    tokens: int
+    A piece that does not fit is halved. Where a module mixes the sequences of a batch, this batch
+    and all that follow go row by row.
+    """
+    probe = collector.probe
+    pending = _rows(batch) if collector.alone else [batch]
+    while pending:
+        current = pending.pop()
+        try:
+            part = _measure_batch(forward, probe, current, device)
+        except Exception as error:
+            if not _out_of_memory(error):
+                raise
+            pending += reversed(_halved(current, error))
+            collector.halvings += 1
+            continue
+        if probe.unassignable and current.can_split():
+            probe.unassignable.clear()
+            pending += _rows(current)
+            collector.alone = True
+            continue
+        yield part
 
 
 def _rows(batch: Batch) -> list[Batch]:
@@ -133,7 +104,7 @@ def _rows(batch: Batch) -> list[Batch]:
 
 def _measure_batch(
     forward: Callable[..., None], probe: Probe, batch: Batch, device: torch.device
-) -> _Part:
+) -> Part:
     inputs = {
         key: value.to(device) if isinstance(value, torch.Tensor) else value
         for key, value in batch.inputs.items()
@@ -156,7 +127,7 @@ def _measure_batch(
             "positions (try a smaller --max-length), or the tokenizer is not the model's own."
         ) from error
     sums_RB, counts_RB = probe.finish()
-    return _Part(batch.names, sums_RB, counts_RB, counted)
+    return Part(batch.names, sums_RB, counts_RB, counted)
 
 
 _MASKS = ("attention_mask", "decoder_attention_mask")

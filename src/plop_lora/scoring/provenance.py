@@ -1,0 +1,65 @@
+"""Where a score came from and what it took."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import resource
+import sys
+from collections import Counter
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import nn
+
+from plop_lora._version import __version__
+from plop_lora.data import fingerprint
+from plop_lora.records import Provenance
+from plop_lora.scoring.collect import Measured
+
+_VERSIONED = ("torch", "transformers", "numpy")
+
+
+def provenance_of(
+    source: str,
+    measured: Measured,
+    model: nn.Module,
+    *,
+    seed: int,
+    baseline: str,
+    settings: dict[str, Any],
+    elapsed: float,
+) -> Provenance:
+    """Return the provenance of a measurement of `model` on `source`."""
+    device, dtype = _kind(model)
+    return Provenance(
+        data=source,
+        data_fingerprint=fingerprint(measured.names),
+        plop_version=__version__,
+        versions={"python": platform.python_version()}
+        | {package: metadata.version(package) for package in _VERSIONED},
+        dtype=str(dtype).removeprefix("torch."),
+        device=str(device),
+        seed=seed,
+        baseline=baseline,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        elapsed_seconds=round(elapsed, 3),
+        peak_memory_bytes=_peak_memory(device),
+        settings=settings,
+    )
+
+
+def _kind(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Return the device and the floating dtype of most of a model's parameters."""
+    sizes: Counter[torch.dtype] = Counter()
+    for parameter in model.parameters():
+        sizes[parameter.dtype] += parameter.numel()
+    return next(model.parameters()).device, sizes.most_common(1)[0][0]
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
