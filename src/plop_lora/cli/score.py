@@ -37,6 +37,9 @@ def score(
         list[str] | None, typer.Option(help="Leave out modules or types; repeatable.")
     ] = None,
     baseline: Annotated[str, typer.Option(help="analytic or monte_carlo.")] = "analytic",
+    engine: Annotated[
+        str, typer.Option(help="auto, memory, or stream: block by block from disk.")
+    ] = "auto",
     form: FormatOption = Format.table,
 ) -> None:
     """Score every module type of MODEL on unlabelled DATA, with forward passes only."""
@@ -68,6 +71,7 @@ def score(
         include=include or (),
         exclude=exclude or (),
         baseline=baseline,
+        engine=engine,
         progress=form is not Format.quiet,
     )
     finish(scores, output, form)

@@ -16,12 +16,13 @@ from plop_lora.scoring.probe import Floats, Probe
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """What one batch gave: sums and counts [R, B], and its tokens."""
+    """What one batch gave: sums and counts [R, B], its tokens, and the sites it cannot speak of."""
 
     names: tuple[str, ...]
     sums_RB: Floats
     counts_RB: Floats
     tokens: int
+    unassignable: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,7 +30,8 @@ class Measured:
     """Sums and counts per row and sequence, columns in the order of `names` (sorted).
 
     Site i has the rows `starts[i]` to `starts[i + 1]`: one, or one per expert. `alone` says that
-    sequences went one at a time, because some module mixes those of a batch.
+    sequences went one at a time, because some module mixes those of a batch. `engine` is the one
+    that ran, and `notes` says why where it is not the one that was asked for.
     """
 
     names: tuple[str, ...]
@@ -40,6 +42,8 @@ class Measured:
     unassignable: frozenset[int]
     halvings: int
     alone: bool
+    engine: str = "memory"
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -71,7 +75,7 @@ class Collector:
             counts_RN=_joined(part.counts_RB for part in self.parts)[:, order],
             starts=self.probe.starts,
             tokens=sum(part.tokens for part in self.parts),
-            unassignable=frozenset(self.probe.unassignable),
+            unassignable=frozenset().union(*(part.unassignable for part in self.parts)),
             halvings=self.halvings,
             alone=self.alone,
         )

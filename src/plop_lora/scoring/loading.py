@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
-from plop_lora.errors import ModelError, UsageError, nearest
+from plop_lora.errors import ModelError, PlopError, UsageError, nearest
 from plop_lora.records import ModelReference
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -34,10 +34,9 @@ def load_model(name: str, *, device: str = "auto", dtype: str = "auto") -> nn.Mo
         ModelError: no such model, or it cannot be loaded.
         UsageError: an unknown device or dtype.
     """
-    if dtype not in DTYPES:
-        raise UsageError(f"There is no dtype {dtype!r}. Allowed: {', '.join(DTYPES)}.")
-    target = _device(device)
-    with _explained(name, "model"):
+    check_dtype(dtype)
+    target = device_named(device)
+    with explained(name, "model"):
         config = AutoConfig.from_pretrained(name)
         declared = getattr(transformers, (config.architectures or [""])[0], AutoModel)
         wanted = dtype if dtype == "auto" else getattr(torch, dtype)
@@ -55,7 +54,7 @@ def load_skeleton(name: str) -> nn.Module:
         ModelError: no such model, or transformers does not know it.
     """
     check_name(name)
-    with _explained(name, "model"):
+    with explained(name, "model"):
         config = AutoConfig.from_pretrained(name)
         declared = getattr(transformers, (config.architectures or [""])[0], None)
         with torch.device("meta"):
@@ -69,14 +68,17 @@ def load_tokenizer(name: str) -> Any:
     Raises:
         ModelError: there is none at that name.
     """
-    with _explained(name, "tokenizer"):
+    with explained(name, "tokenizer"):
         return AutoTokenizer.from_pretrained(name)
 
 
 @contextlib.contextmanager
-def _explained(name: str, what: str) -> Iterator[None]:
+def explained(name: str, what: str) -> Iterator[None]:
+    """Turn what transformers raises about a model or tokenizer into a `ModelError` that helps."""
     try:
         yield
+    except PlopError:
+        raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         path = Path(name)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -90,7 +92,12 @@ def _explained(name: str, what: str) -> Iterator[None]:
         ) from error
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """Return a device by its name; `auto` is an accelerator if there is one.
+
+    Raises:
+        UsageError: there is no such device here.
+    """
     if name == "auto":
         accelerator = torch.accelerator.current_accelerator()
         return accelerator or torch.device("cpu")
@@ -103,6 +110,22 @@ def _device(name: str) -> torch.device:
             "Use --device auto or --device cpu."
         ) from error
     return device
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model, of which parts may be without weights."""
+    loaded = (parameter.device for parameter in model.parameters() if not parameter.is_meta)
+    return next(loaded, torch.device("cpu"))
+
+
+def check_dtype(dtype: str) -> None:
+    """Refuse a dtype that models cannot be loaded in.
+
+    Raises:
+        UsageError: it is none of `DTYPES`.
+    """
+    if dtype not in DTYPES:
+        raise UsageError(f"There is no dtype {dtype!r}. Allowed: {', '.join(DTYPES)}.")
 
 
 def describe(model: nn.Module, name: str | None = None) -> ModelReference:

@@ -55,7 +55,7 @@ def measure(
     device = next(model.parameters()).device
     with (
         evaluating(model),
-        _body(model, sites) as forward,
+        body_of(model, sites) as forward,
         attach(sites, device=device, baseline=baseline, seed=seed) as probe,
         experts_measured(sites, probe),
     ):
@@ -76,35 +76,39 @@ def _fitting(
     and all that follow go row by row.
     """
     probe = collector.probe
-    pending = _rows(batch) if collector.alone else [batch]
+    pending = rows_of(batch)[::-1] if collector.alone else [batch]
     while pending:
         current = pending.pop()
         try:
-            part = _measure_batch(forward, probe, current, device)
+            part = measure_batch(forward, probe, current, device)
         except Exception as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
-            pending += reversed(_halved(current, error))
+            pending += reversed(halved(current, error))
             collector.halvings += 1
             continue
-        if probe.unassignable and current.can_split():
-            probe.unassignable.clear()
-            pending += _rows(current)
+        if part.unassignable and current.can_split():
+            pending += reversed(rows_of(current))
             collector.alone = True
             continue
         yield part
 
 
-def _rows(batch: Batch) -> list[Batch]:
-    """Return a batch row by row, the first row last, where its tensors allow it."""
+def rows_of(batch: Batch) -> list[Batch]:
+    """Return a batch row by row, where its tensors allow it."""
     if not batch.can_split():
         return [batch]
-    return [batch.part(row, row + 1) for row in reversed(range(len(batch.names)))]
+    return [batch.part(row, row + 1) for row in range(len(batch.names))]
 
 
-def _measure_batch(
+def measure_batch(
     forward: Callable[..., None], probe: Probe, batch: Batch, device: torch.device
 ) -> Part:
+    """Run one batch under the probe.
+
+    Raises:
+        MeasurementError: the model refuses the batch, or a site saw NaN or infinity.
+    """
     inputs = {
         key: value.to(device) if isinstance(value, torch.Tensor) else value
         for key, value in batch.inputs.items()
@@ -126,8 +130,8 @@ def _measure_batch(
             f"The model refused a batch: {error}. Either a text is longer than the model has "
             "positions (try a smaller --max-length), or the tokenizer is not the model's own."
         ) from error
-    sums_RB, counts_RB = probe.finish()
-    return Part(batch.names, sums_RB, counts_RB, counted)
+    sums_RB, counts_RB, unassignable = probe.finish()
+    return Part(batch.names, sums_RB, counts_RB, counted, unassignable)
 
 
 _MASKS = ("attention_mask", "decoder_attention_mask")
@@ -151,7 +155,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _body(model: nn.Module, sites: Sequence[Site]) -> Iterator[Callable[..., None]]:
+def body_of(model: nn.Module, sites: Sequence[Site]) -> Iterator[Callable[..., None]]:
     """Yield what runs the model up to its output head, or all of it where a site needs that.
 
     Most models keep the body under `base_model`. Where they do not (T5), the full model runs and
@@ -183,13 +187,19 @@ def _body(model: nn.Module, sites: Sequence[Site]) -> Iterator[Callable[..., Non
             handle.remove()
 
 
-def _out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, of the host or of a device, is full."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
-def _halved(batch: Batch, error: Exception) -> tuple[Batch, Batch]:
+def halved(batch: Batch, error: BaseException) -> tuple[Batch, Batch]:
+    """Return both halves of a batch that did not fit.
+
+    Raises:
+        MeasurementError: it cannot be halved.
+    """
     if not batch.can_split():
         raise MeasurementError(
             "A single sequence, or a batch that cannot be split, does not fit in memory. Use a "

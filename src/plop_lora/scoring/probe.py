@@ -78,19 +78,36 @@ class Routing:
         return self.experts_S * len(self.mask_BT) + self.tokens_S // self.mask_BT.shape[1]
 
 
+@dataclass(slots=True, eq=False)
+class Tally:
+    """What an open batch has added up to: sums and counts [R, B] on the device.
+
+    `order` lists the sites as they ran, `unassignable` those whose rows nobody can tell apart,
+    and `last` the newest input with its row norms.
+    """
+
+    layout: Layout
+    sums_RB: torch.Tensor
+    counts_RB: torch.Tensor
+    order: list[int] = field(default_factory=list)
+    unassignable: set[int] = field(default_factory=set)
+    last: tuple[weakref.ref[torch.Tensor], torch.Tensor] | None = None
+
+
 @dataclass
 class Probe:
-    """What the hooks write to; `begin` and `finish` frame one batch."""
+    """What the hooks write to; `begin` and `finish` frame one batch.
+
+    The hooks write to the tally in `current`. An engine that has several batches under way
+    changes it whenever another batch takes its turn.
+    """
 
     sites: Sequence[Site]
     device: torch.device
     baseline: str
     seed: int
-    unassignable: set[int] = field(default_factory=set)
+    current: Tally | None = None
     _gains: dict[int, torch.Tensor] = field(default_factory=dict)
-    _layout: Layout | None = None
-    _order: list[int] = field(default_factory=list)
-    _last: tuple[weakref.ref[torch.Tensor], torch.Tensor] | None = None
 
     def __post_init__(self) -> None:
         """Give each site its rows of the buffer."""
@@ -102,53 +119,57 @@ class Probe:
         return slice(self.starts[index], self.starts[index + 1])
 
     def begin(self, layout: Layout) -> None:
-        """Clear the buffers for a batch of `layout.size` sequences."""
+        """Open a tally for a batch of `layout.size` sequences."""
         shape = (self.starts[-1], layout.size)
-        self._layout = layout
-        self._order = []
-        self._last = None
-        self._sums_RB = torch.zeros(shape, dtype=torch.float32, device=self.device)
-        self._counts_RB = torch.zeros(shape, dtype=torch.float32, device=self.device)
+        sums_RB = torch.zeros(shape, dtype=torch.float32, device=self.device)
+        self.current = Tally(layout, sums_RB, torch.zeros_like(sums_RB))
 
-    def finish(self) -> tuple[Floats, Floats]:
-        """Move the batch's sums and counts, both [R, B], to the host in one transfer.
+    def finish(self) -> tuple[Floats, Floats, frozenset[int]]:
+        """Close the current tally.
+
+        Returns:
+            Its sums and counts, both [R, B], moved to the host in one transfer, and the sites
+            whose rows could not be assigned to sequences.
 
         Raises:
             MeasurementError: a site saw NaN or infinity; the first in forward order is named.
         """
-        both = torch.stack([self._sums_RB, self._counts_RB]).cpu().double().numpy()
-        self._layout, self._last = None, None
+        tally, self.current = self.current, None
+        assert tally is not None
+        both = torch.stack([tally.sums_RB, tally.counts_RB]).cpu().double().numpy()
         broken = ~np.isfinite(both[0]).all(axis=1)
         if broken.any():
-            first = next(index for index in self._order if broken[self.rows_of(index)].any())
+            first = next(index for index in tally.order if broken[self.rows_of(index)].any())
             raise MeasurementError(
                 f"{self.sites[first].name} produced NaN or infinity, so nothing after it means "
                 "anything. If the model runs in float16 or bfloat16, score it with "
                 "--dtype float32; if that does not help, its weights are damaged."
             )
-        return both[0], both[1]
+        return both[0], both[1], frozenset(tally.unassignable)
 
     def hook(self, indices: Sequence[int]) -> Hook:
         """Return the forward hook of a module that holds the sites at `indices`."""
 
         def record(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-            if self._layout is None:
+            tally = self.current
+            if tally is None:
                 return
             features = arguments[0] if arguments else None
             tokens_BT = None
             if isinstance(features, torch.Tensor):
                 if not features.is_floating_point():
                     features = features.unsqueeze(-1)
-                tokens_BT = self._layout.tokens_of(features)
+                tokens_BT = tally.layout.tokens_of(features)
             if features is None or tokens_BT is None:
-                self.unassignable.update(indices)
+                tally.unassignable.update(indices)
                 return
-            self._add(indices, features, output, tokens_BT)
+            self._add(tally, indices, features, output, tokens_BT)
 
         return record
 
     def _add(
         self,
+        tally: Tally,
         indices: Sequence[int],
         features: torch.Tensor,
         output: Any,
@@ -157,7 +178,7 @@ class Probe:
         operator = self.sites[indices[0]].operator
         assert operator is not None
         rows_NO, bias_O = operator.product(features, output)
-        inputs_N = self._input_norms(features)
+        inputs_N = _input_norms(tally, features)
         # `!= 0` keeps NaN, which must be seen; a zero input has no direction and no NFN.
         valid_BT = tokens_BT & (inputs_N.view(tokens_BT.shape) != 0)
         counts_B = valid_BT.sum(dim=1)
@@ -170,29 +191,15 @@ class Probe:
             norms_N = part_norms(rows_NO, bias_O, part)
             ratios_BT = (norms_N / (inputs_N * self._gains[index])).view(tokens_BT.shape)
             row = self.starts[index]
-            self._order.append(index)
-            self._sums_RB[row] += torch.where(valid_BT, ratios_BT, 0.0).sum(dim=1)
-            self._counts_RB[row] += counts_B
-
-    def _input_norms(self, features: torch.Tensor) -> torch.Tensor:
-        """Return the row norms of an input, once for the modules that share the tensor.
-
-        Token numbers stand for one-hot features, of norm 1. Only a weak reference is kept: the
-        probe must not prolong the life of an activation.
-        """
-        if not features.is_floating_point():
-            return torch.ones(features.numel(), device=features.device)
-        if self._last is not None and self._last[0]() is features:
-            return self._last[1]
-        norms_N = row_norms(features.reshape(-1, features.shape[-1]))
-        self._last = (weakref.ref(features), norms_N)
-        return norms_N
+            tally.order.append(index)
+            tally.sums_RB[row] += torch.where(valid_BT, ratios_BT, 0.0).sum(dim=1)
+            tally.counts_RB[row] += counts_B
 
     def routing(
         self, hidden_TH: torch.Tensor, experts_S: torch.Tensor, tokens_S: torch.Tensor
     ) -> Routing | None:
         """Return where routed pairs go: token numbers count the rows of `hidden_TH`."""
-        mask_BT = None if self._layout is None else self._layout.tokens_of(hidden_TH)
+        mask_BT = None if self.current is None else self.current.layout.tokens_of(hidden_TH)
         return None if mask_BT is None else Routing(experts_S, tokens_S, mask_BT)
 
     def add_routed(
@@ -212,8 +219,11 @@ class Probe:
             products_SO: what came out, without a bias.
             routing: expert and token of each pair; None where nobody can tell the sequence.
         """
+        tally = self.current
+        if tally is None:
+            return
         if routing is None:
-            self.unassignable.update(indices)
+            tally.unassignable.update(indices)
             return
         inputs_S = row_norms(features_SI)
         valid_S = routing.valid_S & (inputs_S != 0)
@@ -225,15 +235,30 @@ class Probe:
             gains_S = self._gains[index][routing.experts_S]
             ratios_S = part_norms(products_SO, None, part) / (inputs_S * gains_S)
             rows = self.rows_of(index)
-            self._order.append(index)
+            tally.order.append(index)
             kept_S = torch.where(valid_S, ratios_S, 0.0)
-            self._sums_RB[rows].view(-1).index_add_(0, cells_S, kept_S)
-            self._counts_RB[rows].view(-1).index_add_(0, cells_S, valid_S.float())
+            tally.sums_RB[rows].view(-1).index_add_(0, cells_S, kept_S)
+            tally.counts_RB[rows].view(-1).index_add_(0, cells_S, valid_S.float())
 
     def _expert_gains(self, weights_EOI: torch.Tensor, part: Part | None) -> torch.Tensor:
         sliced = weights_EOI if part is None else part.of_weight(weights_EOI)
         gains = [expected_gain(w, baseline=self.baseline, seed=self.seed) for w in sliced]
         return torch.stack(gains).to(self.device)
+
+
+def _input_norms(tally: Tally, features: torch.Tensor) -> torch.Tensor:
+    """Return the row norms of an input, once for the modules that share the tensor.
+
+    Token numbers stand for one-hot features, of norm 1. Only a weak reference is kept: the probe
+    must not prolong the life of an activation.
+    """
+    if not features.is_floating_point():
+        return torch.ones(features.numel(), device=features.device)
+    if tally.last is not None and tally.last[0]() is features:
+        return tally.last[1]
+    norms_N = row_norms(features.reshape(-1, features.shape[-1]))
+    tally.last = (weakref.ref(features), norms_N)
+    return norms_N
 
 
 @contextlib.contextmanager

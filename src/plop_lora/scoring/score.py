@@ -13,13 +13,12 @@ from plop_lora.documents import Documents
 from plop_lora.errors import UsageError
 from plop_lora.records import Scores
 from plop_lora.scoring.assemble import assemble
+from plop_lora.scoring.engines import engine_for
 from plop_lora.scoring.inputs import Given, as_documents, known_name, tokenise
-from plop_lora.scoring.loading import load_model, load_tokenizer
-from plop_lora.scoring.memory import measure
+from plop_lora.scoring.loading import load_tokenizer
 from plop_lora.scoring.progress import progress_bar
 from plop_lora.scoring.provenance import provenance_of
 from plop_lora.scoring.sites import find_sites
-from plop_lora.scoring.wrappers import unwrap
 
 BASELINES = ("analytic", "monte_carlo")
 
@@ -38,6 +37,7 @@ def score(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     baseline: str = "analytic",
+    engine: str = "auto",
     progress: bool = True,
 ) -> Scores:
     """Score every module type of a model on unlabelled texts, with forward passes only.
@@ -56,6 +56,8 @@ def score(
         include: shell patterns of modules or types to score, wherever they stand.
         exclude: shell patterns to leave out.
         baseline: `analytic`, or `monte_carlo` for comparison.
+        engine: `memory`; `stream`, which reads a model given by name block by block and gives the
+            same scores; or `auto`, which streams what would not fit.
         progress: draw a bar on stderr.
 
     Returns:
@@ -73,8 +75,8 @@ def score(
     started = time.monotonic()
     _check_options(texts, batches, baseline, max_length, batch_size)
     name = model if isinstance(model, str) else None
-    loaded = load_model(model, device=device, dtype=dtype) if isinstance(model, str) else model
-    loaded = unwrap(loaded)
+    chosen = engine_for(model, engine=engine, device=device, dtype=dtype)
+    loaded = chosen.model
     found = find_sites(loaded, include=include, exclude=exclude)
     if batches is not None:
         given = Given(tuple(ready_batches(batches)), "ready batches", ())
@@ -84,20 +86,21 @@ def score(
         given = tokenise(loaded, tokenizer, documents, max_length, batch_size)
     total = sum(len(batch.names) for batch in given.batches)
     with progress_bar(total, progress) as advance:
-        measured = measure(
-            loaded, found.sites, given.batches, baseline=baseline, seed=seed, advance=advance
+        measured = chosen.measure(
+            found.sites, given.batches, baseline=baseline, seed=seed, advance=advance
         )
     settings = {
         "max_length": max_length,
         "batch_size": batch_size or "auto",
         "include": list(include),
         "exclude": list(exclude),
+        "engine": measured.engine,
     }
     provenance = provenance_of(
         given.source, measured, loaded, seed=seed, baseline=baseline, settings=settings,
         elapsed=time.monotonic() - started,
     )  # fmt: skip
-    return assemble(loaded, name, found, measured, provenance, given.notes)
+    return assemble(loaded, name, found, measured, provenance, (*given.notes, *measured.notes))
 
 
 def _check_options(

@@ -1,0 +1,366 @@
+"""A model whose blocks stay on disk: the skeleton in memory, and the weights of one block at a time.
+
+The skeleton stands on the meta device. What lies outside the blocks is materialised once; a
+block's weights are put in by `load` and taken out by `free`. Names in a checkpoint are not those
+of the model: transformers renames, stacks and fuses tensors when it loads them. Its own rules and
+converters are asked, for the tensors of one block instead of all.
+
+Knows nothing of passes or probes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    WeightConverter,
+    WeightRenaming,
+    build_glob_alternation,
+    dot_natural_key,
+    rename_source_key,
+)
+from transformers.modeling_utils import _get_dtype
+from transformers.utils.generic import ContextManagers
+
+from plop_lora.errors import ModelError
+from plop_lora.scoring.shards import Shards, shard_files
+
+_ALIGNMENT = 64
+
+
+class UnstreamableError(Exception):
+    """Why a model cannot be streamed; never leaves the package, which then loads it whole."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Target:
+    """A tensor of the model, or several made by one converter, and where they come from.
+
+    `sources` pairs the converter's pattern with the checkpoint's key.
+    """
+
+    name: str
+    converter: WeightConverter | None
+    sources: tuple[tuple[str, str], ...]
+
+
+@dataclass(slots=True, eq=False)
+class Block:
+    """A block with the place of its weights; `empty` keeps the meta tensors it is freed to."""
+
+    name: str
+    module: nn.Module
+    targets: list[_Target] = field(default_factory=list)
+    empty: dict[str, torch.Tensor] = field(default_factory=dict)
+    buffer: torch.Tensor | None = None
+
+
+class Checkpoint:
+    """The skeleton of a model on disk, and its blocks."""
+
+    def __init__(self, name: str, *, device: torch.device, dtype: str) -> None:
+        """Build the skeleton and materialise what lies outside the blocks.
+
+        Args:
+            name: hub id or local folder.
+            device: where weights are put.
+            dtype: `auto` (the checkpoint's), `float32`, `bfloat16`, `float16`.
+
+        Raises:
+            UnstreamableError: it must be loaded whole.
+            ModelError: a weights file is missing or damaged.
+        """
+        files = shard_files(name)
+        if files is None:
+            raise UnstreamableError("its weights are not in safetensors files")
+        self.shards = Shards(files)
+        self.device = device
+        self.model, self._dtypes = _skeleton(name, files, dtype)
+        listed = find_blocks(self.model)
+        if not listed:
+            raise UnstreamableError("it has no list of blocks")
+        self.modules = [module for _, module in listed]
+        self.blocks = [Block(name, module) for name, module in listed + _own_head(self.model)]
+        self._block_of = {block.module: block for block in self.blocks}
+        self._outside: list[_Target] = []
+        self._spare: list[torch.Tensor] = []
+        self._assign_owners()
+        self._largest = max(self._plain_bytes(block) for block in self.blocks)
+        self._settle(self._realise(self._outside, None))
+
+    @property
+    def doors(self) -> list[nn.Module]:
+        """All that is loaded when it is called: the blocks in their order, and an untied head."""
+        return [block.module for block in self.blocks]
+
+    # ------------------------------------------------------------------ blocks
+
+    def load(self, module: nn.Module) -> None:
+        """Put the weights of a block in place.
+
+        Raises:
+            ModelError: a weights file is damaged.
+            UnstreamableError: the checkpoint lacks a tensor of the block.
+        """
+        block = self._block_of[module]
+        if self._plain_bytes(block):
+            size = self._largest
+            block.buffer = self._spare.pop() if self._spare else _bytes(size)
+        try:
+            self._put(self._realise(block.targets, block.buffer))
+        finally:
+            self.shards.release_pages()
+        lacking = [name for name in block.empty if _get(self.model, name).is_meta]
+        if lacking:
+            raise UnstreamableError(f"the checkpoint has no {lacking[0]}")
+
+    def free(self, module: nn.Module) -> None:
+        """Take the weights of a block out again; its memory is used for the next."""
+        block = self._block_of[module]
+        for name, tensor in block.empty.items():
+            _set(self.model, name, tensor)
+        if block.buffer is not None:
+            self._spare.append(block.buffer)
+            block.buffer = None
+
+    def materialise(self) -> nn.Module:
+        """Load all blocks for good and return the model, which can then run as any other."""
+        self._spare.clear()
+        for block in self.blocks:
+            self._put(self._realise(block.targets, None))
+            block.empty.clear()
+        for module in self.model.modules():
+            module._is_hf_initialized = False
+        self._settle({})
+        return self.model
+
+    def close(self) -> None:
+        """Close the files and let go of the buffers."""
+        self.shards.close()
+        self._spare.clear()
+
+    # ------------------------------------------------------------------ index
+
+    def _assign_owners(self) -> None:
+        """Give every tensor of the model to its block, or to none where several share it."""
+        owner = _owners(self.model, self.blocks)
+        for target in self._targets():
+            block = owner.get(target.name)
+            (self._outside if block is None else block.targets).append(target)
+        state = self.model.state_dict(keep_vars=True)
+        for name, block in owner.items():
+            if name in state:
+                block.empty[name] = state[name]
+
+    def _targets(self) -> list[_Target]:
+        """Translate the checkpoint's keys into the model's names, as transformers loads them."""
+        rules = get_model_conversion_mapping(self.model)
+        renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+        converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+        by_pattern = {p: converter for converter in converters for p in converter.source_patterns}
+        state, prefix = self.model.state_dict(), self.model.base_model_prefix
+        sources: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        used: dict[str, WeightConverter | None] = {}
+        for key in sorted(self.shards, key=dot_natural_key):
+            name, pattern = rename_source_key(key, renamings, converters, prefix, state)
+            if name not in state and key in state:
+                name, pattern = rename_source_key(key, [], [], prefix, state)
+            if name in state:
+                used.setdefault(name, by_pattern[pattern] if pattern is not None else None)
+                sources[name].append((pattern if pattern is not None else key, key))
+        return [_Target(name, used[name], tuple(pairs)) for name, pairs in sources.items()]
+
+    # ------------------------------------------------------------------ tensors
+
+    def _realise(
+        self, targets: Iterable[_Target], buffer: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
+        """Return the tensors of targets, on the device and in the model's dtype.
+
+        With a buffer, those that need no change are read into it; all others are made from mapped
+        pages, which go back when they are made.
+        """
+        made: dict[str, torch.Tensor] = {}
+        used = 0
+        for target in targets:
+            if target.converter is None:
+                key = target.sources[0][1]
+                if buffer is not None and self._is_plain(target):
+                    size = self.shards[key].size
+                    made[target.name] = self.shards.read_into(key, buffer[used : used + size])
+                    used += _aligned(size)
+                else:
+                    made[target.name] = self._cast(key, target.name)
+            else:
+                made |= self._converted(target)
+        return made
+
+    def _converted(self, target: _Target) -> dict[str, torch.Tensor]:
+        converter = copy.deepcopy(target.converter)
+        assert converter is not None
+        for pattern, key in target.sources:
+            converter.add_tensor(target.name, key, pattern, self._later(key, target.name))
+        try:
+            made = converter.convert(target.name, model=self.model, config=self.model.config)
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(
+                f"The tensors of {target.name} in {self.shards[target.sources[0][1]].file} do not "
+                f"fit together: {error}"
+            ) from error
+        return {name: t[0] if isinstance(t, list) else t for name, t in made.items()}
+
+    def _later(self, key: str, name: str) -> Callable[[], torch.Tensor]:
+        return lambda: self._cast(key, name)
+
+    def _cast(self, key: str, name: str) -> torch.Tensor:
+        return self.shards.mapped(key).to(self.device, self._dtypes(name))
+
+    def _is_plain(self, target: _Target) -> bool:
+        """Whether the stored bytes are the tensor as the model wants it."""
+        stored = self.shards[target.sources[0][1]].dtype
+        same = stored == self._dtypes(target.name)
+        return target.converter is None and same and self.device.type == "cpu"
+
+    def _plain_bytes(self, block: Block) -> int:
+        plain = (target.sources[0][1] for target in block.targets if self._is_plain(target))
+        return sum(_aligned(self.shards[key].size) for key in plain)
+
+    # ------------------------------------------------------------------ placing
+
+    def _put(self, made: dict[str, torch.Tensor]) -> None:
+        for name, tensor in made.items():
+            empty = _get(self.model, name)
+            if tensor.shape != empty.shape:
+                raise ModelError(
+                    f"{name} is {list(tensor.shape)} in the checkpoint and {list(empty.shape)} in "
+                    "the model its config.json describes. They do not belong together."
+                )
+            _set(self.model, name, tensor)
+
+    def _settle(self, made: dict[str, torch.Tensor]) -> None:
+        """Put tensors in place for good, with all that no checkpoint holds.
+
+        transformers makes non-persistent buffers and weights that are missing in its own
+        initialisation, which skips what is marked. It comes first: mapped pages cannot be written.
+        """
+        model = self.model
+        state = model.state_dict(keep_vars=True)
+        streamed = {name for block in self.blocks for name in block.empty}
+        absent = {name for name, tensor in state.items() if tensor.is_meta}
+        missing = absent - set(made) - streamed
+        for name, tensor in state.items():
+            tensor._is_hf_initialized = name not in missing or name in model.all_tied_weights_keys
+        model._move_missing_keys_from_meta_to_device(missing, {"": self.device}, None, None)
+        model._initialize_missing_keys(False)
+        self._put(made)
+        model.tie_weights(missing_keys=missing, recompute_mapping=False)
+
+
+def _skeleton(
+    name: str, files: list[str], dtype: str
+) -> tuple[PreTrainedModel, Callable[[str], torch.dtype]]:
+    """Build the declared architecture on the meta device, and say the dtype of each tensor."""
+    config = AutoConfig.from_pretrained(name)
+    if getattr(config, "quantization_config", None) is not None:
+        raise UnstreamableError("it is quantised")
+    declared = getattr(transformers, (config.architectures or [""])[0], None)
+    if declared is None:
+        raise UnstreamableError("its config.json names no architecture of transformers")
+    config, main = _get_dtype(dtype, files, config, None, None, True)
+    with ContextManagers(declared.get_init_context(main, False, False, None)):
+        model: PreTrainedModel = declared(config)
+    plan = model._get_dtype_plan(main)
+    shapes = {key: tensor.dtype for key, tensor in model.state_dict().items()}
+    pattern, by_group, _ = build_glob_alternation(list(plan)) if plan else (None, {}, None)
+
+    def dtype_of(key: str) -> torch.dtype:
+        found = pattern.search(key) if pattern is not None else None
+        if found is not None:
+            wanted: torch.dtype = plan[by_group[found.lastgroup]]
+            return wanted
+        return shapes.get(key, main)
+
+    return model.eval(), dtype_of
+
+
+def find_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the blocks of a model with their names: what stands in its outermost `ModuleList`s.
+
+    Where the model says which classes must not be split over devices, only those are blocks:
+    each is called as a whole, which a small list beside them need not be.
+    """
+    lists = [
+        name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and name
+    ]
+    outermost = [n for n in lists if not any(n.startswith(f"{other}.") for other in lists)]
+    children = [
+        (f"{name}.{index}", child)
+        for name in outermost
+        for index, child in model.get_submodule(name).named_children()
+        if any(True for _ in child.parameters())
+    ]
+    classes = set(getattr(model, "_no_split_modules", None) or ())
+    return [pair for pair in children if type(pair[1]).__name__ in classes] or children
+
+
+def _own_head(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
+    """Return the output head where its weights are its own: scoring does without it."""
+    head = model.get_output_embeddings()
+    tied = {name for pair in model.all_tied_weights_keys.items() for name in pair}
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if module is head and not any(key.startswith(f"{name}.") for key in tied)
+    ]
+
+
+def _owners(model: PreTrainedModel, blocks: Sequence[Block]) -> dict[str, Block]:
+    """Return the block of each tensor's name; what several blocks or the outside share has none."""
+    state = model.state_dict(keep_vars=True)
+    inside = {
+        f"{block.name}.{name}": block
+        for block in blocks
+        for name in block.module.state_dict()
+    }
+    users: dict[int, set[int]] = defaultdict(set)
+    for name, tensor in state.items():
+        users[id(tensor)].add(id(inside.get(name)))
+    shared = {name for name, tensor in state.items() if len(users[id(tensor)]) > 1}
+    for pair in model.all_tied_weights_keys.items():
+        shared |= set(pair)
+    return {name: block for name, block in inside.items() if name in state and name not in shared}
+
+
+def _get(model: nn.Module, name: str) -> torch.Tensor:
+    path, _, leaf = name.rpartition(".")
+    tensor: torch.Tensor = getattr(model.get_submodule(path), leaf)
+    return tensor
+
+
+def _set(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    """Put a tensor in the place of a parameter or buffer."""
+    path, _, leaf = name.rpartition(".")
+    module = model.get_submodule(path)
+    if leaf in module._buffers:
+        module._buffers[leaf] = tensor
+    elif isinstance(tensor, nn.Parameter):
+        module._parameters[leaf] = tensor
+    else:
+        module._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+def _bytes(size: int) -> torch.Tensor:
+    return torch.empty(size, dtype=torch.uint8)

@@ -1,0 +1,102 @@
+"""Hidden states that wait at a door, moved to a file above a limit.
+
+A pass and its model keep the tensor objects; only the memory behind them is given up and filled
+again before the pass goes on. Nothing is moved but what a block has just made for that pass, so
+no other pass can be using it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+_SMALLEST = 1 << 16
+
+
+class Spill:
+    """Memory for waiting hidden states up to a limit, and a temporary file beyond it."""
+
+    def __init__(self, limit: int) -> None:
+        """Hold at most `limit` bytes; the file is made when it is first needed."""
+        self.limit = limit
+        self.held = 0
+        self.written = 0
+        self._file: Any = None
+        self._end = 0
+        self._free: dict[int, list[int]] = defaultdict(list)
+        self._made: dict[int, set[int]] = {}
+        self._waiting: dict[int, list[tuple[torch.UntypedStorage, int, int | None]]] = {}
+
+    def made(self, order: int, result: Any) -> None:
+        """Note what a block made for a pass."""
+        self._made[order] = {tensor.untyped_storage()._cdata for tensor in _tensors(result)}
+
+    def put(self, order: int, arguments: Any) -> None:
+        """Count what a pass waits with, or move it to the file where it is too much."""
+        waiting: list[tuple[torch.UntypedStorage, int, int | None]] = []
+        made = self._made.pop(order, set())
+        for tensor in _tensors(arguments):
+            storage = tensor.untyped_storage()
+            size = storage.nbytes()
+            if storage._cdata not in made or size < _SMALLEST or not storage.resizable():
+                continue
+            made.discard(storage._cdata)
+            place = None
+            if self.held + size > self.limit and tensor.device.type == "cpu":
+                place = self._write(storage)
+            else:
+                self.held += size
+            waiting.append((storage, size, place))
+        self._waiting[order] = waiting
+
+    def get(self, order: int) -> None:
+        """Have in memory again what a pass waits with."""
+        for storage, size, place in self._waiting.pop(order, ()):
+            if place is None:
+                self.held -= size
+            else:
+                storage.resize_(size)
+                done, view = 0, _view(storage)
+                while done < size:
+                    done += os.preadv(self._file.fileno(), [view[done:]], place + done)
+                self._free[size].append(place)
+
+    def close(self) -> None:
+        """Delete the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def _write(self, storage: torch.UntypedStorage) -> int:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(prefix="plop-lora-")  # noqa: SIM115
+        size = storage.nbytes()
+        if self._free[size]:
+            place = self._free[size].pop()
+        else:
+            place, self._end = self._end, self._end + size
+        done, view = 0, _view(storage)
+        while done < size:
+            done += os.pwrite(self._file.fileno(), view[done:], place + done)
+        storage.resize_(0)
+        self.written += size
+        return place
+
+
+def _view(storage: torch.UntypedStorage) -> memoryview:
+    return memoryview(torch.empty(0, dtype=torch.uint8).set_(storage).numpy())
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _tensors(inner)
+    elif isinstance(value, tuple | list):
+        for inner in value:
+            yield from _tensors(inner)
