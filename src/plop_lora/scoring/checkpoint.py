@@ -355,7 +355,10 @@ def _set(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
     elif isinstance(tensor, nn.Parameter):
         module._parameters[leaf] = tensor
     else:
-        module._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
+        # torch.matmul folds its operands by requires_grad, even where no gradient is kept: without
+        # the flag that a loaded model has, sums differ in their last digits.
+        flag = tensor.is_floating_point() or tensor.is_complex()
+        module._parameters[leaf] = nn.Parameter(tensor, requires_grad=flag)
 
 
 def _aligned(size: int) -> int:
