@@ -7,6 +7,7 @@ no other pass can be using it.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import tempfile
 from collections import defaultdict
@@ -88,7 +89,9 @@ class Spill:
 
 
 def _view(storage: torch.UntypedStorage) -> memoryview:
-    return memoryview(torch.empty(0, dtype=torch.uint8).set_(storage).numpy())
+    """Return the bytes of a storage; numpy would pin its size for good."""
+    array = (ctypes.c_ubyte * storage.nbytes()).from_address(storage.data_ptr())
+    return memoryview(array).cast("B")
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
