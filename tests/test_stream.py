@@ -167,7 +167,9 @@ def test_chunks_one_after_another(tmp_path: Path) -> None:
     sites = find_sites(chosen.model).sites
     for batch in _batches("llama"):
         given = _ready([batch])
-        _assert_equal(memory.measure(model, find_sites(model).sites, given), chosen.measure(sites, given))
+        _assert_equal(
+            memory.measure(model, find_sites(model).sites, given), chosen.measure(sites, given)
+        )
 
 
 def test_hidden_states_spill_to_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -388,9 +390,7 @@ def test_rows_that_are_mixed_go_one_at_a_time(tmp_path: Path) -> None:
         chosen = engines.engine_for(str(folder), engine=engine)
         layer = chosen.model.model.layers[1].mlp
         layer.register_forward_pre_hook(functools.partial(_also, layer.gate_proj))
-        results.append(
-            chosen.measure(find_sites(chosen.model).sites, _ready(_batches("llama")))
-        )
+        results.append(chosen.measure(find_sites(chosen.model).sites, _ready(_batches("llama"))))
     _assert_equal(*results)
     assert results[0].alone
 
@@ -413,9 +413,7 @@ def test_weights_that_are_not_safetensors_are_loaded_whole(tmp_path: Path) -> No
     model.config.architectures = ["LlamaForCausalLM"]
     model.config.save_pretrained(tmp_path)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    scores = plop.score(
-        str(tmp_path), batches=_batches("llama"), engine="stream", progress=False
-    )
+    scores = plop.score(str(tmp_path), batches=_batches("llama"), engine="stream", progress=False)
     assert any("not in safetensors" in note for note in scores.notes)
 
 
@@ -436,7 +434,7 @@ def test_a_model_that_reaches_into_its_blocks_is_loaded_whole(
 
 
 def test_a_checkpoint_without_some_weights_is_loaded_whole(tmp_path: Path) -> None:
-    """transformers initialises what is missing; the stream engine leaves that to it, and says so."""
+    """What is missing is initialised by transformers, which needs it all; the note says so."""
     model = families.build("bert")
     folder = _saved(model, tmp_path, "1GB")
     from safetensors.torch import load_file, save_file
@@ -472,9 +470,7 @@ def test_auto_counts_the_dtype_that_will_run(
     assert engines.fits(folder, device, "bfloat16")
 
 
-def test_a_full_accelerator_counts_as_well(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_accelerator_counts_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = _saved(families.build("llama"), tmp_path)
     monkeypatch.setattr(engines, "available_memory", lambda: 1 << 40)
     monkeypatch.setattr(engines, "device_memory", lambda device: 1 << 20)

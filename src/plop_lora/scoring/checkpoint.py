@@ -1,4 +1,4 @@
-"""A model whose blocks stay on disk: the skeleton in memory, and the weights of one block at a time.
+"""A model whose blocks stay on disk: a skeleton in memory, and one block's weights at a time.
 
 The skeleton stands on the meta device. What lies outside the blocks is materialised once; a
 block's weights are put in by `load` and taken out by `free`. Names in a checkpoint are not those
@@ -14,7 +14,6 @@ import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import transformers
@@ -132,7 +131,7 @@ class Checkpoint:
             self._spare.append(block.buffer)
             block.buffer = None
 
-    def materialise(self) -> nn.Module:
+    def materialise(self) -> PreTrainedModel:
         """Load all blocks for good and return the model, which can then run as any other."""
         self._spare.clear()
         for block in self.blocks:
@@ -278,16 +277,13 @@ def _skeleton(
     config, main = _get_dtype(dtype, files, config, None, None, True)
     with ContextManagers(declared.get_init_context(main, False, False, None)):
         model: PreTrainedModel = declared(config)
-    plan = model._get_dtype_plan(main)
-    shapes = {key: tensor.dtype for key, tensor in model.state_dict().items()}
+    plan: dict[str, torch.dtype] = model._get_dtype_plan(main)
+    built: dict[str, torch.dtype] = {k: t.dtype for k, t in model.state_dict().items()}
     pattern, by_group, _ = build_glob_alternation(list(plan)) if plan else (None, {}, None)
 
     def dtype_of(key: str) -> torch.dtype:
         found = pattern.search(key) if pattern is not None else None
-        if found is not None:
-            wanted: torch.dtype = plan[by_group[found.lastgroup]]
-            return wanted
-        return shapes.get(key, main)
+        return built[key] if found is None else plan[by_group[found.lastgroup]]
 
     return model.eval(), dtype_of
 
@@ -327,9 +323,7 @@ def _owners(model: PreTrainedModel, blocks: Sequence[Block]) -> dict[str, Block]
     """Return the block of each tensor's name; what several blocks or the outside share has none."""
     state = model.state_dict(keep_vars=True)
     inside = {
-        f"{block.name}.{name}": block
-        for block in blocks
-        for name in block.module.state_dict()
+        f"{block.name}.{name}": block for block in blocks for name in block.module.state_dict()
     }
     users: dict[int, set[int]] = defaultdict(set)
     for name, tensor in state.items():

@@ -11,9 +11,8 @@ import torch
 from torch import nn
 
 from plop_lora.errors import UsageError
-from plop_lora.scoring import memory, stream
+from plop_lora.scoring import memory
 from plop_lora.scoring.capacity import available_memory, device_memory
-from plop_lora.scoring.checkpoint import Checkpoint, UnstreamableError
 from plop_lora.scoring.collect import Measured
 from plop_lora.scoring.loading import check_dtype, device_named, explained, load_model
 from plop_lora.scoring.shards import Shards, shard_files
@@ -64,14 +63,26 @@ def engine_for(
     target = device_named(device)
     notes: tuple[str, ...] = ()
     if engine == "stream" or (engine == "auto" and not fits(model, target, dtype)):
-        try:
-            with explained(model, "model"):
-                checkpoint = Checkpoint(model, device=target, dtype=dtype)
-            return Engine(checkpoint.model, functools.partial(stream.measure, checkpoint))
-        except UnstreamableError as reason:
-            notes = (stream.loaded_whole(reason),)
+        streaming = _streaming(model, target, dtype)
+        if isinstance(streaming, Engine):
+            return streaming
+        notes = (streaming,)
     loaded = unwrap(load_model(model, device=device, dtype=dtype))
     return Engine(loaded, functools.partial(_with_notes, notes, loaded))
+
+
+def _streaming(name: str, device: torch.device, dtype: str) -> Engine | str:
+    """Return the engine that streams a model, or the note that says why it cannot."""
+    # Here and not above: it leans on parts of transformers that the other engine does without.
+    from plop_lora.scoring import stream
+    from plop_lora.scoring.checkpoint import Checkpoint, UnstreamableError
+
+    try:
+        with explained(name, "model"):
+            checkpoint = Checkpoint(name, device=device, dtype=dtype)
+    except UnstreamableError as reason:
+        return stream.loaded_whole(reason)
+    return Engine(checkpoint.model, functools.partial(stream.measure, checkpoint))
 
 
 def _with_notes(
@@ -98,6 +109,6 @@ def _weight_bytes(name: str, dtype: str) -> int | None:
     shards = Shards(files)
     if dtype == "auto":
         return shards.size
-    width = getattr(torch, dtype).itemsize
+    width: int = getattr(torch, dtype).itemsize
     sizes = ((shards[key].size, shards[key].dtype) for key in shards)
     return sum(size * width // stored.itemsize for size, stored in sizes)

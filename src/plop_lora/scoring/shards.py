@@ -91,7 +91,7 @@ class Shards:
             ModelError: the file ends before the tensor does, or cannot be read.
         """
         entry = self._entries[name]
-        view, done = memoryview(target.numpy()), 0
+        view, done = target.numpy().data, 0
         while done < entry.size:
             try:
                 count = os.preadv(self._descriptor(entry.file), [view[done:]], entry.start + done)

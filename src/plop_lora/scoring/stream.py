@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -160,8 +161,7 @@ class _Reader:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="plop-lora-reader")
-        modules = checkpoint.modules
-        self._after = dict(zip(modules, modules[1:], strict=False))
+        self._after = dict(itertools.pairwise(checkpoint.modules))
         self._inside: nn.Module | None = None
         self._ahead: tuple[nn.Module, Future[None]] | None = None
 
