@@ -21,7 +21,16 @@ from torch import nn
 import plop_lora as plop
 from plop_lora.data import Batch, ready_batches
 from plop_lora.errors import MeasurementError, ModelError, UsageError
-from plop_lora.scoring import capacity, checkpoint, engines, memory, spill, stream
+from plop_lora.scoring import (
+    capacity,
+    checkpoint,
+    engines,
+    lookups,
+    memory,
+    shards,
+    spill,
+    stream,
+)
 from plop_lora.scoring.collect import Measured
 from plop_lora.scoring.loading import quiet_loading
 from plop_lora.scoring.lockstep import Pass, conduct, doors_at
@@ -188,6 +197,30 @@ def test_hidden_states_spill_to_a_file(tmp_path: Path, monkeypatch: pytest.Monke
         folder = _saved(families.build(name), tmp_path / name)
         _assert_equal(*_both(families.build(name), folder, _batches(name), hidden_limit=0))
     assert all(written)
+
+
+def test_large_embeddings_are_read_by_the_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scaled, shared and position embeddings; a token without a row is refused as ever."""
+    read: list[str] = []
+    rows = shards.Shards.read_rows
+
+    def watched(self: shards.Shards, name: str, wanted: list[int]) -> torch.Tensor:
+        read.append(name)
+        return rows(self, name, wanted)
+
+    monkeypatch.setattr(shards.Shards, "read_rows", watched)
+    monkeypatch.setattr(lookups, "LARGE", 1)
+    for name in ("gemma3", "t5", "bert", "gpt2"):
+        folder = _saved(families.build(name), tmp_path / name)
+        _assert_equal(*_both(families.build(name), folder, _batches(name)))
+    assert {name.rpartition(".")[0].rpartition(".")[2] for name in read} >= {
+        "embed_tokens", "shared", "word_embeddings", "position_embeddings", "wte", "wpe",
+    }  # fmt: skip
+    batch = {"input_ids": torch.tensor([[families.VOCABULARY]])}
+    with pytest.raises(MeasurementError, match="refused a batch"):
+        plop.score(str(tmp_path / "gemma3"), batches=[batch], engine="stream", progress=False)
 
 
 def test_progress_adds_up(tmp_path: Path) -> None:

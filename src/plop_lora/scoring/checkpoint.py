@@ -31,6 +31,8 @@ from transformers.modeling_utils import _get_dtype
 from transformers.utils.generic import ContextManagers
 
 from plop_lora.errors import ModelError
+from plop_lora.scoring import lookups
+from plop_lora.scoring.lookups import Lookups
 from plop_lora.scoring.shards import Shards, shard_files
 
 _ALIGNMENT = 64
@@ -94,7 +96,13 @@ class Checkpoint:
         self._spare: list[torch.Tensor] = []
         self._assign_owners()
         self._largest = max(self._plain_bytes(block) for block in self.blocks)
-        self._settle(self._realise(self._outside, None))
+        made = self._realise(self._outside, None)
+        self._mapped = {
+            made[target.name].data_ptr(): target.sources[0][1]
+            for target in self._outside
+            if self._is_plain(target) and self.shards[target.sources[0][1]].size >= lookups.LARGE
+        }
+        self._settle(made)
 
     @property
     def doors(self) -> list[nn.Module]:
@@ -146,6 +154,10 @@ class Checkpoint:
         """Close the files and let go of the buffers."""
         self.shards.close()
         self._spare.clear()
+
+    def lookups(self) -> Lookups:
+        """Return what answers lookups in large embeddings without having them in memory."""
+        return Lookups(self.shards, self._mapped)
 
     # ------------------------------------------------------------------ index
 

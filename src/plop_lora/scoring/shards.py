@@ -91,16 +91,34 @@ class Shards:
             ModelError: the file ends before the tensor does, or cannot be read.
         """
         entry = self._entries[name]
-        view, done = target.numpy().data, 0
-        while done < entry.size:
-            try:
-                count = os.preadv(self._descriptor(entry.file), [view[done:]], entry.start + done)
-            except OSError as error:
-                raise _damaged(entry.file, str(error)) from error
-            if not count:
-                raise _damaged(entry.file, f"it ends inside {name}")
-            done += count
+        self._fill(name, target, entry.start)
         return target.view(entry.dtype).view(entry.shape)
+
+    def read_rows(self, name: str, rows: list[int]) -> torch.Tensor:
+        """Read some rows of a matrix.
+
+        Raises:
+            ModelError: the file ends before the tensor does, or cannot be read.
+        """
+        entry = self._entries[name]
+        width = entry.size // entry.shape[0]
+        target = torch.empty(len(rows), width, dtype=torch.uint8)
+        for place, row in enumerate(rows):
+            self._fill(name, target[place], entry.start + row * width)
+        return target.view(entry.dtype)
+
+    def _fill(self, name: str, target: torch.Tensor, start: int) -> None:
+        """Read bytes of a tensor from a position in its file."""
+        file = self._entries[name].file
+        view, done = target.numpy().data, 0
+        while done < len(view):
+            try:
+                count = os.preadv(self._descriptor(file), [view[done:]], start + done)
+            except OSError as error:
+                raise _damaged(file, str(error)) from error
+            if not count:
+                raise _damaged(file, f"it ends inside {name}")
+            done += count
 
     def mapped(self, name: str) -> torch.Tensor:
         """Return a tensor whose pages are those of the file; it must never be written to."""

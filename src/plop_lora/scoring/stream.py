@@ -23,7 +23,7 @@ from plop_lora.data import Batch
 from plop_lora.scoring import memory
 from plop_lora.scoring.capacity import available_memory
 from plop_lora.scoring.checkpoint import Checkpoint, UnstreamableError
-from plop_lora.scoring.collect import Collector, Measured
+from plop_lora.scoring.collect import Collector, Measured, Part
 from plop_lora.scoring.experts import experts_measured
 from plop_lora.scoring.lockstep import Answer, Call, Pass, conduct, doors_at
 from plop_lora.scoring.memory import body_of, evaluating, halved, measure_batch, out_of_memory
@@ -121,7 +121,12 @@ def _streamed(
 def _job(
     forward: Callable[..., None], probe: Probe, batch: Batch, checkpoint: Checkpoint
 ) -> Callable[[], object]:
-    return lambda: measure_batch(forward, probe, batch, checkpoint.device)
+    def job() -> Part:
+        # Blocks run in the conductor's thread, where lookups are torch's own again.
+        with checkpoint.lookups():
+            return measure_batch(forward, probe, batch, checkpoint.device)
+
+    return job
 
 
 def _again(collector: Collector, group: list[Batch], passes: list[Pass]) -> list[Batch]:
