@@ -19,7 +19,9 @@ from conftest import WordTokenizer
 from torch import nn
 
 import plop_lora as plop
+from plop_lora.cli import main
 from plop_lora.data import Batch, ready_batches
+from plop_lora.demo import DATA, MODEL
 from plop_lora.errors import MeasurementError, ModelError, UsageError
 from plop_lora.scoring import (
     capacity,
@@ -167,6 +169,29 @@ def test_the_record_is_that_of_the_memory_engine(
     assert plain.provenance.settings["engine"] == "memory"
     for field in ("model", "types", "sites", "hosts", "coverage", "measurements", "notes"):
         assert getattr(streamed, field) == getattr(plain, field), field
+
+
+@pytest.mark.parametrize("engine", ["memory", "stream"])
+def test_the_command_line(
+    engine: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bundled: dict[str, plop.Scores]
+) -> None:
+    """The bundled model, which was really trained, from the shell and by either engine."""
+    file = tmp_path / "scores.json"
+    words = ["score", str(MODEL), "--data", str(DATA / "problems.jsonl"), "--samples", "20"]
+    words += ["--template", "{question}", "--engine", engine, "-o", str(file), "--format", "quiet"]
+    monkeypatch.setattr(sys, "argv", ["plop", *words])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    bundled[engine] = plop.Scores.load(file)
+    assert bundled[engine].provenance.settings["engine"] == engine
+    assert len({scores.measurements for scores in bundled.values()}) == 1
+
+
+@pytest.fixture(scope="module")
+def bundled() -> dict[str, plop.Scores]:
+    """What each engine gave for the bundled model."""
+    return {}
 
 
 def test_chunks_one_after_another(tmp_path: Path) -> None:

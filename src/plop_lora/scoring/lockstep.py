@@ -168,7 +168,9 @@ def doors_at(blocks: Sequence[nn.Module]) -> Iterator[None]:
                 vars(block).pop("forward", None)
 
 
-def conduct(passes: Sequence[Pass], doors: Doors, turns: Turns, fatal: Callable[..., bool]) -> None:
+def conduct(
+    passes: Sequence[Pass], doors: Doors, turns: Turns, fatal: Callable[[BaseException], bool]
+) -> None:
     """Run all passes to their end; their results and errors stand in them afterwards.
 
     Args:
@@ -198,7 +200,7 @@ def _serve(
     passes: Sequence[Pass],
     doors: Doors,
     turns: Turns,
-    fatal: Callable[..., bool],
+    fatal: Callable[[BaseException], bool],
 ) -> None:
     """Make the calls that wait for an open block, one pass after another."""
     for order, one in enumerate(passes):
@@ -220,12 +222,15 @@ def _advance(
     order: int,
     one: Pass,
     turns: Turns,
-    fatal: Callable[..., bool],
+    fatal: Callable[[BaseException], bool],
     answer: Answer | None = None,
 ) -> None:
     with turns.turn(order):
         one.advance(answer)
-    if one.error is not None and fatal(one.error):
-        raise one.error
+    if one.error is not None:
+        if fatal(one.error):
+            raise one.error
+        # A traceback holds the frames of the pass, and they its tensors.
+        one.error = one.error.with_traceback(None)
     if one.call is not None:
         turns.waits(order, one.call)

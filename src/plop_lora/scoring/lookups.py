@@ -47,7 +47,7 @@ class Lookups(TorchFunctionMode):
     @staticmethod
     def _inside(tokens: torch.Tensor, vocabulary: int) -> bool:
         """Whether all tokens have a row; where not, torch's own error is the right one."""
-        return 0 <= int(tokens.min()) and int(tokens.max()) < vocabulary
+        return int(tokens.min()) >= 0 and int(tokens.max()) < vocabulary
 
     def _rows(self, name: str, tokens: torch.Tensor) -> torch.Tensor:
         distinct, places = torch.unique(tokens, return_inverse=True)

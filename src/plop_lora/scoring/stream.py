@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -155,7 +156,7 @@ def _explained_meta() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "meta" not in str(error):
+        if not re.search(r"\bmeta\b", str(error), re.IGNORECASE):
             raise
         raise UnstreamableError("it uses weights of a block without calling it") from error
 
