@@ -50,6 +50,8 @@ from plop_lora.scoring.probe import attach
 from plop_lora.scoring.sites import find_sites
 
 TOKENS = 128
+BATCH = 4
+"""Sequences a batch, where the row does not say how many batches there are."""
 CAP = 2 << 30
 GIGA = 1e9
 
@@ -267,7 +269,9 @@ def timed_rows(folder: str, shape: Shape, rounds: int, sizes: list[int]) -> list
     rows = []
     runs = {"plain": plain(folder), "products": products(shape), "stream": stream(folder)}
     for sequences in sizes:
-        seconds = paired(runs, make_batches(sequences, 4, shape.vocabulary), rounds)
+        seconds = paired(
+            runs, make_batches(sequences, sequences // BATCH, shape.vocabulary), rounds
+        )
         size = f"{sequences} × {TOKENS} tokens, warm"
         rows.append(row(f"stream / plain forward, {size}", seconds, "stream", "plain", "≤ 1.03"))
         rows.append(row(f"stream / products, {size}", seconds, "stream", "products", "≤ 1.20"))
@@ -337,8 +341,8 @@ def report(options: argparse.Namespace, shape: Shape) -> str:
         f"# Cost of streaming, {datetime.date.today().isoformat()}",
         "",
         f"Llama shape, bfloat16, {shape.layers} layers, hidden {shape.hidden}, vocabulary "
-        f"{shape.vocabulary}, {bytes_ / GIGA:.2f} GB on disk; batches of equal length, 4 unless "
-        f"said; {options.rounds} interleaved rounds, medians of paired ratios (range).",
+        f"{shape.vocabulary}, {bytes_ / GIGA:.2f} GB on disk. Batches of {BATCH} × {TOKENS} tokens "
+        f"unless said. {options.rounds} interleaved rounds, medians of paired ratios (range).",
         f"{processor()}, {torch.get_num_threads()} threads; Python {platform.python_version()}, "
         f"torch {torch.__version__}, transformers {transformers.__version__}.",
         "",
@@ -367,7 +371,8 @@ def main() -> None:
     if options.only:
         if options.only == "capped":
             resource.setrlimit(resource.RLIMIT_DATA, (CAP, CAP))
-        batches = make_batches(options.sequences[0], 4, shape.vocabulary)
+        sequences = options.sequences[0]
+        batches = make_batches(sequences, sequences // BATCH, shape.vocabulary)
         print(*peak(stream(str(options.folder)), batches))
         return
     with contextlib.ExitStack() as stack:
