@@ -199,7 +199,7 @@ def test_output_is_checked_before_the_forward(run: Run, tmp_path: Path, monkeypa
     def forward(*_: object, **__: object) -> None:
         raise AssertionError("the forward ran")
 
-    monkeypatch.setattr(importlib.import_module("plop_lora.scoring.score"), "measure", forward)
+    monkeypatch.setattr(importlib.import_module("plop_lora.scoring.memory"), "measure", forward)
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     code, output, errors = run(*_score_words("-o", str(tmp_path / "new" / "scores.json")))
     assert (code, output) == (1, "")
@@ -242,7 +242,7 @@ def test_ctrl_c_in_the_forward(run: Run, tmp_path: Path, monkeypatch) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(10)
 
-    monkeypatch.setattr(importlib.import_module("plop_lora.scoring.score"), "measure", wait)
+    monkeypatch.setattr(importlib.import_module("plop_lora.scoring.memory"), "measure", wait)
     code, output, errors = run(*_score_words("-o", str(tmp_path / "scores.json")))
     assert (code, output) == (130, "")
     assert errors.strip() == "Stopped. No half-written file is left."
