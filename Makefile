@@ -4,14 +4,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEV := $(VENV)/.dev
 CORE := $(VENV)/.core
+TRAINERS := .venv-trainers
 
-.PHONY: demo test check docs bench clean
+.PHONY: demo test trainers check docs bench clean
 
 demo: $(CORE)
 	$(BIN)/plop demo
 
 test: $(DEV)
 	$(BIN)/python -m pytest
+
+# The exports against the trainers' own parsers, in an environment of their own.
+trainers: $(DEV)
+	$(BIN)/python -m venv $(TRAINERS)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> $$($(TRAINERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/core.pth
+	$(TRAINERS)/bin/python -m pip install --quiet --no-deps --disable-pip-version-check -r tests/trainers.txt
+	PYTHONPATH=src DISABLE_VERSION_CHECK=1 $(TRAINERS)/bin/python -m pytest tests/test_export_family.py tests/test_export_native.py
 
 check: $(DEV)
 	$(BIN)/ruff check .
@@ -26,7 +35,7 @@ bench: $(DEV)
 	$(BIN)/python benchmarks/score.py
 
 clean:
-	rm -rf $(VENV) site plop-demo
+	rm -rf $(VENV) $(TRAINERS) site plop-demo
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -1,18 +1,27 @@
-"""Generate the command-line reference from the help texts: `python docs/generate.py`."""
+"""Generate what the documentation says about the code: `python docs/generate.py`.
+
+The command-line reference comes from the help texts, the table of architectures from building,
+scoring, placing and exporting every family of the tests.
+"""
 
 from __future__ import annotations
 
+import sys
+import warnings
 from pathlib import Path
 
 import typer.main
 
-from plop_lora.cli import VERBS, app
+from plop_lora.cli import VERBS, app, verb_name
 
-PAGE = Path(__file__).parent / "reference" / "cli.md"
+DOCS = Path(__file__).parent
+REFERENCE = DOCS / "reference" / "cli.md"
+ARCHITECTURES = DOCS / "architectures.md"
+MARK = "<!-- table -->\n"
 
 
 def cli_page() -> str:
-    """Return the page: one section per verb, one row per argument and option."""
+    """Return the reference: one section per verb, one row per argument and option."""
     command = typer.main.get_command(app)
     lines = [
         "# Command line",
@@ -22,10 +31,10 @@ def cli_page() -> str:
         "installs shell completion; `python -m plop_lora` is the same command.",
     ]
     for verb in VERBS:
-        sub = command.commands[verb.__name__]
+        sub = command.commands[verb_name(verb)]
         lines += [
             "",
-            f"## plop {verb.__name__}",
+            f"## plop {verb_name(verb)}",
             "",
             sub.help or "",
             "",
@@ -41,5 +50,54 @@ def cli_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def architectures_page() -> str:
+    """Return the page with its table: one row per family."""
+    sys.path.insert(0, str(DOCS.parent / "tests"))
+    import families
+
+    from plop_lora.export import TARGETS
+
+    head = f"| family | measured | types | {' | '.join(TARGETS)} |"
+    lines = [head, "|---" * (3 + len(TARGETS)) + "|"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        lines += [family_row(name) for name in families.FAMILIES]
+    before = ARCHITECTURES.read_text(encoding="utf-8").partition(MARK)[0]
+    return before + MARK + "\n" + "\n".join(lines) + "\n"
+
+
+def family_row(name: str) -> str:
+    """Score, place and export one family; return its row."""
+    import families
+
+    import plop_lora as plop
+    from plop_lora.export import TARGETS
+
+    scores = plop.score(families.build(name), batches=[families.batch_of(name)], progress=False)
+    placement = plop.place(scores, rank=2)
+    slices: dict[str, list[str]] = {}
+    for row in sorted(scores.types, key=lambda row: row.type):
+        part = row.type.removeprefix(row.host_type).strip("[]")
+        slices.setdefault(row.host_type, []).extend([part] if part else [])
+    types = [f"{host}[{' '.join(parts)}]" if parts else host for host, parts in slices.items()]
+    marks = [export_mark(placement, target) for target in TARGETS.values()]
+    listed = ", ".join(f"`{entry}`" for entry in types)
+    return f"| {name} | {scores.coverage.share:.0%} | {listed} | {' | '.join(marks)} |"
+
+
+def export_mark(placement: object, target: object) -> str:
+    """Return ✓, ~ or – for one family and one trainer; a failed check is an error here too."""
+    from plop_lora.errors import ExportError
+
+    try:
+        rendered = target.render(placement)
+    except ExportError:
+        return "–"
+    if target.check is not None:
+        target.check(placement, rendered)
+    return "~" if rendered.losses else "✓"
+
+
 if __name__ == "__main__":
-    PAGE.write_text(cli_page(), encoding="utf-8")
+    REFERENCE.write_text(cli_page(), encoding="utf-8")
+    ARCHITECTURES.write_text(architectures_page(), encoding="utf-8")

@@ -7,8 +7,10 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import plop_lora as plop
+from plop_lora.export import TARGETS
 from plop_lora.placement import STRATEGIES
 
 ROOT = Path(__file__).parents[1]
@@ -79,9 +81,28 @@ def test_strategies_are_documented() -> None:
         assert f"`{name}`" in page
 
 
-def test_generated_reference_is_current() -> None:
-    """Help text is generated into the docs; `python docs/generate.py` renews it."""
+def test_exports_are_documented() -> None:
+    """A trainer that no how-to names is one that users will not find."""
+    pages = [ROOT / "docs" / "how-to" / name for name in ("export.md", "export-native.md")]
+    page = "".join(path.read_text(encoding="utf-8") for path in pages)
+    for name in TARGETS:
+        assert f"--to {name}" in page
+
+
+def _generator() -> ModuleType:
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert (ROOT / "docs" / "reference" / "cli.md").read_text() == module.cli_page()
+    return module
+
+
+def test_generated_reference_is_current() -> None:
+    """Help text is generated into the docs; `python docs/generate.py` renews it."""
+    page = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
+    assert page == _generator().cli_page()
+
+
+def test_table_of_architectures_is_current() -> None:
+    """What the documentation claims of each family and trainer is what a run of today gives."""
+    page = (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8")
+    assert page == _generator().architectures_page()

@@ -19,7 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 import plop_lora as plop
-from plop_lora.cli import VERBS, app, main
+from plop_lora.cli import VERBS, app, main, verb_name
 from plop_lora.demo import DATA, MODEL
 
 Run = Callable[..., tuple[int, str, str]]
@@ -303,7 +303,7 @@ def test_version_help_and_completion(run: Run) -> None:
     assert run("--version") == (0, f"plop-lora {plop.__version__}\n", "")
     code, output, _ = run()
     assert code == 0
-    assert all(verb.__name__ in output for verb in VERBS)
+    assert all(verb_name(verb) in output for verb in VERBS)
     done = plop_command("--show-completion", "bash")
     assert "complete -o default -F _plop_completion plop" in done.stdout
 
@@ -311,6 +311,15 @@ def test_version_help_and_completion(run: Run) -> None:
 def test_every_verb_has_help_and_docs() -> None:
     reference = (Path(__file__).parents[1] / "docs" / "reference" / "cli.md").read_text()
     for verb in VERBS:
-        done = CliRunner().invoke(app, [verb.__name__, "--help"])
+        done = CliRunner().invoke(app, [verb_name(verb), "--help"])
         assert done.exit_code == 0
-        assert f"## plop {verb.__name__}" in reference
+        assert f"## plop {verb_name(verb)}" in reference
+
+
+def test_export_help_names_every_trainer() -> None:
+    from plop_lora.export import TARGETS
+
+    text = " ".join(
+        CliRunner().invoke(app, ["export", "--help"], env={"COLUMNS": "200"}).stdout.split()
+    )
+    assert all(name in text for name in TARGETS)

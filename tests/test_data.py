@@ -140,7 +140,7 @@ def test_hub_names_reach_the_library(monkeypatch) -> None:
 
 
 def test_vocabulary_mismatch(models) -> None:
-    with pytest.raises(ModelError, match=r"token number \d+, but the model's embedding has 64"):
+    with pytest.raises(ModelError, match=r"token number \d+, but the model's embedding has 96"):
         plop.score(models("llama"), WordTokenizer(500), ["some words here"], progress=False)
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from plop_lora.comparison import compare
     from plop_lora.documents import Documents, load_documents
     from plop_lora.errors import PlopError
+    from plop_lora.export.imported import import_adapter
     from plop_lora.placement import STRATEGIES, place
     from plop_lora.records import Comparison, Placement, Scores
     from plop_lora.scoring import score
@@ -33,6 +34,7 @@ _HOMES = {
     "PlopError": "errors",
     "Scores": "records",
     "compare": "comparison",
+    "import_adapter": "export.imported",
     "load_documents": "documents",
     "place": "placement",
     "score": "scoring",
@@ -47,6 +49,7 @@ __all__ = [
     "Scores",
     "__version__",
     "compare",
+    "import_adapter",
     "load_documents",
     "place",
     "score",

@@ -48,20 +48,21 @@ class Batch:
     inputs: dict[str, Any]
     names: tuple[str, ...]
 
-    def halves(self) -> tuple[Batch, Batch]:
-        """Split into two batches of about half the rows; every B-row tensor is split with them."""
-        middle, size = len(self.names) // 2, len(self.names)
+    def part(self, start: int, end: int) -> Batch:
+        """Return the rows from `start` to `end`."""
+        inputs = {
+            key: value[start:end] if self._by_row(value) else value
+            for key, value in self.inputs.items()
+        }
+        return Batch(inputs, self.names[start:end])
 
-        def part(start: int, end: int) -> Batch:
-            inputs = {
-                key: value[start:end]
-                if isinstance(value, torch.Tensor) and value.ndim and len(value) == size
-                else value
-                for key, value in self.inputs.items()
-            }
-            return Batch(inputs, self.names[start:end])
+    def can_split(self) -> bool:
+        """Whether there are several rows and every tensor has one entry for each of them."""
+        tensors = [v for v in self.inputs.values() if isinstance(v, torch.Tensor) and v.ndim]
+        return len(self.names) > 1 and all(map(self._by_row, tensors))
 
-        return part(0, middle), part(middle, size)
+    def _by_row(self, value: Any) -> bool:
+        return isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == len(self.names)
 
 
 # --------------------------------------------------------------------------- sequences

@@ -7,6 +7,7 @@
     ├── MeasurementError    (ArithmeticError)  NaN, infinity, or nothing measured
     ├── RecordError         (ValueError)    a saved record that is damaged, foreign or too new
     ├── ExportError         (RuntimeError)  an export that the real library reads differently
+    ├── AdapterError        (ValueError)    a trained adapter that is damaged or cannot be folded
     ├── OutputError         (OSError)       a file that cannot be written
     └── MissingExtraError   (ImportError)   an optional dependency that is not installed
 
@@ -54,6 +55,10 @@ class RecordError(PlopError, ValueError):
 
 class ExportError(PlopError, RuntimeError):
     """The target library does not adapt exactly the modules of the placement."""
+
+
+class AdapterError(PlopError, ValueError):
+    """The folder of a trained adapter is damaged, foreign, or holds what cannot be folded."""
 
 
 class OutputError(PlopError, OSError):

@@ -1,4 +1,4 @@
-"""Files that appear under their name complete or not at all.
+"""Files and folders that appear under their name complete or not at all.
 
 Imports the standard library and the errors only.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -55,6 +56,48 @@ def _mode(path: Path) -> int:
     mask = os.umask(0)
     os.umask(mask)
     return 0o666 & ~mask
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder that takes the name `path` only when the block has filled it.
+
+    It stands beside `path` under a temporary name. A folder already there is moved aside, replaced
+    and deleted; whatever ends the block early leaves it untouched and nothing else behind. Whether
+    it may be replaced is the caller's question.
+
+    Raises:
+        OutputError: the folder cannot be written, or the disk is full.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        yield temporary
+        temporary.chmod(0o755)
+        _swap(temporary, path)
+    except OSError as error:
+        raise OutputError(_write_failure(path, error)) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap(new: Path, path: Path) -> None:
+    """Put a folder in the place of another; the old one comes back if that fails."""
+    if not path.exists():
+        os.replace(new, path)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        os.replace(path, old)
+        try:
+            os.replace(new, path)
+        except OSError:
+            os.replace(old, path)
+            raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def check_writable(path: Path) -> None:

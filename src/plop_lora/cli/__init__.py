@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +18,7 @@ from plop_lora._version import __version__
 from plop_lora.cli.compare import compare
 from plop_lora.cli.demo import demo
 from plop_lora.cli.export import export
+from plop_lora.cli.import_ import import_
 from plop_lora.cli.output import interruptible
 from plop_lora.cli.place import place
 from plop_lora.cli.score import score
@@ -31,9 +32,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-VERBS = (score, place, export, compare, demo)
+VERBS = (score, place, import_, export, compare, demo)
+
+
+def verb_name(verb: Callable[..., None]) -> str:
+    """Return what the user types; the function of `import` has a `_`, as Python took the word."""
+    return verb.__name__.rstrip("_")
+
+
 for verb in VERBS:
-    app.command()(interruptible(verb))
+    app.command(verb_name(verb))(interruptible(verb))
 
 
 def _version(wanted: bool) -> None:

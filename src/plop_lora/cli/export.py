@@ -1,4 +1,4 @@
-"""`plop export`: a placement in, a trainer's configuration out."""
+"""`plop export`: a placement in, a trainer's configuration out; an adapter in, a server's out."""
 
 from __future__ import annotations
 
@@ -11,28 +11,37 @@ from plop_lora.cli.output import Format, FormatOption
 
 
 def export(
-    placement: Annotated[Path, typer.Argument(help="File written by plop place.")],
+    source: Annotated[
+        Path, typer.Argument(help="File written by plop place; for vllm an adapter's folder.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write into.")],
-    to: Annotated[str, typer.Option(help="The trainer; plop export --help lists them.")] = "peft",
+    to: Annotated[
+        str,
+        typer.Option(
+            help="peft, axolotl, litgpt, llama-factory, mlx-lm, ms-swift, nemo-automodel, "
+            "torchtune, trl, unsloth; or vllm, to fold a trained adapter."
+        ),
+    ] = "peft",
+    serve: Annotated[
+        str | None,
+        typer.Option(help="Say what this server will reject or ignore: vllm or sglang."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option(help="First apply it with the real library and read it back.")
     ] = True,
     allow_loss: Annotated[
-        bool, typer.Option("--allow-loss", help="Write even if the file cannot say everything.")
+        bool, typer.Option("--allow-loss", help="Write even if something is lost or rejected.")
     ] = False,
     form: FormatOption = Format.table,
 ) -> None:
-    """Write PLACEMENT as a trainer's configuration, checked by the real library."""
-    from plop_lora.export import export as run
-    from plop_lora.records import Placement
+    """Write SOURCE as a trainer's configuration, or fold a trained adapter for serving."""
+    from plop_lora.export import export_path
 
-    loaded = Placement.load(placement)
-    done = run(loaded, output, to=to, dry_run=dry_run, allow_loss=allow_loss)
-    for loss in done.losses:
-        typer.echo(f"Lost: {loss.what}: {loss.effect}.", err=True)
+    done = export_path(source, output, to=to, serve=serve, dry_run=dry_run, allow_loss=allow_loss)
+    for message in done.messages:
+        typer.echo(message, err=True)
     if form is Format.json:
-        typer.echo(done.rendered.text, nl=False)
+        typer.echo(done.text, nl=False)
     elif form is Format.table:
-        checked = f"read back from {to}" if done.checked else "not read back"
-        typer.echo(f"{done.path}: {len(loaded.sites)} adapters, {checked}")
-        typer.echo(done.target.description)
+        typer.echo(done.summary)
+        typer.echo(done.description)

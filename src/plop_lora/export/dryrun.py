@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ def check_with_peft(placement: Placement, config: Any, model: nn.Module | None =
     """
     from peft import get_peft_model
 
-    base = skeleton(placement.model) if model is None else _on_meta(model)
+    base = skeleton(placement.model) if model is None else on_meta(model)
     config = copy.deepcopy(config)
     config.init_lora_weights = True
     try:
@@ -90,7 +91,7 @@ def skeleton(reference: ModelReference) -> nn.Module:
         return model_class(config)  # type: ignore[no-any-return]
 
 
-def _on_meta(model: nn.Module) -> nn.Module:
+def on_meta(model: nn.Module) -> nn.Module:
     """Copy a module's structure; the memo hands deepcopy meta tensors instead of its data."""
     tensors = [*model.parameters(), *model.buffers()]
     memo: dict[int, Any] = {}
@@ -107,18 +108,23 @@ def adapters_of(model: nn.Module) -> dict[str, tuple[int, float]]:
     A weight that is adapted as a parameter goes by the module's name where it is the module's
     `weight`, else by the parameter's own.
     """
+    return {
+        name: (layer.r["default"], layer.scaling["default"]) for name, layer in lora_layers(model)
+    }
+
+
+def lora_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield PEFT's LoRA layers by the name of the weight they adapt, as in `adapters_of`."""
     from peft.tuners.lora import LoraLayer
     from peft.tuners.lora.layer import ParamWrapper
 
-    found = {}
     for name, module in model.named_modules():
         if not isinstance(module, LoraLayer) or "default" not in module.r:
             continue
         plain = ".".join(part for part in name.split(".") if part != "base_layer")
         if isinstance(module, ParamWrapper) and module.parameter_name != "weight":
             plain = f"{plain}.{module.parameter_name}"
-        found[plain] = (module.r["default"], module.scaling["default"])
-    return found
+        yield plain, module
 
 
 def _same(found: tuple[int, float], wanted: tuple[int, float]) -> bool:

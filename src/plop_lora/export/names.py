@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from plop_lora.records import PlacedSite, Placement
 
@@ -25,6 +25,12 @@ def has_experts(placement: Placement) -> bool:
     """Whether the model stacks experts in parameters, placed or not."""
     names = [site.name for site in placement.sites if site.is_parameter]
     return bool(names) or any(_is_expert_name(name) for name in placement.untouched)
+
+
+def is_multimodal(placement: Placement) -> bool:
+    """Whether the model has a vision or audio tower, by its configuration."""
+    config = placement.model.config or {}
+    return any(key in config for key in ("vision_config", "audio_config"))
 
 
 def by_parameter(site: PlacedSite, placement: Placement) -> bool:
@@ -53,15 +59,45 @@ def target_modules(placement: Placement) -> list[str] | str:
     PEFT cuts a pattern down to leaf names; otherwise one regular expression, which PEFT matches
     against the full name.
     """
-    sites = module_sites(placement)
-    others = [*placement.untouched, *(site.name for site in parameter_sites(placement))]
-    endings = exact_endings([(site.type, site.name) for site in sites], others)
+    endings = _module_endings(placement)
     if endings is not None:
         return endings
+    names = sorted(site.name for site in module_sites(placement))
     if has_experts(placement):
-        return sorted(site.name for site in sites)
-    patterns = layer_patterns(site.name for site in sites)
-    return rf"(?:.*\.)?(?:{'|'.join(patterns)})"
+        return names
+    return rf"(?:.*\.)?(?:{'|'.join(layer_patterns(names))})"
+
+
+def listed_modules(
+    placement: Placement, *, hits: Callable[[str, str], bool] | None = None
+) -> list[str]:
+    """Return the module targets as a list, for trainers that take no pattern.
+
+    Name endings where they hit the sites and nothing else, otherwise full names.
+
+    Args:
+        placement: what to describe.
+        hits: whether the trainer takes a name for a target; by default PEFT's rule for lists,
+            that the name ends in it.
+    """
+    endings = _module_endings(placement, hits=hits)
+    if endings is not None:
+        return endings
+    return sorted(site.name for site in module_sites(placement))
+
+
+def _module_endings(
+    placement: Placement, *, hits: Callable[[str, str], bool] | None = None
+) -> list[str] | None:
+    """Return exact endings of the module sites, or None.
+
+    Beside a tower an ending has two parts: its patch embedding, which no score lists, may be
+    called `proj` as well.
+    """
+    named = [(site.type, site.name) for site in module_sites(placement)]
+    others = [*placement.untouched, *(site.name for site in parameter_sites(placement))]
+    parts = 2 if is_multimodal(placement) else 1
+    return exact_endings(named, others, parts=parts, hits=hits)
 
 
 def target_parameters(placement: Placement) -> list[str]:
@@ -75,7 +111,11 @@ def target_parameters(placement: Placement) -> list[str]:
 
 
 def exact_endings(
-    named: Sequence[tuple[str, str]], others: Sequence[str], *, parts: int = 1
+    named: Sequence[tuple[str, str]],
+    others: Sequence[str],
+    *,
+    parts: int = 1,
+    hits: Callable[[str, str], bool] | None = None,
 ) -> list[str] | None:
     """Return one ending per type that hits its names and none of `others`, or None.
 
@@ -83,23 +123,31 @@ def exact_endings(
         named: (type, name) pairs.
         others: names that must not be hit.
         parts: how many dotted parts an ending has at least.
+        hits: whether an ending hits a name of `others`; by default where the name ends in it.
     """
     groups: dict[str, list[str]] = defaultdict(list)
     for type_name, name in named:
         groups[type_name].append(name)
-    endings = [exact_ending(names, others, parts=parts) for names in groups.values()]
+    endings = [exact_ending(names, others, parts=parts, hits=hits) for names in groups.values()]
     found = {ending for ending in endings if ending is not None}
     return sorted(found) if None not in endings else None
 
 
-def exact_ending(names: Sequence[str], others: Sequence[str], *, parts: int = 1) -> str | None:
-    """Return the shortest dotted ending that all names share and none of `others` has."""
+def exact_ending(
+    names: Sequence[str],
+    others: Sequence[str],
+    *,
+    parts: int = 1,
+    hits: Callable[[str, str], bool] | None = None,
+) -> str | None:
+    """Return the shortest dotted ending that all names share and that hits none of `others`."""
+    hits = hits or _ends
     words = names[0].split(".")
     for start in reversed(range(len(words) - parts + 1)):
         ending = ".".join(words[start:])
         if not all(_ends(name, ending) for name in names):
             return None
-        if not any(_ends(name, ending) for name in others):
+        if not any(hits(name, ending) for name in others):
             return ending
     return None
 

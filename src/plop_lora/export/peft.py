@@ -17,13 +17,16 @@ from plop_lora.export.names import (
     exact_ending,
     layer_patterns,
     parameter_name,
-    parameter_sites,
     target_modules,
     target_parameters,
 )
+from plop_lora.export.narrow import Narrowed, narrow, no_dropout_on_parameters, no_loraplus
 from plop_lora.export.target import Loss, Rendered, Target
 from plop_lora.placement import alpha_of
-from plop_lora.records import PlacedSite, Placement
+from plop_lora.records import AdapterSettings, PlacedSite, Placement
+
+LOFTQ = {"loftq_bits": 4, "loftq_iter": 1}
+"""PEFT's own defaults, which it wants to see written where the initialisation is `loftq`."""
 
 
 def to_peft(
@@ -66,52 +69,46 @@ def peft_fields(placement: Placement) -> dict[str, Any]:
     """
     largest = max(site.rank for site in placement.sites)
     ranks, alphas = rank_patterns(placement)
-    init = placement.settings.init
-    return {
+    settings = _narrow(placement).placement.settings
+    fields = {
         "peft_type": "LORA",
         "task_type": placement.model.task_type,
         "base_model_name_or_path": placement.model.name,
         "revision": placement.model.revision,
         "r": largest,
         "lora_alpha": plain(alpha_of(largest, placement.scaling, placement.settings)),
-        "lora_dropout": dropout(placement),
+        "lora_dropout": settings.dropout,
         "bias": "none",
         "target_modules": target_modules(placement),
         "target_parameters": target_parameters(placement) or None,
         "rank_pattern": ranks,
         "alpha_pattern": alphas,
-        "use_rslora": placement.settings.rslora,
-        "init_lora_weights": True if init == "default" else init,
+        "use_rslora": settings.rslora,
+        "init_lora_weights": init_weights(settings),
     }
+    if settings.init == "loftq":
+        fields["loftq_config"] = LOFTQ
+    return fields
+
+
+def init_weights(settings: AdapterSettings) -> bool | str:
+    """Return what PEFT's `init_lora_weights` should hold."""
+    return True if settings.init == "default" else settings.init
 
 
 def peft_losses(placement: Placement) -> tuple[Loss, ...]:
     """Return what PEFT's configuration cannot say about a placement."""
-    losses = []
-    settings = placement.settings
-    if settings.loraplus_ratio is not None:
-        losses.append(
-            Loss(
-                f"the LoRA+ ratio {settings.loraplus_ratio:g}",
-                "A and B train at one rate unless you make the optimizer with "
-                "peft.optimizers.create_loraplus_optimizer",
-            )
-        )
-    return (*losses, *dropout_loss(placement))
+    return _narrow(placement).losses
 
 
-def dropout(placement: Placement) -> float:
-    """Return the dropout that PEFT accepts: 0 where a parameter is adapted."""
-    return 0.0 if parameter_sites(placement) else placement.settings.dropout
-
-
-def dropout_loss(placement: Placement) -> tuple[Loss, ...]:
-    """Return the loss of a dropout that PEFT would refuse."""
-    wanted = placement.settings.dropout
-    if wanted == dropout(placement):
-        return ()
-    return (
-        Loss(f"the dropout {wanted:g}", "it is 0, since PEFT cannot drop inputs of a parameter"),
+def _narrow(placement: Placement) -> Narrowed:
+    return narrow(
+        placement,
+        no_loraplus(
+            "A and B train at one rate unless you make the optimizer with "
+            "peft.optimizers.create_loraplus_optimizer"
+        ),
+        no_dropout_on_parameters,
     )
 
 

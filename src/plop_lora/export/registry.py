@@ -6,12 +6,38 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plop_lora.errors import ExportError, OutputError, UsageError, nearest
-from plop_lora.export import peft
+from plop_lora.export import (
+    axolotl,
+    litgpt,
+    llama_factory,
+    mlx_lm,
+    ms_swift,
+    nemo_automodel,
+    peft,
+    torchtune,
+    trl,
+    unsloth,
+)
+from plop_lora.export.serving import Finding, lint, rejections
 from plop_lora.export.target import Loss, Rendered, Target
 from plop_lora.files import atomic_file, check_writable
 from plop_lora.records import Placement
 
-TARGETS: dict[str, Target] = {row.name: row for row in (peft.TARGET,)}
+TARGETS: dict[str, Target] = {
+    row.name: row
+    for row in (
+        peft.TARGET,
+        axolotl.TARGET,
+        litgpt.TARGET,
+        llama_factory.TARGET,
+        mlx_lm.TARGET,
+        ms_swift.TARGET,
+        nemo_automodel.TARGET,
+        torchtune.TARGET,
+        trl.TARGET,
+        unsloth.TARGET,
+    )
+}
 """Name → target of `plop export --to NAME`."""
 
 
@@ -23,11 +49,36 @@ class Exported:
     target: Target
     rendered: Rendered
     checked: bool
+    adapters: int
+    findings: tuple[Finding, ...] = ()
 
     @property
     def losses(self) -> tuple[Loss, ...]:
         """What the file cannot say."""
         return self.rendered.losses
+
+    @property
+    def text(self) -> str:
+        """What the file holds."""
+        return self.rendered.text
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """What the user should know beside the result, a line each."""
+        lost = [f"Lost: {loss.what}: {loss.effect}." for loss in self.losses]
+        return (*lost, *map(str, self.findings))
+
+    @property
+    def summary(self) -> str:
+        """One line: what was written, and whether it was read back."""
+        reader = self.target.read_by or self.target.name
+        checked = f"read back from {reader}" if self.checked else "not read back"
+        return f"{self.path}: {self.adapters} adapters, {checked}"
+
+    @property
+    def description(self) -> str:
+        """What to do with the file."""
+        return self.target.description
 
 
 def export(
@@ -37,6 +88,7 @@ def export(
     to: str = "peft",
     dry_run: bool = True,
     allow_loss: bool = False,
+    serve: str | None = None,
 ) -> Exported:
     """Write a placement as a trainer's configuration.
 
@@ -46,16 +98,21 @@ def export(
         to: a name in `TARGETS`.
         dry_run: first apply the file with the real library and compare modules and ranks;
             without it neither torch nor any trainer is imported.
-        allow_loss: write even where the file cannot say all of the placement.
+        allow_loss: write even where the file cannot say all of the placement, or the server
+            rejects a part of it.
+        serve: a name in `SERVERS`, where the trained adapter will be served: what that server
+            rejects or ignores is found now, before the training.
 
     Raises:
-        ExportError: the library would adapt other modules or ranks, or something would be lost.
+        ExportError: the library would adapt other modules or ranks, something would be lost, or
+            the server would refuse the adapter.
         OutputError: the folder cannot be written.
         UsageError: an unknown target.
     """
     if to not in TARGETS:
         raise UsageError(
-            f"There is no export to {to!r}.{nearest(to, TARGETS)} Allowed: {', '.join(TARGETS)}."
+            f"There is no export of a placement to {to!r}.{nearest(to, TARGETS)} Allowed: "
+            f"{', '.join(TARGETS)}; and vllm for the folder of a trained adapter."
         )
     target = TARGETS[to]
     path = Path(folder) / target.file_name
@@ -65,12 +122,19 @@ def export(
     rendered = target.render(placement)
     if rendered.losses and not allow_loss:
         raise ExportError(_refusal(target, placement, rendered))
+    findings = lint(placement, serve) if serve is not None else ()
+    if rejections(findings) and not allow_loss:
+        lines = " ".join(map(str, rejections(findings)))
+        raise ExportError(
+            f"{serve} would refuse the trained adapter. {lines} Nothing was written. "
+            "Accept it with --allow-loss."
+        )
     checked = dry_run and target.check is not None
     if dry_run and target.check is not None:
         target.check(placement, rendered)
     with atomic_file(path) as file:
         file.write(rendered.text)
-    return Exported(path, target, rendered, checked)
+    return Exported(path, target, rendered, checked, len(placement.sites), findings)
 
 
 def _refusal(target: Target, placement: Placement, rendered: Rendered) -> str:

@@ -43,6 +43,7 @@ class Target:
             that library cannot be installed beside us; raises ExportError.
         description: what to do with the file, one sentence.
         source: where the format is documented.
+        read_by: the library that `check` applies, where it is not the trainer itself.
     """
 
     name: str
@@ -51,3 +52,4 @@ class Target:
     check: Callable[[Placement, Rendered], None] | None
     description: str
     source: str
+    read_by: str | None = None

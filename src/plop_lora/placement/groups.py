@@ -58,23 +58,17 @@ def _estimate(scores: Scores, types: set[str]) -> Estimate:
     return type_estimate(scores.measurements, orders)
 
 
-def forced_members(group: Group, rivals: list[Group], chosen: int) -> tuple[str, ...]:
-    """Return the slices of a chosen group that would not be among the lowest `chosen` types alone.
-
-    Empty for a group of one member, and for one whose slices would all be chosen.
-    """
-    if len(group.members) == 1:
-        return ()
-    alone = sorted(
-        (member.nfn, member.type) for rival in rivals for member in rival.members
-    )  # lowest first
-    lowest = {name for _, name in alone[:chosen]}
-    return tuple(member.type for member in group.members if member.type not in lowest)
+def lowest_alone(rivals: list[Group], chosen: list[Group]) -> set[str]:
+    """Return the types that would be chosen if slices could be: as many as the choice holds."""
+    alone = sorted((member.nfn, member.type) for group in rivals for member in group.members)
+    return {name for _, name in alone[: sum(len(group.members) for group in chosen)]}
 
 
-def held_back(group: Group, rivals: list[Group], chosen: int) -> tuple[str, ...]:
-    """Return the slices of a group that was left out which alone would have been chosen."""
-    if len(group.members) == 1:
-        return ()
-    forced = forced_members(group, rivals, chosen)
-    return tuple(member.type for member in group.members if member.type not in forced)
+def forced_members(group: Group, lowest: set[str]) -> tuple[str, ...]:
+    """Return the slices of a chosen weight that are not among the lowest types by themselves."""
+    return tuple(m.type for m in group.members if len(group.members) > 1 and m.type not in lowest)
+
+
+def held_back(group: Group, lowest: set[str]) -> tuple[str, ...]:
+    """Return the slices of a weight that was left out which are among the lowest by themselves."""
+    return tuple(m.type for m in group.members if len(group.members) > 1 and m.type in lowest)

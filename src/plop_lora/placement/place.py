@@ -9,7 +9,13 @@ from collections.abc import Sequence
 from plop_lora._version import __version__
 from plop_lora.errors import UsageError, nearest
 from plop_lora.placement.budget import RankCost, allocate, parse_budget
-from plop_lora.placement.groups import Group, forced_members, groups_of, held_back
+from plop_lora.placement.groups import (
+    Group,
+    forced_members,
+    groups_of,
+    held_back,
+    lowest_alone,
+)
 from plop_lora.placement.strategies import Request, Strategy, find_strategy
 from plop_lora.records import (
     DECIDED,
@@ -70,7 +76,7 @@ def place(
     every = groups_of(scores)
     eligible = [group for group in every if group.eligible]
     _check(row, eligible, top, rank, budget, types)
-    _check_settings(scaling, settings)
+    check_settings(scaling, settings)
     taken = min(DEFAULT_TOP, len(eligible)) if top is None else top
     chosen = row.choose(eligible, Request(taken, seed, tuple(types), tuple(every)))
     if not chosen:
@@ -80,7 +86,7 @@ def place(
         )
     limit = None if budget is None else parse_budget(budget, scores.model.parameters)
     sites = _place_sites(chosen, rank or DEFAULT_RANK, limit, scaling, settings)
-    choices = _choices(row, eligible, chosen, sites)
+    choices = choices_of(row, eligible, chosen, sites)
     return Placement(
         model=scores.model,
         strategy=strategy,
@@ -90,6 +96,7 @@ def place(
         scaling=scaling,
         trainable_parameters=sum(site.parameters for site in sites),
         budget=limit,
+        hosts=scores.hosts,
         untouched=_untouched(scores, sites),
         seed=seed,
         scores_digest=scores.digest(),
@@ -138,7 +145,12 @@ def _check(
         raise UsageError(f"--rank {rank} is not possible; give 1 or more.")
 
 
-def _check_settings(scaling: float, settings: AdapterSettings) -> None:
+def check_settings(scaling: float, settings: AdapterSettings) -> None:
+    """Check the numbers and names of adapter settings.
+
+    Raises:
+        UsageError: one that cannot be; the text says what is allowed.
+    """
     if not scaling > 0:
         raise UsageError(f"The scaling of B·A must be above 0, not {scaling}.")
     if settings.loraplus_ratio is not None and not settings.loraplus_ratio > 0:
@@ -182,12 +194,14 @@ def _place_sites(
     )
 
 
-def _choices(
+def choices_of(
     row: Strategy, eligible: list[Group], chosen: list[Group], sites: tuple[PlacedSite, ...]
 ) -> tuple[Choice, ...]:
     """Describe each choice; neighbours are looked up in the direction the strategy prefers."""
     ranking = eligible[::-1] if row.name == "plop-inverse" else eligible
     left_out = [group for group in ranking if group not in chosen]
+    everything = {member.type for group in chosen for member in group.members}
+    lowest = lowest_alone(eligible, chosen) if row.name == "plop" else everything
     choices = []
     for group in chosen:
         following = ranking[ranking.index(group) + 1 :][:1] if group in ranking else []
@@ -205,7 +219,7 @@ def _choices(
                 parameters=sum(site.parameters for site in placed),
                 next=_gap(group, following),
                 left_out=_gap(group, left_out),
-                forced=forced_members(group, eligible, len(chosen)) if row.by_score else (),
+                forced=forced_members(group, lowest),
             )
         )
     return tuple(choices)
@@ -240,9 +254,10 @@ def _notes(row: Strategy, eligible: list[Group], chosen: list[Group]) -> tuple[s
     """Say which slices would be chosen alone but stand in a weight that was left out."""
     if row.name != "plop":
         return ()
+    lowest = lowest_alone(eligible, chosen)
     return tuple(
         f"{' and '.join(back)} would be chosen alone, but {group.type} is one weight, and with "
         "its other slices it scores too high"
         for group in eligible
-        if group not in chosen and (back := held_back(group, eligible, len(chosen)))
+        if group not in chosen and (back := held_back(group, lowest))
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from plop_lora.records.base import Record, later
-from plop_lora.records.scores import ModelReference
+from plop_lora.records.scores import Host, ModelReference
 
 DECIDED = "decided"
 UNDECIDED = "undecided, score more data"
@@ -87,7 +87,8 @@ class Placement(Record):
     """Weights with rank and alpha, why they were chosen, and which weights stay untouched.
 
     `scaling` is the factor in front of B·A, the same for every adapter: alpha / rank, or
-    alpha / sqrt(rank) with `settings.rslora`.
+    alpha / sqrt(rank) with `settings.rslora`. `hosts` are all weights of known size, placed or
+    not; `untouched` names every weight without an adapter, of known size or not.
     """
 
     kind: ClassVar[str] = "placement"
@@ -100,6 +101,7 @@ class Placement(Record):
     scaling: float
     trainable_parameters: int
     budget: int | None
+    hosts: tuple[Host, ...]
     untouched: tuple[str, ...]
     seed: int
     scores_digest: str | None
@@ -119,8 +121,10 @@ class Placement(Record):
         to: str = "peft",
         dry_run: bool = True,
         allow_loss: bool = False,
+        serve: str | None = None,
     ) -> Path:
         """Write the placement as a trainer's file; see `plop_lora.export.registry.export`."""
         step = later("export.registry", "export")
-        path: Path = step(self, folder, to=to, dry_run=dry_run, allow_loss=allow_loss).path
+        options = {"to": to, "dry_run": dry_run, "allow_loss": allow_loss, "serve": serve}
+        path: Path = step(self, folder, **options).path
         return path

@@ -103,12 +103,17 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class NotMeasured:
-    """A weight that is present but has no score, and why."""
+    """A weight that is present but has no score, and why.
+
+    `by_rule` marks what is never proposed (embeddings, heads, routers, towers, convolutions), as
+    against what could have been measured and was not.
+    """
 
     name: str
     type: str
     parameters: int
     reason: str
+    by_rule: bool = False
 
 
 @dataclass(frozen=True, slots=True)

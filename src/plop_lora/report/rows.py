@@ -78,15 +78,22 @@ def scores_table(scores: Scores) -> Table:
 
 
 def _missing_lines(scores: Scores) -> list[str]:
-    reasons: dict[str, list[int]] = {}
+    """Say what was missed, a line for each reason, and in one line what is left out by rule."""
+    missed: dict[str, list[int]] = {}
+    ruled: dict[str, list[int]] = {}
     for entry in scores.coverage.not_measured:
-        reasons.setdefault(entry.reason, []).append(entry.parameters)
+        kind = ruled if entry.by_rule else missed
+        kind.setdefault(entry.reason, []).append(entry.parameters)
     total = scores.model.parameters
-    return [
-        f"Not measured: {plural(len(sizes), 'module')}, {count(sum(sizes))} parameters "
+    lines = [
+        f"Not measured: {plural(len(sizes), 'weight')}, {count(sum(sizes))} parameters "
         f"({sum(sizes) / total:.1%} of the model): {reason}."
-        for reason, sizes in reasons.items()
+        for reason, sizes in missed.items()
     ]
+    if ruled:
+        parts = [f"{reason} {count(sum(sizes))}" for reason, sizes in ruled.items()]
+        lines.append(f"Left out by rule: {', '.join(parts)}; --include scores them.")
+    return lines
 
 
 def placement_table(placement: Placement) -> Table:
@@ -110,7 +117,7 @@ def placement_table(placement: Placement) -> Table:
         f"{plural(len(placement.sites), 'adapter')}, {placement.trainable_parameters:,} trainable "
         f"parameters{budget} ({share:.2%} of the model); {_scaling(placement)}.",
         *(
-            f"Forced: {choice.type} is one weight, so {', '.join(choice.forced)} come along."
+            f"Forced along: {', '.join(choice.forced)}, since {choice.type} is one weight."
             for choice in placement.choices
             if choice.forced
         ),

@@ -45,6 +45,24 @@ def load_model(name: str, *, device: str = "auto", dtype: str = "auto") -> nn.Mo
     return model.to(target)
 
 
+def load_skeleton(name: str) -> nn.Module:
+    """Build the architecture that a checkpoint declares on the meta device, without weights.
+
+    Args:
+        name: hub id or local folder; only its config.json is read.
+
+    Raises:
+        ModelError: no such model, or transformers does not know it.
+    """
+    check_name(name)
+    with _explained(name, "model"):
+        config = AutoConfig.from_pretrained(name)
+        declared = getattr(transformers, (config.architectures or [""])[0], None)
+        with torch.device("meta"):
+            model: nn.Module = declared(config) if declared else AutoModel.from_config(config)
+    return model
+
+
 def load_tokenizer(name: str) -> Any:
     """Load the tokenizer that belongs to a model.
 

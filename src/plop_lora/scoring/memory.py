@@ -3,7 +3,7 @@
 Runs the body only, without the output head and without a cache, in eval and inference mode. When
 a batch does not fit, it is halved and the run goes on.
 
-Shape letters: B batch, T token, S sites, N sequences.
+Shape letters: B batch, T token, R rows of the probe's buffer, N sequences.
 """
 
 from __future__ import annotations
@@ -21,20 +21,27 @@ from transformers import PreTrainedModel
 
 from plop_lora.data import Batch
 from plop_lora.errors import DataError, MeasurementError
+from plop_lora.scoring.experts import experts_measured
 from plop_lora.scoring.probe import Floats, Layout, Probe, attach
 from plop_lora.scoring.sites import Site
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """Sums and counts per site and sequence, columns in the order of `names` (sorted)."""
+    """Sums and counts per row and sequence, columns in the order of `names` (sorted).
+
+    Site i has the rows `starts[i]` to `starts[i + 1]`: one, or one per expert. `alone` says that
+    sequences went one at a time, because some module mixes those of a batch.
+    """
 
     names: tuple[str, ...]
-    sums_SN: Floats
-    counts_SN: Floats
+    sums_RN: Floats
+    counts_RN: Floats
+    starts: tuple[int, ...]
     tokens: int
     unassignable: frozenset[int]
     halvings: int
+    alone: bool
 
 
 class _HeadReachedError(Exception):
@@ -64,15 +71,16 @@ def measure(
         MeasurementError: NaN or infinity, or a single sequence that does not fit in memory.
         DataError: there is no batch.
     """
-    device = sites[0].operator.weight_OI().device
-    names: list[str] = []
-    sums: list[Floats] = []
-    counts: list[Floats] = []
-    tokens = halvings = 0
-    with evaluating(model), _body(model) as forward:
-        with attach(sites, device=device, baseline=baseline, seed=seed) as probe:
+    device = next(model.parameters()).device
+    parts: list[_Part] = []
+    halvings, alone = 0, False
+    with evaluating(model), _body(model, sites) as forward:
+        with (
+            attach(sites, device=device, baseline=baseline, seed=seed) as probe,
+            experts_measured(sites, probe),
+        ):
             for batch in batches:
-                pending = [batch]
+                pending = _rows(batch) if alone else [batch]
                 while pending:
                     current = pending.pop()
                     try:
@@ -83,27 +91,49 @@ def measure(
                         pending += reversed(_halved(current, error))
                         halvings += 1
                         continue
-                    names += current.names
-                    sums.append(part[0])
-                    counts.append(part[1])
-                    tokens += part[2]
+                    if probe.unassignable and current.can_split():
+                        probe.unassignable.clear()
+                        pending += _rows(current)
+                        alone = True
+                        continue
+                    parts.append(part)
                     advance(len(current.names))
-    if not names:
+    if not parts:
         raise DataError("There is no batch to score. Give at least one text or batch.")
+    names = [name for part in parts for name in part.names]
     order = np.argsort(np.array(names), kind="stable")
     return Measured(
         names=tuple(names[index] for index in order),
-        sums_SN=np.concatenate(sums, axis=1)[:, order],
-        counts_SN=np.concatenate(counts, axis=1)[:, order],
-        tokens=tokens,
+        sums_RN=np.concatenate([part.sums_RB for part in parts], axis=1)[:, order],
+        counts_RN=np.concatenate([part.counts_RB for part in parts], axis=1)[:, order],
+        starts=probe.starts,
+        tokens=sum(part.tokens for part in parts),
         unassignable=frozenset(probe.unassignable),
         halvings=halvings,
+        alone=alone,
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """What one batch gave: sums and counts [R, B], and its tokens."""
+
+    names: tuple[str, ...]
+    sums_RB: Floats
+    counts_RB: Floats
+    tokens: int
+
+
+def _rows(batch: Batch) -> list[Batch]:
+    """Return a batch row by row, the first row last, where its tensors allow it."""
+    if not batch.can_split():
+        return [batch]
+    return [batch.part(row, row + 1) for row in reversed(range(len(batch.names)))]
 
 
 def _measure_batch(
     forward: Callable[..., None], probe: Probe, batch: Batch, device: torch.device
-) -> tuple[Floats, Floats, int]:
+) -> _Part:
     inputs = {
         key: value.to(device) if isinstance(value, torch.Tensor) else value
         for key, value in batch.inputs.items()
@@ -125,8 +155,8 @@ def _measure_batch(
             f"The model refused a batch: {error}. Either a text is longer than the model has "
             "positions (try a smaller --max-length), or the tokenizer is not the model's own."
         ) from error
-    sums_SB, counts_SB = probe.finish()
-    return sums_SB, counts_SB, counted
+    sums_RB, counts_RB = probe.finish()
+    return _Part(batch.names, sums_RB, counts_RB, counted)
 
 
 _MASKS = ("attention_mask", "decoder_attention_mask")
@@ -134,11 +164,15 @@ _MASKS = ("attention_mask", "decoder_attention_mask")
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run the block in eval and inference mode, then give each module its own mode back."""
+    """Run the block in eval and inference mode, then give each module its own mode back.
+
+    A module that was compiled in place runs uncompiled meanwhile: a graph made before our hooks
+    came would not call them.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
             yield
     finally:
         for module, training in modes:
@@ -146,14 +180,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _body(model: nn.Module) -> Iterator[Callable[..., None]]:
-    """Yield what runs the model up to its output head.
+def _body(model: nn.Module, sites: Sequence[Site]) -> Iterator[Callable[..., None]]:
+    """Yield what runs the model up to its output head, or all of it where a site needs that.
 
     Most models keep the body under `base_model`. Where they do not (T5), the full model runs and
     is stopped at the door of its output head.
     """
-    body: nn.Module = model.base_model if isinstance(model, PreTrainedModel) else model
-    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+    body, head = model, None
+    if isinstance(model, PreTrainedModel):
+        inside = set(model.base_model.modules())
+        if all(site.module in inside for site in sites):
+            body, head = model.base_model, model.get_output_embeddings()
     fixed: dict[str, Any] = {}
     if "use_cache" in inspect.signature(body.forward).parameters:
         fixed["use_cache"] = False
@@ -165,7 +202,9 @@ def _body(model: nn.Module) -> Iterator[Callable[..., None]]:
     def stop(module: nn.Module, arguments: Any) -> None:
         raise _HeadReachedError
 
-    handle = head.register_forward_pre_hook(stop) if isinstance(head, nn.Module) else None
+    sited = {site.module for site in sites}
+    stops = isinstance(head, nn.Module) and head not in sited
+    handle = head.register_forward_pre_hook(stop) if stops and head is not None else None
     try:
         yield forward
     finally:
@@ -180,11 +219,12 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def _halved(batch: Batch, error: Exception) -> tuple[Batch, Batch]:
-    if len(batch.names) == 1:
+    if not batch.can_split():
         raise MeasurementError(
-            "A single sequence does not fit in memory. Use a smaller --max-length, a narrower "
-            "--dtype, or another --device."
+            "A single sequence, or a batch that cannot be split, does not fit in memory. Use a "
+            "smaller --max-length or batch, a narrower --dtype, or another --device."
         ) from error
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return batch.halves()
+    middle = len(batch.names) // 2
+    return batch.part(0, middle), batch.part(middle, len(batch.names))

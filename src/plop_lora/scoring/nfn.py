@@ -20,31 +20,39 @@ EXACT_WIDTH = 256
 """Σσ⁴ is computed exactly where one side of the weight is at most this wide."""
 PROBES = 16
 MONTE_CARLO_DRAWS = 4096
+PROBED_DRAWS = 4096
+"""Rows sent through a layer whose weight cannot be read."""
 _PIECE_ROWS = 256
+_STREAM = 0x706C6F70
 
 
-def row_norms(rows_NI: torch.Tensor, bias_I: torch.Tensor | None = None) -> torch.Tensor:
+def row_norms(rows: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """Return ||row - bias|| of each row, float32, shape [N].
 
     On a CPU torch reduces wide rows of bf16 about ten times slower than it copies a cache-sized
     piece into float32 and reduces there, so narrow dtypes go through a small buffer. A bias is
     subtracted in that buffer, because rounding the difference to bf16 would show in the norm.
+
+    Args:
+        rows: [N, ...]; all dimensions but the first make up a row, which may be a strided view.
+        bias: of the shape of a row.
     """
-    on_cpu = rows_NI.device.type == "cpu"
-    if bias_I is None and (rows_NI.dtype == torch.float32 or not on_cpu):
-        plain_N: torch.Tensor = torch.linalg.vector_norm(rows_NI, dim=-1, dtype=torch.float32)
+    on_cpu = rows.device.type == "cpu"
+    inner = tuple(range(1, rows.ndim))
+    if bias is None and (rows.dtype == torch.float32 or not on_cpu):
+        plain_N: torch.Tensor = torch.linalg.vector_norm(rows, dim=inner, dtype=torch.float32)
         return plain_N
-    norms_N = torch.empty(len(rows_NI), dtype=torch.float32, device=rows_NI.device)
-    step = _PIECE_ROWS if on_cpu else max(1, len(rows_NI))
-    shape = (min(step, len(rows_NI)), rows_NI.shape[1])
-    buffer = torch.empty(shape, dtype=torch.float32, device=rows_NI.device)
-    bias = None if bias_I is None else bias_I.float()
-    for start in range(0, len(rows_NI), step):
-        piece = rows_NI[start : start + step]
+    norms_N = torch.empty(len(rows), dtype=torch.float32, device=rows.device)
+    step = _PIECE_ROWS if on_cpu else max(1, len(rows))
+    shape = (min(step, len(rows)), *rows.shape[1:])
+    buffer = torch.empty(shape, dtype=torch.float32, device=rows.device)
+    shift = None if bias is None else bias.float()
+    for start in range(0, len(rows), step):
+        piece = rows[start : start + step]
         work = buffer[: len(piece)].copy_(piece)
-        if bias is not None:
-            work.sub_(bias)
-        torch.linalg.vector_norm(work, dim=-1, out=norms_N[start : start + len(piece)])
+        if shift is not None:
+            work.sub_(shift)
+        torch.linalg.vector_norm(work, dim=inner, out=norms_N[start : start + len(piece)])
     return norms_N
 
 
@@ -82,7 +90,7 @@ def sum_of_fourth_powers(weight_OI: torch.Tensor, seed: int) -> torch.Tensor:
         weight = weight_OI.float()
         gram = weight @ weight.T if out_features <= in_features else weight.T @ weight
         return gram.square().sum()
-    probes_IK = _gaussian(in_features, PROBES, weight_OI, seed)
+    probes_IK = gaussian(in_features, PROBES, weight_OI, seed)
     image_KI = (weight_OI @ probes_IK).T @ weight_OI
     return image_KI.float().square().sum() / PROBES
 
@@ -91,13 +99,17 @@ def _monte_carlo_gain(weight_OI: torch.Tensor, seed: int) -> torch.Tensor:
     width = weight_OI.shape[1]
     total = torch.zeros((), dtype=torch.float32, device=weight_OI.device)
     for piece in range(0, MONTE_CARLO_DRAWS, _PIECE_ROWS):
-        draws_IK = _gaussian(width, _PIECE_ROWS, weight_OI, seed + piece).float()
+        draws_IK = gaussian(width, _PIECE_ROWS, weight_OI, seed + piece).float()
         images_OK = weight_OI.float() @ draws_IK
         total += (images_OK.norm(dim=0) / draws_IK.norm(dim=0)).sum()
     return total / MONTE_CARLO_DRAWS
 
 
-def _gaussian(rows: int, columns: int, like: torch.Tensor, seed: int) -> torch.Tensor:
-    """Draw on the CPU, so that every device sees the same numbers."""
-    generator = torch.Generator().manual_seed(seed)
+def gaussian(rows: int, columns: int, like: torch.Tensor, seed: int) -> torch.Tensor:
+    """Draw on the CPU, so that every device sees the same numbers.
+
+    The stream is shifted away from `torch.manual_seed(seed)`: a weight initialised under a small
+    seed would otherwise hold the very numbers it is probed with.
+    """
+    generator = torch.Generator().manual_seed(seed + _STREAM)
     return torch.randn(rows, columns, generator=generator).to(like.device, like.dtype)

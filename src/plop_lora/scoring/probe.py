@@ -1,16 +1,20 @@
-"""The hooks: one context manager that turns a forward pass into sums per site and sequence.
+"""The hooks: one context manager that turns a forward pass into sums per row and sequence.
 
 While it is open, every site's forward leaves Σ NFN and the number of tokens of each sequence in a
-small buffer on the device. Nothing that grows with tokens × width is kept, and nothing is copied
-to the host until the batch is over.
+small buffer on the device. A site has one row of the buffer, a site of stacked experts one per
+expert. Nothing that grows with tokens × width is kept, and nothing is copied to the host until
+the batch is over.
 
-Shape letters: B batch, T token, N rows (B × T flattened), S sites, I in, O out.
+Shape letters: B batch, T token, N kept rows (B × T flattened), R buffer rows, S routed pairs,
+E expert, I in, O out.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import weakref
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,9 +26,12 @@ from torch import nn
 
 from plop_lora.errors import MeasurementError
 from plop_lora.scoring.nfn import expected_gain, row_norms
+from plop_lora.scoring.operators import part_norms
 from plop_lora.scoring.sites import Site
+from plop_lora.scoring.slices import Part
 
 Floats = NDArray[np.float64]
+Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,12 +51,31 @@ class Layout:
         for mask_BT in self.masks:
             if rows == mask_BT.numel():
                 return mask_BT
-        pooled = rows == self.size
         whole = features.ndim >= 3 and features.shape[0] == self.size
-        if pooled or whole or (not self.masks and rows % self.size == 0):
+        alone = self.size == 1 or rows == self.size
+        if whole or alone or (not self.masks and rows % self.size == 0):
             shape = (self.size, rows // self.size)
             return torch.ones(shape, dtype=torch.bool, device=features.device)
         return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Routing:
+    """The expert and the token of each routed pair; tokens count the rows of `mask_BT`."""
+
+    experts_S: torch.Tensor
+    tokens_S: torch.Tensor
+    mask_BT: torch.Tensor
+
+    @property
+    def valid_S(self) -> torch.Tensor:
+        """Whether the token of a pair counts."""
+        return self.mask_BT.reshape(-1)[self.tokens_S]
+
+    @property
+    def cells_S(self) -> torch.Tensor:
+        """The place of each pair in a buffer [expert, sequence], flattened."""
+        return self.experts_S * len(self.mask_BT) + self.tokens_S // self.mask_BT.shape[1]
 
 
 @dataclass
@@ -66,26 +92,35 @@ class Probe:
     _order: list[int] = field(default_factory=list)
     _last: tuple[weakref.ref[torch.Tensor], torch.Tensor] | None = None
 
+    def __post_init__(self) -> None:
+        """Give each site its rows of the buffer."""
+        ends = itertools.accumulate((site.host.copies for site in self.sites), initial=0)
+        self.starts = tuple(ends)
+
+    def rows_of(self, index: int) -> slice:
+        """Return the rows of the buffer that belong to a site."""
+        return slice(self.starts[index], self.starts[index + 1])
+
     def begin(self, layout: Layout) -> None:
         """Clear the buffers for a batch of `layout.size` sequences."""
-        shape = (len(self.sites), layout.size)
+        shape = (self.starts[-1], layout.size)
         self._layout = layout
         self._order = []
         self._last = None
-        self._sums_SB = torch.zeros(shape, dtype=torch.float32, device=self.device)
-        self._counts_SB = torch.zeros(shape, dtype=torch.float32, device=self.device)
+        self._sums_RB = torch.zeros(shape, dtype=torch.float32, device=self.device)
+        self._counts_RB = torch.zeros(shape, dtype=torch.float32, device=self.device)
 
     def finish(self) -> tuple[Floats, Floats]:
-        """Move the batch's sums and counts, both [S, B], to the host in one transfer.
+        """Move the batch's sums and counts, both [R, B], to the host in one transfer.
 
         Raises:
             MeasurementError: a site saw NaN or infinity; the first in forward order is named.
         """
-        both = torch.stack([self._sums_SB, self._counts_SB]).cpu().double().numpy()
+        both = torch.stack([self._sums_RB, self._counts_RB]).cpu().double().numpy()
         self._layout, self._last = None, None
         broken = ~np.isfinite(both[0]).all(axis=1)
         if broken.any():
-            first = next(index for index in self._order if broken[index])
+            first = next(index for index in self._order if broken[self.rows_of(index)].any())
             raise MeasurementError(
                 f"{self.sites[first].name} produced NaN or infinity, so nothing after it means "
                 "anything. If the model runs in float16 or bfloat16, score it with "
@@ -93,61 +128,130 @@ class Probe:
             )
         return both[0], both[1]
 
-    def hook(self, index: int) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-        """Return the forward hook of one site."""
+    def hook(self, indices: Sequence[int]) -> Hook:
+        """Return the forward hook of a module that holds the sites at `indices`."""
 
         def record(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
             if self._layout is None:
                 return
             features = arguments[0] if arguments else None
-            if not isinstance(features, torch.Tensor) or not isinstance(output, torch.Tensor):
-                self.unassignable.add(index)
+            tokens_BT = None
+            if isinstance(features, torch.Tensor):
+                if not features.is_floating_point():
+                    features = features.unsqueeze(-1)
+                tokens_BT = self._layout.tokens_of(features)
+            if features is None or tokens_BT is None:
+                self.unassignable.update(indices)
                 return
-            tokens_BT = self._layout.tokens_of(features)
-            if tokens_BT is None:
-                self.unassignable.add(index)
-                return
-            self._order.append(index)
-            self._add(index, features, output, tokens_BT)
+            self._add(indices, features, output, tokens_BT)
 
         return record
 
     def _add(
-        self, index: int, features: torch.Tensor, output: torch.Tensor, tokens_BT: torch.Tensor
+        self,
+        indices: Sequence[int],
+        features: torch.Tensor,
+        output: Any,
+        tokens_BT: torch.Tensor,
     ) -> None:
-        operator = self.sites[index].operator
-        if index not in self._gains:
-            self._gains[index] = expected_gain(
-                operator.weight_OI(), baseline=self.baseline, seed=self.seed
-            ).to(self.device)
+        operator = self.sites[indices[0]].operator
+        assert operator is not None
+        rows_NO, bias_O = operator.product(features, output)
         inputs_N = self._input_norms(features)
-        outputs_N = row_norms(output.reshape(-1, output.shape[-1]), operator.bias_O())
-        ratios_BT = (outputs_N / (inputs_N * self._gains[index])).view(tokens_BT.shape)
         # `!= 0` keeps NaN, which must be seen; a zero input has no direction and no NFN.
         valid_BT = tokens_BT & (inputs_N.view(tokens_BT.shape) != 0)
-        self._sums_SB[index] += torch.where(valid_BT, ratios_BT, 0.0).sum(dim=1)
-        self._counts_SB[index] += valid_BT.sum(dim=1)
+        counts_B = valid_BT.sum(dim=1)
+        for index in indices:
+            part = self.sites[index].part
+            if index not in self._gains:
+                self._gains[index] = operator.gain(
+                    part, like=rows_NO, baseline=self.baseline, seed=self.seed
+                )
+            norms_N = part_norms(rows_NO, bias_O, part)
+            ratios_BT = (norms_N / (inputs_N * self._gains[index])).view(tokens_BT.shape)
+            row = self.starts[index]
+            self._order.append(index)
+            self._sums_RB[row] += torch.where(valid_BT, ratios_BT, 0.0).sum(dim=1)
+            self._counts_RB[row] += counts_B
 
     def _input_norms(self, features: torch.Tensor) -> torch.Tensor:
         """Return the row norms of an input, once for the modules that share the tensor.
 
-        Only a weak reference is kept: the probe must not prolong the life of an activation.
+        Token numbers stand for one-hot features, of norm 1. Only a weak reference is kept: the
+        probe must not prolong the life of an activation.
         """
+        if not features.is_floating_point():
+            return torch.ones(features.numel(), device=features.device)
         if self._last is not None and self._last[0]() is features:
             return self._last[1]
         norms_N = row_norms(features.reshape(-1, features.shape[-1]))
         self._last = (weakref.ref(features), norms_N)
         return norms_N
 
+    def routing(
+        self, hidden_TH: torch.Tensor, experts_S: torch.Tensor, tokens_S: torch.Tensor
+    ) -> Routing | None:
+        """Return where routed pairs go: token numbers count the rows of `hidden_TH`."""
+        mask_BT = None if self._layout is None else self._layout.tokens_of(hidden_TH)
+        return None if mask_BT is None else Routing(experts_S, tokens_S, mask_BT)
+
+    def add_routed(
+        self,
+        indices: Sequence[int],
+        weights_EOI: torch.Tensor,
+        features_SI: torch.Tensor,
+        products_SO: torch.Tensor,
+        routing: Routing | None,
+    ) -> None:
+        """Record one projection of stacked experts.
+
+        Args:
+            indices: the sites that are this projection or parts of it.
+            weights_EOI: its weights.
+            features_SI: what went in, one row for each routed pair.
+            products_SO: what came out, without a bias.
+            routing: expert and token of each pair; None where nobody can tell the sequence.
+        """
+        if routing is None:
+            self.unassignable.update(indices)
+            return
+        inputs_S = row_norms(features_SI)
+        valid_S = routing.valid_S & (inputs_S != 0)
+        cells_S = routing.cells_S
+        for index in indices:
+            part = self.sites[index].part
+            if index not in self._gains:
+                self._gains[index] = self._expert_gains(weights_EOI, part)
+            gains_S = self._gains[index][routing.experts_S]
+            ratios_S = part_norms(products_SO, None, part) / (inputs_S * gains_S)
+            rows = self.rows_of(index)
+            self._order.append(index)
+            kept_S = torch.where(valid_S, ratios_S, 0.0)
+            self._sums_RB[rows].view(-1).index_add_(0, cells_S, kept_S)
+            self._counts_RB[rows].view(-1).index_add_(0, cells_S, valid_S.float())
+
+    def _expert_gains(self, weights_EOI: torch.Tensor, part: Part | None) -> torch.Tensor:
+        sliced = weights_EOI if part is None else part.of_weight(weights_EOI)
+        gains = [expected_gain(w, baseline=self.baseline, seed=self.seed) for w in sliced]
+        return torch.stack(gains).to(self.device)
+
 
 @contextlib.contextmanager
 def attach(
     sites: Sequence[Site], *, device: torch.device, baseline: str, seed: int
 ) -> Iterator[Probe]:
-    """Hook the sites for the length of the block; the hooks go whatever happens inside."""
+    """Hook the sites for the length of the block; the hooks go whatever happens inside.
+
+    Ours run before hooks of others, which may replace a module's output.
+    """
     probe = Probe(sites, device, baseline, seed)
+    members: dict[nn.Module, list[int]] = defaultdict(list)
+    for index, site in enumerate(sites):
+        if site.operator is not None:
+            members[site.module].append(index)
     handles = [
-        site.module.register_forward_hook(probe.hook(index)) for index, site in enumerate(sites)
+        module.register_forward_hook(probe.hook(indices), prepend=True)
+        for module, indices in members.items()
     ]
     try:
         yield probe

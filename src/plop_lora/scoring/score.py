@@ -9,7 +9,7 @@ import platform
 import resource
 import sys
 import time
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -28,21 +28,13 @@ from plop_lora.data import (
     make_batches,
     ready_batches,
 )
-from plop_lora.errors import DataError, MeasurementError, ModelError, UsageError
-from plop_lora.records import (
-    Coverage,
-    Host,
-    Measurements,
-    NotMeasured,
-    Provenance,
-    Scores,
-    SiteScore,
-    TypeScore,
-)
-from plop_lora.scoring.loading import describe, load_model, load_tokenizer
+from plop_lora.errors import DataError, UsageError
+from plop_lora.records import Provenance, Scores
+from plop_lora.scoring.assemble import assemble
+from plop_lora.scoring.loading import load_model, load_tokenizer
 from plop_lora.scoring.memory import Measured, measure
-from plop_lora.scoring.sites import NEVER_RAN, UNASSIGNABLE, Site, SiteMap, find_sites
-from plop_lora.statistics import type_estimate
+from plop_lora.scoring.sites import find_sites
+from plop_lora.scoring.wrappers import unwrap
 
 BASELINES = ("analytic", "monte_carlo")
 CPU_TOKEN_BUDGET = 4096
@@ -109,14 +101,14 @@ def score(
     _check_options(texts, batches, baseline, max_length, batch_size)
     name = model if isinstance(model, str) else None
     loaded = load_model(model, device=device, dtype=dtype) if isinstance(model, str) else model
-    _refuse_adapted(loaded)
+    loaded = unwrap(loaded)
     found = find_sites(loaded, include=include, exclude=exclude)
     if batches is not None:
         given = _Input(tuple(ready_batches(batches)), "ready batches", ())
     else:
         tokenizer = tokenizer or load_tokenizer(name or _known_name(loaded))
         documents = _documents(texts)
-        given = _tokenise(loaded, tokenizer, documents, max_length, batch_size, found)
+        given = _tokenise(loaded, tokenizer, documents, max_length, batch_size)
     total = sum(len(batch.names) for batch in given.batches)
     with _progress_bar(total, progress) as advance:
         measured = measure(
@@ -129,54 +121,10 @@ def score(
         "exclude": list(exclude),
     }
     provenance = _provenance(
-        given.source, measured, found, seed=seed, baseline=baseline, settings=settings,
+        given.source, measured, loaded, seed=seed, baseline=baseline, settings=settings,
         elapsed=time.monotonic() - started,
     )  # fmt: skip
     return assemble(loaded, name, found, measured, provenance, given.notes)
-
-
-def assemble(
-    model: nn.Module,
-    name: str | None,
-    found: SiteMap,
-    measured: Measured,
-    provenance: Provenance,
-    notes: tuple[str, ...] = (),
-) -> Scores:
-    """Turn sums into a record; sites without a token are listed as not measured."""
-    tokens_S = measured.counts_SN.sum(axis=1)
-    usable = [
-        index
-        for index in range(len(found.sites))
-        if tokens_S[index] > 0 and index not in measured.unassignable
-    ]
-    if not usable:
-        raise MeasurementError(
-            "No site saw a token of this data. If the model needs other inputs than text, pass "
-            "its processor's batches: plop.score(model, batches=[...])."
-        )
-    missing = [
-        _not_measured(site, UNASSIGNABLE if index in measured.unassignable else NEVER_RAN)
-        for index, site in enumerate(found.sites)
-        if index not in usable
-    ]
-    sites = [found.sites[index] for index in usable]
-    measurements = _pack(measured, usable)
-    covered = sum(site.parameters for site in sites if site.in_block)
-    if measured.halvings:
-        notes = (*notes, f"a batch did not fit in memory and was halved {measured.halvings} times")
-    return Scores(
-        model=describe(model, name),
-        types=_type_scores(sites, measurements),
-        sites=_site_scores(sites, measured, usable),
-        hosts=_hosts(sites),
-        sequences=len(measured.names),
-        tokens=measured.tokens,
-        coverage=Coverage(covered, found.block_parameters, (*missing, *found.not_measured)),
-        provenance=provenance,
-        measurements=measurements,
-        notes=notes,
-    )
 
 
 # --------------------------------------------------------------------------- input
@@ -211,7 +159,6 @@ def _tokenise(
     documents: Documents,
     max_length: int,
     batch_size: int | None,
-    found: SiteMap,
 ) -> _Input:
     config = getattr(model, "config", None)
     limit = min(max_length, _positions(config), tokenizer.model_max_length)
@@ -224,7 +171,7 @@ def _tokenise(
         vocabulary=None if embedding is None else embedding.num_embeddings,
         encoder_decoder=encoder_decoder,
     )
-    on_cpu = found.sites[0].operator.weight_OI().device.type == "cpu"
+    on_cpu = next(model.parameters()).device.type == "cpu"
     batches = make_batches(
         sequences,
         batch_size=batch_size,
@@ -258,112 +205,43 @@ def _known_name(model: nn.Module) -> str:
     return str(name)
 
 
-def _refuse_adapted(model: nn.Module) -> None:
-    if any(name.endswith("lora_A") for name, _ in model.named_modules()):
-        raise ModelError(
-            "The model already carries LoRA adapters, whose layers would be scored as its own. "
-            "Pass the base model, or merge the adapters first: model.merge_and_unload()."
-        )
-
-
-# --------------------------------------------------------------------------- output
-
-
-def _not_measured(site: Site, reason: str) -> NotMeasured:
-    return NotMeasured(site.name, site.type, site.parameters, reason)
-
-
-def _pack(measured: Measured, usable: list[int]) -> Measurements:
-    """Keep eight digits of each sum, which is more than float32 has, and equal counts once."""
-    rows: dict[tuple[int, ...], int] = {}
-    count_row = []
-    for index in usable:
-        counts = tuple(int(count) for count in measured.counts_SN[index])
-        count_row.append(rows.setdefault(counts, len(rows)))
-    sums = tuple(tuple(float(f"{x:.8g}") for x in measured.sums_SN[index]) for index in usable)
-    return Measurements(measured.names, sums, tuple(rows), tuple(count_row))
-
-
-def _site_scores(sites: list[Site], measured: Measured, usable: list[int]) -> tuple[SiteScore, ...]:
-    scores = []
-    for site, index in zip(sites, usable, strict=True):
-        tokens = int(measured.counts_SN[index].sum())
-        out_features, in_features = site.operator.weight_OI().shape
-        scores.append(
-            SiteScore(
-                name=site.name,
-                host=site.name,
-                type=site.type,
-                layer=site.layer,
-                nfn=float(measured.sums_SN[index].sum() / tokens),
-                tokens=tokens,
-                in_features=in_features,
-                out_features=out_features,
-                parameters=site.parameters,
-            )
-        )
-    return tuple(scores)
-
-
-def _hosts(sites: list[Site]) -> tuple[Host, ...]:
-    hosts = []
-    for site in sites:
-        out_features, in_features = site.operator.weight_OI().shape
-        hosts.append(Host(site.name, site.type, site.layer, in_features, out_features))
-    return tuple(hosts)
-
-
-def _type_scores(sites: list[Site], measurements: Measurements) -> tuple[TypeScore, ...]:
-    members: dict[str, list[int]] = defaultdict(list)
-    for order, site in enumerate(sites):
-        members[site.type].append(order)
-    scores = []
-    for type_name, orders in members.items():
-        estimate = type_estimate(measurements, orders)
-        low, high = estimate.interval()
-        first = sites[orders[0]]
-        scores.append(
-            TypeScore(
-                type=type_name,
-                host_type=type_name,
-                nfn=estimate.value,
-                low=low,
-                high=high,
-                modules=len(orders),
-                parameters=sum(sites[order].parameters for order in orders),
-                role=first.role,
-                eligible=first.eligible,
-            )
-        )
-    return tuple(sorted(scores, key=lambda row: (row.nfn, row.type)))
+# --------------------------------------------------------------------------- provenance, progress
 
 
 def _provenance(
     source: str,
     measured: Measured,
-    found: SiteMap,
+    model: nn.Module,
     *,
     seed: int,
     baseline: str,
     settings: dict[str, Any],
     elapsed: float,
 ) -> Provenance:
-    weight = found.sites[0].operator.weight_OI()
+    device, dtype = _kind(model)
     return Provenance(
         data=source,
         data_fingerprint=fingerprint(measured.names),
         plop_version=__version__,
         versions={"python": platform.python_version()}
         | {package: metadata.version(package) for package in _VERSIONED},
-        dtype=str(weight.dtype).removeprefix("torch."),
-        device=str(weight.device),
+        dtype=str(dtype).removeprefix("torch."),
+        device=str(device),
         seed=seed,
         baseline=baseline,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         elapsed_seconds=round(elapsed, 3),
-        peak_memory_bytes=_peak_memory(weight.device),
+        peak_memory_bytes=_peak_memory(device),
         settings=settings,
     )
+
+
+def _kind(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Return the device and the floating dtype of most of a model's parameters."""
+    sizes: Counter[torch.dtype] = Counter()
+    for parameter in model.parameters():
+        sizes[parameter.dtype] += parameter.numel()
+    return next(model.parameters()).device, sizes.most_common(1)[0][0]
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -1,131 +1,101 @@
-"""Find the sites of a loaded model and name their types.
+"""Find the sites of a loaded model: what will be measured, and what is present but will not be.
 
-A site is a linear operator that could carry an adapter. Its type is (component, role, leaf), read
-from where the module stands: blocks are the outermost `ModuleList`s, the type is the path inside
-the block without numbers, and the printed name is the shortest ending of that path that no other
-type shares. Nothing here knows an architecture by name.
-
-Covers `nn.Linear` with its subclasses and transformers' `Conv1D`. Experts, quantised weights and
-everything else with a matrix inside a block is listed as present, not measured.
+A site is a linear operator that could carry an adapter, or a slice of one. Nothing here knows an
+architecture by name: places come from the module tree, slices from the module that owns them,
+experts from the attributes that describe their layout.
 """
 
 from __future__ import annotations
 
 import fnmatch
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
-import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from plop_lora.errors import ModelError, UsageError, nearest
-from plop_lora.records import NotMeasured
+from plop_lora.records import Host, NotMeasured
+from plop_lora.scoring.operators import (
+    DenseOperator,
+    EmbeddingOperator,
+    OpaqueOperator,
+    Operator,
+    operator_of,
+)
+from plop_lora.scoring.places import Place, locator, printed_types, role_of
+from plop_lora.scoring.slices import Part, parts_of
+from plop_lora.scoring.stacks import stack_of
 
 NOT_SUPPORTED = "present, not measured: no operator for this kind of weight yet"
 NEVER_RAN = "never ran on this data"
 LEFT_OUT = "left out by --include or --exclude"
-OUTSIDE = "outside the blocks; name it with --include to score it"
 UNASSIGNABLE = "its input rows cannot be assigned to sequences"
-_TOWERS = frozenset({"vision", "audio"})
-_STATE_MIXERS = ("mamba", "ssm", "recurrent", "deltanet", "rglru")
-
-
-class Operator(Protocol):
-    """What the measurement needs from a site's module, whatever holds the weight."""
-
-    def weight_OI(self) -> torch.Tensor:
-        """Return the weight as [out, in]."""
-
-    def bias_O(self) -> torch.Tensor | None:
-        """Return the bias, or None."""
-
-
-@dataclass(frozen=True, slots=True)
-class LinearOperator:
-    """`nn.Linear` and its subclasses."""
-
-    module: nn.Linear
-
-    def weight_OI(self) -> torch.Tensor:
-        """Return the weight as [out, in]."""
-        return self.module.weight
-
-    def bias_O(self) -> torch.Tensor | None:
-        """Return the bias, or None."""
-        return self.module.bias
-
-
-@dataclass(frozen=True, slots=True)
-class Conv1DOperator:
-    """GPT-2's `Conv1D`, whose weight is stored [in, out]."""
-
-    module: Any
-
-    def weight_OI(self) -> torch.Tensor:
-        """Return the weight as [out, in]."""
-        weight: torch.Tensor = self.module.weight
-        return weight.T
-
-    def bias_O(self) -> torch.Tensor | None:
-        """Return the bias, or None."""
-        bias: torch.Tensor | None = self.module.bias
-        return bias
-
-
-def operator_of(module: nn.Module) -> Operator | None:
-    """Return how to read a module's weight, or None if it is no kind that can be measured.
-
-    A `Linear` subclass that packs its weight (quantised: integer, or not two-dimensional as
-    declared) is not measured rather than misread.
-    """
-    if isinstance(module, nn.Linear):
-        declared = (module.out_features, module.in_features)
-        plain = module.weight.is_floating_point() and tuple(module.weight.shape) == declared
-        return LinearOperator(module) if plain else None
-    if isinstance(module, Conv1D):
-        return Conv1DOperator(module)
-    return None
+OUTSIDE = "outside the blocks"
+TOWER = "vision or audio tower"
+ROUTER = "router"
+EMBEDDING = "embedding"
+CONVOLUTION = "convolution"
+BYPASSED = "state-space output, whose module training kernels bypass"
+BY_RULE = (OUTSIDE, TOWER, ROUTER, EMBEDDING, CONVOLUTION, BYPASSED)
+"""Weights that are never proposed, and scored only where --include names them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Site:
-    """A module that will be measured, with its place in the model."""
+    """What will be measured: a weight, or a part of one, with its place in the model.
+
+    Attributes:
+        host: the weight that would take the adapter.
+        rule: why it is never proposed (one of `BY_RULE`), or None.
+        operator: how to read the module; None for stacked experts, which `experts.py` runs.
+    """
 
     name: str
     type: str
     role: str
-    eligible: bool
-    in_block: bool
     layer: int | None
+    host: Host
+    rule: str | None
     module: nn.Module
-    operator: Operator
+    operator: Operator | None
+    part: Part | None = None
+
+    @property
+    def eligible(self) -> bool:
+        """Whether a placement may propose it."""
+        return self.rule is None
+
+    @property
+    def out_features(self) -> int:
+        """Rows of the weight that belong to the site."""
+        return self.host.out_features if self.part is None else self.part.rows
 
     @property
     def parameters(self) -> int:
-        """Number of entries of the weight."""
-        return self.operator.weight_OI().numel()
+        """Number of entries of the site's weight, over all experts."""
+        return self.host.copies * self.host.in_features * self.out_features
 
 
 @dataclass(frozen=True, slots=True)
 class SiteMap:
-    """All sites of a model, what is present but cannot be measured, and the block parameters."""
+    """All sites of a model, what is present but will not be measured, and the block parameters.
+
+    `block_parameters` counts the matrices inside the blocks that a placement could choose: it is
+    what coverage refers to.
+    """
 
     sites: tuple[Site, ...]
     not_measured: tuple[NotMeasured, ...]
     block_parameters: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a weight stands: component, layer, and the path inside the block without numbers."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Weight:
+    """A module that owns matrices, with their total size."""
 
-    component: str
-    layer: int | None
-    path: tuple[str, ...]
-    in_block: bool
+    name: str
+    module: nn.Module
+    parameters: int
 
 
 def find_sites(
@@ -135,8 +105,8 @@ def find_sites(
 
     Args:
         model: any module; names in the result are relative to it.
-        include: shell patterns over module names or type names; without one, all sites inside
-            the blocks, with some only those that match, wherever they stand.
+        include: shell patterns over module names or type names. Without one, all sites that a
+            placement may choose; with some, only those that match, wherever they stand.
         exclude: shell patterns of sites to leave out.
 
     Returns:
@@ -146,48 +116,182 @@ def find_sites(
         UsageError: an include or exclude pattern that matches nothing.
         ModelError: no measurable site at all.
     """
-    locate = _locator(model)
     weights = _matrices(model)
-    places = {name: locate(name) for name, _, _ in weights}
-    printed = _printed_types(places)
+    places = _places(model, weights)
+    stacks = {name for name in places if name not in {weight.name for weight in weights}}
+    printed = printed_types(places, stacks)
+    routed = _routed(weights)
     sites: list[Site] = []
     missing: list[NotMeasured] = []
-    for name, module, size in weights:
-        operator = operator_of(module)
-        place = places[name]
-        if operator is None:
-            if place.in_block:
-                missing.append(NotMeasured(name, printed[name], size, NOT_SUPPORTED))
-            continue
-        eligible = place.in_block and place.component not in _TOWERS
-        sites.append(
-            Site(
-                name=name,
-                type=printed[name],
-                role=_role(model, name, place),
-                eligible=eligible,
-                in_block=place.in_block,
-                layer=place.layer,
-                module=module,
-                operator=operator,
-            )
-        )
-    if not sites:
+    for weight in weights:
+        found = list(_sites_of(model, weight, places, printed, routed))
+        sites += found
+        if not found:
+            missing.append(_without_operator(weight, places[weight.name], printed[weight.name]))
+    if all(site.rule == EMBEDDING for site in sites):
         raise ModelError(
-            f"{type(model).__name__} has no measurable site: no nn.Linear and no Conv1D with a "
-            "floating-point weight. Load the model unquantised, or pass the inner model."
+            f"{type(model).__name__} has no measurable site: no linear layer, no Conv1D and no "
+            "quantised layer. Pass the inner model."
         )
-    kept = _select(sites, include, exclude)
-    for site in sites:
-        if site not in kept:
-            reason = LEFT_OUT if site.in_block else OUTSIDE
-            missing.append(NotMeasured(site.name, site.type, site.parameters, reason))
-    blocks = sum(size for name, _, size in weights if places[name].in_block)
-    return SiteMap(tuple(kept), tuple(missing), blocks)
+    kept = set(_select(sites, include, exclude))
+    missing += [_left_out(site) for site in sites if site not in kept]
+    blocks = sum(site.parameters for site in sites if site.eligible)
+    blocks += sum(entry.parameters for entry in missing if entry.reason == NOT_SUPPORTED)
+    return SiteMap(tuple(s for s in sites if s in kept), tuple(missing), blocks)
+
+
+def _matrices(model: nn.Module) -> list[_Weight]:
+    """List modules that own a matrix; shared weights go to their first name."""
+    seen: set[int] = set()
+    found: list[_Weight] = []
+    for name, module in model.named_modules():
+        size = 0
+        for parameter in _own_matrices(module):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                size += parameter.numel()
+        operator = operator_of(module)
+        if isinstance(operator, OpaqueOperator) and id(module) not in seen:
+            seen.add(id(module))
+            size = operator.in_features * operator.out_features
+        if size and name:
+            found.append(_Weight(name, module, size))
+    return found
+
+
+def _own_matrices(module: nn.Module) -> list[nn.Parameter]:
+    stack = stack_of(module)
+    if stack is not None:
+        return [getattr(module, leaf) for leaf in stack.parameters]
+    own = dict(module.named_parameters(recurse=False))
+    if isinstance(operator_of(module), DenseOperator):
+        return [own["weight"]] if "weight" in own else []
+    return [p for p in own.values() if sum(side > 1 for side in p.shape) >= 2]
+
+
+def _places(model: nn.Module, weights: Sequence[_Weight]) -> dict[str, Place]:
+    """Locate every weight; stacked experts are located by their parameters."""
+    locate = locator(model)
+    names: list[str] = []
+    for weight in weights:
+        stack = stack_of(weight.module)
+        leaves = [""] if stack is None else [f".{leaf}" for leaf in stack.parameters]
+        names += [weight.name + leaf for leaf in leaves]
+    return {name: locate(name) for name in names}
+
+
+def _routed(weights: Sequence[_Weight]) -> dict[str, int]:
+    """Return the owner of each stack of experts with the number of experts."""
+    stacks = ((weight.name, stack_of(weight.module)) for weight in weights)
+    return {name.rpartition(".")[0]: stack.copies for name, stack in stacks if stack is not None}
+
+
+def _sites_of(
+    model: nn.Module,
+    weight: _Weight,
+    places: dict[str, Place],
+    printed: dict[str, str],
+    routed: dict[str, int],
+) -> Iterator[Site]:
+    stack = stack_of(weight.module)
+    operator = operator_of(weight.module)
+    if stack is not None:
+        for leaf in stack.parameters:
+            name = f"{weight.name}.{leaf}"
+            host = stack.host(leaf, name, printed[name], places[name].layer)
+            rule = TOWER if places[name].in_tower else None
+            parts = stack.parts(leaf)
+            yield from _split(model, weight, host, places[name], operator, parts, rule)
+    elif operator is not None:
+        place = places[weight.name]
+        host = Host(
+            weight.name,
+            printed[weight.name],
+            place.layer,
+            operator.in_features,
+            operator.out_features,
+        )
+        owner, _, leaf = weight.name.rpartition(".")
+        parts = parts_of(model.get_submodule(owner), leaf, operator.out_features)
+        rule = _rule(weight, operator, place, routed) or _bypassed(model.get_submodule(owner), leaf)
+        yield from _split(model, weight, host, place, operator, parts, rule)
+
+
+def _split(
+    model: nn.Module,
+    weight: _Weight,
+    host: Host,
+    place: Place,
+    operator: Operator | None,
+    parts: tuple[Part, ...],
+    rule: str | None,
+) -> Iterator[Site]:
+    """Make one site of a host, or one for each of its parts."""
+    role = role_of(model, host.name, place)
+    for part in parts or (None,):
+        suffix = "" if part is None else f"[{part.name}]"
+        yield Site(
+            name=host.name + suffix,
+            type=host.type + suffix,
+            role=role,
+            layer=place.layer,
+            host=host,
+            rule=rule,
+            module=weight.module,
+            operator=operator,
+            part=part,
+        )
+
+
+def _rule(weight: _Weight, operator: Operator, place: Place, routed: dict[str, int]) -> str | None:
+    """Return why a weight is never proposed, or None."""
+    if isinstance(operator, EmbeddingOperator):
+        return EMBEDDING
+    if place.in_tower:
+        return TOWER
+    if not place.in_block:
+        return OUTSIDE
+    return ROUTER if _is_router(weight.name, operator.out_features, routed) else None
+
+
+def _bypassed(owner: nn.Module, leaf: str) -> str | None:
+    """Return a rule for the output of a Mamba mixer, known by its skip `D` beside its `A_log`.
+
+    In training its fused kernels take the bare weight, so that an adapter on the module never
+    runs (PEFT issue 2556, which refuses some of these models and not others).
+    """
+    mixer = all(hasattr(owner, name) for name in ("A_log", "D", "in_proj", "conv1d"))
+    return BYPASSED if mixer and leaf == "out_proj" else None
+
+
+def _is_router(name: str, out_features: int, routed: dict[str, int]) -> bool:
+    """A router stands beside experts with one output for each, a gate of theirs with one in all."""
+    return any(
+        name.startswith(f"{owner}.") and out_features in (1, copies)
+        for owner, copies in routed.items()
+    )
+
+
+def _without_operator(weight: _Weight, place: Place, type_name: str) -> NotMeasured:
+    reason = NOT_SUPPORTED
+    if isinstance(weight.module, nn.modules.conv._ConvNd):
+        reason = CONVOLUTION
+    elif not place.in_block:
+        reason = OUTSIDE
+    elif place.in_tower:
+        reason = TOWER
+    return NotMeasured(weight.name, type_name, weight.parameters, reason, reason in BY_RULE)
+
+
+def _left_out(site: Site) -> NotMeasured:
+    rule = site.rule
+    return NotMeasured(site.name, site.type, site.parameters, rule or LEFT_OUT, rule is not None)
 
 
 def _select(sites: list[Site], include: Sequence[str], exclude: Sequence[str]) -> list[Site]:
-    kept = [site for site in sites if site.in_block]
+    kept = [site for site in sites if site.eligible]
+    if not kept and not include:
+        kept = [site for site in sites if site.rule == TOWER]
     if include:
         kept = [site for site in sites if _matches(site, include)]
     for pattern in (*include, *exclude):
@@ -205,126 +309,11 @@ def _select(sites: list[Site], include: Sequence[str], exclude: Sequence[str]) -
 
 
 def _matches(site: Site, patterns: Iterable[str]) -> bool:
-    return any(
-        fnmatch.fnmatchcase(site.name, pattern) or fnmatch.fnmatchcase(site.type, pattern)
-        for pattern in patterns
-    )
+    """Whether a pattern names the site or the weight that holds it, by name or by type."""
+    names = {site.name, site.type, site.host.name, site.host.type}
+    return any(fnmatch.fnmatchcase(name, _literal(p)) for name in names for p in patterns)
 
 
-def _matrices(model: nn.Module) -> list[tuple[str, nn.Module, int]]:
-    """List modules that own a matrix, with its size; shared weights go to their first name.
-
-    Embeddings, norms and convolutions over images are no LoRA hosts and are passed over, unless
-    they stand inside a block with a matrix of their own (experts, packed weights).
-    """
-    seen: set[int] = set()
-    found: list[tuple[str, nn.Module, int]] = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding | nn.modules.conv._ConvNd):
-            seen.update(id(p) for p in module.parameters(recurse=False))
-            if isinstance(module, nn.Embedding):
-                continue
-        own = dict(module.named_parameters(recurse=False))
-        if operator_of(module) is not None:
-            own = {"weight": own["weight"]} if "weight" in own else {}
-        matrices = [p for p in own.values() if p.ndim >= 2 and id(p) not in seen]
-        seen.update(id(p) for p in matrices)
-        if matrices:
-            found.append((name, module, sum(p.numel() for p in matrices)))
-    return found
-
-
-# --------------------------------------------------------------------------- places and names
-
-
-def _locator(model: nn.Module) -> Callable[[str], _Place]:
-    """Return what finds the place of a module name in the model's blocks."""
-    lists = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and any(True for _ in module.parameters())
-    ]
-    outermost = [n for n in lists if not any(n.startswith(f"{other}.") for other in lists)]
-    components = _component_names(model, outermost)
-
-    def locate(name: str) -> _Place:
-        for block_list in outermost:
-            if name.startswith(f"{block_list}."):
-                layer, *path = name[len(block_list) + 1 :].split(".")
-                words = tuple(part for part in path if not part.isdigit()) or (block_list,)
-                return _Place(components[block_list], int(layer), words, True)
-        words = tuple(part for part in name.split(".") if not part.isdigit()) or (name,)
-        return _Place("", None, words, not outermost)
-
-    return locate
-
-
-def _component_names(model: nn.Module, block_lists: list[str]) -> dict[str, str]:
-    """Name the part of the model that each list of blocks belongs to.
-
-    The name is that of the sub-configuration its owner was built from (`text` is printed `lm`),
-    else the first word of the path in which the lists differ. One list needs no name.
-    """
-    if len(block_lists) <= 1:
-        return dict.fromkeys(block_lists, "")
-    names = {}
-    for block_list in block_lists:
-        sub_config = _sub_config(model, block_list)
-        words = block_list.split(".")
-        others = [other.split(".") for other in block_lists if other != block_list]
-        differing = [w for i, w in enumerate(words) if any(o[i : i + 1] != [w] for o in others)]
-        names[block_list] = sub_config or differing[0]
-    return names
-
-
-def _sub_config(model: nn.Module, path: str) -> str | None:
-    config: Any = getattr(model, "config", None)
-    sub_configs = getattr(type(config), "sub_configs", {})
-    owners = [model.get_submodule(path[:end]) for end in _prefix_ends(path)]
-    for owner in reversed(owners):
-        for key in sub_configs:
-            own: Any = getattr(owner, "config", None)
-            if own is not None and own is getattr(config, key, None):
-                word = key.removesuffix("_config")
-                return "lm" if word == "text" else word
-    return None
-
-
-def _prefix_ends(path: str) -> list[int]:
-    return [i for i, letter in enumerate(path) if letter == "."] + [len(path)]
-
-
-def _printed_types(places: dict[str, _Place]) -> dict[str, str]:
-    """Return the printed type of each name: component, then the shortest unambiguous ending."""
-    paths = {place.path for place in places.values()}
-    endings = Counter(
-        path[start:] for path in paths for start in range(len(path))
-    )  # how many types share an ending
-    components = {place.component for place in places.values() if place.in_block}
-    printed = {}
-    for name, place in places.items():
-        path = place.path
-        shortest = next(
-            (path[s:] for s in reversed(range(len(path))) if endings[path[s:]] == 1), path
-        )
-        words = shortest
-        if len(components) > 1 and place.component:
-            words = (place.component, *shortest)
-        printed[name] = ".".join(words)
-    return printed
-
-
-def _role(model: nn.Module, name: str, place: _Place) -> str:
-    """Tell attention, mlp and other apart, from the names and classes above a module."""
-    if not place.in_block:
-        return "other"
-    words = [word.lower() for word in place.path[:-1]]
-    depth = len(place.path)
-    parts = name.split(".")
-    for end in range(max(1, len(parts) - depth), len(parts)):
-        owner = model.get_submodule(".".join(parts[:end]))
-        if end > len(parts) - depth:
-            words.append(type(owner).__name__.lower())
-    if any("attn" in word or "attention" in word for word in words):
-        return "attention"
-    return "other" if any(mark in word for word in words for mark in _STATE_MIXERS) else "mlp"
+def _literal(pattern: str) -> str:
+    """Read brackets as they stand in `qkv_proj[q]`, not as a set of letters."""
+    return pattern.replace("[", "[[]")

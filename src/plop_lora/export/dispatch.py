@@ -1,0 +1,44 @@
+"""The verb `plop export`: a placement file goes to a trainer, an adapter folder to a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from plop_lora.errors import UsageError
+from plop_lora.export import vllm
+from plop_lora.export.registry import Exported, export
+from plop_lora.records import Placement
+
+
+def export_path(
+    source: Path,
+    folder: Path,
+    *,
+    to: str = "peft",
+    serve: str | None = None,
+    dry_run: bool = True,
+    allow_loss: bool = False,
+) -> Exported | vllm.Folded:
+    """Export what lies at a path.
+
+    Args:
+        source: a file of `plop place`, or with `to="vllm"` the folder of a trained adapter.
+        folder: where the result goes.
+        to: a name in `TARGETS`, or `vllm`.
+        serve: the server whose rules are checked; for `vllm` itself by default.
+        dry_run: as for `export`.
+        allow_loss: as for `export` and `fold`.
+
+    Raises:
+        UsageError: the one kind of source was given where the other is needed.
+        PlopError: as for `export` and `fold`.
+    """
+    if to == vllm.NAME:
+        return vllm.fold(source, folder, server=serve or vllm.NAME, allow_loss=allow_loss)
+    if source.is_dir():
+        raise UsageError(
+            f"{source} is a folder, but --to {to} exports a file of plop place. The folder of a "
+            f"trained adapter is made ready for serving with: plop export {source} --to vllm -o DIR"
+        )
+    placement = Placement.load(source)
+    return export(placement, folder, to=to, serve=serve, dry_run=dry_run, allow_loss=allow_loss)

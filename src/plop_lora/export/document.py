@@ -1,0 +1,38 @@
+"""The text around an exported configuration: what it is, how to use it, what it lost. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from plop_lora.export.narrow import Narrowed
+
+_NO_WRAP = 10**6
+"""YAML may fold a long string at spaces; a pattern is easier to check on one line."""
+
+
+def comment_lines(narrowed: Narrowed, usage: str) -> str:
+    """Return the head of a file as comment lines: origin, use, and every loss.
+
+    Args:
+        narrowed: what the file says.
+        usage: how to use the file, in lines.
+    """
+    placement = narrowed.placement
+    lines = [
+        f"LoRA placement by plop-lora {placement.plop_version}: strategy {placement.strategy}, "
+        f"{len(placement.sites)} adapters, {placement.trainable_parameters:,} parameters.",
+        *usage.strip().splitlines(),
+        *(f"Lost: {loss.what}: {loss.effect}." for loss in narrowed.losses),
+    ]
+    return "".join(f"# {line}\n" for line in lines)
+
+
+def yaml_document(narrowed: Narrowed, usage: str, fields: Mapping[str, Any]) -> str:
+    """Return a commented YAML file with the fields in their order."""
+    body = yaml.safe_dump(
+        dict(fields), sort_keys=False, allow_unicode=True, width=_NO_WRAP, default_flow_style=False
+    )
+    return comment_lines(narrowed, usage) + body

@@ -1,0 +1,181 @@
+"""From the sums of a measurement to the record `Scores`. No forward pass happens here.
+
+Shape letters: S sites, R rows of the measurement, N sequences, E experts.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+from torch import nn
+
+from plop_lora.errors import MeasurementError
+from plop_lora.records import (
+    Coverage,
+    ExpertScore,
+    Host,
+    Measurements,
+    NotMeasured,
+    Provenance,
+    Scores,
+    SiteScore,
+    TypeScore,
+)
+from plop_lora.scoring.loading import describe
+from plop_lora.scoring.memory import Measured
+from plop_lora.scoring.probe import Floats
+from plop_lora.scoring.sites import NEVER_RAN, UNASSIGNABLE, Site, SiteMap
+from plop_lora.statistics import ratio_estimate, type_estimate
+
+
+def assemble(
+    model: nn.Module,
+    name: str | None,
+    found: SiteMap,
+    measured: Measured,
+    provenance: Provenance,
+    notes: tuple[str, ...] = (),
+) -> Scores:
+    """Turn sums into a record; sites without a token are listed as not measured.
+
+    Raises:
+        MeasurementError: no site saw a token.
+    """
+    sums_SN, counts_SN = _by_site(measured)
+    tokens_S = counts_SN.sum(axis=1)
+    usable = [
+        index
+        for index in range(len(found.sites))
+        if tokens_S[index] > 0 and index not in measured.unassignable
+    ]
+    if not usable:
+        raise MeasurementError(
+            "No site saw a token of this data. If the model needs other inputs than text, pass "
+            "its processor's batches, one example each: plop.score(model, batches=[...])."
+        )
+    missing = [
+        _not_measured(site, UNASSIGNABLE if index in measured.unassignable else NEVER_RAN)
+        for index, site in enumerate(found.sites)
+        if index not in usable
+    ]
+    sites = [found.sites[index] for index in usable]
+    measurements = _pack(measured.names, sums_SN[usable], counts_SN[usable])
+    covered = sum(site.parameters for site in sites if site.eligible)
+    if measured.halvings:
+        notes = (*notes, f"a batch did not fit in memory and was halved {measured.halvings} times")
+    if measured.alone:
+        notes = (*notes, "texts went one at a time, since a module mixes those of a batch")
+    return Scores(
+        model=describe(model, name),
+        types=_type_scores(sites, measurements),
+        sites=tuple(_site_score(found.sites[index], index, measured) for index in usable),
+        hosts=_hosts(sites),
+        sequences=len(measured.names),
+        tokens=measured.tokens,
+        coverage=Coverage(covered, found.block_parameters, (*missing, *found.not_measured)),
+        provenance=provenance,
+        measurements=measurements,
+        notes=(*notes, *_idle_experts(sites, usable, measured)),
+    )
+
+
+def _by_site(measured: Measured) -> tuple[Floats, Floats]:
+    """Add up the experts of a site: its mean then weighs every routed token alike."""
+    starts = np.array(measured.starts[:-1])
+    return (
+        np.add.reduceat(measured.sums_RN, starts, axis=0),
+        np.add.reduceat(measured.counts_RN, starts, axis=0),
+    )
+
+
+def _not_measured(site: Site, reason: str) -> NotMeasured:
+    return NotMeasured(site.name, site.type, site.parameters, reason)
+
+
+def _pack(names: tuple[str, ...], sums_SN: Floats, counts_SN: Floats) -> Measurements:
+    """Keep eight digits of each sum, which is more than float32 has, and equal counts once."""
+    rows: dict[tuple[int, ...], int] = {}
+    count_row = []
+    for counts_N in counts_SN:
+        counts = tuple(int(count) for count in counts_N)
+        count_row.append(rows.setdefault(counts, len(rows)))
+    sums = tuple(tuple(float(f"{x:.8g}") for x in sums_N) for sums_N in sums_SN)
+    return Measurements(names, sums, tuple(rows), tuple(count_row))
+
+
+def _site_score(site: Site, index: int, measured: Measured) -> SiteScore:
+    rows = slice(measured.starts[index], measured.starts[index + 1])
+    sums_EN, counts_EN = measured.sums_RN[rows], measured.counts_RN[rows]
+    tokens = int(counts_EN.sum())
+    stacked = site.host.is_parameter
+    return SiteScore(
+        name=site.name,
+        host=site.host.name,
+        type=site.type,
+        layer=site.layer,
+        nfn=float(sums_EN.sum() / tokens),
+        tokens=tokens,
+        in_features=site.host.in_features,
+        out_features=site.out_features,
+        parameters=site.parameters,
+        experts=tuple(map(_expert_score, range(len(sums_EN)), sums_EN, counts_EN))
+        if stacked
+        else (),
+    )
+
+
+def _expert_score(expert: int, sums_N: Floats, counts_N: Floats) -> ExpertScore:
+    """Score one expert; without a routed token there is no score, which is not a score of 0."""
+    tokens = int(counts_N.sum())
+    if not tokens:
+        return ExpertScore(expert, 0, None, None, None)
+    seen = counts_N > 0
+    estimate = ratio_estimate(sums_N[None, seen], counts_N[None, seen])
+    low, high = estimate.interval()
+    return ExpertScore(expert, tokens, estimate.value, low, high)
+
+
+def _idle_experts(sites: list[Site], usable: list[int], measured: Measured) -> tuple[str, ...]:
+    """Say how many experts no token was routed to."""
+    idle = total = 0
+    counted: set[str] = set()
+    for site, index in zip(sites, usable, strict=True):
+        if site.host.is_parameter and site.host.name not in counted:
+            counted.add(site.host.name)
+            rows = slice(measured.starts[index], measured.starts[index + 1])
+            tokens_E = measured.counts_RN[rows].sum(axis=1)
+            idle += int((tokens_E == 0).sum())
+            total += len(tokens_E)
+    if not idle:
+        return ()
+    return (f"no token was routed to {idle} of {total} expert weights, which have no score",)
+
+
+def _hosts(sites: list[Site]) -> tuple[Host, ...]:
+    return tuple(dict.fromkeys(site.host for site in sites))
+
+
+def _type_scores(sites: list[Site], measurements: Measurements) -> tuple[TypeScore, ...]:
+    members: dict[str, list[int]] = defaultdict(list)
+    for order, site in enumerate(sites):
+        members[site.type].append(order)
+    scores = []
+    for type_name, orders in members.items():
+        estimate = type_estimate(measurements, orders)
+        low, high = estimate.interval()
+        first = sites[orders[0]]
+        scores.append(
+            TypeScore(
+                type=type_name,
+                host_type=first.host.type,
+                nfn=estimate.value,
+                low=low,
+                high=high,
+                modules=len(orders),
+                parameters=sum(sites[order].parameters for order in orders),
+                role=first.role,
+                eligible=first.eligible,
+            )
+        )
+    return tuple(sorted(scores, key=lambda row: (row.nfn, row.type)))
