@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from typing import Annotated, Any
 
 import typer
@@ -86,8 +85,6 @@ def _tokenizer(model: str) -> Any:
     from plop_lora.scoring.loading import check_name, load_tokenizer, quiet_loading
 
     quiet_loading()
-    # The hub's client tells of each retry; what comes of them is ours to tell.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     check_name(model)
     return load_tokenizer(model)
 

@@ -128,7 +128,7 @@ def placement_table(placement: Placement) -> Table:
         Column("next type", starts=True), DIFFERENCE, INTERVAL, VERDICT,
     )  # fmt: skip
     title = f"Placement for {short_name(placement.model.name)}, strategy {placement.strategy}"
-    return Table(title, columns, rows, lines)
+    return _without_empty_columns(Table(title, columns, rows, lines))
 
 
 def _scaling(placement: Placement) -> str:
@@ -149,8 +149,19 @@ def _ranks(choice: Choice) -> str:
 
 def _gap(gap: Gap | None) -> tuple[str, str, str, str]:
     if gap is None:
-        return "none", "", "", ""
+        return "", "", "", ""
     return (gap.other, *difference(gap.difference, gap.low, gap.high), _word(gap.verdict))
+
+
+def _without_empty_columns(table: Table) -> Table:
+    """Drop what no row has, such as the gaps of a placement that was made without scores."""
+    kept = [i for i in range(len(table.columns)) if any(row[i] for row in table.rows)]
+    return Table(
+        table.title,
+        tuple(table.columns[i] for i in kept),
+        tuple(tuple(row[i] for i in kept) for row in table.rows),
+        table.lines,
+    )
 
 
 def _word(verdict: str) -> str:
