@@ -101,3 +101,11 @@ def test_excluded_experts_still_run() -> None:
     kept = {site.name: site.nfn for site in fewer.sites}
     assert not any("gate_up" in name for name in kept)
     assert kept == {s.name: s.nfn for s in everything.sites if s.name in kept}
+
+
+def test_the_table_says_how_many_tokens_experts_saw() -> None:
+    model = families.build("qwen3_moe")
+    scores = plop.score(model, batches=[families.batch_of("qwen3_moe")], progress=False)
+    counts = [expert.tokens for site in scores.sites for expert in site.experts]
+    line = next(line for line in str(scores).splitlines() if line.startswith("Experts: 16"))
+    assert f"{min(counts)} to {max(counts)} routed tokens each" in line
