@@ -18,6 +18,7 @@ DOCS = Path(__file__).parent
 REFERENCE = DOCS / "reference" / "cli.md"
 ARCHITECTURES = DOCS / "architectures.md"
 MARK = "<!-- table -->\n"
+SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def cli_page() -> str:
@@ -57,8 +58,8 @@ def architectures_page() -> str:
 
     from plop_lora.export import TARGETS
 
-    head = f"| family | measured | types | {' | '.join(TARGETS)} |"
-    lines = [head, "|---" * (3 + len(TARGETS)) + "|"]
+    head = f"| family | measured | by seven names | types | {' | '.join(TARGETS)} |"
+    lines = [head, "|---" * (4 + len(TARGETS)) + "|"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         lines += [family_row(name) for name in families.FAMILIES]
@@ -73,7 +74,9 @@ def family_row(name: str) -> str:
     import plop_lora as plop
     from plop_lora.export import TARGETS
 
-    scores = plop.score(families.build(name), batches=[families.batch_of(name)], progress=False)
+    model = families.build(name)
+    scores = plop.score(model, batches=[families.batch_of(name)], progress=False)
+    named = share_by_names(model) / scores.coverage.block_parameters
     placement = plop.place(scores, rank=2)
     slices: dict[str, list[str]] = {}
     for row in sorted(scores.types, key=lambda row: row.type):
@@ -82,7 +85,24 @@ def family_row(name: str) -> str:
     types = [f"{host}[{' '.join(parts)}]" if parts else host for host, parts in slices.items()]
     marks = [export_mark(placement, target) for target in TARGETS.values()]
     listed = ", ".join(f"`{entry}`" for entry in types)
-    return f"| {name} | {scores.coverage.share:.0%} | {listed} | {' | '.join(marks)} |"
+    shares = f"{scores.coverage.share:.0%} | {named:.0%}"
+    return f"| {name} | {shares} | {listed} | {' | '.join(marks)} |"
+
+
+def share_by_names(model: object) -> int:
+    """Return the parameters that a list of seven leaf names finds: linear layers in the blocks."""
+    from torch import nn
+
+    from plop_lora.scoring.sites import find_sites
+
+    hosts = {site.host.name: site.host for site in find_sites(model).sites}
+    return sum(
+        host.in_features * host.out_features
+        for name, host in hosts.items()
+        if not host.is_parameter
+        and isinstance(model.get_submodule(name), nn.Linear)
+        and name.rsplit(".", 1)[-1] in SEVEN
+    )
 
 
 def export_mark(placement: object, target: object) -> str:
