@@ -17,7 +17,7 @@ from plop_lora.cli import VERBS, app, verb_name
 DOCS = Path(__file__).parent
 REFERENCE = DOCS / "reference" / "cli.md"
 ARCHITECTURES = DOCS / "architectures.md"
-MARK = "<!-- table -->\n"
+MARKS = ("<!-- measured -->", "<!-- exports -->")
 SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -52,23 +52,30 @@ def cli_page() -> str:
 
 
 def architectures_page() -> str:
-    """Return the page with its table: one row per family."""
+    """Return the page with its two tables, of one row per family."""
     sys.path.insert(0, str(DOCS.parent / "tests"))
     import families
 
-    from plop_lora.export import TARGETS
-
-    head = f"| family | measured | by seven names | types | {' | '.join(TARGETS)} |"
-    lines = [head, "|---" * (4 + len(TARGETS)) + "|"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        lines += [family_row(name) for name in families.FAMILIES]
-    before = ARCHITECTURES.read_text(encoding="utf-8").partition(MARK)[0]
-    return before + MARK + "\n" + "\n".join(lines) + "\n"
+        rows = [family_rows(name) for name in families.FAMILIES]
+    page = ARCHITECTURES.read_text(encoding="utf-8")
+    for order, head in enumerate(
+        (
+            ("family", "measured", "by seven names", "types"),
+            ("family", "says all", "with a loss", "cannot"),
+        )
+    ):
+        lines = [head, ("---",) * len(head), *(row[order] for row in rows)]
+        table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        before, mark, rest = page.partition(MARKS[order])
+        after = rest[rest.index("\n\n", 2) :] if "\n\n" in rest[2:] else "\n"
+        page = f"{before}{mark}\n\n{table}{after}"
+    return page
 
 
-def family_row(name: str) -> str:
-    """Score, place and export one family; return its row."""
+def family_rows(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Score, place and export one family; return its row of each table."""
     import families
 
     import plop_lora as plop
@@ -77,16 +84,17 @@ def family_row(name: str) -> str:
     model = families.build(name)
     scores = plop.score(model, batches=[families.batch_of(name)], progress=False)
     named = share_by_names(model) / scores.coverage.block_parameters
-    placement = plop.place(scores, rank=2)
     slices: dict[str, list[str]] = {}
     for row in sorted(scores.types, key=lambda row: row.type):
         part = row.type.removeprefix(row.host_type).strip("[]")
         slices.setdefault(row.host_type, []).extend([part] if part else [])
     types = [f"{host}[{' '.join(parts)}]" if parts else host for host, parts in slices.items()]
-    marks = [export_mark(placement, target) for target in TARGETS.values()]
-    listed = ", ".join(f"`{entry}`" for entry in types)
-    shares = f"{scores.coverage.share:.0%} | {named:.0%}"
-    return f"| {name} | {shares} | {listed} | {' | '.join(marks)} |"
+    placement = plop.place(scores, rank=2)
+    marks: dict[str, list[str]] = {"all": [], "loss": [], "none": []}
+    for target in TARGETS.values():
+        marks[export_mark(placement, target)].append(target.name)
+    measured = (name, f"{scores.coverage.share:.0%}", f"{named:.0%}", ", ".join(types))
+    return measured, (name, *(", ".join(names) for names in marks.values()))
 
 
 def share_by_names(model: object) -> int:
@@ -106,16 +114,16 @@ def share_by_names(model: object) -> int:
 
 
 def export_mark(placement: object, target: object) -> str:
-    """Return ✓, ~ or – for one family and one trainer; a failed check is an error here too."""
+    """Return what a trainer's file says of a placement; a failed check is an error here too."""
     from plop_lora.errors import ExportError
 
     try:
         rendered = target.render(placement)
     except ExportError:
-        return "–"
+        return "none"
     if target.check is not None:
         target.check(placement, rendered)
-    return "~" if rendered.losses else "✓"
+    return "loss" if rendered.losses else "all"
 
 
 if __name__ == "__main__":
