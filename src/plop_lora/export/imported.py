@@ -307,6 +307,23 @@ def _site(adapter: _Adapter, settings: AdapterSettings) -> PlacedSite:
 
 
 def _check_scores(scores: Scores, adapters: list[_Adapter], reference: ModelReference) -> None:
+    scored = {host.name: host for host in scores.hosts}
+    shared = [adapter.host for adapter in adapters if adapter.host.name in scored]
+    fits = all(scored[h.name].parameters_per_rank == h.parameters_per_rank for h in shared)
+    if not shared or not fits:
+        raise UsageError(
+            f"These scores are of {scores.model.name}, which is not the shape of "
+            f"{reference.name}. Score that model: plop score {reference.name} --data DATA."
+        )
+
+
+def _choices(sites: tuple[PlacedSite, ...], scores: Scores | None) -> tuple[Choice, ...]:
+    """Return one choice a type in the order of the model, with NFN and gaps where scored."""
+    types = list(dict.fromkeys(site.type for site in sites))
+    groups = {} if scores is None else {group.type: group for group in groups_of(scores)}
+    eligible = [group for group in groups.values() if group.eligible]
+    chosen = [groups[name] for name in types if name in groups]
+    row = Strategy(STRATEGY, lambda every, request: every, "read from a file", "the user")
     described = choices_of(row, eligible, chosen, sites, known_ties(scores))
     scored = {choice.type: choice for choice in described}
     return tuple(scored.get(name) or _plain_choice(name, sites) for name in types)
