@@ -35,6 +35,7 @@ docs: $(DEV)
 
 bench: $(DEV)
 	$(BIN)/python benchmarks/score.py
+	$(BIN)/python benchmarks/stopping.py
 
 clean:
 	rm -rf $(VENV) $(TRAINERS) site plop-demo
