@@ -82,4 +82,4 @@ def texts() -> list[str]:
 def scores(models: Callable[[str], nn.Module]):
     import plop_lora as plop
 
-    return plop.score(models("llama"), WordTokenizer(), TEXTS, progress=False)
+    return plop.score(models("llama"), WordTokenizer(), TEXTS, stop="fixed", progress=False)

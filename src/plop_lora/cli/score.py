@@ -23,6 +23,9 @@ def score(
     template: Annotated[
         str | None, typer.Option(help='Fields in braces: "{question}\\n{answer}".')
     ] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Field whose values all get their share of the texts.")
+    ] = None,
     samples: Annotated[int, typer.Option(help="Texts to draw; about 200 is plenty.")] = 200,
     max_length: Annotated[int, typer.Option(help="Tokens kept of each text.")] = 512,
     batch_size: Annotated[str, typer.Option(help="Texts a batch, or auto.")] = "auto",
@@ -36,6 +39,13 @@ def score(
         list[str] | None, typer.Option(help="Leave out modules or types; repeatable.")
     ] = None,
     baseline: Annotated[str, typer.Option(help="analytic or monte_carlo.")] = "analytic",
+    stop: Annotated[
+        str, typer.Option(help="adaptive ends when the choice is known; fixed scores all.")
+    ] = "adaptive",
+    tolerance: Annotated[
+        float, typer.Option(help="How much better, in NFN, a type left out may be.")
+    ] = 0.03,
+    top: Annotated[int, typer.Option(help="Types of the choice that has to be known.")] = 3,
     form: FormatOption = Format.table,
 ) -> None:
     """Score every module type of MODEL on unlabelled DATA, with forward passes only."""
@@ -52,6 +62,7 @@ def score(
             text=text,
             template=None if template is None else template.replace("\\n", "\n"),
             chat=_chat(tokenizer),
+            group=group,
             samples=samples,
             seed=seed,
         )
@@ -67,6 +78,9 @@ def score(
         include=include or (),
         exclude=exclude or (),
         baseline=baseline,
+        stop=stop,
+        tolerance=tolerance,
+        top=top,
         progress=form is not Format.quiet,
     )
     finish(scores, output, form)

@@ -55,6 +55,11 @@ class Collector:
         """Add what one batch gave."""
         self.parts.append(part)
 
+    @property
+    def sequences(self) -> int:
+        """How many sequences there are so far."""
+        return sum(len(part.names) for part in self.parts)
+
     def result(self) -> Measured:
         """Return everything so far, sequences sorted by name.
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from plop_lora.data import Batch, encode, make_batches
+from plop_lora.data import Batch, TokenSequence, encode, make_batches
 from plop_lora.documents import Document, Documents
 from plop_lora.errors import DataError, UsageError
+from plop_lora.sampling import scoring_order
+from plop_lora.scoring.stopping import chunk_ends
 
 CPU_TOKEN_BUDGET = 4096
 ACCELERATOR_TOKEN_BUDGET = 16384
@@ -19,11 +23,24 @@ ACCELERATOR_TOKEN_BUDGET = 16384
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Given:
-    """Batches with what the record says about them."""
+    """Batches with what the record says about them.
+
+    Attributes:
+        batches: in the order of scoring.
+        source: where they come from.
+        notes: what was passed over on the way.
+        looks: numbers of sequences, in batches as they follow, that are fair samples; None where
+            every batch ends one.
+        rehearsal: the longest text, where it does not come early by itself.
+        groups: the group of each sequence in the order of scoring.
+    """
 
     batches: Sequence[Batch]
     source: str
     notes: tuple[str, ...]
+    looks: frozenset[int] | None = None
+    rehearsal: Batch | None = None
+    groups: tuple[str | None, ...] = ()
 
 
 def as_documents(texts: Any) -> Documents:
@@ -53,6 +70,7 @@ def tokenise(
     documents: Documents,
     max_length: int,
     batch_size: int | None,
+    shuffle_seed: int | None = None,
 ) -> Given:
     """Tokenise documents for a model and make batches of them.
 
@@ -62,6 +80,8 @@ def tokenise(
         documents: what to tokenise.
         max_length: tokens kept of each text, at most the model's positions.
         batch_size: sequences a batch; None fills a token budget.
+        shuffle_seed: makes chunks in random order, for a run that may stop after any of them;
+            None makes one chunk of all.
     """
     config = getattr(model, "config", None)
     limit = min(max_length, _positions(model), tokenizer.model_max_length)
@@ -75,19 +95,40 @@ def tokenise(
         encoder_decoder=encoder_decoder,
     )
     on_cpu = next(model.parameters()).device.type == "cpu"
-    batches = make_batches(
-        sequences,
+    batched = functools.partial(
+        make_batches,
         batch_size=batch_size,
         token_budget=CPU_TOKEN_BUDGET if on_cpu else ACCELERATOR_TOKEN_BUDGET,
         decoder_start=getattr(config, "decoder_start_token_id", None),
     )
+    if shuffle_seed is not None:
+        names, groups = [s.name for s in sequences], [s.group for s in sequences]
+        sequences = [sequences[i] for i in scoring_order(names, groups, shuffle_seed)]
+    ends = (len(sequences),) if shuffle_seed is None else chunk_ends(len(sequences))
+    chunks = [sequences[start:end] for start, end in itertools.pairwise((0, *ends))]
     counts = {
         f"row|rows of {documents.source} skipped for empty text": documents.skipped,
         "text|texts dropped for having no token": dropped,
         f"text|texts cut to {limit} tokens": truncated,
     }
     notes = tuple(_counted(count, what) for what, count in counts.items() if count)
-    return Given(batches, documents.source, notes)
+    return Given(
+        batches=tuple(batch for chunk in chunks for batch in batched(chunk)),
+        source=documents.source,
+        notes=notes,
+        looks=frozenset(ends),
+        rehearsal=_rehearsal(chunks, batched),
+        groups=tuple(sequence.group for sequence in sequences),
+    )
+
+
+def _rehearsal(
+    chunks: Sequence[Sequence[TokenSequence]], batched: Callable[..., Sequence[Batch]]
+) -> Batch | None:
+    """Return the longest text as a batch, unless the first chunk holds one as long."""
+    longest = [max(chunk, key=lambda sequence: len(sequence.tokens)) for chunk in chunks]
+    overall = max(longest, key=lambda sequence: len(sequence.tokens))
+    return None if overall is longest[0] else batched([overall])[0]
 
 
 def _counted(count: int, what: str) -> str:

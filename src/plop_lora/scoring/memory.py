@@ -37,6 +37,8 @@ def measure(
     baseline: str = "analytic",
     seed: int = 0,
     advance: Callable[[int], None] = lambda rows: None,
+    enough: Callable[[Collector], bool] = lambda collector: False,
+    rehearsal: Batch | None = None,
 ) -> Measured:
     """Run the batches through the model's body and collect the sites' sums.
 
@@ -47,6 +49,9 @@ def measure(
         baseline: `analytic` or `monte_carlo`, see `nfn.expected_gain`.
         seed: of the baseline.
         advance: called with the number of sequences after each batch.
+        enough: asked after each batch; the run ends where it says yes.
+        rehearsal: what is run first and not counted: the longest text, so that running out of
+            memory shows at the start.
 
     Raises:
         MeasurementError: NaN or infinity, or a single sequence that does not fit in memory.
@@ -60,10 +65,15 @@ def measure(
         experts_measured(sites, probe),
     ):
         collector = Collector(probe)
+        if rehearsal is not None:
+            for _ in _fitting(forward, collector, rehearsal, device):
+                pass
         for batch in batches:
             for part in _fitting(forward, collector, batch, device):
                 collector.add(part)
                 advance(len(part.names))
+            if enough(collector):
+                break
     return collector.result()
 
 

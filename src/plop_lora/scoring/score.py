@@ -12,6 +12,8 @@ from torch import nn
 from plop_lora.data import ready_batches
 from plop_lora.documents import Documents
 from plop_lora.errors import UsageError
+from plop_lora.placement.place import DEFAULT_TOP
+from plop_lora.placement.stopping import Rule
 from plop_lora.records import Scores
 from plop_lora.scoring.assemble import assemble
 from plop_lora.scoring.inputs import Given, as_documents, known_name, tokenise
@@ -20,6 +22,7 @@ from plop_lora.scoring.memory import measure
 from plop_lora.scoring.progress import progress_bar
 from plop_lora.scoring.provenance import provenance_of
 from plop_lora.scoring.sites import find_sites
+from plop_lora.scoring.stopping import ADAPTIVE, Watch, check_rule, never, stopping_of
 from plop_lora.scoring.wrappers import unwrap
 
 BASELINES = ("analytic", "monte_carlo")
@@ -39,6 +42,9 @@ def score(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     baseline: str = "analytic",
+    stop: str = ADAPTIVE,
+    tolerance: float = 0.03,
+    top: int = DEFAULT_TOP,
     progress: bool = True,
 ) -> Scores:
     """Score every module type of a model on unlabelled texts, with forward passes only.
@@ -53,10 +59,15 @@ def score(
         batch_size: sequences a batch; None fills a token budget. Never changes the result.
         device: where a model given by name is loaded.
         dtype: of a model given by name; `auto` is the checkpoint's.
-        seed: of the probes of the baseline.
+        seed: of the probes of the baseline, and of the order of the texts.
         include: shell patterns of modules or types to score, wherever they stand.
         exclude: shell patterns to leave out.
         baseline: `analytic`, or `monte_carlo` for comparison.
+        stop: `adaptive` ends as soon as the choice of the `top` types is decided, or `fixed`
+            scores every text, as a paper needs it. Ready batches are looked at in their order,
+            which should be random.
+        tolerance: how much better, in NFN, a type left out may be than a chosen one.
+        top: how many types the choice holds.
         progress: draw a bar on stderr.
 
     Returns:
@@ -73,6 +84,8 @@ def score(
     """
     started = time.monotonic()
     _check_options(texts, batches, baseline, max_length, batch_size)
+    rule = Rule(top, tolerance)
+    check_rule(stop, rule)
     name = None if isinstance(model, nn.Module) else str(model)
     if isinstance(model, nn.Module):
         loaded = unwrap(model)
@@ -84,12 +97,15 @@ def score(
     else:
         tokenizer = tokenizer or load_tokenizer(name or known_name(loaded))
         documents = as_documents(texts)
-        given = tokenise(loaded, tokenizer, documents, max_length, batch_size)
+        shuffle_seed = seed if stop == ADAPTIVE else None
+        given = tokenise(loaded, tokenizer, documents, max_length, batch_size, shuffle_seed)
+    watch = Watch(found.sites, rule, given.looks)
     total = sum(len(batch.names) for batch in given.batches)
     with progress_bar(total, progress) as advance:
         measured = measure(
-            loaded, found.sites, given.batches, baseline=baseline, seed=seed, advance=advance
-        )
+            loaded, found.sites, given.batches, baseline=baseline, seed=seed, advance=advance,
+            enough=watch if stop == ADAPTIVE else never, rehearsal=given.rehearsal,
+        )  # fmt: skip
     settings = {
         "max_length": max_length,
         "batch_size": batch_size or "auto",
@@ -100,7 +116,8 @@ def score(
         given.source, measured, loaded, seed=seed, baseline=baseline, settings=settings,
         elapsed=time.monotonic() - started,
     )  # fmt: skip
-    return assemble(loaded, name, found, measured, provenance, given.notes)
+    stopping = stopping_of(watch, stop, measured, total, given.groups)
+    return assemble(loaded, name, found, measured, provenance, stopping, given.notes)
 
 
 def _check_options(
