@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
@@ -71,9 +72,19 @@ def main() -> None:
     sys.argv = [word for word in sys.argv if word != "--debug"]
     _survive_narrow_encodings()
     with contextlib.nullcontext() if debug else _one_line():
-        code = app(prog_name="plop", standalone_mode=False)
-        sys.stdout.flush()
+        with _processes() as processes:
+            code = app(prog_name="plop", standalone_mode=False, obj=processes)
+            sys.stdout.flush()
     raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _processes() -> contextlib.AbstractContextManager[Any]:
+    """Join the others where a launcher such as torchrun started several of us."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return contextlib.nullcontext()
+    from plop_lora.scoring.parallel import together
+
+    return together()
 
 
 @contextlib.contextmanager

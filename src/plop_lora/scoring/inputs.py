@@ -12,6 +12,7 @@ from torch import nn
 from plop_lora.data import Batch, encode, make_batches
 from plop_lora.documents import Document, Documents
 from plop_lora.errors import DataError, UsageError
+from plop_lora.scoring.devices import home_of
 
 CPU_TOKEN_BUDGET = 4096
 ACCELERATOR_TOKEN_BUDGET = 16384
@@ -71,7 +72,7 @@ def tokenise(
         vocabulary=None if embedding is None else embedding.num_embeddings,
         encoder_decoder=encoder_decoder,
     )
-    on_cpu = next(model.parameters()).device.type == "cpu"
+    on_cpu = home_of(model).type == "cpu"
     batches = make_batches(
         sequences,
         batch_size=batch_size,

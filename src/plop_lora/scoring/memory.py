@@ -19,7 +19,9 @@ from transformers import PreTrainedModel
 
 from plop_lora.data import Batch
 from plop_lora.errors import MeasurementError
+from plop_lora.scoring.cache import NO_CACHE, GainCache
 from plop_lora.scoring.collect import Collector, Measured, Part
+from plop_lora.scoring.devices import home_of, sent
 from plop_lora.scoring.experts import experts_measured
 from plop_lora.scoring.probe import Layout, Probe, attach
 from plop_lora.scoring.sites import Site
@@ -36,6 +38,7 @@ def measure(
     *,
     baseline: str = "analytic",
     seed: int = 0,
+    gains: GainCache = NO_CACHE,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> Measured:
     """Run the batches through the model's body and collect the sites' sums.
@@ -46,17 +49,18 @@ def measure(
         batches: inputs by keyword; tensors are moved to the model's device.
         baseline: `analytic` or `monte_carlo`, see `nfn.expected_gain`.
         seed: of the baseline.
+        gains: what is known of the weights from another time; what is new is saved there.
         advance: called with the number of sequences after each batch.
 
     Raises:
         MeasurementError: NaN or infinity, or a single sequence that does not fit in memory.
         DataError: there is no batch.
     """
-    device = next(model.parameters()).device
+    device = home_of(model)
     with (
         evaluating(model),
         _body(model, sites) as forward,
-        attach(sites, device=device, baseline=baseline, seed=seed) as probe,
+        attach(sites, baseline=baseline, seed=seed, known=gains.known) as probe,
         experts_measured(sites, probe),
     ):
         collector = Collector(probe)
@@ -64,6 +68,7 @@ def measure(
             for part in _fitting(forward, collector, batch, device):
                 collector.add(part)
                 advance(len(part.names))
+    gains.save(probe.gains())
     return collector.result()
 
 
@@ -106,7 +111,7 @@ def _measure_batch(
     forward: Callable[..., None], probe: Probe, batch: Batch, device: torch.device
 ) -> Part:
     inputs = {
-        key: value.to(device) if isinstance(value, torch.Tensor) else value
+        key: sent(value, device) if isinstance(value, torch.Tensor) else value
         for key, value in batch.inputs.items()
     }
     masks = tuple(

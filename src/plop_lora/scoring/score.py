@@ -10,18 +10,21 @@ from torch import nn
 
 from plop_lora.data import ready_batches
 from plop_lora.documents import Documents
-from plop_lora.errors import UsageError
+from plop_lora.errors import UsageError, nearest
 from plop_lora.records import Scores
 from plop_lora.scoring.assemble import assemble
+from plop_lora.scoring.cluster import measure_on_ray
 from plop_lora.scoring.inputs import Given, as_documents, known_name, tokenise
+from plop_lora.scoring.job import Job, measure_here
 from plop_lora.scoring.loading import load_model, load_tokenizer
-from plop_lora.scoring.memory import measure
+from plop_lora.scoring.parallel import Processes
 from plop_lora.scoring.progress import progress_bar
 from plop_lora.scoring.provenance import provenance_of
 from plop_lora.scoring.sites import find_sites
 from plop_lora.scoring.wrappers import unwrap
 
 BASELINES = ("analytic", "monte_carlo")
+ENGINES = ("auto", "memory", "ray")
 
 
 def score(
@@ -38,6 +41,10 @@ def score(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     baseline: str = "analytic",
+    engine: str = "auto",
+    ray_address: str | None = None,
+    cache: bool = True,
+    processes: Processes | None = None,
     progress: bool = True,
 ) -> Scores:
     """Score every module type of a model on unlabelled texts, with forward passes only.
@@ -56,6 +63,11 @@ def score(
         include: shell patterns of modules or types to score, wherever they stand.
         exclude: shell patterns to leave out.
         baseline: `analytic`, or `monte_carlo` for comparison.
+        engine: `auto` or `memory`; `ray` spreads the batches over a Ray cluster.
+        ray_address: of the cluster; None takes `RAY_ADDRESS`, one on this machine, or a new one.
+        cache: remember what depends on the weights alone, for a model given by name.
+        processes: those that measure together, from `parallel.together()`; each makes the same
+            call and gets the same scores.
         progress: draw a bar on stderr.
 
     Returns:
@@ -67,13 +79,17 @@ def score(
         ModelError: no such model, no site, or a tokenizer of another model.
         MeasurementError: NaN or infinity, or nothing measured.
         UsageError: an option that cannot work.
+        ProcessError: another process or worker failed or is lost.
 
     Source: PLoP, arXiv 2506.20629; the denominator is the closed form, not the authors' draw.
     """
     started = time.monotonic()
+    processes = processes or Processes()
     _check_options(texts, batches, baseline, max_length, batch_size)
+    _check_engine(engine, model, batches, ray_address, processes)
     name = model if isinstance(model, str) else None
-    loaded = load_model(model, device=device, dtype=dtype) if isinstance(model, str) else model
+    home = processes.device(device)
+    loaded = load_model(model, device=home, dtype=dtype) if isinstance(model, str) else model
     loaded = unwrap(loaded)
     found = find_sites(loaded, include=include, exclude=exclude)
     if batches is not None:
@@ -82,11 +98,15 @@ def score(
         tokenizer = tokenizer or load_tokenizer(name or known_name(loaded))
         documents = as_documents(texts)
         given = tokenise(loaded, tokenizer, documents, max_length, batch_size)
-    total = sum(len(batch.names) for batch in given.batches)
-    with progress_bar(total, progress) as advance:
-        measured = measure(
-            loaded, found.sites, given.batches, baseline=baseline, seed=seed, advance=advance
-        )
+    job = Job(name, device, dtype, tuple(include), tuple(exclude), baseline, seed, cache)
+    share = processes.share(given.batches)
+    total = sum(len(batch.names) for batch in share)
+    with progress_bar(total, progress and processes.first) as advance:
+        if engine == "ray":
+            measured = measure_on_ray(job, found.sites, share, address=ray_address, advance=advance)
+        else:
+            mine = measure_here(job, loaded, found.sites, share, advance=advance) if share else None
+            measured = processes.gather(mine)
     settings = {
         "max_length": max_length,
         "batch_size": batch_size or "auto",
@@ -98,6 +118,22 @@ def score(
         elapsed=time.monotonic() - started,
     )  # fmt: skip
     return assemble(loaded, name, found, measured, provenance, given.notes)
+
+
+def _check_engine(
+    engine: str, model: Any, batches: Any, ray_address: str | None, processes: Processes
+) -> None:
+    if engine not in ENGINES:
+        raise UsageError(
+            f"There is no engine {engine!r}.{nearest(engine, ENGINES)} "
+            f"Allowed: {', '.join(ENGINES)}."
+        )
+    if engine == "ray" and not isinstance(model, str):
+        raise UsageError("--engine ray loads the model in every worker; give its name or folder.")
+    if engine == "ray" and processes.count > 1:
+        raise UsageError("--engine ray starts its own workers; run it without torchrun.")
+    if engine != "ray" and ray_address is not None:
+        raise UsageError("--ray-address needs --engine ray.")
 
 
 def _check_options(
