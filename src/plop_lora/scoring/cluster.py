@@ -11,6 +11,7 @@ import contextlib
 import functools
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from plop_lora.scoring.wrappers import unwrap
 
 RETRIES = 3
 """How often a shard is run again after the loss of its worker."""
+_ANSWER_SECONDS = 10.0
 
 
 def measure_on_ray(
@@ -67,6 +69,31 @@ def measure_on_ray(
     return merge([piece for piece in pieces if piece is not None])
 
 
+def check_cluster(address: str | None) -> None:
+    """Refuse, before a model is loaded, a cluster that does not answer; Ray asks for minutes.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        UsageError: nobody answers at the address, which is `RAY_ADDRESS` where none is given.
+    """
+    require("ray")
+    wanted = address or os.environ.get("RAY_ADDRESS", "")
+    host, colon, port = wanted.rpartition("://")[2].rpartition(":")
+    if not colon:
+        return  # `auto`, `local`, or nothing: Ray looks on this machine
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise _no_cluster(wanted, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> UsageError:
+    return UsageError(
+        f"No Ray cluster answers at {address}: {str(error).splitlines()[0]}. Give --ray-address "
+        "HOST:PORT of a running one, or leave it out for a local one."
+    )
+
+
 def measure_shard(job: Job, batch: Batch) -> tuple[tuple[str, ...], Measured]:
     """Measure one batch in a worker; return the names of the sites with it."""
     model, sites = _loaded(job)
@@ -97,10 +124,7 @@ def connected(address: str | None = None) -> Iterator[None]:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         wanted = address or os.environ.get("RAY_ADDRESS") or "this machine"
-        raise UsageError(
-            f"No Ray cluster answers at {wanted}: {str(error).splitlines()[0]} Give --ray-address "
-            "HOST:PORT of a running one, or leave it out for a local one."
-        ) from error
+        raise _no_cluster(wanted, error) from error
     try:
         yield
     finally:

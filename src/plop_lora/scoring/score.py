@@ -13,7 +13,7 @@ from plop_lora.documents import Documents
 from plop_lora.errors import UsageError, nearest
 from plop_lora.records import Scores
 from plop_lora.scoring.assemble import assemble
-from plop_lora.scoring.cluster import measure_on_ray
+from plop_lora.scoring.cluster import check_cluster, measure_on_ray
 from plop_lora.scoring.inputs import Given, as_documents, known_name, tokenise
 from plop_lora.scoring.job import Job, measure_here
 from plop_lora.scoring.loading import load_model, load_tokenizer
@@ -86,7 +86,7 @@ def score(
     started = time.monotonic()
     processes = processes or Processes()
     _check_options(texts, batches, baseline, max_length, batch_size)
-    _check_engine(engine, model, batches, ray_address, processes)
+    _check_engine(engine, model, ray_address, processes)
     name = model if isinstance(model, str) else None
     home = processes.device(device)
     loaded = load_model(model, device=home, dtype=dtype) if isinstance(model, str) else model
@@ -120,9 +120,7 @@ def score(
     return assemble(loaded, name, found, measured, provenance, given.notes)
 
 
-def _check_engine(
-    engine: str, model: Any, batches: Any, ray_address: str | None, processes: Processes
-) -> None:
+def _check_engine(engine: str, model: Any, ray_address: str | None, processes: Processes) -> None:
     if engine not in ENGINES:
         raise UsageError(
             f"There is no engine {engine!r}.{nearest(engine, ENGINES)} "
@@ -134,6 +132,8 @@ def _check_engine(
         raise UsageError("--engine ray starts its own workers; run it without torchrun.")
     if engine != "ray" and ray_address is not None:
         raise UsageError("--ray-address needs --engine ray.")
+    if engine == "ray":
+        check_cluster(ray_address)
 
 
 def _check_options(
