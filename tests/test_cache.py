@@ -7,13 +7,18 @@ import os
 import shutil
 from pathlib import Path
 
+import families
 import pytest
 from safetensors.torch import load_file, save_file
 
 import plop_lora as plop
+from plop_lora.data import ready_batches
 from plop_lora.demo import MODEL
-from plop_lora.scoring import probe
-from plop_lora.scoring.cache import checkpoint_key
+from plop_lora.scoring import operators
+from plop_lora.scoring.cache import GainCache, checkpoint_key
+from plop_lora.scoring.memory import measure
+from plop_lora.scoring.probe import Gain
+from plop_lora.scoring.sites import find_sites
 
 TEXTS = ["Tom has 3 pens and buys 4 more.", "How many apples are left?"]
 
@@ -30,8 +35,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list that grows with every gain that is computed."""
     calls: list[str] = []
-    from plop_lora.scoring import operators
-
     inner = operators.DenseOperator.gain
 
     def counted(self: object, part: object, **options: object) -> object:
@@ -158,21 +161,15 @@ def test_an_adapters_folder_has_no_key(tmp_path: Path) -> None:
     assert checkpoint_key(str(tmp_path)) is not None
 
 
-def test_experts_keep_a_gain_each(models) -> None:
+def test_experts_keep_a_gain_each() -> None:
     """A gain of stacked experts is a list, and comes back as one."""
-    import families
-    from plop_lora.scoring.memory import measure
-    from plop_lora.scoring.sites import find_sites
-    from plop_lora.data import ready_batches
-    from plop_lora.scoring.cache import GainCache
-
     model = families.build("qwen3_moe")
     sites = find_sites(model).sites
     batches = list(ready_batches([families.batch_of("qwen3_moe")]))
-    learnt: dict[str, probe.Gain] = {}
+    learnt: dict[str, Gain] = {}
 
     class Kept(GainCache):
-        def save(self, gains: dict[str, probe.Gain]) -> None:
+        def save(self, gains: dict[str, Gain]) -> None:
             learnt.update(gains)
 
     first = measure(model, sites, batches, gains=Kept(None, "", {}))

@@ -19,14 +19,16 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+import transformers
 
 import plop_lora as plop
 from plop_lora.data import Batch
 from plop_lora.demo import DATA, MODEL, TASKS
-from plop_lora.errors import DataError, ProcessError
+from plop_lora.errors import DataError, ModelError, ProcessError
 from plop_lora.scoring import parallel
 from plop_lora.scoring.collect import Measured, merge
 from plop_lora.scoring.parallel import Board, Processes
+from plop_lora.scoring.sharded import check_sharded
 
 SOURCE = Path(__file__).parents[1] / "src"
 DATA_OPTIONS = ["--data", str(DATA / "problems.jsonl"), "--samples", "9", "--batch-size", "2"]
@@ -58,17 +60,71 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def test_two_processes_equal_one(tmp_path: Path, one_thread: None) -> None:
-    """Nine texts in batches of two: a share that is lost, doubled or cut moves a number."""
-    path = tmp_path / "scores.json"
+IN_TWO = """
+import contextlib, os, runpy, sys
+
+folder = os.environ["FOLDER"]
+with contextlib.suppress(SystemExit):  # python -m plop_lora score ...
+    runpy.run_module("plop_lora", run_name="__main__")
+
+import plop_lora as plop
+import torch
+from torch.distributed.fsdp import fully_shard
+from transformers import AutoModelForCausalLM
+from transformers.distributed import DistributedConfig
+
+torch.distributed.init_process_group("gloo")
+batches = torch.load(f"{folder}/batches.pt")
+sharded = DistributedConfig(tp_plan="auto")
+tensors = AutoModelForCausalLM.from_pretrained(f"{folder}/model", distributed_config=sharded)
+assert type(tensors.model.layers[0].mlp.up_proj.weight).__name__ == "DTensor"
+fully = AutoModelForCausalLM.from_pretrained(f"{folder}/model")
+for block in fully.model.layers:
+    fully_shard(block)
+for name, model in (("tensors", tensors), ("fully", fully)):
+    scores = plop.score(model, batches=batches, progress=False)
+    scores.save(f"{folder}/{name}{os.environ['RANK']}.json")
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.fixture(scope="module")
+def in_two(tmp_path_factory: pytest.TempPathFactory):
+    """Run in two processes: the command line, then a model spread over both, in two ways.
+
+    Returns the folder of the results, what the run printed, the model and its batches.
+    """
+    folder = tmp_path_factory.mktemp("in_two")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, vocab_size=96,
+        num_attention_heads=4, num_key_value_heads=2, attention_bias=True, mlp_bias=True,
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)  # biases are zero at first
+    model.save_pretrained(folder / "model")
+    mask = torch.ones(4, 9, dtype=torch.long)
+    mask[1, 5:] = 0
+    batches = [{"input_ids": torch.randint(3, 90, (4, 9)), "attention_mask": mask}]
+    torch.save(batches, folder / "batches.pt")
+    (folder / "script.py").write_text(IN_TWO)
+    (folder / "output").mkdir()
     done = _torchrun(
-        "-m", "plop_lora", "score", str(MODEL), *DATA_OPTIONS, "--template", TEMPLATE,
-        "-o", str(path), "--format", "json",
+        str(folder / "script.py"), "score", str(MODEL), *DATA_OPTIONS, "--template", TEMPLATE,
+        "-o", str(folder / "output" / "scores.json"), "--format", "json",
+        FOLDER=str(folder),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    return folder, done.stdout, model, batches
+
+
+def test_two_processes_equal_one(in_two, one_thread: None) -> None:
+    """Nine texts in batches of two: a share that is lost, doubled or cut moves a number."""
+    folder, printed, _, _ = in_two
     documents = plop.load_documents(DATA / "problems.jsonl", template=TEMPLATE, samples=9)
     alone = plop.score(str(MODEL), texts=documents, batch_size=2, progress=False)
-    together = plop.Scores.load(path)
+    together = plop.Scores.load(folder / "output" / "scores.json")
     assert together.measurements == alone.measurements
     assert together.types == alone.types
     assert together.sites == alone.sites
@@ -76,8 +132,25 @@ def test_two_processes_equal_one(tmp_path: Path, one_thread: None) -> None:
     assert together.notes == alone.notes
     assert together.provenance.data_fingerprint == alone.provenance.data_fingerprint
     # one document on stdout: the other process has nothing to say
-    assert json.loads(done.stdout) == json.loads(path.read_text())
-    assert os.listdir(tmp_path) == ["scores.json"]
+    assert json.loads(printed) == json.loads((folder / "output" / "scores.json").read_text())
+    assert os.listdir(folder / "output") == ["scores.json"]
+
+
+@pytest.mark.parametrize("way", ["tensors", "fully"])
+def test_a_model_spread_over_processes_equals_the_whole(in_two, way: str) -> None:
+    """Column-parallel layers return slices, row-parallel ones get slices, with biases in both.
+
+    `tensors` is transformers' own plan for Llama, `fully` FSDP 2 on every block.
+    """
+    folder, _, model, batches = in_two
+    whole = plop.score(model, batches=batches, progress=False)
+    for index in (0, 1):
+        spread = plop.Scores.load(folder / f"{way}{index}.json")
+        assert [site.name for site in spread.sites] == [site.name for site in whole.sites]
+        for site, expected in zip(spread.sites, whole.sites, strict=True):
+            assert site.nfn == pytest.approx(expected.nfn, rel=1e-5), site.name
+            assert site.parameters == expected.parameters
+        assert spread.measurements.counts == whole.measurements.counts
 
 
 KILLED = """
@@ -119,55 +192,11 @@ def test_a_killed_process_ends_all(tmp_path: Path) -> None:
     assert os.listdir(output) == []
 
 
-SHARDED = """
-import sys
-import plop_lora as plop
-import torch
-from plop_lora.scoring.parallel import together
-from transformers import AutoModelForCausalLM
-from transformers.distributed import DistributedConfig
-
-folder, data, output = sys.argv[1:]
-with together() as processes:
-    sharded = DistributedConfig(tp_plan="auto")
-    model = AutoModelForCausalLM.from_pretrained(folder, distributed_config=sharded)
-    assert type(model.model.layers[0].mlp.up_proj.weight).__name__ == "DTensor"
-    scores = plop.score(model, batches=torch.load(data), progress=False)
-    scores.save(f"{output}/{processes.index}.json")
-"""
-
-
-def test_tensor_parallel_equals_whole(tmp_path: Path) -> None:
-    """Column-parallel layers return slices and row-parallel ones get slices, with biases."""
-    import transformers
-
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=2, vocab_size=96,
-        num_attention_heads=4, num_key_value_heads=2, attention_bias=True, mlp_bias=True,
-    )  # fmt: skip
-    model = transformers.LlamaForCausalLM(config).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)  # biases are zero at first
-    model.save_pretrained(tmp_path / "model")
-    mask = torch.ones(4, 9, dtype=torch.long)
-    mask[1, 5:] = 0
-    batches = [{"input_ids": torch.randint(3, 90, (4, 9)), "attention_mask": mask}]
-    torch.save(batches, tmp_path / "batches.pt")
-    script = tmp_path / "sharded.py"
-    script.write_text(SHARDED)
-    done = _torchrun(
-        str(script), str(tmp_path / "model"), str(tmp_path / "batches.pt"), str(tmp_path)
-    )
-    assert done.returncode == 0, done.stderr
-    whole = plop.score(model, batches=batches, progress=False)
-    for index in (0, 1):
-        sharded = plop.Scores.load(tmp_path / f"{index}.json")
-        assert [site.name for site in sharded.sites] == [site.name for site in whole.sites]
-        for site, expected in zip(sharded.sites, whole.sites, strict=True):
-            assert site.nfn == pytest.approx(expected.nfn, rel=1e-5), site.name
-            assert site.parameters == expected.parameters
-        assert sharded.measurements.counts == whole.measurements.counts
+def test_fused_weights_spread_over_processes_are_refused() -> None:
+    """A process holds a slice of q, of k and of v: read as rows of the whole they would mix."""
+    with pytest.raises(ModelError, match=r"qkv_proj\[q\] holds several .* without tp_plan"):
+        check_sharded(["layers.0.self_attn.qkv_proj[q]"])
+    check_sharded([])
 
 
 # --------------------------------------------------------------------------- without processes
@@ -266,11 +295,14 @@ def test_sigterm_becomes_an_error(tmp_path: Path) -> None:
     """A launcher's SIGTERM in the middle of a write must not leave a temporary file."""
     from plop_lora.files import atomic_file
 
-    with pytest.raises(ProcessError, match="launcher stopped"), parallel._stoppable():
-        with atomic_file(tmp_path / "scores.json") as file:
+    def write() -> None:
+        with parallel._stoppable(), atomic_file(tmp_path / "scores.json") as file:
             file.write("half")
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(5)
+
+    with pytest.raises(ProcessError, match="launcher stopped"):
+        write()
     assert os.listdir(tmp_path) == []
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
@@ -283,7 +315,7 @@ def test_other_texts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(dist, "all_gather_object", exchange)
     store = dist.HashStore()
-    store.add("plop/turn/1", 1)
+    store.add("turn/1", 1)
     processes = Processes(0, 2, Board(store, 0, 2))
     with pytest.raises(DataError, match="Process 1 does not read the same texts"):
         processes.gather(_piece("ab", 1))

@@ -76,7 +76,7 @@ def test_an_error_of_a_worker_is_told_as_ours(running: None) -> None:
     def shard(number: int) -> None:
         raise DataError("the worker's own words")
 
-    with pytest.raises(DataError, match="^the worker's own words$"):
+    with pytest.raises(DataError, match=r"^the worker's own words$"):
         list(run_tasks(shard, [(0,)]))
 
 
@@ -91,7 +91,7 @@ def test_workers_with_other_modules_are_refused(
 
 def test_no_cluster_is_told_at_once() -> None:
     """Ray itself asks a silent address again for more than a minute."""
-    with pytest.raises(UsageError, match="No Ray cluster answers at 127.0.0.1:9"):
+    with pytest.raises(UsageError, match=r"No Ray cluster answers at 127\.0\.0\.1:9"):
         _score(engine="ray", ray_address="127.0.0.1:9")
 
 

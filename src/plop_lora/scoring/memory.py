@@ -77,7 +77,8 @@ def _fitting(
 ) -> Iterator[Part]:
     """Measure a batch in as many pieces as memory and the model need.
 
-    A piece that does not fit is halved. Where a module mixes the sequences of a batch, this batch
+    A piece that does not fit is halved, unless the model is spread over processes, which run the
+    same batches in step. Where a module mixes the sequences of a batch, this batch
     and all that follow go row by row.
     """
     probe = collector.probe
@@ -87,7 +88,7 @@ def _fitting(
         try:
             part = _measure_batch(forward, probe, current, device)
         except Exception as error:
-            if not _out_of_memory(error):
+            if not _out_of_memory(error) or probe.in_step:
                 raise
             pending += reversed(_halved(current, error))
             collector.halvings += 1

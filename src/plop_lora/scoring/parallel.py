@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
+import itertools
 import os
 import signal
 import threading
@@ -26,6 +27,7 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from plop_lora.data import Batch
@@ -38,6 +40,7 @@ LOST_SECONDS = 60.0
 _JOIN_TIME = datetime.timedelta(minutes=5)
 _EXCHANGE_TIME = datetime.timedelta(minutes=1)
 _LOOK_SECONDS = 0.05
+_RUNS = itertools.count()
 
 
 class Store(Protocol):
@@ -67,7 +70,7 @@ class Board:
 
     def beat(self) -> None:
         """Show that this process is alive."""
-        self.store.add(f"plop/beat/{self.index}", 1)
+        self.store.add(f"beat/{self.index}", 1)
 
     def meet(self, turn: int) -> None:
         """Wait until every process has come to the same turn.
@@ -75,17 +78,17 @@ class Board:
         Raises:
             ProcessError: one has failed, or shows no life any more.
         """
-        self.store.add(f"plop/turn/{turn}", 1)
-        while self.store.add(f"plop/turn/{turn}", 0) < self.count:
-            if self.store.check(["plop/failed"]):
-                reason = self.store.get("plop/failed").decode()
+        self.store.add(f"turn/{turn}", 1)
+        while self.store.add(f"turn/{turn}", 0) < self.count:
+            if self.store.check(["failed"]):
+                reason = self.store.get("failed").decode()
                 raise ProcessError(f"Another process of this run failed: {reason}")
             for other in range(self.count):
                 self._check_alive(other)
             time.sleep(_LOOK_SECONDS)
 
     def _check_alive(self, other: int) -> None:
-        beats, now = self.store.add(f"plop/beat/{other}", 0), time.monotonic()
+        beats, now = self.store.add(f"beat/{other}", 0), time.monotonic()
         if other not in self._seen or self._seen[other][0] != beats:
             self._seen[other] = (beats, now)
         if other != self.index and now - self._seen[other][1] > LOST_SECONDS:
@@ -97,9 +100,9 @@ class Board:
     def tell(self, error: BaseException) -> bool:
         """Note that this process failed; whether it is the first, who is to tell the user."""
         try:
-            first = self.store.add("plop/failures", 1) == 1
+            first = self.store.add("failures", 1) == 1
             if first:
-                self.store.set("plop/failed", f"{error} (process {self.index})")
+                self.store.set("failed", f"{error} (process {self.index})")
         except RuntimeError:
             return True  # the store is gone, and with it those who might have told
         return first
@@ -201,15 +204,16 @@ def together() -> Iterator[Processes]:
 
 
 def _join(count: int) -> Board:
-    index = int(os.environ["RANK"])
     try:
-        store, index, count = next(rendezvous("env://", timeout=_JOIN_TIME))
+        whole, index, count = next(rendezvous("env://", timeout=_JOIN_TIME))
+        # the launcher's store outlives a run, and a second one must not read the notes of the first
+        store = PrefixStore(f"plop/{next(_RUNS)}", whole)
         dist.init_process_group(
             "gloo", store=store, rank=index, world_size=count, timeout=_EXCHANGE_TIME
         )
     except (RuntimeError, ValueError, OSError) as error:
         raise ProcessError(
-            f"Process {index} of {count} cannot reach the others: {str(error).splitlines()[0]} "
+            f"Process {os.environ.get('RANK', '?')} of {count} cannot reach the others: {str(error).splitlines()[0]} "
             "Start all of them with torchrun, with the same rendezvous address."
         ) from error
     board = Board(store, index, count)

@@ -106,6 +106,11 @@ class Probe:
         ends = itertools.accumulate((site.host.copies for site in self.sites), initial=0)
         self.starts = tuple(ends)
 
+    @property
+    def in_step(self) -> bool:
+        """Whether other processes hold parts of the same weights and run the same batches."""
+        return any(isinstance(site.operator, ShardedOperator) for site in self.sites)
+
     def rows_of(self, index: int) -> slice:
         """Return the rows of the buffer that belong to a site."""
         return slice(self.starts[index], self.starts[index + 1])

@@ -5,7 +5,8 @@ of its input and returns the whole output. Norms need no gathering: the squares 
 are added over the group, one number a row. The weight is gathered once, one matrix at a time, for
 its expected gain, which is therefore that of the whole weight to the last digit.
 
-Covers what transformers' plans make of linear layers. Shape letters: N rows, O out, I in.
+Covers what transformers' plans make of linear layers, and those of FSDP 2, which are whole while
+they run. Shape letters: N rows, O out, I in.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ class ShardedOperator:
         self, part: Part | None, *, like: torch.Tensor, baseline: str, seed: int
     ) -> torch.Tensor:
         """Return E||W u|| of the whole weight; every process of the group must ask for it."""
-        weight_OI = self.module.weight.full_tensor()
+        weight_OI = self.module.weight
+        if isinstance(weight_OI, DTensor):  # FSDP has gathered it already while its block runs
+            weight_OI = weight_OI.full_tensor()
         return expected_gain(weight_OI, baseline=baseline, seed=seed).to(like.device)
 
     def whole_norms(self, norms_N: torch.Tensor, *, width: int, whole: int) -> torch.Tensor:
@@ -69,7 +72,8 @@ class ShardedOperator:
         if width == whole:
             return norms_N
         squares_N = norms_N.square()
-        dist.all_reduce(squares_N, group=self.module.weight.device_mesh.get_group())
+        mesh = self.module.weight.device_mesh
+        dist.all_reduce(squares_N, group=mesh.get_group("tp" if mesh.ndim > 1 else None))
         return squares_N.sqrt()
 
 
