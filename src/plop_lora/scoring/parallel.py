@@ -212,9 +212,10 @@ def _join(count: int) -> Board:
             "gloo", store=store, rank=index, world_size=count, timeout=_EXCHANGE_TIME
         )
     except (RuntimeError, ValueError, OSError) as error:
+        me, reason = os.environ.get("RANK", "?"), str(error).splitlines()[0]
         raise ProcessError(
-            f"Process {os.environ.get('RANK', '?')} of {count} cannot reach the others: {str(error).splitlines()[0]} "
-            "Start all of them with torchrun, with the same rendezvous address."
+            f"Process {me} of {count} cannot reach the others: {reason}. "
+            "Start all of them with torchrun and the same rendezvous address."
         ) from error
     board = Board(store, index, count)
     board.beat()
