@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["PLOP_CACHE"] = "0"  # a test that wants the cache gives it a folder of its own
 
 import families
 import pytest

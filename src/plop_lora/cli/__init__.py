@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
@@ -74,9 +75,19 @@ def main() -> None:
     if not debug:
         _hush()
     with contextlib.nullcontext() if debug else _one_line():
-        code = app(prog_name="plop", standalone_mode=False)
-        sys.stdout.flush()
+        with _processes() as processes:
+            code = app(prog_name="plop", standalone_mode=False, obj=processes)
+            sys.stdout.flush()
     raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _processes() -> contextlib.AbstractContextManager[Any]:
+    """Join the others where a launcher such as torchrun started several of us to score."""
+    if sys.argv[1:2] != ["score"] or os.environ.get("WORLD_SIZE", "1") == "1":
+        return contextlib.nullcontext()
+    from plop_lora.scoring.parallel import together
+
+    return together()
 
 
 @contextlib.contextmanager

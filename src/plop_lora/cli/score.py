@@ -13,6 +13,7 @@ from plop_lora.reading import read_rows
 
 
 def score(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="Hub id or local folder.")],
     data: Annotated[
         str,
@@ -46,10 +47,21 @@ def score(
         float, typer.Option(help="How much better, in NFN, a type left out may be.")
     ] = 0.03,
     top: Annotated[int, typer.Option(help="Types of the choice that has to be known.")] = 3,
+    engine: Annotated[
+        str, typer.Option(help="auto, memory, or ray: tasks on a Ray cluster.")
+    ] = "auto",
+    ray_address: Annotated[
+        str | None, typer.Option(help="Of a running Ray cluster, instead of RAY_ADDRESS.")
+    ] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Compute the baseline of every weight anew.")
+    ] = False,
     form: FormatOption = Format.table,
 ) -> None:
     """Score every module type of MODEL on unlabelled DATA, with forward passes only."""
-    check(output)
+    processes = context.obj
+    if processes is None or processes.first:
+        check(output)
     size = _batch_size(batch_size)
     read_rows(data)  # a path that is not there is found before torch is loaded
     from plop_lora.documents import load_documents
@@ -81,9 +93,14 @@ def score(
         stop=stop,
         tolerance=tolerance,
         top=top,
+        engine=engine,
+        ray_address=ray_address,
+        cache=not no_cache,
+        processes=processes,
         progress=form is not Format.quiet,
     )
-    finish(scores, output, form)
+    if processes is None or processes.first:
+        finish(scores, output, form)
 
 
 def _batch_size(text: str) -> int | None:

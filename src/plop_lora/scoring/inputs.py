@@ -15,6 +15,7 @@ from plop_lora.data import Batch, TokenSequence, encode, make_batches
 from plop_lora.documents import Document, Documents
 from plop_lora.errors import DataError, UsageError
 from plop_lora.sampling import scoring_order
+from plop_lora.scoring.devices import home_of
 from plop_lora.scoring.stopping import chunk_ends
 
 CPU_TOKEN_BUDGET = 4096
@@ -41,6 +42,17 @@ class Given:
     looks: frozenset[int] | None = None
     rehearsal: Batch | None = None
     groups: tuple[str | None, ...] = ()
+
+    def rounds(self) -> list[list[Batch]]:
+        """Return the batches in runs that each end where one may look."""
+        rounds: list[list[Batch]] = [[]]
+        seen = 0
+        for batch in self.batches:
+            seen += len(batch.names)
+            rounds[-1].append(batch)
+            if self.looks is None or seen in self.looks:
+                rounds.append([])
+        return [batches for batches in rounds if batches]
 
 
 def as_documents(texts: Any) -> Documents:
@@ -94,7 +106,7 @@ def tokenise(
         vocabulary=None if embedding is None else embedding.num_embeddings,
         encoder_decoder=encoder_decoder,
     )
-    on_cpu = next(model.parameters()).device.type == "cpu"
+    on_cpu = home_of(model).type == "cpu"
     batched = functools.partial(
         make_batches,
         batch_size=batch_size,

@@ -16,14 +16,15 @@ from plop_lora.placement.place import DEFAULT_TOP
 from plop_lora.placement.stopping import Rule
 from plop_lora.records import Scores
 from plop_lora.scoring.assemble import assemble
+from plop_lora.scoring.engines import engine_for, measure_in_rounds
 from plop_lora.scoring.inputs import Given, as_documents, known_name, tokenise
-from plop_lora.scoring.loading import load_model, load_tokenizer
-from plop_lora.scoring.memory import measure
+from plop_lora.scoring.job import Job
+from plop_lora.scoring.loading import load_tokenizer
+from plop_lora.scoring.parallel import Processes
 from plop_lora.scoring.progress import progress_bar
 from plop_lora.scoring.provenance import provenance_of
 from plop_lora.scoring.sites import find_sites
-from plop_lora.scoring.stopping import ADAPTIVE, Watch, check_rule, never, stopping_of
-from plop_lora.scoring.wrappers import unwrap
+from plop_lora.scoring.stopping import ADAPTIVE, Watch, check_rule, stopping_of
 
 BASELINES = ("analytic", "monte_carlo")
 
@@ -45,6 +46,10 @@ def score(
     stop: str = ADAPTIVE,
     tolerance: float = 0.03,
     top: int = DEFAULT_TOP,
+    engine: str = "auto",
+    ray_address: str | None = None,
+    cache: bool = True,
+    processes: Processes | None = None,
     progress: bool = True,
 ) -> Scores:
     """Score every module type of a model on unlabelled texts, with forward passes only.
@@ -68,6 +73,11 @@ def score(
             which should be random.
         tolerance: how much better, in NFN, a type left out may be than a chosen one.
         top: how many types the choice holds.
+        engine: `auto` or `memory`; `ray` spreads the batches over a Ray cluster.
+        ray_address: of the cluster; None takes `RAY_ADDRESS`, one on this machine, or a new one.
+        cache: remember what depends on the weights alone, for a model given by name.
+        processes: those that measure together, from `parallel.together()`; each makes the same
+            call and gets the same scores.
         progress: draw a bar on stderr.
 
     Returns:
@@ -79,32 +89,36 @@ def score(
         ModelError: no such model, no site, or a tokenizer of another model.
         MeasurementError: NaN or infinity, or nothing measured.
         UsageError: an option that cannot work.
+        ProcessError: another process or worker failed or is lost.
 
     Source: PLoP, arXiv 2506.20629; the denominator is the closed form, not the authors' draw.
     """
     started = time.monotonic()
+    processes = processes or Processes()
     _check_options(texts, batches, baseline, max_length, batch_size)
     rule = Rule(top, tolerance)
     check_rule(stop, rule)
     name = None if isinstance(model, nn.Module) else str(model)
-    if isinstance(model, nn.Module):
-        loaded = unwrap(model)
-    else:
-        loaded = load_model(str(model), device=device, dtype=dtype, progress=progress)
+    job = Job(name, device, dtype, tuple(include), tuple(exclude), baseline, seed, cache)
+    chosen = engine_for(
+        model if isinstance(model, nn.Module) else str(model), job,
+        engine=engine, ray_address=ray_address, processes=processes, progress=progress,
+    )  # fmt: skip
+    loaded = chosen.model
     found = find_sites(loaded, include=include, exclude=exclude)
     if batches is not None:
         given = Given(tuple(ready_batches(batches)), "ready batches", ())
     else:
         tokenizer = tokenizer or load_tokenizer(name or known_name(loaded))
-        documents = as_documents(texts)
         shuffle_seed = seed if stop == ADAPTIVE else None
+        documents = as_documents(texts)
         given = tokenise(loaded, tokenizer, documents, max_length, batch_size, shuffle_seed)
-    watch = Watch(found.sites, rule, given.looks)
+    watch = Watch(found.sites, rule)
     total = sum(len(batch.names) for batch in given.batches)
-    with progress_bar(total, progress) as advance:
-        measured = measure(
-            loaded, found.sites, given.batches, baseline=baseline, seed=seed, advance=advance,
-            enough=watch if stop == ADAPTIVE else never, rehearsal=given.rehearsal,
+    with progress_bar(total, progress and processes.first) as advance:
+        measured = measure_in_rounds(
+            chosen, found.sites, given, processes,
+            enough=watch if stop == ADAPTIVE else None, advance=advance,
         )  # fmt: skip
     settings = {
         "max_length": max_length,

@@ -1,8 +1,8 @@
 """When scoring stops: the rule of `placement.stopping`, asked of what an engine has measured.
 
-An engine runs batches and asks a `Watch` after each; it needs to know nothing else. The watch
-looks only where the sequences so far are a fair beginning of the sample, never in the middle of a
-chunk whose batches are sorted by length.
+Scoring goes in rounds and asks a `Watch` after each. A round ends only where the sequences so far
+are a fair beginning of the sample, never in the middle of a chunk whose batches are sorted by
+length.
 
 Shape letters: S sites, N sequences.
 """
@@ -17,7 +17,7 @@ from plop_lora.errors import UsageError
 from plop_lora.placement.stopping import LEAST, Look, Rule, examine
 from plop_lora.records import GroupCount, Stopping
 from plop_lora.scoring.assemble import by_site, usable_sites
-from plop_lora.scoring.collect import Collector, Measured
+from plop_lora.scoring.collect import Measured
 from plop_lora.scoring.sites import Site
 from plop_lora.statistics import Estimate, ratio_estimate
 
@@ -64,28 +64,18 @@ class Watch:
     Attributes:
         sites: what is measured, in the order of the measurement.
         rule: what has to be decided.
-        looks: numbers of sequences after which to look; None for after every batch.
     """
 
     sites: Sequence[Site]
     rule: Rule
-    looks: frozenset[int] | None = None
 
-    def __call__(self, collector: Collector) -> bool:
-        """Whether the choice is decided by what the collector holds."""
-        seen = collector.sequences
-        if seen < LEAST or (self.looks is not None and seen not in self.looks):
-            return False
-        return self.look(collector.result()).decided
+    def __call__(self, measured: Measured) -> bool:
+        """Whether the choice is decided by what was measured."""
+        return len(measured.names) >= LEAST and self.look(measured).decided
 
     def look(self, measured: Measured) -> Look:
         """Examine the choice as it stands."""
         return examine(group_estimates(self.sites, measured), self.rule)
-
-
-def never(collector: Collector) -> bool:
-    """Let a run go on to its end."""
-    return False
 
 
 def group_estimates(sites: Sequence[Site], measured: Measured) -> dict[str, Estimate]:

@@ -1,0 +1,142 @@
+"""What measures: the model in memory or the workers of a Ray cluster; and in which rounds."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from plop_lora.data import Batch
+from plop_lora.errors import UsageError, nearest
+from plop_lora.scoring import memory
+from plop_lora.scoring.cache import open_cache
+from plop_lora.scoring.cluster import check_cluster, measure_on_ray
+from plop_lora.scoring.collect import Measured, merge
+from plop_lora.scoring.inputs import Given
+from plop_lora.scoring.job import Job
+from plop_lora.scoring.loading import load_model
+from plop_lora.scoring.parallel import Processes
+from plop_lora.scoring.sites import Site
+from plop_lora.scoring.wrappers import unwrap
+
+ENGINES = ("auto", "memory", "ray")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Engine:
+    """A model and what measures it.
+
+    Attributes:
+        model: loaded, or its skeleton where others load it.
+        measure: `measure(sites, batches, advance=..., rehearsal=...)`, for one round after another.
+        one_round: every call pays for the weights again, so that all batches go in one.
+    """
+
+    model: nn.Module
+    measure: Callable[..., Measured]
+    one_round: bool = False
+
+
+def engine_for(
+    model: str | nn.Module,
+    job: Job,
+    *,
+    engine: str,
+    ray_address: str | None,
+    processes: Processes,
+    progress: bool,
+) -> Engine:
+    """Load a model and return what measures it.
+
+    Args:
+        model: a name, or a loaded module.
+        job: device, dtype and what decides the gains.
+        engine: one of `ENGINES`.
+        ray_address: of a cluster.
+        processes: those that measure together.
+        progress: let transformers draw its bar.
+
+    Raises:
+        UsageError: an unknown engine, or one that cannot work here.
+        ModelError: no such model.
+    """
+    _check(engine, model, ray_address, processes)
+    if isinstance(model, nn.Module):
+        loaded = unwrap(model)
+    else:
+        home = processes.device(job.device)
+        loaded = load_model(model, device=home, dtype=job.dtype, progress=progress)
+    if engine == "ray":
+        return Engine(loaded, functools.partial(_on_ray, job, ray_address), one_round=True)
+    gains = open_cache(
+        job.model, loaded, baseline=job.baseline, seed=job.seed, dtype=job.dtype, wanted=job.cache
+    )
+    measure = functools.partial(
+        memory.measure, loaded, baseline=job.baseline, seed=job.seed, gains=gains
+    )
+    return Engine(loaded, measure)
+
+
+def measure_in_rounds(
+    engine: Engine,
+    sites: Sequence[Site],
+    given: Given,
+    processes: Processes,
+    *,
+    enough: Callable[[Measured], bool] | None,
+    advance: Callable[[int], None],
+) -> Measured:
+    """Measure until it is enough, or everything; all processes come to the same end.
+
+    Args:
+        engine: what measures.
+        sites: what is measured.
+        given: the batches and where one may look.
+        processes: those that share the batches.
+        enough: asked after each round of everything so far; None measures everything.
+        advance: called with the number of sequences after each batch.
+    """
+    together = enough is None or engine.one_round
+    rounds = [list(given.batches)] if together else given.rounds()
+    measured: Measured | None = None
+    for order, batches in enumerate(rounds):
+        share = processes.share(batches)
+        rehearsal = given.rehearsal if order == 0 else None
+        mine = engine.measure(sites, share, advance=advance, rehearsal=rehearsal) if share else None
+        now = processes.gather(mine)
+        measured = now if measured is None else merge([measured, now])
+        if enough is not None and enough(measured):
+            break
+    return processes.gather(None) if measured is None else measured
+
+
+def _on_ray(
+    job: Job,
+    address: str | None,
+    sites: Sequence[Site],
+    batches: Sequence[Batch],
+    *,
+    advance: Callable[[int], None],
+    rehearsal: Batch | None = None,
+) -> Measured:
+    """Measure on a cluster, whose workers meet the longest text when its turn comes."""
+    return measure_on_ray(job, sites, batches, address=address, advance=advance)
+
+
+def _check(engine: str, model: Any, ray_address: str | None, processes: Processes) -> None:
+    if engine not in ENGINES:
+        raise UsageError(
+            f"There is no engine {engine!r}.{nearest(engine, ENGINES)} "
+            f"Allowed: {', '.join(ENGINES)}."
+        )
+    if engine == "ray" and isinstance(model, nn.Module):
+        raise UsageError("--engine ray loads the model in every worker; give its name or folder.")
+    if engine == "ray" and processes.count > 1:
+        raise UsageError("--engine ray starts its own workers; run it without torchrun.")
+    if engine != "ray" and ray_address is not None:
+        raise UsageError("--ray-address needs --engine ray.")
+    if engine == "ray":
+        check_cluster(ray_address)
