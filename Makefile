@@ -35,6 +35,7 @@ docs: $(DEV)
 
 bench: $(DEV)
 	$(BIN)/python benchmarks/score.py
+	$(BIN)/python benchmarks/rivals.py
 	$(BIN)/python benchmarks/stopping.py
 
 clean:

@@ -281,7 +281,7 @@ def test_what_cannot_be_decided_uses_everything(models, tokenizer) -> None:
     strict = plop.score(model, tokenizer, texts, tolerance=0, **options)
     assert (strict.sequences, strict.stopping.decided) == (40, False)
     assert strict.stopping.reason == "all sequences are used"
-    assert "Undecided: query over key by +0.000" in str(strict)
+    assert "Undecided: query over key by" in str(strict)
     tolerant = plop.score(model, tokenizer, texts, tolerance=0.1, **options)
     assert ("key", "query") in {(p.chosen, p.left_out) for p in tolerant.stopping.ties}
     assert tolerant.stopping.decided

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from plop_lora._version import __version__
 from plop_lora.errors import UsageError, nearest
@@ -25,6 +25,7 @@ from plop_lora.records import (
     AdapterSettings,
     Choice,
     Gap,
+    Host,
     PlacedSite,
     Placement,
     Scores,
@@ -49,6 +50,7 @@ def place(
     rank: int | None = None,
     budget: str | int | None = None,
     types: Sequence[str] = (),
+    layers: Collection[int] | None = None,
     scaling: float = 2.0,
     seed: int = 0,
     settings: AdapterSettings | None = None,
@@ -65,6 +67,8 @@ def place(
         budget: trainable parameters (`"10M"`, `"0.5%"` of the model's), never exceeded; ranks
             are as even as it allows and no further rank unit fits.
         types: the types of the strategy `custom`; a slice stands for the weight that holds it.
+        layers: only weights of these blocks, counted from 0, get an adapter; the types are
+            chosen by all of them.
         scaling: the factor in front of B·A, the same for every adapter.
         seed: of the strategy `random`.
         settings: rslora, LoRA+ ratio, initialisation, dropout.
@@ -89,7 +93,9 @@ def place(
             f"{', '.join(group.type for group in eligible)}. Use --strategy custom --types NAME."
         )
     limit = None if budget is None else parse_budget(budget, scores.model.parameters)
-    sites = _place_sites(chosen, rank or DEFAULT_RANK, limit, scaling, settings)
+    hosts = _hosts_of(chosen, layers)
+    sites = _place_sites(hosts, rank or DEFAULT_RANK, limit, scaling, settings)
+    chosen = [group for group in chosen if any(site.type == group.type for site in sites)]
     choices = choices_of(row, eligible, chosen, sites, known_ties(scores))
     return Placement(
         model=scores.model,
@@ -168,14 +174,28 @@ def check_settings(scaling: float, settings: AdapterSettings) -> None:
         raise UsageError(f"The dropout must be at least 0 and below 1, not {settings.dropout}.")
 
 
+def _hosts_of(chosen: list[Group], layers: Collection[int] | None) -> list[tuple[int, Host]]:
+    """Return (preference, weight) of everything that gets an adapter."""
+    hosts = [(order, host) for order, group in enumerate(chosen) for host in group.hosts]
+    if layers is None:
+        return hosts
+    there = {host.layer for _, host in hosts if host.layer is not None}
+    missing = sorted(set(layers) - there)
+    if missing or not layers:
+        raise UsageError(
+            f"--layers names {', '.join(map(str, missing)) or 'none'}, but the chosen types stand "
+            f"in the layers {min(there, default=0)} to {max(there, default=0)}."
+        )
+    return [(order, host) for order, host in hosts if host.layer in layers]
+
+
 def _place_sites(
-    chosen: list[Group],
+    members: list[tuple[int, Host]],
     rank: int,
     limit: int | None,
     scaling: float,
     settings: AdapterSettings,
 ) -> tuple[PlacedSite, ...]:
-    members = [(order, host) for order, group in enumerate(chosen) for host in group.hosts]
     costs = [
         RankCost(host.parameters_per_rank, host.largest_rank, order) for order, host in members
     ]

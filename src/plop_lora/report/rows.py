@@ -64,6 +64,7 @@ def scores_table(scores: Scores) -> Table:
         f"({count(cover.measured_parameters)} of {count(cover.block_parameters)})."
     ]
     lines += _missing_lines(scores)
+    lines += _expert_lines(scores)
     lines += [f"Note: {note}." for note in scores.notes]
     lines += [] if scores.stopping is None else _stopping_lines(scores.stopping)
     made = scores.provenance
@@ -121,6 +122,19 @@ def _missing_lines(scores: Scores) -> list[str]:
         parts = [f"{reason} {count(sum(sizes))}" for reason, sizes in ruled.items()]
         lines.append(f"Left out by rule: {', '.join(parts)}; --include scores them.")
     return lines
+
+
+def _expert_lines(scores: Scores) -> list[str]:
+    """Say how many tokens the experts of a stack saw: few of them make a score that wobbles."""
+    seen = {(site.host, e.expert): e.tokens for site in scores.sites for e in site.experts}
+    tokens = sorted(seen.values())
+    if not tokens:
+        return []
+    middle = tokens[len(tokens) // 2]
+    return [
+        f"Experts: {plural(len(tokens), 'expert weight')}, {tokens[0]:,} to {tokens[-1]:,} routed "
+        f"tokens each, median {middle:,}; each one's score is in the record."
+    ]
 
 
 def placement_table(placement: Placement) -> Table:

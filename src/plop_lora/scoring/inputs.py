@@ -55,7 +55,10 @@ def as_documents(texts: Any) -> Documents:
     if isinstance(texts, str):
         raise UsageError("texts is one string; give a list of strings.")
     given = list(texts)
-    items = tuple(Document(text) for text in given if text is not None and str(text).strip())
+    strange = next((text for text in given if text is not None and not isinstance(text, str)), None)
+    if strange is not None:
+        raise DataError(f"texts holds {strange!r}, which is no string; give a list of strings.")
+    items = tuple(Document(text) for text in given if text is not None and text.strip())
     if not items:
         raise DataError("There is no text to score: the list is empty or all of it is blank.")
     return Documents("texts", items, len(given), len(given) - len(items))
@@ -81,7 +84,7 @@ def tokenise(
             None makes one chunk of all.
     """
     config = getattr(model, "config", None)
-    limit = min(max_length, _positions(config), tokenizer.model_max_length)
+    limit = min(max_length, _positions(model), tokenizer.model_max_length)
     encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
     embedding = _input_embedding(model)
     sequences, truncated, dropped = encode(
@@ -104,11 +107,11 @@ def tokenise(
     ends = (len(sequences),) if shuffle_seed is None else chunk_ends(len(sequences))
     chunks = [sequences[start:end] for start, end in itertools.pairwise((0, *ends))]
     counts = {
-        f"rows of {documents.source} skipped for empty text": documents.skipped,
-        "texts dropped because they have no token": dropped,
-        f"texts cut to {limit} tokens": truncated,
+        f"row|rows of {documents.source} skipped for empty text": documents.skipped,
+        "text|texts dropped for having no token": dropped,
+        f"text|texts cut to {limit} tokens": truncated,
     }
-    notes = tuple(f"{count} {what}" for what, count in counts.items() if count)
+    notes = tuple(_counted(count, what) for what, count in counts.items() if count)
     return Given(
         batches=tuple(batch for chunk in chunks for batch in batched(chunk)),
         source=documents.source,
@@ -128,9 +131,27 @@ def _rehearsal(
     return None if overall is longest[0] else batched([overall])[0]
 
 
-def _positions(config: Any) -> int:
-    limit = getattr(config, "max_position_embeddings", None)
-    return limit if isinstance(limit, int) and limit > 0 else sys.maxsize
+def _counted(count: int, what: str) -> str:
+    """Return `1 text …` or `2 texts …` from `text|texts …`."""
+    first, _, rest = what.partition("|")
+    word, _, tail = rest.partition(" ")
+    return f"{count} {first if count == 1 else word} {tail}"
+
+
+def _positions(model: nn.Module) -> int:
+    """Return how many positions a model has.
+
+    RoBERTa and its kin count positions from behind the padding token, so that their table has
+    more rows than a text may have tokens.
+    """
+    limit = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit <= 0:
+        return sys.maxsize
+    for name, module in model.named_modules():
+        table = name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
+        if table and module.padding_idx is not None and module.num_embeddings == limit:
+            return limit - int(module.padding_idx) - 1
+    return limit
 
 
 def _input_embedding(model: nn.Module) -> nn.Embedding | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -28,7 +29,7 @@ BASELINES = ("analytic", "monte_carlo")
 
 
 def score(
-    model: str | nn.Module,
+    model: str | Path | nn.Module,
     tokenizer: Any = None,
     texts: Iterable[str] | Documents | None = None,
     *,
@@ -85,9 +86,11 @@ def score(
     _check_options(texts, batches, baseline, max_length, batch_size)
     rule = Rule(top, tolerance)
     check_rule(stop, rule)
-    name = model if isinstance(model, str) else None
-    loaded = load_model(model, device=device, dtype=dtype) if isinstance(model, str) else model
-    loaded = unwrap(loaded)
+    name = None if isinstance(model, nn.Module) else str(model)
+    if isinstance(model, nn.Module):
+        loaded = unwrap(model)
+    else:
+        loaded = load_model(str(model), device=device, dtype=dtype, progress=progress)
     found = find_sites(loaded, include=include, exclude=exclude)
     if batches is not None:
         given = Given(tuple(ready_batches(batches)), "ready batches", ())
@@ -124,5 +127,6 @@ def _check_options(
         raise UsageError(f"There is no baseline {baseline!r}. Allowed: {', '.join(BASELINES)}.")
     if (texts is None) == (batches is None):
         raise UsageError("Give texts or batches to score, one of the two.")
-    if max_length < 1 or (batch_size is not None and batch_size < 1):
-        raise UsageError("--max-length and --batch-size must be at least 1.")
+    for option, number in (("--max-length", max_length), ("--batch-size", batch_size)):
+        if number is not None and number < 1:
+            raise UsageError(f"{option} {number} is not possible; give 1 or more.")
