@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from collections import Counter
@@ -270,10 +271,24 @@ def test_a_tie_is_called_a_tie(models, tokenizer) -> None:
 
 
 def test_what_cannot_be_decided_uses_everything(models, tokenizer) -> None:
+    """Keys that are a copy of the queries: no number of texts can separate the two."""
     texts = [row["text"] for row in ROWS[:40]]
-    strict = plop.score(models("llama"), tokenizer, texts, tolerance=0, progress=False)
-    if not strict.stopping.decided:
-        assert strict.stopping.reason == "all sequences are used"
+    model = copy.deepcopy(models("bert"))
+    for layer in model.base_model.encoder.layer:
+        layer.attention.self.key.weight = nn.Parameter(layer.attention.self.query.weight.clone())
+    ranking = plop.score(model, tokenizer, texts, stop="fixed", progress=False).type_names()
+    options = {"top": 1 + min(ranking.index("key"), ranking.index("query")), "progress": False}
+    strict = plop.score(model, tokenizer, texts, tolerance=0, **options)
+    assert (strict.sequences, strict.stopping.decided) == (40, False)
+    assert strict.stopping.reason == "all sequences are used"
+    assert "Undecided: query over key by" in str(strict)
+    tolerant = plop.score(model, tokenizer, texts, tolerance=0.1, **options)
+    assert ("key", "query") in {(p.chosen, p.left_out) for p in tolerant.stopping.ties}
+    assert tolerant.stopping.decided
+
+
+def test_reasons_without_a_decision(models, tokenizer) -> None:
+    texts = [row["text"] for row in ROWS[:40]]
     few = plop.score(models("llama"), tokenizer, texts[:5], progress=False)
     assert few.stopping.reason == "too few sequences to decide"
     alone = plop.score(models("llama"), tokenizer, texts, include=["q_proj"], progress=False)

@@ -48,10 +48,14 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The choice as it stands; `ties` and `undecided` are pairs that are not strictly in order."""
+    """The choice as it stands; `ties` and `undecided` are pairs that are not strictly in order.
+
+    `leaves_out` says whether there is a type that the choice does not hold.
+    """
 
     chosen: tuple[str, ...]
     decided: bool
+    leaves_out: bool = True
     ties: tuple[BoundaryPair, ...] = ()
     undecided: tuple[BoundaryPair, ...] = ()
 
@@ -89,7 +93,7 @@ def examine(estimates: Mapping[str, Estimate], rule: Rule) -> Look:
     chosen = tuple(names[: rule.top])
     sequences = estimates[names[0]].influence_S.size if names else 0
     if len(names) <= rule.top or sequences < LEAST:
-        return Look(chosen, decided=False)
+        return Look(chosen, decided=False, leaves_out=len(names) > rule.top)
     gaps = _gaps([estimates[name] for name in names], sequences)
     inside, outside = _contested(gaps, rule)
     if not inside or not outside:
@@ -109,7 +113,7 @@ def examine(estimates: Mapping[str, Estimate], rule: Rule) -> Look:
     ]
     undecided = tuple(pair for pair in pairs if not pair.low > -rule.tolerance)
     ties = tuple(pair for pair in pairs if -rule.tolerance < pair.low <= 0)
-    return Look(chosen, not undecided, ties, undecided)
+    return Look(chosen, not undecided, ties=ties, undecided=undecided)
 
 
 def _gaps(estimates: list[Estimate], sequences: int) -> _Gaps:

@@ -110,7 +110,7 @@ def stopping_of(
     look = watch.look(measured) if stop == ADAPTIVE else Look((), decided=False)
     return Stopping(
         mode=stop,
-        reason=_reason(watch, stop, look, used == available),
+        reason=_reason(watch, stop, look),
         decided=look.decided,
         used=used,
         available=available,
@@ -123,15 +123,14 @@ def stopping_of(
     )
 
 
-def _reason(watch: Watch, stop: str, look: Look, exhausted: bool) -> str:
+def _reason(watch: Watch, stop: str, look: Look) -> str:
     if stop == FIXED:
         return "all sequences were asked for"
     if look.decided:
         return "the choice is decided"
-    if not look.undecided:
-        few = len(look.chosen) >= watch.rule.top
-        return "too few sequences to decide" if few else "no type to leave out"
-    return "all sequences are used" if exhausted else "stopped from outside"
+    if look.undecided:
+        return "all sequences are used"
+    return "too few sequences to decide" if look.leaves_out else "no type to leave out"
 
 
 def _group_counts(groups: Sequence[str | None], used: int) -> tuple[GroupCount, ...]:
