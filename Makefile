@@ -36,6 +36,8 @@ docs: $(DEV)
 bench: $(DEV)
 	$(BIN)/python benchmarks/score.py
 	$(BIN)/python benchmarks/stream.py
+	$(BIN)/python benchmarks/rivals.py
+	$(BIN)/python benchmarks/stopping.py
 
 clean:
 	rm -rf $(VENV) $(TRAINERS) site plop-demo

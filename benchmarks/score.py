@@ -3,7 +3,7 @@
     python benchmarks/score.py [--rounds 7] [--save]
 
 Three variants on the same batches and the same body (Llama with random weights, bfloat16), in two
-shapes: three layers of Llama-3.2-1B's widths, and a small one of width 768, where reading a
+shapes: six layers of Llama-3.2-1B's widths, and a small one of width 768, where reading a
 feature costs more beside the product that made it. The variants:
 
 - plain: the forward alone;
@@ -28,6 +28,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import transformers
@@ -36,6 +37,7 @@ from plop_lora.data import Batch
 from plop_lora.scoring.memory import evaluating, measure
 from plop_lora.scoring.sites import SiteMap, find_sites
 
+Model = TypeVar("Model", bound=torch.nn.Module)
 VARIANTS = ("plain", "score", "authors", "lean draw")
 
 
@@ -43,7 +45,7 @@ SHAPES = {
     "width 2048": {
         "hidden_size": 2048,
         "intermediate_size": 8192,
-        "num_hidden_layers": 3,
+        "num_hidden_layers": 6,
         "num_attention_heads": 32,
         "num_key_value_heads": 8,
     },
@@ -61,7 +63,17 @@ def build(shape: str) -> transformers.LlamaModel:
     """Return a body with random weights, bfloat16, of more than 100 M parameters."""
     torch.manual_seed(0)
     config = transformers.LlamaConfig(**SHAPES[shape], vocab_size=32000)
-    return transformers.LlamaModel(config).to(torch.bfloat16).eval()
+    return in_bfloat16(lambda: transformers.LlamaModel(config)).eval()
+
+
+def in_bfloat16(make: Callable[[], Model]) -> Model:
+    """Build a model in bfloat16; cast from float32, it would leave the peak of the casting."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        return make()
+    finally:
+        torch.set_default_dtype(before)
 
 
 def make_batches() -> list[Batch]:
@@ -184,7 +196,7 @@ def rows_of(shape: str, rounds: int) -> list[str]:
     ratios = (
         ("score / plain forward, time", paired("score", "plain"), "≤ 1.05"),
         ("score / plain forward, peak memory", [memory["score"] / memory["plain"]], "≤ 1.02"),
-        ("authors' approach / score, time", paired("authors", "score"), "≥ 2.5"),
+        ("authors' approach / score, time", paired("authors", "score"), "≥ 3"),
         ("lean draw / score, time", paired("lean draw", "score"), ""),
     )
     return [

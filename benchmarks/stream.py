@@ -8,8 +8,8 @@ A Llama-shaped bf16 checkpoint with random weights is made once (3 B parameters,
 - plain: the forward of the body alone, all weights in memory;
 - products: the matrix products of the blocks alone, at the same shapes;
 - stream: ours, with hooks, norms and the denominator of every weight;
-- offload: the forward through accelerate's disk offload under the same hooks. It has no weight
-  when they run, so the denominators are given to it.
+- offload: the same measurement through accelerate's disk offload, which loads a layer's weights
+  whenever a batch comes to it.
 
 In the cold rows each layer's pages are dropped from the page cache when it has run, for both, so
 that every read reaches the disk, as it would with a model larger than memory.
@@ -43,11 +43,12 @@ from safetensors.torch import save_file
 from score import processor
 
 from plop_lora.data import Batch
-from plop_lora.scoring.engines import engine_for
+from plop_lora.scoring import memory
+from plop_lora.scoring.checkpoint import Checkpoint
 from plop_lora.scoring.loading import quiet_loading
-from plop_lora.scoring.memory import body_of, evaluating, measure_batch
-from plop_lora.scoring.probe import attach
+from plop_lora.scoring.memory import evaluating
 from plop_lora.scoring.sites import find_sites
+from plop_lora.scoring.stream import measure
 
 TOKENS = 128
 BATCH = 4
@@ -175,8 +176,8 @@ def stream(folder: str) -> Run:
     """Return the stream engine, which opens the checkpoint anew each time."""
 
     def run(batches: list[Batch]) -> None:
-        chosen = engine_for(folder, engine="stream", device="cpu")
-        measured = chosen.measure(find_sites(chosen.model).sites, batches)
+        checkpoint = Checkpoint(folder, device=torch.device("cpu"), dtype="auto")
+        measured = measure(checkpoint, find_sites(checkpoint.model).sites, batches)
         assert measured.engine == "stream"
 
     return run
@@ -190,18 +191,10 @@ def offload(folder: str, layers: int, cold: bool = False) -> Run:
         folder, dtype="auto", device_map=place | rest, offload_folder=tempfile.mkdtemp()
     )
     sites = find_sites(model).sites
-    device = torch.device("cpu")
 
     def run(batches: list[Batch]) -> None:
-        with (
-            evaluating(model),
-            body_of(model, sites) as forward,
-            attach(sites, device=device, baseline="analytic", seed=0) as probe,
-            dropping(model, folder) if cold else contextlib.nullcontext(),
-        ):
-            probe._gains.update({index: torch.ones(()) for index in range(len(sites))})
-            for batch in batches:
-                measure_batch(forward, probe, batch, device)
+        with dropping(model, folder) if cold else contextlib.nullcontext():
+            memory.measure(model, sites, batches)
 
     return run
 
@@ -210,9 +203,9 @@ def stream_cold(folder: str) -> Run:
     """Return the stream engine with each layer's pages dropped when it has run."""
 
     def run(batches: list[Batch]) -> None:
-        chosen = engine_for(folder, engine="stream", device="cpu")
-        with dropping(chosen.model, folder):
-            chosen.measure(find_sites(chosen.model).sites, batches)
+        checkpoint = Checkpoint(folder, device=torch.device("cpu"), dtype="auto")
+        with dropping(checkpoint.model, folder):
+            measure(checkpoint, find_sites(checkpoint.model).sites, batches)
 
     return run
 

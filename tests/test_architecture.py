@@ -24,6 +24,7 @@ ORDER = [
     "placement",
     "comparison",
     "reading",
+    "sampling",
     "documents",
     "data",
     "scoring",

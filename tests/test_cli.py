@@ -53,6 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the scores of the bundled model, made by the command line."""
     here = tmp_path_factory.mktemp("cli")
     words = ("score", str(MODEL), "--data", PROBLEMS, "--template", TEMPLATE, "--samples", "64")
+    words += ("--stop", "fixed")
     done = plop_command(*words, "-o", "scores.json", "--format", "json", folder=here)
     assert done.returncode == 0, done.stderr
     (here / "stdout.json").write_text(done.stdout)

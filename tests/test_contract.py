@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import math
 
+import families
 import pytest
 import torch
 from conftest import MODELS, build, make_batch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import plop_lora as plop
 from plop_lora.errors import MeasurementError
@@ -205,3 +207,49 @@ def test_modules_that_never_run_are_missing_not_zero() -> None:
     assert scores.type_names() == ["used"]
     assert [entry.name for entry in scores.coverage.not_measured] == ["layers.0.idle"]
     assert scores.coverage.share == 0.5
+
+
+class _Waits(TorchDispatchMode):
+    """Counts what would make the host wait for a GPU: reading a tensor as a number."""
+
+    WAITS = ("aten._local_scalar_dense", "aten.is_nonzero", "aten.item", "aten.nonzero")
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += str(function).removesuffix(".default") in self.WAITS
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3_moe", "gpt2"])
+def test_hooks_never_wait_for_the_device(name: str) -> None:
+    """One number read inside a forward drains the queue of a GPU, once a layer and batch."""
+    model, batch = families.build(name), families.batch_of(name)
+    body = model.base_model
+    waits: list[int] = []
+
+    def enter(*_: object) -> None:
+        body.mode = _Waits()
+        body.mode.__enter__()
+
+    def leave(*_: object) -> None:
+        body.mode.__exit__(None, None, None)
+        waits.append(body.mode.count)
+
+    handles = body.register_forward_pre_hook(enter), body.register_forward_hook(leave)
+    with torch.inference_mode():
+        body(**batch, use_cache=False)
+    _score(model, batch)
+    for handle in handles:
+        handle.remove()
+    plain, ours = waits
+    assert ours <= plain
+
+
+def test_waiting_is_counted() -> None:
+    """The control of the test above: what makes the host wait is seen, in inference mode too."""
+    values = torch.ones(2)
+    with torch.inference_mode(), _Waits() as mode:
+        bool(values.any())
+        values[0].item()
+        values.tolist()
+    assert mode.count >= 2

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import families
 import pytest
 from conftest import WordTokenizer
 
 import plop_lora as plop
 from plop_lora.data import Document, encode, make_batches
+from plop_lora.demo import MODEL
 from plop_lora.documents import load_documents
 from plop_lora.errors import DataError, ModelError, UsageError
 
@@ -168,7 +170,7 @@ def test_zero_tokens(models, tokenizer) -> None:
 
     scores = plop.score(models("llama"), Silent(), ["drop me", "keep me"], progress=False)
     assert scores.sequences == 1
-    assert scores.notes == ("1 texts dropped because they have no token",)
+    assert scores.notes == ("1 text dropped for having no token",)
     assert scores.types[0].low is None
     with pytest.raises(DataError, match="zero tokens"):
         plop.score(models("llama"), Silent(), ["drop"], progress=False)
@@ -190,7 +192,7 @@ def test_zero_tokens_in_a_ready_batch(models) -> None:
 def test_long_texts_are_cut_at_the_models_positions(models, tokenizer) -> None:
     """GPT-2 has 64 positions here; more would be an index error deep inside the model."""
     scores = plop.score(models("gpt2"), tokenizer, ["word " * 300, "short one"], progress=False)
-    assert scores.notes == ("1 texts cut to 64 tokens",)
+    assert scores.notes == ("1 text cut to 64 tokens",)
     assert scores.tokens == 66
 
 
@@ -217,3 +219,24 @@ def test_t5_on_texts(models, tokenizer, texts) -> None:
     scores = plop.score(models("t5"), tokenizer, texts, progress=False)
     assert "decoder.EncDecAttention.k" in scores.type_names()
     assert scores.coverage.share == 1.0
+
+
+def test_positions_behind_the_padding_token(tmp_path) -> None:
+    """RoBERTa's table has rows that no text may use; the longest text must not crash on them."""
+    model = families.build("roberta")
+    scores = plop.score(model, WordTokenizer(), ["word " * 200], progress=False)
+    usable = 64 - model.config.pad_token_id - 1
+    assert scores.tokens == usable
+    assert scores.notes == (f"1 text cut to {usable} tokens",)
+
+
+def test_texts_that_are_no_strings(models) -> None:
+    with pytest.raises(DataError, match="texts holds 3, which is no string"):
+        plop.score(models("llama"), WordTokenizer(), ["a", 3], progress=False)
+
+
+def test_a_path_is_a_model(capfd) -> None:
+    """A Path works as well as its text, and `progress=False` prints nothing at all."""
+    scores = plop.score(MODEL, texts=["one", "two words"], progress=False)
+    assert scores.model.name == str(MODEL)
+    assert capfd.readouterr().err == ""

@@ -22,7 +22,7 @@ README = (ROOT / "README.md").read_text()
 def problems() -> plop.Scores:
     """What `plop demo` scores first."""
     documents = plop.load_documents(DATA / "problems.jsonl", **TASKS["problems"])
-    return plop.score(str(MODEL), texts=documents, progress=False)
+    return plop.score(str(MODEL), texts=documents, stop="fixed", progress=False)
 
 
 def test_readme_starts_with_the_two_commands() -> None:

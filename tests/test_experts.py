@@ -8,6 +8,7 @@ import torch
 
 import plop_lora as plop
 from plop_lora.errors import MeasurementError
+from plop_lora.scoring.sites import find_sites
 
 STACKED = ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v2", "deepseek_v3", "gpt_oss",
            "granite_moe_hybrid", "nemotron_h", "llama4", "qwen3_next"]  # fmt: skip
@@ -101,3 +102,28 @@ def test_excluded_experts_still_run() -> None:
     kept = {site.name: site.nfn for site in fewer.sites}
     assert not any("gate_up" in name for name in kept)
     assert kept == {s.name: s.nfn for s in everything.sites if s.name in kept}
+
+
+def test_the_table_says_how_many_tokens_experts_saw() -> None:
+    model = families.build("qwen3_moe")
+    scores = plop.score(model, batches=[families.batch_of("qwen3_moe")], progress=False)
+    counts = [expert.tokens for site in scores.sites for expert in site.experts]
+    line = next(line for line in str(scores).splitlines() if line.startswith("Experts: 16"))
+    assert f"{min(counts)} to {max(counts)} routed tokens each" in line
+
+
+@pytest.mark.parametrize("name", [n for n in STACKED if n not in ("nemotron_h", "llama4")])
+def test_gate_and_up_are_what_their_names_say(name: str) -> None:
+    """The model's own gating tells: it is affine in up and not in gate (GPT-OSS interleaves)."""
+    model = families.build(name).double()
+    sites = {s.part.name: s for s in find_sites(model).sites if s.host.is_parameter and s.part}
+    module = sites["gate"].module
+    rows = torch.randn(8, sites["gate"].part.width * sites["gate"].part.groups).double()
+
+    def curvature(part: str) -> float:
+        step = torch.zeros_like(rows)
+        sites[part].part.of_output(step).fill_(0.5)
+        low, middle, high = (module._apply_gate(rows + k * step) for k in (-1, 0, 1))
+        return float((high - 2 * middle + low).abs().max())
+
+    assert curvature("up") < 1e-12 < 1e-3 < curvature("gate")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import plop_lora as plop
 from plop_lora.errors import UsageError
+from plop_lora.placement import parse_layers
 from plop_lora.placement.budget import RankCost, allocate, parse_budget
 from plop_lora.records import DECIDED, UNDECIDED
 
@@ -132,3 +133,19 @@ def test_parse_budget() -> None:
     assert parse_budget("10M", 1) == 10_000_000
     assert parse_budget("0.5%", 8_000_000) == 40_000
     assert parse_budget(1234, 1) == 1234
+
+
+def test_only_some_layers(scores) -> None:
+    """Types are chosen by all layers; adapters stand in those that were asked for."""
+    everywhere, second = plop.place(scores), plop.place(scores, layers={1})
+    assert [c.type for c in everywhere.choices] == [c.type for c in second.choices]
+    assert {site.layer for site in second.sites} == {1}
+    assert 2 * second.trainable_parameters == everywhere.trainable_parameters
+    assert {site.name for site in everywhere.sites} - {site.name for site in second.sites} <= set(
+        second.untouched
+    )
+    second.to_peft()
+    with pytest.raises(UsageError, match="--layers names 7, but the chosen types stand"):
+        plop.place(scores, layers={1, 7})
+    with pytest.raises(UsageError, match="Cannot read the layers 'first'"):
+        parse_layers("first")

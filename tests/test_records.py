@@ -152,14 +152,16 @@ def test_compare_pairs_only_the_same_sequences(scores, models, tokenizer, texts)
     assert same.paired_sequences == scores.sequences
     assert same.kendall_tau == pytest.approx(1)
     assert all(row.difference == 0 for row in same.types)
-    fewer = plop.score(models("llama"), tokenizer, texts[:12], progress=False)
+    fewer = plop.score(models("llama"), tokenizer, texts[:12], stop="fixed", progress=False)
     other = plop.compare(scores, fewer)
     assert other.paired_sequences is None
     assert "12 sequences are in both" in other.notes[0]
 
 
 def test_order_of_texts_does_not_matter(scores, models, tokenizer, texts) -> None:
-    again = plop.score(models("llama"), tokenizer, texts[::-1], batch_size=5, progress=False)
+    again = plop.score(
+        models("llama"), tokenizer, texts[::-1], batch_size=5, stop="fixed", progress=False
+    )
     assert again.provenance.data_fingerprint == scores.provenance.data_fingerprint
     for one, two in zip(scores.types, again.types, strict=True):
         assert (one.type, one.nfn) == (two.type, pytest.approx(two.nfn, rel=1e-5))

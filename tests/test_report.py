@@ -64,3 +64,13 @@ def test_short_names() -> None:
     assert short_name("openai/gsm8k:main:train") == "openai/gsm8k:main:train"
     assert short_name("/a/very/long/path/model/") == "…/path/model"
     assert short_name("scores.json") == "scores.json"
+
+
+def test_columns_that_hold_nothing_are_left_out(records) -> None:
+    """Without scores there is no next type to differ from, and four empty columns say nothing."""
+    everything = plop.place(records[0], top=len(records[0].types))
+    assert "next type" in as_text(everything, 200)
+    bare = tuple(dataclasses.replace(choice, next=None) for choice in everything.choices)
+    text = as_text(dataclasses.replace(everything, choices=bare), 200)
+    assert "next type" not in text
+    assert "verdict" not in text

@@ -34,8 +34,10 @@ from plop_lora.scoring import (
     stream,
 )
 from plop_lora.scoring.collect import Measured
+from plop_lora.scoring.job import Job
 from plop_lora.scoring.loading import quiet_loading
 from plop_lora.scoring.lockstep import Pass, conduct, doors_at
+from plop_lora.scoring.parallel import Processes
 from plop_lora.scoring.sites import find_sites
 
 quiet_loading()
@@ -80,6 +82,13 @@ def _saved(model: nn.Module, folder: Path, shard: str = SHARD) -> str:
     return str(folder)
 
 
+def _engine(folder: str, engine: str = "stream") -> engines.Engine:
+    job = Job(folder, "cpu", "auto", (), (), "analytic", 0, cache=False)
+    return engines.engine_for(
+        folder, job, engine=engine, ray_address=None, processes=Processes(), progress=False
+    )
+
+
 def _both(
     model: nn.Module,
     folder: str,
@@ -90,7 +99,7 @@ def _both(
     """Return what the memory engine gives for a model, and the stream engine for its files."""
     given = _ready(batches)
     plain = memory.measure(model, find_sites(model, include=include).sites, given)
-    chosen = engines.engine_for(folder, engine="stream")
+    chosen = _engine(folder)
     sites = find_sites(chosen.model, include=include).sites
     return plain, chosen.measure(sites, given, **options)
 
@@ -161,7 +170,9 @@ def test_the_record_is_that_of_the_memory_engine(
 ) -> None:
     """Only the provenance tells the engines apart, and the weights are never loaded whole."""
     folder = _saved(families.build("llama"), tmp_path)
-    score = functools.partial(plop.score, folder, WordTokenizer(), texts, batch_size=5)
+    score = functools.partial(
+        plop.score, folder, WordTokenizer(), texts, batch_size=5, stop="fixed"
+    )
     plain = score(engine="memory", progress=False)
     monkeypatch.setattr(engines, "load_model", lambda *a, **k: pytest.fail("loaded whole"))
     streamed = score(engine="stream", progress=False)
@@ -178,7 +189,18 @@ def test_the_command_line(
     """The bundled model, which was really trained, from the shell and by either engine."""
     file = tmp_path / "scores.json"
     words = ["score", str(MODEL), "--data", str(DATA / "problems.jsonl"), "--samples", "20"]
-    words += ["--template", "{question}", "--engine", engine, "-o", str(file), "--format", "quiet"]
+    words += [
+        "--template",
+        "{question}",
+        "--stop",
+        "fixed",
+        "--engine",
+        engine,
+        "-o",
+        str(file),
+        "--format",
+        "quiet",
+    ]
     monkeypatch.setattr(sys, "argv", ["plop", *words])
     with pytest.raises(SystemExit) as stop:
         main()
@@ -197,7 +219,7 @@ def bundled() -> dict[str, plop.Scores]:
 def test_chunks_one_after_another(tmp_path: Path) -> None:
     """A run that is stopped between chunks reads the weights again for each."""
     model = families.build("llama")
-    chosen = engines.engine_for(_saved(model, tmp_path), engine="stream")
+    chosen = _engine(_saved(model, tmp_path))
     sites = find_sites(chosen.model).sites
     for batch in _batches("llama"):
         given = _ready([batch])
@@ -264,7 +286,8 @@ _PEAKS = """
 import ctypes, gc, sys, threading
 import torch, transformers
 from plop_lora.data import ready_batches
-from plop_lora.scoring.engines import engine_for
+from plop_lora.scoring.checkpoint import Checkpoint
+from plop_lora.scoring.stream import measure
 from plop_lora.scoring.sites import find_sites
 
 def anonymous():
@@ -281,9 +304,10 @@ def peak(folder):
             seen.append(anonymous())
     thread = threading.Thread(target=watch)
     thread.start()
-    chosen = engine_for(folder, engine="stream")
+    checkpoint = Checkpoint(folder, device=torch.device("cpu"), dtype="auto")
     ids = torch.arange(64).reshape(4, 16)
-    chosen.measure(find_sites(chosen.model).sites, list(ready_batches([{"input_ids": ids}] * 2)))
+    batches = ready_batches([{"input_ids": ids}] * 2)
+    measure(checkpoint, find_sites(checkpoint.model).sites, batches)
     done.set()
     thread.join()
     return max(seen) - seen[0]
@@ -355,7 +379,7 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
 def test_a_shard_that_is_cut_while_it_is_read(tmp_path: Path) -> None:
     """The header was right when it was read; the reader's error must reach the user."""
     folder = _saved(families.build("llama"), tmp_path)
-    chosen = engines.engine_for(folder, engine="stream")
+    chosen = _engine(folder)
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     name = index["weight_map"]["model.layers.1.mlp.up_proj.weight"]
     with (tmp_path / name).open("r+b") as opened:
@@ -383,7 +407,7 @@ def test_an_exception_in_the_middle_releases_everything(
     tmp_path: Path, problem: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thread left waiting would keep the process alive; a hook left behind, the model changed."""
-    chosen = engines.engine_for(_saved(families.build("mixtral"), tmp_path), engine="stream")
+    chosen = _engine(_saved(families.build("mixtral"), tmp_path))
     calls = []
 
     def fail(*arguments: object) -> None:
@@ -408,7 +432,7 @@ def test_nan_in_one_block_names_the_site(tmp_path: Path) -> None:
     model = families.build("llama")
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[0, 0] = torch.nan
-    chosen = engines.engine_for(_saved(model, tmp_path), engine="stream")
+    chosen = _engine(_saved(model, tmp_path))
     with pytest.raises(MeasurementError, match=r"layers\.1\.mlp\.up_proj"):
         chosen.measure(find_sites(chosen.model).sites, _ready(_batches("llama")))
     assert _is_clean(chosen.model)
@@ -416,7 +440,7 @@ def test_nan_in_one_block_names_the_site(tmp_path: Path) -> None:
 
 def test_a_batch_that_does_not_fit_is_halved(tmp_path: Path) -> None:
     """Only the batch in question, and only it runs again."""
-    chosen = engines.engine_for(_saved(families.build("llama"), tmp_path), engine="stream")
+    chosen = _engine(_saved(families.build("llama"), tmp_path))
     batches = _ready(_batches("llama"))
     sites = find_sites(chosen.model).sites
     plain = chosen.measure(sites, batches)
@@ -445,7 +469,7 @@ def test_rows_that_are_mixed_go_one_at_a_time(tmp_path: Path) -> None:
         folder = tmp_path / "model"
         if engine == "memory":
             _saved(families.build("llama"), folder)
-        chosen = engines.engine_for(str(folder), engine=engine)
+        chosen = _engine(str(folder), engine)
         layer = chosen.model.model.layers[1].mlp
         layer.register_forward_pre_hook(functools.partial(_also, layer.gate_proj))
         results.append(chosen.measure(find_sites(chosen.model).sites, _ready(_batches("llama"))))
@@ -523,16 +547,15 @@ def test_auto_counts_the_dtype_that_will_run(
     folder = _saved(families.build("llama"), tmp_path)
     size = sum(p.numel() * 4 for p in families.build("llama").parameters())
     monkeypatch.setattr(engines, "available_memory", lambda: size * 3 // 4 + engines._SPARE)
-    device = torch.device("cpu")
-    assert not engines.fits(folder, device, "auto")
-    assert engines.fits(folder, device, "bfloat16")
+    assert not engines.fits(folder, "cpu", "auto")
+    assert engines.fits(folder, "cpu", "bfloat16")
 
 
 def test_a_full_accelerator_counts_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = _saved(families.build("llama"), tmp_path)
     monkeypatch.setattr(engines, "available_memory", lambda: 1 << 40)
     monkeypatch.setattr(engines, "device_memory", lambda device: 1 << 20)
-    assert not engines.fits(folder, torch.device("cuda"), "auto")
+    assert not engines.fits(folder, "cpu", "auto")
 
 
 @pytest.mark.parametrize(
@@ -581,7 +604,7 @@ def test_this_system_tells_its_memory() -> None:
 def test_what_cannot_be_streamed_is_refused_at_once(models) -> None:
     with pytest.raises(UsageError, match="in memory already"):
         plop.score(models("llama"), batches=_batches("llama"), engine="stream")
-    with pytest.raises(UsageError, match="auto, memory, stream"):
+    with pytest.raises(UsageError, match="auto, memory, stream, ray"):
         plop.score(models("llama"), batches=_batches("llama"), engine="disk")
     with pytest.raises(ModelError, match="nowhere"):
         plop.score("./nowhere", WordTokenizer(), ["a"], engine="stream")

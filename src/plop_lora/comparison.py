@@ -52,7 +52,8 @@ def compare(
     if shared and not paired:
         notes = (
             f"{len(shared)} sequences are in both, but not all: the intervals are unpaired and "
-            "wider than they need to be. Score both on the same sample to pair them.",
+            "wider than they need to be. Score both on the same sample, with --stop fixed, to "
+            "pair them.",
         )
     return Comparison(
         first=first_name,

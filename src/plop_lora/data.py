@@ -34,11 +34,12 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class TokenSequence:
-    """One tokenised document: its name, its tokens, and those of the decoder if it has one."""
+    """One tokenised document: its name, its tokens, those of the decoder if any, its group."""
 
     name: str
     tokens: tuple[int, ...]
     target_tokens: tuple[int, ...] | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,7 @@ def encode(
                 name=_name(document.text + (document.target or "")),
                 tokens=tuple(tokens[:max_length]),
                 target_tokens=None if target is None else tuple(target[:max_length]),
+                group=document.group,
             )
         )
     if not sequences:

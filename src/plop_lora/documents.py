@@ -6,7 +6,7 @@ whose field is something else than text is an error that names the row. No torch
 
 from __future__ import annotations
 
-import random
+import dataclasses
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +15,9 @@ from typing import Any
 
 from plop_lora.errors import DataError, UsageError, nearest
 from plop_lora.reading import Row, read_rows
+from plop_lora.sampling import draw
+
+NO_GROUP = "(none)"
 
 Chat = Callable[..., str]
 """Renders a list of messages; takes `tools=` as well."""
@@ -25,12 +28,14 @@ class Document:
     """The text of one row; `target` is the decoder's part for encoder-decoder models.
 
     `rendered` marks the output of a chat template, which holds its special tokens already: the
-    tokenizer must not put a second beginning-of-text in front.
+    tokenizer must not put a second beginning-of-text in front. `group` is the row's value of the
+    field that `load_documents` was asked to sample by.
     """
 
     text: str
     target: str | None = None
     rendered: bool = False
+    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,7 @@ def load_documents(
     text: str | None = None,
     template: str | None = None,
     chat: Chat | None = None,
+    group: str | None = None,
     samples: int = 200,
     seed: int = 0,
 ) -> Documents:
@@ -62,6 +68,8 @@ def load_documents(
             into nested fields, `{{` and `}}` are plain braces.
         chat: renders the messages of a row, usually `tokenizer.apply_chat_template` with
             `tokenize=False`; called with `tools=` where the row has tools.
+        group: field by whose values the sample is stratified: each has its share of the
+            sample, and a small one at least `sampling.LEAST_OF_GROUP` documents.
         samples: documents to draw without replacement; all of them if there are fewer.
         seed: of the draw.
 
@@ -77,14 +85,16 @@ def load_documents(
     if not rows:
         raise DataError(f"{source} holds no rows. Give a file with at least one.")
     read = _reader(rows, source, text, template, chat)
+    if group is not None:
+        read = _grouped(read, rows, source, group)
     found = [document for document in _each(read, rows, source) if document is not None]
     if not found:
         raise DataError(
             f"No row of {source} has text (rows read: {len(rows)}), so there is nothing to score. "
             "Name another field with --text or --template."
         )
-    order = random.Random(seed).sample(range(len(found)), min(samples, len(found)))
-    items = tuple(found[index] for index in sorted(order))
+    order = draw([document.group for document in found], samples, seed)
+    items = tuple(found[index] for index in order)
     return Documents(source, items, len(rows), len(rows) - len(found))
 
 
@@ -117,6 +127,21 @@ def _reader(
         _demand([name.partition("[")[0] for name in names], fields, source)
         return lambda row: _from_template(template, names, row)
     return _recognise(rows, fields, source, chat)
+
+
+def _grouped(
+    read: Callable[[Row], Document | None], rows: Sequence[Row], source: str, group: str
+) -> Callable[[Row], Document | None]:
+    """Return a reader that notes the group of each row; rows without a value are one group."""
+    _demand([group], list(dict.fromkeys(field for row in rows for field in row)), source)
+
+    def grouped(row: Row) -> Document | None:
+        document = read(row)
+        if document is None:
+            return None
+        return dataclasses.replace(document, group=_plain(row.get(group), group) or NO_GROUP)
+
+    return grouped
 
 
 def _recognise(

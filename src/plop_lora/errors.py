@@ -7,6 +7,7 @@
     ├── MeasurementError    (ArithmeticError)  NaN, infinity, or nothing measured
     ├── RecordError         (ValueError)    a saved record that is damaged, foreign or too new
     ├── ExportError         (RuntimeError)  an export that the real library reads differently
+    ├── ProcessError        (RuntimeError)  another process or worker of the same run was lost
     ├── AdapterError        (ValueError)    a trained adapter that is damaged or cannot be folded
     ├── OutputError         (OSError)       a file that cannot be written
     └── MissingExtraError   (ImportError)   an optional dependency that is not installed
@@ -21,7 +22,7 @@ import importlib
 from collections.abc import Iterable
 from types import ModuleType
 
-EXTRAS: dict[str, str] = {"trl": "train"}
+EXTRAS: dict[str, str] = {"ray": "ray", "trl": "train"}
 """Import name of an optional dependency → the extra of plop-lora that installs it."""
 
 
@@ -55,6 +56,10 @@ class RecordError(PlopError, ValueError):
 
 class ExportError(PlopError, RuntimeError):
     """The target library does not adapt exactly the modules of the placement."""
+
+
+class ProcessError(PlopError, RuntimeError):
+    """Another process or worker of the same run failed, was killed, or cannot be reached."""
 
 
 class AdapterError(PlopError, ValueError):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
@@ -70,10 +72,22 @@ def main() -> None:
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
     _survive_narrow_encodings()
+    if not debug:
+        _hush()
     with contextlib.nullcontext() if debug else _one_line():
-        code = app(prog_name="plop", standalone_mode=False)
-        sys.stdout.flush()
+        with _processes() as processes:
+            code = app(prog_name="plop", standalone_mode=False, obj=processes)
+            sys.stdout.flush()
     raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _processes() -> contextlib.AbstractContextManager[Any]:
+    """Join the others where a launcher such as torchrun started several of us to score."""
+    if sys.argv[1:2] != ["score"] or os.environ.get("WORLD_SIZE", "1") == "1":
+        return contextlib.nullcontext()
+    from plop_lora.scoring.parallel import together
+
+    return together()
 
 
 @contextlib.contextmanager
@@ -104,6 +118,15 @@ def _one_line() -> Iterator[None]:
 def _fail(message: str, code: int) -> None:
     typer.echo(f"Error: {' '.join(message.split())}", err=True)
     raise SystemExit(code) from None
+
+
+def _hush() -> None:
+    """Keep what others log off stderr: retries of the hub, kernels that do not load here.
+
+    Where one of them matters, the error that follows says so.
+    """
+    for name in ("huggingface_hub", "torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _survive_narrow_encodings() -> None:

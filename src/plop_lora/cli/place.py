@@ -27,6 +27,9 @@ def place(
     types: Annotated[
         str | None, typer.Option(help="Types of the strategy custom, with commas.")
     ] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Only these blocks, from 0: 0-11 or 0,2,4.")
+    ] = None,
     scaling: Annotated[
         float, typer.Option(help="Factor of every adapter: alpha / rank, or alpha / sqrt(rank).")
     ] = 2.0,
@@ -43,6 +46,7 @@ def place(
 ) -> None:
     """Choose module types and ranks from SCORES, and say how sure the choice is."""
     check(output)
+    from plop_lora.placement import parse_layers
     from plop_lora.placement import place as run
     from plop_lora.records import AdapterSettings, Scores
 
@@ -53,6 +57,7 @@ def place(
         rank=rank,
         budget=budget,
         types=[name.strip() for name in types.split(",")] if types else (),
+        layers=None if layers is None else parse_layers(layers),
         scaling=scaling,
         seed=seed,
         settings=AdapterSettings(rslora, loraplus_ratio, init, dropout),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +13,7 @@ from plop_lora.reading import read_rows
 
 
 def score(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="Hub id or local folder.")],
     data: Annotated[
         str,
@@ -23,6 +23,9 @@ def score(
     text: Annotated[str | None, typer.Option(help="Field that holds the text.")] = None,
     template: Annotated[
         str | None, typer.Option(help='Fields in braces: "{question}\\n{answer}".')
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Field whose values all get their share of the texts.")
     ] = None,
     samples: Annotated[int, typer.Option(help="Texts to draw; about 200 is plenty.")] = 200,
     max_length: Annotated[int, typer.Option(help="Tokens kept of each text.")] = 512,
@@ -37,13 +40,28 @@ def score(
         list[str] | None, typer.Option(help="Leave out modules or types; repeatable.")
     ] = None,
     baseline: Annotated[str, typer.Option(help="analytic or monte_carlo.")] = "analytic",
+    stop: Annotated[
+        str, typer.Option(help="adaptive ends when the choice is known; fixed scores all.")
+    ] = "adaptive",
+    tolerance: Annotated[
+        float, typer.Option(help="How much better, in NFN, a type left out may be.")
+    ] = 0.03,
+    top: Annotated[int, typer.Option(help="Types of the choice that has to be known.")] = 3,
     engine: Annotated[
-        str, typer.Option(help="auto, memory, or stream: block by block from disk.")
+        str, typer.Option(help="auto, memory, stream (block by block from disk), ray.")
     ] = "auto",
+    ray_address: Annotated[
+        str | None, typer.Option(help="Of a running Ray cluster, instead of RAY_ADDRESS.")
+    ] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Compute the baseline of every weight anew.")
+    ] = False,
     form: FormatOption = Format.table,
 ) -> None:
     """Score every module type of MODEL on unlabelled DATA, with forward passes only."""
-    check(output)
+    processes = context.obj
+    if processes is None or processes.first:
+        check(output)
     size = _batch_size(batch_size)
     read_rows(data)  # a path that is not there is found before torch is loaded
     from plop_lora.documents import load_documents
@@ -56,6 +74,7 @@ def score(
             text=text,
             template=None if template is None else template.replace("\\n", "\n"),
             chat=_chat(tokenizer),
+            group=group,
             samples=samples,
             seed=seed,
         )
@@ -71,10 +90,17 @@ def score(
         include=include or (),
         exclude=exclude or (),
         baseline=baseline,
+        stop=stop,
+        tolerance=tolerance,
+        top=top,
         engine=engine,
+        ray_address=ray_address,
+        cache=not no_cache,
+        processes=processes,
         progress=form is not Format.quiet,
     )
-    finish(scores, output, form)
+    if processes is None or processes.first:
+        finish(scores, output, form)
 
 
 def _batch_size(text: str) -> int | None:
@@ -90,8 +116,6 @@ def _tokenizer(model: str) -> Any:
     from plop_lora.scoring.loading import check_name, load_tokenizer, quiet_loading
 
     quiet_loading()
-    # The hub's client tells of each retry; what comes of them is ours to tell.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     check_name(model)
     return load_tokenizer(model)
 

@@ -72,7 +72,7 @@ def _score(task: str) -> Scores:
     from plop_lora.scoring import score
 
     documents = load_documents(DATA / f"{task}.jsonl", **TASKS[task])  # type: ignore[arg-type]
-    return score(str(MODEL), texts=documents)
+    return score(str(MODEL), texts=documents, stop="fixed")
 
 
 def _load_back(folder: Path) -> str:

@@ -26,7 +26,7 @@ from plop_lora._version import __version__
 from plop_lora.errors import ModelError, UsageError
 from plop_lora.export.dryrun import lora_layers, on_meta
 from plop_lora.placement.groups import groups_of
-from plop_lora.placement.place import alpha_of, check_settings, choices_of
+from plop_lora.placement.place import alpha_of, check_settings, choices_of, known_ties
 from plop_lora.placement.strategies import Strategy
 from plop_lora.records import (
     UNSCORED,
@@ -324,7 +324,8 @@ def _choices(sites: tuple[PlacedSite, ...], scores: Scores | None) -> tuple[Choi
     eligible = [group for group in groups.values() if group.eligible]
     chosen = [groups[name] for name in types if name in groups]
     row = Strategy(STRATEGY, lambda every, request: every, "read from a file", "the user")
-    scored = {choice.type: choice for choice in choices_of(row, eligible, chosen, sites)}
+    described = choices_of(row, eligible, chosen, sites, known_ties(scores))
+    scored = {choice.type: choice for choice in described}
     return tuple(scored.get(name) or _plain_choice(name, sites) for name in types)
 
 

@@ -94,6 +94,6 @@ TARGET = Target(
     file_name="litgpt_lora.yaml",
     render=_render,
     check=None,
-    description="litgpt finetune_lora CHECKPOINT --config FILE.",
+    description="litgpt finetune_lora CHECKPOINT --config {file}",
     source="https://github.com/Lightning-AI/litgpt/blob/main/tutorials/finetune_lora.md",
 )

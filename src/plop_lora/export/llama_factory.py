@@ -138,7 +138,7 @@ TARGET = Target(
     file_name="llama_factory.yaml",
     render=_render,
     check=_check,
-    description="Add your dataset and options, then: llamafactory-cli train llama_factory.yaml.",
+    description="Add your dataset and options, then: llamafactory-cli train {file}",
     source="https://llamafactory.readthedocs.io/en/latest/advanced/arguments.html",
     read_by="peft",
 )

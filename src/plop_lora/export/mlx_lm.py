@@ -181,6 +181,6 @@ TARGET = Target(
     file_name="mlx_lora.yaml",
     render=_render,
     check=None,
-    description="mlx_lm.lora --config FILE --train --data FOLDER.",
+    description="mlx_lm.lora --config {file} --train --data DATA_FOLDER",
     source="https://github.com/ml-explore/mlx-lm/blob/main/mlx_lm/LORA.md",
 )

@@ -110,7 +110,7 @@ TARGET = Target(
     file_name="ms_swift.yaml",
     render=_render,
     check=_check,
-    description="Add your dataset and options, then: swift sft ms_swift.yaml.",
+    description="Add your dataset and options, then: swift sft {file}",
     source="https://swift.readthedocs.io/en/latest/Instruction/Command-line-parameters.html",
     read_by="peft",
 )

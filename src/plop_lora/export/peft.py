@@ -172,6 +172,6 @@ TARGET = Target(
     file_name="adapter_config.json",
     render=_render,
     check=_check,
-    description="Load it with peft.LoraConfig.from_pretrained(FOLDER).",
+    description="Load it with peft.LoraConfig.from_pretrained({folder!r}).",
     source="https://huggingface.co/docs/peft/package_reference/lora",
 )

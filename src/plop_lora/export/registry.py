@@ -78,7 +78,7 @@ class Exported:
     @property
     def description(self) -> str:
         """What to do with the file."""
-        return self.target.description
+        return self.target.description.format(file=self.path, folder=str(self.path.parent))
 
 
 def export(

@@ -41,7 +41,7 @@ class Target:
         render: from a placement to the file's text; pure.
         check: applies a rendered file with the real library and reads it back, or None where
             that library cannot be installed beside us; raises ExportError.
-        description: what to do with the file, one sentence.
+        description: what to do with it, one sentence; `{file}` and `{folder}` are filled in.
         source: where the format is documented.
         read_by: the library that `check` applies, where it is not the trainer itself.
     """

@@ -98,6 +98,6 @@ TARGET = Target(
     file_name="trl.yaml",
     render=_render,
     check=_check,
-    description="Give it to TRL: trl sft --config trl.yaml, with your data and training options.",
+    description="Give it to TRL: trl sft --config {file}, with your data and training options.",
     source="https://huggingface.co/docs/trl/clis",
 )

@@ -1,6 +1,6 @@
 """From scores to a placement: module types by strategy, ranks by number or budget. No torch."""
 
-from plop_lora.placement.budget import parse_budget
+from plop_lora.placement.budget import parse_budget, parse_layers
 from plop_lora.placement.groups import Group, groups_of
 from plop_lora.placement.place import alpha_of, default_choice, place
 from plop_lora.placement.strategies import STRATEGIES
@@ -12,5 +12,6 @@ __all__ = [
     "default_choice",
     "groups_of",
     "parse_budget",
+    "parse_layers",
     "place",
 ]

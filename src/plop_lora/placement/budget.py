@@ -1,4 +1,4 @@
-"""Budgets: reading `10M` and `0.5%`, and spending them on ranks. Pure; no torch."""
+"""Budgets and layers: reading `10M`, `0.5%` and `0-11`, and spending on ranks. Pure; no torch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from plop_lora.errors import UsageError
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9}
+_LAYERS = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?")
 _PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmbg%]?)\s*", re.IGNORECASE)
 
 
@@ -48,6 +49,25 @@ def parse_budget(text: str | int, model_parameters: int) -> int:
     if budget <= 0:
         raise UsageError(f"The budget {text!r} is no parameter at all. Give more, such as 0.5%.")
     return budget
+
+
+def parse_layers(text: str) -> set[int]:
+    """Return layer numbers written as `0-11`, `0,2,4` or both.
+
+    Raises:
+        UsageError: the text is none of these.
+
+    >>> sorted(parse_layers("0-2,5"))
+    [0, 1, 2, 5]
+    """
+    layers: set[int] = set()
+    for part in text.split(","):
+        match = _LAYERS.fullmatch(part)
+        if match is None:
+            raise UsageError(f"Cannot read the layers {text!r}. Write 0-11 or 0,2,4.")
+        first = int(match[1])
+        layers.update(range(first, int(match[2] or first) + 1))
+    return layers
 
 
 def allocate(costs: Sequence[RankCost], budget: int) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from plop_lora._version import __version__
 from plop_lora.errors import UsageError, nearest
@@ -19,16 +19,21 @@ from plop_lora.placement.groups import (
 from plop_lora.placement.strategies import Request, Strategy, find_strategy
 from plop_lora.records import (
     DECIDED,
+    TIE,
     UNDECIDED,
     UNSCORED,
     AdapterSettings,
     Choice,
     Gap,
+    Host,
     PlacedSite,
     Placement,
     Scores,
 )
 from plop_lora.statistics import paired_difference
+
+Ties = Mapping[tuple[str, str], Gap]
+"""A chosen type and one left out → their gap."""
 
 DEFAULT_TOP = 3
 DEFAULT_RANK = 16
@@ -45,6 +50,7 @@ def place(
     rank: int | None = None,
     budget: str | int | None = None,
     types: Sequence[str] = (),
+    layers: Collection[int] | None = None,
     scaling: float = 2.0,
     seed: int = 0,
     settings: AdapterSettings | None = None,
@@ -61,6 +67,8 @@ def place(
         budget: trainable parameters (`"10M"`, `"0.5%"` of the model's), never exceeded; ranks
             are as even as it allows and no further rank unit fits.
         types: the types of the strategy `custom`; a slice stands for the weight that holds it.
+        layers: only weights of these blocks, counted from 0, get an adapter; the types are
+            chosen by all of them.
         scaling: the factor in front of B·A, the same for every adapter.
         seed: of the strategy `random`.
         settings: rslora, LoRA+ ratio, initialisation, dropout.
@@ -85,8 +93,10 @@ def place(
             f"{', '.join(group.type for group in eligible)}. Use --strategy custom --types NAME."
         )
     limit = None if budget is None else parse_budget(budget, scores.model.parameters)
-    sites = _place_sites(chosen, rank or DEFAULT_RANK, limit, scaling, settings)
-    choices = choices_of(row, eligible, chosen, sites)
+    hosts = _hosts_of(chosen, layers)
+    sites = _place_sites(hosts, rank or DEFAULT_RANK, limit, scaling, settings)
+    chosen = [group for group in chosen if any(site.type == group.type for site in sites)]
+    choices = choices_of(row, eligible, chosen, sites, known_ties(scores))
     return Placement(
         model=scores.model,
         strategy=strategy,
@@ -164,14 +174,28 @@ def check_settings(scaling: float, settings: AdapterSettings) -> None:
         raise UsageError(f"The dropout must be at least 0 and below 1, not {settings.dropout}.")
 
 
+def _hosts_of(chosen: list[Group], layers: Collection[int] | None) -> list[tuple[int, Host]]:
+    """Return (preference, weight) of everything that gets an adapter."""
+    hosts = [(order, host) for order, group in enumerate(chosen) for host in group.hosts]
+    if layers is None:
+        return hosts
+    there = {host.layer for _, host in hosts if host.layer is not None}
+    missing = sorted(set(layers) - there)
+    if missing or not layers:
+        raise UsageError(
+            f"--layers names {', '.join(map(str, missing)) or 'none'}, but the chosen types stand "
+            f"in the layers {min(there, default=0)} to {max(there, default=0)}."
+        )
+    return [(order, host) for order, host in hosts if host.layer in layers]
+
+
 def _place_sites(
-    chosen: list[Group],
+    members: list[tuple[int, Host]],
     rank: int,
     limit: int | None,
     scaling: float,
     settings: AdapterSettings,
 ) -> tuple[PlacedSite, ...]:
-    members = [(order, host) for order, group in enumerate(chosen) for host in group.hosts]
     costs = [
         RankCost(host.parameters_per_rank, host.largest_rank, order) for order, host in members
     ]
@@ -195,7 +219,11 @@ def _place_sites(
 
 
 def choices_of(
-    row: Strategy, eligible: list[Group], chosen: list[Group], sites: tuple[PlacedSite, ...]
+    row: Strategy,
+    eligible: list[Group],
+    chosen: list[Group],
+    sites: tuple[PlacedSite, ...],
+    ties: Ties,
 ) -> tuple[Choice, ...]:
     """Describe each choice; neighbours are looked up in the direction the strategy prefers."""
     ranking = eligible[::-1] if row.name == "plop-inverse" else eligible
@@ -217,19 +245,38 @@ def choices_of(
                 lowest_rank=min(site.rank for site in placed),
                 highest_rank=max(site.rank for site in placed),
                 parameters=sum(site.parameters for site in placed),
-                next=_gap(group, following),
-                left_out=_gap(group, left_out),
+                next=_gap(group, following, ties),
+                left_out=_gap(group, left_out, ties),
                 forced=forced_members(group, lowest),
             )
         )
     return tuple(choices)
 
 
-def _gap(group: Group, others: list[Group]) -> Gap | None:
-    """Return the gap to the other group that is nearest in score."""
+def known_ties(scores: Scores | None) -> Ties:
+    """Return the pairs that scoring stopped on as practical ties, by chosen and left-out type."""
+    stopping = None if scores is None else scores.stopping
+    if stopping is None or not stopping.decided:
+        return {}
+    verdict = f"{TIE} {stopping.tolerance:g}"
+    return {
+        (pair.chosen, pair.left_out): Gap(
+            pair.left_out, pair.difference, pair.low, pair.high, verdict
+        )
+        for pair in stopping.ties
+    }
+
+
+def _gap(group: Group, others: list[Group], ties: Ties) -> Gap | None:
+    """Return the gap to the other group that is nearest in score.
+
+    Where scoring stopped on a tie its bounds stand, since they hold at whatever time it stopped.
+    """
     if not others:
         return None
     other = min(others, key=lambda option: abs(option.nfn - group.nfn))
+    if (group.type, other.type) in ties:
+        return ties[group.type, other.type]
     gap = paired_difference(other.estimate, group.estimate)
     return Gap(other.type, gap.value, gap.low, gap.high, gap.verdict)
 
@@ -239,7 +286,9 @@ def _verdict(row: Strategy, choices: tuple[Choice, ...]) -> str:
     if not row.by_score:
         return UNSCORED
     gaps = [choice.left_out for choice in choices if choice.left_out is not None]
-    return DECIDED if all(gap.verdict == DECIDED for gap in gaps) else UNDECIDED
+    verdicts = {gap.verdict for gap in gaps}
+    ties = sorted(verdict for verdict in verdicts if verdict.startswith(TIE))
+    return UNDECIDED if UNDECIDED in verdicts else ties[0] if ties else DECIDED
 
 
 def _untouched(scores: Scores, sites: tuple[PlacedSite, ...]) -> tuple[str, ...]:

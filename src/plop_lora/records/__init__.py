@@ -4,6 +4,7 @@ from plop_lora.records.base import Record
 from plop_lora.records.comparison import Comparison, TypeDifference
 from plop_lora.records.placement import (
     DECIDED,
+    TIE,
     UNDECIDED,
     UNSCORED,
     AdapterSettings,
@@ -13,8 +14,10 @@ from plop_lora.records.placement import (
     Placement,
 )
 from plop_lora.records.scores import (
+    BoundaryPair,
     Coverage,
     ExpertScore,
+    GroupCount,
     Host,
     Measurements,
     ModelReference,
@@ -22,19 +25,23 @@ from plop_lora.records.scores import (
     Provenance,
     Scores,
     SiteScore,
+    Stopping,
     TypeScore,
 )
 
 __all__ = [
     "DECIDED",
+    "TIE",
     "UNDECIDED",
     "UNSCORED",
     "AdapterSettings",
+    "BoundaryPair",
     "Choice",
     "Comparison",
     "Coverage",
     "ExpertScore",
     "Gap",
+    "GroupCount",
     "Host",
     "Measurements",
     "ModelReference",
@@ -45,6 +52,7 @@ __all__ = [
     "Record",
     "Scores",
     "SiteScore",
+    "Stopping",
     "TypeDifference",
     "TypeScore",
 ]

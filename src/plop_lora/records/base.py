@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import TypeAdapter, ValidationError
 
-from plop_lora.errors import RecordError
+from plop_lora.errors import RecordError, nearest
 from plop_lora.files import atomic_file
 
 
@@ -76,7 +76,7 @@ class Record:
         Raises:
             RecordError: no such file, truncated or foreign JSON, another kind, a newer schema.
         """
-        return cls.from_dict(_read_json(Path(path)), source=str(path))
+        return cls.from_dict(_read_json(Path(path), cls.kind), source=str(path))
 
     @classmethod
     def from_dict(cls, document: Any, *, source: str = "the document") -> Self:
@@ -137,11 +137,15 @@ def _maker(kind: str) -> str:
     return f"make one with: {commands[kind]}"
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path, kind: str) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise RecordError(f"No such file: {path}.") from error
+        folder = path.parent
+        beside = [entry.name for entry in folder.glob("*.json")] if folder.is_dir() else []
+        raise RecordError(
+            f"No such file: {path}.{nearest(path.name, beside)} To have one: {_maker(kind)}."
+        ) from error
     except OSError as error:
         raise RecordError(f"Cannot read {path}: {error.strerror or error}.") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

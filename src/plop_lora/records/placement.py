@@ -11,6 +11,8 @@ from plop_lora.records.scores import Host, ModelReference
 
 DECIDED = "decided"
 UNDECIDED = "undecided, score more data"
+TIE = "a tie within"
+"""A verdict that begins with it ends in the tolerance, in NFN."""
 UNSCORED = "not decided by scores"
 
 

@@ -166,6 +166,59 @@ class Provenance:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class BoundaryPair:
+    """A chosen type and one left out: NFN of `left_out` minus that of `chosen`, with bounds.
+
+    The bounds hold at every look, not only at the last (`statistics.sequential_margin`).
+    """
+
+    chosen: str
+    left_out: str
+    difference: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class GroupCount:
+    """How many sequences of a group of texts were scored, of how many that were drawn."""
+
+    group: str
+    used: int
+    available: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """Why scoring ended where it did.
+
+    Attributes:
+        mode: `adaptive`, or `fixed` where all sequences were wanted.
+        reason: in words.
+        decided: whether no type left out is better than a chosen one by more than `tolerance`,
+            with `confidence`, however often that was asked; always False where `fixed`.
+        used: sequences scored.
+        available: sequences that there were.
+        top: how many types the choice holds.
+        ties: pairs whose order is open while their gap is within the tolerance.
+        undecided: pairs where the type left out may be better by more than the tolerance.
+        groups: counts by group, where the texts have groups.
+    """
+
+    mode: str
+    reason: str
+    decided: bool
+    used: int
+    available: int
+    top: int
+    tolerance: float
+    confidence: float
+    ties: tuple[BoundaryPair, ...] = ()
+    undecided: tuple[BoundaryPair, ...] = ()
+    groups: tuple[GroupCount, ...] = ()
+
+
 @dataclass(frozen=True, repr=False)
 class Scores(Record):
     """NFN of every module type and site of a model on a data sample; `types` lowest first."""
@@ -182,6 +235,7 @@ class Scores(Record):
     provenance: Provenance
     measurements: Measurements
     notes: tuple[str, ...] = ()
+    stopping: Stopping | None = None
 
     def type_names(self, *, eligible_only: bool = False) -> list[str]:
         """Return the names of the types, lowest NFN first."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from plop_lora.placement import default_choice
-from plop_lora.records import Choice, Comparison, Gap, Placement, Scores
+from plop_lora.records import TIE, Choice, Comparison, Gap, Placement, Scores, Stopping
 
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -37,6 +37,8 @@ NFN = Column("NFN")
 INTERVAL = Column("95 % interval")
 DIFFERENCE = Column("difference")
 VERDICT = Column("verdict")
+LISTED_PAIRS = 3
+TIE_MEANS = "Tie: the order is open, but the other type is not better by more than is tolerated."
 UNDECIDED_MEANS = "Undecided: the interval holds 0, so these texts do not separate the two."
 
 
@@ -62,7 +64,9 @@ def scores_table(scores: Scores) -> Table:
         f"({count(cover.measured_parameters)} of {count(cover.block_parameters)})."
     ]
     lines += _missing_lines(scores)
+    lines += _expert_lines(scores)
     lines += [f"Note: {note}." for note in scores.notes]
+    lines += [] if scores.stopping is None else _stopping_lines(scores.stopping)
     made = scores.provenance
     lines += [
         f"{plural(scores.sequences, 'sequence')}, {scores.tokens:,} tokens of "
@@ -75,6 +79,30 @@ def scores_table(scores: Scores) -> Table:
         Column("by layer", starts=True),
     )  # fmt: skip
     return Table(f"NFN of {short_name(scores.model.name)}", columns, rows, tuple(lines))
+
+
+def _stopping_lines(stopping: Stopping) -> list[str]:
+    """Say why scoring ended, which pairs are a tie or open, and the groups of the texts."""
+    lines = []
+    within = f"{stopping.tolerance:g} NFN"
+    if stopping.decided:
+        lines.append(
+            f"Stopped after {stopping.used:,} of {plural(stopping.available, 'sequence')}: no type "
+            f"left out is better than one of the {stopping.top} lowest by more than {within} "
+            f"(confidence {stopping.confidence:g})."
+        )
+    elif stopping.mode == "adaptive":
+        lines.append(f"Not decided within {within}: {stopping.reason}.")
+    for word, pairs in (("Tie in practice", stopping.ties), ("Undecided", stopping.undecided)):
+        for pair in pairs[:LISTED_PAIRS]:
+            gap, interval = difference(pair.difference, pair.low, pair.high)
+            lines.append(f"{word}: {pair.left_out} over {pair.chosen} by {gap} ({interval}).")
+        if len(pairs) > LISTED_PAIRS:
+            lines.append(f"{word}: {len(pairs) - LISTED_PAIRS} more, in the record.")
+    if stopping.groups:
+        parts = (f"{row.group} {row.used} of {row.available}" for row in stopping.groups)
+        lines.append(f"Sequences by group: {', '.join(parts)}.")
+    return lines
 
 
 def _missing_lines(scores: Scores) -> list[str]:
@@ -96,6 +124,19 @@ def _missing_lines(scores: Scores) -> list[str]:
     return lines
 
 
+def _expert_lines(scores: Scores) -> list[str]:
+    """Say how many tokens the experts of a stack saw: few of them make a score that wobbles."""
+    seen = {(site.host, e.expert): e.tokens for site in scores.sites for e in site.experts}
+    tokens = sorted(seen.values())
+    if not tokens:
+        return []
+    middle = tokens[len(tokens) // 2]
+    return [
+        f"Experts: {plural(len(tokens), 'expert weight')}, {tokens[0]:,} to {tokens[-1]:,} routed "
+        f"tokens each, median {middle:,}; each one's score is in the record."
+    ]
+
+
 def placement_table(placement: Placement) -> Table:
     """Choices in the order of the strategy, with the gap to the next type and the verdict."""
     rows = tuple(
@@ -112,7 +153,7 @@ def placement_table(placement: Placement) -> Table:
     share = placement.trainable_parameters / placement.model.parameters
     budget = "" if placement.budget is None else f" of a budget of {placement.budget:,}"
     lines = (
-        *_undecided([choice.next.verdict for choice in placement.choices if choice.next]),
+        *_explained([choice.next.verdict for choice in placement.choices if choice.next]),
         f"Against what was left out: {placement.verdict}.",
         f"{plural(len(placement.sites), 'adapter')}, {placement.trainable_parameters:,} trainable "
         f"parameters{budget} ({share:.2%} of the model); {_scaling(placement)}.",
@@ -128,7 +169,7 @@ def placement_table(placement: Placement) -> Table:
         Column("next type", starts=True), DIFFERENCE, INTERVAL, VERDICT,
     )  # fmt: skip
     title = f"Placement for {short_name(placement.model.name)}, strategy {placement.strategy}"
-    return Table(title, columns, rows, lines)
+    return _without_empty_columns(Table(title, columns, rows, lines))
 
 
 def _scaling(placement: Placement) -> str:
@@ -149,17 +190,30 @@ def _ranks(choice: Choice) -> str:
 
 def _gap(gap: Gap | None) -> tuple[str, str, str, str]:
     if gap is None:
-        return "none", "", "", ""
+        return "", "", "", ""
     return (gap.other, *difference(gap.difference, gap.low, gap.high), _word(gap.verdict))
+
+
+def _without_empty_columns(table: Table) -> Table:
+    """Drop what no row has, such as the gaps of a placement that was made without scores."""
+    kept = [i for i in range(len(table.columns)) if any(row[i] for row in table.rows)]
+    return Table(
+        table.title,
+        tuple(table.columns[i] for i in kept),
+        tuple(tuple(row[i] for i in kept) for row in table.rows),
+        table.lines,
+    )
 
 
 def _word(verdict: str) -> str:
     """Return the verdict without its advice, which a line below the table gives once."""
-    return verdict.partition(",")[0]
+    return "tie" if verdict.startswith(TIE) else verdict.partition(",")[0]
 
 
-def _undecided(verdicts: Sequence[str]) -> list[str]:
-    return [UNDECIDED_MEANS] if any(_word(text) == "undecided" for text in verdicts) else []
+def _explained(verdicts: Sequence[str]) -> list[str]:
+    words = {_word(verdict) for verdict in verdicts}
+    meanings = {"undecided": UNDECIDED_MEANS, "tie": TIE_MEANS}
+    return [text for word, text in meanings.items() if word in words]
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -181,7 +235,7 @@ def comparison_table(comparison: Comparison) -> Table:
         else f"intervals paired over {comparison.paired_sequences} sequences"
     )
     order = "undefined" if tau is None else f"{tau:.2f}"
-    lines = _undecided([row.verdict for row in comparison.types])
+    lines = _explained([row.verdict for row in comparison.types])
     lines.append(f"Kendall tau of the type order: {order}; {pairing}.")
     first, second = short_name(comparison.first), short_name(comparison.second)
     for name, only in ((first, comparison.only_first), (second, comparison.only_second)):

@@ -20,6 +20,7 @@ from plop_lora.records import (
     Provenance,
     Scores,
     SiteScore,
+    Stopping,
     TypeScore,
 )
 from plop_lora.scoring.collect import Measured
@@ -35,6 +36,7 @@ def assemble(
     found: SiteMap,
     measured: Measured,
     provenance: Provenance,
+    stopping: Stopping,
     notes: tuple[str, ...] = (),
 ) -> Scores:
     """Turn sums into a record; sites without a token are listed as not measured.
@@ -42,13 +44,8 @@ def assemble(
     Raises:
         MeasurementError: no site saw a token.
     """
-    sums_SN, counts_SN = _by_site(measured)
-    tokens_S = counts_SN.sum(axis=1)
-    usable = [
-        index
-        for index in range(len(found.sites))
-        if tokens_S[index] > 0 and index not in measured.unassignable
-    ]
+    sums_SN, counts_SN = by_site(measured)
+    usable = usable_sites(counts_SN, measured)
     if not usable:
         raise MeasurementError(
             "No site saw a token of this data. If the model needs other inputs than text, pass "
@@ -77,10 +74,21 @@ def assemble(
         provenance=provenance,
         measurements=measurements,
         notes=(*notes, *_idle_experts(sites, usable, measured)),
+        stopping=stopping,
     )
 
 
-def _by_site(measured: Measured) -> tuple[Floats, Floats]:
+def usable_sites(counts_SN: Floats, measured: Measured) -> list[int]:
+    """Return the sites that saw a token which can be assigned to a sequence."""
+    tokens_S = counts_SN.sum(axis=1)
+    return [
+        index
+        for index in range(len(counts_SN))
+        if tokens_S[index] > 0 and index not in measured.unassignable
+    ]
+
+
+def by_site(measured: Measured) -> tuple[Floats, Floats]:
     """Add up the experts of a site: its mean then weighs every routed token alike."""
     starts = np.array(measured.starts[:-1])
     return (

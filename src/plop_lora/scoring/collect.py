@@ -5,7 +5,7 @@ Shape letters: B batch, R rows of the probe's buffer, N sequences.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -59,6 +59,11 @@ class Collector:
         """Add what one batch gave."""
         self.parts.append(part)
 
+    @property
+    def sequences(self) -> int:
+        """How many sequences there are so far."""
+        return sum(len(part.names) for part in self.parts)
+
     def result(self) -> Measured:
         """Return everything so far, sequences sorted by name.
 
@@ -67,18 +72,57 @@ class Collector:
         """
         if not self.parts:
             raise DataError("There is no batch to score. Give at least one text or batch.")
-        names = [name for part in self.parts for name in part.names]
-        order = np.argsort(np.array(names), kind="stable")
+        names, sums_RN, counts_RN = _ordered(
+            [name for part in self.parts for name in part.names],
+            _joined(part.sums_RB for part in self.parts),
+            _joined(part.counts_RB for part in self.parts),
+        )
         return Measured(
-            names=tuple(names[index] for index in order),
-            sums_RN=_joined(part.sums_RB for part in self.parts)[:, order],
-            counts_RN=_joined(part.counts_RB for part in self.parts)[:, order],
+            names=names,
+            sums_RN=sums_RN,
+            counts_RN=counts_RN,
             starts=self.probe.starts,
             tokens=sum(part.tokens for part in self.parts),
             unassignable=frozenset().union(*(part.unassignable for part in self.parts)),
             halvings=self.halvings,
             alone=self.alone,
         )
+
+
+def merge(pieces: Sequence[Measured]) -> Measured:
+    """Return one measurement of the sequences of all pieces, whoever measured them.
+
+    Args:
+        pieces: of the same model and sites; at least one.
+    """
+    names, sums_RN, counts_RN = _ordered(
+        [name for piece in pieces for name in piece.names],
+        _joined(piece.sums_RN for piece in pieces),
+        _joined(piece.counts_RN for piece in pieces),
+    )
+    return Measured(
+        names=names,
+        sums_RN=sums_RN,
+        counts_RN=counts_RN,
+        starts=pieces[0].starts,
+        tokens=sum(piece.tokens for piece in pieces),
+        unassignable=frozenset().union(*(piece.unassignable for piece in pieces)),
+        halvings=sum(piece.halvings for piece in pieces),
+        alone=any(piece.alone for piece in pieces),
+        engine=pieces[0].engine,
+        notes=tuple(dict.fromkeys(note for piece in pieces for note in piece.notes)),
+    )
+
+
+def _ordered(
+    names: Sequence[str], sums_RN: Floats, counts_RN: Floats
+) -> tuple[tuple[str, ...], Floats, Floats]:
+    """Sort the columns by name, and those of a text that is there twice by their sums.
+
+    The result then depends on what was measured, and not on who measured what in which order.
+    """
+    order = np.lexsort((sums_RN.sum(axis=0), np.array(names)))
+    return tuple(names[index] for index in order), sums_RN[:, order], counts_RN[:, order]
 
 
 def _joined(pieces: Iterable[Floats]) -> Floats:

@@ -1,103 +1,139 @@
-"""Which engine scores a model: the one in memory, or the one that streams its blocks from disk."""
+"""What measures: the model in memory, one streamed from disk, or a Ray cluster; in which rounds."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-from plop_lora.errors import UsageError
+from plop_lora.data import Batch
+from plop_lora.errors import UsageError, nearest
 from plop_lora.scoring import memory
+from plop_lora.scoring.cache import open_cache
 from plop_lora.scoring.capacity import available_memory, device_memory
-from plop_lora.scoring.collect import Measured
-from plop_lora.scoring.loading import check_dtype, device_named, explained, load_model
+from plop_lora.scoring.cluster import check_cluster, measure_on_ray
+from plop_lora.scoring.collect import Measured, merge
+from plop_lora.scoring.inputs import Given
+from plop_lora.scoring.job import Job
+from plop_lora.scoring.loading import (
+    check_dtype,
+    check_name,
+    device_named,
+    explained,
+    load_model,
+)
+from plop_lora.scoring.parallel import Processes
 from plop_lora.scoring.shards import Shards, shard_files
+from plop_lora.scoring.sites import Site
 from plop_lora.scoring.wrappers import unwrap
 
-ENGINES = ("auto", "memory", "stream")
+ENGINES = ("auto", "memory", "stream", "ray")
 _SPARE = 1 << 30
 """Bytes that activations, the library itself and others need beside the weights."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Engine:
-    """A model and what measures it: `measure(sites, batches, *, baseline, seed, advance)`.
+    """A model and what measures it.
 
-    It may be called for one part of the batches after another; the engine that streams reads the
-    weights again each time.
+    Attributes:
+        model: loaded, or its skeleton where others load it.
+        measure: `measure(sites, batches, advance=..., rehearsal=...)`, for one round after another.
+        one_round: every call pays for the weights again, so that all batches go in one.
     """
 
     model: nn.Module
     measure: Callable[..., Measured]
+    one_round: bool = False
 
 
 def engine_for(
-    model: str | nn.Module, *, engine: str = "auto", device: str = "auto", dtype: str = "auto"
+    model: str | nn.Module,
+    job: Job,
+    *,
+    engine: str,
+    ray_address: str | None,
+    processes: Processes,
+    progress: bool,
 ) -> Engine:
-    """Load a model by its name, or only its skeleton where its blocks are streamed.
+    """Load a model and return what measures it.
 
     Args:
-        model: hub id, local folder, or a loaded module, which only the engine in memory takes.
-        engine: one of `ENGINES`; `auto` streams a model by name that would not fit.
-        device: where a model given by name is put.
-        dtype: of a model given by name.
+        model: a name, or a loaded module.
+        job: device, dtype and what decides the gains.
+        engine: one of `ENGINES`.
+        ray_address: of a cluster.
+        processes: those that measure together.
+        progress: let transformers draw its bar.
 
     Raises:
-        UsageError: an unknown engine, device or dtype, or a loaded module to be streamed.
-        ModelError: no such model, or a damaged one.
+        UsageError: an unknown engine, or one that cannot work here.
+        ModelError: no such model.
     """
-    if engine not in ENGINES:
-        raise UsageError(f"There is no engine {engine!r}. Allowed: {', '.join(ENGINES)}.")
-    if not isinstance(model, str):
-        if engine == "stream":
-            raise UsageError(
-                "A loaded model is in memory already; to stream it, give its name or folder."
-            )
-        inner = unwrap(model)
-        return Engine(inner, functools.partial(memory.measure, inner))
-    check_dtype(dtype)
-    target = device_named(device)
+    _check(engine, model, ray_address, processes)
     notes: tuple[str, ...] = ()
-    if engine == "stream" or (engine == "auto" and not fits(model, target, dtype)):
-        streaming = _streaming(model, target, dtype)
-        if isinstance(streaming, Engine):
-            return streaming
-        notes = (streaming,)
-    loaded = unwrap(load_model(model, device=device, dtype=dtype))
-    return Engine(loaded, functools.partial(_with_notes, notes, loaded))
+    if isinstance(model, nn.Module):
+        loaded = unwrap(model)
+    else:
+        home = processes.device(job.device)
+        if engine == "stream" or (engine == "auto" and not fits(model, home, job.dtype)):
+            streaming = _streaming(model, home, job)
+            if isinstance(streaming, Engine):
+                return streaming
+            notes = (streaming,)
+        loaded = load_model(model, device=home, dtype=job.dtype, progress=progress)
+    if engine == "ray":
+        return Engine(loaded, functools.partial(_on_ray, job, ray_address), one_round=True)
+    measure = functools.partial(memory.measure, loaded, **_baseline(job, loaded))
+    return Engine(loaded, functools.partial(_noted, notes, measure))
 
 
-def _streaming(name: str, device: torch.device, dtype: str) -> Engine | str:
+def _baseline(job: Job, model: nn.Module) -> dict[str, Any]:
+    """Return what an engine needs for the gains: how they are computed, and what is known."""
+    gains = open_cache(
+        job.model, model, baseline=job.baseline, seed=job.seed, dtype=job.dtype, wanted=job.cache
+    )
+    return {"baseline": job.baseline, "seed": job.seed, "gains": gains}
+
+
+def _streaming(name: str, device: str, job: Job) -> Engine | str:
     """Return the engine that streams a model, or the note that says why it cannot."""
-    # Here and not above: it leans on parts of transformers that the other engine does without.
+    # Here and not above: it leans on parts of transformers that the other engines do without.
     from plop_lora.scoring import stream
     from plop_lora.scoring.checkpoint import Checkpoint, UnstreamableError
 
+    check_dtype(job.dtype)
+    check_name(name)
     try:
         with explained(name, "model"):
-            checkpoint = Checkpoint(name, device=device, dtype=dtype)
+            checkpoint = Checkpoint(name, device=device_named(device), dtype=job.dtype)
     except UnstreamableError as reason:
         return stream.loaded_whole(reason)
-    return Engine(checkpoint.model, functools.partial(stream.measure, checkpoint))
+    options = _baseline(job, checkpoint.model)
+    measure = functools.partial(stream.measure, checkpoint, **options)
+    return Engine(checkpoint.model, measure, one_round=True)
 
 
-def _with_notes(
-    notes: tuple[str, ...], model: nn.Module, *arguments: object, **options: object
+def _noted(
+    notes: tuple[str, ...], measure: Callable[..., Measured], *arguments: Any, **options: Any
 ) -> Measured:
-    measured = memory.measure(model, *arguments, **options)  # type: ignore[arg-type]
-    return dataclasses.replace(measured, notes=notes)
+    return dataclasses.replace(measure(*arguments, **options), notes=notes)
 
 
-def fits(name: str, device: torch.device, dtype: str) -> bool:
+def fits(name: str, device: str, dtype: str) -> bool:
     """Whether a model on disk fits in the memory that is left; yes where nobody can tell."""
+    check_dtype(dtype)
+    check_name(name)
+    target = device_named(device)
     needed = _weight_bytes(name, dtype)
     if needed is None:
         return True
-    rooms = (available_memory(), device_memory(device))
+    rooms = (available_memory(), device_memory(target))
     return all(room is None or needed + _SPARE <= room for room in rooms)
 
 
@@ -112,3 +148,69 @@ def _weight_bytes(name: str, dtype: str) -> int | None:
     width: int = getattr(torch, dtype).itemsize
     sizes = ((shards[key].size, shards[key].dtype) for key in shards)
     return sum(size * width // stored.itemsize for size, stored in sizes)
+
+
+def measure_in_rounds(
+    engine: Engine,
+    sites: Sequence[Site],
+    given: Given,
+    processes: Processes,
+    *,
+    enough: Callable[[Measured], bool] | None,
+    advance: Callable[[int], None],
+) -> Measured:
+    """Measure until it is enough, or everything; all processes come to the same end.
+
+    Args:
+        engine: what measures.
+        sites: what is measured.
+        given: the batches and where one may look.
+        processes: those that share the batches.
+        enough: asked after each round of everything so far; None measures everything.
+        advance: called with the number of sequences after each batch.
+    """
+    together = enough is None or engine.one_round
+    rounds = [list(given.batches)] if together else given.rounds()
+    measured: Measured | None = None
+    for order, batches in enumerate(rounds):
+        share = processes.share(batches)
+        rehearsal = given.rehearsal if order == 0 else None
+        mine = engine.measure(sites, share, advance=advance, rehearsal=rehearsal) if share else None
+        now = processes.gather(mine)
+        measured = now if measured is None else merge([measured, now])
+        if enough is not None and enough(measured):
+            break
+    return processes.gather(None) if measured is None else measured
+
+
+def _on_ray(
+    job: Job,
+    address: str | None,
+    sites: Sequence[Site],
+    batches: Sequence[Batch],
+    *,
+    advance: Callable[[int], None],
+    rehearsal: Batch | None = None,
+) -> Measured:
+    """Measure on a cluster, whose workers meet the longest text when its turn comes."""
+    return measure_on_ray(job, sites, batches, address=address, advance=advance)
+
+
+def _check(engine: str, model: Any, ray_address: str | None, processes: Processes) -> None:
+    if engine not in ENGINES:
+        raise UsageError(
+            f"There is no engine {engine!r}.{nearest(engine, ENGINES)} "
+            f"Allowed: {', '.join(ENGINES)}."
+        )
+    if engine == "stream" and isinstance(model, nn.Module):
+        raise UsageError(
+            "A loaded model is in memory already; to stream it, give its name or folder."
+        )
+    if engine == "ray" and isinstance(model, nn.Module):
+        raise UsageError("--engine ray loads the model in every worker; give its name or folder.")
+    if engine == "ray" and processes.count > 1:
+        raise UsageError("--engine ray starts its own workers; run it without torchrun.")
+    if engine != "ray" and ray_address is not None:
+        raise UsageError("--ray-address needs --engine ray.")
+    if engine == "ray":
+        check_cluster(ray_address)

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _grouped_linear
 
+from plop_lora.scoring.devices import replaced_forward
 from plop_lora.scoring.probe import Probe, Routing
 from plop_lora.scoring.sites import Site
 from plop_lora.scoring.stacks import ExpertStack, stack_of
@@ -66,14 +67,13 @@ def experts_measured(sites: Sequence[Site], probe: Probe) -> Iterator[None]:
     try:
         for config in configs.values():
             config._experts_implementation = _IMPLEMENTATION
-        for module, recorder in plain.items():
-            module.forward = _unrouted(module, recorder)
-        yield
+        with contextlib.ExitStack() as stack:
+            for module, recorder in plain.items():
+                stack.enter_context(replaced_forward(module, _unrouted(module, recorder)))
+            yield
     finally:
         for key, config in configs.items():
             config._experts_implementation = before[key]
-        for module in plain:
-            del module.forward
         del ALL_EXPERTS_FUNCTIONS[_IMPLEMENTATION]
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from plop_lora.data import Batch, encode, make_batches
+from plop_lora.data import Batch, TokenSequence, encode, make_batches
 from plop_lora.documents import Document, Documents
 from plop_lora.errors import DataError, UsageError
-from plop_lora.scoring.loading import device_of
+from plop_lora.sampling import scoring_order
+from plop_lora.scoring.devices import home_of
+from plop_lora.scoring.stopping import chunk_ends
 
 CPU_TOKEN_BUDGET = 4096
 ACCELERATOR_TOKEN_BUDGET = 16384
@@ -20,11 +24,35 @@ ACCELERATOR_TOKEN_BUDGET = 16384
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Given:
-    """Batches with what the record says about them."""
+    """Batches with what the record says about them.
+
+    Attributes:
+        batches: in the order of scoring.
+        source: where they come from.
+        notes: what was passed over on the way.
+        looks: numbers of sequences, in batches as they follow, that are fair samples; None where
+            every batch ends one.
+        rehearsal: the longest text, where it does not come early by itself.
+        groups: the group of each sequence in the order of scoring.
+    """
 
     batches: Sequence[Batch]
     source: str
     notes: tuple[str, ...]
+    looks: frozenset[int] | None = None
+    rehearsal: Batch | None = None
+    groups: tuple[str | None, ...] = ()
+
+    def rounds(self) -> list[list[Batch]]:
+        """Return the batches in runs that each end where one may look."""
+        rounds: list[list[Batch]] = [[]]
+        seen = 0
+        for batch in self.batches:
+            seen += len(batch.names)
+            rounds[-1].append(batch)
+            if self.looks is None or seen in self.looks:
+                rounds.append([])
+        return [batches for batches in rounds if batches]
 
 
 def as_documents(texts: Any) -> Documents:
@@ -39,7 +67,10 @@ def as_documents(texts: Any) -> Documents:
     if isinstance(texts, str):
         raise UsageError("texts is one string; give a list of strings.")
     given = list(texts)
-    items = tuple(Document(text) for text in given if text is not None and str(text).strip())
+    strange = next((text for text in given if text is not None and not isinstance(text, str)), None)
+    if strange is not None:
+        raise DataError(f"texts holds {strange!r}, which is no string; give a list of strings.")
+    items = tuple(Document(text) for text in given if text is not None and text.strip())
     if not items:
         raise DataError("There is no text to score: the list is empty or all of it is blank.")
     return Documents("texts", items, len(given), len(given) - len(items))
@@ -51,6 +82,7 @@ def tokenise(
     documents: Documents,
     max_length: int,
     batch_size: int | None,
+    shuffle_seed: int | None = None,
 ) -> Given:
     """Tokenise documents for a model and make batches of them.
 
@@ -60,9 +92,11 @@ def tokenise(
         documents: what to tokenise.
         max_length: tokens kept of each text, at most the model's positions.
         batch_size: sequences a batch; None fills a token budget.
+        shuffle_seed: makes chunks in random order, for a run that may stop after any of them;
+            None makes one chunk of all.
     """
     config = getattr(model, "config", None)
-    limit = min(max_length, _positions(config), tokenizer.model_max_length)
+    limit = min(max_length, _positions(model), tokenizer.model_max_length)
     encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
     embedding = _input_embedding(model)
     sequences, truncated, dropped = encode(
@@ -72,25 +106,64 @@ def tokenise(
         vocabulary=None if embedding is None else embedding.num_embeddings,
         encoder_decoder=encoder_decoder,
     )
-    on_cpu = device_of(model).type == "cpu"
-    batches = make_batches(
-        sequences,
+    on_cpu = home_of(model).type == "cpu"
+    batched = functools.partial(
+        make_batches,
         batch_size=batch_size,
         token_budget=CPU_TOKEN_BUDGET if on_cpu else ACCELERATOR_TOKEN_BUDGET,
         decoder_start=getattr(config, "decoder_start_token_id", None),
     )
+    if shuffle_seed is not None:
+        names, groups = [s.name for s in sequences], [s.group for s in sequences]
+        sequences = [sequences[i] for i in scoring_order(names, groups, shuffle_seed)]
+    ends = (len(sequences),) if shuffle_seed is None else chunk_ends(len(sequences))
+    chunks = [sequences[start:end] for start, end in itertools.pairwise((0, *ends))]
     counts = {
-        f"rows of {documents.source} skipped for empty text": documents.skipped,
-        "texts dropped because they have no token": dropped,
-        f"texts cut to {limit} tokens": truncated,
+        f"row|rows of {documents.source} skipped for empty text": documents.skipped,
+        "text|texts dropped for having no token": dropped,
+        f"text|texts cut to {limit} tokens": truncated,
     }
-    notes = tuple(f"{count} {what}" for what, count in counts.items() if count)
-    return Given(batches, documents.source, notes)
+    notes = tuple(_counted(count, what) for what, count in counts.items() if count)
+    return Given(
+        batches=tuple(batch for chunk in chunks for batch in batched(chunk)),
+        source=documents.source,
+        notes=notes,
+        looks=frozenset(ends),
+        rehearsal=_rehearsal(chunks, batched),
+        groups=tuple(sequence.group for sequence in sequences),
+    )
 
 
-def _positions(config: Any) -> int:
-    limit = getattr(config, "max_position_embeddings", None)
-    return limit if isinstance(limit, int) and limit > 0 else sys.maxsize
+def _rehearsal(
+    chunks: Sequence[Sequence[TokenSequence]], batched: Callable[..., Sequence[Batch]]
+) -> Batch | None:
+    """Return the longest text as a batch, unless the first chunk holds one as long."""
+    longest = [max(chunk, key=lambda sequence: len(sequence.tokens)) for chunk in chunks]
+    overall = max(longest, key=lambda sequence: len(sequence.tokens))
+    return None if overall is longest[0] else batched([overall])[0]
+
+
+def _counted(count: int, what: str) -> str:
+    """Return `1 text …` or `2 texts …` from `text|texts …`."""
+    first, _, rest = what.partition("|")
+    word, _, tail = rest.partition(" ")
+    return f"{count} {first if count == 1 else word} {tail}"
+
+
+def _positions(model: nn.Module) -> int:
+    """Return how many positions a model has.
+
+    RoBERTa and its kin count positions from behind the padding token, so that their table has
+    more rows than a text may have tokens.
+    """
+    limit = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit <= 0:
+        return sys.maxsize
+    for name, module in model.named_modules():
+        table = name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
+        if table and module.padding_idx is not None and module.num_embeddings == limit:
+            return limit - int(module.padding_idx) - 1
+    return limit
 
 
 def _input_embedding(model: nn.Module) -> nn.Embedding | None:

@@ -19,16 +19,20 @@ from transformers.models.auto import modeling_auto
 from plop_lora.errors import ModelError, PlopError, UsageError, nearest
 from plop_lora.records import ModelReference
 
+_LONGEST_REASON = 300
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-def load_model(name: str, *, device: str = "auto", dtype: str = "auto") -> nn.Module:
+def load_model(
+    name: str, *, device: str = "auto", dtype: str = "auto", progress: bool = True
+) -> nn.Module:
     """Load the architecture that a checkpoint declares, so that module names are the user's.
 
     Args:
         name: hub id or local folder.
         device: `auto` (an accelerator if there is one), `cpu`, `cuda`, `cuda:1`, `mps`.
         dtype: `auto` (the checkpoint's), `float32`, `bfloat16`, `float16`.
+        progress: let transformers draw its bar.
 
     Raises:
         ModelError: no such model, or it cannot be loaded.
@@ -36,7 +40,8 @@ def load_model(name: str, *, device: str = "auto", dtype: str = "auto") -> nn.Mo
     """
     check_dtype(dtype)
     target = device_named(device)
-    with explained(name, "model"):
+    check_name(name)
+    with explained(name, "model"), _loading_bar(progress):
         config = AutoConfig.from_pretrained(name)
         declared = getattr(transformers, (config.architectures or [""])[0], AutoModel)
         wanted = dtype if dtype == "auto" else getattr(torch, dtype)
@@ -81,15 +86,39 @@ def explained(name: str, what: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         path = Path(name)
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = " ".join(str(error).split()).rstrip(". ") or type(error).__name__
+        if len(reason) > _LONGEST_REASON:
+            reason = reason[:_LONGEST_REASON] + " …"
         if path.is_dir():
-            raise ModelError(f"Cannot load the {what} in {name}: {reason}") from error
-        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+            raise ModelError(
+                f"Cannot load the {what} in {name}: {reason}. Give a folder that transformers "
+                "itself can load; plop --debug score … shows where it stops."
+            ) from error
         raise ModelError(
             f"No {what} {name!r}: it is not a folder here, and the hub did not give one "
-            f"({reason}).{nearest(path.name, siblings)} "
+            f"({reason}).{nearest(path.name, _folders_beside(path))} "
             "Give a folder with config.json or a hub id such as Qwen/Qwen3-0.6B."
         ) from error
+
+
+def _folders_beside(path: Path) -> list[str]:
+    """Return the folders that a mistyped folder could have meant."""
+    parent = path.expanduser().parent
+    return [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
+
+
+@contextlib.contextmanager
+def _loading_bar(wanted: bool) -> Iterator[None]:
+    """Let transformers draw its bar or not, and put its own setting back."""
+    logging = transformers.utils.logging
+    before = logging.is_progress_bar_enabled()
+    if not wanted:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if before:
+            logging.enable_progress_bar()
 
 
 def device_named(name: str) -> torch.device:
@@ -105,17 +134,13 @@ def device_named(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
+        unknown = "Expected one of" in str(error)
+        reason = "torch has no such kind of device" if unknown else str(error).splitlines()[0]
         raise UsageError(
-            f"The device {name!r} is not available here: {str(error).splitlines()[0]} "
-            "Use --device auto or --device cpu."
+            f"The device {name!r} is not available here: {reason.rstrip('.')}. "
+            "Use auto, cpu, cuda, cuda:1 or mps."
         ) from error
     return device
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Return the device of a model, of which parts may be without weights."""
-    loaded = (parameter.device for parameter in model.parameters() if not parameter.is_meta)
-    return next(loaded, torch.device("cpu"))
 
 
 def check_dtype(dtype: str) -> None:
@@ -175,11 +200,9 @@ def check_name(name: str) -> None:
     path = Path(name).expanduser()
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
     if looks_local and not path.is_dir():
-        parent = path.parent
-        siblings = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
         what = "a file, not a folder" if path.exists() else "not there"
         raise ModelError(
-            f"The model folder {name} is {what}.{nearest(path.name, siblings)} "
+            f"The model folder {name} is {what}.{nearest(path.name, _folders_beside(path))} "
             "Give a folder with config.json or a hub id such as Qwen/Qwen3-0.6B."
         )
 

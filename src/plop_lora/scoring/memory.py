@@ -19,7 +19,9 @@ from transformers import PreTrainedModel
 
 from plop_lora.data import Batch
 from plop_lora.errors import MeasurementError
+from plop_lora.scoring.cache import GainCache, no_cache
 from plop_lora.scoring.collect import Collector, Measured, Part
+from plop_lora.scoring.devices import home_of, sent
 from plop_lora.scoring.experts import experts_measured
 from plop_lora.scoring.probe import Layout, Probe, attach
 from plop_lora.scoring.sites import Site
@@ -36,7 +38,9 @@ def measure(
     *,
     baseline: str = "analytic",
     seed: int = 0,
+    gains: GainCache | None = None,
     advance: Callable[[int], None] = lambda rows: None,
+    rehearsal: Batch | None = None,
 ) -> Measured:
     """Run the batches through the model's body and collect the sites' sums.
 
@@ -46,24 +50,32 @@ def measure(
         batches: inputs by keyword; tensors are moved to the model's device.
         baseline: `analytic` or `monte_carlo`, see `nfn.expected_gain`.
         seed: of the baseline.
+        gains: what is known of the weights from another time; what is new is saved there.
         advance: called with the number of sequences after each batch.
+        rehearsal: what is run first and not counted: the longest text, so that running out of
+            memory shows at the start.
 
     Raises:
         MeasurementError: NaN or infinity, or a single sequence that does not fit in memory.
         DataError: there is no batch.
     """
-    device = next(model.parameters()).device
+    device = home_of(model)
+    gains = gains or no_cache()
     with (
         evaluating(model),
         body_of(model, sites) as forward,
-        attach(sites, device=device, baseline=baseline, seed=seed) as probe,
+        attach(sites, baseline=baseline, seed=seed, known=gains.known) as probe,
         experts_measured(sites, probe),
     ):
         collector = Collector(probe)
+        if rehearsal is not None:
+            for _ in _fitting(forward, collector, rehearsal, device):
+                pass
         for batch in batches:
             for part in _fitting(forward, collector, batch, device):
                 collector.add(part)
                 advance(len(part.names))
+    gains.save(probe.gains())
     return collector.result()
 
 
@@ -72,7 +84,8 @@ def _fitting(
 ) -> Iterator[Part]:
     """Measure a batch in as many pieces as memory and the model need.
 
-    A piece that does not fit is halved. Where a module mixes the sequences of a batch, this batch
+    A piece that does not fit is halved, unless the model is spread over processes, which run the
+    same batches in step. Where a module mixes the sequences of a batch, this batch
     and all that follow go row by row.
     """
     probe = collector.probe
@@ -82,7 +95,7 @@ def _fitting(
         try:
             part = measure_batch(forward, probe, current, device)
         except Exception as error:
-            if not out_of_memory(error):
+            if not out_of_memory(error) or probe.in_step:
                 raise
             pending += reversed(halved(current, error))
             collector.halvings += 1
@@ -110,7 +123,7 @@ def measure_batch(
         MeasurementError: the model refuses the batch, or a site saw NaN or infinity.
     """
     inputs = {
-        key: value.to(device) if isinstance(value, torch.Tensor) else value
+        key: sent(value, device) if isinstance(value, torch.Tensor) else value
         for key, value in batch.inputs.items()
     }
     masks = tuple(

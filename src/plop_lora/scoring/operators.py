@@ -4,7 +4,8 @@ An operator gives the product W z of its module, taken from the module's own out
 output is that product, and the expected gain E||W u|| of the whole weight or of a part of it.
 
 Covers `nn.Linear` and its subclasses, transformers' `Conv1D`, routers that own a plain weight,
-embeddings, and quantised layers, which are only ever called. Experts stand in `experts.py`.
+embeddings, and quantised layers, which are only ever called. Experts stand in `experts.py`,
+weights spread over processes in `sharded.py`.
 
 Shape letters: N rows, O out, I in, K probes.
 """
@@ -16,9 +17,12 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
 
+from plop_lora.scoring.devices import door_of
 from plop_lora.scoring.nfn import PROBED_DRAWS, expected_gain, gaussian, row_norms
+from plop_lora.scoring.sharded import ShardedOperator
 from plop_lora.scoring.slices import Part
 
 Product = tuple[torch.Tensor, torch.Tensor | None]
@@ -134,15 +138,20 @@ class OpaqueOperator:
     def product(self, features: torch.Tensor, output: Any) -> Product:
         """Return the output and what the module adds to a zero input."""
         zero_1I = torch.zeros(1, self.in_features, dtype=features.dtype, device=features.device)
-        return output.reshape(-1, self.out_features), self.module.forward(zero_1I)[0]
+        return output.reshape(-1, self.out_features), self._run(zero_1I)[0]
 
     def gain(
         self, part: Part | None, *, like: torch.Tensor, baseline: str, seed: int
     ) -> torch.Tensor:
         """Return the mean of ||W g|| / ||g|| over `PROBED_DRAWS` Gaussian rows."""
         draws_KI = gaussian(PROBED_DRAWS, self.in_features, like, seed)
-        images_KO, bias_O = self.product(draws_KI, self.module.forward(draws_KI))
+        images_KO, bias_O = self.product(draws_KI, self._run(draws_KI))
         return (part_norms(images_KO, bias_O, part) / row_norms(draws_KI)).mean()
+
+    def _run(self, features: torch.Tensor) -> torch.Tensor:
+        """Call the layer without the hooks around it."""
+        product: torch.Tensor = getattr(self.module, door_of(self.module))(features)
+        return product
 
 
 def part_norms(
@@ -168,6 +177,8 @@ def operator_of(module: nn.Module) -> Operator | None:
     if isinstance(module, Conv1D):
         return DenseOperator(module, transposed=True)
     declared = (getattr(module, "out_features", None), getattr(module, "in_features", None))
+    if isinstance(weight, DTensor) and weight.ndim == 2:
+        return ShardedOperator(module)
     if weight is not None and _is_plain(weight) and declared in ((None, None), weight.shape):
         return DenseOperator(module)
     if all(isinstance(size, int) for size in declared) and not _wraps(module):

@@ -1,7 +1,7 @@
 """The hooks: one context manager that turns a forward pass into sums per row and sequence.
 
 While it is open, every site's forward leaves Σ NFN and the number of tokens of each sequence in a
-small buffer on the device. A site has one row of the buffer, a site of stacked experts one per
+small buffer on its device. A site has one row of the buffer, a site of stacked experts one per
 expert. Nothing that grows with tokens × width is kept, and nothing is copied to the host until
 the batch is over.
 
@@ -12,10 +12,11 @@ E expert, I in, O out.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,13 +26,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 from plop_lora.errors import MeasurementError
+from plop_lora.scoring.devices import sent, watched
 from plop_lora.scoring.nfn import expected_gain, row_norms
 from plop_lora.scoring.operators import part_norms
+from plop_lora.scoring.sharded import ShardedOperator
 from plop_lora.scoring.sites import Site
 from plop_lora.scoring.slices import Part
 
 Floats = NDArray[np.float64]
 Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
+Gain = float | list[float]
+"""E||W u|| of a site, or of each of its experts; a float32 number, kept to its last digit."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +55,7 @@ class Layout:
         rows = features.numel() // features.shape[-1]
         for mask_BT in self.masks:
             if rows == mask_BT.numel():
-                return mask_BT
+                return sent(mask_BT, features.device)
         whole = features.ndim >= 3 and features.shape[0] == self.size
         alone = self.size == 1 or rows == self.size
         if whole or alone or (not self.masks and rows % self.size == 0):
@@ -80,18 +85,39 @@ class Routing:
 
 @dataclass(slots=True, eq=False)
 class Tally:
-    """What an open batch has added up to: sums and counts [R, B] on the device.
+    """What an open batch has added up to: sums and counts on each device, as one tensor [2, R, B].
 
     `order` lists the sites as they ran, `unassignable` those whose rows nobody can tell apart,
     and `last` the newest input with its row norms.
     """
 
     layout: Layout
-    sums_RB: torch.Tensor
-    counts_RB: torch.Tensor
+    rows: int
+    buffers: dict[torch.device, torch.Tensor] = field(default_factory=dict)
     order: list[int] = field(default_factory=list)
     unassignable: set[int] = field(default_factory=set)
     last: tuple[weakref.ref[torch.Tensor], torch.Tensor] | None = None
+
+    def on(self, device: torch.device) -> torch.Tensor:
+        """Return the sums and counts of a device."""
+        if device not in self.buffers:
+            shape = (2, self.rows, self.layout.size)
+            self.buffers[device] = torch.zeros(shape, dtype=torch.float32, device=device)
+        return self.buffers[device]
+
+    def input_norms(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the row norms of an input, once for the modules that share the tensor.
+
+        Token numbers stand for one-hot features, of norm 1. Only a weak reference is kept: the
+        probe must not prolong the life of an activation.
+        """
+        if not features.is_floating_point():
+            return torch.ones(features.numel(), device=features.device)
+        if self.last is not None and self.last[0]() is features:
+            return self.last[1]
+        norms_N = row_norms(features.reshape(-1, features.shape[-1]))
+        self.last = (weakref.ref(features), norms_N)
+        return norms_N
 
 
 @dataclass
@@ -100,12 +126,13 @@ class Probe:
 
     The hooks write to the tally in `current`. An engine that has several batches under way
     changes it whenever another batch takes its turn.
+    `known` holds gains by the name of their site, as `gains` returned them another time.
     """
 
     sites: Sequence[Site]
-    device: torch.device
     baseline: str
     seed: int
+    known: Mapping[str, Gain] = field(default_factory=dict)
     current: Tally | None = None
     _gains: dict[int, torch.Tensor] = field(default_factory=dict)
 
@@ -114,29 +141,34 @@ class Probe:
         ends = itertools.accumulate((site.host.copies for site in self.sites), initial=0)
         self.starts = tuple(ends)
 
+    @property
+    def in_step(self) -> bool:
+        """Whether other processes hold parts of the same weights and run the same batches."""
+        return any(isinstance(site.operator, ShardedOperator) for site in self.sites)
+
     def rows_of(self, index: int) -> slice:
         """Return the rows of the buffer that belong to a site."""
         return slice(self.starts[index], self.starts[index + 1])
 
     def begin(self, layout: Layout) -> None:
         """Open a tally for a batch of `layout.size` sequences."""
-        shape = (self.starts[-1], layout.size)
-        sums_RB = torch.zeros(shape, dtype=torch.float32, device=self.device)
-        self.current = Tally(layout, sums_RB, torch.zeros_like(sums_RB))
+        self.current = Tally(layout, self.starts[-1])
 
     def finish(self) -> tuple[Floats, Floats, frozenset[int]]:
         """Close the current tally.
 
         Returns:
-            Its sums and counts, both [R, B], moved to the host in one transfer, and the sites
-            whose rows could not be assigned to sequences.
+            Its sums and counts, both [R, B], moved to the host in one transfer a device, and the
+            sites whose rows could not be assigned to sequences.
 
         Raises:
             MeasurementError: a site saw NaN or infinity; the first in forward order is named.
         """
         tally, self.current = self.current, None
         assert tally is not None
-        both = torch.stack([tally.sums_RB, tally.counts_RB]).cpu().double().numpy()
+        both = np.zeros((2, tally.rows, tally.layout.size))
+        for buffer_2RB in tally.buffers.values():
+            both += buffer_2RB.cpu().double().numpy()
         broken = ~np.isfinite(both[0]).all(axis=1)
         if broken.any():
             first = next(index for index in tally.order if broken[self.rows_of(index)].any())
@@ -178,22 +210,48 @@ class Probe:
         operator = self.sites[indices[0]].operator
         assert operator is not None
         rows_NO, bias_O = operator.product(features, output)
-        inputs_N = _input_norms(tally, features)
+        inputs_N = tally.input_norms(features)
+        if isinstance(operator, ShardedOperator):
+            inputs_N = operator.whole_norms(
+                inputs_N, width=features.shape[-1], whole=operator.in_features
+            )
+        sums_RB, counts_RB = tally.on(rows_NO.device)
         # `!= 0` keeps NaN, which must be seen; a zero input has no direction and no NFN.
         valid_BT = tokens_BT & (inputs_N.view(tokens_BT.shape) != 0)
         counts_B = valid_BT.sum(dim=1)
         for index in indices:
             part = self.sites[index].part
-            if index not in self._gains:
-                self._gains[index] = operator.gain(
-                    part, like=rows_NO, baseline=self.baseline, seed=self.seed
-                )
+            compute = functools.partial(
+                operator.gain, part, like=rows_NO, baseline=self.baseline, seed=self.seed
+            )
+            gain = self._gain(index, rows_NO.device, compute)
             norms_N = part_norms(rows_NO, bias_O, part)
-            ratios_BT = (norms_N / (inputs_N * self._gains[index])).view(tokens_BT.shape)
+            if isinstance(operator, ShardedOperator):
+                norms_N = operator.whole_norms(
+                    norms_N, width=rows_NO.shape[1], whole=operator.out_features
+                )
+            ratios_BT = (norms_N / (inputs_N * gain)).view(tokens_BT.shape)
             row = self.starts[index]
             tally.order.append(index)
-            tally.sums_RB[row] += torch.where(valid_BT, ratios_BT, 0.0).sum(dim=1)
-            tally.counts_RB[row] += counts_B
+            sums_RB[row] += torch.where(valid_BT, ratios_BT, 0.0).sum(dim=1)
+            counts_RB[row] += counts_B
+
+    def _gain(
+        self, index: int, device: torch.device, compute: Callable[[], torch.Tensor]
+    ) -> torch.Tensor:
+        """Return the gain of a site, or of each of its experts: known, or computed once."""
+        if index not in self._gains:
+            known = self.known.get(self.sites[index].name)
+            self._gains[index] = (
+                compute()
+                if known is None
+                else torch.tensor(known, dtype=torch.float32, device=device)
+            )
+        return self._gains[index]
+
+    def gains(self) -> dict[str, Gain]:
+        """Return every gain that was needed so far, by the name of its site."""
+        return {self.sites[index].name: gain.tolist() for index, gain in self._gains.items()}
 
     def routing(
         self, hidden_TH: torch.Tensor, experts_S: torch.Tensor, tokens_S: torch.Tensor
@@ -228,58 +286,35 @@ class Probe:
         inputs_S = row_norms(features_SI)
         valid_S = routing.valid_S & (inputs_S != 0)
         cells_S = routing.cells_S
+        sums_RB, counts_RB = tally.on(products_SO.device)
         for index in indices:
             part = self.sites[index].part
-            if index not in self._gains:
-                self._gains[index] = self._expert_gains(weights_EOI, part)
-            gains_S = self._gains[index][routing.experts_S]
+            compute = functools.partial(self._expert_gains, weights_EOI, part)
+            gains_S = self._gain(index, products_SO.device, compute)[routing.experts_S]
             ratios_S = part_norms(products_SO, None, part) / (inputs_S * gains_S)
             rows = self.rows_of(index)
             tally.order.append(index)
             kept_S = torch.where(valid_S, ratios_S, 0.0)
-            tally.sums_RB[rows].view(-1).index_add_(0, cells_S, kept_S)
-            tally.counts_RB[rows].view(-1).index_add_(0, cells_S, valid_S.float())
+            sums_RB[rows].view(-1).index_add_(0, cells_S, kept_S)
+            counts_RB[rows].view(-1).index_add_(0, cells_S, valid_S.float())
 
     def _expert_gains(self, weights_EOI: torch.Tensor, part: Part | None) -> torch.Tensor:
         sliced = weights_EOI if part is None else part.of_weight(weights_EOI)
         gains = [expected_gain(w, baseline=self.baseline, seed=self.seed) for w in sliced]
-        return torch.stack(gains).to(self.device)
-
-
-def _input_norms(tally: Tally, features: torch.Tensor) -> torch.Tensor:
-    """Return the row norms of an input, once for the modules that share the tensor.
-
-    Token numbers stand for one-hot features, of norm 1. Only a weak reference is kept: the probe
-    must not prolong the life of an activation.
-    """
-    if not features.is_floating_point():
-        return torch.ones(features.numel(), device=features.device)
-    if tally.last is not None and tally.last[0]() is features:
-        return tally.last[1]
-    norms_N = row_norms(features.reshape(-1, features.shape[-1]))
-    tally.last = (weakref.ref(features), norms_N)
-    return norms_N
+        return torch.stack(gains)
 
 
 @contextlib.contextmanager
 def attach(
-    sites: Sequence[Site], *, device: torch.device, baseline: str, seed: int
+    sites: Sequence[Site], *, baseline: str, seed: int, known: Mapping[str, Gain] | None = None
 ) -> Iterator[Probe]:
-    """Hook the sites for the length of the block; the hooks go whatever happens inside.
-
-    Ours run before hooks of others, which may replace a module's output.
-    """
-    probe = Probe(sites, device, baseline, seed)
+    """Watch the sites for the length of the block; the hooks go whatever happens inside."""
+    probe = Probe(sites, baseline, seed, known or {})
     members: dict[nn.Module, list[int]] = defaultdict(list)
     for index, site in enumerate(sites):
         if site.operator is not None:
             members[site.module].append(index)
-    handles = [
-        module.register_forward_hook(probe.hook(indices), prepend=True)
-        for module, indices in members.items()
-    ]
-    try:
+    with contextlib.ExitStack() as stack:
+        for module, indices in members.items():
+            stack.enter_context(watched(module, probe.hook(indices)))
         yield probe
-    finally:
-        for handle in handles:
-            handle.remove()

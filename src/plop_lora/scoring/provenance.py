@@ -17,7 +17,7 @@ from plop_lora._version import __version__
 from plop_lora.data import fingerprint
 from plop_lora.records import Provenance
 from plop_lora.scoring.collect import Measured
-from plop_lora.scoring.loading import device_of
+from plop_lora.scoring.devices import home_of
 
 _VERSIONED = ("torch", "transformers", "numpy")
 
@@ -56,7 +56,7 @@ def _kind(model: nn.Module) -> tuple[torch.device, torch.dtype]:
     sizes: Counter[torch.dtype] = Counter()
     for parameter in model.parameters():
         sizes[parameter.dtype] += parameter.numel()
-    return device_of(model), sizes.most_common(1)[0][0]
+    return home_of(model), sizes.most_common(1)[0][0]
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -11,20 +12,25 @@ from torch import nn
 from plop_lora.data import ready_batches
 from plop_lora.documents import Documents
 from plop_lora.errors import UsageError
+from plop_lora.placement.place import DEFAULT_TOP
+from plop_lora.placement.stopping import Rule
 from plop_lora.records import Scores
 from plop_lora.scoring.assemble import assemble
-from plop_lora.scoring.engines import engine_for
+from plop_lora.scoring.engines import engine_for, measure_in_rounds
 from plop_lora.scoring.inputs import Given, as_documents, known_name, tokenise
+from plop_lora.scoring.job import Job
 from plop_lora.scoring.loading import load_tokenizer
+from plop_lora.scoring.parallel import Processes
 from plop_lora.scoring.progress import progress_bar
 from plop_lora.scoring.provenance import provenance_of
 from plop_lora.scoring.sites import find_sites
+from plop_lora.scoring.stopping import ADAPTIVE, Watch, check_rule, stopping_of
 
 BASELINES = ("analytic", "monte_carlo")
 
 
 def score(
-    model: str | nn.Module,
+    model: str | Path | nn.Module,
     tokenizer: Any = None,
     texts: Iterable[str] | Documents | None = None,
     *,
@@ -37,7 +43,13 @@ def score(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     baseline: str = "analytic",
+    stop: str = ADAPTIVE,
+    tolerance: float = 0.03,
+    top: int = DEFAULT_TOP,
     engine: str = "auto",
+    ray_address: str | None = None,
+    cache: bool = True,
+    processes: Processes | None = None,
     progress: bool = True,
 ) -> Scores:
     """Score every module type of a model on unlabelled texts, with forward passes only.
@@ -52,12 +64,22 @@ def score(
         batch_size: sequences a batch; None fills a token budget. Never changes the result.
         device: where a model given by name is loaded.
         dtype: of a model given by name; `auto` is the checkpoint's.
-        seed: of the probes of the baseline.
+        seed: of the probes of the baseline, and of the order of the texts.
         include: shell patterns of modules or types to score, wherever they stand.
         exclude: shell patterns to leave out.
         baseline: `analytic`, or `monte_carlo` for comparison.
-        engine: `memory`; `stream`, which reads a model given by name block by block and gives the
-            same scores; or `auto`, which streams what would not fit.
+        stop: `adaptive` ends as soon as the choice of the `top` types is decided, or `fixed`
+            scores every text, as a paper needs it. Ready batches are looked at in their order,
+            which should be random.
+        tolerance: how much better, in NFN, a type left out may be than a chosen one.
+        top: how many types the choice holds.
+        engine: `memory`; `stream` reads a model given by name block by block and gives the same
+            scores; `auto` streams what would not fit; `ray` spreads the batches over a cluster.
+            What streams scores every text, since it ends with the last block.
+        ray_address: of the cluster; None takes `RAY_ADDRESS`, one on this machine, or a new one.
+        cache: remember what depends on the weights alone, for a model given by name.
+        processes: those that measure together, from `parallel.together()`; each makes the same
+            call and gets the same scores.
         progress: draw a bar on stderr.
 
     Returns:
@@ -69,26 +91,37 @@ def score(
         ModelError: no such model, no site, or a tokenizer of another model.
         MeasurementError: NaN or infinity, or nothing measured.
         UsageError: an option that cannot work.
+        ProcessError: another process or worker failed or is lost.
 
     Source: PLoP, arXiv 2506.20629; the denominator is the closed form, not the authors' draw.
     """
     started = time.monotonic()
+    processes = processes or Processes()
     _check_options(texts, batches, baseline, max_length, batch_size)
-    name = model if isinstance(model, str) else None
-    chosen = engine_for(model, engine=engine, device=device, dtype=dtype)
+    rule = Rule(top, tolerance)
+    check_rule(stop, rule)
+    name = None if isinstance(model, nn.Module) else str(model)
+    job = Job(name, device, dtype, tuple(include), tuple(exclude), baseline, seed, cache)
+    chosen = engine_for(
+        model if isinstance(model, nn.Module) else str(model), job,
+        engine=engine, ray_address=ray_address, processes=processes, progress=progress,
+    )  # fmt: skip
     loaded = chosen.model
     found = find_sites(loaded, include=include, exclude=exclude)
     if batches is not None:
         given = Given(tuple(ready_batches(batches)), "ready batches", ())
     else:
         tokenizer = tokenizer or load_tokenizer(name or known_name(loaded))
+        shuffle_seed = seed if stop == ADAPTIVE else None
         documents = as_documents(texts)
-        given = tokenise(loaded, tokenizer, documents, max_length, batch_size)
+        given = tokenise(loaded, tokenizer, documents, max_length, batch_size, shuffle_seed)
+    watch = Watch(found.sites, rule)
     total = sum(len(batch.names) for batch in given.batches)
-    with progress_bar(total, progress) as advance:
-        measured = chosen.measure(
-            found.sites, given.batches, baseline=baseline, seed=seed, advance=advance
-        )
+    with progress_bar(total, progress and processes.first) as advance:
+        measured = measure_in_rounds(
+            chosen, found.sites, given, processes,
+            enough=watch if stop == ADAPTIVE else None, advance=advance,
+        )  # fmt: skip
     settings = {
         "max_length": max_length,
         "batch_size": batch_size or "auto",
@@ -100,7 +133,9 @@ def score(
         given.source, measured, loaded, seed=seed, baseline=baseline, settings=settings,
         elapsed=time.monotonic() - started,
     )  # fmt: skip
-    return assemble(loaded, name, found, measured, provenance, (*given.notes, *measured.notes))
+    stopping = stopping_of(watch, stop, measured, total, given.groups)
+    notes = (*given.notes, *measured.notes)
+    return assemble(loaded, name, found, measured, provenance, stopping, notes)
 
 
 def _check_options(
@@ -110,5 +145,6 @@ def _check_options(
         raise UsageError(f"There is no baseline {baseline!r}. Allowed: {', '.join(BASELINES)}.")
     if (texts is None) == (batches is None):
         raise UsageError("Give texts or batches to score, one of the two.")
-    if max_length < 1 or (batch_size is not None and batch_size < 1):
-        raise UsageError("--max-length and --batch-size must be at least 1.")
+    for option, number in (("--max-length", max_length), ("--batch-size", batch_size)):
+        if number is not None and number < 1:
+            raise UsageError(f"{option} {number} is not possible; give 1 or more.")

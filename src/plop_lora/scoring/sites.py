@@ -23,6 +23,7 @@ from plop_lora.scoring.operators import (
     operator_of,
 )
 from plop_lora.scoring.places import Place, locator, printed_types, role_of
+from plop_lora.scoring.sharded import check_sharded, is_sharded
 from plop_lora.scoring.slices import Part, parts_of
 from plop_lora.scoring.stacks import stack_of
 
@@ -134,6 +135,7 @@ def find_sites(
             "quantised layer. Pass the inner model."
         )
     kept = set(_select(sites, include, exclude))
+    check_sharded(site.name for site in sites if site in kept and _mixes(site))
     missing += [_left_out(site) for site in sites if site not in kept]
     blocks = sum(site.parameters for site in sites if site.eligible)
     blocks += sum(entry.parameters for entry in missing if entry.reason == NOT_SUPPORTED)
@@ -306,6 +308,12 @@ def _select(sites: list[Site], include: Sequence[str], exclude: Sequence[str]) -
     if not kept:
         raise UsageError("--include and --exclude together leave no module to score.")
     return kept
+
+
+def _mixes(site: Site) -> bool:
+    """Whether a site is one of several in a weight that is spread over processes."""
+    several = site.part is not None or site.operator is None
+    return several and is_sharded(site.module)
 
 
 def _matches(site: Site, patterns: Iterable[str]) -> bool:

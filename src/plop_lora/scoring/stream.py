@@ -22,6 +22,7 @@ from torch import nn
 
 from plop_lora.data import Batch
 from plop_lora.scoring import memory
+from plop_lora.scoring.cache import GainCache, no_cache
 from plop_lora.scoring.capacity import available_memory
 from plop_lora.scoring.checkpoint import Checkpoint, UnstreamableError
 from plop_lora.scoring.collect import Collector, Measured, Part
@@ -44,7 +45,9 @@ def measure(
     *,
     baseline: str = "analytic",
     seed: int = 0,
+    gains: GainCache | None = None,
     advance: Callable[[int], None] = lambda rows: None,
+    rehearsal: Batch | None = None,
     hidden_limit: int | None = None,
 ) -> Measured:
     """Run the batches through a model on disk and collect the sites' sums.
@@ -57,6 +60,9 @@ def measure(
         batches: inputs by keyword.
         baseline: `analytic` or `monte_carlo`, see `nfn.expected_gain`.
         seed: of the baseline.
+        gains: what is known of the weights from another time; what is new is saved there.
+        rehearsal: not run: what does not fit in memory shows in the first block, and costs a
+            second reading for that batch alone.
         advance: called with numbers of sequences that add up to all of them.
         hidden_limit: bytes of hidden states that wait in memory; more go to a temporary file.
             None is half of what the system has left.
@@ -67,14 +73,19 @@ def measure(
         ModelError: a weights file is damaged.
     """
     given = list(batches)
+    gains = gains or no_cache()
     if hidden_limit is None:
         hidden_limit = (available_memory() or _UNKNOWN_MEMORY) // 2
     bar = _Bar(advance, given, len(checkpoint.modules))
     try:
-        measured = _streamed(checkpoint, sites, given, baseline, seed, bar, hidden_limit)
+        with attach(sites, baseline=baseline, seed=seed, known=gains.known) as probe:
+            measured = _streamed(checkpoint, probe, given, bar, hidden_limit)
+        gains.save(probe.gains())
     except UnstreamableError as reason:
         model = checkpoint.materialise()
-        measured = memory.measure(model, sites, given, baseline=baseline, seed=seed)
+        measured = memory.measure(
+            model, sites, given, baseline=baseline, seed=seed, gains=gains, rehearsal=rehearsal
+        )
         measured = dataclasses.replace(measured, notes=(loaded_whole(reason),))
     finally:
         checkpoint.close()
@@ -88,19 +99,12 @@ def loaded_whole(reason: UnstreamableError) -> str:
 
 
 def _streamed(
-    checkpoint: Checkpoint,
-    sites: Sequence[Site],
-    batches: list[Batch],
-    baseline: str,
-    seed: int,
-    bar: _Bar,
-    hidden_limit: int,
+    checkpoint: Checkpoint, probe: Probe, batches: list[Batch], bar: _Bar, hidden_limit: int
 ) -> Measured:
     with (
         evaluating(checkpoint.model),
-        body_of(checkpoint.model, sites) as forward,
-        attach(sites, device=checkpoint.device, baseline=baseline, seed=seed) as probe,
-        experts_measured(sites, probe),
+        body_of(checkpoint.model, probe.sites) as forward,
+        experts_measured(probe.sites, probe),
         doors_at(checkpoint.doors),
         _Reader(checkpoint) as reader,
         contextlib.closing(Spill(hidden_limit)) as spill,

@@ -1,0 +1,168 @@
+"""Expected gains kept on disk: they depend on the weights alone, and cost as much as the hooks.
+
+One small JSON file for each checkpoint, in `$XDG_CACHE_HOME/plop-lora` (`~/.cache/plop-lora`). Its
+name is a hash of the identity of the checkpoint's files, its sections are the settings that
+change a gain. `PLOP_CACHE=0` or `--no-cache` leaves it alone.
+
+A cache never fails a run: a file that is damaged is as good as none and is written anew, and a
+folder that cannot be written is passed over. Models given as modules are not cached, since their
+weights may have changed after loading.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import transformers
+from torch import nn
+from transformers.utils import cached_file
+
+from plop_lora._version import __version__
+from plop_lora.errors import OutputError
+from plop_lora.files import atomic_file
+from plop_lora.scoring import nfn
+from plop_lora.scoring.devices import home_of
+from plop_lora.scoring.probe import Gain
+
+_WEIGHTS = ("*.safetensors", "*.bin")
+_HEADER_BYTES = 65536
+_FORMULA = (nfn.EXACT_WIDTH, nfn.PROBES, nfn.MONTE_CARLO_DRAWS, nfn.PROBED_DRAWS)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GainCache:
+    """The gains of one checkpoint under one group of settings.
+
+    Attributes:
+        path: the checkpoint's file, or None to remember them for this run only.
+        section: the settings.
+        known: gains by the name of their site.
+    """
+
+    path: Path | None
+    section: str
+    known: dict[str, Gain]
+
+    def save(self, gains: Mapping[str, Gain]) -> None:
+        """Add gains to what is known and to the file, which appears complete or not at all."""
+        if gains.keys() <= self.known.keys():
+            return
+        self.known.update(gains)
+        if self.path is None:
+            return
+        sections = _read(self.path)
+        sections[self.section] = {**sections.get(self.section, {}), **gains}
+        with contextlib.suppress(OutputError), atomic_file(self.path) as file:
+            json.dump(sections, file)
+
+
+def no_cache() -> GainCache:
+    """Return a cache that forgets when the run ends."""
+    return GainCache(None, "", {})
+
+
+def open_cache(
+    name: str | None, model: nn.Module, *, baseline: str, seed: int, dtype: str, wanted: bool = True
+) -> GainCache:
+    """Return what is known of a checkpoint; an empty memory where nothing may be.
+
+    Args:
+        name: hub id or local folder; None for a model that was given as a module.
+        model: what was loaded from there; its device and precision are part of the key.
+        baseline: of the gains.
+        seed: of the gains.
+        dtype: that the weights were loaded in.
+        wanted: False for `--no-cache`.
+    """
+    off = os.environ.get("PLOP_CACHE", "1").lower() in ("0", "false", "no", "off")
+    key = None if name is None or off or not wanted else checkpoint_key(name)
+    if key is None:
+        return no_cache()
+    path = _folder() / f"{key}.json"
+    section = " ".join(
+        [
+            baseline,
+            f"seed={seed}",
+            dtype,
+            home_of(model).type,
+            __version__,
+            transformers.__version__,
+        ]
+        + [str(setting) for setting in _FORMULA]
+    )
+    return GainCache(path, section, _read(path).get(section, {}))
+
+
+def checkpoint_key(name: str) -> str | None:
+    """Return a hash that changes with any weight of a checkpoint; None where it cannot be told.
+
+    A file of the hub's cache is a link to a blob whose name is the hash of its content. Any other
+    file is known by its size, its first bytes (which hold the names, shapes and places of the
+    tensors), its inode, and the times of its last change, one of which no program can set back:
+    reading a file of 100 GB to hash it would take longer than what the cache saves. A copy of a
+    checkpoint is another checkpoint to it, which costs one computation and no wrong score.
+    """
+    folder = _files_of(name)
+    if folder is None or (folder / "adapter_config.json").exists():
+        return None  # the weights of an adapter's base model stand somewhere else
+    weights = sorted(path for pattern in _WEIGHTS for path in folder.glob(pattern))
+    if not weights:
+        return None
+    digest = hashlib.sha256()
+    try:
+        for path in [*weights, folder / "config.json"]:
+            digest.update(f"{path.name} {_identity(path)}\n".encode())
+    except OSError:
+        return None
+    return digest.hexdigest()[:32]
+
+
+def _identity(path: Path) -> str:
+    real = path.resolve()
+    if real.parent.name == "blobs":
+        return real.name
+    status = real.stat()
+    with real.open("rb") as file:
+        head = hashlib.sha256(file.read(_HEADER_BYTES)).hexdigest()
+    return f"{status.st_size} {status.st_ino} {status.st_mtime_ns} {status.st_ctime_ns} {head}"
+
+
+def _files_of(name: str) -> Path | None:
+    """Return the folder of a checkpoint, here or in the hub's cache."""
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        config = cached_file(name, "config.json", local_files_only=True)
+    except (OSError, ValueError):
+        return None
+    return None if config is None else Path(config).parent
+
+
+def _folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "plop-lora"
+
+
+def _read(path: Path) -> dict[str, dict[str, Gain]]:
+    """Return the sections of a file; a file that is not there, or damaged, has none."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if _is_sound(document) else {}
+
+
+def _is_sound(document: Any) -> bool:
+    """Whether every gain is a positive number, or a list of them."""
+    if not isinstance(document, dict) or not all(isinstance(v, dict) for v in document.values()):
+        return False
+    gains = (gain for section in document.values() for gain in section.values())
+    numbers = (x for gain in gains for x in (gain if isinstance(gain, list) else [gain]))
+    return all(isinstance(x, float) and 0 <= x < float("inf") for x in numbers)

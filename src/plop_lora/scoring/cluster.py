@@ -1,0 +1,174 @@
+"""`--engine ray`: shards of the batches as tasks on a Ray cluster, or on a local one.
+
+Ray schedules the tasks and runs those of a lost worker again. A worker loads the model once and
+keeps it for its next shard. A task takes a whole GPU, or all the cores of a machine without one,
+so that there is one copy of the model on each, and a matrix product uses every core.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from torch import nn
+
+from plop_lora.data import Batch
+from plop_lora.errors import ModelError, PlopError, ProcessError, UsageError, require
+from plop_lora.scoring.collect import Measured, merge
+from plop_lora.scoring.job import Job, measure_here
+from plop_lora.scoring.loading import load_model, quiet_loading
+from plop_lora.scoring.sites import Site, find_sites
+from plop_lora.scoring.wrappers import unwrap
+
+RETRIES = 3
+"""How often a shard is run again after the loss of its worker."""
+_ANSWER_SECONDS = 10.0
+
+
+def measure_on_ray(
+    job: Job,
+    sites: Sequence[Site],
+    batches: Sequence[Batch],
+    *,
+    address: str | None = None,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> Measured:
+    """Measure the batches on a Ray cluster; the result is that of one process.
+
+    Args:
+        job: how each worker loads the model and measures.
+        sites: those of this process, to be sure that the workers measure the same ones.
+        batches: one task each.
+        address: of a running cluster; None takes `RAY_ADDRESS`, a cluster that runs on this
+            machine, or a new local one.
+        advance: called with the number of sequences after each batch.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        UsageError: no cluster at that address.
+        ProcessError: a worker is lost again and again.
+        ModelError: a worker sees another model.
+        PlopError: whatever measuring may raise, as one process would.
+    """
+    names = tuple(site.name for site in sites)
+    pieces: list[Measured | None] = [None] * len(batches)
+    with connected(address):
+        for order, (found, measured) in run_tasks(measure_shard, [(job, b) for b in batches]):
+            if found != names:
+                raise ModelError(
+                    f"A Ray worker finds other modules in {job.model} than this process. Every "
+                    "machine needs the same model and the same version of transformers."
+                )
+            pieces[order] = measured
+            advance(len(batches[order].names))
+    return merge([piece for piece in pieces if piece is not None])
+
+
+def check_cluster(address: str | None) -> None:
+    """Refuse, before a model is loaded, a cluster that does not answer; Ray asks for minutes.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        UsageError: nobody answers at the address, which is `RAY_ADDRESS` where none is given.
+    """
+    require("ray")
+    wanted = address or os.environ.get("RAY_ADDRESS", "")
+    host, colon, port = wanted.rpartition("://")[2].rpartition(":")
+    if not colon:
+        return  # `auto`, `local`, or nothing: Ray looks on this machine
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise _no_cluster(wanted, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> UsageError:
+    return UsageError(
+        f"No Ray cluster answers at {address}: {str(error).splitlines()[0]}. Give --ray-address "
+        "HOST:PORT of a running one, or leave it out for a local one."
+    )
+
+
+def measure_shard(job: Job, batch: Batch) -> tuple[tuple[str, ...], Measured]:
+    """Measure one batch in a worker; return the names of the sites with it."""
+    model, sites = _loaded(job)
+    return tuple(site.name for site in sites), measure_here(job, model, sites, [batch])
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(job: Job) -> tuple[nn.Module, tuple[Site, ...]]:
+    quiet_loading()
+    assert job.model is not None
+    model = unwrap(load_model(job.model, device=job.device, dtype=job.dtype))
+    return model, find_sites(model, include=job.include, exclude=job.exclude).sites
+
+
+@contextlib.contextmanager
+def connected(address: str | None = None) -> Iterator[None]:
+    """Connect to a cluster for the length of the block, unless this process already is.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        UsageError: no cluster at that address.
+    """
+    ray = require("ray")
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        wanted = address or os.environ.get("RAY_ADDRESS") or "this machine"
+        raise _no_cluster(wanted, error) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def run_tasks(
+    function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
+) -> Iterator[tuple[int, Any]]:
+    """Run `function` on each of the arguments; yield order and result as they come.
+
+    Raises:
+        ProcessError: a task's worker is lost more than `RETRIES` times.
+        PlopError: what a task raised.
+    """
+    ray = require("ray")
+    task = ray.remote(function).options(max_retries=RETRIES, **_share_of_a_machine(ray))
+    orders = {task.remote(*given): order for order, given in enumerate(arguments)}
+    waiting = list(orders)
+    try:
+        while waiting:
+            ready, waiting = ray.wait(waiting)
+            yield orders[ready[0]], _result(ray, ready[0])
+    finally:
+        for reference in waiting:
+            ray.cancel(reference)
+
+
+def _result(ray: Any, reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, PlopError):
+            raise error.cause from None
+        raise
+    except ray.exceptions.RayError as error:
+        raise ProcessError(
+            f"A Ray worker was lost {RETRIES + 1} times on the same shard: "
+            f"{str(error).splitlines()[0]} A smaller --batch-size needs less memory."
+        ) from error
+
+
+def _share_of_a_machine(ray: Any) -> dict[str, float]:
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(resource.get("GPU") for resource in resources):
+        return {"num_gpus": 1}
+    return {"num_cpus": min(r["CPU"] for r in resources if r.get("CPU"))}

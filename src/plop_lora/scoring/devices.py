@@ -1,0 +1,101 @@
+"""Where a model runs, and when its weights are there.
+
+accelerate places modules on several devices and keeps the weights of some on the CPU or on disk:
+outside its own forward such a module holds empty tensors on the meta device. What must see a
+weight therefore runs in the module's window, between accelerate's loading and its unloading.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+Record = Callable[[nn.Module, tuple[Any, ...], Any], None]
+
+
+def home_of(model: nn.Module) -> torch.device:
+    """Return the device that a model's inputs go to.
+
+    That of its first weight that is anywhere; where all are offloaded, the device that
+    accelerate computes on.
+    """
+    for parameter in model.parameters():
+        if parameter.device.type != "meta":
+            return parameter.device
+    for module in model.modules():
+        device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    return torch.device("cpu")
+
+
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor on a device; a GPU fetches it from pinned memory while the host goes on.
+
+    Nothing else may be fetched without waiting: what arrives on the CPU is read at once.
+    """
+    if device.type != "cuda":
+        return tensor.to(device)
+    if tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def door_of(module: nn.Module) -> str:
+    """Return the attribute that holds the forward of a module with its weights at hand.
+
+    accelerate keeps it under `_old_forward` and puts its own loading and unloading around it.
+    """
+    return "_old_forward" if hasattr(module, "_hf_hook") else "forward"
+
+
+@contextlib.contextmanager
+def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Put another forward behind a module's door, and back what was there."""
+    door = door_of(module)
+    before = module.__dict__.get(door)
+    setattr(module, door, forward)
+    try:
+        yield
+    finally:
+        if before is None:
+            delattr(module, door)
+        else:
+            setattr(module, door, before)
+
+
+@contextlib.contextmanager
+def watched(module: nn.Module, record: Record) -> Iterator[None]:
+    """Call `record(module, arguments, output)` after each forward, with the weights at hand.
+
+    Runs before hooks of others, which may replace a module's output.
+    """
+    if door_of(module) == "forward":
+        handle = module.register_forward_hook(record, prepend=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+        return
+    inner = getattr(module, door_of(module))
+    recording = False
+
+    @functools.wraps(inner)
+    def forward(*arguments: Any, **options: Any) -> Any:
+        nonlocal recording
+        output = inner(*arguments, **options)
+        if not recording:  # a quantised layer is measured by calling it
+            recording = True
+            try:
+                record(module, arguments, output)
+            finally:
+                recording = False
+        return output
+
+    with replaced_forward(module, forward):
+        yield

@@ -1,0 +1,139 @@
+"""When scoring stops: the rule of `placement.stopping`, asked of what an engine has measured.
+
+Scoring goes in rounds and asks a `Watch` after each. A round ends only where the sequences so far
+are a fair beginning of the sample, never in the middle of a chunk whose batches are sorted by
+length.
+
+Shape letters: S sites, N sequences.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from plop_lora.errors import UsageError
+from plop_lora.placement.stopping import LEAST, Look, Rule, examine
+from plop_lora.records import GroupCount, Stopping
+from plop_lora.scoring.assemble import by_site, usable_sites
+from plop_lora.scoring.collect import Measured
+from plop_lora.scoring.sites import Site
+from plop_lora.statistics import Estimate, ratio_estimate
+
+ADAPTIVE = "adaptive"
+FIXED = "fixed"
+MODES = (ADAPTIVE, FIXED)
+
+
+def check_rule(stop: str, rule: Rule) -> None:
+    """Check the options of stopping.
+
+    Raises:
+        UsageError: an unknown mode, a number out of range.
+    """
+    if stop not in MODES:
+        raise UsageError(f"There is no stop {stop!r}. Allowed: {', '.join(MODES)}.")
+    if rule.top < 1:
+        raise UsageError(f"--top {rule.top} is not possible; give 1 or more.")
+    if not 0 <= rule.tolerance < float("inf"):
+        raise UsageError(
+            f"--tolerance {rule.tolerance} is not possible; give a difference in NFN of 0 or "
+            "more, such as 0.03."
+        )
+
+
+def chunk_ends(total: int) -> tuple[int, ...]:
+    """Return after how many sequences to look: every 8, later after a quarter more.
+
+    >>> chunk_ends(200)
+    (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 120, 144, 176, 200)
+    """
+    ends: list[int] = []
+    seen = 0
+    while seen < total:
+        seen = min(total, seen + 8 * max(1, seen // 32))
+        ends.append(seen)
+    return tuple(ends)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Watch:
+    """Says whether what was measured so far is enough.
+
+    Attributes:
+        sites: what is measured, in the order of the measurement.
+        rule: what has to be decided.
+    """
+
+    sites: Sequence[Site]
+    rule: Rule
+
+    def __call__(self, measured: Measured) -> bool:
+        """Whether the choice is decided by what was measured."""
+        return len(measured.names) >= LEAST and self.look(measured).decided
+
+    def look(self, measured: Measured) -> Look:
+        """Examine the choice as it stands."""
+        return examine(group_estimates(self.sites, measured), self.rule)
+
+
+def group_estimates(sites: Sequence[Site], measured: Measured) -> dict[str, Estimate]:
+    """Return the estimate of every group that a placement may choose.
+
+    As in `placement.groups`: a group is a host type, eligible where all of its sites are.
+    """
+    sums_SN, counts_SN = by_site(measured)
+    members: dict[str, list[int]] = defaultdict(list)
+    for index in usable_sites(counts_SN, measured):
+        members[sites[index].host.type].append(index)
+    return {
+        host_type: ratio_estimate(sums_SN[indices], counts_SN[indices])
+        for host_type, indices in members.items()
+        if all(sites[index].eligible for index in indices)
+    }
+
+
+def stopping_of(
+    watch: Watch, stop: str, measured: Measured, available: int, groups: Sequence[str | None]
+) -> Stopping:
+    """Return what the record says about the end of a run.
+
+    Args:
+        watch: what was asked during the run.
+        stop: the mode.
+        measured: everything that was measured.
+        available: sequences that there were.
+        groups: the group of each of them in the order of scoring.
+    """
+    used = len(measured.names)
+    look = watch.look(measured) if stop == ADAPTIVE else Look((), decided=False)
+    return Stopping(
+        mode=stop,
+        reason=_reason(watch, stop, look),
+        decided=look.decided,
+        used=used,
+        available=available,
+        top=watch.rule.top,
+        tolerance=watch.rule.tolerance,
+        confidence=watch.rule.confidence,
+        ties=look.ties,
+        undecided=look.undecided,
+        groups=_group_counts(groups, used),
+    )
+
+
+def _reason(watch: Watch, stop: str, look: Look) -> str:
+    if stop == FIXED:
+        return "all sequences were asked for"
+    if look.decided:
+        return "the choice is decided"
+    if look.undecided:
+        return "all sequences are used"
+    return "too few sequences to decide" if look.leaves_out else "no type to leave out"
+
+
+def _group_counts(groups: Sequence[str | None], used: int) -> tuple[GroupCount, ...]:
+    drawn = Counter(group for group in groups if group is not None)
+    scored = Counter(groups[:used])
+    return tuple(GroupCount(group, scored[group], drawn[group]) for group in sorted(drawn))
