@@ -176,6 +176,8 @@ class _Reader:
         self._ahead: tuple[nn.Module, Future[None]] | None = None
 
     def __enter__(self) -> _Reader:
+        # The first block is read while the batches come to it.
+        self._fetch(self._checkpoint.modules[0])
         return self
 
     def __exit__(
