@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from plop_lora.data import Batch
 from plop_lora.errors import MeasurementError
-from plop_lora.scoring.cache import NO_CACHE, GainCache
+from plop_lora.scoring.cache import GainCache
 from plop_lora.scoring.collect import Collector, Measured, Part
 from plop_lora.scoring.devices import home_of, sent
 from plop_lora.scoring.experts import experts_measured
@@ -38,7 +38,7 @@ def measure(
     *,
     baseline: str = "analytic",
     seed: int = 0,
-    gains: GainCache = NO_CACHE,
+    gains: GainCache | None = None,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> Measured:
     """Run the batches through the model's body and collect the sites' sums.
@@ -49,7 +49,7 @@ def measure(
         batches: inputs by keyword; tensors are moved to the model's device.
         baseline: `analytic` or `monte_carlo`, see `nfn.expected_gain`.
         seed: of the baseline.
-        gains: what is known of the weights from another time; what is new is saved there.
+        gains: what is known of the weights from another time; what is new goes there.
         advance: called with the number of sequences after each batch.
 
     Raises:
@@ -57,6 +57,7 @@ def measure(
         DataError: there is no batch.
     """
     device = home_of(model)
+    gains = gains or GainCache()
     with (
         evaluating(model),
         _body(model, sites) as forward,
@@ -68,7 +69,7 @@ def measure(
             for part in _fitting(forward, collector, batch, device):
                 collector.add(part)
                 advance(len(part.names))
-    gains.save(probe.gains())
+    gains.learn(probe.gains())
     return collector.result()
 
 

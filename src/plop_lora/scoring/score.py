@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-from plop_lora.data import ready_batches
+from plop_lora.data import Batch, ready_batches
 from plop_lora.documents import Documents
 from plop_lora.errors import UsageError, nearest
 from plop_lora.records import Scores
 from plop_lora.scoring.assemble import assemble
-from plop_lora.scoring.cluster import check_cluster, measure_on_ray
+from plop_lora.scoring.cache import open_cache
+from plop_lora.scoring.cluster import check_cluster, connected, measure_on_ray
+from plop_lora.scoring.collect import Measured
 from plop_lora.scoring.inputs import Given, as_documents, known_name, tokenise
-from plop_lora.scoring.job import Job, measure_here
+from plop_lora.scoring.job import Job
 from plop_lora.scoring.loading import load_model, load_tokenizer
+from plop_lora.scoring.memory import measure
 from plop_lora.scoring.parallel import Processes
 from plop_lora.scoring.progress import progress_bar
 from plop_lora.scoring.provenance import provenance_of
-from plop_lora.scoring.sites import find_sites
+from plop_lora.scoring.sites import Site, find_sites
 from plop_lora.scoring.wrappers import unwrap
 
 BASELINES = ("analytic", "monte_carlo")
@@ -99,14 +104,12 @@ def score(
         documents = as_documents(texts)
         given = tokenise(loaded, tokenizer, documents, max_length, batch_size)
     job = Job(name, device, dtype, tuple(include), tuple(exclude), baseline, seed, cache)
-    share = processes.share(given.batches)
-    total = sum(len(batch.names) for batch in share)
-    with progress_bar(total, progress and processes.first) as advance:
-        if engine == "ray":
-            measured = measure_on_ray(job, found.sites, share, address=ray_address, advance=advance)
-        else:
-            mine = measure_here(job, loaded, found.sites, share, advance=advance) if share else None
-            measured = processes.gather(mine)
+    total = sum(len(batch.names) for batch in given.batches[processes.index :: processes.count])
+    with (
+        progress_bar(total, progress and processes.first) as advance,
+        _engine(engine, job, loaded, found.sites, ray_address, advance) as run,
+    ):
+        measured = processes.measure([given.batches], run)
     settings = {
         "max_length": max_length,
         "batch_size": batch_size or "auto",
@@ -118,6 +121,26 @@ def score(
         elapsed=time.monotonic() - started,
     )  # fmt: skip
     return assemble(loaded, name, found, measured, provenance, given.notes)
+
+
+@contextlib.contextmanager
+def _engine(
+    engine: str,
+    job: Job,
+    model: nn.Module,
+    sites: Sequence[Site],
+    ray_address: str | None,
+    advance: Callable[[int], None],
+) -> Iterator[Callable[[Sequence[Batch]], Measured]]:
+    """Yield what measures batches; it may be called for one chunk after another."""
+    if engine == "ray":
+        with connected(ray_address):
+            yield functools.partial(measure_on_ray, job, sites, advance=advance)
+    else:
+        yield functools.partial(
+            measure, model, sites,
+            baseline=job.baseline, seed=job.seed, gains=open_cache(job, model), advance=advance,
+        )  # fmt: skip
 
 
 def _check_engine(engine: str, model: Any, ray_address: str | None, processes: Processes) -> None:
