@@ -345,6 +345,8 @@ def test_each_process_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert Processes(7, 8).device("auto") == "cuda:3"
+    assert Processes(7, 8).device("cuda") == "cuda:3"
+    assert Processes(7, 8).device("cuda:1") == "cuda:1"
     assert Processes(7, 8).device("cpu") == "cpu"
     assert Processes().device("auto") == "auto"
 

@@ -130,8 +130,8 @@ class Processes:
         return self.index == 0
 
     def device(self, wanted: str) -> str:
-        """Return this process's own GPU where `auto` would give every process the same one."""
-        if wanted != "auto" or self.count == 1 or not torch.cuda.is_available():
+        """Return this process's own GPU where `auto` or `cuda` would give all the same one."""
+        if wanted not in ("auto", "cuda") or self.count == 1 or not torch.cuda.is_available():
             return wanted
         return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
 
