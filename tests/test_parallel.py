@@ -158,7 +158,7 @@ import os, pathlib, signal, sys
 import plop_lora.scoring.memory as memory
 from plop_lora.cli import main
 
-inner, calls = memory._measure_batch, 0
+inner, calls = memory.measure_batch, 0
 
 def measure_batch(*arguments):
     global calls
@@ -168,7 +168,7 @@ def measure_batch(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return inner(*arguments)
 
-memory._measure_batch = measure_batch
+memory.measure_batch = measure_batch
 main()
 """
 
