@@ -12,7 +12,7 @@ demo: $(CORE)
 	$(BIN)/plop demo
 
 test: $(DEV)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The exports against the trainers' own parsers, in environments of their own beside ours.
 trainers: trainers-family trainers-native

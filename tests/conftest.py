@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["PLOP_CACHE"] = "0"  # a test that wants the cache gives it a folder of its own
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # One thread a worker: two that wait for each other's threads are many times slower.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import families
 import pytest

@@ -17,7 +17,6 @@ from plop_lora.demo import MODEL
 from plop_lora.scoring import operators
 from plop_lora.scoring.cache import GainCache, checkpoint_key
 from plop_lora.scoring.memory import measure
-from plop_lora.scoring.probe import Gain
 from plop_lora.scoring.sites import find_sites
 
 TEXTS = ["Tom has 3 pens and buys 4 more.", "How many apples are left?"]
@@ -166,13 +165,19 @@ def test_experts_keep_a_gain_each() -> None:
     model = families.build("qwen3_moe")
     sites = find_sites(model).sites
     batches = list(ready_batches([families.batch_of("qwen3_moe")]))
-    learnt: dict[str, Gain] = {}
-
-    class Kept(GainCache):
-        def save(self, gains: dict[str, Gain]) -> None:
-            learnt.update(gains)
-
-    first = measure(model, sites, batches, gains=Kept(None, "", {}))
-    assert any(isinstance(gain, list) for gain in learnt.values())
-    second = measure(model, sites, batches, gains=GainCache(None, "", dict(learnt)))
+    gains = GainCache()
+    first = measure(model, sites, batches, gains=gains)
+    assert any(isinstance(gain, list) for gain in gains.known.values())
+    second = measure(model, sites, batches, gains=GainCache(known=dict(gains.known)))
     assert (first.sums_RN == second.sums_RN).all()
+
+
+def test_a_run_in_chunks_computes_each_gain_once(computed: list[str]) -> None:
+    """Also without a file: the engine is called again for every chunk of batches."""
+    model = families.build("llama")
+    sites = find_sites(model).sites
+    batches = list(ready_batches([families.batch_of("llama")]))
+    gains = GainCache()
+    for _ in range(3):
+        measure(model, sites, batches, gains=gains)
+    assert len(computed) == len(sites)

@@ -101,7 +101,7 @@ def test_any_placement_survives_the_round_trip(
          {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"}),
         ({"target_modules": ["o_proj"], "layers_to_transform": [1]}, {"o_proj"}),
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value) if isinstance(value, set) else value),
 )  # fmt: skip
 def test_targets_mean_what_peft_makes_of_them(fields, names, models, tmp_path) -> None:
     """A reading of our own would differ for the default targets, regexes and exclusions."""

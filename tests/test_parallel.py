@@ -242,6 +242,24 @@ def test_one_process_gathers_what_it_has() -> None:
         Processes().gather(None)
 
 
+def test_chunks_until_it_is_enough() -> None:
+    """The rule sees everything so far after each chunk, and nothing is measured after its yes."""
+    chunks = [[Batch({}, tuple(names))] for names in ("ab", "cd", "ef")]
+    seen: list[tuple[str, ...]] = []
+
+    def enough(measured: Measured) -> bool:
+        seen.append(measured.names)
+        return len(measured.names) >= 4
+
+    def engine(batches: list[Batch]) -> Measured:
+        return _piece("".join(batches[0].names), 1)
+
+    measured = Processes().measure(chunks, engine, enough)
+    assert measured.names == tuple("abcd")
+    assert seen == [tuple("ab"), tuple("abcd")]
+    assert Processes().measure(chunks, engine).names == tuple("abcdef")
+
+
 def test_waiting_ends_when_another_fails() -> None:
     """Where no launcher stops the others, they learn it from the board."""
     store = dist.HashStore()
@@ -327,6 +345,8 @@ def test_each_process_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert Processes(7, 8).device("auto") == "cuda:3"
+    assert Processes(7, 8).device("cuda") == "cuda:3"
+    assert Processes(7, 8).device("cuda:1") == "cuda:1"
     assert Processes(7, 8).device("cpu") == "cpu"
     assert Processes().device("auto") == "auto"
 

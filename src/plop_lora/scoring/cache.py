@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,13 @@ from plop_lora.errors import OutputError
 from plop_lora.files import atomic_file
 from plop_lora.scoring import nfn
 from plop_lora.scoring.devices import home_of
+from plop_lora.scoring.job import Job
 from plop_lora.scoring.probe import Gain
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 _HEADER_BYTES = 65536
 _FORMULA = (nfn.EXACT_WIDTH, nfn.PROBES, nfn.MONTE_CARLO_DRAWS, nfn.PROBED_DRAWS)
+_VERSIONS = (__version__, transformers.__version__, *map(str, _FORMULA))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,62 +43,42 @@ class GainCache:
     """The gains of one checkpoint under one group of settings.
 
     Attributes:
-        path: the checkpoint's file, or None to remember them for this run only.
+        path: the checkpoint's file, or None to remember them for the length of the run only.
         section: the settings.
         known: gains by the name of their site.
     """
 
-    path: Path | None
-    section: str
-    known: dict[str, Gain]
+    path: Path | None = None
+    section: str = ""
+    known: dict[str, Gain] = field(default_factory=dict)
 
-    def save(self, gains: Mapping[str, Gain]) -> None:
-        """Add gains to what is known and to the file, which appears complete or not at all."""
+    def learn(self, gains: Mapping[str, Gain]) -> None:
+        """Add gains; what is new goes to the file, which appears complete or not at all."""
         if gains.keys() <= self.known.keys():
             return
         self.known.update(gains)
-        if self.path is None:
-            return
-        sections = _read(self.path)
-        sections[self.section] = {**sections.get(self.section, {}), **gains}
-        with contextlib.suppress(OutputError), atomic_file(self.path) as file:
-            json.dump(sections, file)
+        if self.path is not None:
+            sections = _read(self.path)
+            sections[self.section] = {**sections.get(self.section, {}), **gains}
+            with contextlib.suppress(OutputError), atomic_file(self.path) as file:
+                json.dump(sections, file)
 
 
-def no_cache() -> GainCache:
-    """Return a cache that forgets when the run ends."""
-    return GainCache(None, "", {})
-
-
-def open_cache(
-    name: str | None, model: nn.Module, *, baseline: str, seed: int, dtype: str, wanted: bool = True
-) -> GainCache:
-    """Return what is known of a checkpoint; an empty memory where nothing may be.
+def open_cache(job: Job, model: nn.Module) -> GainCache:
+    """Return what is known of the checkpoint of a job; nothing where nothing may be kept.
 
     Args:
-        name: hub id or local folder; None for a model that was given as a module.
-        model: what was loaded from there; its device and precision are part of the key.
-        baseline: of the gains.
-        seed: of the gains.
-        dtype: that the weights were loaded in.
-        wanted: False for `--no-cache`.
+        job: what will be measured; the precision and the baseline are part of the key.
+        model: what was loaded for it; so is the kind of device that it is on.
     """
     off = os.environ.get("PLOP_CACHE", "1").lower() in ("0", "false", "no", "off")
-    key = None if name is None or off or not wanted else checkpoint_key(name)
+    wanted = job.cache and not off and job.model is not None
+    key = checkpoint_key(job.model) if wanted and job.model is not None else None
     if key is None:
-        return no_cache()
+        return GainCache()
     path = _folder() / f"{key}.json"
-    section = " ".join(
-        [
-            baseline,
-            f"seed={seed}",
-            dtype,
-            home_of(model).type,
-            __version__,
-            transformers.__version__,
-        ]
-        + [str(setting) for setting in _FORMULA]
-    )
+    words = [job.baseline, f"seed={job.seed}", job.dtype, home_of(model).type, *_VERSIONS]
+    section = " ".join(words)
     return GainCache(path, section, _read(path).get(section, {}))
 
 

@@ -19,9 +19,11 @@ from torch import nn
 
 from plop_lora.data import Batch
 from plop_lora.errors import ModelError, PlopError, ProcessError, UsageError, require
+from plop_lora.scoring.cache import GainCache, open_cache
 from plop_lora.scoring.collect import Measured, merge
-from plop_lora.scoring.job import Job, measure_here
+from plop_lora.scoring.job import Job
 from plop_lora.scoring.loading import load_model, quiet_loading
+from plop_lora.scoring.memory import measure
 from plop_lora.scoring.sites import Site, find_sites
 from plop_lora.scoring.wrappers import unwrap
 
@@ -35,37 +37,31 @@ def measure_on_ray(
     sites: Sequence[Site],
     batches: Sequence[Batch],
     *,
-    address: str | None = None,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> Measured:
-    """Measure the batches on a Ray cluster; the result is that of one process.
+    """Measure the batches on the connected Ray cluster; the result is that of one process.
 
     Args:
         job: how each worker loads the model and measures.
         sites: those of this process, to be sure that the workers measure the same ones.
         batches: one task each.
-        address: of a running cluster; None takes `RAY_ADDRESS`, a cluster that runs on this
-            machine, or a new local one.
         advance: called with the number of sequences after each batch.
 
     Raises:
-        MissingExtraError: Ray is not installed.
-        UsageError: no cluster at that address.
         ProcessError: a worker is lost again and again.
         ModelError: a worker sees another model.
         PlopError: whatever measuring may raise, as one process would.
     """
     names = tuple(site.name for site in sites)
     pieces: list[Measured | None] = [None] * len(batches)
-    with connected(address):
-        for order, (found, measured) in run_tasks(measure_shard, [(job, b) for b in batches]):
-            if found != names:
-                raise ModelError(
-                    f"A Ray worker finds other modules in {job.model} than this process. Every "
-                    "machine needs the same model and the same version of transformers."
-                )
-            pieces[order] = measured
-            advance(len(batches[order].names))
+    for order, (found, measured) in run_tasks(measure_shard, [(job, b) for b in batches]):
+        if found != names:
+            raise ModelError(
+                f"A Ray worker finds other modules in {job.model} than this process. Every "
+                "machine needs the same model and the same version of transformers."
+            )
+        pieces[order] = measured
+        advance(len(batches[order].names))
     return merge([piece for piece in pieces if piece is not None])
 
 
@@ -96,21 +92,27 @@ def _no_cluster(address: str, error: Exception) -> UsageError:
 
 def measure_shard(job: Job, batch: Batch) -> tuple[tuple[str, ...], Measured]:
     """Measure one batch in a worker; return the names of the sites with it."""
-    model, sites = _loaded(job)
-    return tuple(site.name for site in sites), measure_here(job, model, sites, [batch])
+    model, sites, gains = _loaded(job)
+    measured = measure(model, sites, [batch], baseline=job.baseline, seed=job.seed, gains=gains)
+    return tuple(site.name for site in sites), measured
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(job: Job) -> tuple[nn.Module, tuple[Site, ...]]:
-    quiet_loading()
+def _loaded(job: Job) -> tuple[nn.Module, tuple[Site, ...], GainCache]:
     assert job.model is not None
+    quiet_loading()
     model = unwrap(load_model(job.model, device=job.device, dtype=job.dtype))
-    return model, find_sites(model, include=job.include, exclude=job.exclude).sites
+    sites = find_sites(model, include=job.include, exclude=job.exclude).sites
+    return model, sites, open_cache(job, model)
 
 
 @contextlib.contextmanager
 def connected(address: str | None = None) -> Iterator[None]:
     """Connect to a cluster for the length of the block, unless this process already is.
+
+    Args:
+        address: of a running cluster; None takes `RAY_ADDRESS`, a cluster that runs on this
+            machine, or a new local one.
 
     Raises:
         MissingExtraError: Ray is not installed.

@@ -95,6 +95,8 @@ def merge(pieces: Sequence[Measured]) -> Measured:
     Args:
         pieces: of the same model and sites; at least one.
     """
+    if len(pieces) == 1:
+        return pieces[0]
     names, sums_RN, counts_RN = _ordered(
         [name for piece in pieces for name in piece.names],
         _joined(piece.sums_RN for piece in pieces),

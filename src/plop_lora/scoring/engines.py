@@ -16,8 +16,8 @@ from plop_lora.errors import UsageError, nearest
 from plop_lora.scoring import memory
 from plop_lora.scoring.cache import open_cache
 from plop_lora.scoring.capacity import available_memory, device_memory
-from plop_lora.scoring.cluster import check_cluster, measure_on_ray
-from plop_lora.scoring.collect import Measured, merge
+from plop_lora.scoring.cluster import check_cluster, connected, measure_on_ray
+from plop_lora.scoring.collect import Measured
 from plop_lora.scoring.inputs import Given
 from plop_lora.scoring.job import Job
 from plop_lora.scoring.loading import (
@@ -95,10 +95,7 @@ def engine_for(
 
 def _baseline(job: Job, model: nn.Module) -> dict[str, Any]:
     """Return what an engine needs for the gains: how they are computed, and what is known."""
-    gains = open_cache(
-        job.model, model, baseline=job.baseline, seed=job.seed, dtype=job.dtype, wanted=job.cache
-    )
-    return {"baseline": job.baseline, "seed": job.seed, "gains": gains}
+    return {"baseline": job.baseline, "seed": job.seed, "gains": open_cache(job, model)}
 
 
 def _streaming(name: str, device: str, job: Job) -> Engine | str:
@@ -171,16 +168,14 @@ def measure_in_rounds(
     """
     together = enough is None or engine.one_round
     rounds = [list(given.batches)] if together else given.rounds()
-    measured: Measured | None = None
-    for order, batches in enumerate(rounds):
-        share = processes.share(batches)
-        rehearsal = given.rehearsal if order == 0 else None
-        mine = engine.measure(sites, share, advance=advance, rehearsal=rehearsal) if share else None
-        now = processes.gather(mine)
-        measured = now if measured is None else merge([measured, now])
-        if enough is not None and enough(measured):
-            break
-    return processes.gather(None) if measured is None else measured
+    rehearsals = iter([given.rehearsal])
+
+    def run(batches: Sequence[Batch]) -> Measured:
+        return engine.measure(sites, batches, advance=advance, rehearsal=next(rehearsals, None))
+
+    if enough is None:
+        return processes.measure(rounds, run)
+    return processes.measure(rounds, run, enough)
 
 
 def _on_ray(
@@ -193,7 +188,8 @@ def _on_ray(
     rehearsal: Batch | None = None,
 ) -> Measured:
     """Measure on a cluster, whose workers meet the longest text when its turn comes."""
-    return measure_on_ray(job, sites, batches, address=address, advance=advance)
+    with connected(address):
+        return measure_on_ray(job, sites, batches, advance=advance)
 
 
 def _check(engine: str, model: Any, ray_address: str | None, processes: Processes) -> None:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from plop_lora.data import Batch
 from plop_lora.errors import MeasurementError
-from plop_lora.scoring.cache import GainCache, no_cache
+from plop_lora.scoring.cache import GainCache
 from plop_lora.scoring.collect import Collector, Measured, Part
 from plop_lora.scoring.devices import home_of, sent
 from plop_lora.scoring.experts import experts_measured
@@ -60,7 +60,7 @@ def measure(
         DataError: there is no batch.
     """
     device = home_of(model)
-    gains = gains or no_cache()
+    gains = gains or GainCache()
     with (
         evaluating(model),
         body_of(model, sites) as forward,
@@ -75,7 +75,7 @@ def measure(
             for part in _fitting(forward, collector, batch, device):
                 collector.add(part)
                 advance(len(part.names))
-    gains.save(probe.gains())
+    gains.learn(probe.gains())
     return collector.result()
 
 

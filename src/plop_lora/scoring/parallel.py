@@ -21,7 +21,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -41,6 +41,7 @@ _JOIN_TIME = datetime.timedelta(minutes=5)
 _EXCHANGE_TIME = datetime.timedelta(minutes=1)
 _LOOK_SECONDS = 0.05
 _RUNS = itertools.count()
+_NOTHING = "There is no batch to score. Give at least one text or batch."
 
 
 class Store(Protocol):
@@ -129,10 +130,39 @@ class Processes:
         return self.index == 0
 
     def device(self, wanted: str) -> str:
-        """Return this process's own GPU where `auto` would give every process the same one."""
-        if wanted != "auto" or self.count == 1 or not torch.cuda.is_available():
+        """Return this process's own GPU where `auto` or `cuda` would give all the same one."""
+        if wanted not in ("auto", "cuda") or self.count == 1 or not torch.cuda.is_available():
             return wanted
         return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+
+    def measure(
+        self,
+        chunks: Iterable[Sequence[Batch]],
+        engine: Callable[[Sequence[Batch]], Measured],
+        enough: Callable[[Measured], bool] = lambda measured: False,
+    ) -> Measured:
+        """Measure chunk after chunk, each of them together, until it is enough.
+
+        Args:
+            chunks: the same on every process.
+            engine: measures the batches of this process's share.
+            enough: asked after each chunk with everything so far, which is the same everywhere,
+                so that every process gives the same answer.
+
+        Raises:
+            ProcessError: another process failed or is lost.
+            DataError: the processes do not read the same data, or there is none.
+        """
+        pieces: list[Measured] = []
+        for chunk in chunks:
+            share = self.share(chunk)
+            pieces.append(self.gather(engine(share) if share else None))
+            pieces = [merge(pieces)]
+            if enough(pieces[0]):
+                break
+        if not pieces:
+            raise DataError(_NOTHING)
+        return pieces[0]
 
     def share(self, batches: Sequence[Batch]) -> Sequence[Batch]:
         """Return this process's batches; possibly none."""
@@ -153,8 +183,8 @@ class Processes:
         pieces = [measured] if self.board is None else self._exchanged(self.board, measured)
         present = [piece for piece in pieces if piece is not None]
         if not present:
-            raise DataError("There is no batch to score. Give at least one text or batch.")
-        return present[0] if len(present) == 1 else merge(present)
+            raise DataError(_NOTHING)
+        return merge(present)
 
     def _exchanged(self, board: Board, measured: Measured | None) -> list[Measured | None]:
         self._turn += 1

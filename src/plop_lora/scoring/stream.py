@@ -22,7 +22,7 @@ from torch import nn
 
 from plop_lora.data import Batch
 from plop_lora.scoring import memory
-from plop_lora.scoring.cache import GainCache, no_cache
+from plop_lora.scoring.cache import GainCache
 from plop_lora.scoring.capacity import available_memory
 from plop_lora.scoring.checkpoint import Checkpoint, UnstreamableError
 from plop_lora.scoring.collect import Collector, Measured, Part
@@ -73,14 +73,14 @@ def measure(
         ModelError: a weights file is damaged.
     """
     given = list(batches)
-    gains = gains or no_cache()
+    gains = gains or GainCache()
     if hidden_limit is None:
         hidden_limit = (available_memory() or _UNKNOWN_MEMORY) // 2
     bar = _Bar(advance, given, len(checkpoint.modules))
     try:
         with attach(sites, baseline=baseline, seed=seed, known=gains.known) as probe:
             measured = _streamed(checkpoint, probe, given, bar, hidden_limit)
-        gains.save(probe.gains())
+        gains.learn(probe.gains())
     except UnstreamableError as reason:
         model = checkpoint.materialise()
         measured = memory.measure(
