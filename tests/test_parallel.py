@@ -183,7 +183,7 @@ def test_a_killed_process_ends_all(tmp_path: Path) -> None:
         "-o", str(output / "scores.json"),
         STAMP=str(stamp),
     )  # fmt: skip
-    assert time.time() - stamp.stat().st_mtime < 20
+    assert time.time() - stamp.stat().st_mtime < 45
     assert done.returncode != 0
     assert done.stderr.count("Error: ") - done.stderr.count("ChildFailedError: ") == 1
     assert "Nothing was written" in done.stderr
