@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from plop_lora.export.document import yaml_document
+from plop_lora.export.document import rendered_yaml
 from plop_lora.export.names import target_modules, target_parameters
 from plop_lora.export.narrow import (
     SELF_CONTAINED_INITS,
@@ -91,8 +91,7 @@ def _fields(placement: Placement) -> dict[str, Any]:
 
 def _render(placement: Placement) -> Rendered:
     narrowed = _narrow(placement)
-    text = yaml_document(narrowed, _USAGE, _fields(narrowed.placement))
-    return Rendered(text, narrowed.placement.trainable_parameters, narrowed.losses)
+    return rendered_yaml(narrowed, _USAGE, _fields(narrowed.placement))
 
 
 def _check(placement: Placement, rendered: Rendered) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from plop_lora.export.narrow import Narrowed
+from plop_lora.export.target import Rendered
 
 _NO_WRAP = 10**6
 """YAML may fold a long string at spaces; a pattern is easier to check on one line."""
@@ -30,9 +31,10 @@ def comment_lines(narrowed: Narrowed, usage: str) -> str:
     return "".join(f"# {line}\n" for line in lines)
 
 
-def yaml_document(narrowed: Narrowed, usage: str, fields: Mapping[str, Any]) -> str:
-    """Return a commented YAML file with the fields in their order."""
+def rendered_yaml(narrowed: Narrowed, usage: str, fields: Mapping[str, Any]) -> Rendered:
+    """Return a commented YAML file with the fields in their order, and what it loses."""
     body = yaml.safe_dump(
         dict(fields), sort_keys=False, allow_unicode=True, width=_NO_WRAP, default_flow_style=False
     )
-    return comment_lines(narrowed, usage) + body
+    text = comment_lines(narrowed, usage) + body
+    return Rendered(text, narrowed.placement.trainable_parameters, narrowed.losses)

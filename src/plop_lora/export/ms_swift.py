@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from plop_lora.export.document import yaml_document
+from plop_lora.export.document import rendered_yaml
 from plop_lora.export.names import target_modules, target_parameters
 from plop_lora.export.narrow import (
     SELF_CONTAINED_INITS,
@@ -82,8 +82,7 @@ def _render(placement: Placement) -> Rendered:
     usage = _USAGE
     if fields.get("target_modules") == [_NOTHING]:
         usage += f"{_NOTHING} matches nothing; without it ms-swift would adapt every linear.\n"
-    text = yaml_document(narrowed, usage, fields)
-    return Rendered(text, narrowed.placement.trainable_parameters, narrowed.losses)
+    return rendered_yaml(narrowed, usage, fields)
 
 
 def _check(placement: Placement, rendered: Rendered) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from plop_lora.errors import require
-from plop_lora.export.document import yaml_document
+from plop_lora.export.document import rendered_yaml
 from plop_lora.export.names import target_modules, target_parameters
 from plop_lora.export.narrow import (
     Narrowed,
@@ -77,8 +77,7 @@ def _render(placement: Placement) -> Rendered:
     fields = _fields(narrowed.placement)
     if len(set(fields["lora_target_modules"])) == 1:
         usage += "The one target stands there twice: TRL reads a list of one as a full pattern.\n"
-    text = yaml_document(narrowed, usage, fields)
-    return Rendered(text, narrowed.placement.trainable_parameters, narrowed.losses)
+    return rendered_yaml(narrowed, usage, fields)
 
 
 def _check(placement: Placement, rendered: Rendered) -> None:
