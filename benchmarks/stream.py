@@ -45,7 +45,7 @@ from score import processor
 
 from plop_lora.data import Batch
 from plop_lora.scoring import memory
-from plop_lora.scoring.cache import GainCache, no_cache
+from plop_lora.scoring.cache import GainCache
 from plop_lora.scoring.checkpoint import Checkpoint
 from plop_lora.scoring.loading import quiet_loading
 from plop_lora.scoring.memory import evaluating
@@ -263,7 +263,7 @@ def timed_rows(folder: str, shape: Shape, rounds: int, sizes: list[int]) -> list
     """Measure all ratios of time."""
     rows = []
     runs = {"plain": plain(folder), "products": products(shape), "stream": stream(folder)}
-    runs["again"] = stream(folder, no_cache())
+    runs["again"] = stream(folder, GainCache())
     for sequences in sizes:
         seconds = paired(
             runs, make_batches(sequences, sequences // BATCH, shape.vocabulary), rounds
