@@ -22,7 +22,7 @@ import importlib
 from collections.abc import Iterable
 from types import ModuleType
 
-EXTRAS: dict[str, str] = {"ray": "ray", "trl": "train"}
+EXTRAS: dict[str, str] = {"lm_eval": "eval", "optuna": "tune", "ray": "ray", "trl": "train"}
 """Import name of an optional dependency → the extra of plop-lora that installs it."""
 
 

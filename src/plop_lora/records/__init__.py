@@ -2,6 +2,7 @@
 
 from plop_lora.records.base import Record
 from plop_lora.records.comparison import Comparison, TypeDifference
+from plop_lora.records.cost import CostLedger, Counterfactual, Spent
 from plop_lora.records.placement import (
     DECIDED,
     TIE,
@@ -28,6 +29,22 @@ from plop_lora.records.scores import (
     Stopping,
     TypeScore,
 )
+from plop_lora.records.trial import (
+    EvaluationSettings,
+    TrainingSettings,
+    TrialCost,
+    TrialData,
+    TrialResult,
+    TrialSpec,
+)
+from plop_lora.records.verification import (
+    ArmPlan,
+    ArmResult,
+    LadderStep,
+    Predictive,
+    Verification,
+    VerificationPlan,
+)
 
 __all__ = [
     "DECIDED",
@@ -35,24 +52,39 @@ __all__ = [
     "UNDECIDED",
     "UNSCORED",
     "AdapterSettings",
+    "ArmPlan",
+    "ArmResult",
     "BoundaryPair",
     "Choice",
     "Comparison",
+    "CostLedger",
+    "Counterfactual",
     "Coverage",
+    "EvaluationSettings",
     "ExpertScore",
     "Gap",
     "GroupCount",
     "Host",
+    "LadderStep",
     "Measurements",
     "ModelReference",
     "NotMeasured",
     "PlacedSite",
     "Placement",
+    "Predictive",
     "Provenance",
     "Record",
     "Scores",
     "SiteScore",
+    "Spent",
     "Stopping",
+    "TrainingSettings",
+    "TrialCost",
+    "TrialData",
+    "TrialResult",
+    "TrialSpec",
     "TypeDifference",
     "TypeScore",
+    "Verification",
+    "VerificationPlan",
 ]

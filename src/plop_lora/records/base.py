@@ -133,6 +133,10 @@ def _maker(kind: str) -> str:
         "scores": "plop score MODEL --data DATA -o scores.json",
         "placement": "plop place scores.json -o placement.json",
         "comparison": "plop compare a.json b.json -o comparison.json",
+        "trial": "plop verify scores.json --train TRAIN --eval EVAL --task TASK",
+        "trial-result": "plop trial spec.json",
+        "verification-plan": "plop verify scores.json --train TRAIN --eval EVAL --plan",
+        "verification": "plop verify scores.json --train TRAIN --eval EVAL --task TASK",
     }
     return f"make one with: {commands[kind]}"
 

@@ -1,0 +1,145 @@
+"""Verification: do the small finetunes confirm the shortlist, how surely, at what cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from plop_lora.records.base import Record
+from plop_lora.records.cost import CostLedger
+from plop_lora.records.placement import Placement
+from plop_lora.records.scores import ModelReference
+
+CONFIRMED, BEATEN, INCONCLUSIVE = "confirmed", "beaten", "cannot separate"
+EXIT_CODES = {CONFIRMED: 0, BEATEN: 3, INCONCLUSIVE: 4}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmPlan:
+    """One rival before it runs: the parameters of its adapters, its share of the budget."""
+
+    arm: str
+    parameters: int
+    mismatch: float
+    types: tuple[str, ...]
+    ranks: tuple[int, int]
+    nfn: float | None
+    note: str = ""
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class VerificationPlan(Record):
+    """What a verification would run, how long, for how much, and what it could detect.
+
+    `detectable` is the difference in the metric that would be found with a power of 0.8, from
+    the assumed standard deviations `seed_sd` and `item_sd`, which are stated beside it.
+    """
+
+    kind: ClassVar[str] = "verification-plan"
+
+    model: ModelReference
+    task: str
+    metric: str
+    margin: float
+    budget: int
+    arms: tuple[ArmPlan, ...]
+    seeds: tuple[int, ...]
+    learning_rates: tuple[float, ...]
+    ladder_trials: int
+    confirm_trials: int
+    train_rows: int
+    ladder_rows: int
+    selection_rows: int
+    report_rows: int
+    seconds: float | None
+    money: float | None
+    detectable: float
+    seed_sd: float
+    item_sd: float
+    quick: bool
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmResult:
+    """One rival after all its seeds.
+
+    `values` are the metric by seed, None where the trial failed. `difference` is shortlist minus
+    rival, turned so that above 0 the shortlist is better, with its simultaneous 95 % interval
+    (None for the shortlist itself or where nothing can be said); `p` is two-sided, after Holm.
+    """
+
+    arm: str
+    parameters: int
+    mismatch: float
+    learning_rate: float | None
+    nfn: float | None
+    mean: float | None
+    values: tuple[float | None, ...]
+    difference: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    verdict: str
+    causes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LadderStep:
+    """One learning rate of one arm on the first seed, judged on the selection split."""
+
+    arm: str
+    learning_rate: float
+    value: float | None
+    cause: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictive:
+    """How mean NFN goes with the measured outcome over arms: Spearman's rho, its n, its p."""
+
+    rho: float | None
+    arms: int
+    p: float | None
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class Verification(Record):
+    """The outcome of equal-budget finetunes of rival placements.
+
+    `verdict` is `confirmed` (the shortlist is best or non-inferior to every rival within the
+    margin), `beaten` (a rival is better by more than the margin; `better` names it) or
+    `cannot separate` (`more` says how many seeds or examples would). `quick` marks a smoke test.
+    """
+
+    kind: ClassVar[str] = "verification"
+
+    model: ModelReference
+    task: str
+    metric: str
+    higher_is_better: bool
+    margin: float
+    budget: int
+    shortlist: str
+    verdict: str
+    better: str | None
+    more: str | None
+    arms: tuple[ArmResult, ...]
+    ladder: tuple[LadderStep, ...]
+    seeds: tuple[int, ...]
+    report_rows: int
+    selection_rows: int
+    train_rows: int
+    predictive: Predictive
+    cost: CostLedger
+    placement: Placement
+    better_placement: Placement | None
+    quick: bool
+    scores_digest: str | None
+    plop_version: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 confirmed, 3 beaten, 4 cannot separate."""
+        return EXIT_CODES[self.verdict]

@@ -1,0 +1,95 @@
+"""What a task is to a trial: a trainer for it, and the metric that judges it by default.
+
+A task trains a model that already has its adapters; how they were made, how long it took and what
+is done with a failure is `trial`'s affair. Imports no trainer: each is imported when it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from plop_lora.errors import UsageError, nearest
+from plop_lora.records import TrialSpec
+from plop_lora.records.trial import TASKS
+
+Row = Mapping[str, Any]
+"""A prepared row. sft: `prompt` and `completion`, or `messages`, or `text`; classify: `text` and
+`label`; grpo: `prompt`. Its other columns are kept and reach reward functions."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A model with its adapters in place, the only parameters that train, and its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What training reports: tokens passed, optimizer steps, the trainer's last row."""
+
+    tokens: int
+    steps: int
+    last_log: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The outcome of every evaluation row by metric, and the metrics that are no mean over rows.
+
+    `items` are in the order of the rows; the mean of one is its metric. `metrics` has all of them.
+    """
+
+    items: Mapping[str, tuple[float, ...]]
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Session:
+    """What a trainer is given beside the model and the rows.
+
+    Attributes:
+        folder: of the trial; checkpoints and logs go here.
+        log: called with every row the trainer logs; it keeps the curve and stops on NaN.
+        batch_size: of this attempt; below the spec's after running out of memory.
+        report_to: names of trackers that transformers knows.
+    """
+
+    folder: Path
+    log: Callable[[Mapping[str, Any]], None]
+    batch_size: int
+    report_to: tuple[str, ...] = ()
+
+
+Train = Callable[[TrialSpec, Prepared, Sequence[Row], Session], Trained]
+
+DEFAULT_METRIC = {"sft": "loss", "classify": "accuracy", "grpo": "pass@1"}
+DEFAULT_FULL_RATE = {"sft": 2e-5, "classify": 2e-5, "grpo": 1e-6}
+"""Learning rates of a full finetune; LoRA's ladder stands around ten times these."""
+
+
+def trainer_of(task: str) -> Train:
+    """Return `train` of the module of that name in this package.
+
+    Raises:
+        UsageError: there is no such task.
+    """
+    check_task(task)
+    train: Train = importlib.import_module(f"plop_lora.training.{task}").train
+    return train
+
+
+def check_task(task: str) -> None:
+    """Refuse a task that there is none of.
+
+    Raises:
+        UsageError: it is none of `TASKS`.
+    """
+    if task not in TASKS:
+        raise UsageError(f"There is no task {task!r}.{nearest(task, TASKS)} Allowed: "
+                         f"{', '.join(TASKS)}.")  # fmt: skip

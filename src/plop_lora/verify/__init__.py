@@ -1,0 +1,1 @@
+"""Equal-budget finetunes of rival placements: does the shortlist hold?"""
