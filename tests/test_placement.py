@@ -135,6 +135,19 @@ def test_parse_budget() -> None:
     assert parse_budget(1234, 1) == 1234
 
 
+def test_chosen_types_without_weights_in_the_layers_are_not_left_out_by_score(scores) -> None:
+    """In a hybrid model a type may stand in other blocks; its neighbours are the same as before."""
+    first = plop.place(scores).choices[0].type
+    hosts = tuple(host for host in scores.hosts if (host.type, host.layer) != (first, 1))
+    hybrid = dataclasses.replace(scores, hosts=hosts)
+    everywhere, second = plop.place(hybrid), plop.place(hybrid, layers={1})
+    assert first not in {choice.type for choice in second.choices}
+    assert [choice.left_out for choice in second.choices] == [
+        choice.left_out for choice in everywhere.choices if choice.type != first
+    ]
+    assert second.notes == (f"{first} chosen, but not in these layers",)
+
+
 def test_only_some_layers(scores) -> None:
     """Types are chosen by all layers; adapters stand in those that were asked for."""
     everywhere, second = plop.place(scores), plop.place(scores, layers={1})

@@ -95,7 +95,6 @@ def place(
     limit = None if budget is None else parse_budget(budget, scores.model.parameters)
     hosts = _hosts_of(chosen, layers)
     sites = _place_sites(hosts, rank or DEFAULT_RANK, limit, scaling, settings)
-    chosen = [group for group in chosen if any(site.type == group.type for site in sites)]
     choices = choices_of(row, eligible, chosen, sites, known_ties(scores))
     return Placement(
         model=scores.model,
@@ -112,7 +111,7 @@ def place(
         scores_digest=scores.digest(),
         plop_version=__version__,
         settings=settings,
-        notes=_notes(row, eligible, chosen),
+        notes=_notes(row, eligible, chosen, sites),
     )
 
 
@@ -225,7 +224,11 @@ def choices_of(
     sites: tuple[PlacedSite, ...],
     ties: Ties,
 ) -> tuple[Choice, ...]:
-    """Describe each choice; neighbours are looked up in the direction the strategy prefers."""
+    """Describe each choice that has an adapter; neighbours are looked up in the strategy's order.
+
+    A chosen type without an adapter (it has no weight in the layers asked for) is not described,
+    and is not one that was left out by its score either.
+    """
     ranking = eligible[::-1] if row.name == "plop-inverse" else eligible
     left_out = [group for group in ranking if group not in chosen]
     everything = {member.type for group in chosen for member in group.members}
@@ -234,6 +237,8 @@ def choices_of(
     for group in chosen:
         following = ranking[ranking.index(group) + 1 :][:1] if group in ranking else []
         placed = [site for site in sites if site.type == group.type]
+        if not placed:
+            continue
         low, high = group.estimate.interval()
         choices.append(
             Choice(
@@ -299,14 +304,23 @@ def _untouched(scores: Scores, sites: tuple[PlacedSite, ...]) -> tuple[str, ...]
     return tuple(name for name in dict.fromkeys(names) if name not in placed)
 
 
-def _notes(row: Strategy, eligible: list[Group], chosen: list[Group]) -> tuple[str, ...]:
-    """Say which slices would be chosen alone but stand in a weight that was left out."""
+def _notes(
+    row: Strategy, eligible: list[Group], chosen: list[Group], sites: tuple[PlacedSite, ...]
+) -> tuple[str, ...]:
+    """Say which chosen types have no weight in the layers asked for, and which slices stay out.
+
+    Such a slice would be chosen alone but stands in a weight that was left out.
+    """
+    placed = {site.type for site in sites}
+    absent = [group.type for group in chosen if group.type not in placed]
+    notes = [f"{', '.join(absent)} chosen, but not in these layers"] if absent else []
     if row.name != "plop":
-        return ()
+        return tuple(notes)
     lowest = lowest_alone(eligible, chosen)
-    return tuple(
+    notes += [
         f"{' and '.join(back)} would be chosen alone, but {group.type} is one weight, and with "
         "its other slices it scores too high"
         for group in eligible
         if group not in chosen and (back := held_back(group, lowest))
-    )
+    ]
+    return tuple(notes)
