@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import peft
 import pytest
@@ -15,7 +16,7 @@ from trials import LABELS, NO_DATA, checkpoint, rows, spec_of
 from plop_lora.errors import ExportError, ModelError, UsageError
 from plop_lora.export.dryrun import adapters_of
 from plop_lora.records import Host, Placement, TrialSpec
-from plop_lora.training import adapters
+from plop_lora.training import adapters, eva
 from plop_lora.training.task import Prepared
 
 TEXTS = ["a fine day", "dull rain and a bleak night with rain", "sun"]
@@ -127,6 +128,28 @@ def test_eva_needs_tokens(encoder: str) -> None:
     spec = spec_of(encoder, on_encoder(rank=16, init="eva"), NO_DATA)
     with pytest.raises(ValueError, match="EVA needs 32 tokens"):
         adapters.prepare(spec, rows(4))
+
+
+def test_eva_that_never_settles_ends(encoder: str, monkeypatch) -> None:
+    monkeypatch.setattr(eva, "BATCHES", 2)
+    spec = spec_of(encoder, on_encoder(init="eva"), NO_DATA)
+    with pytest.raises(ModelError, match="EVA did not settle in 2 batches"):
+        adapters.prepare(spec, rows(32))
+
+
+def test_texts_of_every_task() -> None:
+    """EVA sees what the model will: prompt with completion, or the conversation."""
+    plain = SimpleNamespace(chat_template=None)
+    talk = [{"role": "user", "content": "a day"}, {"role": "assistant", "content": "fine"}]
+    assert eva.text_of({"text": "sun"}, plain) == "sun"
+    assert eva.text_of({"prompt": "a", "completion": " day"}, plain) == "a day"
+    assert eva.text_of({"prompt": "a", "answer": "b"}, plain) == "a"
+    assert eva.text_of({"messages": talk}, plain) == "a day\nfine"
+    assert eva.text_of({"prompt": talk[:1], "completion": talk[1:]}, plain) == "a day\nfine"
+    chat = SimpleNamespace(
+        chat_template="x", apply_chat_template=lambda messages, tokenize: f"<{len(messages)}>"
+    )
+    assert eva.text_of({"messages": talk}, chat) == "<2>"
 
 
 def move(model: torch.nn.Module) -> None:

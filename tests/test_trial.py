@@ -411,7 +411,7 @@ def plop(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 
 
 def test_the_verb(spec: TrialSpec, tmp_path: Path, monkeypatch, capfd) -> None:
-    """stdout is the result and nothing else, whatever trainers print; exit code 0."""
+    """The result alone goes to stdout, whatever trainers print; exit code 0."""
     spec.save(tmp_path / "spec.json")
     code = plop(monkeypatch, str(tmp_path / "spec.json"), "--format", "json")
     output, errors = capfd.readouterr()

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from plop_lora.errors import DataError, ModelError
+from plop_lora.errors import DataError, ModelError, PlopError
 from plop_lora.records import TrialSpec
 from plop_lora.training.precision import precision
 from plop_lora.training.task import Row
@@ -43,6 +43,8 @@ def initialise_from_features(
             initialize_lora_eva_weights(
                 model, batches, gather_distributed_inputs=False, show_progress_bar=False
             )
+    except PlopError:
+        raise
     except ValueError as error:
         raise ModelError(
             f"EVA cannot initialise these adapters: {error}. Use a smaller rank or --init default."

@@ -113,13 +113,13 @@ def run_trial(
     check_task(spec.task)
     if resources.is_first_process():
         _claim(folder, spec)
+        _check_space(folder, spec)
     base = folder if root is None else Path(root)
     data = spec.data
     train = read_rows(base / data.train, data.train_sha256, limit=data.rows)
     judged = read_rows(base / data.evaluation, data.evaluation_sha256)
     check_rows(spec, train, data.train)
     check_rows(spec, judged, data.evaluation)
-    _check_space(folder, spec)
     result = _run(_Progress(spec, folder, tuple(report_to)), train, judged)
     if resources.is_first_process():
         result.save(folder / RESULT)
