@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from plop_lora.placement import default_choice
-from plop_lora.records import TIE, Choice, Comparison, Gap, Placement, Scores, Stopping
+from plop_lora.records import (
+    TIE,
+    Choice,
+    Comparison,
+    Gap,
+    Placement,
+    Scores,
+    Stopping,
+    TrialResult,
+)
 
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -247,6 +256,32 @@ def comparison_table(comparison: Comparison) -> Table:
         Column(DIFFERENCE.name, starts=True), INTERVAL, VERDICT,
     )  # fmt: skip
     return Table("NFN compared, second minus first", columns, rows, tuple(lines))
+
+
+def trial_table(result: TrialResult) -> Table:
+    """One trial: what it was, how it was judged, what it took."""
+    cost = result.cost
+    value = result.metrics.get(result.metric)
+    others = sorted(result.metrics.keys() - {result.metric})
+    row = (
+        result.arm, str(result.seed), f"{result.learning_rate:g}",
+        "failed" if value is None else f"{value:.4f}", count(result.trainable_parameters),
+        f"{cost.wall_seconds:.1f} s", f"{cost.peak_memory / 2**30:.2f} GiB",
+    )  # fmt: skip
+    lines = [] if result.cause is None else [f"Failed: {result.cause}."]
+    lines += [f"{name} {result.metrics[name]:.4f}" for name in others]
+    lines += [f"Note: {note}." for note in result.notes]
+    lines.append(
+        f"{cost.train_seconds:.1f} s training on {cost.tokens:,} tokens in batches of "
+        f"{result.batch_size}, {cost.evaluate_seconds:.1f} s judging; "
+        f"{cost.devices} × {cost.device}."
+    )
+    columns = (
+        Column("arm"), Column("seed", right=True), Column("learning rate", right=True),
+        Column(result.metric, right=True), Column("trainable", right=True),
+        Column("time", right=True, starts=True), Column("memory", right=True),
+    )  # fmt: skip
+    return Table(f"Trial, {result.phase}: {result.status}", columns, (row,), tuple(lines))
 
 
 # --------------------------------------------------------------------------- cells

@@ -14,8 +14,14 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from plop_lora.records import Comparison, Placement, Record, Scores
-from plop_lora.report.rows import Table, comparison_table, placement_table, scores_table
+from plop_lora.records import Comparison, Placement, Record, Scores, TrialResult
+from plop_lora.report.rows import (
+    Table,
+    comparison_table,
+    placement_table,
+    scores_table,
+    trial_table,
+)
 
 PLAIN_WIDTH = 120
 GAP = 2
@@ -33,6 +39,8 @@ def table_of(record: Record) -> Table:
         return placement_table(record)
     if isinstance(record, Comparison):
         return comparison_table(record)
+    if isinstance(record, TrialResult):
+        return trial_table(record)
     raise TypeError(f"no table for a {type(record).__name__}")
 
 

@@ -1,0 +1,415 @@
+"""The model of a trial: loaded for its task, frozen, the placement's adapters put onto it.
+
+Everything random is a function of the trial's seed and of the weight it concerns. A module that
+two placements share therefore starts from the same A, and so does the head of a classifier: arms
+differ in where the adapters stand and in nothing else.
+
+Covers the initialisations of PEFT that need nothing but weights or the training rows; corda,
+loftq, lora_ga and mica are refused. Trains and judges nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig
+
+from plop_lora.errors import ExportError, ModelError, UsageError
+from plop_lora.export.adapters import WEIGHTS_FILE
+from plop_lora.export.dryrun import adapters_of, compare_adapters, lora_layers
+from plop_lora.export.names import by_parameter
+from plop_lora.export.peft import peft_fields
+from plop_lora.files import atomic_folder
+from plop_lora.records import Placement, TrialSpec
+from plop_lora.records.trial import CLASSIFY, GRPO
+from plop_lora.scoring.loading import (
+    check_dtype,
+    check_name,
+    describe,
+    device_named,
+    explained,
+    load_tokenizer,
+)
+from plop_lora.training.eva import initialise_from_features
+from plop_lora.training.resources import process_count
+from plop_lora.training.task import Prepared, Row
+
+ADAPTER = "default"
+DRAWN = ("default", "gaussian", "orthogonal")
+"""Initialisations that draw A (orthogonal: A and B) and leave the base weights alone."""
+MUTATING = ("pissa", "olora")
+"""Initialisations that move a part of the base weights into the adapter."""
+INITS = (*DRAWN, "eva", *MUTATING)
+
+_PISSA_ITERATIONS = re.compile(r"pissa_niter_[1-9]\d*")
+
+
+def prepare(spec: TrialSpec, rows: Sequence[Row] = ()) -> Prepared:
+    """Load the model of a trial and put the adapters of its placement onto it.
+
+    The base weights are frozen in the dtype of the settings; the adapters, and for `classify` the
+    head, are float32 and train.
+
+    Args:
+        spec: the trial.
+        rows: training rows, which the initialisation `eva` reads; others ignore them.
+
+    Raises:
+        UsageError: an initialisation that a trial cannot make, too few labels, a task that the
+            architecture cannot do, an unknown device or dtype.
+        ModelError: the model cannot be loaded, lacks weights of its own, or lacks a weight that
+            is placed.
+        ExportError: PEFT adapts other modules or ranks than the placement names.
+    """
+    check_adapters(spec)
+    tokenizer = load_tokenizer(spec.model)
+    give_pad_token(tokenizer, spec.model)
+    # Weights that the checkpoint lacks are drawn while it loads: the head of a classifier.
+    transformers.set_seed(spec.seed)
+    model, heads = _load(spec, tokenizer)
+    placement = retarget(spec.placement, model)
+    adapted = _wrap(model, placement, heads)
+    check_wrapped(placement, adapted)
+    if placement.settings.init in DRAWN:
+        _draw(adapted, placement.settings.init, spec.seed)
+    elif placement.settings.init == "eva":
+        initialise_from_features(adapted, tokenizer, rows, spec)
+        check_wrapped(placement, adapted)
+    transformers.set_seed(spec.seed)
+    device = next(model.parameters()).device
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(device, torch.float32)
+    return Prepared(adapted, tokenizer)
+
+
+def check_adapters(spec: TrialSpec) -> None:
+    """Refuse, before anything is loaded, adapters or a head that a trial cannot make.
+
+    Raises:
+        UsageError: the text names what is allowed.
+    """
+    placement, init = spec.placement, spec.placement.settings.init
+    if init not in INITS and not _PISSA_ITERATIONS.fullmatch(init):
+        raise UsageError(
+            f"A trial cannot initialise adapters by {init!r}, which needs a step of its own before "
+            f"training. Allowed: {', '.join(INITS)}."
+        )
+    if init not in ("default", "gaussian"):
+        stacked = [site.name for site in placement.sites if by_parameter(site, placement)]
+        if stacked:
+            raise UsageError(
+                f"The initialisation {init!r} works on modules, and {stacked[0]} is adapted as a "
+                "parameter. Use --init default or gaussian."
+            )
+    odd = [site for site in placement.sites if site.rank % 2]
+    if init == "orthogonal" and odd:
+        raise UsageError(
+            f"The initialisation 'orthogonal' needs even ranks, and {odd[0].name} has rank "
+            f"{odd[0].rank}. Use --init default or another rank."
+        )
+    if spec.task == CLASSIFY and len(set(spec.labels)) < 2:
+        raise UsageError(
+            f"The task classify needs two or more labels, and the trial has {list(spec.labels)}."
+        )
+
+
+def trial_device(spec: TrialSpec) -> str:
+    """Return the device of this process: its own GPU where several processes would share one.
+
+    Raises:
+        UsageError: there is no such device here.
+    """
+    from plop_lora.scoring.parallel import Processes
+
+    wanted = Processes(count=process_count()).device(spec.training.device)
+    return str(device_named(wanted))
+
+
+# --------------------------------------------------------------------------- loading
+
+
+def _load(spec: TrialSpec, tokenizer: Any) -> tuple[nn.Module, tuple[str, ...]]:
+    """Return the model of the task on its device, and the modules of its head that train."""
+    settings = spec.training
+    check_dtype(settings.dtype)
+    check_name(spec.model)
+    dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
+    device = trial_device(spec)
+    with explained(spec.model, "model"):
+        config = AutoConfig.from_pretrained(spec.model)
+        wanted, options = _class_of(spec, config, tokenizer)
+        model, report = wanted.from_pretrained(
+            spec.model, dtype=dtype, output_loading_info=True, **options
+        )
+    missing = sorted(report["missing_keys"])
+    if spec.task == CLASSIFY:
+        return model.to(device), _heads(model, missing)
+    if missing:
+        raise ModelError(
+            f"{spec.model} is no complete language model: it lacks {missing[0]}. Train it by the "
+            "task classify, or give a checkpoint with its output head."
+        )
+    return model.to(device), ()
+
+
+def _class_of(spec: TrialSpec, config: Any, tokenizer: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the class that transformers should load for the task, and its options."""
+    if spec.task == CLASSIFY:
+        names = dict(enumerate(spec.labels))
+        return transformers.AutoModelForSequenceClassification, {
+            "num_labels": len(names),
+            "id2label": names,
+            "label2id": {name: number for number, name in names.items()},
+            "problem_type": "single_label_classification",
+            "pad_token_id": tokenizer.pad_token_id,
+            "ignore_mismatched_sizes": True,
+        }
+    declared = (config.architectures or [""])[0]
+    if declared.endswith("ForMaskedLM"):
+        raise UsageError(
+            f"{spec.model} is a {declared}, which writes no text. The task {spec.task} needs a "
+            "causal language model; an encoder can be trained by the task classify."
+        )
+    if not config.is_encoder_decoder:
+        return transformers.AutoModelForCausalLM, {}
+    if spec.task == GRPO:
+        raise UsageError(
+            f"{spec.model} has an encoder and a decoder; the task grpo needs a causal language "
+            "model. Use the task sft."
+        )
+    return transformers.AutoModelForSeq2SeqLM, {}
+
+
+def _heads(model: nn.Module, missing: Sequence[str]) -> tuple[str, ...]:
+    """Return the modules that train in full: what stands beside the base, and what is new."""
+    prefix = getattr(model, "base_model_prefix", "")
+    beside = [
+        name
+        for name, child in model.named_children()
+        if name != prefix and any(True for _ in child.parameters())
+    ]
+    owners = {name.rpartition(".")[0] for name in missing}
+    new = [name for name in sorted(owners) if name.partition(".")[0] not in beside]
+    return (*beside, *new)
+
+
+def give_pad_token(tokenizer: Any, name: str) -> None:
+    """Let a tokenizer without a pad token pad with its end of sequence.
+
+    Raises:
+        ModelError: it has neither.
+    """
+    if tokenizer.pad_token_id is not None:
+        return
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"The tokenizer of {name} has neither a pad token nor an end of sequence. "
+            "Set tokenizer.pad_token and save it again with save_pretrained."
+        )
+    tokenizer.pad_token = tokenizer.eos_token
+
+
+# --------------------------------------------------------------------------- names
+
+
+def retarget(placement: Placement, model: nn.Module) -> Placement:
+    """Return a placement by the names that its weights have in `model`.
+
+    A bare encoder calls a weight `encoder.layer.0…`, the classifier on top of it
+    `bert.encoder.layer.0…`: the prefix of the base model is added or removed, for all names
+    alike. Weights that only `model` has join the untouched ones, those that it lacks leave them.
+
+    Raises:
+        ModelError: a placed weight is not in the model under any of these names.
+    """
+    there = {name for name, _ in model.named_modules()}
+    there |= {name for name, _ in model.named_parameters()}
+    placed = [site.name for site in placement.sites]
+    rename = next(
+        (step for step in _renamings(model) if all(step(name) in there for name in placed)), None
+    )
+    if rename is None:
+        name = next(name for name in placed if name not in there)
+        raise ModelError(
+            f"{type(model).__name__} has no weight {name}, which the placement adapts: it was "
+            f"made for {placement.model.architecture}. Score this model and place again."
+        )
+    names = {rename(name) for name in placed}
+    known = {rename(name) for name in placement.untouched}
+    matrices = {name.removesuffix(".weight") for name, p in model.named_parameters() if p.ndim > 1}
+    untouched = sorted(known & there | (matrices - names))
+    return _with_names(placement, rename, tuple(untouched), model)
+
+
+def _renamings(model: nn.Module) -> tuple[Callable[[str], str], ...]:
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    if prefix == ".":
+        return (str,)
+    return (str, lambda name: prefix + name, lambda name: name.removeprefix(prefix))
+
+
+def _with_names(
+    placement: Placement,
+    rename: Callable[[str], str],
+    untouched: tuple[str, ...],
+    model: nn.Module,
+) -> Placement:
+    return replace(
+        placement,
+        model=describe(model, placement.model.name),
+        sites=tuple(replace(site, name=rename(site.name)) for site in placement.sites),
+        hosts=tuple(replace(host, name=rename(host.name)) for host in placement.hosts),
+        untouched=untouched,
+    )
+
+
+# --------------------------------------------------------------------------- adapters
+
+
+def _wrap(model: nn.Module, placement: Placement, heads: Sequence[str]) -> Any:
+    from peft import EvaConfig, LoraConfig, get_peft_model
+
+    fields = peft_fields(placement)
+    if placement.settings.init == "eva":
+        # More components than ranks would let EVA move ranks between modules.
+        fields["eva_config"] = EvaConfig(rho=1.0)
+    if heads:
+        fields["modules_to_save"] = list(heads)
+    return get_peft_model(model, LoraConfig(**fields))
+
+
+def check_wrapped(placement: Placement, model: Any) -> None:
+    """Compare the adapters of a PEFT model with a placement by its names.
+
+    Raises:
+        ExportError: another module, rank, scaling, or another number of parameters.
+    """
+    compare_adapters(placement, adapters_of(model.base_model.model))
+    found = adapter_parameters(model)
+    if found != placement.trainable_parameters:
+        raise ExportError(
+            f"The adapters have {found:,} parameters in {type(model.base_model.model).__name__}, "
+            f"and the placement says {placement.trainable_parameters:,}: its weights have other "
+            "shapes there. Score this model and place again."
+        )
+
+
+def adapter_parameters(model: nn.Module) -> int:
+    """Return the number of LoRA parameters; the head of a classifier is not among them."""
+    return sum(
+        parameter.numel()
+        for name, parameter in model.named_parameters()
+        if "lora_" in name and f".{ADAPTER}" in name
+    )
+
+
+def _draw(model: Any, init: str, seed: int) -> None:
+    """Draw every adapter by a seed of its own, made of the trial's and the weight's name."""
+    for name, layer in lora_layers(model.base_model.model):
+        digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+        torch.manual_seed(int.from_bytes(digest[:4], "big"))
+        with torch.no_grad():
+            if init == "orthogonal":
+                layer.orthogonal_init(ADAPTER)
+            else:
+                layer.reset_lora_parameters(ADAPTER, True if init == "default" else init)
+
+
+def optimizer_of(spec: TrialSpec, model: nn.Module) -> torch.optim.Optimizer | None:
+    """Return the optimizer of LoRA+, or None where the trainer's own AdamW is right.
+
+    Under LoRA+ (arXiv 2402.12354) every B trains at `loraplus_ratio` times the learning rate;
+    every A and the head keep it.
+    """
+    from peft.optimizers import create_loraplus_optimizer
+
+    ratio = spec.placement.settings.loraplus_ratio
+    if ratio is None or ratio == 1:
+        return None
+    optimizer: torch.optim.Optimizer = create_loraplus_optimizer(
+        model,
+        torch.optim.AdamW,
+        lr=spec.learning_rate,
+        loraplus_lr_ratio=ratio,
+        loraplus_weight_decay=spec.training.weight_decay,
+    )
+    return optimizer
+
+
+# --------------------------------------------------------------------------- saving
+
+Factors = Mapping[str, torch.Tensor]
+
+
+def initial_factors(model: Any, init: str) -> Factors:
+    """Return copies of A and B before training, where the base weights were changed by them.
+
+    Empty for an initialisation that leaves the base weights alone.
+    """
+    if not init.startswith(MUTATING):
+        return {}
+    return {name: tensor.clone() for name, tensor in _saved(model).items() if "lora_" in name}
+
+
+def save_adapter(model: Any, folder: Path, initial: Factors) -> None:
+    """Write a trained adapter, which works on the untouched base model, as PEFT reads it.
+
+    After pissa or olora the model computes W - s·B0·A0 + s·B·A, so the adapter of W is
+    s·[B, -B0]·[A; A0], of twice the rank at the same scaling. PEFT's own conversion drops the
+    head of a classifier, hence this one.
+
+    Args:
+        model: the PEFT model.
+        folder: appears complete or not at all.
+        initial: of `initial_factors`.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    config = copy.deepcopy(model.peft_config[ADAPTER])
+    config.inference_mode = True
+    config.init_lora_weights = True
+    config.eva_config = None
+    state = _saved(model)
+    if initial:
+        _double(config)
+        state = {name: _beside(name, tensor, initial) for name, tensor in state.items()}
+    with atomic_folder(folder) as temporary:
+        tensors = {name: tensor.contiguous().cpu().clone() for name, tensor in state.items()}
+        save_file(tensors, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
+        config.save_pretrained(str(temporary))
+
+
+def _saved(model: Any) -> dict[str, torch.Tensor]:
+    from peft import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
+    return {name: tensor.detach() for name, tensor in state.items()}
+
+
+def _beside(name: str, tensor: torch.Tensor, initial: Factors) -> torch.Tensor:
+    if "lora_A" in name:
+        return torch.cat([tensor, initial[name]], dim=0)
+    return torch.cat([tensor, -initial[name]], dim=1) if "lora_B" in name else tensor
+
+
+def _double(config: Any) -> None:
+    """Double every rank of a configuration and keep every scaling."""
+    factor = math.sqrt(2) if config.use_rslora else 2
+    config.r *= 2
+    config.lora_alpha *= factor
+    config.rank_pattern = {key: 2 * rank for key, rank in config.rank_pattern.items()}
+    config.alpha_pattern = {key: factor * alpha for key, alpha in config.alpha_pattern.items()}

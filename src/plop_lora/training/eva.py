@@ -1,0 +1,116 @@
+"""EVA: A starts as the principal directions of the features that reach its weight.
+
+PEFT gives plain `get_peft_model(…, init "eva")` the ordinary random A without a word; the features
+have to be shown to it afterwards. Its own loop over them ends only when every direction has
+settled, so the number of batches is bounded here.
+
+Source: Paischer et al., "One Initialization to Rule them All", arXiv 2410.07170; peft
+`tuners/lora/eva.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from plop_lora.errors import DataError, ModelError, PlopError
+from plop_lora.records import TrialSpec
+from plop_lora.training.precision import precision
+from plop_lora.training.task import Row
+
+ROWS = 512
+"""Training rows that are read at most; their batches repeat until the directions settle."""
+BATCHES = 1000
+
+
+def initialise_from_features(
+    model: Any, tokenizer: Any, rows: Sequence[Row], spec: TrialSpec
+) -> None:
+    """Give every A of a PEFT model the directions of its features over the training rows.
+
+    Raises:
+        DataError: the rows have fewer tokens than the largest rank.
+        ModelError: the directions do not settle, or a weight has fewer inputs than ranks.
+    """
+    from peft import initialize_lora_eva_weights
+
+    device = next(model.parameters()).device
+    batches = _Batches(_batches(tokenizer, rows[:ROWS], spec), device)
+    try:
+        with precision(model):
+            initialize_lora_eva_weights(
+                model, batches, gather_distributed_inputs=False, show_progress_bar=False
+            )
+    except PlopError:
+        raise
+    except ValueError as error:
+        raise ModelError(
+            f"EVA cannot initialise these adapters: {error}. Use a smaller rank or --init default."
+        ) from error
+
+
+class _Batches:
+    """Batches that may be gone through again and again, but not for ever."""
+
+    def __init__(self, batches: list[dict[str, torch.Tensor]], device: torch.device) -> None:
+        self.batches = batches
+        self.device = device
+        self.left = BATCHES
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        for batch in self.batches:
+            if not self.left:
+                raise ModelError(
+                    f"EVA did not settle in {BATCHES} batches. Use a smaller rank, more training "
+                    "rows, or --init default."
+                )
+            self.left -= 1
+            yield {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+
+def _batches(tokenizer: Any, rows: Sequence[Row], spec: TrialSpec) -> list[dict[str, torch.Tensor]]:
+    """Return padded batches, each with at least twice as many tokens as the largest rank."""
+    needed = 2 * max(site.rank for site in spec.placement.sites)
+    groups: list[list[dict[str, Any]]] = [[]]
+    for row in rows:
+        encoded = tokenizer(
+            text_of(row, tokenizer), truncation=True, max_length=spec.training.max_length
+        )
+        if len(groups[-1]) >= spec.training.batch_size and _tokens(groups[-1]) >= needed:
+            groups.append([])
+        groups[-1].append(dict(encoded))
+    if len(groups) > 1 and _tokens(groups[-1]) < needed:
+        groups[-2:] = [groups[-2] + groups[-1]]
+    if _tokens(groups[-1]) < needed:
+        raise DataError(
+            f"EVA needs {needed} tokens of training rows for rank {needed // 2}, and there are "
+            f"{_tokens(groups[-1])}. Give more rows or use --init default."
+        )
+    return [dict(tokenizer.pad(group, return_tensors="pt")) for group in groups]
+
+
+def _tokens(group: Sequence[dict[str, Any]]) -> int:
+    return sum(len(row["input_ids"]) for row in group)
+
+
+def text_of(row: Row, tokenizer: Any) -> str:
+    """Return the text of a prepared row of any task as the model would see it."""
+    if "messages" in row:
+        return _conversation(row["messages"], tokenizer)
+    if "text" in row:
+        return str(row["text"])
+    prompt, completion = row["prompt"], row.get("completion", "")
+    if isinstance(prompt, str):
+        return f"{prompt}{completion}"
+    return _conversation([*prompt, *(completion or ())], tokenizer)
+
+
+def _conversation(messages: Sequence[Any], tokenizer: Any) -> str:
+    if getattr(tokenizer, "chat_template", None):
+        return str(tokenizer.apply_chat_template(list(messages), tokenize=False))
+    return "\n".join(str(message["content"]) for message in messages)

@@ -1,0 +1,24 @@
+"""In which precision a model with float32 adapters computes."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+
+HALVES = (torch.bfloat16, torch.float16)
+
+
+def half_of(model: Any) -> torch.dtype | None:
+    """Return bfloat16 or float16 where the frozen weights have it, else None."""
+    dtypes = {p.dtype for p in model.parameters() if not p.requires_grad}
+    return next((dtype for dtype in HALVES if dtype in dtypes), None)
+
+
+def precision(model: Any) -> contextlib.AbstractContextManager[Any]:
+    """Let a float32 head take features of half precision, as the trainer does."""
+    half = half_of(model)
+    if half is None:
+        return contextlib.nullcontext()
+    return torch.autocast(next(model.parameters()).device.type, dtype=half)

@@ -1,0 +1,117 @@
+"""What a trial took: time by part, devices, memory; and which of several processes this is.
+
+Imports no torch before a device is asked about. Peak memory without an accelerator is that of the
+process since it started, so it speaks of one trial only where a process runs one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import resource
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+from plop_lora._version import __version__
+from plop_lora.records import TrialCost
+
+TRAIN, EVALUATE = "train", "evaluate"
+_CPU_MODEL = Path("/proc/cpuinfo")
+
+
+class Meter:
+    """Seconds by part of the work, and the wall time since it was made."""
+
+    def __init__(self) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count the block under a name, however it ends; a second time adds up."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[name] += time.perf_counter() - started
+
+    def cost(self, device: str, tokens: int) -> TrialCost:
+        """Return what was spent until now.
+
+        Args:
+            device: torch's name of the device that the model is on.
+            tokens: that were trained on.
+        """
+        kind, name, peak = _hardware(device)
+        return TrialCost(
+            wall_seconds=round(time.perf_counter() - self._started, 3),
+            train_seconds=round(self._seconds[TRAIN], 3),
+            evaluate_seconds=round(self._seconds[EVALUATE], 3),
+            devices=process_count(),
+            device=name,
+            accelerator=kind != "cpu",
+            peak_memory=peak,
+            tokens=tokens,
+        )
+
+
+@contextlib.contextmanager
+def measured(device: str) -> Iterator[Meter]:
+    """Give a meter whose peak memory starts here, where the device lets it be reset."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+    yield Meter()
+
+
+def process_count() -> int:
+    """Return how many processes train together, as a launcher such as torchrun says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that prints and writes."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Return the versions of plop-lora and of those packages that are installed."""
+    found = {"plop_lora": __version__}
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _hardware(device: str) -> tuple[str, str, int]:
+    """Return the kind of a device, the name of the hardware, and the peak memory in bytes."""
+    kind = device.partition(":")[0]
+    if kind == "cuda":
+        import torch
+
+        return kind, torch.cuda.get_device_name(device), torch.cuda.max_memory_allocated(device)
+    name = _processor() if kind == "cpu" else kind
+    return kind, name, _resident_peak()
+
+
+def _resident_peak() -> int:
+    """Return the peak resident memory in bytes; macOS counts in bytes, Linux in KiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _processor() -> str:
+    """Return the name of the processor, or of its architecture where none is told."""
+    with contextlib.suppress(OSError):
+        for line in _CPU_MODEL.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name" and value.strip():
+                return value.strip()
+    return platform.processor() or platform.machine() or "unknown processor"

@@ -1,0 +1,105 @@
+"""The prepared rows of a trial: JSON lines that are what their spec says they are. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from plop_lora.errors import DataError, nearest
+from plop_lora.records import TrialSpec
+from plop_lora.records.trial import CLASSIFY, GRPO, SFT
+from plop_lora.training.task import Row
+
+COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
+    SFT: (("prompt", "completion"), ("messages",), ("text",)),
+    CLASSIFY: (("text", "label"),),
+    GRPO: (("prompt",),),
+}
+"""What a row has to have, by task: all of one of these."""
+
+
+def read_rows(path: Path, sha256: str, *, limit: int | None = None) -> list[Row]:
+    """Read the rows of a file whose content is known.
+
+    Args:
+        path: JSON lines.
+        sha256: of its bytes.
+        limit: the first rows that are taken, None for all.
+
+    Raises:
+        DataError: no such file, another content, a line that is no JSON object, or no row.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"Cannot read the data of the trial at {path}: {error.strerror or error}. Its path is "
+            "relative to the folder of the spec."
+        ) from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise DataError(
+            f"{path} has changed since the trial was planned: its SHA-256 is {found[:16]}…, not "
+            f"{sha256[:16]}…. Put the old file back, or plan again with plop verify."
+        )
+    rows = []
+    for number, line in enumerate(content.splitlines(), start=1):
+        if line.strip():
+            rows.append(_parsed(line, path, number))
+        if len(rows) == limit:
+            break
+    if not rows:
+        raise DataError(f"{path} has no rows.")
+    return rows
+
+
+def _parsed(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{path}, line {number} is not JSON: {error}.") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{path}, line {number} is not a JSON object with named columns.")
+    return row
+
+
+def check_rows(spec: TrialSpec, rows: Sequence[Row], source: str) -> None:
+    """Refuse rows that lack what the task reads, or have a label that is none of the spec's.
+
+    Raises:
+        DataError: the first such row is named.
+    """
+    choices = COLUMNS[spec.task]
+    for number, row in enumerate(rows, start=1):
+        if not any(all(row.get(name) is not None for name in names) for names in choices):
+            wanted = ", or ".join(" and ".join(names) for names in choices)
+            raise DataError(
+                f"{source}, row {number} has {', '.join(row) or 'nothing'}; a row of "
+                f"{spec.task} has {wanted}."
+            )
+    if spec.task == CLASSIFY:
+        label_numbers(rows, spec.labels, source)
+
+
+def label_numbers(
+    rows: Sequence[Row], labels: Sequence[str], source: str = "The data"
+) -> list[int]:
+    """Return the number of every row's label; a label that is a number goes by its digits.
+
+    Raises:
+        DataError: a row has no label, or one that is none of `labels`; the row is named.
+    """
+    numbers = {name: number for number, name in enumerate(labels)}
+    found = []
+    for order, row in enumerate(rows, start=1):
+        label = str(row.get("label", ""))
+        if label not in numbers:
+            raise DataError(
+                f"{source}, row {order} has the label {label!r}.{nearest(label, labels)} "
+                f"The labels of this trial are: {', '.join(labels)}."
+            )
+        found.append(numbers[label])
+    return found

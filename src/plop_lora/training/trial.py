@@ -1,0 +1,415 @@
+"""One trial: a spec becomes a result, in a folder of its own.
+
+    root/<first 16 letters of the spec's digest>/
+        spec.json     what is to be done
+        curve.jsonl   every row that the trainer logged, as it came
+        adapter/      the trained adapter, as PEFT reads it
+        result.json   written last: a folder that holds one is finished, and is never run again
+
+A trial that was killed has no result and starts over. What the user can put right (a changed data
+file, a full disk, a wrong option) raises and leaves no result either; what belongs to the trial
+itself (a loss that became NaN, memory that does not suffice, a fault in training) is its result.
+
+Imports no torch until something has to be trained. Knows nothing of the tasks but their names.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import importlib
+import json
+import math
+import shutil
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from plop_lora.errors import OutputError, PlopError, RecordError
+from plop_lora.records import TrialResult, TrialSpec
+from plop_lora.records.trial import DONE, FAILED
+from plop_lora.training import resources
+from plop_lora.training.rows import check_rows, read_rows
+from plop_lora.training.task import (
+    DEFAULT_METRIC,
+    Judged,
+    Prepared,
+    Row,
+    Session,
+    check_task,
+    trainer_of,
+)
+
+SPEC, CURVE, ADAPTER, RESULT = "spec.json", "curve.jsonl", "adapter", "result.json"
+_PACKAGES = {"classify": ("torch", "transformers", "peft")}
+_PACKAGES |= dict.fromkeys(("sft", "grpo"), (*_PACKAGES["classify"], "trl"))
+_SPARE_BYTES = 50 * 2**20
+_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
+
+
+class DivergedError(ArithmeticError):
+    """Training or evaluation gave NaN or infinity; it ends as the cause of a failed trial."""
+
+
+def trial_folder(root: Path, spec: TrialSpec) -> Path:
+    """Return the folder of a trial, named by the digest of its spec."""
+    return Path(root) / spec.digest()[:16]
+
+
+def write_spec(root: Path, spec: TrialSpec) -> Path:
+    """Write the spec of a trial into its folder and return the file's path.
+
+    Raises:
+        RecordError: the folder holds another spec.
+        OutputError: the folder cannot be written.
+    """
+    return _claim(trial_folder(root, spec), spec)
+
+
+def find_result(folder: Path, spec: TrialSpec) -> TrialResult | None:
+    """Return the result that a folder holds, None where the trial has not ended.
+
+    Raises:
+        RecordError: the result is damaged, or that of another spec.
+    """
+    path = Path(folder) / RESULT
+    if not path.exists():
+        return None
+    result = TrialResult.load(path)
+    if result.spec_digest != spec.digest():
+        raise RecordError(
+            f"{path} is the result of another trial ({result.arm}, seed {result.seed}, spec "
+            f"{result.spec_digest[:16]}). Give this one a folder of its own: --folder DIR."
+        )
+    return result
+
+
+def run_trial(
+    spec: TrialSpec, folder: Path, *, root: Path | None = None, report_to: Sequence[str] = ()
+) -> TrialResult:
+    """Train and judge one placement, or return the result that is there already.
+
+    Under a launcher such as torchrun every process trains and returns; only the first writes.
+
+    Args:
+        spec: the trial.
+        folder: where its files go; see the head of this module.
+        root: what the data's paths are relative to; `folder` by default.
+        report_to: names of trackers that transformers knows.
+
+    Returns:
+        the result, whose `status` is `done` or `failed` with a `cause`.
+
+    Raises:
+        PlopError: what the user can put right; no result is written.
+    """
+    folder = Path(folder)
+    found = find_result(folder, spec)
+    if found is not None:
+        return found
+    check_task(spec.task)
+    if resources.is_first_process():
+        _claim(folder, spec)
+        _check_space(folder, spec)
+    base = folder if root is None else Path(root)
+    data = spec.data
+    train = read_rows(base / data.train, data.train_sha256, limit=data.rows)
+    judged = read_rows(base / data.evaluation, data.evaluation_sha256)
+    check_rows(spec, train, data.train)
+    check_rows(spec, judged, data.evaluation)
+    result = _run(_Progress(spec, folder, tuple(report_to)), train, judged)
+    if resources.is_first_process():
+        result.save(folder / RESULT)
+    return result
+
+
+def _claim(folder: Path, spec: TrialSpec) -> Path:
+    """Write the spec into a folder that has none; refuse a folder that has another."""
+    path = folder / SPEC
+    if not path.exists():
+        return spec.save(path)
+    there = TrialSpec.load(path)
+    if there.digest() != spec.digest():
+        raise RecordError(
+            f"{path} is another trial ({there.arm}, seed {there.seed}, spec "
+            f"{there.digest()[:16]}). Give this one a folder of its own: --folder DIR."
+        )
+    return path
+
+
+def _check_space(folder: Path, spec: TrialSpec) -> None:
+    """Refuse a disk that could not hold the adapter, whose rank pissa and olora double.
+
+    Raises:
+        OutputError: too little is free.
+    """
+    copies = 2 if spec.placement.settings.init.startswith(("pissa", "olora")) else 1
+    needed = 4 * copies * spec.placement.trainable_parameters + _SPARE_BYTES
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OutputError(
+            f"The disk of {folder} has {free / 2**20:.0f} MB free, and this trial may write "
+            f"{needed / 2**20:.0f} MB. Free some space or give another folder with --folder."
+        )
+
+
+# --------------------------------------------------------------------------- the work
+
+
+@dataclass
+class _Progress:
+    """What is known of a trial, for its result whether it ends well or not.
+
+    `spec` is the trial as it runs now: with smaller batches after memory did not suffice.
+    """
+
+    spec: TrialSpec
+    folder: Path
+    report_to: tuple[str, ...]
+    parameters: int = 0
+    tokens: int = 0
+    last_log: dict[str, Any] = field(default_factory=dict)
+    judged: Judged = field(default_factory=lambda: Judged({}, {}))
+    notes: list[str] = field(default_factory=list)
+
+
+def _run(progress: _Progress, train: Sequence[Row], judged: Sequence[Row]) -> TrialResult:
+    from plop_lora.training.adapters import check_adapters, trial_device
+
+    spec = progress.spec
+    check_adapters(spec)
+    device = trial_device(spec)
+    with resources.measured(device) as meter:
+        try:
+            _work(progress, meter, train, judged)
+            cause = None
+        except PlopError:
+            raise
+        except DivergedError as error:
+            cause = str(error)
+        except Exception as error:
+            traceback.print_exc(file=sys.stderr)
+            cause = _cause(error)
+        cost = meter.cost(device, progress.tokens)
+    return TrialResult(
+        spec_digest=spec.digest(),
+        arm=spec.arm,
+        seed=spec.seed,
+        phase=spec.phase,
+        learning_rate=spec.learning_rate,
+        status=DONE if cause is None else FAILED,
+        cause=cause,
+        metric=_metric(spec),
+        metrics=dict(progress.judged.metrics),
+        items={name: tuple(values) for name, values in progress.judged.items.items()},
+        trainable_parameters=progress.parameters,
+        batch_size=progress.spec.training.batch_size,
+        cost=cost,
+        versions=resources.versions(*_PACKAGES[spec.task]),
+        notes=tuple(progress.notes),
+        last_log=progress.last_log,
+    )
+
+
+def _metric(spec: TrialSpec) -> str:
+    return spec.evaluation.metric or DEFAULT_METRIC[spec.task]
+
+
+def _cause(error: Exception) -> str:
+    first = (str(error).strip().splitlines() or ["no message"])[0]
+    kind = "out of memory" if is_out_of_memory(error) else type(error).__name__
+    return f"{kind}: {first}"
+
+
+def _work(
+    progress: _Progress, meter: resources.Meter, train: Sequence[Row], judged: Sequence[Row]
+) -> None:
+    """Train, save the adapter, judge."""
+    prepared = _train_fitting(progress, meter, train)
+    _judge_fitting(progress, meter, prepared, judged)
+
+
+def _train_fitting(progress: _Progress, meter: resources.Meter, rows: Sequence[Row]) -> Prepared:
+    """Train; once more with smaller batches where memory does not suffice."""
+    try:
+        with meter.part(resources.TRAIN):
+            return _trained(progress, rows)
+    except Exception as error:
+        if not _halve_training(progress, error):
+            raise
+    # Out of the except block, whose traceback holds the model that did not fit.
+    _release_memory()
+    with meter.part(resources.TRAIN):
+        return _trained(progress, rows)
+
+
+def _judge_fitting(
+    progress: _Progress, meter: resources.Meter, prepared: Prepared, rows: Sequence[Row]
+) -> None:
+    """Judge; once more with smaller batches where memory does not suffice."""
+    try:
+        with meter.part(resources.EVALUATE):
+            _judge(progress, prepared, rows)
+        return
+    except Exception as error:
+        if not _halve_evaluation(progress, error):
+            raise
+    _release_memory()
+    with meter.part(resources.EVALUATE):
+        _judge(progress, prepared, rows)
+
+
+def _trained(progress: _Progress, rows: Sequence[Row]) -> Prepared:
+    """Return the trained model, its adapter saved."""
+    from plop_lora.training import adapters
+
+    spec = progress.spec
+    init = spec.placement.settings.init
+    log = _Curve(progress)
+    prepared = adapters.prepare(spec, rows)
+    progress.parameters = adapters.adapter_parameters(prepared.model)
+    initial = adapters.initial_factors(prepared.model, init)
+    session = Session(progress.folder, log, spec.training.batch_size, progress.report_to)
+    trained = trainer_of(spec.task)(spec, prepared, rows, session)
+    progress.tokens = trained.tokens
+    progress.last_log = _plain(trained.last_log)
+    if resources.is_first_process():
+        adapters.save_adapter(prepared.model, progress.folder / ADAPTER, initial)
+    return prepared
+
+
+def _judge(progress: _Progress, prepared: Prepared, rows: Sequence[Row]) -> None:
+    """Judge the trained model; what is not finite is left out, or fails where it decides.
+
+    Raises:
+        DivergedError: the deciding metric is NaN, infinite, or was not given.
+    """
+    evaluate = importlib.import_module("plop_lora.training.evaluate").evaluate
+    spec, metric = progress.spec, _metric(progress.spec)
+    judged: Judged = evaluate(spec, prepared, rows)
+    metrics = {name: float(value) for name, value in judged.metrics.items()}
+    items = {name: tuple(map(float, values)) for name, values in judged.items.items()}
+    bad = {name for name, value in metrics.items() if not math.isfinite(value)}
+    bad |= {name for name, values in items.items() if not all(map(math.isfinite, values))}
+    progress.judged = Judged(
+        {name: values for name, values in items.items() if name not in bad},
+        {name: value for name, value in metrics.items() if name not in bad},
+    )
+    progress.notes += [f"{name} of the evaluation rows is not finite" for name in sorted(bad)]
+    if metric in bad:
+        raise DivergedError(f"{metric} of the evaluation rows became NaN or infinite")
+    if metric not in metrics:
+        raise DivergedError(
+            f"the evaluation gave no {metric}; it gave: {', '.join(metrics) or 'nothing'}"
+        )
+
+
+class _Curve:
+    """Keeps every row that a trainer logs, and stops the training when its loss is lost."""
+
+    def __init__(self, progress: _Progress) -> None:
+        """Begin an empty curve in place of one that a killed attempt left."""
+        self.progress = progress
+        self.path = progress.folder / CURVE if resources.is_first_process() else None
+        self._write("", "w")
+
+    def __call__(self, row: Mapping[str, Any]) -> None:
+        """Keep a row.
+
+        Raises:
+            DivergedError: its loss is NaN or infinite.
+            OutputError: the curve cannot be written.
+        """
+        plain = _plain(row)
+        self.progress.last_log = plain
+        self._write(json.dumps(plain) + "\n", "a")
+        loss = float(row.get("loss", 0.0))
+        if not math.isfinite(loss):
+            became = "NaN" if math.isnan(loss) else "infinite"
+            raise DivergedError(f"loss became {became} at step {row.get('step', 'unknown')}")
+
+    def _write(self, text: str, mode: str) -> None:
+        if self.path is None:
+            return
+        try:
+            with self.path.open(mode, encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise OutputError(f"Cannot write {self.path}: {error.strerror or error}.") from error
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a logged row as values that JSON has; what is not finite becomes null."""
+    plain: dict[str, Any] = {}
+    for name, value in row.items():
+        scalar = value.item() if hasattr(value, "item") else value
+        if isinstance(scalar, float) and not math.isfinite(scalar):
+            scalar = None
+        plain[name] = scalar if isinstance(scalar, bool | int | float | None) else str(scalar)
+    return plain
+
+
+# --------------------------------------------------------------------------- memory
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice, on an accelerator or on the host."""
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    words = str(error).lower()
+    return isinstance(error, RuntimeError) and any(word in words for word in _MEMORY_WORDS)
+
+
+def smaller_batch(size: int) -> int | None:
+    """Return the largest proper divisor of a batch size, None for 1: half of an even one.
+
+    A divisor leaves the effective batch what it was.
+
+    >>> smaller_batch(8), smaller_batch(9), smaller_batch(1)
+    (4, 3, None)
+    """
+    return next((part for part in range(size // 2, 0, -1) if size % part == 0), None)
+
+
+def _halve_training(progress: _Progress, error: Exception) -> bool:
+    """Take smaller batches and as many more of them a step; whether that is worth a try.
+
+    Several processes do not repeat: the others would wait for one that starts over.
+    """
+    settings = progress.spec.training
+    smaller = smaller_batch(settings.batch_size)
+    if smaller is None or not is_out_of_memory(error) or resources.process_count() > 1:
+        return False
+    more = settings.accumulation * (settings.batch_size // smaller)
+    progress.notes.append(
+        f"memory did not suffice for batches of {settings.batch_size}; trained with "
+        f"{smaller} and {more} batches a step"
+    )
+    training = replace(settings, batch_size=smaller, accumulation=more)
+    progress.spec = replace(progress.spec, training=training)
+    return True
+
+
+def _halve_evaluation(progress: _Progress, error: Exception) -> bool:
+    settings = progress.spec.evaluation
+    smaller = smaller_batch(settings.batch_size)
+    if smaller is None or not is_out_of_memory(error):
+        return False
+    progress.notes.append(
+        f"memory did not suffice to evaluate {settings.batch_size} rows at once; took {smaller}"
+    )
+    progress.spec = replace(progress.spec, evaluation=replace(settings, batch_size=smaller))
+    return True
+
+
+def _release_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
