@@ -132,6 +132,24 @@ def test_what_the_log_raises_ends_the_training(tmp_path: Path) -> None:
     assert len(seen) == 1
 
 
+def test_nothing_is_sent_to_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TRL reports every trainer that is made unless it is told not to."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import _telemetry
+
+    sent: list[Any] = []
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr(constants, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)
+    monkeypatch.setattr(_telemetry, "_start_telemetry_thread", lambda: None)
+    monkeypatch.setattr(_telemetry._TELEMETRY_QUEUE, "put", sent.append)
+    _telemetry.send_telemetry("control")
+    assert len(sent) == 1
+    sft.train(spec(steps=1), prepared(), ROWS[:8], session(tmp_path)[0])
+    assert len(sent) == 1
+    assert constants.HF_HUB_DISABLE_TELEMETRY is False
+
+
 def test_rows_beyond_the_length_are_counted(tmp_path: Path) -> None:
     rows = [*ROWS[:7], {"prompt": "word " * 300, "completion": "end"}]
     trained = sft.train(spec(), prepared(), rows, session(tmp_path)[0])

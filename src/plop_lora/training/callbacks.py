@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import datasets
+from huggingface_hub import constants
 from transformers import TrainerCallback
 
 
@@ -24,11 +25,18 @@ class Report(TrainerCallback):  # type: ignore[misc]
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Let `datasets` draw no bars, and put its own setting back."""
+    """Let `datasets` draw no bars and TRL report no use, and put their own settings back.
+
+    Each trainer of TRL sends the hub what it trains on which hardware when it is made; a trial
+    uses no network that its user has not named.
+    """
     drew = not datasets.are_progress_bars_disabled()
+    silent = constants.HF_HUB_DISABLE_TELEMETRY
     datasets.disable_progress_bars()
+    constants.HF_HUB_DISABLE_TELEMETRY = True
     try:
         yield
     finally:
+        constants.HF_HUB_DISABLE_TELEMETRY = silent
         if drew:
             datasets.enable_progress_bars()

@@ -169,8 +169,8 @@ def find_reward(name: str) -> Reward:
 def find_function(name: str, what: str, known: Sequence[str]) -> Callable[..., Any]:
     """Import a function that the user names as `module:function`.
 
-    The working directory is searched before the installed packages, so that a file beside the
-    recipe is found.
+    The working directory is searched before the installed packages, so that a file of the
+    user's own is found.
 
     Args:
         name: what the user gave.
