@@ -17,6 +17,8 @@ from plop_lora.records import TrialSpec
 from plop_lora.training.task import Judged, Prepared
 
 PREFIX = "lm-eval:"
+FEW_SHOT_SEED = 1234
+"""The harness's own: every trial sees the same examples, whatever its seed."""
 _SHOWN = 12
 
 
@@ -27,7 +29,7 @@ def judge(spec: TrialSpec, prepared: Prepared, metric: str) -> Judged:
     and without a chat template.
 
     Args:
-        spec: names the folder of local tasks, the batch size and the seed of few-shot examples.
+        spec: names the folder of local tasks and the batch size.
         prepared: the model, with its adapters at work, and its tokenizer.
         metric: `lm-eval:TASK`.
 
@@ -53,7 +55,7 @@ def judge(spec: TrialSpec, prepared: Prepared, metric: str) -> Judged:
         # What its command line does before it evaluates.
         if task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
-        task.set_fewshot_seed(seed=spec.seed)
+        task.set_fewshot_seed(seed=FEW_SHOT_SEED)
         language_model = HFLM(
             pretrained=prepared.model,
             tokenizer=prepared.tokenizer,
