@@ -12,6 +12,7 @@ from typing import Any
 from plop_lora.errors import DataError, UsageError, nearest, require
 from plop_lora.records import TrialSpec
 from plop_lora.records.trial import CLASSIFY, GRPO, SFT
+from plop_lora.training import harness
 from plop_lora.training.rewards import (
     MARK,
     answer_of,
@@ -32,8 +33,6 @@ METRICS = {
     CLASSIFY: ("accuracy", "macro-f1"),
 }
 """Metrics of each task by name; sft and grpo also take `lm-eval:TASK` and `module:function`."""
-
-HARNESS = "lm-eval:"
 
 
 def metric_of(spec: TrialSpec) -> str:
@@ -61,8 +60,8 @@ def check_metric(task: str, metric: str) -> None:
             f"The metric {metric!r} {reason}.{nearest(metric, METRICS[task])} Allowed for {task}: "
             f"{allowed}."
         )
-    if metric.startswith(HARNESS):
-        if metric == HARNESS:
+    if metric.startswith(harness.PREFIX):
+        if metric == harness.PREFIX:
             raise UsageError("lm-eval: needs the name of a task behind it, such as lm-eval:gsm8k.")
         require("lm_eval")
     else:
@@ -96,10 +95,8 @@ def evaluate(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row]) -> Judged
     items: dict[str, tuple[float, ...]] = {}
     if spec.task == SFT:
         items["loss"] = _loss(spec, prepared, rows)
-    if metric.startswith(HARNESS):
-        from plop_lora.training.harness import judge as run_harness
-
-        items.update(run_harness(spec, prepared, metric).items)
+    if metric.startswith(harness.PREFIX):
+        items.update(harness.judge(spec, prepared, metric).items)
     elif metric != "loss":
         items[metric] = _by_answers(spec, prepared, rows, metric)
     return Judged(items, {name: sum(values) / len(values) for name, values in items.items()})
