@@ -1,0 +1,144 @@
+"""What both trainers of TRL are told, how their run ends, and what they cannot train.
+
+Every arm of a trial gets the same arguments but for its learning rate: same seeds, so the same
+rows in the same order, and the same optimizer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback
+
+from plop_lora.errors import MeasurementError, ModelError, UsageError
+from plop_lora.records import TrialSpec
+from plop_lora.training.task import Prepared, Session, Trained
+
+LOG_SHARE = 0.05
+"""Share of the steps between two rows of the curve."""
+
+
+def split_batch(effective: int, largest: int) -> tuple[int, int]:
+    """Return sequences a device and batches a step whose product is `effective`, exactly.
+
+    After running out of memory a batch becomes smaller; the optimizer must see as many sequences
+    a step as before, or the arm would be trained differently.
+
+    >>> split_batch(8, 8), split_batch(16, 4), split_batch(6, 4)
+    ((8, 1), (4, 4), (3, 2))
+    """
+    size = next(size for size in range(min(effective, largest), 0, -1) if effective % size == 0)
+    return size, effective // size
+
+
+def trl_arguments(
+    kind: Any, spec: TrialSpec, prepared: Prepared, session: Session, **own: Any
+) -> Any:
+    """Build the configuration of a trainer of TRL.
+
+    Args:
+        kind: SFTConfig or GRPOConfig.
+        spec: what to train.
+        prepared: the model decides the device and whether to compute in half precision.
+        session: has the batch size of this attempt.
+        own: what this trainer takes beside it.
+
+    Raises:
+        UsageError: the model is on a device that the trainer would move it away from.
+    """
+    settings = spec.training
+    weight = _frozen(prepared.model)
+    _check_device(weight.device)
+    effective = settings.batch_size * settings.accumulation
+    size, accumulation = split_batch(effective, session.batch_size)
+    on_cpu, on_cuda = weight.device.type == "cpu", weight.device.type == "cuda"
+    names = {field.name for field in dataclasses.fields(kind)}
+    checkpointing = "activation_checkpointing"
+    if checkpointing not in names:  # its name before transformers 5.23
+        checkpointing = "gradient_checkpointing"
+    arguments = kind(
+        output_dir=str(session.folder),
+        run_name=f"{spec.arm} seed {spec.seed} rate {spec.learning_rate:g}",
+        per_device_train_batch_size=size,
+        gradient_accumulation_steps=accumulation,
+        num_train_epochs=settings.epochs,
+        max_steps=-1 if settings.steps is None else settings.steps,
+        learning_rate=spec.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup,
+        weight_decay=settings.weight_decay,
+        seed=spec.seed,
+        data_seed=spec.seed,
+        use_cpu=on_cpu,
+        bf16=on_cuda and weight.dtype == torch.bfloat16,
+        fp16=on_cuda and weight.dtype == torch.float16,
+        dataloader_pin_memory=not on_cpu,
+        logging_steps=LOG_SHARE,
+        # The filter would put an average in the place of a NaN, and the trial would go on.
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to=list(session.report_to) or "none",
+        disable_tqdm=True,
+        **{checkpointing: settings.checkpointing},
+        **own,
+    )
+    # A trial has one device; with more in sight the trainer would spread the batch over them.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def _frozen(model: Any) -> torch.Tensor:
+    """Return a frozen weight, which has the model's own device and dtype."""
+    floating = (p for p in model.parameters() if not p.requires_grad and p.is_floating_point())
+    return next(floating, next(iter(model.parameters())))
+
+
+def _check_device(device: torch.device) -> None:
+    if device.type == "cuda" and device.index and "LOCAL_RANK" not in os.environ:
+        raise UsageError(
+            f"The trainer moves the model from {device} to the first GPU. Train there with "
+            f"CUDA_VISIBLE_DEVICES={device.index} and --device cuda."
+        )
+
+
+def check_causal(prepared: Prepared) -> None:
+    """Refuse a model that cannot be trained to continue text.
+
+    Raises:
+        ModelError: an encoder, an encoder-decoder, or a tokenizer without an end of sequence.
+    """
+    model = prepared.model.get_base_model()
+    if not model.can_generate() or model.config.is_encoder_decoder:
+        raise ModelError(
+            f"{type(model).__name__} is no causal language model, which the tasks sft and grpo "
+            "train. Use the task classify, or a model with a language-modelling head."
+        )
+    if prepared.tokenizer.eos_token is None:
+        raise ModelError(
+            f"The tokenizer ({type(prepared.tokenizer).__name__}) has no end-of-sequence token, so "
+            "nothing would tell the model where an answer ends. Set eos_token in its "
+            "tokenizer_config.json."
+        )
+
+
+def run(trainer: Any) -> Trained:
+    """Train to the end, without a word on the terminal.
+
+    Raises:
+        MeasurementError: the trainer counted no tokens.
+    """
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    history = trainer.state.log_history
+    tokens = [row["num_tokens"] for row in history if row.get("num_tokens") is not None]
+    if not tokens:
+        raise MeasurementError(
+            f"{type(trainer).__name__} logged no num_tokens, so what the trial cost is unknown. "
+            f"Its log: {Path(trainer.args.output_dir)}."
+        )
+    steps = [row for row in history if "loss" in row]
+    return Trained(int(tokens[-1]), trainer.state.global_step, dict(steps[-1] if steps else {}))

@@ -1,0 +1,135 @@
+"""Reinforcement learning from reward functions with TRL's GRPOTrainer.
+
+The model that comes in already has its adapters; each prompt gets a group of sampled completions,
+which end at the end-of-sequence token, and rewards are normalised within the group.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from plop_lora.errors import DataError, UsageError, require
+from plop_lora.records import TrainingSettings, TrialSpec
+from plop_lora.training.rewards import columns_of, find_reward, try_rewards
+from plop_lora.training.task import Prepared, Row, Session, Trained
+
+
+def check_groups(settings: TrainingSettings, rows: int) -> None:
+    """Refuse batches that do not hold whole groups, and fewer prompts than a batch takes.
+
+    Raises:
+        UsageError: `generations` below 2, or no divisor of the completions of a step.
+        DataError: fewer rows than prompts of a step.
+    """
+    batch = settings.batch_size * settings.accumulation
+    if settings.generations < 2:
+        raise UsageError(
+            f"training.generations {settings.generations} is not possible: an advantage is a "
+            "difference within a group. Give 2 or more."
+        )
+    if batch % settings.generations:
+        fitting = [number for number in range(2, batch + 1) if batch % number == 0]
+        above = settings.generations * (batch // settings.generations + 1)
+        raise UsageError(
+            f"training.batch_size {settings.batch_size} × accumulation {settings.accumulation} = "
+            f"{batch} completions a step do not hold whole groups of {settings.generations}. "
+            f"Allowed generations: {', '.join(map(str, fitting)) or 'none'}; or make the product "
+            f"a multiple of {settings.generations}, such as {above}."
+        )
+    prompts = batch // settings.generations
+    if rows < prompts:
+        raise DataError(
+            f"A step takes {prompts} prompts ({batch} completions in groups of "
+            f"{settings.generations}), but there are {rows} rows. Give more rows or a smaller "
+            "training.batch_size."
+        )
+
+
+def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Session) -> Trained:
+    """Train the adapters of a ready model by its rewards; nothing is saved.
+
+    The curve has `reward`, `reward_std` and `rewards/NAME/mean`. Where `beta` is above 0 the
+    divergence is from the model as it came in.
+
+    Returns:
+        Tokens of prompts and completions, steps, and the last row of the curve.
+
+    Raises:
+        DataError: a row without a prompt, too few rows, or a reward function that fails.
+        ModelError: the model is no causal language model.
+        MissingExtraError: TRL is not installed.
+        UsageError: groups that do not fit into a step, no such reward function.
+    """
+    require("trl")
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    from plop_lora.training.adapters import optimizer_of
+    from plop_lora.training.arguments import check_causal, run, trl_arguments
+    from plop_lora.training.callbacks import Report, quiet
+
+    settings = spec.training
+    check_groups(settings, len(rows))
+    check_prompts(rows)
+    try_rewards(settings.rewards, rows)
+    check_causal(prepared)
+    data = Dataset.from_dict({"prompt": [row["prompt"] for row in rows], **columns_of(rows)})
+    arguments = trl_arguments(
+        GRPOConfig,
+        spec,
+        prepared,
+        session,
+        num_generations=settings.generations,
+        max_completion_length=settings.completion_length,
+        temperature=settings.temperature,
+        beta=settings.beta,
+    )
+    with quiet(), _reference(prepared.model, settings.beta):
+        trainer = GRPOTrainer(
+            model=prepared.model,
+            reward_funcs=[find_reward(name) for name in settings.rewards],
+            args=arguments,
+            train_dataset=data,
+            processing_class=prepared.tokenizer,
+            callbacks=[Report(session.log)],
+            optimizers=(optimizer_of(spec, prepared.model), None),
+        )
+        return run(trainer)
+
+
+def check_prompts(rows: Sequence[Row]) -> None:
+    """Refuse rows without a prompt.
+
+    Raises:
+        DataError: a row has none.
+    """
+    for number, row in enumerate(rows, start=1):
+        if not row.get("prompt"):
+            raise DataError(
+                f"Row {number} has no prompt, which the task grpo needs; it has: "
+                f"{', '.join(row)}. Give a template with --prompt."
+            )
+
+
+@contextlib.contextmanager
+def _reference(model: Any, beta: float) -> Iterator[None]:
+    """Keep the copy of the adapters that TRL compares with from touching the base weights.
+
+    TRL adds a second adapter of the same configuration and then copies the first into it. An
+    initialisation such as PiSSA rewrites the base weights whenever an adapter is added, so the
+    copy is made with the plain one; it is gone again afterwards.
+    """
+    if not beta:
+        yield
+        return
+    config = model.peft_config["default"]
+    initialisation = config.init_lora_weights
+    config.init_lora_weights = True
+    try:
+        yield
+    finally:
+        config.init_lora_weights = initialisation
+        if "ref" in model.peft_config:
+            model.delete_adapter("ref")

@@ -1,0 +1,111 @@
+"""Held-out loss of each row: how surprised the model is by what it should have written.
+
+The same tokens count as in training: the completion of a prompt, or the whole of a text or chat,
+with the end-of-sequence token. Shape letters: B batch, T token, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from plop_lora.errors import DataError, MeasurementError
+from plop_lora.training.generation import by_length, chat_tokens, judging, pad_token, padded
+from plop_lora.training.task import Prepared, Row
+
+
+@dataclass(frozen=True, slots=True)
+class Judgeable:
+    """The tokens of a row; those from `start` on count."""
+
+    tokens: tuple[int, ...]
+    start: int
+
+
+def row_losses(
+    prepared: Prepared, rows: Sequence[Row], *, max_length: int, batch_size: int
+) -> list[float]:
+    """Return nats a token for each row, lower is better.
+
+    A row's number is the mean over its own counted tokens, so that every row weighs the same
+    whatever its length; in training every token does. A row longer than `max_length` loses the
+    beginning of its prompt first, then the end of its completion.
+
+    Args:
+        prepared: the model, with its adapters at work, and its tokenizer.
+        rows: of prompt and completion, of messages, or of text.
+        max_length: tokens of a row.
+        batch_size: rows a forward.
+
+    Raises:
+        DataError: a row without a token that counts.
+        MeasurementError: the loss of a row is not finite.
+    """
+    sequences = [judgeable(row, prepared.tokenizer, max_length) for row in rows]
+    for number, sequence in enumerate(sequences, start=1):
+        if len(sequence.tokens) <= sequence.start:
+            raise DataError(f"Row {number} of the evaluation rows has no token to judge by.")
+    found: dict[int, float] = {}
+    with judging(prepared.model):
+        for group in by_length([len(s.tokens) for s in sequences], batch_size):
+            losses = _losses(prepared, [sequences[order] for order in group])
+            found.update(zip(group, losses, strict=True))
+    for order, value in found.items():
+        if not torch.isfinite(torch.tensor(value)):
+            raise MeasurementError(
+                f"The loss of evaluation row {order + 1} is {value}. The training has diverged; "
+                "try a lower learning rate."
+            )
+    return [found[order] for order in range(len(rows))]
+
+
+def judgeable(row: Row, tokenizer: Any, max_length: int) -> Judgeable:
+    """Tokenise a row as the trainer does, and cut it to `max_length`."""
+    if row.get("prompt") is not None:
+        prompt, whole = _prompt_and_whole(row["prompt"], row["completion"], tokenizer)
+        # A token can reach across the border; the completion starts where the two part.
+        pairs = zip(prompt, whole, strict=False)
+        start = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(prompt), len(whole)))
+    elif row.get("messages") is not None:
+        start, whole = 0, chat_tokens(row["messages"], tokenizer)
+    else:
+        start, whole = 0, _tokens(_closed(row["text"], tokenizer), tokenizer)
+    over = min(max(0, len(whole) - max_length), max(0, start - 1))
+    # The first token of all has nothing before it to be predicted from.
+    return Judgeable(tuple(whole[over : over + max_length]), max(1, start - over))
+
+
+def _prompt_and_whole(prompt: Any, completion: Any, tokenizer: Any) -> tuple[list[int], list[int]]:
+    if isinstance(prompt, str):
+        whole = _closed(prompt + completion, tokenizer)
+        return _tokens(prompt, tokenizer), _tokens(whole, tokenizer)
+    chat = [*prompt, *completion]
+    return chat_tokens(prompt, tokenizer, waiting=True), chat_tokens(chat, tokenizer)
+
+
+def _tokens(text: str, tokenizer: Any) -> list[int]:
+    return list(tokenizer(text, verbose=False)["input_ids"])
+
+
+def _closed(text: str, tokenizer: Any) -> str:
+    end: str = tokenizer.eos_token or ""
+    return text if text.endswith(end) else text + end
+
+
+def _losses(prepared: Prepared, group: Sequence[Judgeable]) -> list[float]:
+    ids_BT, mask_BT = padded([s.tokens for s in group], pad_token(prepared.tokenizer), left=False)
+    device = next(prepared.model.parameters()).device
+    ids_BT = ids_BT.to(device)
+    output = prepared.model(input_ids=ids_BT, attention_mask=mask_BT.to(device), use_cache=False)
+    losses = []
+    for row_TV, row_T, sequence in zip(output.logits, ids_BT, group, strict=True):
+        # One row at a time in float32: a whole batch of logits would double the memory.
+        kept = slice(sequence.start - 1, len(sequence.tokens) - 1)
+        wanted_T = row_T[sequence.start : len(sequence.tokens)]
+        nats_T = functional.cross_entropy(row_TV[kept].float(), wanted_T, reduction="none")
+        losses.append(float(nats_T.double().mean()))
+    return losses

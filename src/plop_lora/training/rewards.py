@@ -1,0 +1,373 @@
+"""Reward functions: the two that come along, the user's own, and a guard around each.
+
+A reward function is called as TRL calls it, by keyword: `prompts`, `completions`, `completion_ids`,
+`trainer_state`, `log_metric`, `log_extra`, and a list for every other column of the rows. It
+returns a number for each completion, or None where it does not apply. Trials judge with the same
+functions that they train with. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from plop_lora.errors import DataError, PlopError, UsageError, nearest
+from plop_lora.training.task import Row
+
+Reward = Callable[..., Sequence[float | None]]
+
+MARK = "####"
+_NUMBER = re.compile(r"(?:(?<![\w)])[-+])?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+_PLAIN = str.maketrans({"−": "-", **dict.fromkeys("$€£¥₹")})
+_REFERENCES = ("answer", "solution", "completion")
+_SHOWN = 200
+
+# --------------------------------------------------------------------------- numbers in texts
+
+
+def marked_number(text: str) -> Decimal | None:
+    r"""Return the number right after the last `####` of a text, None where there is none.
+
+    >>> marked_number("6 * 3 = 18\n#### $1,018.50"), marked_number("It is 18.")
+    (Decimal('1018.50'), None)
+    """
+    _, mark, tail = text.rpartition(MARK)
+    found = _NUMBER.match(tail.translate(_PLAIN).lstrip()) if mark else None
+    return _decimal(found.group()) if found else None
+
+
+def last_number(text: str) -> Decimal | None:
+    """Return the last number of a text, None where it has none.
+
+    >>> last_number("10-5 leaves 5, so the answer is -2.")
+    Decimal('-2')
+    """
+    found = _NUMBER.findall(text.translate(_PLAIN))
+    return _decimal(found[-1]) if found else None
+
+
+def _decimal(text: str) -> Decimal:
+    return Decimal(text.replace(",", ""))
+
+
+# --------------------------------------------------------------------------- what rows hold
+
+
+def text_of(value: Any) -> str:
+    """Return the text of a completion or reference: itself, or its last message's content.
+
+    >>> text_of([{"role": "assistant", "content": "5"}]), text_of(5)
+    ('5', '5')
+    """
+    if isinstance(value, list | tuple) and value and isinstance(value[-1], Mapping):
+        value = value[-1].get("content")
+        if isinstance(value, list):
+            value = "".join(str(part.get("text", "")) for part in value)
+    return "" if value is None else str(value)
+
+
+def answer_of(row: Row) -> str | None:
+    """Return a row's reference: its `answer`, else its `solution`, else its `completion`."""
+    values = (row.get(name) for name in _REFERENCES)
+    return next((text_of(value) for value in values if value is not None), None)
+
+
+def columns_of(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """Return the columns that reward functions are given, absent values as None.
+
+    TRL keeps `prompt` and `completion` to itself; a row that has its reference only in
+    `completion` therefore has it in `solution` here.
+    """
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {
+        name: [row.get(name) for row in rows]
+        for name in names
+        if name not in ("prompt", "completion")
+    }
+    if any(row.get("completion") is not None for row in rows):
+        columns["solution"] = [
+            row.get("solution") if row.get("answer") is not None else answer_of(row) for row in rows
+        ]
+    return columns
+
+
+def as_completion(prompt: Any, text: str) -> Any:
+    """Return a generated text as reward functions see it: a message where the prompt is a chat."""
+    return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+
+
+# --------------------------------------------------------------------------- what comes along
+
+
+def number_reward(completions: Sequence[Any], **columns: Any) -> list[float]:
+    """Return 1 where the number after the last `####` equals the reference's, else 0.
+
+    Numbers are compared as numbers, without commas and currency signs. The reference is the
+    number after its own `####`, or its last number where it has no such mark.
+
+    Raises:
+        DataError: a row has no reference, or one without a number.
+    """
+    wanted = [
+        _reference_number({name: columns[name][order] for name in _REFERENCES if name in columns})
+        for order in range(len(completions))
+    ]
+    found = [marked_number(text_of(completion)) for completion in completions]
+    return [float(a is not None and a == b) for a, b in zip(found, wanted, strict=True)]
+
+
+def _reference_number(row: Row) -> Decimal:
+    reference = answer_of(row)
+    if reference is None:
+        raise DataError(
+            "The reward `number` finds no reference in a row: it reads the columns "
+            f"{', '.join(_REFERENCES)}. Add one of them to the training rows."
+        )
+    number = marked_number(reference) if MARK in reference else last_number(reference)
+    if number is None:
+        raise DataError(
+            f"The reward `number` finds no number in the reference {_shown(reference)}. "
+            f"Write references that end in a line '{MARK} 42'."
+        )
+    return number
+
+
+def format_reward(completions: Sequence[Any], **columns: Any) -> list[float]:
+    """Return 1 where the last line that is not empty is `####` and a number, else 0."""
+    return [float(_ends_in_number(text_of(completion))) for completion in completions]
+
+
+def _ends_in_number(text: str) -> bool:
+    lines = text.strip().splitlines()
+    last = lines[-1].strip().translate(_PLAIN) if lines else ""
+    return last.startswith(MARK) and _NUMBER.fullmatch(last[len(MARK) :].strip()) is not None
+
+
+REWARDS: dict[str, Reward] = {"number": number_reward, "format": format_reward}
+"""Reward functions by the name that a recipe gives them."""
+
+# --------------------------------------------------------------------------- the user's own
+
+
+def find_reward(name: str) -> Reward:
+    """Return a reward function, guarded: one of `REWARDS`, or the user's `module:function`.
+
+    Raises:
+        UsageError: no such name, module or function, or it is asynchronous.
+    """
+    return checked(REWARDS.get(name) or find_function(name, "reward", tuple(REWARDS)), name)
+
+
+def find_function(name: str, what: str, known: Sequence[str]) -> Callable[..., Any]:
+    """Import a function that the user names as `module:function`.
+
+    The working directory is searched before the installed packages, so that a file of the
+    user's own is found.
+
+    Args:
+        name: what the user gave.
+        what: what it should be, for the text of errors.
+        known: names that need no module, for the text of errors.
+
+    Raises:
+        UsageError: no such name, module or function, or it is asynchronous.
+    """
+    module_name, _, function_name = name.partition(":")
+    if not (module_name and function_name.isidentifier()):
+        raise UsageError(
+            f"There is no {what} {name!r}.{nearest(name, known)} Allowed: {', '.join(known)}, "
+            "or a function of yours as module:function."
+        )
+    module = _import(module_name, what, name)
+    function = getattr(module, function_name, None)
+    own = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
+    if not callable(function):
+        raise UsageError(
+            f"The {what} {name!r}: {module_name} has no function {function_name!r}."
+            f"{nearest(function_name, own)} It has: {', '.join(own) or 'none'}."
+        )
+    if inspect.iscoroutinefunction(function):
+        raise UsageError(f"The {what} {name!r} is asynchronous; give a plain function.")
+    return function
+
+
+def _import(module_name: str, what: str, name: str) -> ModuleType:
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name + ".").startswith(error.name + "."):
+            raise UsageError(_import_failure(what, name, error)) from error
+        hint = ""
+        if module_name.endswith(".py"):
+            hint = " Write it without .py and with dots between folders."
+        raise UsageError(
+            f"The {what} {name!r}: there is no module {module_name!r} in {here} nor among the "
+            f"installed packages.{hint}"
+        ) from error
+    except Exception as error:
+        raise UsageError(_import_failure(what, name, error)) from error
+    finally:
+        sys.path.remove(here)
+
+
+def _import_failure(what: str, name: str, error: Exception) -> str:
+    reason = f"{type(error).__name__}: {error}".rstrip(".")
+    return f"The {what} {name!r} cannot be imported; its module fails with {reason}."
+
+
+# --------------------------------------------------------------------------- the guard
+
+
+def checked(reward: Reward, name: str | None = None) -> Reward:
+    """Wrap a reward function so that whatever it does wrong names it and a completion.
+
+    The result raises a DataError where the function raises, returns another number of rewards
+    than completions, or something that is neither a finite number nor None.
+    """
+    title = name or getattr(reward, "__name__", type(reward).__name__)
+
+    def guarded(**given: Any) -> list[float | None]:
+        completions = given["completions"]
+        try:
+            values = reward(**given)
+        except PlopError:
+            raise
+        except Exception as error:
+            offender = _offender(reward, given)
+            raise DataError(
+                f"The reward function {title!r} raised {type(error).__name__}: {error}; "
+                f"completion: {_shown(offender)}."
+            ) from error
+        return checked_values(title, values, completions)
+
+    guarded.__name__ = title  # TRL logs rewards/<name>/mean
+    return guarded
+
+
+def _offender(reward: Reward, given: Mapping[str, Any]) -> Any:
+    """Return the first completion that the function fails on alone, else the first of all."""
+    completions = given["completions"]
+    for order in range(len(completions)):
+        alone = {
+            key: value[order : order + 1]
+            if isinstance(value, list) and len(value) == len(completions)
+            else value
+            for key, value in given.items()
+        }
+        try:
+            reward(**alone)
+        except Exception:
+            return completions[order]
+    return completions[0] if completions else ""
+
+
+def checked_values(
+    title: str, values: Any, completions: Sequence[Any], *, optional: bool = True
+) -> list[float | None]:
+    """Return what a function of the user's returned as numbers, one for each completion.
+
+    Args:
+        title: of the function, for the text of errors.
+        values: what it returned.
+        completions: what it was asked about.
+        optional: whether None is allowed.
+
+    Raises:
+        DataError: another length, or a value that is no finite number.
+    """
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise DataError(
+            f"The function {title!r} returned {type(values).__name__}; it must return a list with "
+            "one number for each completion."
+        )
+    numbers = list(values)
+    if len(numbers) != len(completions):
+        raise DataError(
+            f"The function {title!r} returned {len(numbers)} values for {len(completions)} "
+            "completions; it must return one for each."
+        )
+    pairs = zip(numbers, completions, strict=True)
+    return [_finite(title, value, completion, optional) for value, completion in pairs]
+
+
+def _finite(title: str, value: Any, completion: Any, optional: bool) -> float | None:
+    if value is None and optional:
+        return None
+    try:
+        number = math.nan if isinstance(value, str | bytes) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if math.isfinite(number):
+        return number
+    allowed = "a finite number or None" if optional else "a finite number"
+    raise DataError(
+        f"The function {title!r} returned {value!r} for the completion {_shown(completion)}; "
+        f"allowed is {allowed}."
+    )
+
+
+def _shown(completion: Any) -> str:
+    text = text_of(completion)
+    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + " …")
+
+
+# --------------------------------------------------------------------------- calling one
+
+
+def call_reward(
+    reward: Reward,
+    rows: Sequence[Row],
+    texts: Sequence[str],
+    tokens: Sequence[Sequence[int]] | None = None,
+) -> list[float | None]:
+    """Call a guarded reward function on rows as TRL does, outside of training.
+
+    Args:
+        reward: from `find_reward` or `checked`.
+        rows: with a `prompt`.
+        texts: a completion for each row.
+        tokens: those of the completions, if known.
+    """
+    prompts = [row["prompt"] for row in rows]
+    values = reward(
+        prompts=prompts,
+        completions=[as_completion(p, text) for p, text in zip(prompts, texts, strict=True)],
+        completion_ids=[list(ids) for ids in tokens] if tokens else [[] for _ in rows],
+        trainer_state=SimpleNamespace(global_step=0, max_steps=0, epoch=0.0),
+        log_metric=_ignore,
+        log_extra=_ignore,
+        **columns_of(rows),
+    )
+    return list(values)
+
+
+def _ignore(name: str, value: Any) -> None:
+    """Take what a reward function logs where there is no log."""
+
+
+def try_rewards(names: Sequence[str], rows: Sequence[Row]) -> None:
+    """Call every reward function once on the first two rows, before anything is trained.
+
+    Raises:
+        UsageError: no name at all, or one that there is no function of.
+        DataError: a function that raises on these rows, or returns what it must not.
+    """
+    if not names:
+        raise UsageError(
+            "The task grpo needs a reward function. Name one or more in training.rewards: "
+            f"{', '.join(REWARDS)}, or a function of yours as module:function."
+        )
+    first = rows[:2]
+    for name in names:
+        call_reward(find_reward(name), first, [f"A short answer.\n{MARK} 0"] * len(first))

@@ -1,0 +1,96 @@
+"""Supervised finetuning with TRL's SFTTrainer, on a model that already has its adapters.
+
+The trainer neither wraps the model again nor draws its adapters anew: it sets the global seed,
+which by then only dropout reads. Rows of prompt and completion are trained on the completion
+alone, texts and chats on all their tokens; plain text gets an end-of-sequence token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from plop_lora.errors import DataError, require
+from plop_lora.records import TrialSpec
+from plop_lora.training.task import Prepared, Row, Session, Trained
+
+KINDS = (("prompt", "completion"), ("messages",), ("text",))
+"""Columns of each kind of row, in the order in which they are looked for."""
+
+
+def columns_kept(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return the columns that rows are trained on; all must have those of the first.
+
+    Raises:
+        DataError: no rows, or a row without them.
+    """
+    if not rows:
+        raise DataError("There are no rows to train on or to judge by. Give a file with some.")
+    kept = next((kind for kind in KINDS if all(rows[0].get(c) is not None for c in kind)), None)
+    if kept is None:
+        raise DataError(
+            f"Row 1 has the columns {', '.join(rows[0])}; the task sft needs prompt and "
+            "completion, or messages, or text."
+        )
+    for number, row in enumerate(rows, start=1):
+        absent = [column for column in kept if row.get(column) is None]
+        if absent:
+            raise DataError(
+                f"Row {number} has no {absent[0]!r}, which row 1 has. All rows of a trial must be "
+                "of one kind."
+            )
+    return kept
+
+
+def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Session) -> Trained:
+    """Train the adapters of a ready model; nothing else changes and nothing is saved.
+
+    Returns:
+        Tokens (prompts included, padding not), steps, and the last row of the curve, with the
+        number of rows whose completion lay beyond `max_length` where there are any.
+
+    Raises:
+        DataError: rows of no or of several kinds, or none with a completion within `max_length`.
+        ModelError: the model is no causal language model.
+        MissingExtraError: TRL is not installed.
+        UsageError: the model is on a device that the trainer would move it away from.
+    """
+    require("trl")
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    from plop_lora.training.adapters import optimizer_of
+    from plop_lora.training.arguments import check_causal, run, trl_arguments
+    from plop_lora.training.callbacks import Report, quiet
+
+    check_causal(prepared)
+    kept = columns_kept(rows)
+    data = Dataset.from_list([{column: row[column] for column in kept} for row in rows])
+    with quiet():
+        trainer = SFTTrainer(
+            model=prepared.model,
+            args=trl_arguments(
+                SFTConfig, spec, prepared, session, max_length=spec.training.max_length
+            ),
+            train_dataset=data,
+            processing_class=prepared.tokenizer,
+            callbacks=[Report(session.log)],
+            optimizers=(optimizer_of(spec, prepared.model), None),
+        )
+        dropped = len(rows) - _left(trainer, spec)
+        trained = run(trainer)
+    if not dropped:
+        return trained
+    return Trained(trained.tokens, trained.steps, {**trained.last_log, "rows_dropped": dropped})
+
+
+def _left(trainer: Any, spec: TrialSpec) -> int:
+    """Return the number of rows that the trainer kept."""
+    left = len(trainer.train_dataset)
+    if not left:
+        raise DataError(
+            f"Every prompt alone fills the {spec.training.max_length} tokens of "
+            "training.max_length, so there is no completion to train on. Raise it or shorten the "
+            "prompts."
+        )
+    return left

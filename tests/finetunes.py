@@ -1,0 +1,71 @@
+"""The bundled model with adapters, its word problems as rows, and specs for tiny finetunes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import placements
+import torch
+from peft import LoraConfig, get_peft_model
+
+from plop_lora.demo import DATA, MODEL
+from plop_lora.records import EvaluationSettings, TrainingSettings, TrialData, TrialSpec
+from plop_lora.scoring.loading import load_model, load_tokenizer
+from plop_lora.training.task import Prepared, Session
+
+PROBLEMS = [
+    json.loads(line) for line in (DATA / "problems.jsonl").read_text(encoding="utf-8").splitlines()
+]
+ROWS = [
+    {"prompt": f"Question: {row['question']}\nAnswer:", "completion": f" {row['answer']}"}
+    for row in PROBLEMS
+]
+CHATS = [
+    {
+        "messages": [
+            {"role": "user", "content": row["question"]},
+            {"role": "assistant", "content": row["answer"]},
+        ]
+    }
+    for row in PROBLEMS
+]
+PLACEMENT = placements.placed("llama", {"self_attn.q_proj": 4})
+
+
+def prepared(*targets: str, dtype: str = "float32", **settings: Any) -> Prepared:
+    """Return the bundled model with seeded adapters of rank 4 on some leaves, q_proj by default."""
+    model = load_model(str(MODEL), device="cpu", dtype=dtype, progress=False)
+    torch.manual_seed(0)
+    config = LoraConfig(
+        r=4, target_modules=list(targets or ("q_proj",)), task_type="CAUSAL_LM", **settings
+    )
+    return Prepared(get_peft_model(model, config), load_tokenizer(str(MODEL)))
+
+
+def spec(task: str = "sft", *, seed: int = 3, rate: float = 5e-3, **settings: Any) -> TrialSpec:
+    """Return a spec; settings of the training and the evaluation by their names."""
+    judging = {"metric", "max_new_tokens", "include_path"} & settings.keys()
+    evaluation = {name: settings.pop(name) for name in judging}
+    evaluation["batch_size"] = settings.pop("eval_batch_size", 4)
+    training = {"steps": 3, "batch_size": 4, "max_length": 128, **settings}
+    return TrialSpec(
+        arm="shortlist",
+        seed=seed,
+        phase="confirm",
+        task=task,
+        model=str(MODEL),
+        placement=PLACEMENT,
+        learning_rate=rate,
+        data=TrialData("train.jsonl", "0", "eval.jsonl", "0"),
+        training=TrainingSettings(**training),
+        evaluation=EvaluationSettings(**evaluation),
+    )
+
+
+def session(folder: Path, *, batch_size: int = 4) -> tuple[Session, list[Mapping[str, Any]]]:
+    """Return a session, and the list that its curve grows in."""
+    curve: list[Mapping[str, Any]] = []
+    return Session(folder, curve.append, batch_size), curve
