@@ -52,6 +52,16 @@ def test_the_ladder_shows_rates_and_the_next_phase_replaces_it() -> None:
     assert rows(State(())).rows == ()
 
 
+def test_a_search_has_a_row_a_trial() -> None:
+    """A search tries each rate once: as columns they would be a diagonal, wider than any screen."""
+    search = [spec(f"r{n}", phase="ladder", learning_rate=n * 1e-4) for n in (1, 2, 3)]
+    assert rows(State(tuple(Trial(s) for s in search))).rows == (
+        ("r1", "0.0001", "·"), ("r2", "0.0002", "·"), ("r3", "0.0003", "·"),
+    )  # fmt: skip
+    alike = [spec(learning_rate=rate) for rate in (1e-4, 2e-4)]
+    assert len(rows(State(tuple(Trial(s) for s in alike))).rows) == 2
+
+
 def test_the_table_as_drawn() -> None:
     console = Console(record=True, width=60, file=io.StringIO(), color_system=None)
     console.print(drawn(rows(STATE)))

@@ -300,6 +300,24 @@ def test_a_run_in_a_thread_leaves_the_signals_alone(run) -> None:
     assert results[0].done
 
 
+def test_two_runs_in_one_folder_share_the_trials(run, tmp_path: Path) -> None:
+    """The same command on two machines must halve the time, not double the cost."""
+    specs = [spec(seed=n, learning_rate=0.05) for n in range(4)]
+    others: list[TrialResult] = []
+    seen: list[Event] = []
+    thread = threading.Thread(target=lambda: others.extend(run(*specs)))
+    thread.start()
+    until(lambda: bool(notes(tmp_path / "run", "start")))
+    results = run(*reversed(specs), watch=seen.append)
+    thread.join()
+    assert tuple(others) == results[::-1]
+    assert Counter(words[0] for words in notes(tmp_path / "run", "start")) == {
+        each.digest(): 1 for each in specs
+    }
+    assert sum(event.state == FINISHED for event in seen) == 4
+    assert sum(event.state == RUNNING for event in seen) < 4
+
+
 # --------------------------------------------------------------------------- examples
 
 

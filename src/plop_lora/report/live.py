@@ -73,18 +73,25 @@ class State:
 
 
 def rows(state: State) -> Table:
-    """Arms as rows, seeds (on the ladder: learning rates) as columns, of the phase that runs."""
+    """Arms as rows, seeds (on the ladder: learning rates) as columns, of the phase that runs.
+
+    Where that would leave most cells empty, or two trials in one, each trial has a row.
+    """
     if not state.trials:
         return Table("Trials", (Column("arm"),), (), ())
     phase = _current_phase(state.trials)
     trials = [trial for trial in state.trials if trial.spec.phase == phase]
+    title = f"Trials, {phase}: {_finished(trials)} of {len(trials)} finished"
+    lines = (*_failures(trials), *_sums(state))
     arms = dict.fromkeys(trial.spec.arm for trial in trials)
     names = dict.fromkeys(trial.column for trial in _by_column(trials))
     cells = {(trial.spec.arm, trial.column): cell(trial) for trial in trials}
-    table = tuple((arm, *(cells.get((arm, name), "") for name in names)) for arm in arms)
+    if len(cells) < len(trials) or 2 * len(cells) <= len(arms) * len(names):
+        each = tuple((trial.spec.arm, trial.column, cell(trial)) for trial in trials)
+        return Table(title, (Column("arm"), Column("run"), Column("state")), each, lines)
+    grid = tuple((arm, *(cells.get((arm, name), "") for name in names)) for arm in arms)
     columns = (Column("arm"), *(Column(name, starts=True) for name in names))
-    title = f"Trials, {phase}: {_finished(trials)} of {len(trials)} finished"
-    return Table(title, columns, table, (*_failures(trials), *_sums(state)))
+    return Table(title, columns, grid, lines)
 
 
 def _current_phase(trials: Sequence[Trial]) -> str:
@@ -94,8 +101,10 @@ def _current_phase(trials: Sequence[Trial]) -> str:
 
 
 def _by_column(trials: Sequence[Trial]) -> list[Trial]:
-    return sorted(trials, key=lambda t: t.spec.learning_rate if t.spec.phase == LADDER else
-                  t.spec.seed)  # fmt: skip
+    def key(trial: Trial) -> float:
+        return trial.spec.learning_rate if trial.spec.phase == LADDER else trial.spec.seed
+
+    return sorted(trials, key=key)
 
 
 def _finished(trials: Sequence[Trial]) -> int:

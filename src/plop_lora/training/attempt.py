@@ -6,12 +6,14 @@ with half the batch. Both runners use this file; it knows nothing of pools or cl
 no torch.
 
 On Linux a command dies with the process that started it, however that one ends. Elsewhere it
-outlives a runner that is killed by a signal that cannot be handled.
+outlives a runner that is killed by a signal that cannot be handled; its claim on the trial makes
+the next run wait for it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import platform
 import shlex
@@ -24,20 +26,24 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 from plop_lora.records import TrialCost, TrialResult, TrialSpec
 from plop_lora.records.trial import FAILED
 from plop_lora.training.task import DEFAULT_METRIC
 from plop_lora.training.trial import find_result
 
-LOG, RESULT = "log.txt", "result.json"
-POLL_SECONDS = 0.05
+LOG, RESULT, LOCK = "log.txt", "result.json", ".lock"
+POLL_SECONDS, CLAIMED_SECONDS = 0.05, 1.0
+"""Between looks at a trial of this run, and at one that another run has."""
 _STOP_SECONDS = 5.0
 """What a trial has to end after SIGTERM, before SIGKILL."""
 _STOPPED_TOO_SECONDS = 1.0
 """A scheduler that ends a job signals all its processes, in any order: the runner's own signal may
 come after the death of a trial, which is no failure then."""
 _TAIL_BYTES = 1 << 16
+_LONGEST = 300
+"""Characters of a line of the log in a cause."""
 _MEMORY_WORDS = ("out of memory", "cannot allocate memory", "bad_alloc", "memoryerror")
 
 # Runs before the command and becomes it, so the process keeps its number. A function that Popen
@@ -94,13 +100,18 @@ class Running:
     def __init__(
         self,
         job: Job,
+        claimed: IO[str],
         environment: Mapping[str, str],
         hardware: Hardware = PROCESSOR,
         *,
         batch_size: int | None = None,
     ) -> None:
-        """Start the command; a `batch_size` says that a whole batch was too much already."""
+        """Start the command; a `batch_size` says that a whole batch was too much already.
+
+        The command holds the claim as well, so where it outlives this process it keeps the trial.
+        """
         self.job = job
+        self._claimed = claimed
         self._environment = dict(environment)
         self._hardware = hardware
         self._batch_size = batch_size or job.spec.training.batch_size
@@ -123,6 +134,7 @@ class Running:
                 env={"PYTHONUNBUFFERED": "1", **self._environment},
                 cwd=self.job.directory,
                 start_new_session=True,
+                pass_fds=(self._claimed.fileno(),),
             )
 
     def poll(self, check: Callable[[], None]) -> TrialResult | None:
@@ -161,12 +173,11 @@ class Running:
 
     def stop(self) -> None:
         """End the command and whatever it started; nothing is recorded. Twice does no harm."""
-        if self._process.poll() is not None:
-            return
         try:
-            self._signal_group(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_STOP_SECONDS)
+            if self._process.poll() is None:
+                self.ask_to_stop()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(_STOP_SECONDS)
         finally:
             self._signal_group(signal.SIGKILL)
             self._process.wait()
@@ -211,6 +222,23 @@ def deferred_signals() -> Iterator[Callable[[], None]]:
     check()
 
 
+def claim(job: Job) -> IO[str] | None:
+    """Take a trial for this process until the file is closed; None if another run has it.
+
+    The system frees what a killed process had. Where the file system has no locks, as some on
+    clusters, nothing is claimed, and two runs in one folder would repeat each other.
+    """
+    file = open(job.folder / LOCK, "a", encoding="utf-8")  # noqa: SIM115 - kept open on purpose
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError:
+        return file
+    return file
+
+
 def tethered(command: list[str]) -> list[str]:
     """Return the command line that ends with this thread on Linux; elsewhere the command itself."""
     if not sys.platform.startswith("linux"):
@@ -246,7 +274,7 @@ def read_end(code: int, log: str) -> End:
     if number is None and told:
         return End(told[-1].removeprefix("Error: "), memory=_about_memory(told[-1]))
     how = f"killed by {number.name}" if number else f"ended with exit code {code} and no {RESULT}"
-    last = f"; the last line of {LOG}: {lines[-1]}" if lines else f"; {LOG} is empty"
+    last = f"; the last line of {LOG}: {lines[-1][:_LONGEST]}" if lines else f"; {LOG} is empty"
     return End(how + last, memory=_about_memory(log))
 
 

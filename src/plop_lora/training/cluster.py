@@ -19,12 +19,14 @@ from plop_lora.errors import UsageError, require
 from plop_lora.recipe import Runner
 from plop_lora.records import TrialResult
 from plop_lora.training.attempt import (
+    CLAIMED_SECONDS,
     LOG,
     POLL_SECONDS,
     PROCESSOR,
     Hardware,
     Job,
     Running,
+    claim,
     deferred_signals,
     record_failure,
 )
@@ -169,17 +171,20 @@ def _size(job: Job) -> int:
 
 def run_here(job: Job, batch_size: int | None) -> TrialResult:
     """Run one trial in this worker to its end; an earlier worker may have finished it."""
-    if (found := find_result(job.folder, job.spec)) is not None:
-        return found
-    gpus = visible_gpus()
-    hardware = Hardware(gpus[0].name, True, len(gpus)) if gpus else PROCESSOR
-    running = Running(job, os.environ, hardware, batch_size=batch_size)
-    try:
-        while (result := running.poll(_never)) is None:
-            time.sleep(POLL_SECONDS)
-        return result
-    finally:
-        running.stop()
+    while (claimed := claim(job)) is None:
+        time.sleep(CLAIMED_SECONDS)
+    with claimed:
+        if (found := find_result(job.folder, job.spec)) is not None:
+            return found
+        gpus = visible_gpus()
+        hardware = Hardware(gpus[0].name, True, len(gpus)) if gpus else PROCESSOR
+        running = Running(job, claimed, os.environ, hardware, batch_size=batch_size)
+        try:
+            while (result := running.poll(_never)) is None:
+                time.sleep(POLL_SECONDS)
+            return result
+        finally:
+            running.stop()
 
 
 def _never() -> None:

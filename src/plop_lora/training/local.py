@@ -10,22 +10,25 @@ import os
 import re
 import subprocess
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from plop_lora.recipe import Runner
 from plop_lora.records import TrialResult
 from plop_lora.training.attempt import (
+    CLAIMED_SECONDS,
     POLL_SECONDS,
     PROCESSOR,
     Hardware,
     Job,
     Running,
+    claim,
     deferred_signals,
 )
 from plop_lora.training.events import FINISHED, RUNNING, Event, Watch
+from plop_lora.training.trial import find_result
 
 CORES_A_TRIAL = 2
 VISIBLE, THREADS = "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"
@@ -57,32 +60,72 @@ def run_locally(jobs: Sequence[Job], runner: Runner, watch: Watch) -> dict[Path,
         OutputError: a folder cannot be written.
     """
     free = list(reversed(places(jobs, runner)))
-    waiting = deque(jobs)
-    running: list[tuple[Running, Place]] = []
-    results: dict[Path, TrialResult] = {}
+    pool = _Pool({job.folder: job for job in jobs}, free, watch)
     with deferred_signals() as check:
         try:
-            while waiting or running:
+            while pool.waiting or pool.running:
                 check()
-                while waiting and free:
-                    job, place = waiting.popleft(), free.pop()
-                    trial = Running(job, os.environ | place.variables, place.hardware)
-                    running.append((trial, place))
-                    watch(Event(job.spec, job.folder, RUNNING))
-                for trial, place in tuple(running):
-                    if (result := trial.poll(check)) is not None:
-                        running.remove((trial, place))
-                        free.append(place)
-                        results[trial.job.folder] = result
-                        watch(Event(trial.job.spec, trial.job.folder, FINISHED, result))
-                if running:
-                    time.sleep(POLL_SECONDS)
+                pool.fill()
+                pool.collect(check)
+                time.sleep(POLL_SECONDS)
         finally:
-            for trial, _ in running:
-                trial.ask_to_stop()
-            for trial, _ in running:
-                trial.stop()
-    return results
+            pool.stop()
+    return pool.results
+
+
+@dataclass
+class _Pool:
+    """Jobs that wait, places that are free, and trials under way with their place and claim."""
+
+    waiting: dict[Path, Job]
+    free: list[Place]
+    watch: Watch
+    running: list[tuple[Running, Place, IO[str]]] = field(default_factory=list)
+    results: dict[Path, TrialResult] = field(default_factory=dict)
+    ask_again: float = 0.0
+    """When to look again at trials that another run has."""
+
+    def fill(self) -> None:
+        """Start jobs in the free places; leave those that another run in this folder has."""
+        if time.monotonic() < self.ask_again:
+            return
+        for job in tuple(self.waiting.values()):
+            if not self.free:
+                return
+            if (claimed := claim(job)) is None:
+                self.ask_again = time.monotonic() + CLAIMED_SECONDS
+                continue
+            del self.waiting[job.folder]
+            if (result := find_result(job.folder, job.spec)) is not None:
+                claimed.close()
+                self._finish(job, result)
+                continue
+            place = self.free.pop()
+            trial = Running(job, claimed, os.environ | place.variables, place.hardware)
+            self.running.append((trial, place, claimed))
+            self.watch(Event(job.spec, job.folder, RUNNING))
+
+    def collect(self, check: Callable[[], None]) -> None:
+        """Take the results of trials that have ended, and free their places."""
+        for entry in tuple(self.running):
+            trial, place, claimed = entry
+            if (result := trial.poll(check)) is not None:
+                self.running.remove(entry)
+                self.free.append(place)
+                claimed.close()
+                self._finish(trial.job, result)
+
+    def _finish(self, job: Job, result: TrialResult) -> None:
+        self.results[job.folder] = result
+        self.watch(Event(job.spec, job.folder, FINISHED, result))
+
+    def stop(self) -> None:
+        """End what is under way, all at the same time."""
+        for trial, _, _ in self.running:
+            trial.ask_to_stop()
+        for trial, _, claimed in self.running:
+            trial.stop()
+            claimed.close()
 
 
 def places(jobs: Sequence[Job], runner: Runner) -> tuple[Place, ...]:

@@ -4,7 +4,7 @@ A trial is a command in a process of its own, so that each begins with a clean d
 take the others down. Where the commands run is the runner's affair: `local` is a pool of processes
 here, `ray` a cluster. Folder and command are the same, and so are the results.
 
-One run at a time may work in a folder; two would run the same trials twice.
+Several runs may work in one folder: what one has claimed, the others wait for and take as found.
 """
 
 from __future__ import annotations
