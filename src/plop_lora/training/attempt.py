@@ -1,0 +1,329 @@
+"""One trial as a command in a process of its own: how it starts, is watched, ends and is stopped.
+
+A trial that ends without `result.json` (a signal, an exit code) is recorded as failed here, with
+the cause that its signal or its log names. Where that cause looks like memory, it is run once more
+with half the batch. Both runners use this file; it knows nothing of pools or clusters, and imports
+no torch.
+
+On Linux a command dies with the process that started it, however that one ends. Elsewhere it
+outlives a runner that is killed by a signal that cannot be handled; its claim on the trial makes
+the next run wait for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from plop_lora.records import TrialCost, TrialResult, TrialSpec
+from plop_lora.records.trial import FAILED
+from plop_lora.training.task import DEFAULT_METRIC
+from plop_lora.training.trial import find_result
+
+LOG, RESULT, LOCK = "log.txt", "result.json", ".lock"
+POLL_SECONDS, CLAIMED_SECONDS = 0.05, 1.0
+"""Between looks at a trial of this run, and at one that another run has."""
+_STOP_SECONDS = 5.0
+"""What a trial has to end after SIGTERM, before SIGKILL."""
+_STOPPED_TOO_SECONDS = 1.0
+"""A scheduler that ends a job signals all its processes, in any order: the runner's own signal may
+come after the death of a trial, which is no failure then."""
+_TAIL_BYTES = 1 << 16
+_LONGEST = 300
+"""Characters of a line of the log in a cause."""
+_MEMORY_WORDS = ("out of memory", "cannot allocate memory", "bad_alloc", "memoryerror")
+
+# Runs before the command and becomes it, so the process keeps its number. A function that Popen
+# calls between fork and exec would do the same, but is unsafe beside threads, and the live table
+# has one. The second line is for a runner that died before the first took effect.
+_TETHER = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)
+os.getppid() == int(sys.argv[1]) or os._exit(1)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A trial to run.
+
+    Attributes:
+        spec: of the trial.
+        folder: of the trial, absolute; `spec.json` lies in it.
+        command: words of the command line, the path of `spec.json` among them.
+        directory: where the command starts, so that relative paths mean the same everywhere.
+    """
+
+    spec: TrialSpec
+    folder: Path
+    command: tuple[str, ...]
+    directory: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What a trial runs on, for the cost of one that could not say so itself."""
+
+    name: str
+    accelerator: bool
+    devices: int = 1
+
+
+PROCESSOR = Hardware(platform.processor() or platform.machine() or "CPU", accelerator=False)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Why a command ended without a result; `memory` where less of it may help."""
+
+    cause: str
+    memory: bool
+
+
+class Running:
+    """A trial under way, for the thread that started it; that thread must outlive it."""
+
+    def __init__(
+        self,
+        job: Job,
+        claimed: IO[str],
+        environment: Mapping[str, str],
+        hardware: Hardware = PROCESSOR,
+        *,
+        batch_size: int | None = None,
+    ) -> None:
+        """Start the command; a `batch_size` says that a whole batch was too much already.
+
+        The command holds the claim as well, so where it outlives this process it keeps the trial.
+        """
+        self.job = job
+        self._claimed = claimed
+        self._environment = dict(environment)
+        self._hardware = hardware
+        self._batch_size = batch_size or job.spec.training.batch_size
+        self._started = time.monotonic()
+        self._start()
+
+    def _start(self) -> None:
+        spec, command = self.job.spec, list(self.job.command)
+        if self._batch_size != spec.training.batch_size:
+            command += ["--batch-size", str(self._batch_size)]
+        with open(self.job.folder / LOG, "ab") as log:
+            log.write(f"$ {shlex.join(command)}\n".encode())
+            log.flush()
+            self._offset = log.tell()
+            self._process = subprocess.Popen(
+                tethered(command),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={"PYTHONUNBUFFERED": "1", **self._environment},
+                cwd=self.job.directory,
+                start_new_session=True,
+                pass_fds=(self._claimed.fileno(),),
+            )
+
+    def poll(self, check: Callable[[], None]) -> TrialResult | None:
+        """Return the result once there is one; start the second attempt where that is due.
+
+        Args:
+            check: raises where this process was told to end as well.
+
+        Raises:
+            OutputError: a failure cannot be recorded.
+        """
+        code = self._process.poll()
+        if code is None:
+            return None
+        self._signal_group(signal.SIGKILL)  # what the command left behind
+        result = find_result(self.job.folder, self.job.spec)
+        if result is not None:
+            return result
+        if ending_signal(code) in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            time.sleep(_STOPPED_TOO_SECONDS)
+            check()
+        end = read_end(code, self._log())
+        half = self._batch_size // 2
+        if end.memory and half and self._batch_size == self.job.spec.training.batch_size:
+            self._batch_size = half
+            self._start()
+            return None
+        seconds = time.monotonic() - self._started
+        return record_failure(self.job, end.cause, self._batch_size, seconds, self._hardware)
+
+    def _log(self) -> str:
+        """Return the end of what this attempt wrote."""
+        with open(self.job.folder / LOG, "rb") as log:
+            log.seek(max(self._offset, os.fstat(log.fileno()).st_size - _TAIL_BYTES))
+            return log.read().decode(errors="replace")
+
+    def stop(self) -> None:
+        """End the command and whatever it started; nothing is recorded. Twice does no harm."""
+        try:
+            if self._process.poll() is None:
+                self.ask_to_stop()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(_STOP_SECONDS)
+        finally:
+            self._signal_group(signal.SIGKILL)
+            self._process.wait()
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM and return at once, so that many end together."""
+        self._signal_group(signal.SIGTERM)
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+
+@contextlib.contextmanager
+def deferred_signals() -> Iterator[Callable[[], None]]:
+    """Yield what raises once Ctrl-C was typed or SIGTERM came; until it is called they wait.
+
+    So neither can fall between the start of a process and the note that it was started. A handler
+    of the program's own stands, and a thread beside the main one gets no signals.
+    """
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+
+    def check() -> None:
+        if signal.SIGINT in came:
+            raise KeyboardInterrupt
+        if came:
+            raise SystemExit(128 + came[0])
+
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    main = threading.current_thread() is threading.main_thread()
+    ours = {n: usual[n] for n in usual if main and signal.getsignal(n) is usual[n]}
+    for number in ours:
+        signal.signal(number, note)
+    try:
+        yield check
+    finally:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
+    check()
+
+
+def claim(job: Job) -> IO[str] | None:
+    """Take a trial for this process until the file is closed; None if another run has it.
+
+    The system frees what a killed process had. Where the file system has no locks, as some on
+    clusters, nothing is claimed, and two runs in one folder would repeat each other.
+    """
+    file = open(job.folder / LOCK, "a", encoding="utf-8")  # noqa: SIM115 - kept open on purpose
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError:
+        return file
+    return file
+
+
+def tethered(command: list[str]) -> list[str]:
+    """Return the command line that ends with this thread on Linux; elsewhere the command itself."""
+    if not sys.platform.startswith("linux"):
+        return command
+    return [sys.executable, "-I", "-S", "-c", _TETHER, str(os.getpid()), *command]
+
+
+def ending_signal(code: int) -> signal.Signals | None:
+    """Return the signal that a return code tells of: its negative, or 128 more as shells say.
+
+    >>> ending_signal(-9), ending_signal(137), ending_signal(1)
+    (<Signals.SIGKILL: 9>, <Signals.SIGKILL: 9>, None)
+    """
+    number = -code if code < 0 else code - 128
+    with contextlib.suppress(ValueError):
+        return signal.Signals(number)
+    return None
+
+
+def read_end(code: int, log: str) -> End:
+    r"""Say why a command ended without a result, from its return code and its log.
+
+    >>> read_end(1, "loading\nError: No such model: x.\n")
+    End(cause='No such model: x.', memory=False)
+    >>> read_end(-9, "").memory, read_end(1, "RuntimeError: CUDA out of memory.").memory
+    (True, True)
+    """
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    told = [line for line in lines if line.startswith("Error: ")]
+    number = ending_signal(code)
+    if number is signal.SIGKILL:
+        return End("killed by SIGKILL, often the system's out-of-memory killer", memory=True)
+    if number is None and told:
+        return End(told[-1].removeprefix("Error: "), memory=_about_memory(told[-1]))
+    how = f"killed by {number.name}" if number else f"ended with exit code {code} and no {RESULT}"
+    last = f"; the last line of {LOG}: {lines[-1][:_LONGEST]}" if lines else f"; {LOG} is empty"
+    return End(how + last, memory=_about_memory(log))
+
+
+def _about_memory(text: str) -> bool:
+    return any(word in text.lower() for word in _MEMORY_WORDS)
+
+
+def record_failure(
+    job: Job, cause: str, batch_size: int, seconds: float, hardware: Hardware
+) -> TrialResult:
+    """Write the result of a trial that could not write one, and return it.
+
+    Args:
+        job: the trial.
+        cause: why it failed.
+        batch_size: of the last attempt.
+        seconds: wall time of all attempts.
+        hardware: what it ran on.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    spec = job.spec
+    result = TrialResult(
+        spec_digest=spec.digest(),
+        arm=spec.arm,
+        seed=spec.seed,
+        phase=spec.phase,
+        learning_rate=spec.learning_rate,
+        status=FAILED,
+        cause=cause,
+        metric=spec.evaluation.metric or DEFAULT_METRIC[spec.task],
+        metrics={},
+        items={},
+        trainable_parameters=spec.placement.trainable_parameters,
+        batch_size=batch_size,
+        cost=TrialCost(
+            wall_seconds=seconds,
+            train_seconds=0.0,
+            evaluate_seconds=0.0,
+            devices=hardware.devices,
+            device=hardware.name,
+            accelerator=hardware.accelerator,
+            peak_memory=0,
+            tokens=0,
+        ),
+        notes=(
+            "recorded by the runner: the trial wrote no result; its cost has the wall time only",
+        ),
+    )
+    result.save(job.folder / RESULT)
+    return result

@@ -1,0 +1,89 @@
+"""Go through trials: find what is finished, run the rest somewhere, return all results in order.
+
+A trial is a command in a process of its own, so that each begins with a clean device and none can
+take the others down. Where the commands run is the runner's affair: `local` is a pool of processes
+here, `ray` a cluster. Folder and command are the same, and so are the results.
+
+Several runs may work in one folder: what one has claimed, the others wait for and take as found.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from plop_lora.errors import UsageError, nearest
+from plop_lora.recipe import Runner
+from plop_lora.records import TrialResult, TrialSpec
+from plop_lora.training.attempt import Job
+from plop_lora.training.events import FINISHED, WAITING, Event, Watch, ignore
+from plop_lora.training.trial import find_result, trial_folder, write_spec
+
+COMMAND = (sys.executable, "-m", "plop_lora", "trial")
+KINDS = {"local": ("local", "run_locally"), "ray": ("cluster", "run_on_ray")}
+"""Runner → module of this package and function that runs jobs."""
+
+RunJobs = Callable[[Sequence[Job], Runner, Watch], dict[Path, TrialResult]]
+"""Jobs to their results, by the folder of each."""
+
+
+def run_trials(
+    specs: Sequence[TrialSpec],
+    root: Path,
+    runner: Runner,
+    *,
+    report_to: tuple[str, ...] = (),
+    watch: Watch = ignore,
+    command: Sequence[str] = COMMAND,
+) -> tuple[TrialResult, ...]:
+    """Run every trial that has no result yet, and return the results in the order of the specs.
+
+    A trial that fails, or dies, is a result as well and ends nothing. A spec that is given twice
+    runs once. Ctrl-C or SIGTERM ends all trials under way and records none of them, so the same
+    call later goes on where this one was.
+
+    Args:
+        specs: of the trials.
+        root: folder that has, or gets, one folder a trial: `spec.json`, `log.txt`, `result.json`.
+        runner: where they run, how many at a time.
+        report_to: names of trackers, handed to each trial.
+        watch: told that a trial waits (once each, at the start), runs, is finished. One that was
+            finished before never runs.
+        command: words before the path of `spec.json`.
+
+    Raises:
+        UsageError: there is no such runner, or no cluster at its address.
+        MissingExtraError: the runner's library is not installed.
+        OutputError: a folder cannot be written.
+    """
+    run = _runner_of(runner.kind)
+    root = root.absolute()
+    options = [word for name in report_to for word in ("--report-to", name)]
+    jobs: dict[str, Job] = {}
+    for spec in specs:
+        if (digest := spec.digest()) in jobs:
+            continue
+        words = (*command, str(write_spec(root, spec)), *options)
+        jobs[digest] = Job(spec, trial_folder(root, spec), words, Path.cwd())
+        watch(Event(spec, jobs[digest].folder, WAITING))
+    found: dict[str, TrialResult] = {}
+    for digest, job in jobs.items():
+        if (result := find_result(job.folder, job.spec)) is not None:
+            found[digest] = result
+            watch(Event(job.spec, job.folder, FINISHED, result))
+    missing = {digest: job for digest, job in jobs.items() if digest not in found}
+    results = run(tuple(missing.values()), runner, watch) if missing else {}
+    found |= {digest: results[job.folder] for digest, job in missing.items()}
+    return tuple(found[spec.digest()] for spec in specs)
+
+
+def _runner_of(kind: str) -> RunJobs:
+    if kind not in KINDS:
+        raise UsageError(
+            f"There is no runner {kind!r}.{nearest(kind, KINDS)} Allowed: {', '.join(KINDS)}."
+        )
+    module_name, name = KINDS[kind]
+    run: RunJobs = getattr(importlib.import_module(f"plop_lora.training.{module_name}"), name)
+    return run

@@ -1,0 +1,189 @@
+"""Specs and results written by hand, and a command that stands for a trial; no training."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from plop_lora.records import (
+    ModelReference,
+    Placement,
+    TrainingSettings,
+    TrialCost,
+    TrialData,
+    TrialResult,
+    TrialSpec,
+)
+
+PLACEMENT = Placement(
+    model=ModelReference("toy", None, "LlamaForCausalLM", "CAUSAL_LM", 1000),
+    strategy="plop",
+    verdict="decided",
+    choices=(),
+    sites=(),
+    scaling=1.0,
+    trainable_parameters=64,
+    budget=None,
+    hosts=(),
+    untouched=(),
+    seed=0,
+    scores_digest=None,
+    plop_version="0",
+)
+
+
+def spec(arm: str = "good", seed: int = 0, **settings: object) -> TrialSpec:
+    """Return a spec; the stand-in for a trial does what the name of the arm says."""
+    values = {"phase": "confirm", "task": "sft", "learning_rate": 2e-4} | settings
+    return TrialSpec(
+        arm=arm,
+        seed=seed,
+        model="toy",
+        placement=PLACEMENT,
+        data=TrialData("../train.jsonl", "0", "../eval.jsonl", "0"),
+        **{"training": TrainingSettings(device="cpu"), **values},
+    )
+
+
+def cost(seconds: float = 10.0, **values: object) -> TrialCost:
+    """Return the cost of a trial on a CPU."""
+    settings = {
+        "wall_seconds": seconds,
+        "train_seconds": seconds * 0.8,
+        "evaluate_seconds": seconds * 0.1,
+        "devices": 1,
+        "device": "x86_64",
+        "accelerator": False,
+        "peak_memory": 2**20,
+        "tokens": 100,
+    }
+    return TrialCost(**settings | values)
+
+
+def result(of: TrialSpec, loss: float | None = 0.5, **values: object) -> TrialResult:
+    """Return the result of a spec: done with a loss, or failed without one."""
+    settings = {
+        "status": "failed" if loss is None else "done",
+        "cause": "the loss is NaN" if loss is None else None,
+        "metrics": {} if loss is None else {"loss": loss},
+        "items": {},
+        "cost": cost(),
+    }
+    return TrialResult(
+        spec_digest=of.digest(),
+        arm=of.arm,
+        seed=of.seed,
+        phase=of.phase,
+        learning_rate=of.learning_rate,
+        metric="loss",
+        trainable_parameters=64,
+        batch_size=of.training.batch_size,
+        **settings | values,
+    )
+
+
+# What the arm is called is what happens. Reads and writes as the real command does, but imports
+# the standard library only, so that it starts in no time.
+_FAKE = """
+import argparse, hashlib, json, os, pathlib, signal, sys, time
+
+parser = argparse.ArgumentParser()
+parser.add_argument("spec", type=pathlib.Path)
+parser.add_argument("--batch-size", type=int)
+parser.add_argument("--report-to", action="append", default=[])
+given = parser.parse_args()
+text = given.spec.read_text().rstrip("\\n")
+spec, folder = json.loads(text), given.spec.parent
+digest, arm = hashlib.sha256(text.encode()).hexdigest(), spec["arm"]
+
+
+def note(what):
+    words = " ".join([what, digest, str(os.getpid()), str(given.batch_size), *given.report_to,
+                      os.environ.get("OMP_NUM_THREADS", ""),
+                      os.environ.get("CUDA_VISIBLE_DEVICES", "")])
+    with open(folder.parent / "notes.txt", "a") as file:
+        file.write(words + "\\n")
+
+
+def first():
+    try:
+        open(folder / "once", "x").close()
+    except FileExistsError:
+        return False
+    return True
+
+
+note("start")
+print("training", arm)
+if arm == "killed" or (arm == "killed-once" and first()):
+    os.kill(os.getpid(), signal.SIGKILL)
+if arm == "worker-killed-once" and first():
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)
+if arm == "crash":
+    os.kill(os.getpid(), signal.SIGSEGV)
+if arm == "terminated":
+    os.kill(os.getpid(), signal.SIGTERM)
+if arm == "memory" or (arm == "big" and given.batch_size is None):
+    sys.exit("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB")
+if arm == "error":
+    sys.exit("Error: No such model: toy. Give a folder.")
+if arm == "silent":
+    sys.exit(0)
+if arm == "child":
+    os.spawnvp(os.P_NOWAIT, sys.executable, [sys.executable, "-c",
+               "import os, time; open('%s', 'w').write(str(os.getpid())); time.sleep(60)"
+               % (folder / "child")])
+if arm == "stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+for step in range(3):
+    with open(folder / "curve.jsonl", "a") as file:
+        file.write(json.dumps({"step": step, "loss": 3 - step}) + "\\n")
+    time.sleep(60 if arm in ("long", "stubborn", "child") else spec["learning_rate"])
+failed = arm == "fails"
+note("end")
+result = {
+    "kind": "trial-result", "schema_version": 1, "spec_digest": digest, "arm": arm,
+    "seed": spec["seed"], "phase": spec["phase"], "learning_rate": spec["learning_rate"],
+    "status": "failed" if failed else "done", "cause": "the loss is NaN" if failed else None,
+    "metric": "loss", "metrics": {} if failed else {"loss": 1 + spec["seed"] / 10}, "items": {},
+    "trainable_parameters": 64, "batch_size": given.batch_size or 8,
+    "cost": {"wall_seconds": 1.0, "train_seconds": 0.5, "evaluate_seconds": 0.1, "devices": 1,
+             "device": "x86_64", "accelerator": False, "peak_memory": 1, "tokens": 10},
+}
+(folder / "result.part").write_text(json.dumps(result))
+os.replace(folder / "result.part", folder / "result.json")
+"""
+
+
+def command(folder: Path) -> tuple[str, ...]:
+    """Write the stand-in into a folder and return its command line."""
+    path = folder / "fake_trial.py"
+    path.write_text(_FAKE)
+    return (sys.executable, "-S", str(path))
+
+
+def notes(root: Path, what: str) -> list[list[str]]:
+    """Return the words of every start or end: digest, process, batch size, trackers, variables."""
+    path = root / "notes.txt"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [line.split(" ")[1:] for line in lines if line.startswith(f"{what} ")]
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; one that nobody has reaped yet counts as ended."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return True
+    return state == "Z"
+
+
+def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait until something is so; fail after some seconds."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)

@@ -1,0 +1,339 @@
+"""Trials by the dozen: none twice, none lost, none left running, and every failure told.
+
+The command is a stand-in that starts in no time; what a real trial does is tested elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import pretend
+from pretend import gone, notes, spec, until
+
+from plop_lora.errors import UsageError
+from plop_lora.recipe import Runner
+from plop_lora.records import TrainingSettings, TrialResult
+from plop_lora.records.trial import TrialSpec
+from plop_lora.training import attempt, local
+from plop_lora.training.attempt import Job
+from plop_lora.training.events import FINISHED, RUNNING, WAITING, Event
+from plop_lora.training.runners import run_trials
+from plop_lora.training.trial import trial_folder
+
+TWO = Runner(workers=2)
+QUICK = {"learning_rate": 0.001}
+"""Seconds that a step of the stand-in takes."""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., tuple[TrialResult, ...]]:
+    command = pretend.command(tmp_path)
+
+    def run_here(*specs: TrialSpec, runner: Runner = TWO, **options) -> tuple[TrialResult, ...]:
+        return run_trials(specs, tmp_path / "run", runner, command=command, **options)
+
+    return run_here
+
+
+def test_results_come_in_the_order_of_the_specs(run, tmp_path: Path) -> None:
+    """The first to end is not the first asked for; a result under another's name decides wrong."""
+    specs = [spec(seed=n, learning_rate=rate) for n, rate in enumerate((0.2, 0.001, 0.001))]
+    results = run(*specs)
+    assert [r.spec_digest for r in results] == [s.digest() for s in specs]
+    assert [r.metrics["loss"] for r in results] == pytest.approx([1.0, 1.1, 1.2])
+    for each in specs:
+        folder = trial_folder(tmp_path / "run", each)
+        assert {"spec.json", "log.txt", "result.json"} <= {p.name for p in folder.iterdir()}
+        assert "training good" in (folder / "log.txt").read_text()
+
+
+def test_a_spec_given_twice_runs_once_and_a_finished_one_never_again(run, tmp_path: Path) -> None:
+    first, second = spec(seed=1, **QUICK), spec(seed=2, **QUICK)
+    before = run(first, second, first)
+    assert before[0] == before[2]
+    assert run(second, first) == (before[1], before[0])
+    assert len(notes(tmp_path / "run", "start")) == 2
+
+
+def test_events_tell_waiting_running_finished_in_that_order(run) -> None:
+    """The live table counts on each state once, and on none of a trial that was found."""
+    specs = [spec(seed=n, **QUICK) for n in range(3)]
+    run(specs[0])
+    seen: list[Event] = []
+    run(*specs, watch=seen.append)
+    assert [event.state for event in seen[:3]] == [WAITING] * 3
+    states = {s.seed: [e.state for e in seen if e.spec == s] for s in specs}
+    assert states[0] == [WAITING, FINISHED]
+    assert states[1] == states[2] == [WAITING, RUNNING, FINISHED]
+    assert all((event.result is not None) == (event.state == FINISHED) for event in seen)
+
+
+@pytest.mark.parametrize(
+    ("arm", "cause"),
+    [
+        ("crash", "killed by SIGSEGV; the last line of log.txt: training crash"),
+        ("error", "No such model: toy. Give a folder."),
+        ("silent", "ended with exit code 0 and no result.json; the last line of log.txt"),
+        ("fails", "the loss is NaN"),
+        ("terminated", "killed by SIGTERM"),
+    ],
+)
+def test_a_death_is_recorded_with_its_cause_and_sinks_nothing(
+    run, tmp_path: Path, arm: str, cause: str
+) -> None:
+    broken, sound = run(spec(arm, **QUICK), spec(**QUICK))
+    assert (broken.status, sound.status) == ("failed", "done")
+    assert broken.cause is not None
+    assert cause in broken.cause
+    assert broken.metric == "loss"
+    assert broken.trainable_parameters == 64
+    assert run(spec(arm, **QUICK)) == (broken,)
+    assert len(notes(tmp_path / "run", "start")) == 2
+
+
+@pytest.mark.parametrize("arm", ["killed", "memory"])
+def test_a_lack_of_memory_gets_half_the_batch_once(run, tmp_path: Path, arm: str) -> None:
+    """Endless halving would hide that the machine is too small; none would waste a whole arm."""
+    (broken,) = run(spec(arm, **QUICK))
+    assert [words[2] for words in notes(tmp_path / "run", "start")] == ["None", "4"]
+    assert broken.status == "failed"
+    assert broken.batch_size == 4
+    assert ("SIGKILL" if arm == "killed" else "out of memory") in (broken.cause or "")
+    assert broken.cost.wall_seconds > 0
+
+
+@pytest.mark.parametrize("arm", ["killed-once", "big"])
+def test_half_the_batch_may_succeed(run, arm: str) -> None:
+    (sound,) = run(spec(arm, **QUICK))
+    assert (sound.status, sound.batch_size) == ("done", 4)
+
+
+def test_a_batch_of_one_is_not_halved(run, tmp_path: Path) -> None:
+    settings = TrainingSettings(device="cpu", batch_size=1)
+    (broken,) = run(spec("memory", training=settings, **QUICK))
+    assert broken.status == "failed"
+    assert len(notes(tmp_path / "run", "start")) == 1
+
+
+def test_trackers_reach_the_command(run, tmp_path: Path) -> None:
+    run(spec(**QUICK), report_to=("trackio", "mlflow"))
+    assert notes(tmp_path / "run", "start")[0][3:5] == ["trackio", "mlflow"]
+
+
+def test_an_unknown_runner_is_named(run, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no runner 'locale'.*mean 'local'.*local, ray"):
+        run(spec(), runner=Runner(kind="locale"))
+    assert not (tmp_path / "run").exists()
+
+
+# --------------------------------------------------------------------------- places
+
+
+def _jobs(number: int, device: str = "auto") -> list[Job]:
+    one = spec(training=TrainingSettings(device=device))
+    return [Job(one, Path("x"), (), Path())] * number
+
+
+def test_one_trial_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two trials that share a GPU unasked run out of its memory."""
+    monkeypatch.setattr(local, "visible_gpus", lambda: (local.Gpu("3", "A"), local.Gpu("5", "A")))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    found = local.places(_jobs(4), Runner())
+    assert [place.variables["CUDA_VISIBLE_DEVICES"] for place in found] == ["3", "5"]
+    assert all(place.hardware.accelerator for place in found)
+    shared = local.places(_jobs(4), Runner(workers=3))
+    assert [place.variables["CUDA_VISIBLE_DEVICES"] for place in shared] == ["3", "5", "3"]
+    on_cpu = local.places(_jobs(4, "cpu"), Runner(workers=1))
+    assert "CUDA_VISIBLE_DEVICES" not in on_cpu[0].variables
+    assert not on_cpu[0].hardware.accelerator
+
+
+def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "visible_gpus", tuple)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(9)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    found = local.places(_jobs(8), Runner())
+    assert [place.variables for place in found] == [{"OMP_NUM_THREADS": "2"}] * 4
+    assert local.places(_jobs(1), Runner())[0].variables == {"OMP_NUM_THREADS": "9"}
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert local.places(_jobs(8), Runner())[0].variables == {}
+
+
+def test_a_gpu_of_the_users_choice_reaches_the_command(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "visible_gpus", lambda: (local.Gpu("GPU-1a", "A"),))
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    run(spec(training=TrainingSettings(), **QUICK), runner=Runner())
+    assert notes(tmp_path / "run", "start")[0][3:] == ["3", "GPU-1a"]
+
+
+# --------------------------------------------------------------------------- the end of a run
+
+
+@pytest.fixture
+def usual_signals():
+    """Handle both signals as a program of the command line does, whatever runs the tests."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    after = {number: signal.signal(number, handler) for number, handler in before.items()}
+    assert after == usual
+
+
+@pytest.mark.parametrize("arm", ["long", "stubborn", "child"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_all_trials_and_records_none(
+    run,
+    usual_signals: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    arm: str,
+) -> None:
+    """Ctrl-C must neither leave a finetune on the GPU nor a failure that was none."""
+    monkeypatch.setattr(attempt, "_STOP_SECONDS", 0.5)
+    root = tmp_path / "run"
+    specs = [spec(arm, seed=n) for n in range(3)]
+
+    def interrupt() -> None:
+        for each in specs[:2]:
+            until(lambda each=each: (trial_folder(root, each) / "curve.jsonl").exists())
+            if arm == "child":
+                child = trial_folder(root, each) / "child"
+                until(lambda child=child: child.exists() and child.read_text() != "")
+        os.kill(os.getpid(), number)
+
+    sender = threading.Thread(target=interrupt)
+    sender.start()
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit):
+        run(*specs)
+    sender.join()
+    assert len(notes(root, "start")) == 2
+    pids = [int(words[1]) for words in notes(root, "start")]
+    pids += [int(path.read_text()) for path in root.glob("*/child")]
+    until(lambda: all(gone(pid) for pid in pids))
+    assert not list(root.glob("*/result.json"))
+
+
+def test_a_trial_that_dies_of_the_same_signal_as_the_run_has_not_failed(
+    run, usual_signals: None, tmp_path: Path
+) -> None:
+    """A scheduler signals every process of a job; the trial may go before its runner hears it."""
+    root, long = tmp_path / "run", spec("long")
+
+    def interrupt() -> None:
+        until(lambda: (trial_folder(root, long) / "curve.jsonl").exists())
+        os.kill(int(notes(root, "start")[0][1]), signal.SIGTERM)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sender = threading.Thread(target=interrupt)
+    sender.start()
+    with pytest.raises(SystemExit):
+        run(long)
+    sender.join()
+    assert not list(root.glob("*/result.json"))
+
+
+_RUNNER = """
+import sys
+from pathlib import Path
+import pretend
+from plop_lora.recipe import Runner
+from plop_lora.training.runners import run_trials
+
+root, command = Path(sys.argv[1]), tuple(sys.argv[2:])
+specs = [pretend.spec(seed=n, learning_rate=0.1) for n in range(6)]
+run_trials(specs, root, Runner(workers=2), command=command)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+@pytest.mark.parametrize("luck", [1, 2, 3])
+def test_a_run_that_was_killed_goes_on(tmp_path: Path, luck: int) -> None:
+    """SIGKILL at any moment: no trial runs on, what was finished stays, the rest runs once."""
+    root, command = tmp_path / "run", pretend.command(tmp_path)
+    tests = Path(__file__).parent
+    paths = os.pathsep.join([str(tests), str(tests.parent / "src")])
+    runner = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(_RUNNER), str(root), *command],
+        env=os.environ | {"PYTHONPATH": paths},
+    )
+    try:
+        until(lambda: bool(notes(root, "start")), 60)
+        time.sleep(random.Random(luck).uniform(0.0, 1.2))
+    finally:
+        runner.kill()
+        runner.wait()
+    until(lambda: all(gone(int(words[1])) for words in notes(root, "start")))
+    kept = {path: path.stat().st_mtime_ns for path in root.glob("*/result.json")}
+    specs = [spec(seed=n, learning_rate=0.1) for n in range(6)]
+    results = run_trials(specs, root, TWO, command=command)
+    assert [(r.seed, r.status) for r in results] == [(n, "done") for n in range(6)]
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    starts = Counter(words[0] for words in notes(root, "start"))
+    finished = [s.digest() for s in specs if trial_folder(root, s) / "result.json" in kept]
+    assert len(finished) == len(kept)
+    assert [starts[digest] for digest in finished] == [1] * len(finished)
+    assert set(starts) == {s.digest() for s in specs}
+    assert max(starts.values()) <= 2
+
+
+def test_a_run_in_a_thread_leaves_the_signals_alone(run) -> None:
+    """Python lets only its main thread handle signals; a notebook's worker is another."""
+    results: list[TrialResult] = []
+    thread = threading.Thread(target=lambda: results.extend(run(spec(**QUICK))))
+    thread.start()
+    thread.join()
+    assert results[0].done
+
+
+def test_two_runs_in_one_folder_share_the_trials(run, tmp_path: Path) -> None:
+    """The same command on two machines must halve the time, not double the cost."""
+    specs = [spec(seed=n, learning_rate=0.05) for n in range(4)]
+    others: list[TrialResult] = []
+    seen: list[Event] = []
+    thread = threading.Thread(target=lambda: others.extend(run(*specs)))
+    thread.start()
+    until(lambda: bool(notes(tmp_path / "run", "start")))
+    results = run(*reversed(specs), watch=seen.append)
+    thread.join()
+    assert tuple(others) == results[::-1]
+    assert Counter(words[0] for words in notes(tmp_path / "run", "start")) == {
+        each.digest(): 1 for each in specs
+    }
+    assert sum(event.state == FINISHED for event in seen) == 4
+    assert sum(event.state == RUNNING for event in seen) < 4
+
+
+# --------------------------------------------------------------------------- examples
+
+
+def test_the_slurm_array_runs_the_trial_of_its_number(tmp_path: Path) -> None:
+    """The example is what people copy: it must pick the right line and skip what is finished."""
+    script = Path(__file__).parents[1] / "examples" / "slurm_array.sh"
+    root, command = tmp_path / "run", pretend.command(tmp_path)
+    specs = [spec(seed=n, **QUICK) for n in range(2)]
+    paths = [each.save(trial_folder(root, each) / "spec.json") for each in specs]
+    (tmp_path / "specs.txt").write_text("".join(f"{path}\n" for path in paths))
+    environment = os.environ | {"PLOP_TRIAL": " ".join(command)}
+    for number in ("2", "2", "1"):
+        subprocess.run(
+            ["bash", str(script), str(tmp_path / "specs.txt")],
+            env=environment | {"SLURM_ARRAY_TASK_ID": number},
+            check=True,
+        )
+    assert [words[0] for words in notes(root, "start")] == [s.digest() for s in reversed(specs)]
+    assert "training good" in (paths[0].parent / "log.txt").read_text()

@@ -1,0 +1,97 @@
+"""`runner: kind: ray` on a local cluster that the test starts; nothing here reaches another."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import pretend
+from pretend import gone, notes, spec, until
+
+from plop_lora.errors import UsageError
+from plop_lora.recipe import Runner
+from plop_lora.training import cluster
+from plop_lora.training.events import FINISHED, RUNNING, WAITING, Event
+from plop_lora.training.runners import run_trials
+
+ray = pytest.importorskip("ray")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),  # Ray's own, which differ by version
+]
+RAY = Runner(kind="ray")
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[None]:
+    from plop_lora.scoring.cluster import connected
+
+    with connected():
+        yield
+
+
+def test_ray_equals_the_local_pool(running: None, tmp_path: Path) -> None:
+    """Where a trial runs must not show in its result; a lost worker costs a second start."""
+    command = pretend.command(tmp_path)
+    arms = ("good", "worker-killed-once", "error", "big")
+    specs = [spec(arm, seed=n, learning_rate=0.05) for n, arm in enumerate(arms)]
+    seen: list[Event] = []
+    there = run_trials(specs, tmp_path / "ray", RAY, watch=seen.append, command=command)
+    here_specs = [dataclasses.replace(specs[1], arm="good") if n == 1 else each
+                  for n, each in enumerate(specs)]  # fmt: skip
+    here = run_trials(here_specs, tmp_path / "local", Runner(), command=command)
+    for one, other in zip(there, here, strict=True):
+        assert (one.status, one.cause, one.metrics) == (other.status, other.cause, other.metrics)
+        assert (one.metric, one.batch_size) == (other.metric, other.batch_size)
+    assert [r.spec_digest for r in there] == [s.digest() for s in specs]
+    starts = Counter(words[0] for words in notes(tmp_path / "ray", "start"))
+    assert [starts[s.digest()] for s in specs] == [1, 2, 1, 2]
+    for each in specs:
+        states = [event.state for event in seen if event.spec == each]
+        assert states == [WAITING, RUNNING, FINISHED]
+
+
+def test_a_worker_lost_for_good_is_a_failed_trial(
+    running: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One trial that takes its worker down each time must not take the others down."""
+    monkeypatch.setattr(cluster, "RETRIES", 0)
+    command = pretend.command(tmp_path)
+    lost, sound = run_trials(
+        [spec("worker-killed-once"), spec(learning_rate=0.01)], tmp_path / "run", RAY,
+        command=command,
+    )  # fmt: skip
+    assert (lost.status, sound.status) == ("failed", "done")
+    assert lost.cause is not None
+    assert "Ray worker was lost 1 times" in lost.cause
+
+
+def test_what_ends_the_run_ends_its_trials(running: None, tmp_path: Path) -> None:
+    """A trial that runs on in the cluster holds its GPU for nobody."""
+    command = pretend.command(tmp_path)
+
+    def stop(event: Event) -> None:
+        if event.state == RUNNING:
+            raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        run_trials([spec("long")], tmp_path / "run", RAY, watch=stop, command=command)
+    pid = int(notes(tmp_path / "run", "start")[0][1])
+    until(lambda: gone(pid))
+    assert not list((tmp_path / "run").glob("*/result.json"))
+
+
+def test_more_gpus_than_a_machine_has_are_refused(running: None, tmp_path: Path) -> None:
+    """Ray itself would wait for such a machine for ever."""
+    with pytest.raises(UsageError, match=r"runner\.gpus 64 is not possible"):
+        run_trials([spec()], tmp_path, Runner(kind="ray", gpus=64), command=("false",))
+
+
+def test_no_cluster_is_told_at_once(tmp_path: Path) -> None:
+    runner = Runner(kind="ray", address="127.0.0.1:9")
+    with pytest.raises(UsageError, match=r"No Ray cluster answers at 127\.0\.0\.1:9"):
+        run_trials([spec()], tmp_path, runner, command=("false",))
