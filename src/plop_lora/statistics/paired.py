@@ -115,9 +115,10 @@ def paired_bootstrap(
 
     Source: Hesterberg, "What Teachers Should Know About the Bootstrap", arXiv 1411.5279 (the
     two corrections; there by other percentiles, here by wider draws, since two seeds would need
-    a percentile beyond any number of draws); Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1 (2007)
-    (crossed resampling, and why it counts the noise too often); Robinson, Annals of Statistics 4
-    (1976) (each part with its own t: the Behrens-Fisher solution holds its level).
+    a percentile beyond any number of draws); Owen, "The pigeonhole bootstrap", Annals of Applied
+    Statistics 1 (2007) (crossed resampling, and why it counts the noise too often); Robinson,
+    Annals of Statistics 4 (1976) (each part with its own t: the Behrens-Fisher solution, which
+    holds its level).
     """
     seeds, items = _checked(differences_SI, 2).shape
     rng = np.random.default_rng(seed)

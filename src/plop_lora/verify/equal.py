@@ -108,7 +108,11 @@ def fitted(plan: Draft, budget: int, alpha: float, settings: AdapterSettings) ->
     return dataclasses.replace(
         plan.placement,
         sites=sites,
-        choices=tuple(_with_ranks(choice, sites) for choice in plan.placement.choices),
+        choices=tuple(
+            _with_ranks(choice, sites)
+            for choice in plan.placement.choices
+            if any(site.type == choice.type for site in sites)
+        ),
         scaling=scaling,
         settings=settings,
         trainable_parameters=sum(site.parameters for site in sites),
