@@ -186,7 +186,9 @@ def make_arms(
         added = names and name == COMPULSORY and name not in (*names, shortlist)
         notes = [_ADDED] if added else []
         drafts.append((plans, "; ".join([*notes, *_notes(name, plans[0], request, uniform)])))
-    check_reach([plan for plans, _ in drafts for plan in plans], budget)
+    check_reach(
+        [plan for plans, _ in drafts for plan in plans], budget, (drafts[0][0][0].name, COMPULSORY)
+    )
     alpha = alpha_for(drafts[0][0][0], budget, scaling, settings)
     nfn = {group.type: group.nfn for group in groups_of(scores)}
     arms = [

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from plop_lora.errors import UsageError
@@ -23,7 +23,7 @@ TOLERANCE = 0.02
 """Share of the budget that an arm may miss it by."""
 LARGEST_UNIFORM_RANK = 32
 """For reinforcement learning, which needs few ranks and collapses with many under GRPO."""
-_STEPS = 400
+_STEPS = 200
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,25 +127,40 @@ def alpha_for(plan: Draft, budget: int, scaling: float, settings: AdapterSetting
     return scaling * (math.sqrt(mean_rank) if settings.rslora else mean_rank)
 
 
-def check_reach(drafts: Sequence[Draft], budget: int) -> None:
-    """Refuse a budget that some arm cannot meet.
+def check_reach(drafts: Sequence[Draft], budget: int, needed: Collection[str]) -> None:
+    """Refuse a budget that some arm cannot meet, or that does not buy the first one rank 1.
+
+    Args:
+        drafts: of all arms and seeds, the shortlist first.
+        budget: adapter parameters.
+        needed: arms that cannot be left out.
 
     Raises:
         UsageError: names every such arm, its closest count, why, and a budget that works.
     """
+    allocate(drafts[0].costs, budget)
+    drafts = list({id(plan): plan for plan in drafts}.values())
     short = [plan for plan in drafts if not plan.reaches(budget)]
     if not short:
         return
     reasons = "; ".join(dict.fromkeys(_reason(plan, budget) for plan in short))
-    names = ", ".join(dict.fromkeys(plan.name for plan in short))
-    works = _nearest_budget(drafts, budget)
-    way = f"Use --budget {works}, which every arm meets, or leave out: {names}."
-    if works is None:
-        way = f"No budget near it suits every arm. Leave out: {names}."
     raise UsageError(
         f"The budget of {budget:,} parameters is unreachable within {TOLERANCE:.0%} for "
-        f"{reasons}. {way}"
+        f"{reasons}. {_way_out(drafts, short, budget, needed)}"
     )
+
+
+def _way_out(
+    drafts: Sequence[Draft], short: Sequence[Draft], budget: int, needed: Collection[str]
+) -> str:
+    works = _nearest_budget(drafts, budget)
+    found = "No budget near it suits every arm"
+    if works is not None:
+        found = f"Use --budget {works}, which every arm meets"
+    names = dict.fromkeys(plan.name for plan in short)
+    if any(name in needed for name in names):
+        return f"{found}; {' and '.join(needed)} cannot be left out."
+    return f"{found}; or leave out: {', '.join(names)}."
 
 
 def _reason(plan: Draft, budget: int) -> str:
@@ -158,12 +173,20 @@ def _reason(plan: Draft, budget: int) -> str:
 
 
 def _nearest_budget(drafts: Sequence[Draft], budget: int) -> int | None:
-    """Return a budget that every arm meets, the nearest one of a fine ladder around this one."""
-    for step in range(1, _STEPS):
-        for candidate in (budget * 0.99**step, budget * 1.01**step):
-            if candidate >= 1 and all(plan.reaches(int(candidate)) for plan in drafts):
-                return int(candidate)
-    return None
+    """Return a budget that every arm meets, the nearest one of a fine ladder around this one.
+
+    An arm that this budget buys rank 1 for must not fall below that.
+    """
+    plans = sorted(drafts, key=lambda plan: plan.reaches(budget))  # those that fail ask first
+
+    def suits(candidate: int) -> bool:
+        return all(
+            plan.reaches(candidate) and (plan.smallest <= candidate or plan.smallest > budget)
+            for plan in plans
+        )
+
+    ladder = (int(budget * step) for n in range(1, _STEPS) for step in (0.99**n, 1.01**n))
+    return next((candidate for candidate in ladder if candidate >= 1 and suits(candidate)), None)
 
 
 def _types(sites: Iterable[PlacedSite]) -> Iterable[str]:
