@@ -10,6 +10,8 @@ from plop_lora.errors import UsageError
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9}
 _LAYERS = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?")
+_HALVINGS = 60
+_LONGEST_SWAP = 8
 _PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmbg%]?)\s*", re.IGNORECASE)
 
 
@@ -100,12 +102,89 @@ def allocate(costs: Sequence[RankCost], budget: int) -> list[int]:
     for group in sorted({cost.group for cost in costs}):
         members = [order for order, cost in enumerate(costs) if cost.group == group]
         left = _raise_together(costs, ranks, members, left)
+    _spend(costs, ranks, left, _by_preference(costs))
+    return ranks
+
+
+def share_out(costs: Sequence[RankCost], shares: Sequence[float], budget: int) -> list[int]:
+    """Spend a budget on ranks in given proportions.
+
+    Ranks are the shares times the largest common factor that the budget allows, rounded down, at
+    least 1 and at most a site's `largest_rank`; what remains buys single ranks, first where
+    rounding took most, until no rank unit fits.
+
+    Args:
+        costs: one entry per site, at least one.
+        shares: one a site, above 0; only their proportions count.
+        budget: trainable parameters, at least those of rank 1 everywhere.
+    """
+    low, high = 0.0, max(c.largest_rank / share for c, share in zip(costs, shares, strict=True))
+    ranks = _scaled(costs, shares, high)
+    if _total(costs, ranks) > budget:
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            fits = _total(costs, _scaled(costs, shares, middle)) <= budget
+            low, high = (middle, high) if fits else (low, middle)
+        ranks = _scaled(costs, shares, low)
+    lost = [share * low - rank for share, rank in zip(shares, ranks, strict=True)]
+    order = sorted(range(len(costs)), key=lambda site: (-lost[site], costs[site].group, site))
+    _spend(costs, ranks, budget - _total(costs, ranks), order)
+    return ranks
+
+
+def tighten(costs: Sequence[RankCost], ranks: Sequence[int], budget: int, gap: int) -> list[int]:
+    """Bring ranks that no further unit fits nearer to the budget by swaps, at most to within `gap`.
+
+    A swap takes ranks from one site and gives ranks to another that costs otherwise, so that
+    less is left over. Done only while more than `gap` parameters are left and a swap helps.
+    """
+    tight = list(ranks)
+    while (left := budget - _total(costs, tight)) > gap:
+        swaps = [
+            (left + down * costs[giver].parameters_per_rank - up * costs[taker].parameters_per_rank,
+             down + up, giver, taker, down, up)
+            for giver in _one_a_price(costs, tight, lower=True)
+            for taker in _one_a_price(costs, tight, lower=False)
+            for down in range(1, min(tight[giver], _LONGEST_SWAP))
+            for up in range(1, min(costs[taker].largest_rank - tight[taker], _LONGEST_SWAP) + 1)
+            if costs[giver].parameters_per_rank != costs[taker].parameters_per_rank
+        ]  # fmt: skip
+        best = min((swap for swap in swaps if 0 <= swap[0] < left), default=None)
+        if best is None:
+            return tight
+        _, _, giver, taker, down, up = best
+        tight[giver] -= down
+        tight[taker] += up
+    return tight
+
+
+def _one_a_price(costs: Sequence[RankCost], ranks: Sequence[int], *, lower: bool) -> list[int]:
+    """Return a site of each price: the one with most ranks to give, or most room to take."""
+    best: dict[int, int] = {}
+    for site in _by_preference(costs):
+        price = costs[site].parameters_per_rank
+        room = [costs[s].largest_rank - ranks[s] for s in (site, best.get(price, site))]
+        more = ranks[site] > ranks[best.get(price, site)] if lower else room[0] > room[1]
+        if price not in best or more:
+            best[price] = site
+    return list(best.values())
+
+
+def _scaled(costs: Sequence[RankCost], shares: Sequence[float], factor: float) -> list[int]:
+    return [
+        max(1, min(int(share * factor), cost.largest_rank))
+        for cost, share in zip(costs, shares, strict=True)
+    ]
+
+
+def _spend(costs: Sequence[RankCost], ranks: list[int], left: int, order: Sequence[int]) -> None:
+    """Give one rank to each site in order, again and again, until no rank unit fits."""
     while True:
         before = left
-        for order in _by_preference(costs):
-            left = _raise_together(costs, ranks, [order], left)
+        for site in order:
+            left = _raise_together(costs, ranks, [site], left)
         if left == before:
-            return ranks
+            return
 
 
 def _by_preference(costs: Sequence[RankCost]) -> list[int]:

@@ -65,8 +65,8 @@ class ArmResult:
     """One rival after all its seeds.
 
     `values` are the metric by seed, None where the trial failed. `difference` is shortlist minus
-    rival, turned so that above 0 the shortlist is better, with its simultaneous 95 % interval
-    (None for the shortlist itself or where nothing can be said); `p` is two-sided, after Holm.
+    rival, turned so that above 0 the shortlist is better, with its two-sided 95 % interval (None
+    for the shortlist itself or where nothing can be said); `p` is two-sided, after Holm.
     """
 
     arm: str

@@ -1,0 +1,47 @@
+"""Intervals and comparisons: over sequences for scores, over seeds and items for finetunes."""
+
+from plop_lora.statistics.estimates import (
+    CONFIDENCE,
+    Difference,
+    Estimate,
+    kendall_tau,
+    paired_difference,
+    ratio_estimate,
+    sequential_margin,
+    type_estimate,
+    unpaired_difference,
+)
+from plop_lora.statistics.paired import (
+    Components,
+    Interval,
+    components,
+    detectable,
+    holm,
+    items_needed,
+    paired_bootstrap,
+    paired_t,
+    seeds_needed,
+    spearman,
+)
+
+__all__ = [
+    "CONFIDENCE",
+    "Components",
+    "Difference",
+    "Estimate",
+    "Interval",
+    "components",
+    "detectable",
+    "holm",
+    "items_needed",
+    "kendall_tau",
+    "paired_bootstrap",
+    "paired_difference",
+    "paired_t",
+    "ratio_estimate",
+    "seeds_needed",
+    "sequential_margin",
+    "spearman",
+    "type_estimate",
+    "unpaired_difference",
+]

@@ -1,0 +1,331 @@
+"""Two arms on the same seeds and the same items: intervals, p-values, power.
+
+The differences of two arms form a table, seeds by items. The difference of a cell is the true
+one, plus what the seed did (the same for all items), plus what the item does (the same for all
+seeds), plus noise. A conclusion is meant for other seeds and for other items, so both count.
+
+Shape letters: S seeds, I items, D draws. Imports numpy, scipy and statsmodels; no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, stats
+
+from plop_lora.statistics.estimates import CONFIDENCE
+
+DRAWS = 10_000
+POWER = 0.8
+MOST_SEEDS = 50
+MOST_ITEMS = 10**7
+_CELLS_AT_ONCE = 2**22
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Interval:
+    """A difference, and how far another experiment of this size may lie from it.
+
+    Attributes:
+        value: the mean difference.
+        low: lower end of the two-sided interval at `level`.
+        high: its upper end.
+        p: two-sided, of no difference.
+        level: of the interval.
+        deviations_D: what estimates deviate by, sorted; every bound and p comes from these.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+    level: float
+    deviations_D: Floats
+
+    def lower_bound(self, level: float = CONFIDENCE) -> float:
+        """Return what the true difference exceeds, one-sided at `level`."""
+        return self.value + float(np.quantile(self.deviations_D, 1 - level))
+
+    def p_above(self, threshold: float) -> float:
+        """Return the one-sided p for "the true difference is above `threshold`"."""
+        reaching = np.count_nonzero(self.value + self.deviations_D <= threshold)
+        return float(1 + reaching) / (1 + self.deviations_D.size)
+
+    def p_below(self, threshold: float) -> float:
+        """Return the one-sided p for "the true difference is below `threshold`"."""
+        reaching = np.count_nonzero(self.value + self.deviations_D >= threshold)
+        return float(1 + reaching) / (1 + self.deviations_D.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """Standard deviations of a difference: over seeds, over items, and of the noise of a cell."""
+
+    seed_sd: float
+    item_sd: float
+    noise_sd: float
+
+
+def components(differences_SI: Floats) -> Components:
+    """Return the parts of the spread, by the mean squares of a two-way table.
+
+    Args:
+        differences_SI: at least two seeds and two items; a part that comes out negative is 0.
+    """
+    seeds, items = differences_SI.shape
+    table = _mean_squares(differences_SI)
+    return Components(
+        seed_sd=math.sqrt(max(table.seed - table.noise, 0.0) / items),
+        item_sd=math.sqrt(max(table.item - table.noise, 0.0) / seeds),
+        noise_sd=math.sqrt(table.noise),
+    )
+
+
+def paired_bootstrap(
+    differences_SI: Floats, *, draws: int = DRAWS, seed: int = 0, level: float = CONFIDENCE
+) -> Interval:
+    """Return the mean difference with an interval that holds for other seeds and other items.
+
+    Seeds and items are drawn apart from each other (crossed), and what each draw does is added.
+    A plain bootstrap of a few seeds is too narrow twice. It understates their variance by
+    (S - 1) / S, so the deviations are widened by sqrt(S / (S - 1)), items likewise. And its tails
+    are those of a normal distribution at best (with two seeds it takes three values), so the
+    effect of the seeds is drawn from Student's t of S - 1 degrees of freedom, and that of the
+    items, which are resampled, is divided by an independent sqrt(chi²/(I - 1)). One number of
+    degrees of freedom for the sum (Satterthwaite) is not used: with two seeds it comes out large
+    just when their spread comes out small by chance, and the interval misses too often.
+
+    The noise of a cell is in the means of seeds as well as in those of items. It is counted once:
+    the items' deviations are shrunk to what is left of their variance without it.
+
+    Args:
+        differences_SI: a row per seed, a column per item, at least two of each.
+        draws: of the bootstrap; p-values are not below 1 / (draws + 1).
+        seed: of the draws.
+        level: of the two-sided interval.
+
+    Raises:
+        ValueError: fewer than two seeds or items, or a value that is not finite.
+
+    Source: Hesterberg, "What Teachers Should Know About the Bootstrap", arXiv 1411.5279 (the
+    two corrections; there by other percentiles, here by wider draws, since two seeds would need
+    a percentile beyond any number of draws); Owen, "The pigeonhole bootstrap", Annals of Applied
+    Statistics 1 (2007) (crossed resampling, and why it counts the noise too often); Robinson,
+    Annals of Statistics 4 (1976) (each part with its own t: the Behrens-Fisher solution, which
+    holds its level).
+    """
+    seeds, items = _checked(differences_SI, 2).shape
+    rng = np.random.default_rng(seed)
+    table = _mean_squares(differences_SI)
+    error_of_seeds = math.sqrt(table.seed / (seeds * items))
+    deviations_D = error_of_seeds * rng.standard_t(seeds - 1, draws)
+    kept = 1 - table.noise / table.item if table.item > table.noise else 0.0
+    if kept:
+        item_I = differences_SI.mean(axis=0) - differences_SI.mean()
+        scale_D = math.sqrt(kept * items) / np.sqrt(rng.chisquare(items - 1, draws))
+        deviations_D += scale_D * _resampled_means(item_I, draws, rng)
+    return _interval(float(differences_SI.mean()), deviations_D, level)
+
+
+def paired_t(differences_S: Floats, *, level: float = CONFIDENCE, draws: int = DRAWS) -> Interval:
+    """Return the mean difference with Student's t over seeds.
+
+    For metrics that are no mean over items (macro-F1, aggregates of a harness): what another
+    choice of items would do is not in it.
+
+    Raises:
+        ValueError: fewer than two seeds, or a value that is not finite.
+    """
+    seeds = _checked(differences_S, 1).size
+    error = float(differences_S.std(ddof=1)) / math.sqrt(seeds)
+    places_D = (np.arange(draws) + 0.5) / draws
+    return _interval(float(differences_S.mean()), error * stats.t.ppf(places_D, seeds - 1), level)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted for how many there are, by Holm's method.
+
+    >>> holm([0.01, 0.04])
+    [0.02, 0.04]
+    """
+    if not p_values:
+        return []
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(p) for p in multipletests(list(p_values), method="holm")[1]]
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> tuple[float, float] | None:
+    """Return Spearman's rho with its p, or None where one list is constant or has under 3."""
+    if len(first) < 3 or len(set(first)) < 2 or len(set(second)) < 2:
+        return None
+    result = stats.spearmanr(first, second)
+    return float(result.statistic), float(result.pvalue)
+
+
+# --------------------------------------------------------------------------- planning
+
+
+def detectable(
+    seeds: int,
+    items: int | None,
+    seed_sd: float,
+    item_sd: float,
+    level: float = CONFIDENCE,
+    power: float = POWER,
+    *,
+    noise_sd: float = 0.0,
+) -> float:
+    """Return the true difference that a two-sided test at `level` finds with `power`.
+
+    Args:
+        seeds: that both arms have.
+        items: that all seeds share; None for a metric without items.
+        seed_sd: of the difference of two arms over seeds.
+        item_sd: of an item's difference, the part that comes back with every seed.
+        level: 1 minus the risk of a false alarm.
+        power: 1 minus the risk of missing it.
+        noise_sd: of a cell, the part that comes back with neither.
+
+    Returns:
+        In the units of the metric; infinite with fewer than two seeds.
+
+    >>> detectable(1, 500, 0.01, 0.3)
+    inf
+    """
+    if seeds < 2:
+        return math.inf
+    by_seed = (seed_sd**2 + (noise_sd**2 / items if items else 0.0)) / seeds
+    by_item = item_sd**2 / items if items else 0.0
+    variance = by_seed + by_item
+    if variance == 0:
+        return 0.0
+    spread_of_variance = by_seed**2 / (seeds - 1)
+    if items and items > 1:
+        spread_of_variance += by_item**2 / (items - 1)
+    freedom = variance**2 / spread_of_variance if spread_of_variance else math.inf
+    return _noncentrality(freedom, level, power) * math.sqrt(variance)
+
+
+def seeds_needed(
+    effect: float,
+    items: int | None,
+    seed_sd: float,
+    item_sd: float,
+    level: float = CONFIDENCE,
+    power: float = POWER,
+    *,
+    noise_sd: float = 0.0,
+    most: int = MOST_SEEDS,
+) -> int | None:
+    """Return the fewest seeds at which `effect` is detectable, None where it takes over `most`."""
+
+    def enough(seeds: int) -> bool:
+        found = detectable(seeds, items, seed_sd, item_sd, level, power, noise_sd=noise_sd)
+        return found <= abs(effect)
+
+    return _smallest(enough, 2, most)
+
+
+def items_needed(
+    effect: float,
+    seeds: int,
+    seed_sd: float,
+    item_sd: float,
+    level: float = CONFIDENCE,
+    power: float = POWER,
+    *,
+    noise_sd: float = 0.0,
+    most: int = MOST_ITEMS,
+) -> int | None:
+    """Return the fewest items at which `effect` is detectable, None where it takes over `most`.
+
+    Where the seeds alone differ by too much no number of items is enough.
+    """
+
+    def enough(items: int) -> bool:
+        found = detectable(seeds, items, seed_sd, item_sd, level, power, noise_sd=noise_sd)
+        return found <= abs(effect)
+
+    return _smallest(enough, 2, most)
+
+
+def _smallest(enough: Callable[[int], bool], low: int, high: int) -> int | None:
+    """Return the smallest number that is enough, where all larger ones are as well."""
+    if not enough(high):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle + 1, high)
+    return low
+
+
+def _noncentrality(freedom: float, level: float, power: float) -> float:
+    """Return the true difference in standard errors that is found with `power`."""
+    if freedom > 1000:
+        return float(stats.norm.ppf(0.5 + level / 2) + stats.norm.ppf(power))
+    critical = float(stats.t.ppf(0.5 + level / 2, freedom))
+
+    def missing(centre: float) -> float:
+        return float(stats.nct.sf(critical, freedom, centre)) - power
+
+    return float(optimize.brentq(missing, 0.0, 20 * critical))
+
+
+# --------------------------------------------------------------------------- the table
+
+
+@dataclass(frozen=True, slots=True)
+class _MeanSquares:
+    """Of a two-way table; each has the noise's variance in it, the first two their own part."""
+
+    seed: float
+    item: float
+    noise: float
+
+
+def _mean_squares(differences_SI: Floats) -> _MeanSquares:
+    seeds, items = differences_SI.shape
+    mean = differences_SI.mean()
+    seed_S = differences_SI.mean(axis=1) - mean
+    item_I = differences_SI.mean(axis=0) - mean
+    rest_SI = differences_SI - mean - seed_S[:, None] - item_I
+    return _MeanSquares(
+        seed=float(items * (seed_S**2).sum() / (seeds - 1)),
+        item=float(seeds * (item_I**2).sum() / (items - 1)),
+        noise=float((rest_SI**2).sum() / ((seeds - 1) * (items - 1))),
+    )
+
+
+def _resampled_means(values_I: Floats, draws: int, rng: np.random.Generator) -> Floats:
+    """Return the means of resamples, a block of draws at a time to bound the memory."""
+    size = values_I.size
+    block = max(1, _CELLS_AT_ONCE // size)
+    return np.concatenate(
+        [
+            values_I[rng.integers(0, size, (min(block, draws - start), size))].mean(axis=1)
+            for start in range(0, draws, block)
+        ]
+    )
+
+
+def _interval(value: float, deviations_D: Floats, level: float) -> Interval:
+    deviations_D = np.sort(deviations_D)
+    low, high = np.quantile(deviations_D, [0.5 - level / 2, 0.5 + level / 2])
+    bare = Interval(value, value + float(low), value + float(high), 1.0, level, deviations_D)
+    p = min(1.0, 2 * min(bare.p_above(0.0), bare.p_below(0.0)))
+    return Interval(value, bare.low, bare.high, p, level, deviations_D)
+
+
+def _checked(differences: Floats, dimensions: int) -> Floats:
+    if differences.ndim != dimensions or min(differences.shape, default=0) < 2:
+        raise ValueError(f"Two seeds at least are needed, not {differences.shape}.")
+    if not np.isfinite(differences).all():
+        raise ValueError("A difference is not finite.")
+    return differences

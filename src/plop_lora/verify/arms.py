@@ -1,0 +1,425 @@
+"""Arms: the shortlist and its rivals, each with as many adapter parameters as the budget says.
+
+An arm is a rule that names weights (`ARMS`), or a saved placement. It gives one placement a seed;
+only `random` differs between seeds. Ranks follow from the budget, and alpha and all settings are
+the same (`equal`), so that arms differ in where their parameters stand and in nothing else.
+
+`plop` and `plop-budget` are two forms of one method. `plop` adapts the k types of lowest NFN.
+`plop-budget` spreads the same parameters, at lower ranks, over those types and all further ones
+that the scores do not tell apart from the k-th: whose paired interval holds zero, or whose gap is
+within the tolerance of the scoring. Where the scores tell all types apart it is `plop`.
+
+Pure; no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from plop_lora.errors import UsageError, nearest
+from plop_lora.placement import STRATEGIES, Group, groups_of, place
+from plop_lora.placement.place import DEFAULT_TOP
+from plop_lora.records import DECIDED, AdapterSettings, Host, Placement, Scores
+from plop_lora.statistics import paired_difference
+from plop_lora.verify.equal import (
+    LARGEST_UNIFORM_RANK,
+    TOLERANCE,
+    Draft,
+    alpha_for,
+    check_reach,
+    draft,
+    fitted,
+)
+from plop_lora.verify.selectors import SELECTORS, Signal
+
+PLOP, COMPULSORY = "plop", "all-linear"
+DEFAULT_ARMS = (PLOP, "plop-budget", "plop-inverse", "attention", "mlp", COMPULSORY,
+                "query-value", "random")  # fmt: skip
+"""The shortlist and seven rivals that need no more than scores."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arm:
+    """One contestant.
+
+    Attributes:
+        name: of the rule, or of the file.
+        placements: one a seed, in the order of the seeds.
+        nfn: mean over its types of their NFN, a type counting once as it does in a choice; over
+            all seeds. None where a type has no score.
+        mismatch: parameters over budget, minus 1, of the seed that misses it most.
+        note: what a reader should know.
+    """
+
+    name: str
+    placements: tuple[Placement, ...]
+    nfn: float | None
+    mismatch: float
+    note: str = ""
+
+    @property
+    def parameters(self) -> int:
+        """Adapter parameters of the first seed."""
+        return self.placements[0].trainable_parameters
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """Module types of the first seed, in the order of preference."""
+        return tuple(choice.type for choice in self.placements[0].choices)
+
+    @property
+    def ranks(self) -> tuple[int, int]:
+        """Lowest and highest rank over all seeds."""
+        ranks = [site.rank for placement in self.placements for site in placement.sites]
+        return min(ranks), max(ranks)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """What a rule may look at."""
+
+    scores: Scores
+    top: int | None
+    seed: int
+    signals: Mapping[str, Signal]
+
+    def place(self, strategy: str, types: Sequence[str] = ()) -> Placement:
+        """Return the placement of a strategy; its ranks are not used."""
+        top = self.top if STRATEGIES[strategy].uses_top else None
+        return place(self.scores, strategy=strategy, top=top, types=types, rank=1, seed=self.seed)
+
+    def eligible(self) -> list[Group]:
+        """Return the types that a rule may choose, lowest NFN first."""
+        return [group for group in groups_of(self.scores) if group.eligible]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row of the registry; `needs` names what it looks at besides the model's weights."""
+
+    name: str
+    choose: Callable[[Request], Placement]
+    description: str
+    source: str
+    needs: str
+    signal: str | None = None
+    varies: bool = False
+    keeps_ranks: bool = False
+
+
+def budget_of(scores: Scores, rank: int = 16, top: int | None = None) -> int:
+    """Return the parameters of the shortlist at a rank: the budget where none is given."""
+    return place(scores, top=top, rank=rank).trainable_parameters
+
+
+def eligible_hosts(scores: Scores) -> tuple[Host, ...]:
+    """Return the weights that an arm may adapt, for `measure_signal`."""
+    return tuple(host for group in groups_of(scores) if group.eligible for host in group.hosts)
+
+
+def signals_for(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the selectors that have to be run for these arms."""
+    rules = [ARMS[name] for name in names if name in ARMS]
+    return tuple(dict.fromkeys(rule.signal for rule in rules if rule.signal is not None))
+
+
+def make_arms(
+    names: Sequence[str],
+    scores: Scores,
+    *,
+    budget: int,
+    seeds: Sequence[int],
+    top: int | None = None,
+    signals: Mapping[str, Signal] | None = None,
+    uniform: bool = False,
+    shortlist: str = PLOP,
+    scaling: float = 2.0,
+    settings: AdapterSettings | None = None,
+) -> tuple[Arm, ...]:
+    """Make the arms of a verification, the shortlist first.
+
+    Args:
+        names: rules in `ARMS` or files of placements; `DEFAULT_ARMS` if empty, of which those
+            that find nothing in this model are left out with a note. The shortlist and
+            `all-linear`, the strongest published rival, are always among them.
+        scores: of the model.
+        budget: adapter parameters, that every arm meets within 2 % and none exceeds.
+        seeds: of the trials, at least one; `random` draws anew for each.
+        top: types of `plop`, `plop-inverse`, `random` and the rules by a signal; default 3.
+        signals: by selector, for the rules that need one (`signals_for`).
+        uniform: for reinforcement learning: no rank above 32, and no rank that follows a signal.
+        shortlist: the arm to be proved, a rule or a file.
+        scaling: alpha / rank of the shortlist (alpha / sqrt(rank) with rslora). All arms have the
+            alpha that follows.
+        settings: of every adapter, whatever a file says.
+
+    Returns:
+        The arms. Two with the same weights and ranks are one, under the first name, with a note.
+        An arm whose rank 1 costs more than the budget has rank 1, with a note.
+
+    Raises:
+        UsageError: an unknown name, a rule that finds nothing, a missing signal, a file of another
+            model, or a budget that an arm cannot meet.
+        RecordError: a file that is no placement.
+    """
+    if not seeds:
+        raise UsageError("There is no seed. Give at least one: --seeds 5.")
+    settings = settings or AdapterSettings()
+    limit = LARGEST_UNIFORM_RANK if uniform else None
+    wanted = list(dict.fromkeys([shortlist, *(names or DEFAULT_ARMS), COMPULSORY]))
+    drafts: list[tuple[list[Draft], str]] = []
+    missing: list[str] = []
+    for name in wanted:
+        taken = [plans[0].name for plans, _ in drafts]
+        request = Request(scores, top, seeds[0], signals or {})
+        try:
+            plans = _drafts(name, request, seeds, limit, taken)
+        except UsageError as error:
+            if names or name in (shortlist, COMPULSORY):
+                raise
+            missing.append(f"no arm {name}: {error}")
+            continue
+        added = names and name == COMPULSORY and name not in (*names, shortlist)
+        notes = [_ADDED] if added else []
+        drafts.append((plans, "; ".join([*notes, *_notes(name, plans[0], request, uniform)])))
+    check_reach(
+        [plan for plans, _ in drafts for plan in plans], budget, (drafts[0][0][0].name, COMPULSORY)
+    )
+    alpha = alpha_for(drafts[0][0][0], budget, scaling, settings)
+    nfn = {group.type: group.nfn for group in groups_of(scores)}
+    arms = [
+        _arm(plans, note, budget, nfn, [fitted(plan, budget, alpha, settings) for plan in plans])
+        for plans, note in drafts
+    ]
+    arms[0] = dataclasses.replace(arms[0], note=_joined(arms[0].note, *missing))
+    return _merged(arms)
+
+
+# --------------------------------------------------------------------------- one arm
+
+
+_ADDED = "always among the arms: the strongest published rival"
+
+
+def _drafts(
+    name: str, request: Request, seeds: Sequence[int], limit: int | None, taken: Sequence[str]
+) -> list[Draft]:
+    """Return one draft a seed."""
+    if name not in ARMS:
+        placement = _from_file(name, request.scores)
+        label = name if Path(name).stem in (*taken, *ARMS) else Path(name).stem
+        plan = draft(label, placement, largest_rank=limit, keep_shares=limit is None)
+        return [plan] * len(seeds)
+    rule = ARMS[name]
+    if rule.signal is not None and rule.signal not in request.signals:
+        raise UsageError(
+            f"The arm {name!r} needs {rule.needs}, measured on the loaded model. Run it with plop "
+            f"verify, or pass signals={{{rule.signal!r}: measure_signal(…)}}."
+        )
+    if rule.keeps_ranks and limit is not None:
+        raise UsageError(
+            f"The arm {name!r} gives its weights different ranks, which loses under GRPO (arXiv "
+            "2605.07366). Leave it out for this task."
+        )
+    made = []
+    for seed in seeds if rule.varies else seeds[:1]:
+        placement = rule.choose(dataclasses.replace(request, seed=seed))
+        placement = dataclasses.replace(placement, strategy=name, seed=seed)
+        made.append(draft(name, placement, largest_rank=limit, keep_shares=rule.keeps_ranks))
+    return made if rule.varies else made * len(seeds)
+
+
+def _from_file(name: str, scores: Scores) -> Placement:
+    """Load a placement and see that it is of the scored model.
+
+    Raises:
+        UsageError: neither a rule nor a file, or a placement of another model.
+    """
+    if not Path(name).is_file():
+        raise UsageError(
+            f"There is no arm {name!r}, and no such file.{nearest(name, ARMS)} Allowed: "
+            f"{', '.join(ARMS)}, or the file of a placement."
+        )
+    placement = Placement.load(name)
+    known = {host.name: host.parameters_per_rank for host in scores.hosts}
+    others = {entry.name for entry in scores.coverage.not_measured}
+    for site in placement.sites:
+        cost = site.parameters // site.rank
+        if known.get(site.name, cost if site.name in others else None) != cost:
+            raise UsageError(
+                f"{name} is a placement of {placement.model.name}: its weight {site.name} "
+                f"({cost:,} parameters a rank) is not in the scores, which are of "
+                f"{scores.model.name}. Give a placement of that model."
+            )
+    return placement
+
+
+def _notes(name: str, plan: Draft, request: Request, uniform: bool) -> list[str]:
+    """Say what becomes of a file, and what a signal did not see."""
+    if name in ARMS:
+        signal = ARMS[name].signal
+        return [] if signal is None else list(request.signals[signal].notes)
+    ranks = "even ranks" if uniform or plan.shares is None else "ranks in the file's proportions"
+    return [f"from {name}: its weights at the common budget, alpha and settings, {ranks}"]
+
+
+def _arm(
+    plans: Sequence[Draft],
+    note: str,
+    budget: int,
+    nfn: Mapping[str, float],
+    placements: Sequence[Placement],
+) -> Arm:
+    misses = [placement.trainable_parameters / budget - 1 for placement in placements]
+    mismatch = max(misses, key=abs)
+    over = ""
+    if mismatch > TOLERANCE:
+        over = f"rank 1 on its {len(plans[0].costs)} weights costs {mismatch:.1%} more than the "
+        over += "budget"
+    means = [_mean_nfn(placement, nfn) for placement in placements]
+    known = [value for value in means if value is not None]
+    return Arm(
+        name=plans[0].name,
+        placements=tuple(placements),
+        nfn=fmean(known) if len(known) == len(means) else None,
+        mismatch=mismatch,
+        note=_joined(note, over),
+    )
+
+
+def _mean_nfn(placement: Placement, nfn: Mapping[str, float]) -> float | None:
+    types = list(dict.fromkeys(site.type for site in placement.sites))
+    return fmean(nfn[name] for name in types) if all(name in nfn for name in types) else None
+
+
+def _merged(arms: Sequence[Arm]) -> tuple[Arm, ...]:
+    """Run arms with the same weights and ranks once, under the name of the first."""
+    kept: dict[tuple[frozenset[tuple[str, int]], ...], Arm] = {}
+    for arm in arms:
+        key = tuple(
+            frozenset((site.name, site.rank) for site in placement.sites)
+            for placement in arm.placements
+        )
+        if key in kept:
+            text = f"{arm.name} has the same weights and ranks and is not run twice"
+            kept[key] = dataclasses.replace(kept[key], note=_joined(kept[key].note, text))
+        else:
+            kept[key] = arm
+    return tuple(kept.values())
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)
+
+
+# --------------------------------------------------------------------------- rules
+
+
+def _strategy(name: str) -> Callable[[Request], Placement]:
+    return lambda request: request.place(name)
+
+
+def _undecided(request: Request) -> Placement:
+    """Take the lowest types, and those that follow while the scores do not separate them."""
+    groups = request.eligible()
+    shortlist = request.place(PLOP)
+    chosen = [choice.type for choice in shortlist.choices]
+    last = groups[len(chosen) - 1]
+    stopping = request.scores.stopping
+    tolerance = 0.0 if stopping is None else stopping.tolerance
+    for group in groups[len(chosen) :]:
+        gap = paired_difference(group.estimate, last.estimate)
+        if gap.verdict == DECIDED and gap.value > tolerance:
+            break
+        chosen.append(group.type)
+    return request.place("custom", chosen)
+
+
+def _by_signal(name: str) -> Callable[[Request], Placement]:
+    """Take the types of highest mean signal, as many as `plop` takes, whose rule it follows."""
+
+    def choose(request: Request) -> Placement:
+        values = request.signals[name].values
+        means = {
+            group.type: fmean(seen)
+            for group in request.eligible()
+            if (seen := [values[host.name] for host in group.hosts if host.name in values])
+        }
+        if not means:
+            raise UsageError(f"The signal {name!r} is of none of these weights. Leave it out.")
+        top = DEFAULT_TOP if request.top is None else request.top
+        order = sorted(means, key=lambda type_name: (-means[type_name], type_name))
+        return request.place("custom", order[:top])
+
+    return choose
+
+
+def _by_ranks(name: str) -> Callable[[Request], Placement]:
+    """Take every weight that a signal gives a rank, in the proportions of those ranks."""
+
+    def choose(request: Request) -> Placement:
+        ranks = {host: round(rank) for host, rank in request.signals[name].values.items()}
+        types = [
+            group.type
+            for group in request.eligible()
+            if any(host.name in ranks for host in group.hosts)
+        ]
+        if not types:
+            raise UsageError(f"The signal {name!r} is of none of these weights. Leave it out.")
+        return _with_ranks(request.place("custom", types), ranks)
+
+    return choose
+
+
+def _with_ranks(placement: Placement, ranks: Mapping[str, int]) -> Placement:
+    """Keep the weights that have a rank here, with it."""
+    sites = tuple(
+        dataclasses.replace(
+            site, rank=ranks[site.name], parameters=ranks[site.name] * site.parameters // site.rank
+        )
+        for site in placement.sites
+        if ranks.get(site.name)
+    )
+    left = [site.name for site in placement.sites if not ranks.get(site.name)]
+    return dataclasses.replace(placement, sites=sites, untouched=(*placement.untouched, *left))
+
+
+def _signal_rule(name: str) -> Rule:
+    row = SELECTORS[name]
+    choose = _by_ranks(name) if row.are_ranks else _by_signal(name)
+    text = row.description if row.are_ranks else f"as many types as plop by {row.description}"
+    return Rule(name, choose, text, row.source, f"the signal {name!r}", name,
+                keeps_ranks=row.are_ranks)  # fmt: skip
+
+
+def _strategy_rule(name: str, *, varies: bool = False) -> Rule:
+    row = STRATEGIES[name]
+    needs = "scores" if row.by_score else "nothing"
+    return Rule(name, _strategy(name), row.description, row.source, needs, varies=varies)
+
+
+ARMS: dict[str, Rule] = {
+    row.name: row
+    for row in (
+        _strategy_rule(PLOP),
+        Rule(
+            name="plop-budget",
+            choose=_undecided,
+            description="plop, and the further types that the scores do not tell apart from it",
+            source=STRATEGIES[PLOP].source,
+            needs="scores",
+        ),
+        _strategy_rule("plop-inverse"),
+        _strategy_rule("attention"),
+        _strategy_rule("mlp"),
+        _strategy_rule(COMPULSORY),
+        _strategy_rule("query-value"),
+        _strategy_rule("random", varies=True),
+        *map(_signal_rule, SELECTORS),
+    )
+}
+"""Name → rule, besides the files of placements."""

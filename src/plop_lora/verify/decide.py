@@ -1,0 +1,338 @@
+"""The verdict of a verification, from the outcomes of all arms. Pure; no torch.
+
+A rival is *better* where it beats the shortlist by more than the margin, at a one-sided p below
+0.05 after Holm over all rivals: naming one of many as better needs the correction. The shortlist
+is *confirmed* where its one-sided 95 % bound lies above minus the margin against every rival.
+That needs no correction, since all of them must hold (an intersection-union test). Displayed
+intervals are two-sided 95 %, one comparison each.
+
+Shape letters: S seeds, I items.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plop_lora.errors import MeasurementError, UsageError
+from plop_lora.records import Predictive
+from plop_lora.records.verification import BEATEN, CONFIRMED, INCONCLUSIVE
+from plop_lora.statistics import (
+    Components,
+    Interval,
+    components,
+    holm,
+    items_needed,
+    paired_bootstrap,
+    paired_t,
+    seeds_needed,
+    spearman,
+)
+
+SHORTLIST, NON_INFERIOR, BETTER = "shortlist", "non-inferior", "better than shortlist"
+WORSE, UNSEPARATED, FAILED = "worse", "cannot separate", "failed"
+RISK = 0.05
+DRAWS = 10_000
+LEAST_ARMS = 4
+_MOST_MORE_SEEDS = 50
+_MOST_ITEMS = 10**6
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an arm reached, by seed: None where the trial failed.
+
+    `items_SI` are the same for each evaluation row, in the order of the file; None for a metric
+    that is no mean over rows.
+    """
+
+    values_S: tuple[float | None, ...]
+    items_SI: tuple[Sequence[float] | None, ...] | None = None
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over the seeds that ended with a number, None without one."""
+        done = [value for value in self.values_S if value is not None]
+        return sum(done) / len(done) if done else None
+
+
+@dataclass(frozen=True, slots=True)
+class ArmComparison:
+    """One arm against the shortlist.
+
+    `difference` is shortlist minus rival over the seeds that both finished, above 0 where the
+    shortlist is better whatever the direction of the metric, with its 95 % interval; None for the
+    shortlist itself and where nothing can be said. `p` is two-sided, after Holm. `verdict` is
+    `shortlist`, `non-inferior` (the shortlist is, to this rival), `worse` (the rival is),
+    `better than shortlist`, `cannot separate` or `failed` (no seed finished).
+    """
+
+    arm: str
+    mean: float | None
+    seeds: int
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    verdict: str = UNSEPARATED
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The verdict, the rival that is better, what would separate, and every arm in order."""
+
+    verdict: str
+    better: str | None
+    more: str | None
+    comparisons: tuple[ArmComparison, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Paired:
+    """A rival's table of differences (one column where the metric has no items)."""
+
+    arm: str
+    interval: Interval
+    parts: Components
+    seeds: int
+    items: int | None
+
+
+def decide(
+    outcomes: Mapping[str, Outcome],
+    *,
+    shortlist: str,
+    margin: float,
+    higher: bool,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Decision:
+    """Say whether the shortlist holds against its rivals.
+
+    Args:
+        outcomes: arm → outcome, with the same seeds in the same order in each.
+        shortlist: which of them is to be proved.
+        margin: loss in the metric that is accepted, 0 or more.
+        higher: whether a higher value of the metric is better.
+        draws: of the bootstrap.
+        seed: of the draws.
+
+    Returns:
+        `beaten`, or else `confirmed` where every rival was compared and none can be better by
+        more than the margin, or else `cannot separate`. A rival without a result prevents
+        `confirmed` and is named in `more`.
+
+    Raises:
+        UsageError: no such shortlist, no rival, or a margin below 0.
+        MeasurementError: arms with different numbers of seeds or items, or a value that is not
+            finite.
+    """
+    _check(outcomes, shortlist, margin)
+    rivals = [arm for arm in outcomes if arm != shortlist]
+    paired = {
+        arm: found
+        for arm in rivals
+        if (found := _pair(arm, outcomes[shortlist], outcomes[arm], higher, draws, seed))
+    }
+    verdicts = _verdicts(paired, margin)
+    adjusted = dict(zip(paired, holm([p.interval.p for p in paired.values()]), strict=True))
+    comparisons = tuple(
+        _comparison(arm, outcomes[arm], paired.get(arm), adjusted.get(arm), verdicts.get(arm))
+        if arm != shortlist
+        else _shortlist(arm, outcomes[arm])
+        for arm in outcomes
+    )
+    better = [arm for arm in paired if verdicts[arm] == BETTER]
+    open_arms = [row for row in comparisons if row.verdict in (UNSEPARATED, FAILED)]
+    verdict = BEATEN if better else INCONCLUSIVE if open_arms else CONFIRMED
+    return Decision(
+        verdict=verdict,
+        better=min(better, key=lambda arm: (paired[arm].interval.value, arm), default=None),
+        more=_more(open_arms, paired, shortlist, margin) if verdict != CONFIRMED else None,
+        comparisons=comparisons,
+    )
+
+
+def predictive(
+    nfn: Mapping[str, float | None], outcomes: Mapping[str, float | None], *, higher: bool
+) -> Predictive:
+    """Say how the arms' mean NFN goes with what they reached, turned so that higher is better.
+
+    A negative rho speaks for the score: the lower the NFN, the better the arm.
+
+    Args:
+        nfn: arm → mean NFN; None where a type has no score.
+        outcomes: arm → mean of the metric; None where no seed finished.
+        higher: whether a higher value of the metric is better.
+
+    Returns:
+        Spearman's rho over the arms that have both; None below four, and where all are the same.
+    """
+    both = [
+        (value, reached if higher else -reached)
+        for arm, value in nfn.items()
+        if value is not None and (reached := outcomes.get(arm)) is not None
+    ]
+    found = None
+    if len(both) >= LEAST_ARMS:
+        found = spearman([value for value, _ in both], [reached for _, reached in both])
+    rho, p = found if found is not None else (None, None)
+    return Predictive(rho=rho, arms=len(both), p=p)
+
+
+# --------------------------------------------------------------------------- comparisons
+
+
+def _check(outcomes: Mapping[str, Outcome], shortlist: str, margin: float) -> None:
+    if shortlist not in outcomes or len(outcomes) < 2:
+        raise UsageError(
+            f"There must be the shortlist {shortlist!r} and a rival; there are: "
+            f"{', '.join(outcomes) or 'none'}."
+        )
+    if not (math.isfinite(margin) and margin >= 0):
+        raise UsageError(f"The margin must be 0 or more, not {margin}. Use 0.01, for one point.")
+    seeds = {arm: len(outcome.values_S) for arm, outcome in outcomes.items()}
+    if len(set(seeds.values())) > 1:
+        raise MeasurementError(f"Every arm needs the same seeds, failed ones included: {seeds}.")
+    for arm, outcome in outcomes.items():
+        wrong = [v for v in outcome.values_S if v is not None and not math.isfinite(v)]
+        if wrong:
+            raise MeasurementError(f"The arm {arm!r} has an outcome of {wrong[0]}.")
+
+
+def _pair(
+    arm: str, first: Outcome, second: Outcome, higher: bool, draws: int, seed: int
+) -> _Paired | None:
+    """Compare over the seeds that both finished; None with fewer than two."""
+    table_SI, with_items = _table(arm, first, second)
+    if len(table_SI) < 2:
+        return None
+    table_SI = table_SI if higher else -table_SI
+    if with_items and table_SI.shape[1] > 1:
+        interval = paired_bootstrap(table_SI, draws=draws, seed=seed)
+        return _Paired(arm, interval, components(table_SI), *table_SI.shape)
+    values_S = table_SI.mean(axis=1)
+    parts = Components(seed_sd=float(values_S.std(ddof=1)), item_sd=0.0, noise_sd=0.0)
+    return _Paired(arm, paired_t(values_S, draws=draws), parts, len(values_S), None)
+
+
+def _table(arm: str, first: Outcome, second: Outcome) -> tuple[Floats, bool]:
+    """Return first minus second, a row per seed that both finished, and whether it has items."""
+    values = zip(first.values_S, second.values_S, strict=True)
+    both = [order for order, pair in enumerate(values) if None not in pair]
+    rows: list[tuple[Sequence[float] | None, Sequence[float] | None]] = []
+    if first.items_SI is not None and second.items_SI is not None:
+        rows = [(first.items_SI[order], second.items_SI[order]) for order in both]
+    if not rows or any(None in pair for pair in rows):
+        plain = [(first.values_S[order], second.values_S[order]) for order in both]
+        return np.array([[a - b] for a, b in plain if a is not None and b is not None]), False
+    tables = [np.array([row[side] for row in rows], dtype=object) for side in (0, 1)]
+    sizes = sorted({len(row) for pair in rows for row in pair if row is not None})
+    if len(sizes) > 1:
+        raise MeasurementError(
+            f"The trials of {arm!r} and of the shortlist judged {' and '.join(map(str, sizes))} "
+            "rows; pairing needs the same rows in all. Run them again on one evaluation file."
+        )
+    table_SI = tables[0].astype(np.float64) - tables[1].astype(np.float64)
+    if not np.isfinite(table_SI).all():
+        raise MeasurementError(f"A row's outcome of {arm!r} or of the shortlist is not finite.")
+    return table_SI, True
+
+
+def _verdicts(paired: Mapping[str, _Paired], margin: float) -> dict[str, str]:
+    """Judge the rivals that could be compared."""
+    beaten = holm([rival.interval.p_below(-margin) for rival in paired.values()])
+    different = holm([rival.interval.p for rival in paired.values()])
+    verdicts = {}
+    for (arm, rival), p_beaten, p in zip(paired.items(), beaten, different, strict=True):
+        if p_beaten < RISK:
+            verdicts[arm] = BETTER
+        elif rival.interval.lower_bound(1 - RISK) < -margin:
+            verdicts[arm] = UNSEPARATED
+        else:
+            verdicts[arm] = WORSE if p < RISK and rival.interval.value > 0 else NON_INFERIOR
+    return verdicts
+
+
+def _shortlist(arm: str, outcome: Outcome) -> ArmComparison:
+    seeds = _finished(outcome)
+    return ArmComparison(arm, outcome.mean, seeds, verdict=SHORTLIST if seeds else FAILED)
+
+
+def _comparison(
+    arm: str, outcome: Outcome, paired: _Paired | None, p: float | None, verdict: str | None
+) -> ArmComparison:
+    if paired is None or verdict is None:
+        verdict = UNSEPARATED if _finished(outcome) else FAILED
+        return ArmComparison(arm, outcome.mean, _finished(outcome), verdict=verdict)
+    bare = ArmComparison(arm, outcome.mean, paired.seeds, p=p, verdict=verdict)
+    found = paired.interval
+    return replace(bare, difference=found.value, low=found.low, high=found.high)
+
+
+def _finished(outcome: Outcome) -> int:
+    return sum(value is not None for value in outcome.values_S)
+
+
+# --------------------------------------------------------------------------- what would separate
+
+
+def _more(
+    open_arms: Sequence[ArmComparison],
+    paired: Mapping[str, _Paired],
+    shortlist: str,
+    margin: float,
+) -> str | None:
+    """Say what is missing: results, seeds, or rows; the rival that needs most speaks for all."""
+    parts = []
+    failed = [row.arm for row in open_arms if row.verdict == FAILED]
+    if failed:
+        parts.append(f"no result of {', '.join(failed)}: every seed failed; see the causes")
+    few = [row.arm for row in open_arms if row.verdict == UNSEPARATED and row.arm not in paired]
+    if few and shortlist not in failed:
+        parts.append(f"fewer than two seeds finished in both {shortlist} and {', '.join(few)}")
+    unseparated = [paired[row.arm] for row in open_arms if row.arm in paired]
+    if unseparated:
+        parts.append(_remedy(unseparated, margin))
+    return "; ".join(parts) or None
+
+
+def _remedy(rivals: Sequence[_Paired], margin: float) -> str:
+    """Say how many seeds, or rows, separate all these rivals if their differences stay."""
+    most = rivals[0].seeds + _MOST_MORE_SEEDS
+    seeds = {rival.arm: _seeds_for(rival, margin, most) for rival in rivals}
+    hardest = max(rivals, key=lambda rival: (seeds[rival.arm] or math.inf, rival.arm))
+    needed = seeds[hardest.arm]
+    names = ", ".join(rival.arm for rival in rivals)
+    if needed is None:
+        text = f"{names}: more than {_MOST_MORE_SEEDS} seeds more would be needed"
+    else:
+        text = f"{names}: about {max(1, needed - hardest.seeds)} more seeds would separate"
+    rows = [_rows_for(rival, margin) for rival in rivals]
+    known = [count for count in rows if count is not None]
+    if rivals[0].items is not None and len(known) == len(rows):
+        text += f", or about {max(*known, rivals[0].items + 1):,} rows instead of "
+        text += f"{rivals[0].items:,}"
+    return f"{text} (power 0.8, if the differences stay as they are)"
+
+
+def _seeds_for(rival: _Paired, margin: float, most: int) -> int | None:
+    parts = rival.parts
+    return seeds_needed(
+        rival.interval.value + margin, rival.items, parts.seed_sd, parts.item_sd, 1 - 2 * RISK,
+        noise_sd=parts.noise_sd, most=most,
+    )  # fmt: skip
+
+
+def _rows_for(rival: _Paired, margin: float) -> int | None:
+    parts = rival.parts
+    return items_needed(
+        rival.interval.value + margin, rival.seeds, parts.seed_sd, parts.item_sd, 1 - 2 * RISK,
+        noise_sd=parts.noise_sd, most=_MOST_ITEMS,
+    )  # fmt: skip
