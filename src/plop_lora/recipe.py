@@ -65,6 +65,8 @@ class Section(BaseModel):
                 known = _keys(cls, where[:-1])
                 message = f"there is no such key.{nearest(where[-1], known)} Keys: "
                 message += ", ".join(known)
+            if first["type"] == "missing":
+                message = "is needed, but not given"
             key = ".".join(where) or "top level"
             raise UsageError(f"In {source}, {key}: {message}.") from error
 

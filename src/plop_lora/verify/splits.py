@@ -157,8 +157,8 @@ def _without_overlap(
         )
     kept = [row for row in rows if keys(row) not in seen]
     return kept, overlap, [
-        f"{overlap} of {len(report)} evaluation rows ({share:.1%}) stand among the training rows; "
-        f"{len(rows) - len(kept)} training rows are left out for it"
+        f"{overlap} of {len(report)} evaluation rows ({share:.1%}) stand among the training rows, "
+        f"where their prompts are left out ({len(rows) - len(kept)} of {len(rows)} rows)"
     ]  # fmt: skip
 
 
