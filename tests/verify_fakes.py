@@ -159,6 +159,8 @@ def install() -> None:
             module = ModuleType(full)
             module.__dict__.update(content)
             sys.modules[full] = module
+            parent, _, leaf = full.rpartition(".")
+            setattr(importlib.import_module(parent), leaf, module)
 
 
 install()

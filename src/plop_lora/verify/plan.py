@@ -221,20 +221,25 @@ def _evaluation(study: Study) -> EvaluationSettings:
 
 
 def make_plan(
-    study: Study, finished: Sequence[TrialResult] = (), *, unmeasured: Sequence[str] = ()
+    study: Study,
+    finished: Sequence[TrialResult] = (),
+    *,
+    rates: Mapping[str, float] | None = None,
+    unmeasured: Sequence[str] = (),
 ) -> VerificationPlan:
     """Return what a study would run, how long, for how much, and what it could detect.
 
     Args:
         study: with the arms that are known.
         finished: trials of it that are done, whose time says what the others take.
+        rates: of the arms that have one already, which their confirmation will have.
         unmeasured: arms whose types follow from a signal that is measured only when it runs.
     """
     recipe, splits, seeds = study.recipe, study.splits, study.seeds
     arms = len(study.arms) + len(unmeasured)
     middle = study.rates[len(study.rates) // 2]
     ladder = ladder_specs(study)
-    confirm = confirm_specs(study, {arm.name: middle for arm in study.arms})
+    confirm = confirm_specs(study, {arm.name: middle for arm in study.arms} | dict(rates or {}))
     tokens = splits.characters() / CHARACTERS_A_TOKEN
     works = [(spec, _work(study, spec, tokens)) for spec in (*ladder, *confirm)]
     time = estimate(works, finished)
@@ -262,13 +267,14 @@ def make_plan(
         seed_sd=seed_sd,
         item_sd=item_sd,
         quick=recipe.quick,
-        notes=(*study.notes, *splits.notes, *_plan_notes(study, time.source)),
+        notes=(*study.notes, *splits.notes, *_plan_notes(study, time.source, len(finished))),
     )
 
 
-def _plan_notes(study: Study, source: str) -> tuple[str, ...]:
+def _plan_notes(study: Study, source: str, finished: int) -> tuple[str, ...]:
     price = study.recipe.price
-    notes = [f"the time is estimated {source}"]
+    notes = [f"the time of all trials is estimated {source}"]
+    notes += [f"{finished} of the trials are finished and will not run again"] * bool(finished)
     notes += [] if price.hourly is None else [
         f"the money is at {price.hourly:g} {price.currency} a device-hour"
     ]  # fmt: skip

@@ -12,7 +12,14 @@ from typing import Any
 
 from plop_lora.errors import ModelError, UsageError
 from plop_lora.recipe import VerifyRecipe
-from plop_lora.records import Scores, TrialCost, TrialResult, Verification, VerificationPlan
+from plop_lora.records import (
+    Scores,
+    TrialCost,
+    TrialResult,
+    TrialSpec,
+    Verification,
+    VerificationPlan,
+)
 from plop_lora.records.trial import CLASSIFY, GRPO
 from plop_lora.training.events import RunTrials, Watch, ignore
 from plop_lora.training.task import DEFAULT_METRIC
@@ -74,7 +81,7 @@ def verify(
     study, signals = _with_signals(known)
     run = run or _runner()
 
-    def go(specs: Sequence[Any]) -> tuple[TrialResult, ...]:
+    def go(specs: Sequence[TrialSpec]) -> tuple[TrialResult, ...]:
         if not specs:
             return ()
         return run(specs, root, recipe.runner, report_to=recipe.report_to, watch=watch)
@@ -100,18 +107,28 @@ def plan(
     Raises:
         DataError, UsageError, ModelError: as `verify` would.
     """
-    from plop_lora.training.trial import find_result
-
     root = default_folder(recipe, scores) if folder is None else Path(folder)
     _, study = _checked(scores, recipe, root)
+    ladder = _finished(root, ladder_specs(study))
+    rates = choose_rates(study, ladder).best
+    confirm = _finished(root, confirm_specs(study, rates))
     names, _ = arm_names(recipe)
-    found = [find_result(root, spec) for spec in ladder_specs(study)] if root.is_dir() else []
     known = {arm.name for arm in study.arms}
     return make_plan(
         study,
-        [result for result in found if result is not None],
+        [*ladder, *confirm],
+        rates=rates,
         unmeasured=[name for name in names if name not in known],
     )
+
+
+def _finished(root: Path, specs: Sequence[TrialSpec]) -> list[TrialResult]:
+    """Return what there is of trials in a folder."""
+    from plop_lora.training.trial import find_result
+
+    if not root.is_dir():
+        return []
+    return [result for spec in specs if (result := find_result(root, spec)) is not None]
 
 
 def _runner() -> RunTrials:
