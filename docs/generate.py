@@ -1,11 +1,13 @@
 """Generate what the documentation says about the code: `python docs/generate.py`.
 
-The command-line reference comes from the help texts, the table of architectures from building,
-scoring, placing and exporting every family of the tests.
+The command-line reference comes from the help texts, that of the recipe from its fields, the table
+of architectures from building, scoring, placing and exporting every family of the tests.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -16,6 +18,7 @@ from plop_lora.cli import VERBS, app, verb_name
 
 DOCS = Path(__file__).parent
 REFERENCE = DOCS / "reference" / "cli.md"
+RECIPE = DOCS / "reference" / "recipe.md"
 ARCHITECTURES = DOCS / "architectures.md"
 MARKS = ("<!-- measured -->", "<!-- exports -->")
 SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -27,7 +30,8 @@ def cli_page() -> str:
     lines = [
         "# Command line",
         "",
-        "Data goes to stdout, all else to stderr. Exit codes: 0 ok, 1 error, 2 usage, 130 Ctrl-C.",
+        "Data goes to stdout, all else to stderr. Exit codes: 0 ok, 1 error, 2 usage, 130 Ctrl-C;",
+        "a verb that judges has 3 for rejected and 4 for cannot tell as well.",
         "`plop --debug VERB …` shows the traceback of an error; `plop --install-completion`",
         "installs shell completion; `python -m plop_lora` is the same command.",
     ]
@@ -49,6 +53,74 @@ def cli_page() -> str:
             needed = "required" if parameter.required else f"default `{default}`" if plain else ""
             lines.append(f"| {names} | {getattr(parameter, 'help', '') or ''} | {needed} |")
     return "\n".join(lines) + "\n"
+
+
+def recipe_page() -> str:
+    """Return the reference of the recipe: one table per section, one row per key."""
+    from plop_lora import recipe
+    from plop_lora.records import EvaluationSettings, TrainingSettings
+
+    shared = set(recipe.Proof.model_fields)
+    lines = [
+        "# Recipe",
+        "",
+        "A recipe is YAML. Unknown keys are refused, so a mistyped one is never ignored. Options",
+        "of the command line go before its values; the recipe as it was resolved is saved in the",
+        "folder of the run. Keys of a section stand indented below its name:",
+        "",
+        "```yaml",
+        "task: sft",
+        "train: train.jsonl",
+        "eval: eval.jsonl",
+        "training:",
+        "  epochs: 2",
+        "  batch_size: 16",
+        "price:",
+        "  hourly: 2.5",
+        "```",
+    ]
+    sections = (
+        ("verify and tune", recipe.Proof, set()),
+        ("verify", recipe.VerifyRecipe, shared),
+        ("tune", recipe.TuneRecipe, shared),
+        ("training", TrainingSettings, set()),
+        ("evaluation", EvaluationSettings, set()),
+        ("runner", recipe.Runner, set()),
+        ("price", recipe.Price, set()),
+    )
+    for title, section, known in sections:
+        lines += ["", f"## {title}", "", "| key | meaning | default |", "|---|---|---|"]
+        keys = section_keys(section)
+        lines += [f"| `{key}` | {row[0]} | {row[1]} |" for key, row in keys.items()
+                  if key not in known]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def section_keys(section: type) -> dict[str, tuple[str, str]]:
+    """Return description and default of every key of a section."""
+    if dataclasses.is_dataclass(section):
+        entries = re.compile(r"^ {8}(\w+): ((?:.|\n(?= {9}))+)", re.MULTILINE)
+        told = dict(entries.findall(section.__doc__))
+        return {
+            field.name: (" ".join(told[field.name].split()), written(field.default))
+            for field in dataclasses.fields(section)
+        }
+    return {
+        key: (
+            field.description,
+            "required" if field.is_required() else written(field.default),
+        )
+        for key, field in section.model_fields.items()
+    }
+
+
+def written(default: object) -> str:
+    """Return a default as YAML has it; nothing for what is a section or absent."""
+    if default is None or dataclasses.is_dataclass(default) or hasattr(default, "model_fields"):
+        return ""
+    if isinstance(default, tuple):
+        return f"`[{', '.join(map(str, default))}]`"
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 
 
 def architectures_page() -> str:
@@ -128,4 +200,5 @@ def export_mark(placement: object, target: object) -> str:
 
 if __name__ == "__main__":
     REFERENCE.write_text(cli_page(), encoding="utf-8")
+    RECIPE.write_text(recipe_page(), encoding="utf-8")
     ARCHITECTURES.write_text(architectures_page(), encoding="utf-8")

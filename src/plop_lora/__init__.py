@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from plop_lora.errors import PlopError
     from plop_lora.export.imported import import_adapter
     from plop_lora.placement import STRATEGIES, place
-    from plop_lora.records import Comparison, Placement, Scores
+    from plop_lora.records import Comparison, Placement, Scores, Verification
     from plop_lora.scoring import score
+    from plop_lora.verify.run import verify
 
 _HOMES = {
     "STRATEGIES": "placement",
@@ -33,11 +34,13 @@ _HOMES = {
     "Placement": "records",
     "PlopError": "errors",
     "Scores": "records",
+    "Verification": "records",
     "compare": "comparison",
     "import_adapter": "export.imported",
     "load_documents": "documents",
     "place": "placement",
     "score": "scoring",
+    "verify": "verify",
 }
 
 __all__ = [
@@ -47,19 +50,23 @@ __all__ = [
     "Placement",
     "PlopError",
     "Scores",
+    "Verification",
     "__version__",
     "compare",
     "import_adapter",
     "load_documents",
     "place",
     "score",
+    "verify",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'plop_lora' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"plop_lora.{_HOMES[name]}"), name)
+    module = importlib.import_module(f"plop_lora.{_HOMES[name]}")
+    # A package that has the name of its step is callable as the step.
+    value = module if _HOMES[name] == name else getattr(module, name)
     globals()[name] = value
     return value
 

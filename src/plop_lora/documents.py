@@ -194,7 +194,7 @@ def _plain(value: Any, field: str) -> str | None:
 
 def _from_field(row: Row, field: str, chat: Chat | None) -> Document | None:
     value = row.get(field)
-    if _is_chat(value):
+    if is_chat(value):
         return _from_chat(value, row, chat, field)
     text = _plain(value, field)
     return None if text is None else Document(text)
@@ -251,10 +251,38 @@ def _from_template(template: str, names: list[str], row: Row) -> Document | None
         raise _UnreadableError(f"the template {template!r} does not fit: {error}.") from error
 
 
+def fill_template(template: str, row: Row) -> str | None:
+    """Return a template filled with the fields of a row, None where the row lacks one of them.
+
+    Raises:
+        DataError: a field that is no text, or that the template cannot format.
+        UsageError: the template cannot be read, or names no field.
+    """
+    try:
+        document = _from_template(template, _template_fields(template), row)
+    except _UnreadableError as error:
+        raise DataError(str(error)) from error
+    return None if document is None else document.text
+
+
+def template_fields(template: str) -> list[str]:
+    """Return the columns that a template reads, each once.
+
+    Raises:
+        UsageError: the template cannot be read, or names no field.
+
+    >>> template_fields("Q: {question} A: {answer[value]}")
+    ['question', 'answer']
+    """
+    names = (name.partition("[")[0] for name in _template_fields(template))
+    return list(dict.fromkeys(names))
+
+
 # --------------------------------------------------------------------------- chats
 
 
-def _is_chat(value: Any) -> bool:
+def is_chat(value: Any) -> bool:
+    """Whether a value is a list of chat messages."""
     return (
         isinstance(value, list)
         and bool(value)
@@ -265,7 +293,7 @@ def _is_chat(value: Any) -> bool:
 def _from_chat(value: Any, row: Row, chat: Chat | None, field: str) -> Document | None:
     if not value:
         return None
-    if not _is_chat(value):
+    if not is_chat(value):
         raise _UnreadableError(
             f"{field!r} must be a list of messages such as "
             '{"role": "user", "content": "…"}. Rename its keys, or name another field with --text.'

@@ -1,7 +1,7 @@
 """The command line: one file per verb. Data on stdout, all else on stderr.
 
-Exit codes: 0 ok, 1 error, 2 usage, 130 stopped with Ctrl-C. Importing this package imports no
-torch; every verb imports its step when it runs.
+Exit codes: 0 ok, 1 error, 2 usage, 130 stopped with Ctrl-C; of a verb that judges also 3 rejected,
+4 cannot tell. Importing this package imports no torch; every verb imports its step when it runs.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from plop_lora.cli.output import interruptible
 from plop_lora.cli.place import place
 from plop_lora.cli.score import score
 from plop_lora.cli.trial import trial
+from plop_lora.cli.verify import verify
 from plop_lora.errors import PlopError
 
 # typer exports the class of a wrong value, whose parent is that of every wrong word on the line.
@@ -36,6 +37,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 VERBS = (score, place, import_, export, compare, trial, demo)
+VERBS = (score, place, verify, import_, export, compare, demo)
 
 
 def verb_name(verb: Callable[..., None]) -> str:

@@ -32,12 +32,13 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A title, columns, rows of as many cells, and lines that follow."""
+    """A title, columns, rows of as many cells, lines that follow, and further tables."""
 
     title: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
     lines: tuple[str, ...]
+    more: tuple[Table, ...] = ()
 
 
 TYPE = Column("type")

@@ -22,6 +22,16 @@ from plop_lora.report.rows import (
     scores_table,
     trial_table,
 )
+from plop_lora.records import (
+    Comparison,
+    Placement,
+    Record,
+    Scores,
+    Verification,
+    VerificationPlan,
+)
+from plop_lora.report.proof import plan_table, verification_table
+from plop_lora.report.rows import Table, comparison_table, placement_table, scores_table
 
 PLAIN_WIDTH = 120
 GAP = 2
@@ -41,15 +51,23 @@ def table_of(record: Record) -> Table:
         return comparison_table(record)
     if isinstance(record, TrialResult):
         return trial_table(record)
+    if isinstance(record, VerificationPlan):
+        return plan_table(record)
+    if isinstance(record, Verification):
+        return verification_table(record)
     raise TypeError(f"no table for a {type(record).__name__}")
 
 
 def as_rich(record: Record) -> Group:
     """Return the record as a rich renderable that fits itself to the width it is given."""
-    table = table_of(record)
+    return _rich(table_of(record))
+
+
+def _rich(table: Table) -> Group:
     title = Text(table.title, style="bold")
     lines = (Text(line) for line in table.lines)
-    return Group(title, Text(), _Fitted(table), Text(), *lines)
+    more = (part for other in table.more for part in (Text(), _rich(other)))
+    return Group(title, Text(), _Fitted(table), Text(), *lines, *more)
 
 
 class _Fitted:
@@ -125,7 +143,10 @@ def _terminal_width() -> int:
 
 def as_html(record: Record) -> str:
     """Return the table as an HTML fragment; every cell is escaped, no colour is set."""
-    table = table_of(record)
+    return _html(table_of(record))
+
+
+def _html(table: Table) -> str:
     sides = [f' style="text-align:{"right" if c.right else "left"}"' for c in table.columns]
 
     def cells(tag: str, texts: Iterable[str]) -> str:
@@ -138,7 +159,7 @@ def as_html(record: Record) -> str:
     return (
         f"<p><b>{html.escape(table.title)}</b></p>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{lines}</p>"
-    )
+    ) + "".join(map(_html, table.more))
 
 
 # Bars become digits from 1 to 8.

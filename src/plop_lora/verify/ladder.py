@@ -1,0 +1,73 @@
+"""From the trials of the ladder to each arm's own learning rate. Pure; no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from plop_lora.records import LadderStep, TrialResult
+from plop_lora.verify.plan import Study
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rates:
+    """The rate of every arm that has one, the ladder's steps, the causes of arms without."""
+
+    best: Mapping[str, float]
+    steps: tuple[LadderStep, ...]
+    causes: Mapping[str, tuple[str, ...]]
+    notes: tuple[str, ...]
+
+
+def value_of(result: TrialResult, metric: str) -> float | None:
+    """Return a trial's value of a metric, None where it failed or has no finite one."""
+    value = result.metrics.get(metric) if result.done else None
+    return value if value is not None and math.isfinite(value) else None
+
+
+def cause_of(result: TrialResult, metric: str) -> str | None:
+    """Return why a trial has no value, None where it has one."""
+    if value_of(result, metric) is not None:
+        return None
+    return result.cause or f"it ended without a finite {metric}"
+
+
+def choose_rates(study: Study, results: Sequence[TrialResult]) -> Rates:
+    """Return each arm's best rate on the selection split; of equal ones the smaller.
+
+    A rate whose trial failed is passed over; an arm all of whose trials failed has none. A best
+    rate at an end of the ladder is noted, since a better one may lie beyond.
+    """
+    if len(study.rates) == 1:
+        return Rates({arm.name: study.rates[0] for arm in study.arms}, (), {}, ())
+    sign = 1.0 if study.higher else -1.0
+    steps = tuple(
+        LadderStep(
+            result.arm,
+            result.learning_rate,
+            value_of(result, study.metric),
+            cause_of(result, study.metric),
+        )
+        for result in results
+    )
+    best: dict[str, float] = {}
+    causes: dict[str, tuple[str, ...]] = {}
+    notes: list[str] = []
+    for arm in study.arms:
+        own = [step for step in steps if step.arm == arm.name]
+        tried = [(sign * s.value, -s.learning_rate) for s in own if s.value is not None]
+        if not tried:
+            causes[arm.name] = tuple(dict.fromkeys(step.cause or "" for step in own))
+            continue
+        best[arm.name] = -max(tried)[1]
+        notes += _edge(arm.name, best[arm.name], study.rates)
+    return Rates(best, steps, causes, tuple(notes))
+
+
+def _edge(arm: str, rate: float, rates: Sequence[float]) -> list[str]:
+    if rate == rates[-1]:
+        return [f"the best rate of {arm}, {rate:g}, is the largest tried; a larger may be better"]
+    if rate == rates[0]:
+        return [f"the best rate of {arm}, {rate:g}, is the smallest tried; a smaller may be better"]
+    return []

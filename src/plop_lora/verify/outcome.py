@@ -1,0 +1,220 @@
+"""From finished trials to the record: arms ranked, the decision, what it cost. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from plop_lora._version import __version__
+from plop_lora.cost import ledger
+from plop_lora.errors import MeasurementError
+from plop_lora.records import (
+    ArmResult,
+    CostLedger,
+    Scores,
+    TrialCost,
+    TrialResult,
+    Verification,
+)
+from plop_lora.verify.arms import Arm
+from plop_lora.verify.decide import Decision, Outcome, decide, predictive
+from plop_lora.verify.ladder import Rates, cause_of, value_of
+from plop_lora.verify.plan import SHORTLIST, Study
+
+FAILED_ARM = "failed"
+THE_SHORTLIST = "shortlist"
+SEARCHED_PLACEMENTS = 6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trials:
+    """Everything that ran: signals that were measured, the ladder, the confirmation."""
+
+    signals: Sequence[TrialCost]
+    ladder: Sequence[TrialResult]
+    rates: Rates
+    confirm: Sequence[TrialResult]
+
+
+def conclude(study: Study, trials: Trials) -> Verification:
+    """Return the record of a study whose trials are finished.
+
+    Raises:
+        MeasurementError: the shortlist has no value at all, or no rival has.
+    """
+    outcomes = _outcomes(study, trials)
+    _demand_values(study, trials, outcomes)
+    decision = decide(outcomes, shortlist=SHORTLIST, margin=study.margin, higher=study.higher)
+    arms = [_arm_result(study, arm, trials, outcomes.get(arm.name), decision) for arm in study.arms]
+    sign = -1.0 if study.higher else 1.0
+    ranked = sorted(arms, key=lambda arm: (arm.mean is None, sign * (arm.mean or 0.0), arm.arm))
+    first = {arm.name: arm.placements[0] for arm in study.arms}
+    splits, recipe = study.splits, study.recipe
+    return Verification(
+        model=study.scores.model,
+        task=recipe.task,
+        metric=study.metric,
+        higher_is_better=study.higher,
+        margin=study.margin,
+        budget=study.budget,
+        shortlist=SHORTLIST,
+        verdict=decision.verdict,
+        better=decision.better,
+        more=decision.more,
+        arms=tuple(ranked),
+        ladder=trials.rates.steps,
+        seeds=study.seeds,
+        report_rows=len(splits.report),
+        selection_rows=len(splits.selection),
+        train_rows=len(splits.train),
+        predictive=predictive(
+            {arm.arm: arm.nfn for arm in ranked},
+            {arm.arm: arm.mean for arm in ranked},
+            higher=study.higher,
+        ),
+        cost=_cost(study, trials),
+        placement=first[SHORTLIST],
+        better_placement=None if decision.better is None else first[decision.better],
+        quick=recipe.quick,
+        scores_digest=study.scores.digest(),
+        plop_version=__version__,
+        notes=_notes(study, trials),
+    )
+
+
+def _outcomes(study: Study, trials: Trials) -> dict[str, Outcome]:
+    """Return the values of every arm that has one at least, seed by seed."""
+    outcomes = {}
+    for arm in study.arms:
+        own = _of(arm.name, trials.confirm)
+        values = tuple(value_of(result, study.metric) for result in own)
+        if any(value is not None for value in values):
+            items = tuple(result.items.get(study.metric) or None for result in own)
+            outcomes[arm.name] = Outcome(values, items)
+    return outcomes
+
+
+def _of(arm: str, results: Sequence[TrialResult]) -> list[TrialResult]:
+    return [result for result in results if result.arm == arm]
+
+
+def _demand_values(study: Study, trials: Trials, outcomes: Mapping[str, Outcome]) -> None:
+    """Refuse to judge where one side of every comparison failed."""
+    rivals = [name for name in outcomes if name != SHORTLIST]
+    if SHORTLIST in outcomes and rivals:
+        return
+    who = "Every rival" if SHORTLIST in outcomes else f"The shortlist ({SHORTLIST})"
+    failed = [
+        (result, cause)
+        for result in (*trials.ladder, *trials.confirm)
+        if (cause := cause_of(result, study.metric))
+        and (result.arm == SHORTLIST) != (SHORTLIST in outcomes)
+    ]
+    result, cause = failed[-1]
+    raise MeasurementError(
+        f"{who} failed in all of its trials, so nothing can be compared. {result.arm}, seed "
+        f"{result.seed}, learning rate {result.learning_rate:g}: {cause.rstrip('.')}. Mend the "
+        "recipe, or give --arms without the rivals that cannot be trained."
+    )
+
+
+def _arm_result(
+    study: Study, arm: Arm, trials: Trials, outcome: Outcome | None, decision: Decision
+) -> ArmResult:
+    own = _of(arm.name, trials.confirm)
+    causes = [cause for result in own if (cause := cause_of(result, study.metric))]
+    values = tuple(value_of(result, study.metric) for result in own)
+    known = [value for value in values if value is not None]
+    result = ArmResult(
+        arm=arm.name,
+        parameters=_counted(arm, (*own, *_of(arm.name, trials.ladder))),
+        mismatch=arm.mismatch,
+        learning_rate=trials.rates.best.get(arm.name),
+        nfn=arm.nfn,
+        mean=statistics.fmean(known) if known else None,
+        values=values or (None,) * len(study.seeds),
+        difference=None,
+        low=None,
+        high=None,
+        p=None,
+        verdict=THE_SHORTLIST if arm.name == SHORTLIST else FAILED_ARM,
+        causes=(*trials.rates.causes.get(arm.name, ()), *dict.fromkeys(causes)),
+    )
+    if outcome is None or arm.name == SHORTLIST:
+        return result
+    against = decision.comparisons[arm.name]
+    return dataclasses.replace(
+        result,
+        difference=against.difference,
+        low=against.low,
+        high=against.high,
+        p=against.p,
+        verdict=against.verdict,
+    )
+
+
+def _counted(arm: Arm, results: Sequence[TrialResult]) -> int:
+    """Return the parameters that were counted in the model, planned ones where none trained."""
+    for result in results:
+        if result.done:
+            return result.trainable_parameters
+    return arm.placements[0].trainable_parameters
+
+
+def _notes(study: Study, trials: Trials) -> tuple[str, ...]:
+    notes = [*study.notes, *study.splits.notes, *trials.rates.notes]
+    notes += [f"{arm.name}: {arm.note}" for arm in study.arms if arm.note]
+    for arm in study.arms:
+        planned = {placement.trainable_parameters for placement in arm.placements}
+        done = [r for r in (*trials.ladder, *trials.confirm) if r.arm == arm.name and r.done]
+        counted = {result.trainable_parameters for result in done}
+        if counted - planned:
+            notes.append(
+                f"{arm.name}: {sorted(counted)[0]:,} parameters were trained, "
+                f"{sorted(planned)[0]:,} were planned"
+            )
+        batches = sorted({result.batch_size for result in done})
+        if batches and batches[0] < study.recipe.training.batch_size:
+            notes.append(
+                f"{arm.name}: the batch went down to {batches[0]} sequences for want of memory"
+            )
+    notes += dict.fromkeys(note for result in trials.confirm for note in result.notes)
+    return tuple(dict.fromkeys(notes))
+
+
+# --------------------------------------------------------------------------- cost
+
+
+def _cost(study: Study, trials: Trials) -> CostLedger:
+    """Return the ledger; the search it stands beside is the usual placements, each as a rival."""
+    price = study.recipe.price
+    ladder = len(study.rates) if len(study.rates) > 1 else 0
+    return ledger(
+        {
+            "scoring": [scoring_cost(study.scores)],
+            "selectors": list(trials.signals),
+            "ladder": [result.cost for result in trials.ladder],
+            "confirmation": [result.cost for result in trials.confirm],
+        },
+        price=price.hourly,
+        currency=price.currency,
+        search=SEARCHED_PLACEMENTS * (ladder + len(study.seeds)),
+        plan=f"{SEARCHED_PLACEMENTS} usual placements, each with the ladder and every seed",
+    )
+
+
+def scoring_cost(scores: Scores) -> TrialCost:
+    """Return what scoring took, from its provenance."""
+    made = scores.provenance
+    return TrialCost(
+        wall_seconds=made.elapsed_seconds,
+        train_seconds=0.0,
+        evaluate_seconds=0.0,
+        devices=1,
+        device=made.device,
+        accelerator=not made.device.startswith("cpu"),
+        peak_memory=made.peak_memory_bytes,
+        tokens=scores.tokens,
+    )

@@ -1,0 +1,308 @@
+"""Rows of any data set → rows of a task (`training.task.Row`), or an error with the row's number.
+
+Fields are found by template, by name, or by recognition of the usual names; columns that are not
+used stay with their row, for reward functions and metrics. No torch.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from plop_lora.documents import fill_template, is_chat, template_fields
+from plop_lora.errors import DataError, UsageError, nearest
+from plop_lora.reading import read_rows
+from plop_lora.recipe import Proof
+from plop_lora.records.trial import CLASSIFY, GRPO, SFT
+from plop_lora.training.task import Row
+
+PAIRS = (("prompt", "completion"), ("question", "answer"), ("instruction", "output"))
+"""Names of prompt and answer; all but the first pair get a line break between them."""
+TEXT_PAIRS = (
+    ("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"),
+)  # fmt: skip
+TEXTS = ("text", "sentence", "content", "review", "question")
+LABELS = ("label", "labels", "class", "category")
+PROMPTS = ("prompt", "question", "problem", "instruction")
+UNLABELLED = ("", "-1")
+"""-1 is the hub's mark of a row whose label is kept back."""
+
+Read = Callable[[Row], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TaskRows:
+    """The rows of a data set in the form of a task, with what there is to say about them."""
+
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+
+def read_task_rows(recipe: Proof, source: str) -> TaskRows:
+    """Read a data set and turn every row into one of the recipe's task.
+
+    Raises:
+        DataError: no such data, no rows, a field that is missing or cannot be told, a row that
+            lacks what the task needs.
+        UsageError: a template that cannot be read, or half a pair of them.
+    """
+    rows = list(read_rows(source))
+    if not rows:
+        raise DataError(f"{source} holds no rows. Give a file with some hundreds.")
+    fields = list(dict.fromkeys(field for row in rows for field in row))
+    readers = {SFT: _sft_reader, CLASSIFY: _classify_reader, GRPO: _grpo_reader}
+    read = readers[recipe.task](recipe, fields, source)
+    made: list[dict[str, Any]] = []
+    foreign: set[str] = set()
+    for number, row in enumerate(rows, start=1):
+        try:
+            used = read(row)
+        except DataError as error:
+            raise DataError(f"{source}, row {number}: {error}") from error
+        kept = _beside(row, recipe.task, foreign)
+        made.append(kept | used)
+    notes = [
+        f"the column {name!r} of {source} is not text, numbers or lists and is left out"
+        for name in sorted(foreign)
+    ]
+    return TaskRows(tuple(made), tuple(notes))
+
+
+RESERVED = {
+    SFT: ("prompt", "completion", "messages", "text"),
+    CLASSIFY: ("prompt", "completion", "messages", "text", "label"),
+    GRPO: ("prompt",),
+}
+"""Columns by whose presence a trainer tells what a row is: only those that are meant stay."""
+
+
+def _beside(row: Row, task: str, foreign: set[str]) -> dict[str, Any]:
+    """Return the columns that stay with a row as they are; note what JSON cannot hold."""
+    kept = {}
+    for name, value in row.items():
+        if name in RESERVED[task]:
+            continue
+        try:
+            kept[name] = json.loads(json.dumps(value, default=_as_text))
+        except TypeError:
+            foreign.add(name)
+    return kept
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, datetime.date | datetime.time | decimal.Decimal):
+        return str(value)
+    raise TypeError
+
+
+# --------------------------------------------------------------------------- sft
+
+
+def _sft_reader(recipe: Proof, fields: Sequence[str], source: str) -> Read:
+    if (recipe.prompt is None) != (recipe.completion is None):
+        raise UsageError("Give --prompt and --completion together: one is what the other answers.")
+    if recipe.prompt is not None and recipe.completion is not None:
+        prompt = _template(recipe.prompt, fields, source)
+        completion = _template(recipe.completion, fields, source)
+        return lambda row: {"prompt": prompt(row), "completion": completion(row)}
+    if recipe.text is not None:
+        return _text_or_chat(_known(recipe.text, fields, source))
+    if {"prompt", "completion"} <= set(fields):
+        return _prompt_and_completion
+    for name in ("messages", "text"):
+        if name in fields:
+            return _text_or_chat(name)
+    for question, answer in PAIRS[1:]:
+        if {question, answer} <= set(fields):
+            return _question_and_answer(question, answer)
+    raise DataError(
+        f"Cannot tell what to train on in {source}; it has: {', '.join(fields)}. Give --prompt "
+        'and --completion, such as --prompt "{question}\\n" --completion "{answer}", or --text.'
+    )
+
+
+def _text_or_chat(name: str) -> Read:
+    def read(row: Row) -> dict[str, Any]:
+        value = row.get(name)
+        if not isinstance(value, list):
+            return {"text": _text(row, name)}
+        messages = _messages(value, name)
+        if messages[-1]["role"] != "assistant":
+            raise DataError(f"the last message of {name!r} is not an assistant's: nothing to learn")
+        return {"messages": messages}
+
+    return read
+
+
+def _messages(value: list[Any], name: str) -> list[dict[str, Any]]:
+    if not is_chat(value):
+        raise DataError(
+            f"{name!r} must be a list of messages such as "
+            '{"role": "user", "content": "…"}.'
+        )  # fmt: skip
+    # Parquet fills every key that any message has; templates ask whether a key is there.
+    return [
+        {key: part for key, part in message.items() if part is not None or key == "content"}
+        for message in value
+    ]
+
+
+def _prompt_and_completion(row: Row) -> dict[str, Any]:
+    prompt, completion = row.get("prompt"), row.get("completion")
+    if isinstance(prompt, list) and isinstance(completion, list):
+        return {"messages": _messages([*prompt, *completion], "prompt")}
+    if isinstance(prompt, list) or isinstance(completion, list):
+        raise DataError("'prompt' and 'completion' must both be texts or both be lists of messages")
+    return {"prompt": _text(row, "prompt"), "completion": _text(row, "completion")}
+
+
+def _question_and_answer(question: str, answer: str) -> Read:
+    return lambda row: {
+        "prompt": f"{_text(row, question)}\n",
+        "completion": _text(row, answer),
+    }
+
+
+# --------------------------------------------------------------------------- classify
+
+
+def _classify_reader(recipe: Proof, fields: Sequence[str], source: str) -> Read:
+    if recipe.completion is not None:
+        raise UsageError("--completion is not for classify; its answer is the field --label.")
+    label = _one(recipe.label, LABELS, fields, source, "--label")
+    text = _classify_text(recipe, fields, source, label)
+    return lambda row: {"text": text(row), "label": _label(row, label)}
+
+
+def _classify_text(
+    recipe: Proof, fields: Sequence[str], source: str, label: str
+) -> Callable[[Row], str]:
+    if recipe.prompt is not None:
+        return _template(recipe.prompt, fields, source)
+    if recipe.text is None:
+        for first, second in TEXT_PAIRS:
+            if {first, second} <= set(fields):
+                return _template(f"{{{first}}}\n{{{second}}}", fields, source)
+    others = [name for name in fields if name != label]
+    name = _one(recipe.text, TEXTS, others, source, "--text")
+    return lambda row: _text(row, name)
+
+
+def _label(row: Row, name: str) -> str:
+    value = row.get(name)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, float | list | dict):
+        raise DataError(f"the label {name!r} is {value!r}, which is no class")
+    label = "" if value is None else str(value).strip()
+    if label in UNLABELLED:
+        raise DataError(f"there is no label in {name!r} ({value!r})")
+    return label
+
+
+# --------------------------------------------------------------------------- grpo
+
+
+def _grpo_reader(recipe: Proof, fields: Sequence[str], source: str) -> Read:
+    if recipe.completion is not None:
+        raise UsageError("--completion is not for grpo: the model writes it and rewards judge it.")
+    if recipe.prompt is not None:
+        prompt = _template(recipe.prompt, fields, source)
+        return lambda row: {"prompt": prompt(row)}
+    name = _one(recipe.text, PROMPTS, fields, source, "--text")
+
+    def read(row: Row) -> dict[str, Any]:
+        value = row.get(name)
+        return {"prompt": _messages(value, name) if isinstance(value, list) else _text(row, name)}
+
+    return read
+
+
+# --------------------------------------------------------------------------- fields
+
+
+def _template(template: str, fields: Sequence[str], source: str) -> Callable[[Row], str]:
+    names = template_fields(template)
+    for name in names:
+        _known(name, fields, source)
+
+    def fill(row: Row) -> str:
+        text = fill_template(template, row)
+        if text is None:
+            raise DataError(f"one of the fields {', '.join(names)} is missing or empty")
+        return text
+
+    return fill
+
+
+def _one(
+    name: str | None, usual: Sequence[str], fields: Sequence[str], source: str, option: str
+) -> str:
+    """Return the field that is named, or the first of the usual names that there is."""
+    if name is not None:
+        return _known(name, fields, source)
+    for candidate in usual:
+        if candidate in fields:
+            return candidate
+    raise DataError(
+        f"Cannot tell the field for {option} in {source}; it has: {', '.join(fields)}. Name one "
+        f"with {option}."
+    )
+
+
+def _known(name: str, fields: Sequence[str], source: str) -> str:
+    if name not in fields:
+        raise DataError(
+            f"{source} has no field {name!r}.{nearest(name, fields)} It has: {', '.join(fields)}."
+        )
+    return name
+
+
+def _text(row: Row, name: str) -> str:
+    value = row.get(name)
+    if value is not None and not isinstance(value, str | int | float):
+        raise DataError(f"{name!r} holds a {type(value).__name__}, not text")
+    text = "" if value is None else str(value)
+    if not text.strip():
+        raise DataError(f"{name!r} is missing or empty")
+    return text
+
+
+# --------------------------------------------------------------------------- what a row asks
+
+
+def prompt_text(row: Row) -> str:
+    """Return what a prepared row asks, as one text; of a chat all but the last answer."""
+    if "prompt" in row:
+        return _flat(row["prompt"])
+    if "messages" in row:
+        return _flat(_asked(row["messages"]))
+    return str(row["text"])
+
+
+def answer_text(row: Row) -> str:
+    """Return what a prepared row answers, as one text; empty where it is part of the prompt."""
+    if "prompt" not in row and "messages" in row:
+        return _flat(row["messages"][len(_asked(row["messages"])) :])
+    return str(row.get("completion", row.get("label", "")))
+
+
+def _asked(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    last = messages[-1]["role"] == "assistant"
+    return messages[:-1] if last else messages
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return "\n".join(_contents(value))
+
+
+def _contents(messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for message in messages:
+        content = message.get("content")
+        yield content if isinstance(content, str) else json.dumps(content, default=str)

@@ -1,0 +1,221 @@
+"""The step `verify`: every check first, then the ladder, then the confirmation, then the verdict.
+
+What is finished stays in the folder, so that a run that was stopped at any moment goes on where it
+was when it is called again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from plop_lora.errors import ModelError, UsageError
+from plop_lora.recipe import VerifyRecipe
+from plop_lora.records import (
+    Scores,
+    TrialCost,
+    TrialResult,
+    TrialSpec,
+    Verification,
+    VerificationPlan,
+)
+from plop_lora.records.trial import CLASSIFY, GRPO
+from plop_lora.training.events import RunTrials, Watch, ignore
+from plop_lora.training.task import DEFAULT_METRIC
+from plop_lora.verify.folder import RECORD, check_disk, check_owner, claim, default_folder
+from plop_lora.verify.ladder import choose_rates
+from plop_lora.verify.outcome import Trials, conclude
+from plop_lora.verify.plan import (
+    Study,
+    arm_names,
+    confirm_specs,
+    ladder_specs,
+    make_plan,
+    make_study,
+)
+from plop_lora.verify.splits import Splits, prepare_splits, write_splits
+
+REWARD_ROWS = 4
+
+
+def verify(
+    scores: Scores,
+    recipe: VerifyRecipe,
+    *,
+    folder: str | Path | None = None,
+    run: RunTrials | None = None,
+    watch: Watch = ignore,
+) -> Verification:
+    """Prove a shortlist with finetunes of rival placements at an equal budget.
+
+    Every arm gets the same parameters, rows, order of rows, seeds and number of learning rates;
+    rates are chosen on a split that is neither trained on nor reported. Called again with the
+    same folder it repeats no finished trial, also with more seeds or further arms.
+
+    Args:
+        scores: result of `score`.
+        recipe: task, data, arms, seeds, margin and the rest.
+        folder: of the run; by default one beside the working directory, named by recipe and
+            scores. It gets the splits, every trial with its adapter, and the record.
+        run: goes through the trials; by default processes here, or Ray as the recipe says.
+        watch: told of every trial that starts or ends.
+
+    Returns:
+        Arms ranked, with differences, intervals and the verdict; its `exit_code` is 0 confirmed,
+        3 beaten, 4 cannot separate.
+
+    Raises:
+        DataError: rows that are missing, unreadable, too few, or evaluated and trained on.
+        UsageError: a recipe that cannot work, or a folder that belongs to another.
+        ModelError: the task does not fit the model.
+        OutputError: the folder cannot be written, or the disk is too small.
+        MeasurementError: the shortlist, or every rival, failed in all of its trials.
+    """
+    root = default_folder(recipe, scores) if folder is None else Path(folder)
+    splits, known = _checked(scores, recipe, root)
+    trials = len(ladder_specs(known)) + len(known.arms) * len(known.seeds)
+    check_disk(root, trials, known.budget)
+    claim(root, recipe, scores)
+    write_splits(splits, root)
+    study, signals = _with_signals(known)
+    run = run or _runner()
+
+    def go(specs: Sequence[TrialSpec]) -> tuple[TrialResult, ...]:
+        if not specs:
+            return ()
+        return run(specs, root, recipe.runner, report_to=recipe.report_to, watch=watch)
+
+    ladder = go(ladder_specs(study))
+    rates = choose_rates(study, ladder)
+    confirm = go(confirm_specs(study, rates.best))
+    record = conclude(study, Trials(signals, ladder, rates, confirm))
+    record.save(root / RECORD)
+    return record
+
+
+def plan(
+    scores: Scores, recipe: VerifyRecipe, *, folder: str | Path | None = None
+) -> VerificationPlan:
+    """Return what `verify` would run, how long, for how much; run and write nothing.
+
+    Args:
+        scores: as for `verify`.
+        recipe: as for `verify`.
+        folder: finished trials in it say what a trial takes; without any, arithmetic does.
+
+    Raises:
+        DataError, UsageError, ModelError: as `verify` would.
+    """
+    root = default_folder(recipe, scores) if folder is None else Path(folder)
+    _, study = _checked(scores, recipe, root)
+    ladder = _finished(root, ladder_specs(study))
+    rates = choose_rates(study, ladder).best
+    confirm = _finished(root, confirm_specs(study, rates))
+    names, _ = arm_names(recipe)
+    known = {arm.name for arm in study.arms}
+    return make_plan(
+        study,
+        [*ladder, *confirm],
+        rates=rates,
+        unmeasured=[name for name in names if name not in known],
+    )
+
+
+def _finished(root: Path, specs: Sequence[TrialSpec]) -> list[TrialResult]:
+    """Return what there is of trials in a folder."""
+    from plop_lora.training.trial import find_result
+
+    if not root.is_dir():
+        return []
+    return [result for spec in specs if (result := find_result(root, spec)) is not None]
+
+
+def _runner() -> RunTrials:
+    from plop_lora.training.runners import run_trials
+
+    return run_trials
+
+
+# --------------------------------------------------------------------------- checks
+
+
+def _checked(scores: Scores, recipe: VerifyRecipe, folder: Path) -> tuple[Splits, Study]:
+    """Find every fault that can be found before anything is trained or written."""
+    from plop_lora.training.evaluate import check_metric
+
+    check_owner(folder, recipe, scores)
+    check_metric(recipe.task, recipe.evaluation.metric or DEFAULT_METRIC[recipe.task])
+    check_model(scores, recipe)
+    splits = prepare_splits(recipe)
+    _check_rewards(recipe, splits)
+    names, _ = arm_names(recipe)
+    plain = [name for name in names if name not in _measured(names)]
+    return splits, make_study(scores, recipe, splits, signals={}, names=plain)
+
+
+def check_model(scores: Scores, recipe: VerifyRecipe) -> None:
+    """Refuse a task that the scored model cannot be trained for.
+
+    Raises:
+        ModelError: it writes no text, or it reads none.
+    """
+    model = scores.model
+    if recipe.task == CLASSIFY:
+        config = model.config or {}
+        if model.config is not None and "vocab_size" not in {**config, **_text_part(config)}:
+            raise ModelError(
+                f"{model.name} ({model.architecture}) reads no text, so it cannot classify any."
+            )
+        return
+    writes = model.task_type == "CAUSAL_LM" or model.architecture.endswith(
+        "ForConditionalGeneration"
+    )
+    if not writes or model.task_type == "SEQ_2_SEQ_LM":
+        raise ModelError(
+            f"{model.name} ({model.architecture}) is not a causal language model, which "
+            f"{recipe.task} trains. For a classifier take --task classify."
+        )
+
+
+def _text_part(config: dict[str, Any]) -> dict[str, Any]:
+    part = config.get("text_config")
+    return part if isinstance(part, dict) else {}
+
+
+def _check_rewards(recipe: VerifyRecipe, splits: Splits) -> None:
+    rewards = recipe.training.rewards
+    if recipe.task == GRPO and not rewards:
+        raise UsageError(
+            "The task grpo needs rewards. Give --rewards number, format or module:function."
+        )
+    if rewards:
+        from plop_lora.training.rewards import try_rewards
+
+        try_rewards(rewards, splits.train[:REWARD_ROWS])
+
+
+# --------------------------------------------------------------------------- signals
+
+
+def _measured(names: Sequence[str]) -> list[str]:
+    """Return the arms whose types follow from a signal that is yet to be measured."""
+    from plop_lora.verify.selectors import SIGNALS
+
+    return [name for name in names if name in SIGNALS]
+
+
+def _with_signals(known: Study) -> tuple[Study, tuple[TrialCost, ...]]:
+    """Measure the signals that arms need, on training rows; return what that took."""
+    recipe = known.recipe
+    names, _ = arm_names(recipe)
+    wanted = _measured(names)
+    if not wanted:
+        return known, ()
+    from plop_lora.verify.selectors import measure_signals
+
+    signals = measure_signals(
+        wanted, known.model, known.splits.train, task=recipe.task, training=recipe.training
+    )
+    study = make_study(known.scores, recipe, known.splits, signals=signals)
+    return study, tuple(signal.cost for signal in signals.values())

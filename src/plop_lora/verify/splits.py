@@ -1,0 +1,234 @@
+"""Splits: rows as the trainers read them, parted so that nothing is trained on that is judged.
+
+Three files come of it: training rows, a selection split held out of them that chooses learning
+rates, and the report split, which is the user's evaluation data and is neither trained on nor
+selected on. The rows are shuffled once, so that the first n of them are a fair share. How a row
+of any data set becomes a row of a task is `rows.py`'s affair. No torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from plop_lora.errors import DataError, UsageError
+from plop_lora.files import atomic_file
+from plop_lora.recipe import Proof
+from plop_lora.records import TrialData
+from plop_lora.records.trial import CLASSIFY
+from plop_lora.training.task import Row
+from plop_lora.verify.rows import TaskRows, answer_text, prompt_text, read_task_rows
+
+TRAIN, SELECT, REPORT = "train.jsonl", "select.jsonl", "report.jsonl"
+FOLDER = "data"
+FROM_TRIAL = f"../../{FOLDER}"
+"""Where a trial's folder, two below the run's, finds the files."""
+LARGEST_OVERLAP = 0.01
+LEAST_SELECTION, MOST_SELECTION = 16, 500
+LEAST_TRAIN = 16
+LEAST_REPORT = 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Splits:
+    """The three splits of a run, the classes of `classify`, and what was left out on the way.
+
+    `overlap` counts the evaluation rows that stood among the training rows, `digests` are the
+    SHA-256 of the files by name.
+    """
+
+    train: tuple[Row, ...]
+    selection: tuple[Row, ...]
+    report: tuple[Row, ...]
+    labels: tuple[str, ...]
+    overlap: int
+    digests: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    def data(self, evaluation: str, rows: int | None = None) -> TrialData:
+        """Return the files of a trial that is judged on `evaluation` (`SELECT` or `REPORT`)."""
+        return TrialData(
+            train=f"{FROM_TRIAL}/{TRAIN}",
+            train_sha256=self.digests[TRAIN],
+            evaluation=f"{FROM_TRIAL}/{evaluation}",
+            evaluation_sha256=self.digests[evaluation],
+            rows=rows,
+        )
+
+    def characters(self) -> float:
+        """Return the mean length of a training row, prompt and answer, in characters."""
+        return sum(len(prompt_text(r)) + len(answer_text(r)) for r in self.train) / len(self.train)
+
+
+def prepare_splits(recipe: Proof, folder: Path | None = None) -> Splits:
+    """Read, check, part and write the rows of a run.
+
+    Evaluation rows whose prompt is also in the training rows (letter case and white space apart)
+    are an error above 1 % of them; below, those prompts leave the training rows. Rows that repeat
+    another wholly are dropped on both sides. No prompt stands in two splits.
+
+    Args:
+        recipe: names the data and how its fields are read; its `seed` shuffles.
+        folder: of the run, whose `data/` gets the files; None writes nothing.
+
+    Raises:
+        DataError: no such data, an empty file, a row without what the task needs, an unknown
+            label, too few rows, or evaluation rows among the training rows.
+        UsageError: a template that cannot be read, or a folder that holds other data.
+        OutputError: the files cannot be written.
+    """
+    train = read_task_rows(recipe, recipe.train)
+    evaluation = read_task_rows(recipe, recipe.eval)
+    notes = [*train.notes, *evaluation.notes]
+    labels = _labels(recipe, train, evaluation) if recipe.task == CLASSIFY else ()
+    keys = _Keys(train.rows)
+    rows, note = _without_repeats(train.rows, f"training rows of {recipe.train}", keys)
+    notes += note
+    report, note = _without_repeats(evaluation.rows, f"rows of {recipe.eval}", keys)
+    notes += note
+    rows, overlap, note = _without_overlap(rows, report, recipe, keys)
+    notes += note
+    rest, selection = _hold_out(rows, recipe, keys)
+    if len(report) < LEAST_REPORT:
+        raise DataError(
+            f"{recipe.eval} has {len(report)} different rows; at least {LEAST_REPORT} are needed "
+            "to tell arms apart, and some hundreds to tell them apart well."
+        )
+    parts = {TRAIN: rest, SELECT: selection, REPORT: report}
+    digests = {name: _sha256(_json_lines(part)) for name, part in parts.items()}
+    splits = Splits(
+        tuple(rest), tuple(selection), tuple(report), labels, overlap, digests, tuple(notes)
+    )
+    if folder is not None:
+        write_splits(splits, folder)
+    return splits
+
+
+class _Keys:
+    """What of a row must not stand in two splits: its prompt, in lower case, white space as one.
+
+    Where most training rows share few prompts ("Write a story."), the answer counts too, since
+    then the prompt says nothing of what was seen.
+    """
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        prompts = {_plain(prompt_text(row)) for row in rows}
+        self.with_answer = len(prompts) <= len(rows) / 2 and any(answer_text(row) for row in rows)
+
+    def __call__(self, row: Row) -> str:
+        return self.whole(row) if self.with_answer else _plain(prompt_text(row))
+
+    def whole(self, row: Row) -> str:
+        """Return prompt and answer: two rows that share it are one row twice."""
+        return f"{_plain(prompt_text(row))}\0{_plain(answer_text(row))}"
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _without_repeats(rows: Sequence[Row], what: str, keys: _Keys) -> tuple[list[Row], list[str]]:
+    kept = list({keys.whole(row): row for row in reversed(rows)}.values())[::-1]
+    dropped = len(rows) - len(kept)
+    return kept, [f"{dropped} of {len(rows)} {what} repeat another and are left out"] * (
+        dropped > 0
+    )
+
+
+def _without_overlap(
+    rows: list[Row], report: list[Row], recipe: Proof, keys: _Keys
+) -> tuple[list[Row], int, list[str]]:
+    """Take out of the training rows what the report asks; refuse where that is much of it."""
+    trained = {keys(row) for row in rows}
+    seen = {key for row in report if (key := keys(row)) in trained}
+    overlap = sum(keys(row) in seen for row in report)
+    if not overlap:
+        return rows, 0, []
+    share = overlap / len(report)
+    if share > LARGEST_OVERLAP:
+        raise DataError(
+            f"{overlap} of {len(report)} rows of {recipe.eval} ({share:.1%}) have a prompt that "
+            f"is also in {recipe.train}, so the result would measure memory. At most "
+            f"{LARGEST_OVERLAP:.0%} may; give evaluation rows that were not trained on."
+        )
+    kept = [row for row in rows if keys(row) not in seen]
+    return kept, overlap, [
+        f"{overlap} of {len(report)} evaluation rows ({share:.1%}) stand among the training rows, "
+        f"where their prompts are left out ({len(rows) - len(kept)} of {len(rows)} rows)"
+    ]  # fmt: skip
+
+
+def _hold_out(rows: list[Row], recipe: Proof, keys: _Keys) -> tuple[list[Row], list[Row]]:
+    """Shuffle, and part the selection split from the rest; no prompt stands in both."""
+    rows = list(rows)
+    random.Random(recipe.seed).shuffle(rows)
+    wanted = min(MOST_SELECTION, max(LEAST_SELECTION, round(recipe.selection * len(rows))))
+    selection = rows[:wanted]
+    held = {keys(row) for row in selection}
+    rest = [row for row in rows[wanted:] if keys(row) not in held]
+    if len(selection) < LEAST_SELECTION or len(rest) < LEAST_TRAIN:
+        raise DataError(
+            f"{recipe.train} leaves {len(rest)} training rows beside {len(selection)} that choose "
+            f"the learning rate; at least {LEAST_TRAIN} and {LEAST_SELECTION} are needed."
+        )
+    return rest, selection
+
+
+def _labels(recipe: Proof, train: TaskRows, evaluation: TaskRows) -> tuple[str, ...]:
+    """Return the classes of the training rows in order; numbers count by value."""
+    found = {row["label"] for row in train.rows}
+    if len(found) < 2:
+        raise DataError(
+            f"All rows of {recipe.train} have the label {next(iter(found))!r}; classify needs two "
+            "classes at least. Name another field with --label."
+        )
+    if len(found) > len(train.rows) / 2:
+        raise DataError(
+            f"{recipe.train} has {len(found)} different labels in {len(train.rows)} rows, which "
+            "are no classes. Name the field of the class with --label."
+        )
+    for number, row in enumerate(evaluation.rows, start=1):
+        if row["label"] not in found:
+            raise DataError(
+                f"{recipe.eval}, row {number}: the label {row['label']!r} is not among those of "
+                f"{recipe.train}: {', '.join(sorted(found)[:20])}."
+            )
+    numbers = all(label.removeprefix("-").isdigit() for label in found)
+    return tuple(sorted(found, key=int) if numbers else sorted(found))
+
+
+# --------------------------------------------------------------------------- files
+
+
+def _json_lines(rows: Sequence[Row]) -> str:
+    return "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_splits(splits: Splits, folder: Path) -> None:
+    """Write the three files into `data/` of a run; those that are there must be the same.
+
+    Raises:
+        UsageError: the folder holds other data.
+        OutputError: the files cannot be written.
+    """
+    for name, digest in splits.digests.items():
+        path = folder / FOLDER / name
+        if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise UsageError(
+                f"The folder {folder} belongs to other data: {path} differs from what the recipe "
+                "gives now. Name another folder with --folder, or remove this one."
+            )
+    parts = {TRAIN: splits.train, SELECT: splits.selection, REPORT: splits.report}
+    for name, rows in parts.items():
+        path = folder / FOLDER / name
+        if not path.exists():
+            with atomic_file(path) as file:
+                file.write(_json_lines(rows))

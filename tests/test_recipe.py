@@ -1,0 +1,108 @@
+"""Recipes: every key is told of, a wrong one is refused by its name."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from plop_lora.errors import UsageError
+from plop_lora.recipe import Price, Runner, TuneRecipe, VerifyRecipe
+from plop_lora.records import EvaluationSettings, TrainingSettings
+
+ROOT = Path(__file__).parents[1]
+NEEDED = {"task": "sft", "train": "t.jsonl", "eval": "e.jsonl"}
+
+
+def page() -> str:
+    return (ROOT / "docs" / "reference" / "recipe.md").read_text(encoding="utf-8")
+
+
+def test_reference_is_current() -> None:
+    """`python docs/generate.py` renews it."""
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    assert page() == generate.recipe_page()
+
+
+def test_every_key_is_documented() -> None:
+    keys = {*VerifyRecipe.model_fields, *TuneRecipe.model_fields, *Runner.model_fields}
+    keys |= set(Price.model_fields)
+    for settings in (TrainingSettings, EvaluationSettings):
+        keys |= {field.name for field in dataclasses.fields(settings)}
+    text = page()
+    for key in keys:
+        assert f"| `{key}` |" in text
+
+
+def test_a_file_and_options_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "task: sft\ntrain: t.jsonl\neval: e.jsonl\nseeds: 3\nladder: [3, 1]\n"
+        "training: {epochs: 2, batch_size: 4}\nprice: {hourly: 2.5}\n"
+    )
+    given = {"seeds": 8, "training": {"batch_size": 16}, "runner": {"workers": 2}}
+    recipe = VerifyRecipe.read(path, given)
+    assert recipe.seeds == 8
+    assert recipe.training == TrainingSettings(epochs=2, batch_size=16)
+    assert recipe.price.hourly == 2.5
+    assert recipe.runner.workers == 2
+    assert recipe.ladder == (1.0, 3.0)
+    assert VerifyRecipe.read(None, NEEDED).seeds == 5
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"sedes": 3}, "sedes: there is no such key. Did you mean 'seeds'"),
+        (
+            {"training": {"epoch": 3}},
+            r"training.epoch: there is no such key. Did you mean 'epochs'",
+        ),
+        ({"runner": {"worker": 3}}, r"runner.worker: there is no such key. Did you mean 'workers'"),
+        ({"task": "stf"}, "task: 'stf' is unknown; allowed: sft, classify, grpo"),
+        ({"runner": {"kind": "slurm"}}, "allowed: local, ray"),
+        ({"seeds": 0}, "seeds: .*greater than or equal to 1"),
+        ({"seeds": "many"}, "seeds: "),
+        ({"ladder": [0, 1]}, "above 0"),
+        ({"ladder": [1, 1]}, "differ"),
+        ({"ladder": []}, "ladder: "),
+        ({"selection": 0.7}, "selection: "),
+        ({"training": {"epochs": 0}}, "epochs is 0; it must be above 0"),
+        ({"training": {"batch_size": 0}}, "batch_size is 0; it must be 1 or more"),
+        ({"training": {"generations": 1}}, "generations is 1; it must be 2 or more"),
+        ({"evaluation": {"max_new_tokens": 0}}, "max_new_tokens is 0"),
+    ],
+)
+def test_wrong_values_are_named(given, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        VerifyRecipe.read(None, NEEDED | given)
+
+
+def test_what_is_needed_is_named() -> None:
+    with pytest.raises(UsageError, match="In the options, task: is needed, but not given"):
+        VerifyRecipe.read(None, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "is not YAML"), ("- 1\n", "top level"), (None, "Cannot read the recipe")],
+)
+def test_files_that_are_no_recipe(tmp_path: Path, text: str | None, message: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        VerifyRecipe.read(path)
+
+
+def test_a_saved_recipe_reads_back(tmp_path: Path) -> None:
+    import yaml
+
+    recipe = VerifyRecipe(**NEEDED, arms=("mlp",), training=TrainingSettings(steps=5))
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    assert VerifyRecipe.read(path) == recipe

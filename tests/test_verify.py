@@ -1,0 +1,507 @@
+"""The step `verify`, with trials whose outcomes are planted: what it runs, and what it says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import random
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import verify_fakes  # noqa: F401
+
+import plop_lora as plop
+from plop_lora.cli import main
+from plop_lora.errors import DataError, MeasurementError, ModelError, OutputError, UsageError
+from plop_lora.recipe import VerifyRecipe
+from plop_lora.records import TrialCost, TrialResult, TrialSpec, Verification
+from plop_lora.records.trial import CONFIRM, LADDER
+from plop_lora.report.terminal import as_html, as_text
+from plop_lora.training.events import RUNNING, Event
+from plop_lora.verify import run as step
+from plop_lora.verify.estimate import CHARACTERS_A_TOKEN, Work, arithmetic, estimate
+
+ROWS, REPORT_ROWS = 200, 400
+ARMS = ("plop", "attention", "mlp", "all-linear")
+COST = TrialCost(
+    wall_seconds=2.0, train_seconds=1.0, evaluate_seconds=0.5, devices=1, device="cpu",
+    accelerator=False, peak_memory=2**20, tokens=1000,
+)  # fmt: skip
+
+
+class Planted:
+    """Trials whose accuracy is planted by arm; the same rows are hard for every arm.
+
+    `causes` has arms that fail, `best` the best rate of an arm (far from it costs accuracy),
+    `die_after` a number of trials after which Ctrl-C comes. Results stay, as in a folder.
+    """
+
+    def __init__(
+        self,
+        accuracy: dict[str, float],
+        *,
+        causes: dict[str, str] | None = None,
+        best: dict[str, float] | None = None,
+        die_after: int | None = None,
+    ) -> None:
+        self.accuracy, self.causes, self.best = accuracy, causes or {}, best or {}
+        self.die_after = die_after
+        self.kept: dict[str, TrialResult] = {}
+        self.ran: list[TrialSpec] = []
+
+    def __call__(self, specs, root, runner, *, report_to=(), watch=lambda event: None):
+        for spec in specs:
+            if spec.digest() in self.kept:
+                continue
+            if self.die_after is not None and len(self.ran) >= self.die_after:
+                raise KeyboardInterrupt
+            watch(Event(spec, root, RUNNING))
+            self.ran.append(spec)
+            self.kept[spec.digest()] = self.result(spec, root)
+        return tuple(self.kept[spec.digest()] for spec in specs)
+
+    def result(self, spec: TrialSpec, root: Path) -> TrialResult:
+        name = Path(spec.data.evaluation).name
+        rows = (root / "data" / name).read_text().count("\n")
+        goal = self.accuracy.get(spec.arm, 0.5)
+        goal -= 0.1 * abs(math.log10(spec.learning_rate / self.best.get(spec.arm, 2e-4)))
+        goal += random.Random(f"{spec.arm} {spec.seed}").gauss(0, 0.002)
+        items = tuple(float(random.Random(f"{n}").random() < goal) for n in range(rows))
+        cause = self.causes.get(spec.arm)
+        return TrialResult(
+            spec_digest=spec.digest(), arm=spec.arm, seed=spec.seed, phase=spec.phase,
+            learning_rate=spec.learning_rate, status="failed" if cause else "done", cause=cause,
+            metric="accuracy", metrics={} if cause else {"accuracy": statistics.fmean(items)},
+            items={} if cause else {"accuracy": items}, batch_size=spec.training.batch_size,
+            trainable_parameters=spec.placement.trainable_parameters, cost=COST,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, scores) -> Path:
+    """Scores, labelled rows and a recipe, as a user has them."""
+    here = tmp_path_factory.mktemp("verify")
+    scores.save(here / "scores.json")
+    for name, start, count in (("train", 0, ROWS), ("eval", 9000, REPORT_ROWS)):
+        rows = ({"text": f"text {n}", "label": n % 2} for n in range(start, start + count))
+        (here / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (here / "recipe.yaml").write_text(
+        "task: classify\ntrain: train.jsonl\neval: eval.jsonl\nseeds: 3\n"
+        f"arms: [{', '.join(ARMS)}]\ntraining: {{device: cpu}}\n"
+    )
+    return here
+
+
+@pytest.fixture
+def recipe(folder: Path, monkeypatch: pytest.MonkeyPatch) -> VerifyRecipe:
+    monkeypatch.chdir(folder)
+    return VerifyRecipe.read("recipe.yaml")
+
+
+def verify(scores, recipe, tmp_path: Path, planted: Planted) -> Verification:
+    return plop.verify(scores, recipe, folder=tmp_path / "run", run=planted)
+
+
+BETTER = {"plop": 0.8, "attention": 0.6, "mlp": 0.6, "all-linear": 0.6}
+
+
+# --------------------------------------------------------------------------- what it runs
+
+
+def test_arms_share_rows_seeds_rates_and_budget(scores, recipe, tmp_path: Path) -> None:
+    """An arm with other rows, more parameters or more rates is no rival but another experiment."""
+    planted = Planted(BETTER)
+    record = verify(scores, recipe, tmp_path, planted)
+    ladder = [spec for spec in planted.ran if spec.phase == LADDER]
+    confirm = [spec for spec in planted.ran if spec.phase == CONFIRM]
+    assert len(ladder) == len(ARMS) * 3
+    assert len(confirm) == len(ARMS) * 3
+    assert planted.ran == ladder + confirm
+    for phase, rows in ((ladder, 45), (confirm, None)):
+        assert len({spec.data for spec in phase}) == 1
+        assert phase[0].data.rows == rows
+    assert ladder[0].data.evaluation.endswith("data/select.jsonl")
+    assert confirm[0].data.evaluation.endswith("data/report.jsonl")
+    for name in ARMS:
+        assert [s.learning_rate for s in ladder if s.arm == name] == [6e-05, 2e-4, 6e-4]
+        assert {s.seed for s in ladder if s.arm == name} == {0}
+        assert [s.seed for s in confirm if s.arm == name] == [0, 1, 2]
+    shortlist = plop.place(scores).trainable_parameters
+    assert record.budget == shortlist
+    assert all(abs(arm.mismatch) < 0.1 for arm in record.arms)
+    assert (ladder[0].labels, ladder[0].evaluation.metric) == (("0", "1"), "accuracy")
+
+
+def test_every_arm_reports_at_its_own_rate(scores, recipe, tmp_path: Path) -> None:
+    planted = Planted(BETTER, best={"mlp": 6e-4, "attention": 6e-5})
+    record = verify(scores, recipe, tmp_path, planted)
+    rates = {arm.arm: arm.learning_rate for arm in record.arms}
+    assert rates == {"plop": 2e-4, "attention": 6e-5, "mlp": 6e-4, "all-linear": 2e-4}
+    confirm = {(s.arm, s.learning_rate) for s in planted.ran if s.phase == CONFIRM}
+    assert confirm == set(rates.items())
+    notes = " ".join(record.notes)
+    assert "the best rate of mlp, 0.0006, is the largest tried" in notes
+    assert "the best rate of attention, 6e-05, is the smallest tried" in notes
+    assert "best rate of plop" not in notes
+
+
+def test_one_rate_needs_no_ladder(scores, recipe, tmp_path: Path) -> None:
+    planted = Planted(BETTER)
+    record = verify(scores, recipe.model_copy(update={"ladder": (1.0,)}), tmp_path, planted)
+    assert {spec.phase for spec in planted.ran} == {CONFIRM}
+    assert record.ladder == ()
+    assert any("one learning rate" in note for note in record.notes)
+
+
+def test_steps_of_the_ladder_are_its_share(scores, recipe, tmp_path: Path) -> None:
+    """Where steps are given, rows alone would not shorten the ladder."""
+    training = dataclasses.replace(recipe.training, steps=40)
+    planted = Planted(BETTER)
+    verify(scores, recipe.model_copy(update={"training": training}), tmp_path, planted)
+    assert {(s.phase, s.training.steps) for s in planted.ran} == {(LADDER, 10), (CONFIRM, 40)}
+
+
+def test_the_strongest_rival_is_never_left_out(scores, recipe, tmp_path: Path) -> None:
+    planted = Planted(BETTER)
+    record = verify(scores, recipe.model_copy(update={"arms": ("mlp",)}), tmp_path, planted)
+    assert {arm.arm for arm in record.arms} == {"plop", "mlp", "all-linear"}
+    assert any("all-linear was added" in note for note in record.notes)
+
+
+def test_random_draws_for_each_seed(scores, recipe, tmp_path: Path) -> None:
+    planted = Planted(BETTER)
+    verify(scores, recipe.model_copy(update={"arms": ("random",), "seeds": 6}), tmp_path, planted)
+    drawn = [
+        tuple(choice.type for choice in spec.placement.choices)
+        for spec in planted.ran
+        if spec.arm == "random" and spec.phase == CONFIRM
+    ]
+    assert len(drawn) == 6
+    assert len(set(drawn)) > 1
+
+
+# --------------------------------------------------------------------------- what it says
+
+
+VERDICTS = [
+    ("confirmed", 0, BETTER, None),
+    ("beaten", 3, {**BETTER, "mlp": 0.95}, "mlp"),
+    ("cannot separate", 4, {**dict.fromkeys(ARMS, 0.7), "mlp": 0.709}, None),
+]
+
+
+@pytest.mark.parametrize(("verdict", "code", "accuracy", "better"), VERDICTS)
+def test_verdicts(scores, recipe, tmp_path: Path, verdict, code, accuracy, better) -> None:
+    record = verify(scores, recipe, tmp_path, Planted(accuracy))
+    assert (record.verdict, record.exit_code, record.better) == (verdict, code, better)
+    means = [arm.mean for arm in record.arms]
+    assert means == sorted(means, reverse=True)
+    assert record.placement.strategy == "plop"
+    assert (record.better_placement is None) == (better is None)
+    assert Verification.load(tmp_path / "run" / "verification.json") == record
+    text = as_text(record, 160)
+    assert verdict.upper() in text
+    assert all(name in text and name in as_html(record) for name in ARMS)
+    assert (f"BEATEN: {better} is better" in text) == (better is not None)
+    assert ("More: " in text) == (record.more is not None)
+
+
+def test_a_failed_arm_is_told_and_takes_no_part(scores, recipe, tmp_path: Path) -> None:
+    planted = Planted(BETTER, causes={"attention": "out of memory at batch 1"})
+    record = verify(scores, recipe, tmp_path, planted)
+    assert record.verdict == "confirmed"
+    failed = record.arms[-1]
+    assert (failed.arm, failed.mean, failed.verdict) == ("attention", None, "failed")
+    assert failed.values == (None, None, None)
+    assert failed.causes == ("out of memory at batch 1",)
+    assert not any(s.phase == CONFIRM for s in planted.ran if s.arm == "attention")
+    assert "Failed: attention: out of memory at batch 1." in as_text(record, 160)
+    assert [s.cause for s in record.ladder if s.arm == "attention"] == [failed.causes[0]] * 3
+
+
+def test_a_failed_rate_is_passed_over(scores, recipe, tmp_path: Path) -> None:
+    """A rate that ends in NaN must not end the arm, nor win it."""
+
+    class OneFails(Planted):
+        def result(self, spec, root):
+            result = super().result(spec, root)
+            if spec.arm == "plop" and spec.learning_rate == 2e-4:
+                return dataclasses.replace(result, metrics={"accuracy": math.nan})
+            return result
+
+    record = verify(scores, recipe, tmp_path, OneFails(BETTER))
+    step = next(s for s in record.ladder if s.arm == "plop" and s.value is None)
+    assert (step.learning_rate, step.cause) == (2e-4, "it ended without a finite accuracy")
+    assert next(a for a in record.arms if a.arm == "plop").learning_rate == 6e-5
+
+
+def test_without_a_shortlist_there_is_no_verdict(scores, recipe, tmp_path: Path) -> None:
+    with pytest.raises(MeasurementError, match=r"shortlist \(plop\) failed .*: no such layer\."):
+        verify(scores, recipe, tmp_path, Planted(BETTER, causes={"plop": "no such layer."}))
+    every = dict.fromkeys(ARMS[1:], "killed")
+    with pytest.raises(MeasurementError, match="Every rival failed in all of its trials"):
+        verify(scores, recipe, tmp_path, Planted(BETTER, causes=every))
+
+
+def test_quick_is_marked_everywhere(scores, recipe, tmp_path: Path) -> None:
+    """Two seeds must not be quoted as proof."""
+    quick = recipe.model_copy(update={"quick": True})
+    plan = step.plan(scores, quick, folder=tmp_path / "run")
+    record = verify(scores, quick, tmp_path, Planted(BETTER))
+    assert plan.quick
+    assert record.quick
+    assert record.seeds == plan.seeds == (0, 1)
+    assert "SMOKE TEST" in as_text(plan, 120)
+    assert "SMOKE TEST" in as_text(record, 120)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_tables_fit(scores, recipe, tmp_path: Path, width: int) -> None:
+    record = verify(scores, recipe, tmp_path, Planted(BETTER))
+    for shown in (record, step.plan(scores, recipe, folder=tmp_path / "other")):
+        assert max(map(len, as_text(shown, width).splitlines())) <= width
+
+
+# --------------------------------------------------------------------------- going on
+
+
+@pytest.mark.parametrize("trials", [0, 5, 12, 17])
+def test_a_stopped_run_goes_on(scores, recipe, tmp_path: Path, trials: int) -> None:
+    planted = Planted(BETTER, die_after=trials)
+    with pytest.raises(KeyboardInterrupt):
+        verify(scores, recipe, tmp_path, planted)
+    planted.die_after = None
+    record = verify(scores, recipe, tmp_path, planted)
+    assert len(planted.ran) == 24
+    assert len({spec.digest() for spec in planted.ran}) == 24
+    assert record.to_dict() == verify(scores, recipe, tmp_path, Planted(BETTER)).to_dict()
+
+
+def test_more_seeds_and_arms_go_on(scores, recipe, tmp_path: Path) -> None:
+    planted = Planted(BETTER)
+    verify(scores, recipe, tmp_path, planted)
+    more = recipe.model_copy(update={"seeds": 5, "arms": (*ARMS, "plop-inverse"), "margin": 0.02})
+    verify(scores, more, tmp_path, planted)
+    assert len(planted.ran) == 24 + 4 * 2 + (3 + 5)
+
+
+@pytest.mark.parametrize(
+    ("update", "message"),
+    [({"rank": 8}, "its rank is 16, now 8"), ({"seed": 3}, "its seed is 0, now 3")],
+)
+def test_a_folder_keeps_to_its_recipe(scores, recipe, tmp_path, update, message) -> None:
+    verify(scores, recipe, tmp_path, Planted(BETTER))
+    planted = Planted(BETTER)
+    with pytest.raises(UsageError, match=message):
+        verify(scores, recipe.model_copy(update=update), tmp_path, planted)
+    assert not planted.ran
+
+
+def test_other_scores_and_foreign_folders(scores, recipe, tmp_path: Path) -> None:
+    verify(scores, recipe, tmp_path, Planted(BETTER))
+    other = dataclasses.replace(scores, notes=("another",))
+    with pytest.raises(UsageError, match="belongs to other scores"):
+        verify(other, recipe, tmp_path, Planted(BETTER))
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(UsageError, match="something else than a run"):
+        plop.verify(scores, recipe, folder=tmp_path, run=Planted(BETTER))
+    with pytest.raises(UsageError, match="is a file"):
+        plop.verify(scores, recipe, folder=tmp_path / "photo.jpg", run=Planted(BETTER))
+
+
+# --------------------------------------------------------------------------- checks
+
+
+def _fault(update: dict[str, object]) -> Callable[[VerifyRecipe], VerifyRecipe]:
+    return lambda recipe: recipe.model_copy(update=update)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (_fault({"arms": ("mpl",)}), UsageError, "arm"),
+        (_fault({"budget": "3"}), UsageError, "3 parameters"),
+        (_fault({"label": "klass"}), DataError, "no field 'klass'"),
+        (_fault({"eval": "train.jsonl"}), DataError, "would measure memory"),
+        (_fault({"task": "grpo", "text": "text"}), UsageError, "needs rewards"),
+    ],
+    ids=["arm", "budget", "field", "overlap", "rewards"],
+)
+def test_faults_are_found_before_training(scores, recipe, tmp_path, change, error, message) -> None:
+    planted = Planted(BETTER)
+    with pytest.raises(error, match=message):
+        verify(scores, change(recipe), tmp_path, planted)
+    assert not planted.ran
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_metric_that_is_none(scores, recipe, tmp_path: Path) -> None:
+    evaluation = dataclasses.replace(recipe.evaluation, metric="acuracy")
+    with pytest.raises(UsageError, match="acuracy"):
+        verify(scores, recipe.model_copy(update={"evaluation": evaluation}), tmp_path, Planted({}))
+
+
+def test_the_task_fits_the_model(scores, recipe, tmp_path: Path) -> None:
+    encoder = dataclasses.replace(scores.model, architecture="BertModel", task_type=None)
+    with pytest.raises(ModelError, match="not a causal language model"):
+        verify(
+            dataclasses.replace(scores, model=encoder),
+            recipe.model_copy(update={"task": "sft"}), tmp_path, Planted({}),
+        )  # fmt: skip
+    tower = dataclasses.replace(scores.model, config={"hidden_size": 32})
+    with pytest.raises(ModelError, match="reads no text"):
+        verify(dataclasses.replace(scores, model=tower), recipe, tmp_path, Planted({}))
+
+
+def test_a_small_disk_is_refused(scores, recipe, tmp_path: Path, monkeypatch) -> None:
+    """A disk that fills up in the last trial costs the whole night."""
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr("plop_lora.verify.folder.shutil.disk_usage", lambda path: usage)
+    planted = Planted(BETTER)
+    with pytest.raises(OutputError, match=r"24 adapters of .* need"):
+        verify(scores, recipe, tmp_path, planted)
+    assert not planted.ran
+
+
+# --------------------------------------------------------------------------- the plan
+
+
+def test_the_plan_counts_what_runs(scores, recipe, tmp_path: Path) -> None:
+    priced = VerifyRecipe.read("recipe.yaml", {"price": {"hourly": 2.0}})
+    plan = step.plan(scores, priced, folder=tmp_path / "run")
+    planted = Planted(BETTER)
+    record = verify(scores, recipe, tmp_path, planted)
+    assert plan.ladder_trials + plan.confirm_trials == len(planted.ran)
+    assert plan.learning_rates == (6e-05, 2e-4, 6e-4)
+    assert (plan.train_rows, plan.selection_rows, plan.report_rows) == (180, 20, 400)
+    assert (plan.train_rows, plan.report_rows) == (record.train_rows, record.report_rows)
+    assert {arm.arm: arm.parameters for arm in plan.arms} == {
+        arm.arm: arm.parameters for arm in record.arms
+    }
+    assert plan.money == pytest.approx(plan.seconds / 3600 * 2.0)
+    assert 0 < plan.detectable < 1
+    text = as_text(plan, 120)
+    assert "24 trials" in text
+    assert "these are assumptions" in text
+
+
+def test_finished_trials_say_what_others_take(scores, recipe, tmp_path, monkeypatch) -> None:
+    planted = Planted(BETTER, die_after=12)
+    with pytest.raises(KeyboardInterrupt):
+        verify(scores, recipe, tmp_path, planted)
+    monkeypatch.setattr(
+        "plop_lora.training.trial.find_result", lambda root, spec: planted.kept.get(spec.digest())
+    )
+    plan = step.plan(scores, recipe, folder=tmp_path / "run")
+    assert any("from 12 finished trials" in note for note in plan.notes)
+    assert 24 * 2.0 < plan.seconds < 24 * 20.0
+
+
+def test_arithmetic_grows_with_the_work(scores, recipe, tmp_path: Path) -> None:
+    planted = Planted(BETTER)
+    verify(scores, recipe, tmp_path, planted)
+    spec, size = planted.ran[0], Work(100, 50, 20.0, 1000)
+    assert arithmetic(spec, size) == 1000 * (100 * 20 * 4 + 50 * 20 * 2)
+    steps = dataclasses.replace(spec, training=dataclasses.replace(spec.training, steps=10))
+    assert arithmetic(steps, size) == 1000 * (80 * 20 * 4 + 50 * 20 * 2)
+    guess = estimate([(spec, size)])
+    assert guess.seconds > 15
+    assert "GFLOP/s" in guess.source
+    assert CHARACTERS_A_TOKEN > 1
+
+
+# --------------------------------------------------------------------------- the command line
+
+
+@pytest.fixture
+def plop_verify(monkeypatch, capfd, folder: Path, tmp_path: Path):
+    """`plop verify` in this process with planted trials: exit code, stdout, stderr."""
+
+    def call(planted: Planted, *words: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(step, "_runner", lambda: planted)
+        where = ["--folder", str(tmp_path / "run")]
+        monkeypatch.setattr(sys, "argv", ["plop", "verify", "scores.json", *where, *words])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        output, errors = capfd.readouterr()
+        return stop.value.code, output, errors
+
+    return call
+
+
+@pytest.mark.parametrize(("verdict", "code", "accuracy", "better"), VERDICTS)
+def test_exit_codes(plop_verify, tmp_path: Path, verdict, code, accuracy, better) -> None:
+    words = ("--recipe", "recipe.yaml", "-o", str(tmp_path / "v.json"))
+    found, output, errors = plop_verify(Planted(accuracy), *words)
+    assert found == code, errors
+    assert verdict.upper() in output
+    assert f"Folder of the run: {tmp_path / 'run'}" in errors
+    assert Verification.load(tmp_path / "v.json").verdict == verdict
+
+
+def test_options_alone_and_before_the_recipe(plop_verify, tmp_path: Path) -> None:
+    words = ("--task", "classify", "--train", "train.jsonl", "--eval", "eval.jsonl")
+    words += ("--arms", "mlp, all-linear", "--seeds", "2", "--format", "json", "--price", "3")
+    code, output, errors = plop_verify(Planted(BETTER), *words)
+    assert code == 0, errors
+    record = json.loads(output)
+    assert {arm["arm"] for arm in record["arms"]} == {"plop", "mlp", "all-linear"}
+    assert record["cost"]["price"] == 3
+    words = ("--recipe", "recipe.yaml", "--seeds", "4", "--format", "json")
+    code, output, errors = plop_verify(Planted(BETTER), *words)
+    assert code == 0, errors
+    assert json.loads(output)["seeds"] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ((), 2, "task: is needed"),
+        (("--recipe", "absent.yaml"), 2, "Cannot read the recipe absent.yaml"),
+        (("--recipe", "recipe.yaml", "--task", "sftt"), 2, "'sftt' is unknown; allowed: sft"),
+        (("--recipe", "recipe.yaml", "--eval", "no.jsonl"), 1, "No data at no.jsonl"),
+        (("--recipe", "recipe.yaml", "--runner", "slurm"), 2, "allowed: local, ray"),
+    ],
+)
+def test_errors_are_one_line(plop_verify, words, code: int, message: str) -> None:
+    planted = Planted(BETTER)
+    found, output, errors = plop_verify(planted, *words)
+    assert found == code
+    assert message in errors
+    assert not output
+    assert not planted.ran
+
+
+def test_ctrl_c_says_how_to_go_on(plop_verify, tmp_path: Path) -> None:
+    code, output, errors = plop_verify(Planted(BETTER, die_after=3), "--recipe", "recipe.yaml")
+    assert code == 130
+    assert not output
+    assert f"the same command with --folder {tmp_path / 'run'} goes on" in errors
+
+
+def test_a_plan_needs_no_torch_and_writes_nothing(folder: Path) -> None:
+    """A plan is made before the machine with the accelerator is hired."""
+    code = (
+        "import sys, os; sys.path.insert(0, os.environ['HERE'])\n"
+        "import verify_fakes\n"
+        "sys.argv[1:] = ['verify', 'scores.json', '--recipe', 'recipe.yaml', '--plan']\n"
+        "from plop_lora.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
+    )
+    before = sorted(path.name for path in folder.iterdir())
+    environment = os.environ | {"HERE": str(Path(__file__).parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert "nothing was run" in done.stdout
+    assert sorted(path.name for path in folder.iterdir()) == before
