@@ -24,6 +24,7 @@ from plop_lora.cli.import_ import import_
 from plop_lora.cli.output import interruptible
 from plop_lora.cli.place import place
 from plop_lora.cli.score import score
+from plop_lora.cli.tune import tune
 from plop_lora.errors import PlopError
 
 # typer exports the class of a wrong value, whose parent is that of every wrong word on the line.
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-VERBS = (score, place, import_, export, compare, demo)
+VERBS = (score, place, import_, export, compare, tune, demo)
 
 
 def verb_name(verb: Callable[..., None]) -> str:

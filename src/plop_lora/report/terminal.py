@@ -14,8 +14,9 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from plop_lora.records import Comparison, Placement, Record, Scores
+from plop_lora.records import Comparison, Placement, Record, Scores, Tuning, TuningPlan
 from plop_lora.report.rows import Table, comparison_table, placement_table, scores_table
+from plop_lora.report.tuning import tuning_plan_table, tuning_table
 
 PLAIN_WIDTH = 120
 GAP = 2
@@ -33,6 +34,10 @@ def table_of(record: Record) -> Table:
         return placement_table(record)
     if isinstance(record, Comparison):
         return comparison_table(record)
+    if isinstance(record, Tuning):
+        return tuning_table(record)
+    if isinstance(record, TuningPlan):
+        return tuning_plan_table(record)
     raise TypeError(f"no table for a {type(record).__name__}")
 
 
