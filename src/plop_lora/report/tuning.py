@@ -156,7 +156,7 @@ def _ladder_line(tuning: Tuning) -> list[str]:
 def _failure_lines(history: tuple[SearchTrial, ...]) -> list[str]:
     """Say each cause once; the record has them by trial."""
     causes = Counter(trial.cause or "no cause given" for trial in history if trial.state == FAILED)
-    return [f"Failed {number} times: {cause}." for cause, number in causes.items()]
+    return [f"Failed: {cause} ({plural(number, 'trial')})." for cause, number in causes.items()]
 
 
 def _configuration(point: Configuration, parameters: int) -> tuple[str, ...]:

@@ -87,9 +87,10 @@ def confirm(job: Job, trials: Sequence[SearchTrial], spent: float) -> Confirmati
     candidates = _judge(job, trials, by_point)
     verdict, chosen = decide(candidates, job.higher)
     fewer = job.recipe.seeds - len(seeds)
-    notes = [f"{fewer} seeds of the confirmation left out, for the hours"] if fewer else []
+    left_out = f"{fewer} of {job.recipe.seeds} seeds of the confirmation left out, for the hours"
+    notes = (left_out,) if fewer else ()
     return Confirmation(
-        verdict, chosen, candidates, seeds, tuple(result.cost for result in results), tuple(notes)
+        verdict, chosen, candidates, seeds, tuple(result.cost for result in results), notes
     )
 
 

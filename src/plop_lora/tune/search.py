@@ -121,10 +121,15 @@ def search(job: Job, study: Any, space: Space, ladder: Ladder) -> tuple[str, ...
     while (room := wanted - len(trained(memory.history(study)))) > 0:
         size = min(room, workers_of(job.recipe.runner))
         if not affordable(job, study, ladder, size):
-            return (f"the search ended {room} trials early, for the {job.recipe.hours:g} hours",)
+            return (
+                f"{room} of {wanted} trials did not start, for the {job.recipe.hours:.3g} hours",
+            )
         batch = _ask_feasible(job, study, space, size, startup)
         if not batch:
-            return (f"the search ended {room} trials early: nothing new fits the budget",)
+            return (
+                f"{room} of {wanted} trials did not start: {MISSES} suggestions in a row were "
+                "above the budget",
+            )
         _run(job, study, batch)
         _refuse_hopeless(job, memory.history(study))
     return ()

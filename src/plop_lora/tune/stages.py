@@ -164,7 +164,7 @@ def _confirmation(
 
 def _running(trials: tuple[SearchTrial, ...]) -> list[str]:
     number = sum(trial.state == RUNNING for trial in trials)
-    text = f"{number} trials of other workers were running and are left out; start again for them"
+    text = f"trials of other workers still running and left out: {number}; start again for them"
     return [text] if number else []
 
 
