@@ -9,7 +9,7 @@ import math
 import os
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from plop_lora.errors import UsageError
@@ -49,14 +49,17 @@ class Job:
     def identity(self) -> str:
         """Return what names the search: the SHA-256 of all that its trials depend on.
 
-        The number of trials, hours, seeds and workers may change from one start to the next.
+        The number of trials, hours, seeds and workers may change from one start to the next, and
+        each machine may have the rows under a path of its own.
         """
-        free = {"trials", "hours", "seeds", "runner", "price", "report_to", "storage"}
+        free = {"trials", "hours", "seeds", "runner", "price", "report_to", "storage", "train",
+                "eval"}  # fmt: skip
+        parts_of_rows = (self.rows.train, self.rows.select, self.rows.report)
         table = self.space.table.items()
         parts = {
             "recipe": self.recipe.model_dump(mode="json", exclude=free),
             "scores": self.scores.digest(),
-            "rows": asdict(self.rows),
+            "rows": [part.sha256 for part in parts_of_rows],
             "placements": {f"{name} {rank}": made.digest() for (name, rank), made in table},
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
