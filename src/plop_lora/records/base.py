@@ -137,6 +137,8 @@ def _maker(kind: str) -> str:
         "trial-result": "plop trial spec.json",
         "verification-plan": "plop verify scores.json --train TRAIN --eval EVAL --plan",
         "verification": "plop verify scores.json --train TRAIN --eval EVAL --task TASK",
+        "tuning-plan": "plop tune scores.json --train TRAIN --eval EVAL --task TASK --plan",
+        "tuning": "plop tune scores.json --train TRAIN --eval EVAL --task TASK",
     }
     return f"make one with: {commands[kind]}"
 

@@ -31,7 +31,9 @@ from plop_lora.records import (
     VerificationPlan,
 )
 from plop_lora.report.proof import plan_table, verification_table
+from plop_lora.records import Comparison, Placement, Record, Scores, Tuning, TuningPlan
 from plop_lora.report.rows import Table, comparison_table, placement_table, scores_table
+from plop_lora.report.tuning import tuning_plan_table, tuning_table
 
 PLAIN_WIDTH = 120
 GAP = 2
@@ -55,6 +57,10 @@ def table_of(record: Record) -> Table:
         return plan_table(record)
     if isinstance(record, Verification):
         return verification_table(record)
+    if isinstance(record, Tuning):
+        return tuning_table(record)
+    if isinstance(record, TuningPlan):
+        return tuning_plan_table(record)
     raise TypeError(f"no table for a {type(record).__name__}")
 
 

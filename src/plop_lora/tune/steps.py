@@ -1,0 +1,125 @@
+"""The steps that a search is made of beside its own, each of which a caller may replace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from plop_lora.recipe import TuneRecipe
+from plop_lora.records import CostLedger, Scores, TrialCost, TrialData, TrialResult
+from plop_lora.records.base import later
+from plop_lora.training.events import RunTrials
+
+
+@dataclass(frozen=True, slots=True)
+class RowsFile:
+    """A file of rows: its name relative to the folder of a spec, its SHA-256, its rows."""
+
+    name: str
+    sha256: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The three parts of the data: trained on, selected on, reported on; the classes."""
+
+    train: RowsFile
+    select: RowsFile
+    report: RowsFile
+    labels: tuple[str, ...] = ()
+
+    def data(self, judged: RowsFile, rows: int | None = None) -> TrialData:
+        """Return the files of a trial that trains on the first `rows` and is judged on a part."""
+        train = self.train
+        return TrialData(train.name, train.sha256, judged.name, judged.sha256, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Versus:
+    """A rival minus the default, turned so that above 0 the rival is better.
+
+    `low` and `high` are the simultaneous 95 % interval, `p` is two-sided after Holm; all None
+    where too few trials ended to say anything.
+    """
+
+    difference: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+
+
+class Prepare(Protocol):
+    """Writes the rows of a recipe into a folder, split in three."""
+
+    def __call__(self, recipe: TuneRecipe, scores: Scores, folder: Path) -> Rows:
+        """Split the rows, or find them split already."""
+        ...
+
+
+class Compare(Protocol):
+    """Compares rivals with the default over the same seeds and rows."""
+
+    def __call__(
+        self,
+        default: Sequence[TrialResult],
+        rivals: Mapping[str, Sequence[TrialResult]],
+        *,
+        margin: float,
+    ) -> Mapping[str, Versus]:
+        """Return one comparison a rival; the results of all stand in the order of the seeds."""
+        ...
+
+
+class Count(Protocol):
+    """Sums what trials took."""
+
+    def __call__(
+        self, parts: Mapping[str, Sequence[TrialCost]], *, price: float | None, currency: str
+    ) -> CostLedger:
+        """Return one line a part and their sum."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Steps:
+    """What a search calls: to run trials, to split rows, to compare arms, to count the cost."""
+
+    run: RunTrials
+    prepare: Prepare
+    compare: Compare
+    count: Count
+
+
+def usual_steps() -> Steps:
+    """Return the steps that `plop verify` takes as well; each is imported when it is called."""
+    return Steps(run=later("training.runners", "run_trials"), prepare=_prepare, compare=_compare,
+                 count=later("cost", "ledger"))  # fmt: skip
+
+
+def _prepare(recipe: TuneRecipe, scores: Scores, folder: Path) -> Rows:
+    made = later("verify.splits", "prepare_splits")(recipe, scores, folder)
+    parts = (made.train, made.select, made.report)
+    train, select, report = (RowsFile(part.name, part.sha256, part.rows) for part in parts)
+    return Rows(train, select, report, tuple(made.labels))
+
+
+def _compare(
+    default: Sequence[TrialResult],
+    rivals: Mapping[str, Sequence[TrialResult]],
+    *,
+    margin: float,
+) -> dict[str, Versus]:
+    """Let the shortlist's place be taken by the default; differences change their sign."""
+    made = later("verify.decide", "decide")(default, rivals, margin=margin)
+    return {
+        row.arm: Versus(_minus(row.difference), _minus(row.high), _minus(row.low), row.p)
+        for row in made.arms
+        if row.arm in rivals
+    }
+
+
+def _minus(value: float | None) -> float | None:
+    return None if value is None else -value
