@@ -371,6 +371,8 @@ def measure(sweeps: Sequence[Sweep], rounds: int) -> list[Outcome]:
     Nothing computes in this process before the last child is gone: a pool of threads does not
     survive a fork.
     """
+    for name in ("LlamaForCausalLM", "Qwen3MoeForCausalLM", "AutoModelForCausalLM"):
+        getattr(transformers, name)  # imported here once, and not in every child
     with tempfile.TemporaryDirectory() as root:
         folders = {case.folder: case for sweep in sweeps for case in (*sweep.cases, WARM)}
         for case in folders.values():
