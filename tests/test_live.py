@@ -6,8 +6,8 @@ import io
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from pretend import cost, result, spec
+from rich.console import Console
 
 from plop_lora.recipe import Price
 from plop_lora.report.live import Board, State, Trial, drawn, live, read_curve, rows

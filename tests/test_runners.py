@@ -17,8 +17,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import pretend
+import pytest
 from pretend import gone, notes, spec, until
 
 from plop_lora.errors import UsageError

@@ -25,8 +25,8 @@ from plop_lora.cli.output import interruptible
 from plop_lora.cli.place import place
 from plop_lora.cli.score import score
 from plop_lora.cli.trial import trial
-from plop_lora.cli.verify import verify
 from plop_lora.cli.tune import tune
+from plop_lora.cli.verify import verify
 from plop_lora.errors import PlopError
 
 # typer exports the class of a wrong value, whose parent is that of every wrong word on the line.
@@ -37,9 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-VERBS = (score, place, import_, export, compare, trial, demo)
-VERBS = (score, place, verify, import_, export, compare, demo)
-VERBS = (score, place, import_, export, compare, tune, demo)
+VERBS = (score, place, verify, tune, trial, import_, export, compare, demo)
 
 
 def verb_name(verb: Callable[..., None]) -> str:

@@ -6,7 +6,8 @@ import html
 import io
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from rich import box
 from rich.cells import cell_len
@@ -14,7 +15,18 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from plop_lora.records import Comparison, Placement, Record, Scores, TrialResult
+from plop_lora.records import (
+    Comparison,
+    Placement,
+    Record,
+    Scores,
+    TrialResult,
+    Tuning,
+    TuningPlan,
+    Verification,
+    VerificationPlan,
+)
+from plop_lora.report.proof import plan_table, verification_table
 from plop_lora.report.rows import (
     Table,
     comparison_table,
@@ -22,21 +34,22 @@ from plop_lora.report.rows import (
     scores_table,
     trial_table,
 )
-from plop_lora.records import (
-    Comparison,
-    Placement,
-    Record,
-    Scores,
-    Verification,
-    VerificationPlan,
-)
-from plop_lora.report.proof import plan_table, verification_table
-from plop_lora.records import Comparison, Placement, Record, Scores, Tuning, TuningPlan
-from plop_lora.report.rows import Table, comparison_table, placement_table, scores_table
 from plop_lora.report.tuning import tuning_plan_table, tuning_table
 
 PLAIN_WIDTH = 120
 GAP = 2
+
+
+_TABLES: dict[type[Record], Callable[[Any], Table]] = {
+    Scores: scores_table,
+    Placement: placement_table,
+    Comparison: comparison_table,
+    TrialResult: trial_table,
+    VerificationPlan: plan_table,
+    Verification: verification_table,
+    TuningPlan: tuning_plan_table,
+    Tuning: tuning_table,
+}
 
 
 def table_of(record: Record) -> Table:
@@ -45,23 +58,10 @@ def table_of(record: Record) -> Table:
     Raises:
         TypeError: no table is known for this kind of record.
     """
-    if isinstance(record, Scores):
-        return scores_table(record)
-    if isinstance(record, Placement):
-        return placement_table(record)
-    if isinstance(record, Comparison):
-        return comparison_table(record)
-    if isinstance(record, TrialResult):
-        return trial_table(record)
-    if isinstance(record, VerificationPlan):
-        return plan_table(record)
-    if isinstance(record, Verification):
-        return verification_table(record)
-    if isinstance(record, Tuning):
-        return tuning_table(record)
-    if isinstance(record, TuningPlan):
-        return tuning_plan_table(record)
-    raise TypeError(f"no table for a {type(record).__name__}")
+    draw = _TABLES.get(type(record))
+    if draw is None:
+        raise TypeError(f"no table for a {type(record).__name__}")
+    return draw(record)
 
 
 def as_rich(record: Record) -> Group:
