@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -125,10 +126,13 @@ def _run(
 
 def _verified(scores: Scores, recipe: VerifyRecipe, folder: Path, form: Format) -> Verification:
     from plop_lora.report.live import live
+    from plop_lora.training.events import ignore
     from plop_lora.verify import run as step
 
+    quiet = contextlib.nullcontext(ignore)
+    shown = quiet if form is Format.quiet else live(price=recipe.price)
     try:
-        with live(quiet=form is Format.quiet) as watch:
+        with shown as watch:
             return step.verify(scores, recipe, folder=folder, watch=watch)
     except KeyboardInterrupt:
         typer.echo(

@@ -72,11 +72,7 @@ def prepare(spec: TrialSpec, rows: Sequence[Row] = ()) -> Prepared:
         ExportError: PEFT adapts other modules or ranks than the placement names.
     """
     check_adapters(spec)
-    tokenizer = load_tokenizer(spec.model)
-    give_pad_token(tokenizer, spec.model)
-    # Weights that the checkpoint lacks are drawn while it loads: the head of a classifier.
-    transformers.set_seed(spec.seed)
-    model, heads = _load(spec, tokenizer)
+    model, tokenizer, heads = load_base(spec)
     placement = retarget(spec.placement, model)
     adapted = _wrap(model, placement, heads)
     check_wrapped(placement, adapted)
@@ -137,6 +133,22 @@ def trial_device(spec: TrialSpec) -> str:
 
 
 # --------------------------------------------------------------------------- loading
+
+
+def load_base(spec: TrialSpec) -> tuple[nn.Module, Any, tuple[str, ...]]:
+    """Return the model of a trial without adapters, its tokenizer, the modules of its head.
+
+    Weights that the checkpoint lacks, the head of a classifier, are a function of the spec's seed.
+
+    Raises:
+        UsageError, ModelError: as `prepare`.
+    """
+    tokenizer = load_tokenizer(spec.model)
+    give_pad_token(tokenizer, spec.model)
+    # They are drawn while the model loads.
+    transformers.set_seed(spec.seed)
+    model, heads = _load(spec, tokenizer)
+    return model, tokenizer, heads
 
 
 def _load(spec: TrialSpec, tokenizer: Any) -> tuple[nn.Module, tuple[str, ...]]:

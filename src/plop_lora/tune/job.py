@@ -22,6 +22,7 @@ from plop_lora.training.events import Watch
 from plop_lora.training.task import DEFAULT_METRIC
 from plop_lora.tune.space import Space
 from plop_lora.tune.steps import Rows, RowsFile, Steps
+from plop_lora.verify.folder import TRIALS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +46,12 @@ class Job:
     def higher(self) -> bool:
         """Whether more of the metric is better."""
         return higher_is_better(self.metric)
+
+    @property
+    def model(self) -> str:
+        """What trials load; a folder by its whole path, since they run in folders of their own."""
+        name = self.recipe.model or self.scores.model.name
+        return str(Path(name).resolve()) if Path(name).is_dir() else name
 
     def identity(self) -> str:
         """Return what names the search: the SHA-256 of all that its trials depend on.
@@ -79,7 +86,7 @@ class Job:
             seed=seed,
             phase=phase,
             task=self.recipe.task,
-            model=self.recipe.model or self.scores.model.name,
+            model=self.model,
             placement=self.space.placement(point),
             learning_rate=point.learning_rate,
             data=self.rows.data(judged, rows),
@@ -92,7 +99,7 @@ class Job:
         """Run trials, or read what an earlier start has left of them."""
         recipe = self.recipe
         return self.steps.run(
-            specs, self.folder, recipe.runner, report_to=recipe.report_to, watch=self.watch
+            specs, self.folder / TRIALS, recipe.runner, report_to=recipe.report_to, watch=self.watch
         )
 
     def outcome(self, result: TrialResult) -> tuple[float | None, str | None]:

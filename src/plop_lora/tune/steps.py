@@ -10,7 +10,10 @@ from typing import Protocol
 from plop_lora.recipe import TuneRecipe
 from plop_lora.records import CostLedger, Scores, TrialCost, TrialData, TrialResult
 from plop_lora.records.base import later
+from plop_lora.records.trial import higher_is_better
 from plop_lora.training.events import RunTrials
+from plop_lora.verify.decide import Outcome, decide
+from plop_lora.verify.splits import FROM_TRIAL, REPORT, SELECT, TRAIN, prepare_splits
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +103,16 @@ def usual_steps() -> Steps:
 
 
 def _prepare(recipe: TuneRecipe, scores: Scores, folder: Path) -> Rows:
-    made = later("verify.splits", "prepare_splits")(recipe, scores, folder)
-    parts = (made.train, made.select, made.report)
-    train, select, report = (RowsFile(part.name, part.sha256, part.rows) for part in parts)
-    return Rows(train, select, report, tuple(made.labels))
+    splits = prepare_splits(recipe, folder)
+    parts = {TRAIN: splits.train, SELECT: splits.selection, REPORT: splits.report}
+    files = (
+        RowsFile(f"{FROM_TRIAL}/{name}", splits.digests[name], len(rows))
+        for name, rows in parts.items()
+    )
+    return Rows(*files, splits.labels)
+
+
+_DEFAULT = "default"
 
 
 def _compare(
@@ -112,13 +121,24 @@ def _compare(
     *,
     margin: float,
 ) -> dict[str, Versus]:
-    """Let the shortlist's place be taken by the default; differences change their sign."""
-    made = later("verify.decide", "decide")(default, rivals, margin=margin)
+    """Let the default take the shortlist's place; differences change their sign."""
+    metric = default[0].metric
+    outcomes = {_DEFAULT: _outcome(default, metric)}
+    outcomes |= {f"rival {name}": _outcome(results, metric) for name, results in rivals.items()}
+    decision = decide(outcomes, shortlist=_DEFAULT, margin=margin, higher=higher_is_better(metric))
     return {
-        row.arm: Versus(_minus(row.difference), _minus(row.high), _minus(row.low), row.p)
-        for row in made.arms
-        if row.arm in rivals
+        row.arm.removeprefix("rival "): Versus(
+            _minus(row.difference), _minus(row.high), _minus(row.low), row.p
+        )
+        for row in decision.comparisons[1:]
     }
+
+
+def _outcome(results: Sequence[TrialResult], metric: str) -> Outcome:
+    return Outcome(
+        tuple(result.metrics.get(metric) if result.done else None for result in results),
+        tuple(result.items.get(metric) or None for result in results),
+    )
 
 
 def _minus(value: float | None) -> float | None:

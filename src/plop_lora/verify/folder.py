@@ -16,6 +16,7 @@ from plop_lora.recipe import Proof
 from plop_lora.records import Scores
 
 HOME = "plop-verify"
+TRIALS = "trials"
 RECIPE, SCORES, RECORD = "recipe.yaml", "scores.json", "verification.json"
 FREE = ("arms", "seeds", "margin", "quick", "runner", "price", "report_to")
 """What may change between two runs in one folder: no finished trial turns wrong by it, so more

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from plop_lora._version import __version__
-from plop_lora.cost import ledger
+from plop_lora.cost import full_search, ledger
 from plop_lora.errors import MeasurementError
 from plop_lora.records import (
     ArmResult,
@@ -18,21 +16,19 @@ from plop_lora.records import (
     TrialResult,
     Verification,
 )
+from plop_lora.records.trial import CONFIRM, LADDER
 from plop_lora.verify.arms import Arm
-from plop_lora.verify.decide import Decision, Outcome, decide, predictive
+from plop_lora.verify.decide import ArmComparison, Outcome, decide, predictive
 from plop_lora.verify.ladder import Rates, cause_of, value_of
 from plop_lora.verify.plan import SHORTLIST, Study
-
-FAILED_ARM = "failed"
-THE_SHORTLIST = "shortlist"
-SEARCHED_PLACEMENTS = 6
+from plop_lora.verify.selectors import Signal
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trials:
     """Everything that ran: signals that were measured, the ladder, the confirmation."""
 
-    signals: Sequence[TrialCost]
+    signals: Sequence[Signal]
     ladder: Sequence[TrialResult]
     rates: Rates
     confirm: Sequence[TrialResult]
@@ -47,7 +43,10 @@ def conclude(study: Study, trials: Trials) -> Verification:
     outcomes = _outcomes(study, trials)
     _demand_values(study, trials, outcomes)
     decision = decide(outcomes, shortlist=SHORTLIST, margin=study.margin, higher=study.higher)
-    arms = [_arm_result(study, arm, trials, outcomes.get(arm.name), decision) for arm in study.arms]
+    arms = [
+        _arm_result(study, arm, trials, outcomes[arm.name], against)
+        for arm, against in zip(study.arms, decision.comparisons, strict=True)
+    ]
     sign = -1.0 if study.higher else 1.0
     ranked = sorted(arms, key=lambda arm: (arm.mean is None, sign * (arm.mean or 0.0), arm.arm))
     first = {arm.name: arm.placements[0] for arm in study.arms}
@@ -85,14 +84,14 @@ def conclude(study: Study, trials: Trials) -> Verification:
 
 
 def _outcomes(study: Study, trials: Trials) -> dict[str, Outcome]:
-    """Return the values of every arm that has one at least, seed by seed."""
+    """Return the values of every arm, seed by seed; an arm without a rate has none."""
     outcomes = {}
     for arm in study.arms:
         own = _of(arm.name, trials.confirm)
         values = tuple(value_of(result, study.metric) for result in own)
-        if any(value is not None for value in values):
-            items = tuple(result.items.get(study.metric) or None for result in own)
-            outcomes[arm.name] = Outcome(values, items)
+        items = tuple(result.items.get(study.metric) or None for result in own)
+        nothing = (None,) * len(study.seeds)
+        outcomes[arm.name] = Outcome(values or nothing, items or nothing)
     return outcomes
 
 
@@ -102,15 +101,15 @@ def _of(arm: str, results: Sequence[TrialResult]) -> list[TrialResult]:
 
 def _demand_values(study: Study, trials: Trials, outcomes: Mapping[str, Outcome]) -> None:
     """Refuse to judge where one side of every comparison failed."""
-    rivals = [name for name in outcomes if name != SHORTLIST]
-    if SHORTLIST in outcomes and rivals:
+    reached = {name for name, outcome in outcomes.items() if outcome.mean is not None}
+    if SHORTLIST in reached and len(reached) > 1:
         return
-    who = "Every rival" if SHORTLIST in outcomes else f"The shortlist ({SHORTLIST})"
+    who = "Every rival" if SHORTLIST in reached else f"The shortlist ({SHORTLIST})"
     failed = [
         (result, cause)
         for result in (*trials.ladder, *trials.confirm)
         if (cause := cause_of(result, study.metric))
-        and (result.arm == SHORTLIST) != (SHORTLIST in outcomes)
+        and (result.arm == SHORTLIST) != (SHORTLIST in reached)
     ]
     result, cause = failed[-1]
     raise MeasurementError(
@@ -121,37 +120,24 @@ def _demand_values(study: Study, trials: Trials, outcomes: Mapping[str, Outcome]
 
 
 def _arm_result(
-    study: Study, arm: Arm, trials: Trials, outcome: Outcome | None, decision: Decision
+    study: Study, arm: Arm, trials: Trials, outcome: Outcome, against: ArmComparison
 ) -> ArmResult:
     own = _of(arm.name, trials.confirm)
     causes = [cause for result in own if (cause := cause_of(result, study.metric))]
-    values = tuple(value_of(result, study.metric) for result in own)
-    known = [value for value in values if value is not None]
-    result = ArmResult(
+    return ArmResult(
         arm=arm.name,
         parameters=_counted(arm, (*own, *_of(arm.name, trials.ladder))),
         mismatch=arm.mismatch,
         learning_rate=trials.rates.best.get(arm.name),
         nfn=arm.nfn,
-        mean=statistics.fmean(known) if known else None,
-        values=values or (None,) * len(study.seeds),
-        difference=None,
-        low=None,
-        high=None,
-        p=None,
-        verdict=THE_SHORTLIST if arm.name == SHORTLIST else FAILED_ARM,
-        causes=(*trials.rates.causes.get(arm.name, ()), *dict.fromkeys(causes)),
-    )
-    if outcome is None or arm.name == SHORTLIST:
-        return result
-    against = decision.comparisons[arm.name]
-    return dataclasses.replace(
-        result,
+        mean=outcome.mean,
+        values=outcome.values_S,
         difference=against.difference,
         low=against.low,
         high=against.high,
         p=against.p,
         verdict=against.verdict,
+        causes=(*trials.rates.causes.get(arm.name, ()), *dict.fromkeys(causes)),
     )
 
 
@@ -188,20 +174,18 @@ def _notes(study: Study, trials: Trials) -> tuple[str, ...]:
 
 
 def _cost(study: Study, trials: Trials) -> CostLedger:
-    """Return the ledger; the search it stands beside is the usual placements, each as a rival."""
-    price = study.recipe.price
-    ladder = len(study.rates) if len(study.rates) > 1 else 0
+    """Return the ledger; the search beside it is every usual placement, each as a rival."""
+    price, device = study.recipe.price, study.scores.provenance.device
     return ledger(
         {
             "scoring": [scoring_cost(study.scores)],
-            "selectors": list(trials.signals),
-            "ladder": [result.cost for result in trials.ladder],
-            "confirmation": [result.cost for result in trials.confirm],
+            "selectors": [signal_cost(signal, device) for signal in trials.signals],
+            LADDER: trials.ladder,
+            CONFIRM: trials.confirm,
         },
-        price=price.hourly,
-        currency=price.currency,
-        search=SEARCHED_PLACEMENTS * (ladder + len(study.seeds)),
-        plan=f"{SEARCHED_PLACEMENTS} usual placements, each with the ladder and every seed",
+        price.hourly,
+        price.currency,
+        full_search(rates=len(study.rates), seeds=len(study.seeds)),
     )
 
 
@@ -217,4 +201,18 @@ def scoring_cost(scores: Scores) -> TrialCost:
         accelerator=not made.device.startswith("cpu"),
         peak_memory=made.peak_memory_bytes,
         tokens=scores.tokens,
+    )
+
+
+def signal_cost(signal: Signal, device: str) -> TrialCost:
+    """Return what a selector took; it ran on the device that scoring ran on."""
+    return TrialCost(
+        wall_seconds=signal.seconds,
+        train_seconds=0.0,
+        evaluate_seconds=0.0,
+        devices=1,
+        device=device,
+        accelerator=not device.startswith("cpu"),
+        peak_memory=signal.peak_memory,
+        tokens=0,
     )

@@ -28,12 +28,12 @@ from plop_lora.records import (
 from plop_lora.records.trial import CONFIRM, GRPO, LADDER, higher_is_better
 from plop_lora.statistics import detectable
 from plop_lora.training.task import DEFAULT_FULL_RATE, DEFAULT_METRIC
-from plop_lora.verify.arms import DEFAULT_ARMS, Arm, budget_of, make_arms
+from plop_lora.verify.arms import COMPULSORY, DEFAULT_ARMS, PLOP, Arm, budget_of, make_arms
 from plop_lora.verify.estimate import CHARACTERS_A_TOKEN, Work, estimate
+from plop_lora.verify.selectors import Signal
 from plop_lora.verify.splits import REPORT, SELECT, Splits
 
-SHORTLIST = "plop"
-STRONGEST = "all-linear"
+SHORTLIST, STRONGEST = PLOP, COMPULSORY
 LORA_OVER_FULL = 10.0
 """A best LoRA rate is about ten times that of a full finetune (Thinking Machines, LoRA Without
 Regret, 2025)."""
@@ -93,13 +93,12 @@ def seeds_of(recipe: VerifyRecipe) -> tuple[int, ...]:
     return tuple(range(recipe.seed, recipe.seed + count))
 
 
-def arm_names(recipe: VerifyRecipe) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the arms, the shortlist first, and notes on those that were added."""
-    named = recipe.arms or tuple(DEFAULT_ARMS)
-    names = tuple(dict.fromkeys((SHORTLIST, *named, STRONGEST)))
-    if STRONGEST in named:
-        return names, ()
-    return names, (f"{STRONGEST} was added to the arms: it is the strongest rival that is known",)
+def arm_names(recipe: VerifyRecipe) -> tuple[str, ...]:
+    """Return the arms that a recipe asks for, the shortlist first, the strongest rival among them.
+
+    Those of no recipe of its own may be fewer in the end: a rule may find nothing in a model.
+    """
+    return tuple(dict.fromkeys((SHORTLIST, *(recipe.arms or DEFAULT_ARMS), STRONGEST)))
 
 
 def parameter_budget(scores: Scores, recipe: VerifyRecipe) -> int:
@@ -118,7 +117,7 @@ def make_study(
     recipe: VerifyRecipe,
     splits: Splits,
     *,
-    signals: Mapping[str, Any],
+    signals: Mapping[str, Signal] | None = None,
     names: Sequence[str] | None = None,
 ) -> Study:
     """Fill in what a recipe leaves open.
@@ -127,16 +126,15 @@ def make_study(
         scores: what the arms are made from.
         recipe: as the user wrote it.
         splits: of its data.
-        signals: of the arms that need one, by name.
+        signals: of the arms that need one, by selector.
         names: the arms; by default those of the recipe.
 
     Raises:
-        UsageError: an unknown arm, a budget below rank 1.
+        UsageError: an unknown arm, a budget that an arm cannot meet.
     """
-    every, notes = arm_names(recipe)
     budget = parameter_budget(scores, recipe)
     arms = make_arms(
-        tuple(every if names is None else names),
+        recipe.arms if names is None else names,
         scores,
         budget=budget,
         top=recipe.top,
@@ -148,9 +146,10 @@ def make_study(
     # Trials run in folders of their own, from which a relative path leads elsewhere.
     model = str(Path(name).resolve()) if Path(name).is_dir() else name
     metric = recipe.evaluation.metric or DEFAULT_METRIC[recipe.task]
+    notes = ()
     if len(recipe.ladder) == 1:
-        notes += ("all arms train at one learning rate, which favours those that it suits",)
-    return Study(scores, recipe, splits, tuple(arms), model, metric, budget, notes)
+        notes = ("all arms train at one learning rate, which favours those that it suits",)
+    return Study(scores, recipe, splits, arms, model, metric, budget, notes)
 
 
 # --------------------------------------------------------------------------- trials

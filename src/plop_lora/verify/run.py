@@ -14,7 +14,6 @@ from plop_lora.errors import ModelError, UsageError
 from plop_lora.recipe import VerifyRecipe
 from plop_lora.records import (
     Scores,
-    TrialCost,
     TrialResult,
     TrialSpec,
     Verification,
@@ -23,7 +22,7 @@ from plop_lora.records import (
 from plop_lora.records.trial import CLASSIFY, GRPO
 from plop_lora.training.events import RunTrials, Watch, ignore
 from plop_lora.training.task import DEFAULT_METRIC
-from plop_lora.verify.folder import RECORD, check_disk, check_owner, claim, default_folder
+from plop_lora.verify.folder import RECORD, TRIALS, check_disk, check_owner, claim, default_folder
 from plop_lora.verify.ladder import choose_rates
 from plop_lora.verify.outcome import Trials, conclude
 from plop_lora.verify.plan import (
@@ -34,6 +33,7 @@ from plop_lora.verify.plan import (
     make_plan,
     make_study,
 )
+from plop_lora.verify.signals import measure_signals, measured_arms
 from plop_lora.verify.splits import Splits, prepare_splits, write_splits
 
 REWARD_ROWS = 4
@@ -78,18 +78,19 @@ def verify(
     check_disk(root, trials, known.budget)
     claim(root, recipe, scores)
     write_splits(splits, root)
-    study, signals = _with_signals(known)
+    signals = measure_signals(known, root)
+    study = make_study(scores, recipe, splits, signals=signals) if signals else known
     run = run or _runner()
 
     def go(specs: Sequence[TrialSpec]) -> tuple[TrialResult, ...]:
         if not specs:
             return ()
-        return run(specs, root, recipe.runner, report_to=recipe.report_to, watch=watch)
+        return run(specs, root / TRIALS, recipe.runner, report_to=recipe.report_to, watch=watch)
 
     ladder = go(ladder_specs(study))
     rates = choose_rates(study, ladder)
     confirm = go(confirm_specs(study, rates.best))
-    record = conclude(study, Trials(signals, ladder, rates, confirm))
+    record = conclude(study, Trials(tuple(signals.values()), ladder, rates, confirm))
     record.save(root / RECORD)
     return record
 
@@ -112,23 +113,15 @@ def plan(
     ladder = _finished(root, ladder_specs(study))
     rates = choose_rates(study, ladder).best
     confirm = _finished(root, confirm_specs(study, rates))
-    names, _ = arm_names(recipe)
-    known = {arm.name for arm in study.arms}
-    return make_plan(
-        study,
-        [*ladder, *confirm],
-        rates=rates,
-        unmeasured=[name for name in names if name not in known],
-    )
+    return make_plan(study, [*ladder, *confirm], rates=rates, unmeasured=measured_arms(recipe))
 
 
 def _finished(root: Path, specs: Sequence[TrialSpec]) -> list[TrialResult]:
     """Return what there is of trials in a folder."""
-    from plop_lora.training.trial import find_result
+    from plop_lora.training.trial import find_result, trial_folder
 
-    if not root.is_dir():
-        return []
-    return [result for spec in specs if (result := find_result(root, spec)) is not None]
+    found = (find_result(trial_folder(root / TRIALS, spec), spec) for spec in specs)
+    return [result for result in found if result is not None]
 
 
 def _runner() -> RunTrials:
@@ -149,9 +142,9 @@ def _checked(scores: Scores, recipe: VerifyRecipe, folder: Path) -> tuple[Splits
     check_model(scores, recipe)
     splits = prepare_splits(recipe)
     _check_rewards(recipe, splits)
-    names, _ = arm_names(recipe)
-    plain = [name for name in names if name not in _measured(names)]
-    return splits, make_study(scores, recipe, splits, signals={}, names=plain)
+    measured = measured_arms(recipe)
+    plain = [name for name in arm_names(recipe) if name not in measured] if measured else None
+    return splits, make_study(scores, recipe, splits, names=plain)
 
 
 def check_model(scores: Scores, recipe: VerifyRecipe) -> None:
@@ -193,29 +186,3 @@ def _check_rewards(recipe: VerifyRecipe, splits: Splits) -> None:
         from plop_lora.training.rewards import try_rewards
 
         try_rewards(rewards, splits.train[:REWARD_ROWS])
-
-
-# --------------------------------------------------------------------------- signals
-
-
-def _measured(names: Sequence[str]) -> list[str]:
-    """Return the arms whose types follow from a signal that is yet to be measured."""
-    from plop_lora.verify.selectors import SIGNALS
-
-    return [name for name in names if name in SIGNALS]
-
-
-def _with_signals(known: Study) -> tuple[Study, tuple[TrialCost, ...]]:
-    """Measure the signals that arms need, on training rows; return what that took."""
-    recipe = known.recipe
-    names, _ = arm_names(recipe)
-    wanted = _measured(names)
-    if not wanted:
-        return known, ()
-    from plop_lora.verify.selectors import measure_signals
-
-    signals = measure_signals(
-        wanted, known.model, known.splits.train, task=recipe.task, training=recipe.training
-    )
-    study = make_study(known.scores, recipe, known.splits, signals=signals)
-    return study, tuple(signal.cost for signal in signals.values())
