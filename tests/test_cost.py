@@ -9,19 +9,12 @@ import pytest
 from pretend import cost, result, spec
 
 from plop_lora.cost import (
-    Calibration,
     SearchPlan,
-    Sizes,
-    calibrate,
-    calibrate_on_trials,
-    estimate_seconds,
-    expected_seconds,
     full_search,
     ledger,
     spent,
     trial_flops,
 )
-from plop_lora.errors import MeasurementError
 from plop_lora.report.costs import ledger_lines, ledger_table
 
 GPU = {"accelerator": True, "device": "NVIDIA H100"}
@@ -116,35 +109,6 @@ def test_flops_lie_between_four_and_six_a_parameter_and_token() -> None:
     assert trial_flops(10, 10, 1.0) == 600
     assert 400 < trial_flops(10, 10, 0.01) < 405
     assert trial_flops(10, 10, 0.0, checkpointing=True) == 600
-
-
-def test_a_calibration_foretells_its_own_trial() -> None:
-    steps = [(100, 9.0), (100, 1.0), (300, 3.0)]
-    speed = calibrate(1000, steps, seconds_overhead=5.0)
-    assert speed == Calibration(4 * 1000 * 100.0, 5.0)
-    assert estimate_seconds(Sizes(parameters=1000, tokens=800), speed) == pytest.approx(13.0)
-    two = Sizes(parameters=1000, tokens=800, devices=2)
-    assert estimate_seconds(two, speed) == pytest.approx(9.0)
-    assert calibrate(1000, steps[:1]).flops_per_second == pytest.approx(4e5 / 9)
-
-
-def test_finished_trials_are_believed_before_a_calibration() -> None:
-    finished = [cost(10.0, tokens=400), cost(14.0, tokens=400), cost(3.0, tokens=0)]
-    sizes = Sizes(parameters=1000, tokens=400)
-    slow = Calibration(1.0, 0.0)
-    assert expected_seconds(sizes, finished, slow) == pytest.approx(12.0)
-    assert expected_seconds(sizes, finished[2:], slow) == pytest.approx(1.6e6)
-    assert expected_seconds(sizes, []) is None
-    twice = Sizes(parameters=1000, tokens=800)
-    assert expected_seconds(twice, finished) == pytest.approx(12.0 + 9.6)
-
-
-@pytest.mark.parametrize("steps", [[], [(0, 1.0)], [(5, 0.0)]])
-def test_nothing_measured_is_no_speed(steps: list[tuple[int, float]]) -> None:
-    with pytest.raises(MeasurementError, match="at least one step"):
-        calibrate(1000, steps)
-    with pytest.raises(MeasurementError):
-        calibrate_on_trials([cost(1.0, tokens=0)], 1000)
 
 
 def test_counting_costs_is_light() -> None:

@@ -1,11 +1,10 @@
-"""What trials cost, what a named plan would have cost, and how long one will take.
+"""What trials cost, and what a named plan would have cost.
 
 Measured cost comes from the `TrialCost` of each trial: device time is wall time × devices. A plan
 that was not run is charged at the mean of what was measured, and always by name. Pure: no torch.
 
-Does not cover memory, and counts only the products with weights: attention over long sequences
-and generation token by token take longer than their FLOPs say, which a calibration on the same
-task absorbs.
+`trial_flops` counts only the products with weights: attention over long sequences and generation
+token by token take longer than it says.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from plop_lora.errors import MeasurementError
 from plop_lora.records import CostLedger, Counterfactual, Spent, TrialCost, TrialResult
 from plop_lora.records.trial import CONFIRM
 
@@ -142,111 +140,3 @@ def trial_flops(
     """
     passes = 2 + 2 + 2 * trainable_share + (2 if checkpointing else 0)
     return float(passes * parameters * tokens)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sizes:
-    """What decides how long a trial takes; `parameters` are those that a token passes."""
-
-    parameters: int
-    tokens: int
-    trainable_share: float = 0.0
-    checkpointing: bool = False
-    devices: int = 1
-
-    @property
-    def flops(self) -> float:
-        """Of the training."""
-        return trial_flops(
-            self.parameters, self.tokens, self.trainable_share, checkpointing=self.checkpointing
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """Measured speed of training: FLOPs a second and device, and seconds a trial beside it.
-
-    The overhead is everything but training: starting, loading, judging, saving.
-    """
-
-    flops_per_second: float
-    seconds_overhead: float
-
-
-def calibrate(
-    model_parameters: int,
-    steps: Sequence[tuple[int, float]],
-    *,
-    trainable_share: float = 0.0,
-    checkpointing: bool = False,
-    seconds_overhead: float = 0.0,
-) -> Calibration:
-    """Return the speed from a few measured steps on one device.
-
-    Args:
-        model_parameters: that a token passes.
-        steps: tokens and seconds of each. The first pays for allocations and compiled kernels,
-            and is left out where there are others.
-        trainable_share: adapter parameters over model parameters.
-        checkpointing: whether the steps recomputed activations.
-        seconds_overhead: measured beside the steps, such as the time to load the model.
-
-    Raises:
-        MeasurementError: no step, no tokens or no time in them.
-    """
-    counted = steps[1:] or steps
-    tokens, seconds = sum(t for t, _ in counted), sum(s for _, s in counted)
-    flops = trial_flops(model_parameters, tokens, trainable_share, checkpointing=checkpointing)
-    return Calibration(_speed(flops, seconds), seconds_overhead)
-
-
-def calibrate_on_trials(
-    finished: Sequence[TrialCost],
-    model_parameters: int,
-    *,
-    trainable_share: float = 0.0,
-    checkpointing: bool = False,
-) -> Calibration:
-    """Return the speed and the overhead from trials that are finished.
-
-    Raises:
-        MeasurementError: none trained for any time.
-    """
-    tokens = sum(cost.tokens for cost in finished)
-    flops = trial_flops(model_parameters, tokens, trainable_share, checkpointing=checkpointing)
-    speed = _speed(flops, sum(cost.train_seconds * cost.devices for cost in finished))
-    return Calibration(speed, fmean(c.wall_seconds - c.train_seconds for c in finished))
-
-
-def _speed(flops: float, seconds: float) -> float:
-    if flops <= 0 or seconds <= 0:
-        raise MeasurementError(
-            f"No speed can be had from {flops:g} floating-point operations in {seconds:g} s. "
-            "Measure at least one step with tokens in it."
-        )
-    return flops / seconds
-
-
-def estimate_seconds(sizes: Sizes, calibration: Calibration) -> float:
-    """Return the wall time of a trial."""
-    return calibration.seconds_overhead + sizes.flops / (
-        calibration.flops_per_second * sizes.devices
-    )
-
-
-def expected_seconds(
-    sizes: Sizes, finished: Sequence[TrialCost], calibration: Calibration | None = None
-) -> float | None:
-    """Return the wall time of a trial from finished ones if there are, else from a calibration.
-
-    Trials that trained on nothing, as failed ones, tell nothing. None where nothing is known.
-    """
-    trained = [cost for cost in finished if cost.tokens and cost.train_seconds]
-    if trained:
-        calibration = calibrate_on_trials(
-            trained,
-            sizes.parameters,
-            trainable_share=sizes.trainable_share,
-            checkpointing=sizes.checkpointing,
-        )
-    return None if calibration is None else estimate_seconds(sizes, calibration)

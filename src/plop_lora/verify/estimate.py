@@ -1,7 +1,6 @@
 """How long trials take: from those that are finished, else from their arithmetic.
 
-Arithmetic counts, per token and weight, 2 operations forward and 2 backward (frozen weights need
-no gradient of their own, so only activations are passed back), 2 more with checkpointing. The rate
+Training counts as in `cost.trial_flops`, judging and sampling 2 operations a token and weight. The rate
 is measured with one matrix product here, of which training reaches a share. No torch, except to
 measure an accelerator.
 """
@@ -13,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from plop_lora.cost import trial_flops
 from plop_lora.records import TrialResult, TrialSpec
 from plop_lora.records.trial import CLASSIFY, GRPO
 
@@ -81,7 +81,8 @@ def arithmetic(spec: TrialSpec, work: Work) -> float:
         batch = settings.batch_size * settings.accumulation
         steps = settings.steps * batch / (settings.generations if spec.task == GRPO else 1)
     cut = min(work.tokens, settings.max_length)
-    trained = 6.0 if settings.checkpointing else 4.0
+    share = spec.placement.trainable_parameters / work.parameters
+    trained = trial_flops(1, 1, share, checkpointing=settings.checkpointing)
     if spec.task == GRPO:
         answer = settings.completion_length
         passes = trained + 2.0 + (2.0 if settings.beta else 0.0)
