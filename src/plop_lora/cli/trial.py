@@ -20,6 +20,9 @@ def trial(
     report_to: Annotated[
         str, typer.Option(help="Trackers, with commas: trackio, mlflow, wandb, tensorboard.")
     ] = "",
+    batch_size: Annotated[
+        int | None, typer.Option(help="A divisor of the spec's, where memory does not suffice.")
+    ] = None,
     form: FormatOption = Format.table,
 ) -> None:
     """Finetune and judge one placement as SPEC says; a finished trial only shows its result."""
@@ -31,7 +34,11 @@ def trial(
     # Trainers print; stdout is for the result.
     with contextlib.redirect_stdout(sys.stderr):
         result = run_trial(
-            TrialSpec.load(spec), folder or spec.parent, root=spec.parent, report_to=trackers
+            TrialSpec.load(spec),
+            folder or spec.parent,
+            root=spec.parent,
+            report_to=trackers,
+            batch_size=batch_size,
         )
     if is_first_process():
         finish(result, None, form)

@@ -31,7 +31,7 @@ from typing import IO
 from plop_lora.records import TrialCost, TrialResult, TrialSpec
 from plop_lora.records.trial import FAILED
 from plop_lora.training.task import DEFAULT_METRIC
-from plop_lora.training.trial import find_result
+from plop_lora.training.trial import find_result, smaller_batch
 
 LOG, RESULT, LOCK = "log.txt", "result.json", ".lock"
 POLL_SECONDS, CLAIMED_SECONDS = 0.05, 1.0
@@ -157,7 +157,7 @@ class Running:
             time.sleep(_STOPPED_TOO_SECONDS)
             check()
         end = read_end(code, self._log())
-        half = self._batch_size // 2
+        half = smaller_batch(self._batch_size)
         if end.memory and half and self._batch_size == self.job.spec.training.batch_size:
             self._batch_size = half
             self._start()

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from plop_lora.errors import OutputError, PlopError, RecordError
+from plop_lora.errors import OutputError, PlopError, RecordError, UsageError
 from plop_lora.records import TrialResult, TrialSpec
 from plop_lora.records.trial import DONE, FAILED
 from plop_lora.training import resources
@@ -88,7 +88,12 @@ def find_result(folder: Path, spec: TrialSpec) -> TrialResult | None:
 
 
 def run_trial(
-    spec: TrialSpec, folder: Path, *, root: Path | None = None, report_to: Sequence[str] = ()
+    spec: TrialSpec,
+    folder: Path,
+    *,
+    root: Path | None = None,
+    report_to: Sequence[str] = (),
+    batch_size: int | None = None,
 ) -> TrialResult:
     """Train and judge one placement, or return the result that is there already.
 
@@ -99,6 +104,8 @@ def run_trial(
         folder: where its files go; see the head of this module.
         root: what the data's paths are relative to; `folder` by default.
         report_to: names of trackers that transformers knows.
+        batch_size: smaller than the spec's, where an attempt with that was killed for its memory;
+            more batches a step make up for it.
 
     Returns:
         the result, whose `status` is `done` or `failed` with a `cause`.
@@ -120,7 +127,10 @@ def run_trial(
     judged = read_rows(base / data.evaluation, data.evaluation_sha256)
     check_rows(spec, train, data.train)
     check_rows(spec, judged, data.evaluation)
-    result = _run(_Progress(spec, folder, tuple(report_to)), train, judged)
+    progress = _Progress(spec, folder, tuple(report_to))
+    if batch_size is not None:
+        _shrink(progress, batch_size)
+    result = _run(spec, progress, train, judged)
     if resources.is_first_process():
         result.save(folder / RESULT)
     return result
@@ -176,10 +186,11 @@ class _Progress:
     notes: list[str] = field(default_factory=list)
 
 
-def _run(progress: _Progress, train: Sequence[Row], judged: Sequence[Row]) -> TrialResult:
+def _run(
+    spec: TrialSpec, progress: _Progress, train: Sequence[Row], judged: Sequence[Row]
+) -> TrialResult:
     from plop_lora.training.adapters import check_adapters, trial_device
 
-    spec = progress.spec
     check_adapters(spec)
     device = trial_device(spec)
     with resources.measured(device) as meter:
@@ -385,6 +396,22 @@ def _halve_training(progress: _Progress, error: Exception) -> bool:
     smaller = smaller_batch(settings.batch_size)
     if smaller is None or not is_out_of_memory(error) or resources.process_count() > 1:
         return False
+    _shrink(progress, smaller)
+    return True
+
+
+def _shrink(progress: _Progress, smaller: int) -> None:
+    """Train with smaller batches from now on, and note it.
+
+    Raises:
+        UsageError: not a divisor, so that a step would take other rows.
+    """
+    settings = progress.spec.training
+    if smaller < 1 or settings.batch_size % smaller:
+        raise UsageError(
+            f"--batch-size {smaller} is no divisor of the spec's {settings.batch_size}, so that a "
+            f"step would take other rows. Give {smaller_batch(settings.batch_size) or 1}."
+        )
     more = settings.accumulation * (settings.batch_size // smaller)
     progress.notes.append(
         f"memory did not suffice for batches of {settings.batch_size}; trained with "
@@ -392,7 +419,6 @@ def _halve_training(progress: _Progress, error: Exception) -> bool:
     )
     training = replace(settings, batch_size=smaller, accumulation=more)
     progress.spec = replace(progress.spec, training=training)
-    return True
 
 
 def _halve_evaluation(progress: _Progress, error: Exception) -> bool:

@@ -1,8 +1,8 @@
 """How long trials take: from those that are finished, else from their arithmetic.
 
-Training counts as in `cost.trial_flops`, judging and sampling 2 operations a token and weight. The rate
-is measured with one matrix product here, of which training reaches a share. No torch, except to
-measure an accelerator.
+Training counts as in `cost.trial_flops`, judging and sampling 2 operations a token and weight. The
+rate is measured with one matrix product here, of which training reaches a share. No torch, except
+to measure an accelerator.
 """
 
 from __future__ import annotations
