@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from plop_lora.records import ArmPlan, ArmResult, Verification, VerificationPlan
 from plop_lora.records.verification import BEATEN, CONFIRMED
+from plop_lora.report.costs import duration, ledger_table
 from plop_lora.report.rows import Column, Table, count, plural, short_name
 
 ARM = Column("arm")
@@ -68,24 +69,11 @@ def _time(plan: VerificationPlan) -> str:
     return f"Device time: about {duration(plan.seconds)}{money}."
 
 
-def duration(seconds: float) -> str:
-    """Return seconds in the unit that suits them.
-
-    >>> duration(8.2), duration(600), duration(9000)
-    ('8.2 s', '10 min', '2.5 h')
-    """
-    if seconds < 60:
-        return f"{seconds:.2g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 3600 else f"{seconds / 3600:,.3g} h"
-
-
 # --------------------------------------------------------------------------- the outcome
 
 
 def verification_table(record: Verification) -> Table:
     """Arms from the best, with the difference to the shortlist, then the verdict and its cost."""
-    from plop_lora.report.costs import ledger_table
-
     columns = (
         ARM, PARAMETERS, MISMATCH, Column("rate", right=True), Column(record.metric, right=True),
         Column("by seed", starts=True), Column("difference", starts=True),
