@@ -14,12 +14,13 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from plop_lora.records import Comparison, Placement, Record, Scores, TrialResult
+from plop_lora.records import Comparison, Placement, Record, Scores, TrialResult, TrialSpec
 from plop_lora.report.rows import (
     Table,
     comparison_table,
     placement_table,
     scores_table,
+    spec_table,
     trial_table,
 )
 
@@ -41,6 +42,8 @@ def table_of(record: Record) -> Table:
         return comparison_table(record)
     if isinstance(record, TrialResult):
         return trial_table(record)
+    if isinstance(record, TrialSpec):
+        return spec_table(record)
     raise TypeError(f"no table for a {type(record).__name__}")
 
 
