@@ -78,6 +78,7 @@ def test_a_spec_becomes_a_result(spec: TrialSpec, tmp_path: Path) -> None:
     assert result.last_log["step"] == 4
     assert find_result(tmp_path / "trial", spec) == result
     assert "accuracy" in str(result)
+    assert "judge on evaluation.jsonl" in str(spec)
 
 
 def test_the_same_spec_gives_the_same_numbers(spec: TrialSpec, tmp_path: Path) -> None:
@@ -307,6 +308,7 @@ def test_memory_that_never_suffices(spec: TrialSpec, tmp_path: Path, monkeypatch
     assert sizes == [8, 4]
     assert (result.status, result.batch_size) == ("failed", 4)
     assert result.cause == "out of memory: CUDA out of memory."
+    assert "Failed: out of memory: CUDA out of memory.\n" in str(result) + "\n"
     assert result.trainable_parameters == PLACEMENT.trainable_parameters
     assert "Traceback" in capsys.readouterr().err
 

@@ -16,6 +16,7 @@ from plop_lora.records import (
     Scores,
     Stopping,
     TrialResult,
+    TrialSpec,
 )
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -259,6 +260,20 @@ def comparison_table(comparison: Comparison) -> Table:
     return Table("NFN compared, second minus first", columns, rows, tuple(lines))
 
 
+def spec_table(spec: TrialSpec) -> Table:
+    """One trial that is to be run."""
+    row = (
+        spec.arm, str(spec.seed), f"{spec.learning_rate:g}", spec.task,
+        count(spec.placement.trainable_parameters),
+    )  # fmt: skip
+    columns = (
+        Column("arm"), Column("seed", right=True), Column("learning rate", right=True),
+        Column("task"), Column("trainable", right=True),
+    )  # fmt: skip
+    lines = (f"Train on {spec.data.train}, judge on {spec.data.evaluation}.",)
+    return Table(f"Trial of {short_name(spec.model)}, {spec.phase}", columns, (row,), lines)
+
+
 def trial_table(result: TrialResult) -> Table:
     """One trial: what it was, how it was judged, what it took."""
     cost = result.cost
@@ -269,7 +284,7 @@ def trial_table(result: TrialResult) -> Table:
         "failed" if value is None else f"{value:.4f}", count(result.trainable_parameters),
         f"{cost.wall_seconds:.1f} s", f"{cost.peak_memory / 2**30:.2f} GiB",
     )  # fmt: skip
-    lines = [] if result.cause is None else [f"Failed: {result.cause}."]
+    lines = [] if result.cause is None else [f"Failed: {result.cause.rstrip('.')}."]
     lines += [f"{name} {result.metrics[name]:.4f}" for name in others]
     lines += [f"Note: {note}." for note in result.notes]
     lines.append(

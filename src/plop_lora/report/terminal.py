@@ -27,11 +27,13 @@ from plop_lora.records import (
     VerificationPlan,
 )
 from plop_lora.report.proof import plan_table, verification_table
+from plop_lora.records import Comparison, Placement, Record, Scores, TrialResult, TrialSpec
 from plop_lora.report.rows import (
     Table,
     comparison_table,
     placement_table,
     scores_table,
+    spec_table,
     trial_table,
 )
 from plop_lora.report.tuning import tuning_plan_table, tuning_table
@@ -62,6 +64,17 @@ def table_of(record: Record) -> Table:
     if draw is None:
         raise TypeError(f"no table for a {type(record).__name__}")
     return draw(record)
+    if isinstance(record, Scores):
+        return scores_table(record)
+    if isinstance(record, Placement):
+        return placement_table(record)
+    if isinstance(record, Comparison):
+        return comparison_table(record)
+    if isinstance(record, TrialResult):
+        return trial_table(record)
+    if isinstance(record, TrialSpec):
+        return spec_table(record)
+    raise TypeError(f"no table for a {type(record).__name__}")
 
 
 def as_rich(record: Record) -> Group:

@@ -74,7 +74,7 @@ def prepare(spec: TrialSpec, rows: Sequence[Row] = ()) -> Prepared:
     check_adapters(spec)
     model, tokenizer, heads = load_base(spec)
     placement = retarget(spec.placement, model)
-    adapted = _wrap(model, placement, heads)
+    adapted = _wrap(spec, model, placement, heads)
     check_wrapped(placement, adapted)
     if placement.settings.init in DRAWN:
         _draw(adapted, placement.settings.init, spec.seed)
@@ -289,10 +289,12 @@ def _with_names(
 # --------------------------------------------------------------------------- adapters
 
 
-def _wrap(model: nn.Module, placement: Placement, heads: Sequence[str]) -> Any:
+def _wrap(spec: TrialSpec, model: nn.Module, placement: Placement, heads: Sequence[str]) -> Any:
     from peft import EvaConfig, LoraConfig, get_peft_model
 
     fields = peft_fields(placement)
+    # The scored model may have another name, or stand in another folder, than the trained one.
+    fields["base_model_name_or_path"] = spec.model
     if placement.settings.init == "eva":
         # More components than ranks would let EVA move ranks between modules.
         fields["eva_config"] = EvaConfig(rho=1.0)
