@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
+import transformers
 from finetunes import CHATS, PROBLEMS, ROWS, prepared, spec
 from torch.nn import functional
 
@@ -68,11 +70,12 @@ def test_loss_is_the_definition_in_float64(ready: Prepared) -> None:
     assert row_losses(ready, texts, max_length=512, batch_size=2) == pytest.approx(wanted, abs=2e-5)
 
 
-def test_loss_counts_what_the_trainer_counts(ready: Prepared, tmp_path: Path) -> None:
+def test_loss_counts_what_the_trainer_counts(tmp_path: Path) -> None:
     """The same tokens and labels as TRL's own preparation of the rows, chats included."""
     sft = pytest.importorskip("trl")
     from datasets import Dataset
 
+    ready = prepared()
     chats = [{"prompt": c["messages"][:-1], "completion": c["messages"][-1:]} for c in CHATS[:4]]
     for rows in (ROWS[:4], CHATS[:4], chats, [{"text": row["prompt"]} for row in ROWS[:4]]):
         trainer = sft.SFTTrainer(
@@ -145,6 +148,7 @@ def test_generation_is_greedy_ends_and_leaves_no_trace(
     sampling = type(before)(do_sample=True, temperature=0.6, top_p=0.9, eos_token_id=1)
     base.generation_config = sampling
     ready.model.train()
+    transformers.utils.logging.enable_propagation()
     try:
         first, second = (
             generate(ready, [ROWS[0]["prompt"]], batch_size=1, max_new_tokens=60) for _ in range(2)
@@ -152,6 +156,7 @@ def test_generation_is_greedy_ends_and_leaves_no_trace(
         assert base.generation_config is sampling
         assert ready.model.training
     finally:
+        transformers.utils.logging.disable_propagation()
         base.generation_config = before
         ready.model.eval()
     assert first == second
@@ -331,7 +336,7 @@ metric_list:
 def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pytest.importorskip("lm_eval")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     items = [
         {"question": "2 + 3 =", "choices": [" 5", " zebra"], "answer": number % 2}
         for number in range(6)
