@@ -19,5 +19,6 @@ if [[ -e $folder/result.json ]]; then
     echo "$folder is finished"
     exit 0
 fi
+# The lock is the one that plop's own runners take, so both may work in the folder at once.
 # PLOP_TRIAL replaces the command, such as by a container's or by torchrun's.
-${PLOP_TRIAL:-python -m plop_lora trial} "$spec" >> "$folder/log.txt" 2>&1
+flock --nonblock "$folder/.lock" ${PLOP_TRIAL:-python -m plop_lora trial} "$spec" >> "$folder/log.txt" 2>&1

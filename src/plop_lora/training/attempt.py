@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, Any
 
 from plop_lora.records import TrialCost, TrialResult, TrialSpec
 from plop_lora.records.trial import FAILED
@@ -209,7 +209,10 @@ def deferred_signals() -> Iterator[Callable[[], None]]:
         if came:
             raise SystemExit(128 + came[0])
 
-    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    usual: dict[signal.Signals, Any] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+    }
     main = threading.current_thread() is threading.main_thread()
     ours = {n: usual[n] for n in usual if main and signal.getsignal(n) is usual[n]}
     for number in ours:
