@@ -100,7 +100,7 @@ def test_kappa_takes_the_lowest_condition_number_first(llama) -> None:
     signal = measure_signal("kappa", llama, [], _hosts(llama))
 
     def condition(name: str) -> float:
-        values = torch.linalg.svdvals(llama.get_submodule(name).weight)
+        values = torch.linalg.svdvals(llama.get_submodule(name).weight.detach())
         return float(values[0] / values[-1])
 
     order = sorted(signal.values, key=lambda name: -signal.values[name])

@@ -159,7 +159,7 @@ def _way_out(
         found = f"Use --budget {works}, which every arm meets"
     names = dict.fromkeys(plan.name for plan in short)
     if any(name in needed for name in names):
-        return f"{found}; {' and '.join(needed)} cannot be left out."
+        return f"{found}; {' and '.join(dict.fromkeys(needed))} cannot be left out."
     return f"{found}; or leave out: {', '.join(names)}."
 
 

@@ -270,6 +270,7 @@ def eva_ranks(
             "PEFT's EVA reads torch.nn.Linear and Conv1D, and this model's weights are neither. "
             "Leave out the arm 'eva'."
         )
+    batches = [_for_eva(batch) for batch in batches]
     tokens = min(int(_counted(batch).sum()) for batch in batches)
     inputs = min(host.in_features for host in hosts if host.name in modules)
     mean_rank = max(1, min(rank, int(min(tokens, inputs) / RHO)))
@@ -306,11 +307,16 @@ def _eva_kinds() -> tuple[type, ...]:
     return nn.Linear, Conv1D
 
 
+def _for_eva(batch: Inputs) -> Inputs:
+    """Leave out labels that are classes: EVA takes labels for those of tokens."""
+    of_tokens = "labels" in batch and batch["labels"].shape == batch["attention_mask"].shape
+    return dict(batch) if of_tokens else {k: v for k, v in batch.items() if k != "labels"}
+
+
 def _counted(batch: Inputs) -> Any:
     """Return which tokens EVA counts: those with a label, or all that are no padding."""
     mask_BT = batch["attention_mask"].bool()
-    labels = batch.get("labels")
-    return mask_BT & (labels != IGNORED) if labels.shape == mask_BT.shape else mask_BT
+    return mask_BT & (batch["labels"] != IGNORED) if "labels" in batch else mask_BT
 
 
 def _bounded_forward() -> Callable[[nn.Module, Inputs], Any]:
