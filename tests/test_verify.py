@@ -341,6 +341,29 @@ def test_faults_are_found_before_training(scores, recipe, tmp_path, change, erro
     assert not (tmp_path / "run").exists()
 
 
+def test_pass_at_1_needs_rewards(scores, recipe, tmp_path: Path) -> None:
+    evaluation = dataclasses.replace(recipe.evaluation, metric="pass@1")
+    with pytest.raises(UsageError, match="The metric pass@1 needs rewards"):
+        verify(scores, recipe.model_copy(update={"evaluation": evaluation}), tmp_path, Planted({}))
+
+
+def test_other_data_leave_the_folder_as_it_was(scores, recipe, tmp_path: Path) -> None:
+    verify(scores, recipe, tmp_path, Planted(BETTER))
+    before = (tmp_path / "run" / "recipe.yaml").read_text()
+    rows = ({"text": f"more {n}", "label": n % 2} for n in range(60))
+    (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    planted = Planted(BETTER)
+    with pytest.raises(UsageError, match="belongs to other data"):
+        verify(
+            scores,
+            recipe.model_copy(update={"train": str(tmp_path / "other.jsonl"), "seeds": 4}),
+            tmp_path,
+            planted,
+        )
+    assert not planted.ran
+    assert (tmp_path / "run" / "recipe.yaml").read_text() == before
+
+
 def test_a_metric_that_is_none(scores, recipe, tmp_path: Path) -> None:
     evaluation = dataclasses.replace(recipe.evaluation, metric="acuracy")
     with pytest.raises(UsageError, match="acuracy"):

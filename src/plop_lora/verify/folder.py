@@ -48,7 +48,9 @@ def check_owner(folder: Path, recipe: Proof, scores: Scores) -> None:
     if (folder / SCORES).exists() and Scores.load(folder / SCORES).digest() != scores.digest():
         raise UsageError(f"The folder {folder} belongs to other scores. {hint}")
     if not (folder / RECIPE).exists():
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / SCORES).exists():
+        # A run that was killed in its first write leaves a hidden temporary file at most.
+        visible = folder.is_dir() and any(p.name[0] != "." for p in folder.iterdir())
+        if visible and not (folder / SCORES).exists():
             raise UsageError(f"The folder {folder} holds something else than a run. {hint}")
         return
     before = _deciding(type(recipe).read(folder / RECIPE))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from plop_lora.placement.budget import parse_budget
-from plop_lora.recipe import VerifyRecipe
+from plop_lora.recipe import Proof, VerifyRecipe
 from plop_lora.records import (
     ArmPlan,
     EvaluationSettings,
@@ -93,6 +93,11 @@ def seeds_of(recipe: VerifyRecipe) -> tuple[int, ...]:
     return tuple(range(recipe.seed, recipe.seed + count))
 
 
+def metric_of(recipe: Proof) -> str:
+    """Return the metric that decides: as given, or the task's own."""
+    return recipe.evaluation.metric or DEFAULT_METRIC[recipe.task]
+
+
 def arm_names(recipe: VerifyRecipe) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the arms, the shortlist first, and notes on those that were added."""
     named = recipe.arms or tuple(DEFAULT_ARMS)
@@ -147,10 +152,9 @@ def make_study(
     name = recipe.model or scores.model.name
     # Trials run in folders of their own, from which a relative path leads elsewhere.
     model = str(Path(name).resolve()) if Path(name).is_dir() else name
-    metric = recipe.evaluation.metric or DEFAULT_METRIC[recipe.task]
     if len(recipe.ladder) == 1:
         notes += ("all arms train at one learning rate, which favours those that it suits",)
-    return Study(scores, recipe, splits, tuple(arms), model, metric, budget, notes)
+    return Study(scores, recipe, splits, tuple(arms), model, metric_of(recipe), budget, notes)
 
 
 # --------------------------------------------------------------------------- trials

@@ -22,7 +22,6 @@ from plop_lora.records import (
 )
 from plop_lora.records.trial import CLASSIFY, GRPO
 from plop_lora.training.events import RunTrials, Watch, ignore
-from plop_lora.training.task import DEFAULT_METRIC
 from plop_lora.verify.folder import RECORD, check_disk, check_owner, claim, default_folder
 from plop_lora.verify.ladder import choose_rates
 from plop_lora.verify.outcome import Trials, conclude
@@ -33,10 +32,12 @@ from plop_lora.verify.plan import (
     ladder_specs,
     make_plan,
     make_study,
+    metric_of,
 )
-from plop_lora.verify.splits import Splits, prepare_splits, write_splits
+from plop_lora.verify.splits import Splits, check_splits, prepare_splits, write_splits
 
 REWARD_ROWS = 4
+REWARDED = "pass@1"
 
 
 def verify(
@@ -145,9 +146,10 @@ def _checked(scores: Scores, recipe: VerifyRecipe, folder: Path) -> tuple[Splits
     from plop_lora.training.evaluate import check_metric
 
     check_owner(folder, recipe, scores)
-    check_metric(recipe.task, recipe.evaluation.metric or DEFAULT_METRIC[recipe.task])
+    check_metric(recipe.task, metric_of(recipe))
     check_model(scores, recipe)
     splits = prepare_splits(recipe)
+    check_splits(splits, folder)
     _check_rewards(recipe, splits)
     names, _ = arm_names(recipe)
     plain = [name for name in names if name not in _measured(names)]
@@ -185,9 +187,10 @@ def _text_part(config: dict[str, Any]) -> dict[str, Any]:
 
 def _check_rewards(recipe: VerifyRecipe, splits: Splits) -> None:
     rewards = recipe.training.rewards
-    if recipe.task == GRPO and not rewards:
+    what = "task grpo" if recipe.task == GRPO else f"metric {metric_of(recipe)}"
+    if not rewards and (recipe.task == GRPO or metric_of(recipe) == REWARDED):
         raise UsageError(
-            "The task grpo needs rewards. Give --rewards number, format or module:function."
+            f"The {what} needs rewards. Give --rewards number, format or module:function."
         )
     if rewards:
         from plop_lora.training.rewards import try_rewards
