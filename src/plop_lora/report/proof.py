@@ -69,14 +69,14 @@ def _time(plan: VerificationPlan) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds in the unit that suits them.
+    """Return seconds in the unit that suits them, with two digits.
 
-    >>> duration(8.2), duration(600), duration(9000)
-    ('8.2 s', '10 min', '2.5 h')
+    >>> duration(8.21), duration(600), duration(9000), duration(1e6)
+    ('8.2 s', '10 min', '2.5 h', '278 h')
     """
-    if seconds < 60:
-        return f"{seconds:.2g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 3600 else f"{seconds / 3600:,.3g} h"
+    unit, size = next(((u, s) for u, s in (("h", 3600), ("min", 60)) if seconds >= s), ("s", 1))
+    number = seconds / size
+    return f"{number:,.0f} {unit}" if number >= 10 else f"{number:.2g} {unit}"
 
 
 # --------------------------------------------------------------------------- the outcome

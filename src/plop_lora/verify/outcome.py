@@ -191,13 +191,14 @@ def _cost(study: Study, trials: Trials) -> CostLedger:
     """Return the ledger; the search it stands beside is the usual placements, each as a rival."""
     price = study.recipe.price
     ladder = len(study.rates) if len(study.rates) > 1 else 0
+    parts = {
+        "scoring": [scoring_cost(study.scores)],
+        "selectors": list(trials.signals),
+        "ladder": [result.cost for result in trials.ladder],
+        "confirmation": [result.cost for result in trials.confirm],
+    }
     return ledger(
-        {
-            "scoring": [scoring_cost(study.scores)],
-            "selectors": list(trials.signals),
-            "ladder": [result.cost for result in trials.ladder],
-            "confirmation": [result.cost for result in trials.confirm],
-        },
+        {what: costs for what, costs in parts.items() if costs},
         price=price.hourly,
         currency=price.currency,
         search=SEARCHED_PLACEMENTS * (ladder + len(study.seeds)),
