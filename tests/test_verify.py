@@ -479,6 +479,10 @@ def test_options_alone_and_before_the_recipe(plop_verify, tmp_path: Path) -> Non
     assert record["cost"]["price"] == 3
     words = ("--recipe", "recipe.yaml", "--seeds", "4", "--format", "json")
     code, output, errors = plop_verify(Planted(BETTER), *words)
+    assert (code, output) == (2, "")
+    assert "its training.device is 'auto', now 'cpu' is asked" in errors
+    words += ("--folder", str(tmp_path / "another"))
+    code, output, errors = plop_verify(Planted(BETTER), *words)
     assert code == 0, errors
     assert json.loads(output)["seeds"] == [0, 1, 2, 3]
 

@@ -76,8 +76,14 @@ def claim(folder: Path, recipe: Proof, scores: Scores) -> None:
 
 
 def _deciding(recipe: Proof, *, with_data: bool = False) -> dict[str, Any]:
+    """Return what decides a trial, with a section's keys behind its name: `training.epochs`."""
     left_out = FREE if with_data else (*FREE, *DATA)
-    return recipe.model_dump(mode="json", exclude=set(left_out))
+    document = recipe.model_dump(mode="json", exclude=set(left_out))
+    flat: dict[str, Any] = {}
+    for key, value in document.items():
+        inside = value if isinstance(value, dict) else {"": value}
+        flat |= {f"{key}.{name}".rstrip("."): entry for name, entry in inside.items()}
+    return flat
 
 
 def check_disk(folder: Path, trials: int, parameters: int) -> None:
