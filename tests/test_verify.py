@@ -12,13 +12,21 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import verify_fakes  # noqa: F401
 
 import plop_lora as plop
 from plop_lora.cli import main
-from plop_lora.errors import DataError, MeasurementError, ModelError, OutputError, UsageError
+from plop_lora.errors import (
+    DataError,
+    MeasurementError,
+    ModelError,
+    OutputError,
+    RecordError,
+    UsageError,
+)
 from plop_lora.recipe import VerifyRecipe
 from plop_lora.records import TrialCost, TrialResult, TrialSpec, Verification
 from plop_lora.records.trial import CONFIRM, LADDER
@@ -289,6 +297,36 @@ def test_more_seeds_and_arms_go_on(scores, recipe, tmp_path: Path) -> None:
     more = recipe.model_copy(update={"seeds": 5, "arms": (*ARMS, "plop-inverse"), "margin": 0.02})
     verify(scores, more, tmp_path, planted)
     assert len(planted.ran) == 24 + 4 * 2 + (3 + 5)
+
+
+def test_signals_are_measured_once(scores, recipe, tmp_path: Path, monkeypatch) -> None:
+    """A second measurement could move a placement and with it repeat finished trials."""
+    asked = []
+
+    def measure(names, model, rows, **options):
+        asked.append((tuple(names), len(rows)))
+        return {name: SimpleNamespace(cost=COST) for name in names}
+
+    monkeypatch.setattr("plop_lora.verify.selectors.SIGNALS", ("mlp",))
+    monkeypatch.setattr("plop_lora.verify.selectors.measure_signals", measure)
+    plan = step.plan(scores, recipe, folder=tmp_path / "run")
+    assert not asked
+    assert [arm.note for arm in plan.arms if not arm.types] == [
+        "its types are measured when it runs"
+    ]
+    assert plan.ladder_trials + plan.confirm_trials == 24
+    planted = Planted(BETTER, die_after=9)
+    with pytest.raises(KeyboardInterrupt):
+        verify(scores, recipe, tmp_path, planted)
+    planted.die_after = None
+    record = verify(scores, recipe, tmp_path, planted)
+    assert asked == [(("mlp",), 180)]
+    assert len(planted.ran) == 24
+    assert [spec.arm for spec in planted.ran[::3]][:4] == list(ARMS)
+    assert "selectors" in [line.what for line in record.cost.lines]
+    (tmp_path / "run" / "signals.json").write_text("{}")
+    with pytest.raises(RecordError, match=r"signals.json is damaged"):
+        verify(scores, recipe, tmp_path, planted)
 
 
 @pytest.mark.parametrize(

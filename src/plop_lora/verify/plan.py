@@ -122,9 +122,7 @@ def make_study(
     scores: Scores,
     recipe: VerifyRecipe,
     splits: Splits,
-    *,
-    signals: Mapping[str, Any],
-    names: Sequence[str] | None = None,
+    names: Sequence[str],
 ) -> Study:
     """Fill in what a recipe leaves open.
 
@@ -132,16 +130,36 @@ def make_study(
         scores: what the arms are made from.
         recipe: as the user wrote it.
         splits: of its data.
-        signals: of the arms that need one, by name.
-        names: the arms; by default those of the recipe.
+        names: those of its arms that need no signal.
 
     Raises:
         UsageError: an unknown arm, a budget below rank 1.
     """
-    every, notes = arm_names(recipe)
+    _, notes = arm_names(recipe)
     budget = parameter_budget(scores, recipe)
-    arms = make_arms(
-        tuple(every if names is None else names),
+    arms = build_arms(names, scores, recipe, budget, {})
+    name = recipe.model or scores.model.name
+    # Trials run in folders of their own, from which a relative path leads elsewhere.
+    model = str(Path(name).resolve()) if Path(name).is_dir() else name
+    if len(recipe.ladder) == 1:
+        notes += ("all arms train at one learning rate, which favours those that it suits",)
+    return Study(scores, recipe, splits, arms, model, metric_of(recipe), budget, notes)
+
+
+def build_arms(
+    names: Sequence[str],
+    scores: Scores,
+    recipe: VerifyRecipe,
+    budget: int,
+    signals: Mapping[str, Any],
+) -> tuple[Arm, ...]:
+    """Return arms by name, of a budget, for every seed of a recipe.
+
+    Raises:
+        UsageError: an unknown arm, a budget below rank 1.
+    """
+    return make_arms(
+        tuple(names),
         scores,
         budget=budget,
         top=recipe.top,
@@ -149,12 +167,6 @@ def make_study(
         signals=signals,
         uniform=recipe.task == GRPO,
     )
-    name = recipe.model or scores.model.name
-    # Trials run in folders of their own, from which a relative path leads elsewhere.
-    model = str(Path(name).resolve()) if Path(name).is_dir() else name
-    if len(recipe.ladder) == 1:
-        notes += ("all arms train at one learning rate, which favours those that it suits",)
-    return Study(scores, recipe, splits, tuple(arms), model, metric_of(recipe), budget, notes)
 
 
 # --------------------------------------------------------------------------- trials

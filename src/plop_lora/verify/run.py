@@ -14,7 +14,6 @@ from plop_lora.errors import ModelError, UsageError
 from plop_lora.recipe import VerifyRecipe
 from plop_lora.records import (
     Scores,
-    TrialCost,
     TrialResult,
     TrialSpec,
     Verification,
@@ -34,6 +33,7 @@ from plop_lora.verify.plan import (
     make_study,
     metric_of,
 )
+from plop_lora.verify.signals import needing_signals, with_signals
 from plop_lora.verify.splits import Splits, check_splits, prepare_splits, write_splits
 
 REWARD_ROWS = 4
@@ -75,11 +75,11 @@ def verify(
     """
     root = default_folder(recipe, scores) if folder is None else Path(folder)
     splits, known = _checked(scores, recipe, root)
-    trials = len(ladder_specs(known)) + len(known.arms) * len(known.seeds)
-    check_disk(root, trials, known.budget)
+    arms = len(arm_names(recipe)[0])
+    check_disk(root, arms * (len(known.rates) + len(known.seeds)), known.budget)
     claim(root, recipe, scores)
     write_splits(splits, root)
-    study, signals = _with_signals(known)
+    study, signals = with_signals(known, root)
     run = run or _runner()
 
     def go(specs: Sequence[TrialSpec]) -> tuple[TrialResult, ...]:
@@ -152,8 +152,9 @@ def _checked(scores: Scores, recipe: VerifyRecipe, folder: Path) -> tuple[Splits
     check_splits(splits, folder)
     _check_rewards(recipe, splits)
     names, _ = arm_names(recipe)
-    plain = [name for name in names if name not in _measured(names)]
-    return splits, make_study(scores, recipe, splits, signals={}, names=plain)
+    later = needing_signals(names)
+    plain = [name for name in names if name not in later]
+    return splits, make_study(scores, recipe, splits, plain)
 
 
 def check_model(scores: Scores, recipe: VerifyRecipe) -> None:
@@ -196,29 +197,3 @@ def _check_rewards(recipe: VerifyRecipe, splits: Splits) -> None:
         from plop_lora.training.rewards import try_rewards
 
         try_rewards(rewards, splits.train[:REWARD_ROWS])
-
-
-# --------------------------------------------------------------------------- signals
-
-
-def _measured(names: Sequence[str]) -> list[str]:
-    """Return the arms whose types follow from a signal that is yet to be measured."""
-    from plop_lora.verify.selectors import SIGNALS
-
-    return [name for name in names if name in SIGNALS]
-
-
-def _with_signals(known: Study) -> tuple[Study, tuple[TrialCost, ...]]:
-    """Measure the signals that arms need, on training rows; return what that took."""
-    recipe = known.recipe
-    names, _ = arm_names(recipe)
-    wanted = _measured(names)
-    if not wanted:
-        return known, ()
-    from plop_lora.verify.selectors import measure_signals
-
-    signals = measure_signals(
-        wanted, known.model, known.splits.train, task=recipe.task, training=recipe.training
-    )
-    study = make_study(known.scores, recipe, known.splits, signals=signals)
-    return study, tuple(signal.cost for signal in signals.values())
