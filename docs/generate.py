@@ -116,7 +116,9 @@ def section_keys(section: type) -> dict[str, tuple[str, str]]:
 
 def written(default: object) -> str:
     """Return a default as YAML has it; nothing for what is a section or absent."""
-    if default is None or dataclasses.is_dataclass(default) or hasattr(default, "model_fields"):
+    from plop_lora.recipe import Section
+
+    if default is None or isinstance(default, Section) or dataclasses.is_dataclass(default):
         return ""
     if isinstance(default, tuple):
         return f"`[{', '.join(map(str, default))}]`"

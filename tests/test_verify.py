@@ -12,13 +12,21 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import verify_fakes  # noqa: F401
 
 import plop_lora as plop
 from plop_lora.cli import main
-from plop_lora.errors import DataError, MeasurementError, ModelError, OutputError, UsageError
+from plop_lora.errors import (
+    DataError,
+    MeasurementError,
+    ModelError,
+    OutputError,
+    RecordError,
+    UsageError,
+)
 from plop_lora.recipe import VerifyRecipe
 from plop_lora.records import TrialCost, TrialResult, TrialSpec, Verification
 from plop_lora.records.trial import CONFIRM, LADDER
@@ -291,6 +299,36 @@ def test_more_seeds_and_arms_go_on(scores, recipe, tmp_path: Path) -> None:
     assert len(planted.ran) == 24 + 4 * 2 + (3 + 5)
 
 
+def test_signals_are_measured_once(scores, recipe, tmp_path: Path, monkeypatch) -> None:
+    """A second measurement could move a placement and with it repeat finished trials."""
+    asked = []
+
+    def measure(names, model, rows, **options):
+        asked.append((tuple(names), len(rows)))
+        return {name: SimpleNamespace(cost=COST) for name in names}
+
+    monkeypatch.setattr("plop_lora.verify.selectors.SIGNALS", ("mlp",))
+    monkeypatch.setattr("plop_lora.verify.selectors.measure_signals", measure)
+    plan = step.plan(scores, recipe, folder=tmp_path / "run")
+    assert not asked
+    assert [arm.note for arm in plan.arms if not arm.types] == [
+        "its types are measured when it runs"
+    ]
+    assert plan.ladder_trials + plan.confirm_trials == 24
+    planted = Planted(BETTER, die_after=9)
+    with pytest.raises(KeyboardInterrupt):
+        verify(scores, recipe, tmp_path, planted)
+    planted.die_after = None
+    record = verify(scores, recipe, tmp_path, planted)
+    assert asked == [(("mlp",), 180)]
+    assert len(planted.ran) == 24
+    assert [spec.arm for spec in planted.ran[::3]][:4] == list(ARMS)
+    assert "selectors" in [line.what for line in record.cost.lines]
+    (tmp_path / "run" / "signals.json").write_text("{}")
+    with pytest.raises(RecordError, match=r"signals.json is damaged"):
+        verify(scores, recipe, tmp_path, planted)
+
+
 @pytest.mark.parametrize(
     ("update", "message"),
     [({"rank": 8}, "its rank is 16, now 8"), ({"seed": 3}, "its seed is 0, now 3")],
@@ -339,6 +377,29 @@ def test_faults_are_found_before_training(scores, recipe, tmp_path, change, erro
         verify(scores, change(recipe), tmp_path, planted)
     assert not planted.ran
     assert not (tmp_path / "run").exists()
+
+
+def test_pass_at_1_needs_rewards(scores, recipe, tmp_path: Path) -> None:
+    evaluation = dataclasses.replace(recipe.evaluation, metric="pass@1")
+    with pytest.raises(UsageError, match="The metric pass@1 needs rewards"):
+        verify(scores, recipe.model_copy(update={"evaluation": evaluation}), tmp_path, Planted({}))
+
+
+def test_other_data_leave_the_folder_as_it_was(scores, recipe, tmp_path: Path) -> None:
+    verify(scores, recipe, tmp_path, Planted(BETTER))
+    before = (tmp_path / "run" / "recipe.yaml").read_text()
+    rows = ({"text": f"more {n}", "label": n % 2} for n in range(60))
+    (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    planted = Planted(BETTER)
+    with pytest.raises(UsageError, match="belongs to other data"):
+        verify(
+            scores,
+            recipe.model_copy(update={"train": str(tmp_path / "other.jsonl"), "seeds": 4}),
+            tmp_path,
+            planted,
+        )
+    assert not planted.ran
+    assert (tmp_path / "run" / "recipe.yaml").read_text() == before
 
 
 def test_a_metric_that_is_none(scores, recipe, tmp_path: Path) -> None:
@@ -455,6 +516,10 @@ def test_options_alone_and_before_the_recipe(plop_verify, tmp_path: Path) -> Non
     assert {arm["arm"] for arm in record["arms"]} == {"plop", "mlp", "all-linear"}
     assert record["cost"]["price"] == 3
     words = ("--recipe", "recipe.yaml", "--seeds", "4", "--format", "json")
+    code, output, errors = plop_verify(Planted(BETTER), *words)
+    assert (code, output) == (2, "")
+    assert "its training.device is 'auto', now 'cpu' is asked" in errors
+    words += ("--folder", str(tmp_path / "another"))
     code, output, errors = plop_verify(Planted(BETTER), *words)
     assert code == 0, errors
     assert json.loads(output)["seeds"] == [0, 1, 2, 3]

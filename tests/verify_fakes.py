@@ -16,7 +16,7 @@ from typing import Any
 import plop_lora as plop
 import plop_lora.statistics
 from plop_lora.errors import UsageError
-from plop_lora.records import CostLedger, Predictive, Spent
+from plop_lora.records import CostLedger, Placement, Predictive, Spent
 from plop_lora.records.cost import Counterfactual
 from plop_lora.records.verification import BEATEN, CONFIRMED, INCONCLUSIVE
 from plop_lora.report.rows import Column, Table
@@ -25,7 +25,7 @@ from plop_lora.report.rows import Column, Table
 @dataclasses.dataclass(frozen=True)
 class Arm:
     name: str
-    placements: tuple[Any, ...]
+    placements: tuple[Placement, ...]
     nfn: float | None
     mismatch: float
     note: str = ""

@@ -103,12 +103,16 @@ def _keys(section: Any, path: list[str]) -> list[str]:
 class Runner(Section):
     """Where trials run."""
 
-    kind: str = Field("local", description="local (processes here) or ray (a cluster).")
+    kind: str = Field(default="local", description="local (processes here) or ray (a cluster).")
     workers: int | None = Field(
-        None, ge=1, description="Trials at once; by default one a GPU, or one for two CPU cores."
+        default=None,
+        ge=1,
+        description="Trials at once; by default one a GPU, or one for two CPU cores.",
     )
-    address: str | None = Field(None, description="Of a Ray cluster; a local one without it.")
-    gpus: float | None = Field(None, ge=0, description="GPUs a trial, for Ray.")
+    address: str | None = Field(
+        default=None, description="Of a Ray cluster; a local one without it."
+    )
+    gpus: float | None = Field(default=None, ge=0, description="GPUs a trial, for Ray.")
 
     @field_validator("kind")
     @classmethod
@@ -119,8 +123,8 @@ class Runner(Section):
 class Price(Section):
     """What a device costs, for the cost ledger."""
 
-    hourly: float | None = Field(None, ge=0, description="Money a device-hour.")
-    currency: str = Field("USD", description="Its name in the report.")
+    hourly: float | None = Field(default=None, ge=0, description="Money a device-hour.")
+    currency: str = Field(default="USD", description="Its name in the report.")
 
 
 class Proof(Section):

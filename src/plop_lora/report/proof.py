@@ -65,7 +65,7 @@ def _nfn(value: float | None) -> str:
 def _time(plan: VerificationPlan) -> str:
     if plan.seconds is None:
         return "Time: not known."
-    money = "" if plan.money is None else f", {plan.money:,.2f} in money"
+    money = "" if plan.money is None else f", {plan.money:,.2f} at the price given"
     return f"Device time: about {duration(plan.seconds)}{money}."
 
 

@@ -21,13 +21,13 @@ from plop_lora.records import (
     Record,
     Scores,
     TrialResult,
+    TrialSpec,
     Tuning,
     TuningPlan,
     Verification,
     VerificationPlan,
 )
 from plop_lora.report.proof import plan_table, verification_table
-from plop_lora.records import Comparison, Placement, Record, Scores, TrialResult, TrialSpec
 from plop_lora.report.rows import (
     Table,
     comparison_table,

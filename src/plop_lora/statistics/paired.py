@@ -123,7 +123,9 @@ def paired_bootstrap(
     seeds, items = _checked(differences_SI, 2).shape
     rng = np.random.default_rng(seed)
     table = _mean_squares(differences_SI)
-    error_of_seeds = math.sqrt(table.seed / (seeds * items))
+    # The mean square of seeds has the noise in it; of two or three it may fall below that, even
+    # to nothing, by chance alone.
+    error_of_seeds = math.sqrt(max(table.seed, table.noise) / (seeds * items))
     deviations_D = error_of_seeds * rng.standard_t(seeds - 1, draws)
     kept = 1 - table.noise / table.item if table.item > table.noise else 0.0
     if kept:

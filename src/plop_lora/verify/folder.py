@@ -49,7 +49,9 @@ def check_owner(folder: Path, recipe: Proof, scores: Scores) -> None:
     if (folder / SCORES).exists() and Scores.load(folder / SCORES).digest() != scores.digest():
         raise UsageError(f"The folder {folder} belongs to other scores. {hint}")
     if not (folder / RECIPE).exists():
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / SCORES).exists():
+        # A run that was killed in its first write leaves a hidden temporary file at most.
+        visible = folder.is_dir() and any(p.name[0] != "." for p in folder.iterdir())
+        if visible and not (folder / SCORES).exists():
             raise UsageError(f"The folder {folder} holds something else than a run. {hint}")
         return
     before = _deciding(type(recipe).read(folder / RECIPE))
@@ -75,8 +77,14 @@ def claim(folder: Path, recipe: Proof, scores: Scores) -> None:
 
 
 def _deciding(recipe: Proof, *, with_data: bool = False) -> dict[str, Any]:
+    """Return what decides a trial, with a section's keys behind its name: `training.epochs`."""
     left_out = FREE if with_data else (*FREE, *DATA)
-    return recipe.model_dump(mode="json", exclude=set(left_out))
+    document = recipe.model_dump(mode="json", exclude=set(left_out))
+    flat: dict[str, Any] = {}
+    for key, value in document.items():
+        inside = value if isinstance(value, dict) else {"": value}
+        flat |= {f"{key}.{name}".rstrip("."): entry for name, entry in inside.items()}
+    return flat
 
 
 def check_disk(folder: Path, trials: int, parameters: int) -> None:

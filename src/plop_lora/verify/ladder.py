@@ -44,10 +44,10 @@ def choose_rates(study: Study, results: Sequence[TrialResult]) -> Rates:
     sign = 1.0 if study.higher else -1.0
     steps = tuple(
         LadderStep(
-            result.arm,
-            result.learning_rate,
-            value_of(result, study.metric),
-            cause_of(result, study.metric),
+            arm=result.arm,
+            learning_rate=result.learning_rate,
+            value=value_of(result, study.metric),
+            cause=cause_of(result, study.metric),
         )
         for result in results
     )

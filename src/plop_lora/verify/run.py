@@ -34,9 +34,10 @@ from plop_lora.verify.plan import (
     make_study,
 )
 from plop_lora.verify.signals import measure_signals, measured_arms
-from plop_lora.verify.splits import Splits, prepare_splits, write_splits
+from plop_lora.verify.splits import Splits, check_splits, prepare_splits, write_splits
 
 REWARD_ROWS = 4
+REWARDED = "pass@1"
 
 
 def verify(
@@ -74,8 +75,8 @@ def verify(
     """
     root = default_folder(recipe, scores) if folder is None else Path(folder)
     splits, known = _checked(scores, recipe, root)
-    trials = len(ladder_specs(known)) + len(known.arms) * len(known.seeds)
-    check_disk(root, trials, known.budget)
+    arms = len(arm_names(recipe))
+    check_disk(root, arms * (len(known.rates) + len(known.seeds)), known.budget)
     claim(root, recipe, scores)
     write_splits(splits, root)
     signals = measure_signals(known, root)
@@ -141,6 +142,7 @@ def _checked(scores: Scores, recipe: VerifyRecipe, folder: Path) -> tuple[Splits
     check_metric(recipe.task, recipe.evaluation.metric or DEFAULT_METRIC[recipe.task])
     check_model(scores, recipe)
     splits = prepare_splits(recipe)
+    check_splits(splits, folder)
     _check_rewards(recipe, splits)
     measured = measured_arms(recipe)
     plain = [name for name in arm_names(recipe) if name not in measured] if measured else None
@@ -178,9 +180,11 @@ def _text_part(config: dict[str, Any]) -> dict[str, Any]:
 
 def _check_rewards(recipe: VerifyRecipe, splits: Splits) -> None:
     rewards = recipe.training.rewards
-    if recipe.task == GRPO and not rewards:
+    rewarded = recipe.evaluation.metric == REWARDED
+    if not rewards and (recipe.task == GRPO or rewarded):
+        what = "task grpo" if recipe.task == GRPO else f"metric {REWARDED}"
         raise UsageError(
-            "The task grpo needs rewards. Give --rewards number, format or module:function."
+            f"The {what} needs rewards. Give --rewards number, format or module:function."
         )
     if rewards:
         from plop_lora.training.rewards import try_rewards

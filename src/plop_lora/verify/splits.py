@@ -212,12 +212,11 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_splits(splits: Splits, folder: Path) -> None:
-    """Write the three files into `data/` of a run; those that are there must be the same.
+def check_splits(splits: Splits, folder: Path) -> None:
+    """Refuse a folder of a run that holds other data.
 
     Raises:
-        UsageError: the folder holds other data.
-        OutputError: the files cannot be written.
+        UsageError: a file of its `data/` differs.
     """
     for name, digest in splits.digests.items():
         path = folder / FOLDER / name
@@ -226,6 +225,16 @@ def write_splits(splits: Splits, folder: Path) -> None:
                 f"The folder {folder} belongs to other data: {path} differs from what the recipe "
                 "gives now. Name another folder with --folder, or remove this one."
             )
+
+
+def write_splits(splits: Splits, folder: Path) -> None:
+    """Write the three files into `data/` of a run; those that are there must be the same.
+
+    Raises:
+        UsageError: the folder holds other data.
+        OutputError: the files cannot be written.
+    """
+    check_splits(splits, folder)
     parts = {TRAIN: splits.train, SELECT: splits.selection, REPORT: splits.report}
     for name, rows in parts.items():
         path = folder / FOLDER / name
