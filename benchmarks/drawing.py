@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 300, 230
+SIZE = (300, 230)
+"""Width and height of a panel, in pixels."""
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 30, 44
 COLOURS = ("#3b6fb6", "#d1652c", "#2f8f5b", "#8a4fa3", "#b3883a", "#c2417a", "#4a4a4a", "#4fa7b5")
 _LARGEST, _SMALLEST = 1e4, 1e-3
@@ -80,7 +81,13 @@ class _Axis:
         return inside or [self.low, self.high]
 
 
-def draw(panels: Sequence[Panel], *, columns: int = 4, note: str = "") -> str:
+def draw(
+    panels: Sequence[Panel],
+    *,
+    columns: int = 4,
+    size: tuple[int, int] = SIZE,
+    note: str = "",
+) -> str:
     """Return an SVG of the panels in rows, with a legend and a note below them.
 
     Raises:
@@ -90,9 +97,9 @@ def draw(panels: Sequence[Panel], *, columns: int = 4, note: str = "") -> str:
     rows = -(-len(panels) // columns)
     labels = list(dict.fromkeys(line.label for panel in panels for line in panel.lines))
     colours = {label: COLOURS[order % len(COLOURS)] for order, label in enumerate(labels)}
-    width = columns * WIDTH
-    legend, lines_below = _legend(colours, width, rows * HEIGHT + 20)
-    height = rows * HEIGHT + 18 * lines_below + (26 if note else 8)
+    width = columns * size[0]
+    legend, lines_below = _legend(colours, width, rows * size[1] + 20)
+    height = rows * size[1] + 18 * lines_below + (26 if note else 8)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'width="{width}" height="{height}" font-family="sans-serif" font-size="11">',
@@ -100,19 +107,19 @@ def draw(panels: Sequence[Panel], *, columns: int = 4, note: str = "") -> str:
     ]
     for order, panel in enumerate(panels):
         row, column = divmod(order, columns)
-        parts.append(f'<g transform="translate({column * WIDTH} {row * HEIGHT})">')
-        parts += [*_panel(panel, colours), "</g>"]
+        parts.append(f'<g transform="translate({column * size[0]} {row * size[1]})">')
+        parts += [*_panel(panel, colours, size), "</g>"]
     parts += legend
     if note:
         parts.append(_text(12, height - 8, note, fill="#555"))
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _panel(panel: Panel, colours: dict[str, str]) -> list[str]:
+def _panel(panel: Panel, colours: dict[str, str], size: tuple[int, int]) -> list[str]:
     points = [point for line in panel.lines for point in line.points]
     across = _Axis([x for x, _ in points], panel.log_across, exact=panel.log_across)
     up = _Axis([y for _, y in points], panel.log_up)
-    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+    right, bottom = size[0] - RIGHT, size[1] - BOTTOM
 
     def place(x: float, y: float) -> tuple[float, float]:
         return LEFT + across.at(x) * (right - LEFT), bottom - up.at(y) * (bottom - TOP)
@@ -120,7 +127,7 @@ def _panel(panel: Panel, colours: dict[str, str]) -> list[str]:
     middle = (TOP + bottom) / 2
     parts = [
         _text((LEFT + right) / 2, 18, panel.title, anchor="middle", weight="bold"),
-        _text((LEFT + right) / 2, HEIGHT - 10, panel.across, anchor="middle"),
+        _text((LEFT + right) / 2, size[1] - 10, panel.across, anchor="middle"),
         f'<g transform="translate(14 {middle}) rotate(-90)">'
         + _text(0, 0, panel.up, anchor="middle")
         + "</g>",

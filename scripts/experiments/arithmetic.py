@@ -7,9 +7,9 @@ the shipped data, and none is in two files.
 
 - `sft`: the whole solution as bare equations and its result. The model knows the questions and
   writes sentences; the form is new to it, and it slips in the arithmetic.
-- `grpo`: the solution is written but for the end of its last equation. What is missing is a number,
-  a few words and `#### n`. The model knows the form and slips in the number, so a reward for the
-  right one has where to rise.
+- `grpo`: the solution is written up to its last equation. What is missing is the equation, a few
+  words and `#### n`. The model knows the form and slips in the numbers, so a reward for the right
+  result has where to rise.
 
 Writes `sft-train.jsonl`, `sft-eval.jsonl`, `grpo-train.jsonl`, `grpo-eval.jsonl`. Imports no torch.
 """
@@ -46,15 +46,12 @@ def terse(solution: Solution) -> Row:
 
 
 def unfinished(solution: Solution) -> Row:
-    """Return the GRPO row: `question`, `start` up to the last `=`, and `answer` from there on."""
+    """Return the GRPO row: `question`, `start` up to the last equation, `answer` from there on."""
     *before, last = solution.steps
-    head, _, tail = last.rpartition(" = ")
-    start = "\n".join([*before, f"{head} ="])
-    return {
-        "question": solution.question,
-        "start": start,
-        "answer": f"{tail}\n#### {solution.result}",
-    }
+    begin = [match.start() for match in _EQUATION.finditer(last)][-1]
+    start = "\n".join([*before, last[:begin].rstrip()])
+    answer = f"{last[begin:]}\n#### {solution.result}"
+    return {"question": solution.question, "start": start, "answer": answer}
 
 
 MAKERS: dict[str, Callable[[Solution], Row]] = {"sft": terse, "grpo": unfinished}

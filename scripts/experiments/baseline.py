@@ -64,9 +64,8 @@ def right(model: Any, tokenizer: Any, row: Row, task: str, samples: int) -> list
         ids_BT = model.generate(
             **inputs,
             max_new_tokens=NEW_TOKENS[task],
-            do_sample=samples > 1,
             num_return_sequences=samples,
-            top_k=0,
+            **({"do_sample": True, "top_k": 0} if samples > 1 else {"do_sample": False}),
             pad_token_id=tokenizer.eos_token_id,
         )
     new = tokenizer.batch_decode(ids_BT[:, inputs["input_ids"].shape[1] :])

@@ -4,7 +4,8 @@
 
 For each `verification.json` the trials are looked for in its folder (`--trials` names another):
 every folder below it with a trial's result, and beside that `curve.jsonl`. Written are `report.md`
-and one SVG of curves a verification: thin lines are seeds, thick ones their mean.
+and one SVG of curves a verification: thin lines are seeds, thick ones their mean; each point is the
+mean of the last `--window` logged rows.
 
 NFN against gain is Spearman's rho over trials. All trials of an arm have the NFN of its placement,
 so they are not exchangeable one by one: p is from permuting the NFN over arms, all orders where
@@ -41,6 +42,7 @@ from drawing import Line, Panel, draw  # noqa: E402
 
 CURVES = {"sft": ("loss",), "classify": ("loss",), "grpo": ("reward",)}
 """What is drawn of a task's logged rows."""
+SIZE = (640, 380)
 _MOST_ORDERS = 20_000
 _MARKER = '{"kind": "trial-result"'
 
@@ -140,14 +142,14 @@ def gains_of(
 # --------------------------------------------------------------------------- curves
 
 
-def panels_of(record: Verification, trials: Sequence[Trial]) -> list[Panel]:
+def panels_of(record: Verification, trials: Sequence[Trial], window: int = 1) -> list[Panel]:
     """Return the panels of a verification's curves; a quantity that nobody logged has none."""
     panels = []
     for quantity in CURVES[record.task]:
         lines: list[Line] = []
         for arm in (row.arm for row in record.arms):
             curves = [
-                curve
+                smoothed(curve, window)
                 for trial in trials
                 if trial.result.arm == arm and (curve := curve_of(trial.rows, quantity))
             ]
@@ -165,6 +167,18 @@ def curve_of(rows: Sequence[dict[str, Any]], quantity: str) -> list[tuple[float,
         (float(row["step"]), float(row[quantity]))
         for row in rows
         if isinstance(row.get("step"), int | float) and isinstance(row.get(quantity), int | float)
+    ]
+
+
+def smoothed(curve: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:
+    """Return each point with the mean of itself and those before it, up to `window` of them.
+
+    >>> smoothed([(1, 2.0), (2, 4.0), (3, 6.0)], 2)
+    [(1, 2.0), (2, 3.0), (3, 5.0)]
+    """
+    return [
+        (step, statistics.fmean(value for _, value in curve[max(0, end - window) : end]))
+        for end, (step, _) in enumerate(curve, start=1)
     ]
 
 
@@ -261,22 +275,27 @@ def main() -> None:
     parser.add_argument("--trials", type=Path, action="append", help="one a record, in order")
     parser.add_argument("--title", action="append", help="one a record, in order")
     parser.add_argument("--base", type=float, action="append", help="untrained, one a record")
+    parser.add_argument("--window", type=int, default=10, help="logged rows a point of a curve")
     parser.add_argument("--output", type=Path, required=True, help="folder of the report")
     options = parser.parse_args()
     for name in ("trials", "title", "base"):
         given = getattr(options, name)
         if given is not None and len(given) != len(options.records):
             parser.error(f"--{name} is given {len(given)} times for {len(options.records)} records")
+    if options.window < 1:
+        parser.error(f"--window is {options.window}; 1 or more")
     options.output.mkdir(parents=True, exist_ok=True)
     sections = []
     for order, path in enumerate(options.records):
         record = Verification.load(path)
         trials = read_trials(options.trials[order] if options.trials else path.parent)
         title = options.title[order] if options.title else f"{path.parent.name}: {record.task}"
-        panels = panels_of(record, [t for t in trials if t.result.phase == CONFIRM])
+        confirmed = [trial for trial in trials if trial.result.phase == CONFIRM]
+        panels = panels_of(record, confirmed, options.window)
         plot = f"curves-{order + 1}-{record.task}.svg" if panels else None
         if plot:
-            (options.output / plot).write_text(draw(panels, columns=2), encoding="utf-8")
+            note = f"means of the last {options.window} logged rows; thin: seeds, thick: their mean"
+            (options.output / plot).write_text(draw(panels, size=SIZE, note=note), "utf-8")
         base = options.base[order] if options.base else None
         sections.append(section(title, record, trials, base, plot))
     (options.output / "report.md").write_text("\n".join(sections), encoding="utf-8")
