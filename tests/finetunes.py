@@ -23,6 +23,14 @@ ROWS = [
     {"prompt": f"Question: {row['question']}\nAnswer:", "completion": f" {row['answer']}"}
     for row in PROBLEMS
 ]
+NEW = [
+    {
+        "prompt": f"Question: {row['question']}\nAnswer:",
+        "completion": f" So many it is: {row['answer'].rpartition('#### ')[2]}",
+    }
+    for row in PROBLEMS
+]
+"""A way of answering that the bundled model has not learnt; it knows that of `ROWS` well."""
 CHATS = [
     {
         "messages": [

@@ -7,7 +7,7 @@ from typing import Any
 import finetunes
 import pytest
 import torch
-from finetunes import CHATS, ROWS, prepared, session, spec
+from finetunes import CHATS, NEW, ROWS, prepared, session, spec
 
 from plop_lora.errors import DataError, ModelError, UsageError
 from plop_lora.training import sft
@@ -30,11 +30,11 @@ def test_loss_falls_and_only_adapters_change(tmp_path: Path, capsys: Any) -> Non
     ready = prepared("q_proj", "down_proj")
     base, adapters = (_weights(ready.model, adapters=kind) for kind in (False, True))
     given, curve = session(tmp_path)
-    trained = sft.train(spec(steps=10, batch_size=8), ready, ROWS[:80], given)
+    trained = sft.train(spec(steps=10, batch_size=8), ready, NEW[:80], given)
     assert trained.steps == 10
     losses = [row["loss"] for row in curve if "loss" in row]
     assert len(losses) == 10
-    assert sum(losses[-3:]) < 0.95 * sum(losses[:3])
+    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
     assert [row["step"] for row in curve if "loss" in row] == list(range(1, 11))
     assert trained.last_log["loss"] == losses[-1]
     after = _weights(ready.model, adapters=False)

@@ -94,7 +94,8 @@ def trl_arguments(
 def _frozen(model: Any) -> torch.Tensor:
     """Return a frozen weight, which has the model's own device and dtype."""
     floating = (p for p in model.parameters() if not p.requires_grad and p.is_floating_point())
-    return next(floating, next(iter(model.parameters())))
+    weight: torch.Tensor = next(floating, next(iter(model.parameters())))
+    return weight
 
 
 def _check_device(device: torch.device) -> None:

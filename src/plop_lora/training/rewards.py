@@ -187,7 +187,7 @@ def find_function(name: str, what: str, known: Sequence[str]) -> Callable[..., A
             "or a function of yours as module:function."
         )
     module = _import(module_name, what, name)
-    function = getattr(module, function_name, None)
+    function: Any = getattr(module, function_name, None)
     own = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
     if not callable(function):
         raise UsageError(
@@ -196,7 +196,8 @@ def find_function(name: str, what: str, known: Sequence[str]) -> Callable[..., A
         )
     if inspect.iscoroutinefunction(function):
         raise UsageError(f"The {what} {name!r} is asynchronous; give a plain function.")
-    return function
+    found: Callable[..., Any] = function
+    return found
 
 
 def _import(module_name: str, what: str, name: str) -> ModuleType:
@@ -235,7 +236,7 @@ def checked(reward: Reward, name: str | None = None) -> Reward:
     The result raises a DataError where the function raises, returns another number of rewards
     than completions, or something that is neither a finite number nor None.
     """
-    title = name or getattr(reward, "__name__", type(reward).__name__)
+    title: str = name or getattr(reward, "__name__", type(reward).__name__)
 
     def guarded(**given: Any) -> list[float | None]:
         completions = given["completions"]
