@@ -10,7 +10,6 @@ import random
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from collections import Counter
@@ -64,6 +63,12 @@ def test_a_spec_given_twice_runs_once_and_a_finished_one_never_again(run, tmp_pa
     assert before[0] == before[2]
     assert run(second, first) == (before[1], before[0])
     assert len(notes(tmp_path / "run", "start")) == 2
+
+
+def test_finished_trials_need_no_runner(run) -> None:
+    """Reading results must not start a cluster, or wait for one."""
+    one = spec(**QUICK)
+    assert run(one) == run(one, runner=Runner(kind="ray", address="127.0.0.1:9"))
 
 
 def test_events_tell_waiting_running_finished_in_that_order(run) -> None:
@@ -254,10 +259,32 @@ import pretend
 from plop_lora.recipe import Runner
 from plop_lora.training.runners import run_trials
 
-root, command = Path(sys.argv[1]), tuple(sys.argv[2:])
-specs = [pretend.spec(seed=n, learning_rate=0.1) for n in range(6)]
+root, command = Path(sys.argv[1]), tuple(sys.argv[3:])
+specs = [pretend.spec(sys.argv[2], seed=n, learning_rate=0.1) for n in range(6)]
 run_trials(specs, root, Runner(workers=2), command=command)
 """
+
+
+def _start_runner(root: Path, arm: str, command: tuple[str, ...]) -> subprocess.Popen[bytes]:
+    tests = Path(__file__).parent
+    paths = os.pathsep.join([str(tests), str(tests.parent / "src")])
+    return subprocess.Popen(
+        [sys.executable, "-c", _RUNNER, str(root), arm, *command],
+        env=os.environ | {"PYTHONPATH": paths},
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+def test_no_trial_outlives_a_killed_runner(tmp_path: Path) -> None:
+    """Nobody would know of it, and it would hold its GPU for hours."""
+    root = tmp_path / "run"
+    runner = _start_runner(root, "long", pretend.command(tmp_path))
+    try:
+        until(lambda: len(notes(root, "start")) == 2, 60)
+    finally:
+        runner.kill()
+        runner.wait()
+    until(lambda: all(gone(int(words[1])) for words in notes(root, "start")), 5)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
@@ -265,12 +292,7 @@ run_trials(specs, root, Runner(workers=2), command=command)
 def test_a_run_that_was_killed_goes_on(tmp_path: Path, luck: int) -> None:
     """SIGKILL at any moment: no trial runs on, what was finished stays, the rest runs once."""
     root, command = tmp_path / "run", pretend.command(tmp_path)
-    tests = Path(__file__).parent
-    paths = os.pathsep.join([str(tests), str(tests.parent / "src")])
-    runner = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(_RUNNER), str(root), *command],
-        env=os.environ | {"PYTHONPATH": paths},
-    )
+    runner = _start_runner(root, "good", command)
     try:
         until(lambda: bool(notes(root, "start")), 60)
         time.sleep(random.Random(luck).uniform(0.0, 1.2))

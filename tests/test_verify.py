@@ -12,10 +12,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import verify_fakes  # noqa: F401
 
 import plop_lora as plop
 from plop_lora.cli import main
@@ -32,8 +30,10 @@ from plop_lora.records import TrialCost, TrialResult, TrialSpec, Verification
 from plop_lora.records.trial import CONFIRM, LADDER
 from plop_lora.report.terminal import as_html, as_text
 from plop_lora.training.events import RUNNING, Event
+from plop_lora.training.trial import trial_folder
 from plop_lora.verify import run as step
 from plop_lora.verify.estimate import CHARACTERS_A_TOKEN, Work, arithmetic, estimate
+from plop_lora.verify.selectors import Signal
 
 ROWS, REPORT_ROWS = 200, 400
 ARMS = ("plop", "attention", "mlp", "all-linear")
@@ -75,8 +75,8 @@ class Planted:
         return tuple(self.kept[spec.digest()] for spec in specs)
 
     def result(self, spec: TrialSpec, root: Path) -> TrialResult:
-        name = Path(spec.data.evaluation).name
-        rows = (root / "data" / name).read_text().count("\n")
+        path = os.path.normpath(trial_folder(root, spec) / spec.data.evaluation)
+        rows = Path(path).read_text().count("\n")
         goal = self.accuracy.get(spec.arm, 0.5)
         goal -= 0.1 * abs(math.log10(spec.learning_rate / self.best.get(spec.arm, 2e-4)))
         goal += random.Random(f"{spec.arm} {spec.seed}").gauss(0, 0.002)
@@ -303,28 +303,29 @@ def test_signals_are_measured_once(scores, recipe, tmp_path: Path, monkeypatch) 
     """A second measurement could move a placement and with it repeat finished trials."""
     asked = []
 
-    def measure(names, model, rows, **options):
-        asked.append((tuple(names), len(rows)))
-        return {name: SimpleNamespace(cost=COST) for name in names}
+    def measure(study, names):
+        asked.append(tuple(names))
+        values = {host.name: float(len(host.name)) for host in study.scores.hosts}
+        return {name: Signal(name, values, False, 2.0, 100) for name in names}
 
-    monkeypatch.setattr("plop_lora.verify.selectors.SIGNALS", ("mlp",))
-    monkeypatch.setattr("plop_lora.verify.selectors.measure_signals", measure)
+    monkeypatch.setattr("plop_lora.verify.signals._measured", measure)
+    recipe = recipe.model_copy(update={"arms": ("plop", "gradient", "attention")})
     plan = step.plan(scores, recipe, folder=tmp_path / "run")
     assert not asked
     assert [arm.note for arm in plan.arms if not arm.types] == [
         "its types are measured when it runs"
     ]
     assert plan.ladder_trials + plan.confirm_trials == 24
-    planted = Planted(BETTER, die_after=9)
+    planted = Planted(BETTER | {"gradient": 0.6}, die_after=9)
     with pytest.raises(KeyboardInterrupt):
         verify(scores, recipe, tmp_path, planted)
     planted.die_after = None
     record = verify(scores, recipe, tmp_path, planted)
-    assert asked == [(("mlp",), 180)]
+    assert asked == [("gradient",)]
     assert len(planted.ran) == 24
-    assert [spec.arm for spec in planted.ran[::3]][:4] == list(ARMS)
-    assert "selectors" in [line.what for line in record.cost.lines]
-    (tmp_path / "run" / "signals.json").write_text("{}")
+    (selectors,) = (line for line in record.cost.lines if line.what == "selectors")
+    assert (selectors.trials, selectors.wall_seconds, selectors.peak_memory) == (1, 2.0, 100)
+    (tmp_path / "run" / "signals.json").write_text('{"gradient": {"name": 1}}')
     with pytest.raises(RecordError, match=r"signals.json is damaged"):
         verify(scores, recipe, tmp_path, planted)
 
@@ -457,7 +458,7 @@ def test_finished_trials_say_what_others_take(scores, recipe, tmp_path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         verify(scores, recipe, tmp_path, planted)
     monkeypatch.setattr(
-        "plop_lora.training.trial.find_result", lambda root, spec: planted.kept.get(spec.digest())
+        "plop_lora.training.trial.find_result", lambda folder, spec: planted.kept.get(spec.digest())
     )
     plan = step.plan(scores, recipe, folder=tmp_path / "run")
     assert any("from 12 finished trials" in note for note in plan.notes)
@@ -555,7 +556,6 @@ def test_a_plan_needs_no_torch_and_writes_nothing(folder: Path) -> None:
     """A plan is made before the machine with the accelerator is hired."""
     code = (
         "import sys, os; sys.path.insert(0, os.environ['HERE'])\n"
-        "import verify_fakes\n"
         "sys.argv[1:] = ['verify', 'scores.json', '--recipe', 'recipe.yaml', '--plan']\n"
         "from plop_lora.cli import main\n"
         "try: main()\n"
