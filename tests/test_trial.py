@@ -160,6 +160,7 @@ def test_a_damaged_result_is_shown(spec: TrialSpec, tmp_path: Path) -> None:
         run_trial(spec, folder, root=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_killed_trial_starts_over(encoder: str, tmp_path: Path) -> None:
     """SIGKILL in the middle leaves no result; the same command then completes."""
     spec = spec_of(encoder, PLACEMENT, write_data(tmp_path), steps=300)

@@ -14,6 +14,7 @@ import copy
 import hashlib
 import math
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -300,7 +301,11 @@ def _wrap(spec: TrialSpec, model: nn.Module, placement: Placement, heads: Sequen
         fields["eva_config"] = EvaConfig(rho=1.0)
     if heads:
         fields["modules_to_save"] = list(heads)
-    return get_peft_model(model, LoraConfig(**fields))
+    with warnings.catch_warnings():
+        # EVA's advice saves memory only; pissa and olora are converted by `save_adapter`.
+        warnings.filterwarnings("ignore", message="lora with eva initialization used with")
+        warnings.filterwarnings("ignore", message="Using Rank-Stabilized LoRA with rank_pattern")
+        return get_peft_model(model, LoraConfig(**fields))
 
 
 def check_wrapped(placement: Placement, model: Any) -> None:

@@ -44,6 +44,7 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
         args=_arguments(spec, model, session),
         train_dataset=examples,
         data_collator=DataCollatorWithPadding(tokenizer),
+        compute_loss_func=_mean_loss,
         callbacks=[_Log(session.log)],
         optimizers=(optimizer_of(spec, model), None),
     )
@@ -55,6 +56,16 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
         steps=int(trainer.state.global_step),
         last_log=history[-1] if history else {},
     )
+
+
+def _mean_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+    """Return this batch's part of the mean loss of an optimizer step.
+
+    The trainer takes a PEFT model for one that divides by the rows of all accumulated batches,
+    which classifiers do not: their loss would grow with the accumulation.
+    """
+    total = functional.cross_entropy(outputs.logits.float(), labels, reduction="sum")
+    return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
 
 def _arguments(spec: TrialSpec, model: Any, session: Session) -> TrainingArguments:
