@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import special, stats
 
 from plop_lora.statistics.estimates import CONFIDENCE
 
@@ -271,13 +271,9 @@ def _smallest(enough: Callable[[int], bool], low: int, high: int) -> int | None:
 def _noncentrality(freedom: float, level: float, power: float) -> float:
     """Return the true difference in standard errors that is found with `power`."""
     if freedom > 1000:
-        return float(stats.norm.ppf(0.5 + level / 2) + stats.norm.ppf(power))
-    critical = float(stats.t.ppf(0.5 + level / 2, freedom))
-
-    def missing(centre: float) -> float:
-        return float(stats.nct.sf(critical, freedom, centre)) - power
-
-    return float(optimize.brentq(missing, 0.0, 20 * critical))
+        return float(special.ndtri(0.5 + level / 2) + special.ndtri(power))
+    critical = special.stdtrit(freedom, 0.5 + level / 2)
+    return float(special.nctdtrinc(freedom, 1 - power, critical))
 
 
 # --------------------------------------------------------------------------- the table
