@@ -185,7 +185,7 @@ def _table(
     recipe: TuneRecipe, scores: Scores, ranks: tuple[int, ...], notes: list[str]
 ) -> dict[tuple[str, int], Placement]:
     """Place everything once: a search asks for the same few placements again and again."""
-    table = {}
+    table: dict[tuple[str, int], Placement] = {}
     for name in dict.fromkeys((SHORTLIST, *(recipe.placements or USUAL))):
         try:
             made = [_placed(recipe, scores, name, rank) for rank in ranks]
