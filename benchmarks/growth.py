@@ -333,13 +333,21 @@ class Outcome:
 
 
 def verdict(outcomes: Sequence[Outcome]) -> str:
-    """Say whether the stream engine's memory is flat in depth."""
+    """Say whether the stream engine's memory is flat in depth, and what a further layer adds."""
     for outcome in outcomes:
         if outcome.sweep.axis == "layers":
-            found = slope(outcome.sweep.values, medians(outcome.megabytes["stream"]))
+            depths = outcome.sweep.values
+            whole, streamed = (medians(outcome.megabytes[name]) for name in ("memory", "stream"))
+            found = slope(depths, streamed)
             answer = "yes" if abs(found.value) <= FLAT else "NO"
-            claim = f"Memory of the stream engine flat in depth (slope within ±{FLAT})"
-            return f"{claim}: {answer}, {found}."
+            added = [
+                (sizes[-1] - sizes[0]) / (depths[-1] - depths[0]) for sizes in (streamed, whole)
+            ]
+            return (
+                f"Memory of the stream engine flat in depth (slope within ±{FLAT}): {answer}, "
+                f"{found}. A further layer adds {added[0]:.2f} MB to it and {added[1]:.2f} MB to the "
+                "memory engine."
+            )
     raise ValueError("No sweep goes over depth.")
 
 
