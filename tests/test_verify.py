@@ -179,7 +179,7 @@ def test_the_strongest_rival_is_never_left_out(scores, recipe, tmp_path: Path) -
     planted = Planted(BETTER)
     record = verify(scores, recipe.model_copy(update={"arms": ("mlp",)}), tmp_path, planted)
     assert {arm.arm for arm in record.arms} == {"plop", "mlp", "all-linear"}
-    assert any("all-linear was added" in note for note in record.notes)
+    assert any("all-linear: always among the arms" in note for note in record.notes)
 
 
 def test_random_draws_for_each_seed(scores, recipe, tmp_path: Path) -> None:
@@ -220,10 +220,11 @@ def test_verdicts(scores, recipe, tmp_path: Path, verdict, code, accuracy, bette
     assert ("More: " in text) == (record.more is not None)
 
 
-def test_a_failed_arm_is_told_and_takes_no_part(scores, recipe, tmp_path: Path) -> None:
+def test_a_failed_arm_is_told_and_leaves_the_verdict_open(scores, recipe, tmp_path: Path) -> None:
     planted = Planted(BETTER, causes={"attention": "out of memory at batch 1"})
     record = verify(scores, recipe, tmp_path, planted)
-    assert record.verdict == "confirmed"
+    assert record.verdict == "cannot separate"
+    assert "no result of attention" in record.more
     failed = record.arms[-1]
     assert (failed.arm, failed.mean, failed.verdict) == ("attention", None, "failed")
     assert failed.values == (None, None, None)
@@ -380,12 +381,6 @@ def test_faults_are_found_before_training(scores, recipe, tmp_path, change, erro
     assert not (tmp_path / "run").exists()
 
 
-def test_pass_at_1_needs_rewards(scores, recipe, tmp_path: Path) -> None:
-    evaluation = dataclasses.replace(recipe.evaluation, metric="pass@1")
-    with pytest.raises(UsageError, match="The metric pass@1 needs rewards"):
-        verify(scores, recipe.model_copy(update={"evaluation": evaluation}), tmp_path, Planted({}))
-
-
 def test_other_data_leave_the_folder_as_it_was(scores, recipe, tmp_path: Path) -> None:
     verify(scores, recipe, tmp_path, Planted(BETTER))
     before = (tmp_path / "run" / "recipe.yaml").read_text()
@@ -469,9 +464,10 @@ def test_arithmetic_grows_with_the_work(scores, recipe, tmp_path: Path) -> None:
     planted = Planted(BETTER)
     verify(scores, recipe, tmp_path, planted)
     spec, size = planted.ran[0], Work(100, 50, 20.0, 1000)
-    assert arithmetic(spec, size) == 1000 * (100 * 20 * 4 + 50 * 20 * 2)
+    trained = 4 + 2 * spec.placement.trainable_parameters / 1000
+    assert arithmetic(spec, size) == pytest.approx(1000 * (100 * 20 * trained + 50 * 20 * 2))
     steps = dataclasses.replace(spec, training=dataclasses.replace(spec.training, steps=10))
-    assert arithmetic(steps, size) == 1000 * (80 * 20 * 4 + 50 * 20 * 2)
+    assert arithmetic(steps, size) == pytest.approx(1000 * (80 * 20 * trained + 50 * 20 * 2))
     guess = estimate([(spec, size)])
     assert guess.seconds > 15
     assert "GFLOP/s" in guess.source

@@ -37,7 +37,6 @@ from plop_lora.verify.signals import measure_signals, measured_arms
 from plop_lora.verify.splits import Splits, check_splits, prepare_splits, write_splits
 
 REWARD_ROWS = 4
-REWARDED = "pass@1"
 
 
 def verify(
@@ -146,7 +145,12 @@ def _checked(scores: Scores, recipe: VerifyRecipe, folder: Path) -> tuple[Splits
     _check_rewards(recipe, splits)
     measured = measured_arms(recipe)
     plain = [name for name in arm_names(recipe) if name not in measured] if measured else None
-    return splits, make_study(scores, recipe, splits, names=plain)
+    study = make_study(scores, recipe, splits, names=plain)
+    if recipe.task == GRPO:
+        from plop_lora.training.grpo import check_groups
+
+        check_groups(recipe.training, study.ladder_rows)
+    return splits, study
 
 
 def check_model(scores: Scores, recipe: VerifyRecipe) -> None:
@@ -180,11 +184,9 @@ def _text_part(config: dict[str, Any]) -> dict[str, Any]:
 
 def _check_rewards(recipe: VerifyRecipe, splits: Splits) -> None:
     rewards = recipe.training.rewards
-    rewarded = recipe.evaluation.metric == REWARDED
-    if not rewards and (recipe.task == GRPO or rewarded):
-        what = "task grpo" if recipe.task == GRPO else f"metric {REWARDED}"
+    if recipe.task == GRPO and not rewards:
         raise UsageError(
-            f"The {what} needs rewards. Give --rewards number, format or module:function."
+            "The task grpo needs rewards. Give --rewards number, format or module:function."
         )
     if rewards:
         from plop_lora.training.rewards import try_rewards
