@@ -45,7 +45,7 @@ def read_rows(path: Path, sha256: str, *, limit: int | None = None) -> list[Row]
             f"{path} has changed since the trial was planned: its SHA-256 is {found[:16]}…, not "
             f"{sha256[:16]}…. Put the old file back, or plan again with plop verify."
         )
-    rows = []
+    rows: list[Row] = []
     for number, line in enumerate(content.splitlines(), start=1):
         if line.strip():
             rows.append(_parsed(line, path, number))
