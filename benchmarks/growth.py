@@ -345,8 +345,8 @@ def verdict(outcomes: Sequence[Outcome]) -> str:
             ]
             return (
                 f"Memory of the stream engine flat in depth (slope within ±{FLAT}): {answer}, "
-                f"{found}. A further layer adds {added[0]:.2f} MB to it and {added[1]:.2f} MB to the "
-                "memory engine."
+                f"{found}. A further layer adds {added[0]:.2f} MB to it and {added[1]:.2f} MB to "
+                "the memory engine."
             )
     raise ValueError("No sweep goes over depth.")
 
