@@ -46,6 +46,7 @@ _TABLES: dict[type[Record], Callable[[Any], Table]] = {
     Scores: scores_table,
     Placement: placement_table,
     Comparison: comparison_table,
+    TrialSpec: spec_table,
     TrialResult: trial_table,
     VerificationPlan: plan_table,
     Verification: verification_table,
