@@ -61,10 +61,9 @@ def table_of(record: Record) -> Table:
     Raises:
         TypeError: no table is known for this kind of record.
     """
-    draw = _TABLES.get(type(record))
-    if draw is None:
+    if type(record) not in _TABLES:
         raise TypeError(f"no table for a {type(record).__name__}")
-    return draw(record)
+    return _TABLES[type(record)](record)
     if isinstance(record, Scores):
         return scores_table(record)
     if isinstance(record, Placement):

@@ -236,7 +236,7 @@ def checked(reward: Reward, name: str | None = None) -> Reward:
     The result raises a DataError where the function raises, returns another number of rewards
     than completions, or something that is neither a finite number nor None.
     """
-    title: str = name or getattr(reward, "__name__", type(reward).__name__)
+    title = name or str(getattr(reward, "__name__", type(reward).__name__))
 
     def guarded(**given: Any) -> list[float | None]:
         completions = given["completions"]

@@ -44,7 +44,7 @@ from plop_lora.training.task import (
 )
 
 SPEC, CURVE, ADAPTER, RESULT = "spec.json", "curve.jsonl", "adapter", "result.json"
-_PACKAGES = {"classify": ("torch", "transformers", "peft")}
+_PACKAGES: dict[str, tuple[str, ...]] = {"classify": ("torch", "transformers", "peft")}
 _PACKAGES |= dict.fromkeys(("sft", "grpo"), (*_PACKAGES["classify"], "trl"))
 _SPARE_BYTES = 50 * 2**20
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")

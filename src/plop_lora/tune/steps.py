@@ -105,11 +105,11 @@ def usual_steps() -> Steps:
 def _prepare(recipe: TuneRecipe, scores: Scores, folder: Path) -> Rows:
     splits = prepare_splits(recipe, folder)
     parts = {TRAIN: splits.train, SELECT: splits.selection, REPORT: splits.report}
-    files = (
+    train, select, report = (
         RowsFile(f"{FROM_TRIAL}/{name}", splits.digests[name], len(rows))
         for name, rows in parts.items()
     )
-    return Rows(*files, splits.labels)
+    return Rows(train, select, report, splits.labels)
 
 
 _DEFAULT = "default"

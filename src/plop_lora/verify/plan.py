@@ -146,7 +146,7 @@ def make_study(
     # Trials run in folders of their own, from which a relative path leads elsewhere.
     model = str(Path(name).resolve()) if Path(name).is_dir() else name
     metric = recipe.evaluation.metric or DEFAULT_METRIC[recipe.task]
-    notes = ()
+    notes: tuple[str, ...] = ()
     if len(recipe.ladder) == 1:
         notes = ("all arms train at one learning rate, which favours those that it suits",)
     return Study(scores, recipe, splits, arms, model, metric, budget, notes)

@@ -156,7 +156,8 @@ def gradient_norms(
 
     with _only_trainable(model, weights.values()), contextlib.ExitStack() as hooks:
         for name, weight in weights.items():
-            handle = weight.register_post_accumulate_grad_hook(record(name))
+            # torch has no types for this hook.
+            handle = weight.register_post_accumulate_grad_hook(record(name))  # type: ignore[no-untyped-call]
             hooks.callback(handle.remove)
         loss = getattr(model(**batches[0]), "loss", None)
         if loss is None:
