@@ -61,9 +61,11 @@ def table_of(record: Record) -> Table:
     Raises:
         TypeError: no table is known for this kind of record.
     """
-    if type(record) not in _TABLES:
-        raise TypeError(f"no table for a {type(record).__name__}")
-    return _TABLES[type(record)](record)
+    try:
+        draw = _TABLES[type(record)]
+    except KeyError:
+        raise TypeError(f"no table for a {type(record).__name__}") from None
+    return draw(record)
     if isinstance(record, Scores):
         return scores_table(record)
     if isinstance(record, Placement):
