@@ -16,7 +16,8 @@ from html import escape
 SIZE = (300, 230)
 """Width and height of a panel, in pixels."""
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 30, 44
-COLOURS = ("#3b6fb6", "#d1652c", "#2f8f5b", "#8a4fa3", "#b3883a", "#c2417a", "#4a4a4a", "#4fa7b5")
+COLOURS = ("#3b6fb6", "#d1652c", "#2f8f5b", "#8a4fa3", "#c9a227", "#c2417a", "#222222", "#4fa7b5",
+           "#8c6239", "#a3bf3f", "#9a9a9a", "#e8998d")  # fmt: skip
 _LARGEST, _SMALLEST = 1e4, 1e-3
 
 

@@ -40,7 +40,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from drawing import Line, Panel, draw  # noqa: E402
 
-CURVES = {"sft": ("loss",), "classify": ("loss",), "grpo": ("reward",)}
+LOSS = "loss"
+CURVES = {"sft": (LOSS,), "classify": (LOSS,), "grpo": ("reward",)}
 """What is drawn of a task's logged rows."""
 SIZE = (640, 380)
 _MOST_ORDERS = 20_000
@@ -157,7 +158,11 @@ def panels_of(record: Verification, trials: Sequence[Trial], window: int = 1) ->
             if curves:
                 lines.append(Line(arm, mean_curve(curves), dots=False))
         if lines:
-            panels.append(Panel(f"{record.task}: {quantity}", "step", quantity, lines))
+            panels.append(
+                Panel(
+                    f"{record.task}: {quantity}", "step", quantity, lines, log_up=quantity == LOSS
+                )
+            )
     return panels
 
 
@@ -275,7 +280,7 @@ def main() -> None:
     parser.add_argument("--trials", type=Path, action="append", help="one a record, in order")
     parser.add_argument("--title", action="append", help="one a record, in order")
     parser.add_argument("--base", type=float, action="append", help="untrained, one a record")
-    parser.add_argument("--window", type=int, default=10, help="logged rows a point of a curve")
+    parser.add_argument("--window", type=int, default=3, help="logged rows a point of a curve")
     parser.add_argument("--output", type=Path, required=True, help="folder of the report")
     options = parser.parse_args()
     for name in ("trials", "title", "base"):
