@@ -6,7 +6,7 @@ DEV := $(VENV)/.dev
 CORE := $(VENV)/.core
 TRAINERS := .venv-trainers
 
-.PHONY: demo test trainers check docs bench clean
+.PHONY: demo test trainers check docs bench bench-largest clean
 
 demo: $(CORE)
 	$(BIN)/plop demo
@@ -38,6 +38,11 @@ bench: $(DEV)
 	$(BIN)/python benchmarks/stream.py
 	$(BIN)/python benchmarks/rivals.py
 	$(BIN)/python benchmarks/stopping.py
+	$(BIN)/python benchmarks/growth.py
+
+# Writes a checkpoint of 65 GB, or as much of it as the disk holds, and removes it again.
+bench-largest: $(DEV)
+	$(BIN)/python benchmarks/largest.py
 
 clean:
 	rm -rf $(VENV) $(TRAINERS) site plop-demo
