@@ -698,10 +698,10 @@ def test_plan_on_the_command_line(command, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (("--train", "a", "--eval", "b"), "Give --task"),
+        (("--train", "a", "--eval", "b"), "task: is needed"),
         (("--train", "a", "--eval", "b", "--task", "sft", "--trials", "0"), "trials"),
         (("--recipe", "none.yaml"), "Cannot read the recipe none.yaml"),
-        (("--recipe", "list.yaml"), "no list of keys and values"),
+        (("--recipe", "list.yaml"), "there are no keys with values"),
     ],
 )
 def test_wrong_words(command, tmp_path, words, text: str) -> None:

@@ -55,6 +55,11 @@ class Section(BaseModel):
         Raises:
             UsageError: an unknown key or a value out of range; the text names the key.
         """
+        if not isinstance(document, Mapping):
+            raise UsageError(
+                f"In {source} there are no keys with values, such as task: sft, but a "
+                f"{type(document).__name__}."
+            )
         try:
             return cls.model_validate(document)
         except ValidationError as error:

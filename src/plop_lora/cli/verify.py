@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from plop_lora.cli import proof
 from plop_lora.cli.output import Format, FormatOption, OutputOption, check, finish, waiting
 from plop_lora.recipe import VerifyRecipe
-from plop_lora.records import Scores, Verification
+from plop_lora.records import Scores
 
 
 def verify(
     scores: Annotated[Path, typer.Argument(help="File written by plop score.")],
-    train: Annotated[
-        str | None, typer.Option(help="Training rows: a file, or name:config:split.")
-    ] = None,
-    evaluation: Annotated[
-        str | None, typer.Option("--eval", help="Rows of the report, never trained on.")
-    ] = None,
-    task: Annotated[str | None, typer.Option(help="sft, classify or grpo.")] = None,
+    train: proof.TrainOption = None,
+    evaluation: proof.EvalOption = None,
+    task: proof.TaskOption = None,
     output: OutputOption = None,
-    recipe: Annotated[
-        Path | None, typer.Option(help="YAML with all of this and more; options go before it.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Hub id or folder, instead of the scored model.")
-    ] = None,
+    recipe: proof.RecipeOption = None,
+    model: proof.ModelOption = None,
     arms: Annotated[
         str | None, typer.Option(help="Rivals by name, or files of placements, with commas.")
     ] = None,
@@ -46,57 +38,31 @@ def verify(
     quick: Annotated[
         bool, typer.Option("--quick", help="Two seeds: a smoke test, marked as one.")
     ] = False,
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Print what would run, how long, what it can tell.")
-    ] = False,
+    plan: proof.PlanOption = False,
     folder: Annotated[
         Path | None, typer.Option(help="Of the run; the same folder goes on with it.")
     ] = None,
-    metric: Annotated[
-        str | None,
-        typer.Option(help="loss, exact, numeric, accuracy, macro-f1, pass@1, lm-eval:TASK …"),
-    ] = None,
-    rewards: Annotated[
-        str | None, typer.Option(help="For grpo: number, format, module:function; commas.")
-    ] = None,
-    prompt: Annotated[
-        str | None, typer.Option(help='Template of the prompt: "Q: {question}\\nA:".')
-    ] = None,
-    completion: Annotated[
-        str | None, typer.Option(help='Template of the answer: " {answer}".')
-    ] = None,
-    text: Annotated[str | None, typer.Option(help="Field of the text or of the chat.")] = None,
-    label: Annotated[str | None, typer.Option(help="Field of the class, for classify.")] = None,
-    price: Annotated[float | None, typer.Option(help="Money a device-hour.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Trials at once.")] = None,
-    runner: Annotated[str | None, typer.Option(help="local or ray.")] = None,
+    metric: proof.MetricOption = None,
+    rewards: proof.RewardsOption = None,
+    prompt: proof.PromptOption = None,
+    completion: proof.CompletionOption = None,
+    text: proof.TextOption = None,
+    label: proof.LabelOption = None,
+    price: proof.PriceOption = None,
+    workers: proof.WorkersOption = None,
+    runner: proof.RunnerOption = None,
     form: FormatOption = Format.table,
 ) -> None:
     """Prove SCORES with equal-budget finetunes: exit 0 confirmed, 3 beaten, 4 cannot separate."""
-    given = {
-        "train": train,
-        "eval": evaluation,
-        "task": task,
-        "model": model,
-        "arms": _names(arms),
-        "rank": rank,
-        "budget": budget,
-        "top": top,
-        "seeds": seeds,
-        "margin": margin,
-        "quick": quick or None,
-        "evaluation": {"metric": metric},
-        "training": {"rewards": _names(rewards)},
-        "prompt": _unescaped(prompt),
-        "completion": _unescaped(completion),
-        "text": text,
-        "label": label,
-        "price": {"hourly": price},
-        "runner": {"workers": workers, "kind": runner},
-    }
     check(output)
-    record = VerifyRecipe.read(recipe, _present(given))
-    _run(Scores.load(scores), record, folder, output, form, plan=plan)
+    options = proof.given(
+        train=train, evaluation=evaluation, task=task, model=model, arms=proof.names(arms),
+        rank=rank, budget=budget, top=top, seeds=seeds, margin=margin, quick=quick or None,
+        metric=metric, rewards=rewards, prompt=prompt, completion=completion, text=text,
+        label=label, price=price, workers=workers, runner=runner,
+    )  # fmt: skip
+    wanted = VerifyRecipe.read(recipe, options)
+    _run(Scores.load(scores), wanted, folder, output, form, plan=plan)
 
 
 def _run(
@@ -119,40 +85,7 @@ def _run(
         return
     if form is not Format.quiet:
         typer.echo(f"Folder of the run: {folder}", err=True)
-    record = _verified(scores, recipe, folder, form)
+    with proof.watched(recipe, folder, form) as watch:
+        record = step.verify(scores, recipe, folder=folder, watch=watch)
     finish(record, output, form)
     raise typer.Exit(record.exit_code)
-
-
-def _verified(scores: Scores, recipe: VerifyRecipe, folder: Path, form: Format) -> Verification:
-    from plop_lora.report.live import live
-    from plop_lora.training.events import ignore
-    from plop_lora.verify import run as step
-
-    quiet = contextlib.nullcontext(ignore)
-    shown = quiet if form is Format.quiet else live(price=recipe.price)
-    try:
-        with shown as watch:
-            return step.verify(scores, recipe, folder=folder, watch=watch)
-    except KeyboardInterrupt:
-        typer.echo(
-            f"Stopped. Finished trials are kept; the same command with --folder {folder} goes on.",
-            err=True,
-        )
-        raise typer.Exit(130) from None
-
-
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _unescaped(template: str | None) -> str | None:
-    return None if template is None else template.replace("\\n", "\n")
-
-
-def _present(given: dict[str, Any]) -> dict[str, Any]:
-    """Return what was given on the line, section by section."""
-    kept = {
-        key: _present(value) if isinstance(value, dict) else value for key, value in given.items()
-    }
-    return {key: value for key, value in kept.items() if value not in (None, {})}

@@ -150,7 +150,7 @@ def _read_json(path: Path, kind: str) -> Any:
         folder = path.parent
         beside = [entry.name for entry in folder.glob("*.json")] if folder.is_dir() else []
         raise RecordError(
-            f"No such file: {path}.{nearest(path.name, beside)} To have one: {_maker(kind)}."
+            f"No such file: {path}.{nearest(path.name, beside)} To {_maker(kind)}."
         ) from error
     except OSError as error:
         raise RecordError(f"Cannot read {path}: {error.strerror or error}.") from error

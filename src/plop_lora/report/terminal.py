@@ -66,17 +66,6 @@ def table_of(record: Record) -> Table:
     except KeyError:
         raise TypeError(f"no table for a {type(record).__name__}") from None
     return draw(record)
-    if isinstance(record, Scores):
-        return scores_table(record)
-    if isinstance(record, Placement):
-        return placement_table(record)
-    if isinstance(record, Comparison):
-        return comparison_table(record)
-    if isinstance(record, TrialResult):
-        return trial_table(record)
-    if isinstance(record, TrialSpec):
-        return spec_table(record)
-    raise TypeError(f"no table for a {type(record).__name__}")
 
 
 def as_rich(record: Record) -> Group:
