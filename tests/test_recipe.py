@@ -89,7 +89,7 @@ def test_what_is_needed_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [", "is not YAML"), ("- 1\n", "top level"), (None, "Cannot read the recipe")],
+    [("a: [", "is not YAML"), ("- 1\n", "no keys with values"), (None, "Cannot read the recipe")],
 )
 def test_files_that_are_no_recipe(tmp_path: Path, text: str | None, message: str) -> None:
     path = tmp_path / "recipe.yaml"
