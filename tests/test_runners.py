@@ -20,14 +20,13 @@ import pretend
 import pytest
 from pretend import gone, notes, spec, until
 
-from plop_lora.errors import UsageError
-from plop_lora.recipe import Runner
+from plop_lora.recipe import RUNNERS, Runner
 from plop_lora.records import TrainingSettings, TrialResult
 from plop_lora.records.trial import TrialSpec
 from plop_lora.training import attempt, local
 from plop_lora.training.attempt import Job
 from plop_lora.training.events import FINISHED, RUNNING, WAITING, Event
-from plop_lora.training.runners import run_trials
+from plop_lora.training.runners import KINDS, run_trials
 from plop_lora.training.trial import trial_folder
 
 TWO = Runner(workers=2)
@@ -136,10 +135,8 @@ def test_trackers_reach_the_command(run, tmp_path: Path) -> None:
     assert notes(tmp_path / "run", "start")[0][3:5] == ["trackio", "mlflow"]
 
 
-def test_an_unknown_runner_is_named(run, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no runner 'locale'.*mean 'local'.*local, ray"):
-        run(spec(), runner=Runner(kind="locale"))
-    assert not (tmp_path / "run").exists()
+def test_a_recipe_knows_the_runners_that_there_are() -> None:
+    assert tuple(KINDS) == RUNNERS
 
 
 # --------------------------------------------------------------------------- places
@@ -256,7 +253,7 @@ _RUNNER = """
 import sys
 from pathlib import Path
 import pretend
-from plop_lora.recipe import Runner
+from plop_lora.recipe import RUNNERS, Runner
 from plop_lora.training.runners import run_trials
 
 root, command = Path(sys.argv[1]), tuple(sys.argv[3:])

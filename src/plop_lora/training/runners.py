@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from plop_lora.errors import UsageError, nearest
 from plop_lora.recipe import Runner
 from plop_lora.records import TrialResult, TrialSpec
 from plop_lora.training.attempt import Job
@@ -54,7 +53,7 @@ def run_trials(
         command: words before the path of `spec.json`.
 
     Raises:
-        UsageError: there is no such runner, or no cluster at its address.
+        UsageError: there is no cluster at the address.
         MissingExtraError: the runner's library is not installed.
         OutputError: a folder cannot be written.
     """
@@ -80,10 +79,6 @@ def run_trials(
 
 
 def _runner_of(kind: str) -> RunJobs:
-    if kind not in KINDS:
-        raise UsageError(
-            f"There is no runner {kind!r}.{nearest(kind, KINDS)} Allowed: {', '.join(KINDS)}."
-        )
     module_name, name = KINDS[kind]
     run: RunJobs = getattr(importlib.import_module(f"plop_lora.training.{module_name}"), name)
     return run
