@@ -37,6 +37,7 @@ from plop_lora.tune.search import (
 )
 from plop_lora.tune.space import LORA_OVER_FULL, build_space, ladder_rates
 from plop_lora.tune.steps import Steps, usual_steps
+from plop_lora.verify.run import check_groups_of
 
 PLACEMENT, RECIPE = "placement.json", "recipe.yaml"
 
@@ -138,7 +139,10 @@ def _job(
     space = build_space(recipe, scores)
     steps = steps or usual_steps()
     rows = steps.prepare(recipe, scores, folder)
-    return Job(recipe, scores, folder, rows, space, steps, watch)
+    job = Job(recipe, scores, folder, rows, space, steps, watch)
+    climbs = bool(ladder_rates(space, recipe.trials))
+    check_groups_of(recipe, ladder_rows(job) if climbs else rows.train.rows)
+    return job
 
 
 def _expected_seconds(job: Job, stages: tuple[Stage, ...]) -> float | None:

@@ -13,7 +13,8 @@ from plop_lora.records.base import later
 from plop_lora.records.trial import higher_is_better
 from plop_lora.training.events import RunTrials
 from plop_lora.verify.decide import Outcome, decide
-from plop_lora.verify.splits import FROM_TRIAL, REPORT, SELECT, TRAIN, prepare_splits
+from plop_lora.verify.run import check_rewards, check_task_fits
+from plop_lora.verify.splits import FROM_TRIAL, REPORT, SELECT, TRAIN, prepare_splits, write_splits
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,10 @@ def usual_steps() -> Steps:
 
 
 def _prepare(recipe: TuneRecipe, scores: Scores, folder: Path) -> Rows:
-    splits = prepare_splits(recipe, folder)
+    check_task_fits(scores, recipe)
+    splits = prepare_splits(recipe)
+    check_rewards(recipe, splits)
+    write_splits(splits, folder)
     parts = {TRAIN: splits.train, SELECT: splits.selection, REPORT: splits.report}
     train, select, report = (
         RowsFile(f"{FROM_TRIAL}/{name}", splits.digests[name], len(rows))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from plop_lora.errors import ModelError, UsageError
-from plop_lora.recipe import VerifyRecipe
+from plop_lora.recipe import Proof, VerifyRecipe
 from plop_lora.records import (
     Scores,
     TrialResult,
@@ -135,25 +135,33 @@ def _runner() -> RunTrials:
 
 def _checked(scores: Scores, recipe: VerifyRecipe, folder: Path) -> tuple[Splits, Study]:
     """Find every fault that can be found before anything is trained or written."""
-    from plop_lora.training.evaluate import check_metric
-
     check_owner(folder, recipe, scores)
-    check_metric(recipe.task, recipe.evaluation.metric or DEFAULT_METRIC[recipe.task])
-    check_model(scores, recipe)
+    check_task_fits(scores, recipe)
     splits = prepare_splits(recipe)
     check_splits(splits, folder)
-    _check_rewards(recipe, splits)
+    check_rewards(recipe, splits)
     measured = measured_arms(recipe)
     plain = [name for name in arm_names(recipe) if name not in measured] if measured else None
     study = make_study(scores, recipe, splits, names=plain)
-    if recipe.task == GRPO:
-        from plop_lora.training.grpo import check_groups
-
-        check_groups(recipe.training, study.ladder_rows)
+    check_groups_of(recipe, study.ladder_rows)
     return splits, study
 
 
-def check_model(scores: Scores, recipe: VerifyRecipe) -> None:
+def check_task_fits(scores: Scores, recipe: Proof) -> None:
+    """Refuse a metric that the task cannot be judged by, and a model that it cannot train.
+
+    Raises:
+        ModelError: the model writes no text, or reads none.
+        UsageError: no such metric, or one of another task.
+        MissingExtraError: the metric needs a library that is not installed.
+    """
+    from plop_lora.training.evaluate import check_metric
+
+    check_metric(recipe.task, recipe.evaluation.metric or DEFAULT_METRIC[recipe.task])
+    check_model(scores, recipe)
+
+
+def check_model(scores: Scores, recipe: Proof) -> None:
     """Refuse a task that the scored model cannot be trained for.
 
     Raises:
@@ -182,7 +190,13 @@ def _text_part(config: dict[str, Any]) -> dict[str, Any]:
     return part if isinstance(part, dict) else {}
 
 
-def _check_rewards(recipe: VerifyRecipe, splits: Splits) -> None:
+def check_rewards(recipe: Proof, splits: Splits) -> None:
+    """Refuse reward functions that fail on the first training rows.
+
+    Raises:
+        DataError: a function that raises, or returns what it must not.
+        UsageError: no reward where the task needs one, or no such function.
+    """
     rewards = recipe.training.rewards
     if recipe.task == GRPO and not rewards:
         raise UsageError(
@@ -192,3 +206,16 @@ def _check_rewards(recipe: VerifyRecipe, splits: Splits) -> None:
         from plop_lora.training.rewards import try_rewards
 
         try_rewards(rewards, splits.train[:REWARD_ROWS])
+
+
+def check_groups_of(recipe: Proof, rows: int) -> None:
+    """Refuse batches of completions without whole groups; `rows` has the shortest trial.
+
+    Raises:
+        DataError: fewer rows than a step takes.
+        UsageError: a number of generations that does not divide the completions of a step.
+    """
+    if recipe.task == GRPO:
+        from plop_lora.training.grpo import check_groups
+
+        check_groups(recipe.training, rows)
