@@ -12,6 +12,7 @@ from types import ModuleType
 import plop_lora as plop
 from plop_lora.export import TARGETS
 from plop_lora.placement import STRATEGIES
+from plop_lora.verify.arms import ARMS
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "plop_lora"
@@ -84,6 +85,12 @@ def test_files_and_functions_stay_small() -> None:
 def test_strategies_are_documented() -> None:
     page = (ROOT / "docs" / "how-to" / "place.md").read_text()
     for name in STRATEGIES:
+        assert f"`{name}`" in page
+
+
+def test_arms_are_documented() -> None:
+    page = (ROOT / "docs" / "how-to" / "verify.md").read_text()
+    for name in ARMS:
         assert f"`{name}`" in page
 
 
