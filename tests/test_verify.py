@@ -159,6 +159,21 @@ def test_every_arm_reports_at_its_own_rate(scores, recipe, tmp_path: Path) -> No
     assert "best rate of plop" not in notes
 
 
+def test_equal_shares_are_told_apart_by_the_loss(scores, recipe, tmp_path: Path) -> None:
+    """On few rows two rates often have as many right answers; the smaller is then seldom better."""
+
+    class Level(Planted):
+        def result(self, spec, root):
+            found = super().result(spec, root)
+            if spec.phase != LADDER:
+                return found
+            loss = abs(math.log(spec.learning_rate / 6e-4))
+            return dataclasses.replace(found, metrics={"accuracy": 0.5, "loss": loss})
+
+    record = verify(scores, recipe, tmp_path, Level(BETTER))
+    assert {arm.learning_rate for arm in record.arms} == {6e-4}
+
+
 def test_one_rate_needs_no_ladder(scores, recipe, tmp_path: Path) -> None:
     planted = Planted(BETTER)
     record = verify(scores, recipe.model_copy(update={"ladder": (1.0,)}), tmp_path, planted)

@@ -34,9 +34,10 @@ def cause_of(result: TrialResult, metric: str) -> str | None:
 
 
 def choose_rates(study: Study, results: Sequence[TrialResult]) -> Rates:
-    """Return each arm's best rate on the selection split; of equal ones the smaller.
+    """Return each arm's best rate on the selection split; of equal ones the one of lower loss.
 
-    A rate whose trial failed is passed over; an arm all of whose trials failed has none. A best
+    Shares of right answers on few rows are often equal where the loss is not; where that is not
+    known either, the smaller rate counts. A rate whose trial failed is passed over; an arm all of whose trials failed has none. A best
     rate at an end of the ladder is noted, since a better one may lie beyond.
     """
     if len(study.rates) == 1:
@@ -56,11 +57,15 @@ def choose_rates(study: Study, results: Sequence[TrialResult]) -> Rates:
     notes: list[str] = []
     for arm in study.arms:
         own = [step for step in steps if step.arm == arm.name]
-        tried = [(sign * s.value, -s.learning_rate) for s in own if s.value is not None]
+        tried = [
+            (sign * step.value, -result.metrics.get("loss", 0.0), -step.learning_rate)
+            for step, result in zip(steps, results, strict=True)
+            if step.arm == arm.name and step.value is not None
+        ]
         if not tried:
             causes[arm.name] = tuple(dict.fromkeys(step.cause or "" for step in own))
             continue
-        best[arm.name] = -max(tried)[1]
+        best[arm.name] = -max(tried)[2]
         notes += _edge(arm.name, best[arm.name], study.rates)
     return Rates(best, steps, causes, tuple(notes))
 
