@@ -37,8 +37,9 @@ def choose_rates(study: Study, results: Sequence[TrialResult]) -> Rates:
     """Return each arm's best rate on the selection split; of equal ones the one of lower loss.
 
     Shares of right answers on few rows are often equal where the loss is not; where that is not
-    known either, the smaller rate counts. A rate whose trial failed is passed over; an arm all of whose trials failed has none. A best
-    rate at an end of the ladder is noted, since a better one may lie beyond.
+    known either, the smaller rate counts. A rate whose trial failed is passed over; an arm all of
+    whose trials failed has none. A best rate at an end of the ladder is noted, since a better one
+    may lie beyond.
     """
     if len(study.rates) == 1:
         return Rates({arm.name: study.rates[0] for arm in study.arms}, (), {}, ())
