@@ -20,6 +20,7 @@ from plop_lora.cli import main
 from plop_lora.errors import (
     DataError,
     MeasurementError,
+    MissingExtraError,
     ModelError,
     OutputError,
     RecordError,
@@ -172,6 +173,16 @@ def test_equal_shares_are_told_apart_by_the_loss(scores, recipe, tmp_path: Path)
 
     record = verify(scores, recipe, tmp_path, Level(BETTER))
     assert {arm.learning_rate for arm in record.arms} == {6e-4}
+
+
+def test_a_missing_trainer_is_told_before_any_trial(scores, recipe, tmp_path, monkeypatch) -> None:
+    """Nine trials that each say the same, and count as finished, help nobody."""
+    monkeypatch.setitem(sys.modules, "trl", None)
+    planted = Planted(BETTER)
+    with pytest.raises(MissingExtraError, match=r"plop-lora\[train\]"):
+        verify(scores, recipe.model_copy(update={"task": "sft"}), tmp_path, planted)
+    assert not planted.ran
+    assert not (tmp_path / "run").exists()
 
 
 def test_one_rate_needs_no_ladder(scores, recipe, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 from collections.abc import Iterable
 from types import ModuleType
 
@@ -86,11 +87,27 @@ def require(module_name: str) -> ModuleType:
     try:
         return importlib.import_module(module_name)
     except ImportError as error:
-        extra = EXTRAS[module_name]
-        raise MissingExtraError(
-            f"This step needs {module_name!r}, which is not installed. "
-            f"Install it with: pip install 'plop-lora[{extra}]'"
-        ) from error
+        raise _missing(module_name) from error
+
+
+def check_installed(module_name: str) -> None:
+    """Refuse where an optional dependency is missing, without the seconds that importing it takes.
+
+    Args:
+        module_name: import name, a key of `EXTRAS`.
+
+    Raises:
+        MissingExtraError: as `require`.
+    """
+    if importlib.util.find_spec(module_name) is None:
+        raise _missing(module_name)
+
+
+def _missing(module_name: str) -> MissingExtraError:
+    return MissingExtraError(
+        f"This step needs {module_name!r}, which is not installed. "
+        f"Install it with: pip install 'plop-lora[{EXTRAS[module_name]}]'"
+    )
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:

@@ -88,10 +88,15 @@ PROCESSOR = Hardware(platform.processor() or platform.machine() or "CPU", accele
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Why a command ended without a result; `memory` where less of it may help."""
+    """Why a command ended without a result.
+
+    `memory` where less of it may help; `mendable` where the command itself named what the user can
+    put right, such as a missing library, so that the next start is to try again.
+    """
 
     cause: str
     memory: bool
+    mendable: bool = False
 
 
 class Running:
@@ -163,7 +168,9 @@ class Running:
             self._start()
             return None
         seconds = time.monotonic() - self._started
-        return record_failure(self.job, end.cause, self._batch_size, seconds, self._hardware)
+        return record_failure(
+            self.job, end.cause, self._batch_size, seconds, self._hardware, keep=not end.mendable
+        )
 
     def _log(self) -> str:
         """Return the end of what this attempt wrote."""
@@ -265,7 +272,7 @@ def read_end(code: int, log: str) -> End:
     r"""Say why a command ended without a result, from its return code and its log.
 
     >>> read_end(1, "loading\nError: No such model: x.\n")
-    End(cause='No such model: x.', memory=False)
+    End(cause='No such model: x.', memory=False, mendable=True)
     >>> read_end(-9, "").memory, read_end(1, "RuntimeError: CUDA out of memory.").memory
     (True, True)
     """
@@ -275,7 +282,8 @@ def read_end(code: int, log: str) -> End:
     if number is signal.SIGKILL:
         return End("killed by SIGKILL, often the system's out-of-memory killer", memory=True)
     if number is None and told:
-        return End(told[-1].removeprefix("Error: "), memory=_about_memory(told[-1]))
+        cause, memory = told[-1].removeprefix("Error: "), _about_memory(told[-1])
+        return End(cause, memory, mendable=not memory)
     how = f"killed by {number.name}" if number else f"ended with exit code {code} and no {RESULT}"
     last = f"; the last line of {LOG}: {lines[-1][:_LONGEST]}" if lines else f"; {LOG} is empty"
     return End(how + last, memory=_about_memory(log))
@@ -286,9 +294,15 @@ def _about_memory(text: str) -> bool:
 
 
 def record_failure(
-    job: Job, cause: str, batch_size: int, seconds: float, hardware: Hardware
+    job: Job,
+    cause: str,
+    batch_size: int,
+    seconds: float,
+    hardware: Hardware,
+    *,
+    keep: bool = True,
 ) -> TrialResult:
-    """Write the result of a trial that could not write one, and return it.
+    """Return the result of a trial that could not write one.
 
     Args:
         job: the trial.
@@ -296,6 +310,7 @@ def record_failure(
         batch_size: of the last attempt.
         seconds: wall time of all attempts.
         hardware: what it ran on.
+        keep: write it, so that the trial is finished; else the next start tries it again.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -328,5 +343,6 @@ def record_failure(
             "recorded by the runner: the trial wrote no result; its cost has the wall time only",
         ),
     )
-    result.save(job.folder / RESULT)
+    if keep:
+        result.save(job.folder / RESULT)
     return result

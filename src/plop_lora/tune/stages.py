@@ -37,7 +37,7 @@ from plop_lora.tune.search import (
 )
 from plop_lora.tune.space import LORA_OVER_FULL, build_space, ladder_rates
 from plop_lora.tune.steps import Steps, usual_steps
-from plop_lora.verify.run import check_groups_of
+from plop_lora.verify.run import check_groups_of, check_trainer
 
 PLACEMENT, RECIPE = "placement.json", "recipe.yaml"
 
@@ -67,11 +67,12 @@ def tune(
         everything that was tried.
 
     Raises:
-        MissingExtraError: optuna is not installed.
+        MissingExtraError: optuna, or the trainer of the task, is not installed.
         UsageError: a choice that is not possible, a budget too small, a folder in use.
         MeasurementError: nothing but failed trials.
     """
     require("optuna")
+    check_trainer(recipe)
     with alone_in(Path(folder)):
         job = _job(recipe, scores, Path(folder), watch, steps)
         study = memory.open_study(job)

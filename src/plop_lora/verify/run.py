@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from plop_lora.errors import ModelError, UsageError
+from plop_lora.errors import ModelError, UsageError, check_installed
 from plop_lora.recipe import Proof, VerifyRecipe
 from plop_lora.records import (
     Scores,
@@ -69,10 +69,12 @@ def verify(
         DataError: rows that are missing, unreadable, too few, or evaluated and trained on.
         UsageError: a recipe that cannot work, or a folder that belongs to another.
         ModelError: the task does not fit the model.
+        MissingExtraError: the trainer of the task is not installed.
         OutputError: the folder cannot be written, or the disk is too small.
         MeasurementError: the shortlist, or every rival, failed in all of its trials.
     """
     root = default_folder(recipe, scores) if folder is None else Path(folder)
+    check_trainer(recipe)
     splits, known = _checked(scores, recipe, root)
     arms = len(arm_names(recipe))
     check_disk(root, arms * (len(known.rates) + len(known.seeds)), known.budget)
@@ -159,6 +161,16 @@ def check_task_fits(scores: Scores, recipe: Proof) -> None:
 
     check_metric(recipe.task, recipe.evaluation.metric or DEFAULT_METRIC[recipe.task])
     check_model(scores, recipe)
+
+
+def check_trainer(recipe: Proof) -> None:
+    """Refuse a task whose trainer is not installed; a plan can be made without.
+
+    Raises:
+        MissingExtraError: the text names the extra.
+    """
+    if recipe.task != CLASSIFY:
+        check_installed("trl")
 
 
 def check_model(scores: Scores, recipe: Proof) -> None:
