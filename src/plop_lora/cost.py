@@ -51,8 +51,8 @@ def spent(what: str, results: Costs, price: float | None) -> Spent:
         price: money a device-hour, or None.
     """
     costs = [_cost(result) for result in results]
-    device_seconds = sum(_device_seconds(cost) for cost in costs)
-    on_gpus = [_device_seconds(cost) for cost in costs if cost.accelerator]
+    device_seconds = sum(cost.device_seconds for cost in costs)
+    on_gpus = [cost.device_seconds for cost in costs if cost.accelerator]
     return Spent(
         what=what,
         trials=len(costs),
@@ -67,10 +67,6 @@ def spent(what: str, results: Costs, price: float | None) -> Spent:
 
 def _cost(result: TrialCost | TrialResult) -> TrialCost:
     return result.cost if isinstance(result, TrialResult) else result
-
-
-def _device_seconds(cost: TrialCost) -> float:
-    return cost.wall_seconds * cost.devices
 
 
 def ledger(
@@ -110,7 +106,7 @@ def _counterfactual(
     done = [_cost(t) for t in trials if not isinstance(t, TrialResult) or t.done]
     if plan is None or not done:
         return None
-    device_seconds = plan.trials * fmean(_device_seconds(cost) for cost in done)
+    device_seconds = plan.trials * fmean(cost.device_seconds for cost in done)
     hours = device_seconds / HOUR
     return Counterfactual(
         plan=plan.text,

@@ -138,6 +138,11 @@ class TrialCost:
     peak_memory: int
     tokens: int
 
+    @property
+    def device_seconds(self) -> float:
+        """Wall time × devices."""
+        return self.wall_seconds * self.devices
+
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class TrialResult(Record):

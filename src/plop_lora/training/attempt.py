@@ -30,7 +30,7 @@ from typing import IO, Any
 
 from plop_lora.records import TrialCost, TrialResult, TrialSpec
 from plop_lora.records.trial import FAILED
-from plop_lora.training.task import DEFAULT_METRIC
+from plop_lora.training.task import metric_of
 from plop_lora.training.trial import find_result, smaller_batch
 
 LOG, RESULT, LOCK = "log.txt", "result.json", ".lock"
@@ -324,7 +324,7 @@ def record_failure(
         learning_rate=spec.learning_rate,
         status=FAILED,
         cause=cause,
-        metric=spec.evaluation.metric or DEFAULT_METRIC[spec.task],
+        metric=metric_of(spec.task, spec.evaluation),
         metrics={},
         items={},
         trainable_parameters=spec.placement.trainable_parameters,

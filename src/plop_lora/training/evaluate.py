@@ -25,7 +25,7 @@ from plop_lora.training.rewards import (
     marked_number,
     text_of,
 )
-from plop_lora.training.task import DEFAULT_METRIC, Judged, Prepared, Row, check_task
+from plop_lora.training.task import Judged, Prepared, Row, check_task, metric_of
 
 METRICS = {
     SFT: ("loss", "exact", "numeric"),
@@ -33,11 +33,6 @@ METRICS = {
     CLASSIFY: ("accuracy", "macro-f1"),
 }
 """Metrics of each task by name; sft and grpo also take `lm-eval:TASK` and `module:function`."""
-
-
-def metric_of(spec: TrialSpec) -> str:
-    """Return the metric that decides a trial: the one asked for, or the task's own."""
-    return spec.evaluation.metric or DEFAULT_METRIC[spec.task]
 
 
 def check_metric(task: str, metric: str) -> None:
@@ -90,7 +85,7 @@ def evaluate(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row]) -> Judged
         judge = importlib.import_module("plop_lora.training.classify").judge
         judged: Judged = judge(spec, prepared, rows)
         return judged
-    metric = metric_of(spec)
+    metric = metric_of(spec.task, spec.evaluation)
     check_metric(spec.task, metric)
     items: dict[str, tuple[float, ...]] = {}
     if spec.task == SFT:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from plop_lora.errors import UsageError, nearest
-from plop_lora.records import TrialSpec
+from plop_lora.records import EvaluationSettings, TrialSpec
 from plop_lora.records.trial import TASKS
 
 Row = Mapping[str, Any]
@@ -71,6 +71,19 @@ Train = Callable[[TrialSpec, Prepared, Sequence[Row], Session], Trained]
 DEFAULT_METRIC = {"sft": "loss", "classify": "accuracy", "grpo": "pass@1"}
 DEFAULT_FULL_RATE = {"sft": 2e-5, "classify": 2e-5, "grpo": 1e-6}
 """Learning rates of a full finetune; LoRA's ladder stands around ten times these."""
+LORA_OVER_FULL = 10.0
+"""A best LoRA rate is about ten times that of a full finetune (Thinking Machines, LoRA Without
+Regret, 2025)."""
+
+
+def metric_of(task: str, evaluation: EvaluationSettings) -> str:
+    """Return the metric that decides: the one asked for, or the task's own."""
+    return evaluation.metric or DEFAULT_METRIC[task]
+
+
+def usual_rate(task: str, full_rate: float | None) -> float:
+    """Return the LoRA rate to start from, of the rate of a full finetune or the task's own."""
+    return LORA_OVER_FULL * (full_rate or DEFAULT_FULL_RATE[task])
 
 
 def trainer_of(task: str) -> Train:

@@ -34,12 +34,12 @@ from plop_lora.records.trial import DONE, FAILED
 from plop_lora.training import resources
 from plop_lora.training.rows import check_rows, read_rows
 from plop_lora.training.task import (
-    DEFAULT_METRIC,
     Judged,
     Prepared,
     Row,
     Session,
     check_task,
+    metric_of,
     trainer_of,
 )
 
@@ -226,7 +226,7 @@ def _run(
 
 
 def _metric(spec: TrialSpec) -> str:
-    return spec.evaluation.metric or DEFAULT_METRIC[spec.task]
+    return metric_of(spec.task, spec.evaluation)
 
 
 def _cause(error: Exception) -> str:

@@ -25,12 +25,12 @@ from plop_lora.records.tuning import (
     Configuration,
     SearchTrial,
 )
-from plop_lora.tune.job import Job, device_seconds
+from plop_lora.tune.job import Job
 from plop_lora.tune.search import best_trials
 from plop_lora.tune.steps import Versus
+from plop_lora.verify.plan import default_margin
 
 TOP = 2
-MARGIN, LOSS_MARGIN = 0.01, 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +49,6 @@ def finalists(job: Job, trials: Sequence[SearchTrial]) -> list[Configuration]:
     """Return the default and the two best of the search; fewer where the default is among them."""
     best = [trial.configuration for trial in best_trials(job, trials)[:TOP]]
     return list(dict.fromkeys((job.space.default, *best)))
-
-
-def margin_of(metric: str) -> float:
-    """Return the loss of the metric that is accepted: 0.02 nats for the loss, 0.01 for others."""
-    return LOSS_MARGIN if metric == "loss" else MARGIN
 
 
 def fresh_seeds(job: Job) -> tuple[int, ...]:
@@ -103,7 +98,7 @@ def _train(
     used: list[int] = []
     results: list[TrialResult] = []
     for some in rounds:
-        seconds = spent + sum(device_seconds(result.cost) for result in results)
+        seconds = spent + sum(result.cost.device_seconds for result in results)
         if job.recipe.hours is not None and seconds >= job.recipe.hours * 3600:
             break
         results += job.run(
@@ -123,7 +118,7 @@ def _judge(
     by_point: dict[Configuration, tuple[TrialResult, ...]],
 ) -> tuple[Candidate, ...]:
     default, *rivals = by_point
-    margin = margin_of(job.metric)
+    margin = default_margin(job.metric)
     found = job.steps.compare(
         by_point[default], {point.label: by_point[point] for point in rivals}, margin=margin
     ) if rivals else {}  # fmt: skip

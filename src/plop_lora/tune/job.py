@@ -15,14 +15,15 @@ from pathlib import Path
 from plop_lora.errors import UsageError
 from plop_lora.files import atomic_file
 from plop_lora.recipe import Runner, TuneRecipe
-from plop_lora.records import Scores, TrialCost, TrialResult, TrialSpec
+from plop_lora.records import Scores, TrialResult, TrialSpec
 from plop_lora.records.trial import higher_is_better
 from plop_lora.records.tuning import Configuration
 from plop_lora.training.events import Watch
-from plop_lora.training.task import DEFAULT_METRIC
+from plop_lora.training.task import metric_of
 from plop_lora.tune.space import Space
 from plop_lora.tune.steps import Rows, RowsFile, Steps
 from plop_lora.verify.folder import TRIALS
+from plop_lora.verify.plan import model_name
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +41,7 @@ class Job:
     @property
     def metric(self) -> str:
         """The metric that decides."""
-        return metric_of(self.recipe)
+        return metric_of(self.recipe.task, self.recipe.evaluation)
 
     @property
     def higher(self) -> bool:
@@ -49,9 +50,8 @@ class Job:
 
     @property
     def model(self) -> str:
-        """What trials load; a folder by its whole path, since they run in folders of their own."""
-        name = self.recipe.model or self.scores.model.name
-        return str(Path(name).resolve()) if Path(name).is_dir() else name
+        """What trials load."""
+        return model_name(self.recipe, self.scores)
 
     def identity(self) -> str:
         """Return what names the search: the SHA-256 of all that its trials depend on.
@@ -115,16 +115,6 @@ class Job:
                 f"{self.space.budget:,}"
             )
         return value, None
-
-
-def metric_of(recipe: TuneRecipe) -> str:
-    """Return the metric that decides: the recipe's, or the task's own."""
-    return recipe.evaluation.metric or DEFAULT_METRIC[recipe.task]
-
-
-def device_seconds(cost: TrialCost) -> float:
-    """Return wall time times devices."""
-    return cost.wall_seconds * cost.devices
 
 
 def workers_of(runner: Runner) -> int:

@@ -16,7 +16,7 @@ from plop_lora.records import LadderStep, TrialCost, TrialResult
 from plop_lora.records.trial import LADDER
 from plop_lora.records.tuning import FAILED, OVER_BUDGET, SEARCHED, Configuration, SearchTrial
 from plop_lora.tune import study as memory
-from plop_lora.tune.job import Job, device_seconds, workers_of
+from plop_lora.tune.job import Job, workers_of
 from plop_lora.tune.space import Space, ladder_rates
 
 LADDER_SHARE = 0.25
@@ -219,7 +219,7 @@ def affordable(job: Job, study: Any, ladder: Ladder, size: int) -> bool:
     if hours is None:
         return True
     done = memory.costs(study)
-    spent = sum(device_seconds(cost) for cost in (*ladder.costs, *done))
+    spent = sum(cost.device_seconds for cost in (*ladder.costs, *done))
     if not done:
         if spent < hours * 3600:
             return True
@@ -227,6 +227,6 @@ def affordable(job: Job, study: Any, ladder: Ladder, size: int) -> bool:
             f"The ladder took {spent / 3600:.2g} device-hours, so that none of --hours {hours:g} "
             "is left for the search. Give more; what has run is kept."
         )
-    mean = statistics.fmean(device_seconds(cost) for cost in done)
+    mean = statistics.fmean(cost.device_seconds for cost in done)
     coming = size + FINALISTS * job.recipe.seeds
     return spent + mean * coming <= hours * 3600

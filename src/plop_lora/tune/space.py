@@ -14,7 +14,7 @@ from plop_lora.recipe import TuneRecipe
 from plop_lora.records import AdapterSettings, PlacedSite, Placement, Scores
 from plop_lora.records.trial import GRPO
 from plop_lora.records.tuning import Configuration
-from plop_lora.training.task import DEFAULT_FULL_RATE, check_task
+from plop_lora.training.task import check_task, usual_rate
 
 SHORTLIST = "plop"
 USUAL = (SHORTLIST, "all-linear", "mlp", "attention")
@@ -22,8 +22,6 @@ INITS = ("default", "gaussian", "orthogonal", "eva", "pissa")
 """Initialisations that a trial carries out; the others need a step that plop does not take."""
 RL_RANK = 32
 """GRPO collapses at high ranks, more so with large batches (OpenReview XGZHI14m8P)."""
-LORA_OVER_FULL = 10.0
-"""The best rate of LoRA over that of a full finetune (Schulman et al., LoRA Without Regret)."""
 
 Table = Mapping[tuple[str, int], Placement]
 
@@ -88,7 +86,7 @@ def build_space(recipe: TuneRecipe, scores: Scores) -> Space:
     inits = _inits(recipe)
     low, high = _rates(recipe)
     table = _table(recipe, scores, ranks, notes)
-    base = _base_rate(recipe)
+    base = usual_rate(recipe.task, recipe.full_rate)
     space = Space(
         names=tuple(dict.fromkeys(name for name, _ in table)),
         ranks=ranks,
@@ -169,10 +167,6 @@ def _rates(recipe: TuneRecipe) -> tuple[float, float]:
             "such as [0.1, 10]."
         )
     return low, high
-
-
-def _base_rate(recipe: TuneRecipe) -> float:
-    return LORA_OVER_FULL * (recipe.full_rate or DEFAULT_FULL_RATE[recipe.task])
 
 
 def _budget(recipe: TuneRecipe, scores: Scores) -> int:

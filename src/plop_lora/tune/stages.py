@@ -23,9 +23,10 @@ from plop_lora.records.tuning import (
     TuningPlan,
 )
 from plop_lora.training.events import Watch, ignore
+from plop_lora.training.task import LORA_OVER_FULL
 from plop_lora.tune import study as memory
-from plop_lora.tune.confirm import Confirmation, confirm, margin_of, unconfirmed
-from plop_lora.tune.job import Job, alone_in, device_seconds
+from plop_lora.tune.confirm import Confirmation, confirm, unconfirmed
+from plop_lora.tune.job import Job, alone_in
 from plop_lora.tune.search import (
     FINALISTS,
     LADDER_SHARE,
@@ -35,8 +36,9 @@ from plop_lora.tune.search import (
     narrowed,
     search,
 )
-from plop_lora.tune.space import LORA_OVER_FULL, build_space, ladder_rates
+from plop_lora.tune.space import build_space, ladder_rates
 from plop_lora.tune.steps import Steps, usual_steps
+from plop_lora.verify.plan import default_margin
 from plop_lora.verify.run import check_groups_of, check_trainer
 
 PLACEMENT, RECIPE = "placement.json", "recipe.yaml"
@@ -154,7 +156,7 @@ def _expected_seconds(job: Job, stages: tuple[Stage, ...]) -> float | None:
     if not done:
         return None
     full = sum(stage.trials for stage in stages[1:]) + LADDER_SHARE * stages[0].trials
-    return statistics.fmean(device_seconds(cost) for cost in done) * full
+    return statistics.fmean(cost.device_seconds for cost in done) * full
 
 
 def _confirmation(
@@ -163,7 +165,7 @@ def _confirmation(
     if not memory.leads(job, study):
         why = "the worker that opened the search confirms what all have found"
         return unconfirmed(job, trials, why)
-    spent = sum(device_seconds(cost) for cost in (*ladder.costs, *memory.costs(study)))
+    spent = sum(cost.device_seconds for cost in (*ladder.costs, *memory.costs(study)))
     return confirm(job, trials, spent)
 
 
@@ -194,7 +196,7 @@ def _record(
         task=recipe.task,
         metric=job.metric,
         higher_is_better=job.higher,
-        margin=margin_of(job.metric),
+        margin=default_margin(job.metric),
         budget=job.space.budget,
         verdict=outcome.verdict,
         chosen=outcome.chosen,

@@ -22,7 +22,7 @@ from plop_lora.records.tuning import (
     Configuration,
     SearchTrial,
 )
-from plop_lora.tune.job import Job, device_seconds, worker_name
+from plop_lora.tune.job import Job, worker_name
 from plop_lora.tune.space import Space, rounded
 
 WORKER, POINT, CAUSE, COST, PARAMETERS = "worker", "configuration", "cause", "cost", "parameters"
@@ -193,7 +193,7 @@ def history(study: Any) -> tuple[SearchTrial, ...]:
                 value=trial.value if state == SEARCHED else None,
                 state=state,
                 cause=trial.user_attrs.get(CAUSE),
-                device_seconds=None if cost is None else device_seconds(cost),
+                device_seconds=None if cost is None else cost.device_seconds,
             )
         )
     return tuple(rows)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from plop_lora.placement.budget import parse_budget
-from plop_lora.recipe import VerifyRecipe
+from plop_lora.recipe import Proof, VerifyRecipe
 from plop_lora.records import (
     ArmPlan,
     EvaluationSettings,
@@ -27,16 +27,13 @@ from plop_lora.records import (
 )
 from plop_lora.records.trial import CONFIRM, GRPO, LADDER, higher_is_better
 from plop_lora.statistics import detectable
-from plop_lora.training.task import DEFAULT_FULL_RATE, DEFAULT_METRIC
+from plop_lora.training.task import metric_of, usual_rate
 from plop_lora.verify.arms import COMPULSORY, DEFAULT_ARMS, PLOP, Arm, budget_of, make_arms
 from plop_lora.verify.estimate import CHARACTERS_A_TOKEN, Work, estimate
 from plop_lora.verify.selectors import Signal
 from plop_lora.verify.splits import REPORT, SELECT, Splits
 
 SHORTLIST, STRONGEST = PLOP, COMPULSORY
-LORA_OVER_FULL = 10.0
-"""A best LoRA rate is about ten times that of a full finetune (Thinking Machines, LoRA Without
-Regret, 2025)."""
 QUICK_SEEDS = 2
 LEAST_LADDER_ROWS = 16
 MARGINS = {True: 0.01, False: 0.02}
@@ -67,7 +64,7 @@ class Study:
     def margin(self) -> float:
         """Loss of the metric that is accepted."""
         given = self.recipe.margin
-        return MARGINS[self.higher] if given is None else given
+        return default_margin(self.metric) if given is None else given
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -77,14 +74,25 @@ class Study:
     @property
     def rates(self) -> tuple[float, ...]:
         """Learning rates of the ladder, rising."""
-        full = self.recipe.full_rate or DEFAULT_FULL_RATE[self.recipe.task]
-        return tuple(float(f"{LORA_OVER_FULL * full * f:.6g}") for f in self.recipe.ladder)
+        usual = usual_rate(self.recipe.task, self.recipe.full_rate)
+        return tuple(float(f"{usual * factor:.6g}") for factor in self.recipe.ladder)
 
     @property
     def ladder_rows(self) -> int:
         """Training rows of a trial of the ladder."""
         rows = len(self.splits.train)
         return min(rows, max(LEAST_LADDER_ROWS, round(self.recipe.ladder_share * rows)))
+
+
+def default_margin(metric: str) -> float:
+    """Return the loss of the metric that is accepted: 0.02 nats for the loss, 0.01 for others."""
+    return MARGINS[higher_is_better(metric)]
+
+
+def model_name(recipe: Proof, scores: Scores) -> str:
+    """Return what trials load; a folder by its whole path, as trials run in their own."""
+    name = recipe.model or scores.model.name
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
 def seeds_of(recipe: VerifyRecipe) -> tuple[int, ...]:
@@ -142,10 +150,8 @@ def make_study(
         signals=signals,
         uniform=recipe.task == GRPO,
     )
-    name = recipe.model or scores.model.name
-    # Trials run in folders of their own, from which a relative path leads elsewhere.
-    model = str(Path(name).resolve()) if Path(name).is_dir() else name
-    metric = recipe.evaluation.metric or DEFAULT_METRIC[recipe.task]
+    model = model_name(recipe, scores)
+    metric = metric_of(recipe.task, recipe.evaluation)
     notes: tuple[str, ...] = ()
     if len(recipe.ladder) == 1:
         notes = ("all arms train at one learning rate, which favours those that it suits",)

@@ -21,7 +21,7 @@ from plop_lora.records import (
 )
 from plop_lora.records.trial import CLASSIFY, GRPO
 from plop_lora.training.events import RunTrials, Watch, ignore
-from plop_lora.training.task import DEFAULT_METRIC
+from plop_lora.training.task import metric_of
 from plop_lora.verify.folder import RECORD, TRIALS, check_disk, check_owner, claim, default_folder
 from plop_lora.verify.ladder import choose_rates
 from plop_lora.verify.outcome import Trials, conclude
@@ -159,7 +159,7 @@ def check_task_fits(scores: Scores, recipe: Proof) -> None:
     """
     from plop_lora.training.evaluate import check_metric
 
-    check_metric(recipe.task, recipe.evaluation.metric or DEFAULT_METRIC[recipe.task])
+    check_metric(recipe.task, metric_of(recipe.task, recipe.evaluation))
     check_model(scores, recipe)
 
 
