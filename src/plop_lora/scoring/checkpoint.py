@@ -53,6 +53,11 @@ class _Target:
     converter: WeightConverter | None
     sources: tuple[tuple[str, str], ...]
 
+    @property
+    def keys(self) -> list[str]:
+        """The checkpoint's names."""
+        return [key for _, key in self.sources]
+
 
 @dataclass(slots=True, eq=False)
 class Block:
@@ -62,7 +67,6 @@ class Block:
     module: nn.Module
     targets: list[_Target] = field(default_factory=list)
     empty: dict[str, torch.Tensor] = field(default_factory=dict)
-    buffer: torch.Tensor | None = None
 
 
 class Checkpoint:
@@ -92,11 +96,15 @@ class Checkpoint:
         self.modules = [module for _, module in listed]
         self.blocks = [Block(name, module) for name, module in listed + _own_head(self.model)]
         self._block_of = {block.module: block for block in self.blocks}
+        self._buffers = {name for name, _ in self.model.named_buffers()}
+        self._tables = {
+            f"{name}.weight"
+            for name, module in self.model.named_modules()
+            if isinstance(module, nn.Embedding)
+        }
         self._outside: list[_Target] = []
-        self._spare: list[torch.Tensor] = []
         self._assign_owners()
-        self._largest = max(self._plain_bytes(block) for block in self.blocks)
-        made = self._realise(self._outside, None)
+        made = self._realise(self._outside)
         self._mapped = {
             made[target.name].data_ptr(): target.sources[0][1]
             for target in self._outside
@@ -119,31 +127,34 @@ class Checkpoint:
             UnstreamableError: the checkpoint lacks a tensor of the block.
         """
         block = self._block_of[module]
-        if self._plain_bytes(block):
-            size = self._largest
-            block.buffer = self._spare.pop() if self._spare else _bytes(size)
-        try:
-            self._put(self._realise(block.targets, block.buffer))
-        finally:
-            self.shards.release_pages()
+        for target in block.targets:
+            self.shards.fetch(target.keys)
+            self._put(self._realise([target]))
+            if not self._is_plain(target):
+                self.shards.release(target.keys)
         lacking = [name for name in block.empty if _get(self.model, name).is_meta]
         if lacking:
             raise UnstreamableError(f"the checkpoint has no {lacking[0]}")
 
     def free(self, module: nn.Module) -> None:
-        """Take the weights of a block out again; its memory is used for the next."""
+        """Take the weights of a block out again, and its pages out of memory."""
         block = self._block_of[module]
         for name, tensor in block.empty.items():
             _set(self.model, name, tensor)
-        if block.buffer is not None:
-            self._spare.append(block.buffer)
-            block.buffer = None
+        self._release(block.targets)
+
+    def release_outside(self) -> None:
+        """Give back the pages that were touched outside the blocks."""
+        self._release(self._outside)
+
+    def _release(self, targets: Iterable[_Target]) -> None:
+        for target in targets:
+            self.shards.release(target.keys)
 
     def materialise(self) -> PreTrainedModel:
         """Load all blocks for good and return the model, which can then run as any other."""
-        self._spare.clear()
         for block in self.blocks:
-            self._put(self._realise(block.targets, None))
+            self._put(self._realise(block.targets))
             block.empty.clear()
         for module in self.model.modules():
             module._is_hf_initialized = False
@@ -151,9 +162,8 @@ class Checkpoint:
         return self.model
 
     def close(self) -> None:
-        """Close the files and let go of the buffers."""
+        """Close the files."""
         self.shards.close()
-        self._spare.clear()
 
     def lookups(self) -> Lookups:
         """Return what answers lookups in large embeddings without having them in memory."""
@@ -192,25 +202,15 @@ class Checkpoint:
 
     # ------------------------------------------------------------------ tensors
 
-    def _realise(
-        self, targets: Iterable[_Target], buffer: torch.Tensor | None
-    ) -> dict[str, torch.Tensor]:
+    def _realise(self, targets: Iterable[_Target]) -> dict[str, torch.Tensor]:
         """Return the tensors of targets, on the device and in the model's dtype.
 
-        With a buffer, those that need no change are read into it; all others are made from mapped
-        pages, which go back when they are made.
+        Those that need no change are the file's own pages.
         """
         made: dict[str, torch.Tensor] = {}
-        used = 0
         for target in targets:
             if target.converter is None:
-                key = target.sources[0][1]
-                if buffer is not None and self._is_plain(target):
-                    size = self.shards[key].size
-                    made[target.name] = self.shards.read_into(key, buffer[used : used + size])
-                    used += _aligned(size)
-                else:
-                    made[target.name] = self._cast(key, target.name)
+                made[target.name] = self._cast(target.sources[0][1], target.name)
             else:
                 made |= self._converted(target)
         return made
@@ -233,17 +233,29 @@ class Checkpoint:
         return lambda: self._cast(key, name)
 
     def _cast(self, key: str, name: str) -> torch.Tensor:
-        return self.shards.mapped(key).to(self.device, self._dtypes(name))
+        mapped = self.shards.mapped(key)
+        if self._stays(key, name):
+            return mapped
+        return mapped.to(self.device, self._dtypes(name), copy=True)
 
     def _is_plain(self, target: _Target) -> bool:
-        """Whether the stored bytes are the tensor as the model wants it."""
-        stored = self.shards[target.sources[0][1]].dtype
-        same = stored == self._dtypes(target.name)
-        return target.converter is None and same and self.device.type == "cpu"
+        """Whether a tensor of the model is the file's own pages."""
+        return target.converter is None and self._stays(target.keys[0], target.name)
 
-    def _plain_bytes(self, block: Block) -> int:
-        plain = (target.sources[0][1] for target in block.targets if self._is_plain(target))
-        return sum(_aligned(self.shards[key].size) for key in plain)
+    def _stays(self, key: str, name: str) -> bool:
+        """Whether a stored tensor needs no change, and nothing that a copy would have.
+
+        A forward pass may write to a buffer, and mapped pages cannot be written. And the float32
+        product of a matrix with a single row has other last digits where the matrix does not lie
+        as torch's allocator would have put it; narrow dtypes have not, and nothing is multiplied
+        with an embedding.
+        """
+        stored = self.shards[key]
+        if self.device.type != "cpu" or stored.dtype != self._dtypes(name):
+            return False
+        narrow = stored.dtype.itemsize < torch.float32.itemsize
+        exact = narrow or name in self._tables or stored.start % _ALIGNMENT == 0
+        return exact and name not in self._buffers
 
     # ------------------------------------------------------------------ placing
 
@@ -365,11 +377,3 @@ def _set(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
         # the flag that a loaded model has, sums differ in their last digits.
         flag = tensor.is_floating_point() or tensor.is_complex()
         module._parameters[leaf] = nn.Parameter(tensor, requires_grad=flag)
-
-
-def _aligned(size: int) -> int:
-    return -(-size // _ALIGNMENT) * _ALIGNMENT
-
-
-def _bytes(size: int) -> torch.Tensor:
-    return torch.empty(size, dtype=torch.uint8)

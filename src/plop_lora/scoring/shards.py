@@ -1,19 +1,23 @@
 """Read single tensors from the safetensors files of a checkpoint, without loading any file whole.
 
-A tensor is either read into memory that the caller owns, or mapped: then only the pages that are
-touched become resident, and `release_pages` gives those back.
+A tensor is mapped: its memory is the file's own pages, which become resident when `fetch` asks for
+them or when they are touched, and which `release` gives back. Nothing is copied: a copy would take
+a core from the products that run meanwhile, and cost more than the reading.
 
 Knows files and tensor names; models and blocks stand in `checkpoint.py`.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
 import mmap
 import os
 import struct
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +30,13 @@ from transformers.utils.hub import get_checkpoint_shard_files
 from plop_lora.errors import ModelError
 
 _HEADER_LENGTH = 8
+_READ_PIECE = 1 << 22
+_CUT = "it ends inside a tensor"
+_AROUND = max(1 << 16, mmap.PAGESIZE)
+"""A kernel maps as many bytes around a page that is touched, where it has them in memory."""
+_POPULATE_READ = 22
+"""MADV_POPULATE_READ of linux/mman.h, which the mmap module does not name yet."""
+_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +91,6 @@ class Shards:
         """Bytes of all tensors as they are stored."""
         return sum(entry.size for entry in self._entries.values())
 
-    def read_into(self, name: str, target: torch.Tensor) -> torch.Tensor:
-        """Read a tensor into bytes of the caller's and return them as that tensor.
-
-        Args:
-            name: of the tensor.
-            target: uint8 on the CPU, as long as the tensor, aligned for its dtype.
-
-        Raises:
-            ModelError: the file ends before the tensor does, or cannot be read.
-        """
-        entry = self._entries[name]
-        self._fill(name, target, entry.start)
-        return target.view(entry.dtype).view(entry.shape)
-
     def read_rows(self, name: str, rows: list[int]) -> torch.Tensor:
         """Read some rows of a matrix.
 
@@ -104,12 +101,11 @@ class Shards:
         width = entry.size // entry.shape[0]
         target = torch.empty(len(rows), width, dtype=torch.uint8)
         for place, row in enumerate(rows):
-            self._fill(name, target[place], entry.start + row * width)
+            self._fill(entry.file, target[place], entry.start + row * width)
         return target.view(entry.dtype)
 
-    def _fill(self, name: str, target: torch.Tensor, start: int) -> None:
-        """Read bytes of a tensor from a position in its file."""
-        file = self._entries[name].file
+    def _fill(self, file: str, target: torch.Tensor, start: int) -> None:
+        """Read bytes from a position in a file."""
         view, done = target.numpy().data, 0
         while done < len(view):
             try:
@@ -117,7 +113,7 @@ class Shards:
             except OSError as error:
                 raise _damaged(file, str(error)) from error
             if not count:
-                raise _damaged(file, f"it ends inside {name}")
+                raise _damaged(file, _CUT)
             done += count
 
     def mapped(self, name: str) -> torch.Tensor:
@@ -128,11 +124,37 @@ class Shards:
             piece = piece.clone()
         return piece.view(entry.dtype).view(entry.shape)
 
-    def release_pages(self) -> None:
-        """Give back the resident pages of all maps; they are read again when touched."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            for map_ in self._maps.values():
-                map_.pages.madvise(mmap.MADV_DONTNEED)
+    def fetch(self, names: Iterable[str]) -> None:
+        """Have the pages of tensors in memory, so that nobody waits for them afterwards.
+
+        An error of the disk, which a touched page would tell by killing the process, shows here.
+
+        Raises:
+            ModelError: the file ends before the tensor does, or cannot be read.
+        """
+        entries = [self._entries[name] for name in names]
+        for entry in entries:
+            descriptor = self._descriptor(entry.file)
+            if os.fstat(descriptor).st_size < entry.start + entry.size:
+                raise _damaged(entry.file, _CUT)
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(descriptor, entry.start, entry.size, os.POSIX_FADV_WILLNEED)
+        for entry in entries:
+            if not self._maps[entry.file].populate(entry):
+                self._read_through(entry)
+
+    def _read_through(self, entry: Entry) -> None:
+        """Read a tensor for the sake of the system's cache alone."""
+        scratch = torch.empty(min(_READ_PIECE, entry.size), dtype=torch.uint8)
+        for done in range(0, entry.size, _READ_PIECE):
+            left = scratch[: entry.size - done]
+            self._fill(entry.file, left, entry.start + done)
+
+    def release(self, names: Iterable[str]) -> None:
+        """Give back the resident pages of tensors; they are read again when touched."""
+        for name in names:
+            entry = self._entries[name]
+            self._maps[entry.file].release(entry)
 
     def close(self) -> None:
         """Close the files until the next read; maps live as long as a tensor of theirs does."""
@@ -150,12 +172,45 @@ class _Map:
     """A file as read-only memory, and the tensor of its bytes."""
 
     def __init__(self, file: str) -> None:
+        self._file = file
         with Path(file).open("rb") as opened:
-            self.pages = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+            self._pages = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         with warnings.catch_warnings():
             # torch warns that the memory cannot be written, which is the point of it.
             warnings.simplefilter("ignore", UserWarning)
-            self.bytes_ = torch.frombuffer(self.pages, dtype=torch.uint8)
+            self.bytes_ = torch.frombuffer(self._pages, dtype=torch.uint8)
+
+    def populate(self, entry: Entry) -> bool:
+        """Read and map the pages of a tensor; False where the system cannot be asked to.
+
+        The call is made through ctypes, since Python's own holds up all threads until the disk
+        has answered.
+
+        Raises:
+            ModelError: the disk failed, or the file has become shorter.
+        """
+        if _LIBC is None:
+            return False
+        first, length = _pages_of(entry)
+        address = ctypes.c_void_p(self.bytes_.data_ptr() + first)
+        if _LIBC.madvise(address, ctypes.c_size_t(length), _POPULATE_READ) == 0:
+            return True
+        number = ctypes.get_errno()
+        if number == errno.EINVAL:  # Linux before 5.14
+            return False
+        raise _damaged(self._file, os.strerror(number))
+
+    def release(self, entry: Entry) -> None:
+        """Give back the pages of a tensor, and those that came along when it was touched."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            first, length = _pages_of(entry, _AROUND)
+            self._pages.madvise(mmap.MADV_DONTNEED, first, min(length, len(self._pages) - first))
+
+
+def _pages_of(entry: Entry, size: int = mmap.PAGESIZE) -> tuple[int, int]:
+    """Return the first byte of a tensor's pages in its file, and how many bytes they are."""
+    first = entry.start // size * size
+    return first, -(-(entry.start + entry.size) // size) * size - first
 
 
 def _entries(file: str) -> Iterator[tuple[str, Entry]]:

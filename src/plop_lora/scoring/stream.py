@@ -278,7 +278,7 @@ class _Turns:
     def waits(self, order: int, call: Call) -> None:
         """Move hidden states to the file where they are too many, and give back mapped pages."""
         self._spill.put(order, (call.arguments, call.options))
-        self._checkpoint.shards.release_pages()
+        self._checkpoint.release_outside()
 
     def comes(self, order: int, call: Call) -> None:
         """Have the hidden states of a pass in memory again."""
