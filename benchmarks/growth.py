@@ -11,9 +11,10 @@ checkpoint is scored by both engines, denominators included:
 - plain: the forward of the body alone, for comparison; time only.
 
 Time is the median of interleaved rounds after one to warm up; every other round runs backwards.
-Memory is the peak of anonymous pages in a child process of its own, beyond what that process had
-after scoring a tiny model with the same engine; pages of mapped files are the system's to drop. The
-weights of the memory engine are copied out of the files, so that they count. Medians here too.
+Memory is the peak of resident pages in a child process of its own, beyond what that process had
+after scoring a tiny model with the same engine. The stream engine's blocks are pages of the files,
+so all pages count. Of the memory engine only the anonymous ones do: its weights are copied out of
+the files, whose pages are the system's to drop. Medians here too.
 
 A slope is that of a straight line through the logarithms of the medians, with the 95 % interval of
 ordinary least squares: 1 is proportional, 0 is flat. The output says whether the memory of the
@@ -178,6 +179,8 @@ def score_streamed(root: Path, case: Case) -> None:
 
 
 ENGINES = {"memory": score_whole, "stream": score_streamed}
+COUNTED = {"memory": 1, "stream": 0}
+"""Which number of `resident()` is an engine's memory."""
 
 
 def in_child(action: Callable[[Connection], None]) -> int | None:
@@ -202,14 +205,15 @@ def in_child(action: Callable[[Connection], None]) -> int | None:
 
 
 def peak_growth(root: Path, engine: str, case: Case, sender: Connection) -> None:
-    """Send the peak of anonymous bytes while a case runs, beyond those after the tiny one."""
+    """Send the peak of an engine's bytes while a case runs, beyond those after the tiny one."""
     ENGINES[engine](root, WARM)
-    started = resident()[1]
+    kind = COUNTED[engine]
+    started = resident()[kind]
     seen, done = [started], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.002):
-            seen.append(resident()[1])
+            seen.append(resident()[kind])
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -359,7 +363,7 @@ def report(outcomes: Sequence[Outcome], rounds: int) -> str:
         f"Llama shapes (experts: Qwen3-MoE), bfloat16, vocabulary {VOCABULARY}, batches of {BATCH} "
         f"× {TOKENS} tokens; where an axis does not say otherwise {Case.tokens} tokens, "
         f"{Case.layers} layers, hidden {Case.hidden} (experts: 384). Medians of {rounds} rounds, "
-        "time interleaved; memory is anonymous, beyond the start; slope of log on log (95 % "
+        "time interleaved; memory is resident, beyond the start; slope of log on log (95 % "
         "interval).",
         f"{processor()}, {torch.get_num_threads()} threads; Python {platform.python_version()}, "
         f"torch {torch.__version__}, transformers {transformers.__version__}.",
