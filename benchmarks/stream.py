@@ -1,6 +1,6 @@
 """What streaming a model from disk costs, in time and memory, measured in one run and interleaved.
 
-    python benchmarks/stream.py [--rounds 5] [--folder DIR] [--save]
+    python benchmarks/stream.py [--rounds 5] [--folder DIR] [--part warm] [--save]
 
 A Llama-shaped bf16 checkpoint with random weights is made once (3 B parameters, 6 GB, unless
 `--layers`, `--hidden` and `--vocabulary` say otherwise) and every variant runs on its files:
@@ -57,6 +57,7 @@ BATCH = 4
 """Sequences a batch, where the row does not say how many batches there are."""
 CAP = 2 << 30
 GIGA = 1e9
+PARTS = ("memory", "warm", "offload")
 
 
 @dataclass(frozen=True)
@@ -261,8 +262,8 @@ def row(title: str, seconds: dict[str, list[float]], above: str, below: str, tar
     return f"| {title} | {middle:.3f} | {min(ratios):.3f}–{max(ratios):.3f} | {target} |"
 
 
-def timed_rows(folder: str, shape: Shape, rounds: int, sizes: list[int]) -> list[str]:
-    """Measure all ratios of time."""
+def warm_rows(folder: str, shape: Shape, rounds: int, sizes: list[int]) -> list[str]:
+    """Measure the ratios of time to what runs in memory."""
     rows = []
     runs = {"plain": plain(folder), "products": products(shape), "stream": stream(folder)}
     runs["again"] = stream(folder, GainCache())
@@ -275,8 +276,13 @@ def timed_rows(folder: str, shape: Shape, rounds: int, sizes: list[int]) -> list
         if "again" in runs:
             rows.append(row(f"again / plain forward, {size}", seconds, "again", "plain", ""))
             del runs["again"]  # what it leaves out weighs less, the more tokens there are
-    del runs["plain"], runs["products"]
-    runs["offload"] = offload(folder, shape.layers)
+    return rows
+
+
+def offload_rows(folder: str, shape: Shape, rounds: int, sizes: list[int]) -> list[str]:
+    """Measure the ratios of time to accelerate's disk offload."""
+    rows = []
+    runs = {"stream": stream(folder), "offload": offload(folder, shape.layers)}
     seconds = paired(runs, make_batches(sizes[0], 1, shape.vocabulary), rounds)
     title = "stream / accelerate's disk offload, one batch, warm"
     rows.append(row(title, seconds, "stream", "offload", "≤ 1.03"))
@@ -336,6 +342,11 @@ def memory_rows(options: argparse.Namespace, sizes: list[int]) -> list[str]:
 def report(options: argparse.Namespace, shape: Shape) -> str:
     """Measure everything and return the table as Markdown."""
     folder, sizes = str(options.folder), options.sequences or [16, 64]
+    parts = {
+        "memory": lambda: memory_rows(options, sizes),
+        "warm": lambda: warm_rows(folder, shape, options.rounds, sizes),
+        "offload": lambda: offload_rows(folder, shape, options.rounds, sizes),
+    }
     bytes_ = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
     lines = [
         f"# Cost of streaming, {datetime.date.today().isoformat()}",
@@ -348,8 +359,7 @@ def report(options: argparse.Namespace, shape: Shape) -> str:
         "",
         "| measure | median | range | target |",
         "|---|---|---|---|",
-        *memory_rows(options, sizes),
-        *timed_rows(folder, shape, options.rounds, sizes),
+        *(row for part in options.part or PARTS for row in parts[part]()),
     ]
     return "\n".join(lines) + "\n"
 
@@ -363,6 +373,7 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=128_000)
     parser.add_argument("--folder", type=Path, help="where the checkpoint is made and kept")
     parser.add_argument("--sequences", type=int, action="append", help="16 and 64 if left out")
+    parser.add_argument("--part", choices=PARTS, action="append", help="all if left out")
     parser.add_argument("--save", action="store_true", help="keep a dated copy under results/")
     parser.add_argument("--only", choices=("free", "capped"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -384,7 +395,8 @@ def main() -> None:
     if options.save:
         results = Path(__file__).parent / "results"
         results.mkdir(exist_ok=True)
-        (results / f"stream-{datetime.date.today().isoformat()}.md").write_text(table)
+        name = "-".join(["stream", *(options.part or ()), datetime.date.today().isoformat()])
+        (results / f"{name}.md").write_text(table)
 
 
 if __name__ == "__main__":
