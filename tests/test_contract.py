@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import plop_lora as plop
 from plop_lora.errors import MeasurementError
-from plop_lora.scoring.nfn import expected_gain
+from plop_lora.scoring.nfn import expected_gain, sum_of_fourth_powers
 
 TEXT_MODELS = [name for name in MODELS if name != "vit"]
 
@@ -103,6 +103,16 @@ def test_denominator_against_integration(shape: tuple[int, int]) -> None:
     tolerance = 0.02 if min(shape) < 10 else 1e-3
     assert value == pytest.approx(exact, rel=tolerance)
     assert abs(value - exact) < abs(uncorrected - exact)
+
+
+def test_probes_are_unbiased() -> None:
+    """Singular values that fall as fast as those of trained weights; the pairs share vectors."""
+    left, _ = torch.linalg.qr(torch.randn(400, 300, generator=torch.Generator().manual_seed(0)))
+    weight = left * torch.arange(1, 301) ** -0.3
+    exact = float((torch.arange(1.0, 301) ** -1.2).sum())
+    found = torch.tensor([float(sum_of_fourth_powers(weight, seed)) for seed in range(200)])
+    assert float(found.mean()) == pytest.approx(exact, abs=4 * float(found.std()) / 200**0.5)
+    assert float(found.std()) < 0.2 * exact
 
 
 def test_positive_control() -> None:
