@@ -324,3 +324,15 @@ def test_export_help_names_every_trainer() -> None:
         CliRunner().invoke(app, ["export", "--help"], env={"COLUMNS": "200"}).stdout.split()
     )
     assert all(name in text for name in TARGETS)
+
+
+def test_retries_of_the_hub_are_not_told() -> None:
+    """huggingface_hub warns at each of ten; the error that follows says what happened."""
+    code = (
+        "import logging, sys; from plop_lora import cli; sys.argv = ['plop', 'score', '--help']\n"
+        "try: cli.main()\n"
+        "except SystemExit: import huggingface_hub.utils.logging\n"
+        "print(logging.getLogger('huggingface_hub').getEffectiveLevel() >= logging.ERROR)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "True", done.stderr

@@ -128,7 +128,9 @@ def _hush() -> None:
 
     Where one of them matters, the error that follows says so.
     """
-    for name in ("huggingface_hub", "torchao", "torch.utils._pytree"):
+    # huggingface_hub sets the level of its logger when it is imported, from this variable.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
