@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import plop_lora as plop
 from plop_lora.errors import MeasurementError
+from plop_lora.scoring import devices
 from plop_lora.scoring.nfn import expected_gain, sum_of_fourth_powers
 
 TEXT_MODELS = [name for name in MODELS if name != "vit"]
@@ -263,3 +264,25 @@ def test_waiting_is_counted() -> None:
         values[0].item()
         values.tolist()
     assert mode.count >= 2
+
+
+@pytest.mark.parametrize(
+    ("native", "machine", "dtype", "noted"),
+    [
+        (False, "x86_64", torch.bfloat16, True),
+        (False, "AMD64", torch.float16, True),
+        (False, "x86_64", torch.float32, False),
+        (True, "x86_64", torch.bfloat16, False),
+        (False, "arm64", torch.bfloat16, False),
+    ],
+)
+def test_a_dtype_that_is_slow_here_is_noted(
+    monkeypatch, native: bool, machine: str, dtype: torch.dtype, noted: bool
+) -> None:
+    monkeypatch.setattr(devices.platform, "machine", lambda: machine)
+    for question in devices._NATIVE.values():
+        monkeypatch.setattr(torch.ops.mkldnn, question, lambda: native)
+    scores = _score(build("llama").to(dtype), make_batch("llama"))
+    name = str(dtype).removeprefix("torch.")
+    advice = f"{name} is slow on this processor; --dtype float32 is faster"
+    assert (advice in scores.notes) == noted

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import platform
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +17,12 @@ import torch
 from torch import nn
 
 Record = Callable[[nn.Module, tuple[Any, ...], Any], None]
+_X86 = ("x86_64", "amd64")
+_NATIVE = {
+    torch.bfloat16: "_is_mkldnn_bf16_supported",
+    torch.float16: "_is_mkldnn_fp16_supported",
+}
+"""Half precision → torch's question whether oneDNN has products for it here."""
 
 
 def home_of(model: nn.Module) -> torch.device:
@@ -32,6 +39,21 @@ def home_of(model: nn.Module) -> torch.device:
         if device is not None:
             return torch.device(device)
     return torch.device("cpu")
+
+
+def slow_dtype(model: nn.Module) -> torch.dtype | None:
+    """Return the dtype of a model on a CPU that has no instructions for its products, else None.
+
+    Such a processor multiplies bfloat16 and float16 several times slower than float32
+    (`benchmarks/dtypes.py`). Only x86 is judged; torch asks oneDNN what others can do.
+    """
+    if home_of(model).type != "cpu" or platform.machine().lower() not in _X86:
+        return None
+    found = {parameter.dtype for parameter in model.parameters()}
+    for dtype, supported in _NATIVE.items():
+        if dtype in found and not getattr(torch.ops.mkldnn, supported)():
+            return dtype
+    return None
 
 
 def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from plop_lora.data import ready_batches
@@ -16,6 +17,7 @@ from plop_lora.placement.place import DEFAULT_TOP
 from plop_lora.placement.stopping import Rule
 from plop_lora.records import Scores
 from plop_lora.scoring.assemble import assemble
+from plop_lora.scoring.devices import slow_dtype
 from plop_lora.scoring.engines import engine_for, measure_in_rounds
 from plop_lora.scoring.inputs import Given, as_documents, known_name, tokenise
 from plop_lora.scoring.job import Job
@@ -117,7 +119,9 @@ def score(
         given = tokenise(loaded, tokenizer, documents, max_length, batch_size, shuffle_seed)
     watch = Watch(found.sites, rule)
     total = sum(len(batch.names) for batch in given.batches)
-    with progress_bar(total, progress and processes.first) as advance:
+    slow = slow_dtype(loaded)
+    what = "scoring" if slow is None else f"scoring ({_faster(slow)})"
+    with progress_bar(total, progress and processes.first, what) as advance:
         measured = measure_in_rounds(
             chosen, found.sites, given, processes,
             enough=watch if stop == ADAPTIVE else None, advance=advance,
@@ -134,8 +138,13 @@ def score(
         elapsed=time.monotonic() - started,
     )  # fmt: skip
     stopping = stopping_of(watch, stop, measured, total, given.groups)
-    notes = (*given.notes, *measured.notes)
+    notes = (*given.notes, *measured.notes, *([] if slow is None else [_faster(slow)]))
     return assemble(loaded, name, found, measured, provenance, stopping, notes)
+
+
+def _faster(slow: torch.dtype) -> str:
+    name = str(slow).removeprefix("torch.")
+    return f"{name} is slow on this processor; --dtype float32 is faster"
 
 
 def _check_options(

@@ -1,0 +1,102 @@
+"""What a dtype costs on this processor: the time to score one model in each, interleaved.
+
+    python benchmarks/dtypes.py [--rounds 5] [--save]
+
+Half precision halves the memory everywhere, but a processor without instructions for it multiplies
+it slower than float32. The table says which is the case here, and how far the scores lie apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+import transformers
+from score import processor
+
+import plop_lora as plop
+from plop_lora.records import Scores
+from plop_lora.scoring.devices import slow_dtype
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+SEQUENCES, TOKENS = 4, 128
+
+
+def build() -> transformers.LlamaForCausalLM:
+    """Return a Llama shape of 46 M parameters with random weights, float32."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        hidden_size=1024, intermediate_size=2816, num_hidden_layers=3, num_attention_heads=16,
+        num_key_value_heads=8, vocab_size=8000,
+    )  # fmt: skip
+    return transformers.LlamaForCausalLM(config).eval()
+
+
+def run(model: torch.nn.Module) -> tuple[float, Scores]:
+    """Score once, denominators included, and return the seconds with the scores."""
+    ids = torch.randint(0, 8000, (SEQUENCES, TOKENS), generator=torch.Generator().manual_seed(0))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    started = time.perf_counter()
+    scores = plop.score(model, batches=[batch], stop="fixed", progress=False)
+    return time.perf_counter() - started, scores
+
+
+def report(rounds: int) -> str:
+    """Measure and return the table as Markdown."""
+    base = build()
+    models = {dtype: transformers.LlamaForCausalLM(base.config).to(dtype) for dtype in DTYPES}
+    for model in models.values():
+        model.load_state_dict(base.state_dict())
+    scores = {dtype: run(model)[1] for dtype, model in models.items()}
+    seconds: dict[torch.dtype, list[float]] = {dtype: [] for dtype in DTYPES}
+    for number in range(rounds):
+        # Every other round runs backwards, so that no dtype always follows the same one.
+        for dtype in DTYPES[:: 1 if number % 2 else -1]:
+            seconds[dtype].append(run(models[dtype])[0])
+    exact = {site.name: site.nfn for site in scores[torch.float32].sites}
+    lines = [
+        f"# Cost of a dtype on the processor, {datetime.date.today().isoformat()}",
+        "",
+        f"Llama shape of {sum(p.numel() for p in base.parameters()) / 1e6:.0f} M parameters, "
+        f"{SEQUENCES} × {TOKENS} tokens, engine in memory. {rounds} interleaved rounds, medians of "
+        "paired ratios (range).",
+        f"{processor()} ({torch.backends.cpu.get_cpu_capability()}), {torch.get_num_threads()} "
+        f"threads; Python {platform.python_version()}, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}.",
+        "",
+        "| dtype | seconds | of float32 | range | noted as slow | largest difference of an NFN |",
+        "|---|---|---|---|---|---|",
+    ]
+    for dtype in DTYPES:
+        pairs = zip(seconds[dtype], seconds[torch.float32], strict=True)
+        ratios = [one / two for one, two in pairs]
+        off = max(abs(site.nfn - exact[site.name]) for site in scores[dtype].sites)
+        lines.append(
+            f"| {str(dtype).removeprefix('torch.')} | {statistics.median(seconds[dtype]):.2f} "
+            f"| {statistics.median(ratios):.2f} | {min(ratios):.2f}–{max(ratios):.2f} "
+            f"| {'yes' if slow_dtype(models[dtype]) else 'no'} | {off:.4f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Print the table, and keep it where asked to."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--save", action="store_true", help="under benchmarks/results")
+    options = parser.parse_args()
+    text = report(options.rounds)
+    print(text)
+    if options.save:
+        name = f"dtypes-{datetime.date.today().isoformat()}.md"
+        (Path(__file__).parent / "results" / name).write_text(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
