@@ -266,8 +266,15 @@ def test_waiting_is_counted() -> None:
     assert mode.count >= 2
 
 
+def _processor(monkeypatch, *, native: bool, machine: str) -> None:
+    """Pretend to run on a processor with or without products in half precision."""
+    monkeypatch.setattr(devices.platform, "machine", lambda: machine)
+    for question in devices._NATIVE.values():
+        monkeypatch.setattr(torch.ops.mkldnn, question, lambda: native)
+
+
 @pytest.mark.parametrize(
-    ("native", "machine", "dtype", "noted"),
+    ("native", "machine", "dtype", "slow"),
     [
         (False, "x86_64", torch.bfloat16, True),
         (False, "AMD64", torch.float16, True),
@@ -276,13 +283,20 @@ def test_waiting_is_counted() -> None:
         (False, "arm64", torch.bfloat16, False),
     ],
 )
-def test_a_dtype_that_is_slow_here_is_noted(
-    monkeypatch, native: bool, machine: str, dtype: torch.dtype, noted: bool
+def test_a_dtype_that_is_slow_here_is_left_or_noted(
+    tmp_path, monkeypatch, native: bool, machine: str, dtype: torch.dtype, slow: bool
 ) -> None:
-    monkeypatch.setattr(devices.platform, "machine", lambda: machine)
-    for question in devices._NATIVE.values():
-        monkeypatch.setattr(torch.ops.mkldnn, question, lambda: native)
-    scores = _score(build("llama").to(dtype), make_batch("llama"))
+    """A model by name is scored in float32 instead; that of a loaded one is the user's choice."""
+    _processor(monkeypatch, native=native, machine=machine)
+    model, batch = build("llama").to(dtype), make_batch("llama")
+    model.save_pretrained(tmp_path)
     name = str(dtype).removeprefix("torch.")
     advice = f"{name} is slow on this processor; --dtype float32 is faster"
-    assert (advice in scores.notes) == noted
+    assert (advice in _score(model, batch).notes) == slow
+    for engine in ("memory", "stream"):
+        named = _score(str(tmp_path), batch, engine=engine)
+        assert named.provenance.dtype == ("float32" if slow else name)
+        assert advice not in named.notes
+    asked = _score(str(tmp_path), batch, dtype=name)
+    assert asked.provenance.dtype == name
+    assert (advice in asked.notes) == slow

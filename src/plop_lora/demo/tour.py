@@ -72,8 +72,7 @@ def _score(task: str) -> Scores:
     from plop_lora.scoring import score
 
     documents = load_documents(DATA / f"{task}.jsonl", **TASKS[task])  # type: ignore[arg-type]
-    # Half precision saves nothing at this size and is slow on processors that lack it.
-    return score(str(MODEL), texts=documents, stop="fixed", dtype="float32")
+    return score(str(MODEL), texts=documents, stop="fixed")
 
 
 def _load_back(folder: Path) -> str:

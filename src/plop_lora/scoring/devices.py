@@ -41,19 +41,24 @@ def home_of(model: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
-def slow_dtype(model: nn.Module) -> torch.dtype | None:
-    """Return the dtype of a model on a CPU that has no instructions for its products, else None.
+def is_slow(dtype: torch.dtype) -> bool:
+    """Whether the CPU has no instructions for products of a dtype.
 
     Such a processor multiplies bfloat16 and float16 several times slower than float32
-    (`benchmarks/dtypes.py`). Only x86 is judged; torch asks oneDNN what others can do.
+    (`benchmarks/dtypes.py`). Only x86 is judged, by what oneDNN finds there.
     """
-    if home_of(model).type != "cpu" or platform.machine().lower() not in _X86:
+    question = _NATIVE.get(dtype)
+    if question is None or platform.machine().lower() not in _X86:
+        return False
+    return not getattr(torch.ops.mkldnn, question)()
+
+
+def slow_dtype(model: nn.Module) -> torch.dtype | None:
+    """Return the dtype of a model's weights that its device, a CPU, is slow in; else None."""
+    if home_of(model).type != "cpu":
         return None
     found = {parameter.dtype for parameter in model.parameters()}
-    for dtype, supported in _NATIVE.items():
-        if dtype in found and not getattr(torch.ops.mkldnn, supported)():
-            return dtype
-    return None
+    return next((dtype for dtype in _NATIVE if dtype in found and is_slow(dtype)), None)
 
 
 def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -24,6 +24,7 @@ from plop_lora.scoring.loading import (
     check_dtype,
     check_name,
     device_named,
+    dtype_for,
     explained,
     load_model,
 )
@@ -81,6 +82,8 @@ def engine_for(
         loaded = unwrap(model)
     else:
         home = processes.device(job.device)
+        if engine != "ray":  # whose workers run on other machines
+            job = dataclasses.replace(job, dtype=dtype_for(model, home, job.dtype))
         if engine == "stream" or (engine == "auto" and not fits(model, home, job.dtype)):
             streaming = _streaming(model, home, job)
             if isinstance(streaming, Engine):

@@ -18,6 +18,7 @@ from transformers.models.auto import modeling_auto
 
 from plop_lora.errors import ModelError, PlopError, UsageError, nearest
 from plop_lora.records import ModelReference
+from plop_lora.scoring.devices import is_slow
 
 _LONGEST_REASON = 300
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -47,6 +48,27 @@ def load_model(
         wanted = dtype if dtype == "auto" else getattr(torch, dtype)
         model: nn.Module = declared.from_pretrained(name, dtype=wanted)
     return model.to(target)
+
+
+def dtype_for(name: str, device: str, dtype: str) -> str:
+    """Return what `auto` means for scoring a model on a device; other dtypes stay as they are.
+
+    It is the checkpoint's own, except on a CPU that is slow in that: there float32, whose scores
+    differ in the fourth digit. A quantised model keeps what it was made for.
+
+    Raises:
+        ModelError: no such model.
+        UsageError: an unknown device or dtype.
+    """
+    check_dtype(dtype)
+    if dtype != "auto" or device_named(device).type != "cpu":
+        return dtype
+    check_name(name)
+    with explained(name, "model"):
+        config = AutoConfig.from_pretrained(name)
+    if getattr(config, "quantization_config", None) is not None or not is_slow(config.dtype):
+        return dtype
+    return "float32"
 
 
 def load_skeleton(name: str) -> nn.Module:

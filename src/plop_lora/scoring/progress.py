@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def progress_bar(
-    total: int, wanted: bool, what: str = "scoring"
-) -> Iterator[Callable[[int], None]]:
+def progress_bar(total: int, wanted: bool) -> Iterator[Callable[[int], None]]:
     """Yield what advances the bar by a number of sequences; nothing is drawn unless wanted."""
     from rich.console import Console
 
@@ -20,7 +18,7 @@ def progress_bar(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), Remaining())
+    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), Remaining())
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=total)
+        task = bar.add_task("scoring", total=total)
         yield lambda rows: bar.advance(task, rows)

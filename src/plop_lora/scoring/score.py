@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from plop_lora.data import ready_batches
@@ -65,7 +64,8 @@ def score(
         max_length: tokens kept of each text, at most the model's positions.
         batch_size: sequences a batch; None fills a token budget. Never changes the result.
         device: where a model given by name is loaded.
-        dtype: of a model given by name; `auto` is the checkpoint's.
+        dtype: of a model given by name; `auto` is the checkpoint's, or float32 on a processor
+            that is slow in it.
         seed: of the probes of the baseline, and of the order of the texts.
         include: shell patterns of modules or types to score, wherever they stand.
         exclude: shell patterns to leave out.
@@ -119,9 +119,7 @@ def score(
         given = tokenise(loaded, tokenizer, documents, max_length, batch_size, shuffle_seed)
     watch = Watch(found.sites, rule)
     total = sum(len(batch.names) for batch in given.batches)
-    slow = slow_dtype(loaded)
-    what = "scoring" if slow is None else f"scoring ({_faster(slow)})"
-    with progress_bar(total, progress and processes.first, what) as advance:
+    with progress_bar(total, progress and processes.first) as advance:
         measured = measure_in_rounds(
             chosen, found.sites, given, processes,
             enough=watch if stop == ADAPTIVE else None, advance=advance,
@@ -138,13 +136,15 @@ def score(
         elapsed=time.monotonic() - started,
     )  # fmt: skip
     stopping = stopping_of(watch, stop, measured, total, given.groups)
-    notes = (*given.notes, *measured.notes, *([] if slow is None else [_faster(slow)]))
+    notes = (*given.notes, *measured.notes, *_slow(loaded))
     return assemble(loaded, name, found, measured, provenance, stopping, notes)
 
 
-def _faster(slow: torch.dtype) -> str:
-    name = str(slow).removeprefix("torch.")
-    return f"{name} is slow on this processor; --dtype float32 is faster"
+def _slow(model: nn.Module) -> Iterator[str]:
+    dtype = slow_dtype(model)
+    if dtype is not None:
+        name = str(dtype).removeprefix("torch.")
+        yield f"{name} is slow on this processor; --dtype float32 is faster"
 
 
 def _check_options(
