@@ -82,8 +82,8 @@ def engine_for(
         loaded = unwrap(model)
     else:
         home = processes.device(job.device)
-        if engine != "ray":  # whose workers run on other machines
-            job = dataclasses.replace(job, dtype=dtype_for(model, home, job.dtype))
+        # Said once and here, for the workers of a cluster too: their sums are added up.
+        job = dataclasses.replace(job, dtype=dtype_for(model, home, job.dtype))
         if engine == "stream" or (engine == "auto" and not fits(model, home, job.dtype)):
             streaming = _streaming(model, home, job)
             if isinstance(streaming, Engine):
