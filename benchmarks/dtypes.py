@@ -10,41 +10,34 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import platform
 import statistics
 import sys
-import time
 from pathlib import Path
 
 import torch
 import transformers
 from score import processor
+from stream import TOKENS, make_batches, paired
 
 import plop_lora as plop
+from plop_lora.data import Batch
 from plop_lora.records import Scores
 from plop_lora.scoring.devices import slow_dtype
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-SEQUENCES, TOKENS = 4, 128
+SEQUENCES, VOCABULARY = 4, 8000
 
 
 def build() -> transformers.LlamaForCausalLM:
-    """Return a Llama shape of 46 M parameters with random weights, float32."""
+    """Return a Llama shape of 52 M parameters with random weights, float32."""
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         hidden_size=1024, intermediate_size=2816, num_hidden_layers=3, num_attention_heads=16,
-        num_key_value_heads=8, vocab_size=8000,
+        num_key_value_heads=8, vocab_size=VOCABULARY,
     )  # fmt: skip
     return transformers.LlamaForCausalLM(config).eval()
-
-
-def run(model: torch.nn.Module) -> tuple[float, Scores]:
-    """Score once, denominators included, and return the seconds with the scores."""
-    ids = torch.randint(0, 8000, (SEQUENCES, TOKENS), generator=torch.Generator().manual_seed(0))
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    started = time.perf_counter()
-    scores = plop.score(model, batches=[batch], stop="fixed", progress=False)
-    return time.perf_counter() - started, scores
 
 
 def report(rounds: int) -> str:
@@ -53,12 +46,16 @@ def report(rounds: int) -> str:
     models = {dtype: transformers.LlamaForCausalLM(base.config).to(dtype) for dtype in DTYPES}
     for model in models.values():
         model.load_state_dict(base.state_dict())
-    scores = {dtype: run(model)[1] for dtype, model in models.items()}
-    seconds: dict[torch.dtype, list[float]] = {dtype: [] for dtype in DTYPES}
-    for number in range(rounds):
-        # Every other round runs backwards, so that no dtype always follows the same one.
-        for dtype in DTYPES[:: 1 if number % 2 else -1]:
-            seconds[dtype].append(run(models[dtype])[0])
+    batches = make_batches(SEQUENCES, 1, VOCABULARY)
+    scores: dict[torch.dtype, Scores] = {}
+
+    def score(dtype: torch.dtype, batches: list[Batch]) -> None:
+        given = [batch.inputs for batch in batches]
+        scores[dtype] = plop.score(models[dtype], batches=given, stop="fixed", progress=False)
+
+    runs = {str(dtype): functools.partial(score, dtype) for dtype in DTYPES}
+    taken = paired(runs, batches, rounds)
+    seconds = {dtype: taken[str(dtype)] for dtype in DTYPES}
     exact = {site.name: site.nfn for site in scores[torch.float32].sites}
     lines = [
         f"# Cost of a dtype on the processor, {datetime.date.today().isoformat()}",
