@@ -266,11 +266,26 @@ def test_waiting_is_counted() -> None:
     assert mode.count >= 2
 
 
-def _processor(monkeypatch, *, native: bool, machine: str) -> None:
-    """Pretend to run on a processor with or without products in half precision."""
+def _processor(monkeypatch, *, native: bool, machine: str, wide: bool = False) -> None:
+    """Pretend to run on a processor with or without products in half precision.
+
+    `wide` has AVX-512 without bfloat16, where oneDNN says yes and converts.
+    """
     monkeypatch.setattr(devices.platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: wide)
+    for instructions in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, instructions, lambda: False)
     for question in devices._NATIVE.values():
         monkeypatch.setattr(torch.ops.mkldnn, question, lambda: native)
+
+
+def test_avx512_alone_converts_bfloat16(monkeypatch) -> None:
+    """There oneDNN takes bfloat16, three times as slowly as float32."""
+    _processor(monkeypatch, native=True, machine="x86_64", wide=True)
+    assert devices.is_slow(torch.bfloat16)
+    assert not devices.is_slow(torch.float16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert not devices.is_slow(torch.bfloat16)
 
 
 @pytest.mark.parametrize(

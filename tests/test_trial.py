@@ -317,11 +317,11 @@ def test_memory_that_never_suffices(spec: TrialSpec, tmp_path: Path, monkeypatch
 def test_memory_in_evaluation_does_not_train_again(spec, tmp_path: Path, monkeypatch) -> None:
     own, sizes = judging.evaluate, []
 
-    def evaluate(spec: TrialSpec, prepared: Any, data: Any) -> Judged:
+    def evaluate(spec: TrialSpec, prepared: Any, data: Any, **others: Any) -> Judged:
         sizes.append(spec.evaluation.batch_size)
         if len(sizes) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return own(spec, prepared, data)
+        return own(spec, prepared, data, **others)
 
     monkeypatch.setattr(judging, "evaluate", evaluate)
     result = run_trial(spec, tmp_path / "trial", root=tmp_path)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from plop_lora.records.base import Record
 from plop_lora.records.placement import Placement
@@ -13,7 +15,11 @@ TASKS = (SFT, CLASSIFY, GRPO)
 LADDER, CONFIRM = "ladder", "confirm"
 DONE, FAILED = "done", "failed"
 
+GENERAL_LOSS = "general-loss"
+"""Nats a token on general text, beside the metrics of the task."""
+
 _STRICT = {"extra": "forbid"}
+_Optional = Annotated[str | None, Field(exclude_if=lambda value: value is None)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +35,8 @@ class TrainingSettings:
         warmup: share of the steps in which the learning rate rises.
         schedule: transformers' name of the schedule.
         weight_decay: of AdamW.
-        dtype: of the frozen weights: auto, float32, bfloat16, float16.
+        dtype: of the frozen weights: float32, bfloat16, float16, or auto: the checkpoint's own,
+            and float32 on a CPU that has no instructions for that.
         device: auto, cpu, cuda …
         checkpointing: recompute activations in the backward pass.
         rewards: for `grpo`: `number`, `format`, or `module:function`, summed.
@@ -86,6 +93,9 @@ class TrialData:
     """The files of a trial, relative to the folder of its spec, with the SHA-256 of each.
 
     `rows` are the first training rows that are used, None for all: the file is shuffled already.
+    `general`, where there is one, has texts that are none of the task's: the loss on them says
+    what the finetune did to everything else. A spec without it is the same document as before
+    there was such a file, and keeps its digest.
     """
 
     train: str
@@ -93,6 +103,8 @@ class TrialData:
     evaluation: str
     evaluation_sha256: str
     rows: int | None = None
+    general: _Optional = None
+    general_sha256: _Optional = None
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -150,8 +162,8 @@ class TrialResult(Record):
 
     `metrics` are means over the evaluation rows; `items` have the outcome of every row, in the
     order of the file, for each metric that is a mean over rows. `trainable_parameters` are those
-    of the adapters, counted in the model. `batch_size` is what was used in the end. A failed
-    trial has a `cause` and whatever was known by then.
+    of the adapters, counted in the model. `batch_size` is what was used in the end, `dtype` that of
+    the frozen weights. A failed trial has a `cause` and whatever was known by then.
     """
 
     kind: ClassVar[str] = "trial-result"
@@ -172,6 +184,7 @@ class TrialResult(Record):
     versions: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     last_log: dict[str, Any] = field(default_factory=dict)
+    dtype: str = ""
 
     @property
     def done(self) -> bool:
@@ -179,7 +192,7 @@ class TrialResult(Record):
         return self.status == DONE
 
 
-LOWER_IS_BETTER = ("loss",)
+LOWER_IS_BETTER = ("loss", GENERAL_LOSS)
 
 
 def higher_is_better(metric: str) -> bool:

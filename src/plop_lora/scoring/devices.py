@@ -45,12 +45,20 @@ def is_slow(dtype: torch.dtype) -> bool:
     """Whether the CPU has no instructions for products of a dtype.
 
     Such a processor multiplies bfloat16 and float16 several times slower than float32
-    (`benchmarks/dtypes.py`). Only x86 is judged, by what oneDNN finds there.
+    (`benchmarks/dtypes.py`). Only x86 is judged, by what oneDNN finds there; for bfloat16 AVX-512
+    is enough for oneDNN, which then converts to float32 and back.
     """
     question = _NATIVE.get(dtype)
     if question is None or platform.machine().lower() not in _X86:
         return False
-    return not getattr(torch.ops.mkldnn, question)()
+    converts = dtype == torch.bfloat16 and _only_converts_bfloat16()
+    return converts or not getattr(torch.ops.mkldnn, question)()
+
+
+def _only_converts_bfloat16() -> bool:
+    cpu: Any = torch.cpu
+    native = cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported()
+    return bool(cpu._is_avx512_supported() and not native)
 
 
 def slow_dtype(model: nn.Module) -> torch.dtype | None:

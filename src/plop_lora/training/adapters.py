@@ -34,14 +34,15 @@ from plop_lora.files import atomic_folder
 from plop_lora.records import Placement, TrialSpec
 from plop_lora.records.trial import CLASSIFY, GRPO
 from plop_lora.scoring.loading import (
-    check_dtype,
     check_name,
     describe,
     device_named,
+    dtype_for,
     explained,
     load_tokenizer,
 )
 from plop_lora.training.eva import initialise_from_features
+from plop_lora.training.precision import HALVES
 from plop_lora.training.resources import process_count
 from plop_lora.training.task import Prepared, Row
 
@@ -153,15 +154,20 @@ def load_base(spec: TrialSpec) -> tuple[nn.Module, Any, tuple[str, ...]]:
 
 
 def _load(spec: TrialSpec, tokenizer: Any) -> tuple[nn.Module, tuple[str, ...]]:
-    """Return the model of the task on its device, and the modules of its head that train."""
-    settings = spec.training
-    check_dtype(settings.dtype)
+    """Return the model of the task on its device, and the modules of its head that train.
+
+    On a CPU, attention in half precision is the plain one: the backward pass of torch's fused one
+    takes several times as long there.
+    """
     check_name(spec.model)
-    dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
     device = trial_device(spec)
+    chosen = dtype_for(spec.model, device, spec.training.dtype)
     with explained(spec.model, "model"):
         config = AutoConfig.from_pretrained(spec.model)
+        dtype = chosen if chosen == "auto" else getattr(torch, chosen)
         wanted, options = _class_of(spec, config, tokenizer)
+        if device == "cpu" and (config.dtype if dtype == "auto" else dtype) in HALVES:
+            options["attn_implementation"] = "eager"
         model, report = wanted.from_pretrained(
             spec.model, dtype=dtype, output_loading_info=True, **options
         )

@@ -80,6 +80,7 @@ def trl_arguments(
         logging_steps=LOG_SHARE,
         # The filter would put an average in the place of a NaN, and the trial would go on.
         logging_nan_inf_filter=False,
+        include_num_input_tokens_seen="non_padding",
         save_strategy="no",
         report_to=list(session.report_to) or "none",
         disable_tqdm=True,
@@ -135,11 +136,13 @@ def run(trainer: Any) -> Trained:
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     history = trainer.state.log_history
-    tokens = [row["num_tokens"] for row in history if row.get("num_tokens") is not None]
+    # TRL counts the tokens that it generates in its own rows.
+    generated = [row["num_tokens"] for row in history if row.get("num_tokens") is not None]
+    tokens = generated[-1] if generated else trainer.state.num_input_tokens_seen
     if not tokens:
         raise MeasurementError(
-            f"{type(trainer).__name__} logged no num_tokens, so what the trial cost is unknown. "
+            f"{type(trainer).__name__} counted no tokens, so what the trial cost is unknown. "
             f"Its log: {Path(trainer.args.output_dir)}."
         )
     steps = [row for row in history if "loss" in row]
-    return Trained(int(tokens[-1]), trainer.state.global_step, dict(steps[-1] if steps else {}))
+    return Trained(int(tokens), trainer.state.global_step, dict(steps[-1] if steps else {}))

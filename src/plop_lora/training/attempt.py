@@ -30,8 +30,9 @@ from typing import IO, Any
 
 from plop_lora.records import TrialCost, TrialResult, TrialSpec
 from plop_lora.records.trial import FAILED
+from plop_lora.training.memory import smaller_batch
 from plop_lora.training.task import metric_of
-from plop_lora.training.trial import find_result, smaller_batch
+from plop_lora.training.trial import find_result
 
 LOG, RESULT, LOCK = "log.txt", "result.json", ".lock"
 POLL_SECONDS, CLAIMED_SECONDS = 0.05, 1.0

@@ -18,9 +18,14 @@ from plop_lora.training.precision import half_of, precision
 from plop_lora.training.resources import process_count
 from plop_lora.training.rows import label_numbers
 from plop_lora.training.task import Judged, Prepared, Row, Session, Trained
+from plop_lora.training.trainers import SimilarLengths, WarmedUp
 
 _LOGGED = 0.05
 """Share of the steps between two rows of the curve."""
+
+
+class _Trainer(WarmedUp, SimilarLengths, Trainer):  # type: ignore[misc]
+    """transformers' trainer as every arm uses it."""
 
 
 def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Session) -> Trained:
@@ -39,7 +44,7 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
     ]
     if spec.training.checkpointing:
         model.enable_input_require_grads()
-    trainer = Trainer(
+    trainer = _Trainer(
         model=model,
         args=_arguments(spec, model, session),
         train_dataset=examples,

@@ -11,7 +11,7 @@ from typing import Any
 
 from plop_lora.errors import DataError, UsageError, nearest, require
 from plop_lora.records import TrialSpec
-from plop_lora.records.trial import CLASSIFY, GRPO, SFT
+from plop_lora.records.trial import CLASSIFY, GENERAL_LOSS, GRPO, SFT
 from plop_lora.training import harness
 from plop_lora.training.rewards import (
     MARK,
@@ -63,16 +63,19 @@ def check_metric(task: str, metric: str) -> None:
         find_function(metric, "metric", METRICS[task])
 
 
-def evaluate(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row]) -> Judged:
+def evaluate(
+    spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], *, general: Sequence[Row] = ()
+) -> Judged:
     """Judge a model by the metric of its trial.
 
     For `sft` there is always the held-out loss as well: `metrics["loss"]` is the mean over rows
-    of each row's mean over its tokens, in nats.
+    of each row's mean over its tokens, in nats. On general text the loss is `general-loss`.
 
     Args:
         spec: names the metric, the batch size and the length of answers.
         prepared: the trained model and its tokenizer.
         rows: evaluation rows.
+        general: texts that are none of the task's, for the same loss there.
 
     Raises:
         DataError: no rows, or one without what the metric compares with.
@@ -94,6 +97,8 @@ def evaluate(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row]) -> Judged
         items.update(harness.judge(spec, prepared, metric).items)
     elif metric != "loss":
         items[metric] = _by_answers(spec, prepared, rows, metric)
+    if general:
+        items[GENERAL_LOSS] = _loss(spec, prepared, general)
     return Judged(items, {name: sum(values) / len(values) for name, values in items.items()})
 
 

@@ -69,6 +69,10 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
     from plop_lora.training.adapters import optimizer_of
     from plop_lora.training.arguments import check_causal, run, trl_arguments
     from plop_lora.training.callbacks import Report, quiet
+    from plop_lora.training.trainers import WarmedUp
+
+    class Trainer(WarmedUp, GRPOTrainer):  # type: ignore[misc]
+        """TRL's trainer as every arm uses it."""
 
     settings = spec.training
     check_groups(settings, len(rows))
@@ -87,7 +91,7 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
         beta=settings.beta,
     )
     with quiet(), _reference(prepared.model, settings.beta):
-        trainer = GRPOTrainer(
+        trainer = Trainer(
             model=prepared.model,
             reward_funcs=[find_reward(name) for name in settings.rewards],
             args=arguments,

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from plop_lora.errors import DataError, MeasurementError
 from plop_lora.training.generation import by_length, chat_tokens, judging, pad_token, padded
+from plop_lora.training.heads import IGNORED, next_token_nats
 from plop_lora.training.task import Prepared, Row
 
 
@@ -98,14 +98,12 @@ def _closed(text: str, tokenizer: Any) -> str:
 
 def _losses(prepared: Prepared, group: Sequence[Judgeable]) -> list[float]:
     ids_BT, mask_BT = padded([s.tokens for s in group], pad_token(prepared.tokenizer), left=False)
+    labels_BT = torch.full_like(ids_BT, IGNORED)
+    for index, sequence in enumerate(group):
+        judged = slice(sequence.start, len(sequence.tokens))
+        labels_BT[index, judged] = ids_BT[index, judged]
     device = next(prepared.model.parameters()).device
-    ids_BT = ids_BT.to(device)
-    output = prepared.model(input_ids=ids_BT, attention_mask=mask_BT.to(device), use_cache=False)
-    losses = []
-    for row_TV, row_T, sequence in zip(output.logits, ids_BT, group, strict=True):
-        # One row at a time in float32: a whole batch of logits would double the memory.
-        kept = slice(sequence.start - 1, len(sequence.tokens) - 1)
-        wanted_T = row_T[sequence.start : len(sequence.tokens)]
-        nats_T = functional.cross_entropy(row_TV[kept].float(), wanted_T, reduction="none")
-        losses.append(float(nats_T.double().mean()))
-    return losses
+    inputs = {"input_ids": ids_BT.to(device), "attention_mask": mask_BT.to(device)}
+    nats_N = next_token_nats(prepared.model, inputs, labels_BT.to(device)).double()
+    counts = [len(sequence.tokens) - sequence.start for sequence in group]
+    return [float(nats.mean()) for nats in torch.split(nats_N, counts)]

@@ -10,6 +10,13 @@ import torch
 HALVES = (torch.bfloat16, torch.float16)
 
 
+def dtype_of(model: Any) -> str:
+    """Return the name of the dtype of a frozen weight."""
+    frozen = (p for p in model.parameters() if not p.requires_grad and p.is_floating_point())
+    dtype = next((p.dtype for p in frozen), None)
+    return "" if dtype is None else str(dtype).removeprefix("torch.")
+
+
 def half_of(model: Any) -> torch.dtype | None:
     """Return bfloat16 or float16 where the frozen weights have it, else None."""
     dtypes = {p.dtype for p in model.parameters() if not p.requires_grad}

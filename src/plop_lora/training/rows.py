@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from plop_lora.errors import DataError, nearest
+from plop_lora.errors import DataError, UsageError, nearest
 from plop_lora.records import TrialSpec
 from plop_lora.records.trial import CLASSIFY, GRPO, SFT
 from plop_lora.training.task import Row
@@ -53,6 +53,31 @@ def read_rows(path: Path, sha256: str, *, limit: int | None = None) -> list[Row]
             break
     if not rows:
         raise DataError(f"{path} has no rows.")
+    return rows
+
+
+def read_general(spec: TrialSpec, root: Path) -> list[Row]:
+    """Read the general text of a trial, on which what it costs elsewhere is measured; may be none.
+
+    Raises:
+        DataError: as for `read_rows`, or a row without text.
+        UsageError: the task has no loss on a text.
+    """
+    data = spec.data
+    if data.general is None:
+        return []
+    if spec.task == CLASSIFY:
+        raise UsageError(
+            "The task classify has no loss on general text: its model has a head for labels in "
+            "place of one for tokens. Leave data.general out of the spec."
+        )
+    rows = read_rows(root / data.general, data.general_sha256 or "")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row.get("text"), str):
+            raise DataError(
+                f"{data.general}, row {number} has {', '.join(row) or 'nothing'}; a row of general "
+                "text has text."
+            )
     return rows
 
 

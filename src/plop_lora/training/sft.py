@@ -62,12 +62,16 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
     from plop_lora.training.adapters import optimizer_of
     from plop_lora.training.arguments import check_causal, run, trl_arguments
     from plop_lora.training.callbacks import Report, quiet
+    from plop_lora.training.trainers import LossAtLabels, SimilarLengths, WarmedUp
+
+    class Trainer(WarmedUp, SimilarLengths, LossAtLabels, SFTTrainer):  # type: ignore[misc]
+        """TRL's trainer as every arm uses it."""
 
     check_causal(prepared)
     kept = columns_kept(rows)
     data = Dataset.from_list([{column: row[column] for column in kept} for row in rows])
     with quiet():
-        trainer = SFTTrainer(
+        trainer = Trainer(
             model=prepared.model,
             args=trl_arguments(
                 SFTConfig, spec, prepared, session, max_length=spec.training.max_length

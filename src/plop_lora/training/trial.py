@@ -15,8 +15,6 @@ Imports no torch until something has to be trained. Knows nothing of the tasks b
 
 from __future__ import annotations
 
-import errno
-import gc
 import importlib
 import json
 import math
@@ -32,7 +30,8 @@ from plop_lora.errors import OutputError, PlopError, RecordError, UsageError
 from plop_lora.records import TrialResult, TrialSpec
 from plop_lora.records.trial import DONE, FAILED
 from plop_lora.training import resources
-from plop_lora.training.rows import check_rows, read_rows
+from plop_lora.training.memory import is_out_of_memory, release_memory, smaller_batch
+from plop_lora.training.rows import check_rows, read_general, read_rows
 from plop_lora.training.task import (
     Judged,
     Prepared,
@@ -47,7 +46,6 @@ SPEC, CURVE, ADAPTER, RESULT = "spec.json", "curve.jsonl", "adapter", "result.js
 _PACKAGES: dict[str, tuple[str, ...]] = {"classify": ("torch", "transformers", "peft")}
 _PACKAGES |= dict.fromkeys(("sft", "grpo"), (*_PACKAGES["classify"], "trl"))
 _SPARE_BYTES = 50 * 2**20
-_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 
 class DivergedError(ArithmeticError):
@@ -127,10 +125,11 @@ def run_trial(
     judged = read_rows(base / data.evaluation, data.evaluation_sha256)
     check_rows(spec, train, data.train)
     check_rows(spec, judged, data.evaluation)
+    general = read_general(spec, base)
     progress = _Progress(spec, folder, tuple(report_to))
     if batch_size is not None:
         _shrink(progress, batch_size)
-    result = _run(spec, progress, train, judged)
+    result = _run(spec, progress, _Rows(train, judged, general))
     if resources.is_first_process():
         result.save(folder / RESULT)
     return result
@@ -169,6 +168,15 @@ def _check_space(folder: Path, spec: TrialSpec) -> None:
 # --------------------------------------------------------------------------- the work
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rows:
+    """The rows of the three files of a trial; general text where there is some."""
+
+    train: Sequence[Row]
+    judged: Sequence[Row]
+    general: Sequence[Row]
+
+
 @dataclass
 class _Progress:
     """What is known of a trial, for its result whether it ends well or not.
@@ -181,21 +189,20 @@ class _Progress:
     report_to: tuple[str, ...]
     parameters: int = 0
     tokens: int = 0
+    dtype: str = ""
     last_log: dict[str, Any] = field(default_factory=dict)
     judged: Judged = field(default_factory=lambda: Judged({}, {}))
     notes: list[str] = field(default_factory=list)
 
 
-def _run(
-    spec: TrialSpec, progress: _Progress, train: Sequence[Row], judged: Sequence[Row]
-) -> TrialResult:
+def _run(spec: TrialSpec, progress: _Progress, rows: _Rows) -> TrialResult:
     from plop_lora.training.adapters import check_adapters, trial_device
 
     check_adapters(spec)
     device = trial_device(spec)
     with resources.measured(device) as meter:
         try:
-            _work(progress, meter, train, judged)
+            _work(progress, meter, rows)
             cause = None
         except PlopError:
             raise
@@ -222,6 +229,7 @@ def _run(
         versions=resources.versions(*_PACKAGES[spec.task]),
         notes=tuple(progress.notes),
         last_log=progress.last_log,
+        dtype=progress.dtype,
     )
 
 
@@ -235,12 +243,10 @@ def _cause(error: Exception) -> str:
     return f"{kind}: {first}"
 
 
-def _work(
-    progress: _Progress, meter: resources.Meter, train: Sequence[Row], judged: Sequence[Row]
-) -> None:
+def _work(progress: _Progress, meter: resources.Meter, rows: _Rows) -> None:
     """Train, save the adapter, judge."""
-    prepared = _train_fitting(progress, meter, train)
-    _judge_fitting(progress, meter, prepared, judged)
+    prepared = _train_fitting(progress, meter, rows.train)
+    _judge_fitting(progress, meter, prepared, rows)
 
 
 def _train_fitting(progress: _Progress, meter: resources.Meter, rows: Sequence[Row]) -> Prepared:
@@ -252,13 +258,13 @@ def _train_fitting(progress: _Progress, meter: resources.Meter, rows: Sequence[R
         if not _halve_training(progress, error):
             raise
     # Out of the except block, whose traceback holds the model that did not fit.
-    _release_memory()
+    release_memory()
     with meter.part(resources.TRAIN):
         return _trained(progress, rows)
 
 
 def _judge_fitting(
-    progress: _Progress, meter: resources.Meter, prepared: Prepared, rows: Sequence[Row]
+    progress: _Progress, meter: resources.Meter, prepared: Prepared, rows: _Rows
 ) -> None:
     """Judge; once more with smaller batches where memory does not suffice."""
     try:
@@ -268,7 +274,7 @@ def _judge_fitting(
     except Exception as error:
         if not _halve_evaluation(progress, error):
             raise
-    _release_memory()
+    release_memory()
     with meter.part(resources.EVALUATE):
         _judge(progress, prepared, rows)
 
@@ -276,12 +282,14 @@ def _judge_fitting(
 def _trained(progress: _Progress, rows: Sequence[Row]) -> Prepared:
     """Return the trained model, its adapter saved."""
     from plop_lora.training import adapters
+    from plop_lora.training.precision import dtype_of
 
     spec = progress.spec
     init = spec.placement.settings.init
     log = _Curve(progress)
     prepared = adapters.prepare(spec, rows)
     progress.parameters = adapters.adapter_parameters(prepared.model)
+    progress.dtype = dtype_of(prepared.model)
     initial = adapters.initial_factors(prepared.model, init)
     session = Session(progress.folder, log, spec.training.batch_size, progress.report_to)
     trained = trainer_of(spec.task)(spec, prepared, rows, session)
@@ -292,7 +300,7 @@ def _trained(progress: _Progress, rows: Sequence[Row]) -> Prepared:
     return prepared
 
 
-def _judge(progress: _Progress, prepared: Prepared, rows: Sequence[Row]) -> None:
+def _judge(progress: _Progress, prepared: Prepared, rows: _Rows) -> None:
     """Judge the trained model; what is not finite is left out, or fails where it decides.
 
     Raises:
@@ -300,7 +308,7 @@ def _judge(progress: _Progress, prepared: Prepared, rows: Sequence[Row]) -> None
     """
     evaluate = importlib.import_module("plop_lora.training.evaluate").evaluate
     spec, metric = progress.spec, _metric(progress.spec)
-    judged: Judged = evaluate(spec, prepared, rows)
+    judged: Judged = evaluate(spec, prepared, rows.judged, general=rows.general)
     metrics = {name: float(value) for name, value in judged.metrics.items()}
     items = {name: tuple(map(float, values)) for name, values in judged.items.items()}
     bad = {name for name, value in metrics.items() if not math.isfinite(value)}
@@ -366,27 +374,6 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
 # --------------------------------------------------------------------------- memory
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory did not suffice, on an accelerator or on the host."""
-    if isinstance(error, MemoryError):
-        return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    words = str(error).lower()
-    return isinstance(error, RuntimeError) and any(word in words for word in _MEMORY_WORDS)
-
-
-def smaller_batch(size: int) -> int | None:
-    """Return the largest proper divisor of a batch size, None for 1: half of an even one.
-
-    A divisor leaves the effective batch what it was.
-
-    >>> smaller_batch(8), smaller_batch(9), smaller_batch(1)
-    (4, 3, None)
-    """
-    return next((part for part in range(size // 2, 0, -1) if size % part == 0), None)
-
-
 def _halve_training(progress: _Progress, error: Exception) -> bool:
     """Take smaller batches and as many more of them a step; whether that is worth a try.
 
@@ -431,11 +418,3 @@ def _halve_evaluation(progress: _Progress, error: Exception) -> bool:
     )
     progress.spec = replace(progress.spec, evaluation=replace(settings, batch_size=smaller))
     return True
-
-
-def _release_memory() -> None:
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
