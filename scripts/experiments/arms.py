@@ -1,0 +1,97 @@
+"""The arms of the study: which module types are adapted, all with as many parameters.
+
+The budget is what an adapter of rank `BUDGET_RANK` on every linear weight of the blocks costs.
+Ranks follow from it by the rule that `plop verify` uses, and so does the common alpha.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+from pairs import SEED, Pair
+
+from plop_lora.placement import groups_of, place
+from plop_lora.records import AdapterSettings, Host, Placement, Scores
+from plop_lora.verify.equal import alpha_for, draft, fitted
+
+BUDGET_RANK = 4
+SCALING = 2.0
+"""Alpha over rank of the arm `all-linear`, from which the alpha of all arms follows."""
+TOP = 3
+DRAWS = 3
+STRATEGIES = ("all-linear", "plop", "plop-inverse", "attention", "mlp")
+
+
+def type_arms(pair: Pair, scores: Scores) -> dict[str, tuple[str, ...]]:
+    """Return the arms that are a list of module types, by name."""
+    groups = [group for group in groups_of(scores) if group.eligible]
+    types = sorted(group.type for group in groups)
+    roles = pair.roles
+    share = {group.type: sum(map(parameters, group.hosts)) for group in groups}
+    rng = random.Random(f"{SEED} {pair.network}")
+    arms: dict[str, tuple[str, ...]] = {f"type-{short(name)}": (name,) for name in types}
+    arms["v-up-down"] = (roles["v"], roles["up"], roles["down"])
+    arms["v-o-down"] = (roles["v"], roles["o"], roles["down"])
+    arms["parameter-share"] = tuple(sorted(types, key=lambda name: (-share[name], name))[:TOP])
+    for number in range(1, DRAWS + 1):
+        arms[f"random-{number}"] = tuple(rng.sample(types, TOP))
+    return arms
+
+
+def parameters(host: Host) -> int:
+    """Return the parameters of a weight."""
+    return host.copies * host.in_features * host.out_features
+
+
+def short(type_name: str) -> str:
+    """Return a module type as a word of a file name.
+
+    >>> short("attention.output.dense"), short("self_attn.v_proj")
+    ('attention-output-dense', 'v_proj')
+    """
+    parts = type_name.split(".")
+    return parts[-1] if parts[-1].endswith("_proj") else "-".join(parts)
+
+
+def arms_of(pair: Pair, scores: Scores) -> Mapping[str, Placement]:
+    """Return every arm's placement at the common budget; one of several alike, the first by name.
+
+    Arms with the same weights and ranks are one trial. `aliases` says which they are.
+    """
+    made = all_arms(pair, scores)
+    first: dict[frozenset[tuple[str, int]], str] = {}
+    for name, placement in made.items():
+        first.setdefault(key_of(placement), name)
+    return {name: made[name] for name in first.values()}
+
+
+def aliases(pair: Pair, scores: Scores) -> dict[str, str]:
+    """Return the arms that have the weights and ranks of another, with that one's name."""
+    made = all_arms(pair, scores)
+    kept = {key_of(placement): name for name, placement in arms_of(pair, scores).items()}
+    found = {name: kept[key_of(placement)] for name, placement in made.items()}
+    return {name: other for name, other in found.items() if name != other}
+
+
+def all_arms(pair: Pair, scores: Scores) -> dict[str, Placement]:
+    """Return every arm's placement, those that are alike included; `all-linear` first."""
+    chosen = {name: place(scores, strategy=name, top=top_of(name), rank=1) for name in STRATEGIES}
+    for name, types in type_arms(pair, scores).items():
+        chosen[name] = place(scores, strategy="custom", types=types, rank=1)
+    drafts = {name: draft(name, placement, largest_rank=None) for name, placement in chosen.items()}
+    settings = AdapterSettings()
+    every = drafts["all-linear"]
+    budget = BUDGET_RANK * every.smallest
+    alpha = alpha_for(every, budget, SCALING, settings)
+    return {name: fitted(plan, budget, alpha, settings) for name, plan in drafts.items()}
+
+
+def top_of(strategy: str) -> int | None:
+    """Return how many types a strategy takes, None where it says so itself."""
+    return TOP if strategy in ("plop", "plop-inverse") else None
+
+
+def key_of(placement: Placement) -> frozenset[tuple[str, int]]:
+    """Return what makes two arms the same trial."""
+    return frozenset((site.name, site.rank) for site in placement.sites)

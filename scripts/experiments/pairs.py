@@ -1,0 +1,233 @@
+"""The pairs of network and task of the study, and their data.
+
+A pair is one row of `PAIRS`: what is trained on what, how long, at which learning rates. Its rows
+come from files or from the standard library of the running Python, by a seed, so that one Python
+version gives the same rows; `docs/study-protocol.md` says why they are what they are. Imports no
+torch.
+
+- `gsm8k`: grade-school problems and their solutions (Cobbe et al., arXiv 2110.14168; MIT), from
+  `train.jsonl` and `test.jsonl` of a folder.
+- `docstrings`: which area of the standard library a docstring comes from (docstrings.py).
+- `exceptions`: which class of exception a message of the standard library belongs to.
+- general text: prose and source of the standard library, none of it in a task's rows.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import docstrings
+
+Row = dict[str, str]
+
+SEED = 0
+GENERAL_ROWS, GENERAL_CHARACTERS = 64, 400
+"""Rows of general text, half prose and half source, and the length of each."""
+SCORED_TEXTS = 128
+"""Training rows that the scores of a pair are made from."""
+FEWEST_WORDS = 3
+"""Of a message of an exception."""
+FEWEST_OF_A_CLASS, MOST_OF_A_CLASS = 100, 420
+_CONCRETE = re.compile(r"[A-Za-z]*(Error|Exception)\b")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A network, a task, and how its trials run.
+
+    Attributes:
+        name: of the pair; its results lie in a folder of that name.
+        network: of models.py, or a folder.
+        task: sft or classify.
+        data: a key of `DATA`.
+        rates: rungs of the learning rate, a factor of three apart, the same for every arm.
+        steps: optimizer steps of a trial.
+        batch_size: rows a step.
+        max_length: tokens of a row.
+        evaluation_rows: the first half chooses each arm's rate, the second half is reported.
+        roles: module types by the letters that the constant arms are named by.
+        order: pairs with a lower number have shorter trials and run first.
+    """
+
+    name: str
+    network: str
+    task: str
+    data: str
+    rates: tuple[float, ...]
+    steps: int
+    batch_size: int
+    max_length: int
+    evaluation_rows: int
+    roles: Mapping[str, str] = field(repr=False)
+    order: int = 0
+
+    @property
+    def training_rows(self) -> int:
+        """Return how many rows are trained on: each once, or the whole file where it is smaller."""
+        return self.steps * self.batch_size
+
+
+LLAMA = {
+    "v": "self_attn.v_proj",
+    "o": "self_attn.o_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
+BERT = {
+    "v": "value",
+    "o": "attention.output.dense",
+    "up": "intermediate.dense",
+    "down": "output.dense",
+}
+DECODER_RATES = (2e-4, 6e-4, 1.8e-3, 5.4e-3, 1.62e-2)
+ENCODER_RATES = (5e-4, 1.5e-3, 4.5e-3, 1.35e-2, 4.05e-2)
+PAIRS = {
+    pair.name: pair
+    for pair in (
+        Pair("minilm-docstrings", "minilm", "classify", "docstrings", ENCODER_RATES,
+             120, 16, 48, 500, BERT, order=0),
+        Pair("minilm-exceptions", "minilm", "classify", "exceptions", ENCODER_RATES,
+             120, 16, 48, 500, BERT, order=1),
+        Pair("smollm2-gsm8k", "smollm2", "sft", "gsm8k", DECODER_RATES,
+             32, 8, 256, 160, LLAMA, order=2),
+        Pair("gemma3-gsm8k", "gemma3", "sft", "gsm8k", DECODER_RATES,
+             32, 8, 256, 160, LLAMA, order=3),
+    )
+}  # fmt: skip
+
+
+# --------------------------------------------------------------------------- data
+
+
+def gsm8k(folder: Path | None, rows: int, judged: int) -> tuple[list[Row], list[Row]]:
+    """Return rows of prompt and completion to train on and to judge by."""
+    if folder is None or not (folder / "train.jsonl").is_file():
+        raise SystemExit(
+            f"The task gsm8k needs a folder with its train.jsonl and test.jsonl, and "
+            f"{folder or 'none'} is given. They are at github.com/openai/grade-school-math; give "
+            "the folder with --gsm8k DIR, or GSM8K=DIR to make."
+        )
+    chosen = []
+    for name, count in (("train.jsonl", rows), ("test.jsonl", judged)):
+        found = [json.loads(line) for line in (folder / name).read_text("utf-8").splitlines()]
+        drawn = random.Random(f"{SEED} {name}").sample(found, count)
+        chosen.append([
+            {
+                "prompt": f"Question: {row['question']}\nAnswer:",
+                "completion": f" {row['answer']}",
+            }
+            for row in drawn
+        ])  # fmt: skip
+    return chosen[0], chosen[1]
+
+
+def labelled_docstrings(folder: Path | None, rows: int, judged: int) -> tuple[list[Row], list[Row]]:
+    """Return docstrings with their area."""
+    train, evaluation = docstrings.build(docstrings.library(), SEED)
+    return (
+        [{"text": row.text, "label": row.area} for row in train[:rows]],
+        [{"text": row.text, "label": row.area} for row in evaluation[:judged]],
+    )
+
+
+def messages(source: str) -> Iterator[tuple[str, str]]:
+    """Yield the class and the message of every exception that a source raises with a literal.
+
+    The holes of a formatted message become dots, as a reader without the values sees it.
+
+    >>> list(messages("raise ValueError(f'no such key: {key!r} here')"))
+    [('ValueError', 'no such key: ... here')]
+    """
+    for node in ast.walk(ast.parse(source)):
+        call = node.exc if isinstance(node, ast.Raise) else None
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.args:
+            text = _literal(call.args[0])
+            if text is not None:
+                yield call.func.id, " ".join(text.split())
+
+
+def _literal(node: ast.expr) -> str | None:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return re.sub(r"%[-#0 +]*[\d.]*[srdxifeg]|\{[^}]*\}", "...", node.value)
+    if isinstance(node, ast.BinOp):
+        return _literal(node.left)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return _literal(node.func.value)
+    if isinstance(node, ast.JoinedStr):
+        parts = (
+            str(part.value) if isinstance(part, ast.Constant) else "..." for part in node.values
+        )
+        return "".join(parts)
+    return None
+
+
+def labelled_exceptions(folder: Path | None, rows: int, judged: int) -> tuple[list[Row], list[Row]]:
+    """Return messages of exceptions with their class; a message of two classes belongs to none."""
+    classes: dict[str, set[str]] = {}
+    for source in _sources():
+        for name, text in messages(source):
+            if len(text.split()) >= FEWEST_WORDS:
+                classes.setdefault(_CONCRETE.sub("...", text), set()).add(name)
+    by_class: dict[str, list[str]] = {}
+    for text, names in sorted(classes.items()):
+        if len(names) == 1:
+            by_class.setdefault(next(iter(names)), []).append(text)
+    rng = random.Random(f"{SEED} exceptions")
+    pool: list[Row] = []
+    for name, texts in sorted(by_class.items()):
+        if len(texts) >= FEWEST_OF_A_CLASS:
+            chosen = rng.sample(texts, min(len(texts), MOST_OF_A_CLASS))
+            pool += [{"text": text, "label": name} for text in chosen]
+    rng.shuffle(pool)
+    cut = min(judged, len(pool) // 3)
+    return pool[cut : cut + rows], pool[:cut]
+
+
+def _sources() -> Iterator[str]:
+    """Yield the sources of the standard library, without its tests and what is installed in it."""
+    root = docstrings.library()
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).parts
+        if {"site-packages", "dist-packages"} & set(parts) or docstrings.SKIPPED & set(parts):
+            continue
+        try:
+            text = path.read_text(encoding="utf-8")
+            ast.parse(text)
+        except (SyntaxError, UnicodeDecodeError, ValueError):
+            continue
+        yield text
+
+
+def general_text() -> list[Row]:
+    """Return prose and source that are no task's: what a finetune may spoil."""
+    prose, code = [], []
+    for text in _sources():
+        documentation = ast.get_docstring(ast.parse(text)) or ""
+        if len(documentation) >= GENERAL_CHARACTERS:
+            prose.append(" ".join(documentation.split())[:GENERAL_CHARACTERS])
+        body = text[len(text) // 2 :].partition("\n")[2]
+        if len(body) >= GENERAL_CHARACTERS:
+            code.append(body[:GENERAL_CHARACTERS])
+    rng = random.Random(f"{SEED} general")
+    half = GENERAL_ROWS // 2
+    return [{"text": text} for kind in (prose, code) for text in rng.sample(kind, half)]
+
+
+Build = Callable[[Path | None, int, int], tuple[list[Row], list[Row]]]
+DATA: dict[str, Build] = {
+    "gsm8k": gsm8k,
+    "docstrings": labelled_docstrings,
+    "exceptions": labelled_exceptions,
+}
+
+
+def text_of(row: Mapping[str, Any]) -> str:
+    """Return the text of a row as the scores read it: with its answer, where it has one."""
+    return row["prompt"] + row["completion"] if "prompt" in row else row["text"]
