@@ -119,7 +119,7 @@ def _grouped(
     rows_SO = product(first, hidden_TH[tokens_S])
     rows_SI = module._apply_gate(rows_SO) if module.has_gate else module.act_fn(rows_SO)
     rows_SH = product(second, rows_SI)
-    if module.has_post_expert_norm:
+    if getattr(module, "has_post_expert_norm", False):  # transformers before 5.23 has none
         rows_SH = module.post_expert_norm(rows_SH)
     rows_SH = rows_SH * weights_TK.reshape(-1)[order_S, None]
     back_S = torch.empty_like(order_S)
