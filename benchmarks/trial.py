@@ -85,14 +85,23 @@ def of_smollm2s_shape(folder: Path) -> str:
     return str(folder)
 
 
-def read_rows(path: Path, count: int) -> list[Row]:
-    """Return rows of prompt and completion from questions and answers."""
-    lines = path.read_text(encoding="utf-8").splitlines()[:count]
-    read = [json.loads(line) for line in lines]
-    return [
-        {"prompt": f"Question: {row['question']}\nAnswer:", "completion": f" {row['answer']}"}
-        for row in read
-    ]
+def read_rows(path: Path, model: str, count: int) -> list[Row]:
+    """Return rows of prompt and completion from questions and answers, of those that are not cut.
+
+    TRL cuts the end of a long row and our own loops the beginning of its prompt, so that the
+    losses of a cut row could not be compared.
+    """
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    rows: list[Row] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        given = json.loads(line)
+        row = {
+            "prompt": f"Question: {given['question']}\nAnswer:",
+            "completion": f" {given['answer']}",
+        }
+        if len(rows) < count and len(judgeable(row, tokenizer, LENGTH + 1).tokens) <= LENGTH:
+            rows.append(row)
+    return rows
 
 
 def placement_of(model: str, rows: Sequence[Row]) -> Placement:
@@ -253,9 +262,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--save", action="store_true", help="under benchmarks/results")
     options = parser.parse_args()
-    rows = read_rows(options.data, BATCH * options.steps)
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or of_smollm2s_shape(Path(folder) / "random-135M")
+        rows = read_rows(options.data, model, BATCH * options.steps)
         spec = TrialSpec(
             arm="benchmark", seed=0, phase="confirm", task="sft", model=model,
             placement=placement_of(model, rows), learning_rate=RATE, data=TrialData("", "", "", ""),
