@@ -26,8 +26,10 @@ from plop_lora.cli import main
 from plop_lora.recipe import Runner, TuneRecipe, VerifyRecipe
 from plop_lora.records import Placement, Scores, TrialResult, Tuning, Verification
 from plop_lora.records.trial import CONFIRM
+from plop_lora.training.folder import trial_folder
 from plop_lora.verify import run as step
 from plop_lora.verify.folder import claim
+from plop_lora.verify.model import model_of
 
 pytest.importorskip("trl")
 pytestmark = [
@@ -235,7 +237,7 @@ def test_a_run_that_is_killed_anywhere_ends_as_if_it_was_not(
     whole = plop.verify(scores, recipe, folder=tmp_path / "run", run=run)
     record = Verification.load(resumed / "record.json")
     assert len(run.trained) == ALL_TRIALS
-    assert {spec.digest()[:16] for spec in run.trained} == kept(resumed / "run").keys()
+    assert {trial_folder(Path(), s).name for s in run.trained} == kept(resumed / "run").keys()
     assert {arm.arm for arm in record.arms} == {"plop", "all-linear"}
     assert any("gradient has the same weights" in note for note in record.notes)
     assert untimed(record) == untimed(whole)
@@ -414,7 +416,8 @@ def test_a_budget_that_cannot_be_met_says_which_can(plop_in, tmp_path: Path, ver
 def test_a_folder_of_another_recipe_is_refused(plop_in, place: Place, tmp_path: Path) -> None:
     """Trials of two recipes under one roof would be compared with each other."""
     scores = Scores.load(tmp_path / "scores.json")
-    claim(tmp_path / "run", place.recipe(top=2), scores)
+    other = place.recipe(top=2)
+    claim(tmp_path / "run", other, scores, model_of(other, scores))
     code, errors = plop_in("verify", {})
     assert (code, errors.count("\n")) == (2, 1)
     assert "belongs to another recipe: its top is 2, now 1 is asked" in errors
