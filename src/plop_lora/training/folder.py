@@ -11,6 +11,7 @@ from pathlib import Path
 from plop_lora.errors import UsageError
 from plop_lora.files import remove_leftovers
 from plop_lora.records import TrialSpec
+from plop_lora.records.trial import LADDER
 
 SPEC, CURVE, ADAPTER, RESULT = "spec.json", "curve.jsonl", "adapter", "result.json"
 LOG, LOCK = "log.txt", ".lock"
@@ -37,7 +38,7 @@ def _label(spec: TrialSpec) -> str:
     which would hide it, nor with a hyphen, which commands take for an option.
     """
     arm = _UNSAFE.sub("-", spec.arm)[-_LONGEST_ARM:].strip("-.") or "arm"
-    rate = f"-{spec.learning_rate:g}" if spec.phase == "ladder" else ""
+    rate = f"-{spec.learning_rate:g}" if spec.phase == LADDER else ""
     return f"{arm}-seed{spec.seed}-{_UNSAFE.sub('-', spec.phase)}{rate}"
 
 
