@@ -103,3 +103,11 @@ def test_one_step_of_reinforcement_learning_as_well(tmp_path: Path) -> None:
     assert trained.steps == 1
     for name, value in ready.model.named_parameters():
         assert (value == before[name]).all(), name
+
+
+def test_the_adapter_names_the_revision_of_its_base(encoder: str, tmp_path: Path) -> None:
+    """An adapter on the main branch of its base is another model than was judged."""
+    planned = spec_of(encoder, PLACEMENT, write_data(tmp_path), revision="main", **UNTRAINED)
+    assert run_trial(planned, tmp_path / "trial", root=tmp_path).done
+    config = json.loads((tmp_path / "trial" / "adapter" / "adapter_config.json").read_text())
+    assert config["revision"] == "main"

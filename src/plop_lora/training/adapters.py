@@ -303,7 +303,7 @@ def _wrap(spec: TrialSpec, model: nn.Module, placement: Placement, heads: Sequen
 
     fields = peft_fields(placement)
     # The scored model may have another name, or stand in another folder, than the trained one.
-    fields["base_model_name_or_path"] = spec.model
+    fields |= {"base_model_name_or_path": spec.model, "revision": spec.revision}
     if placement.settings.init == "eva":
         # More components than ranks would let EVA move ranks between modules.
         fields["eva_config"] = EvaConfig(rho=1.0)
