@@ -122,7 +122,7 @@ if arm == "killed" or (arm == "killed-once" and first()):
 if arm == "worker-killed-once" and first():
     os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(60)
-if arm == "crash":
+if arm == "crash" or (arm == "crash-once" and first()):
     os.kill(os.getpid(), signal.SIGSEGV)
 if arm == "terminated":
     os.kill(os.getpid(), signal.SIGTERM)

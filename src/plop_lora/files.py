@@ -11,11 +11,14 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
 from plop_lora.errors import OutputError
+
+_RANDOM_LETTERS = 8
+"""At the end of the temporary names that `tempfile` makes."""
 
 
 @contextlib.contextmanager
@@ -81,6 +84,22 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+    """Remove what a kill in the middle of `atomic_file` or `atomic_folder` has left behind.
+
+    Args:
+        folder: that no other process writes to now.
+        names: of the files and folders that are written there.
+    """
+    for name in names:
+        for path in folder.glob(f".{name}.{'?' * _RANDOM_LETTERS}"):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
 
 def _swap(new: Path, path: Path) -> None:

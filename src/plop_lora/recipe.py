@@ -23,6 +23,10 @@ LEAST: dict[str, float] = {
 }  # fmt: skip
 """The smallest value of a setting of training or evaluation."""
 ABOVE_ZERO = ("epochs", "temperature")
+MOST_SEEDS, MOST_TRIALS, MOST_WORKERS = 1_000, 10_000, 4_096
+"""No comparison needs more; a slip of the hand must not plan a billion trials."""
+LARGEST_SEED = 2**31 - 1
+"""Trials count up from it, and numpy's seeds end at 2**32."""
 
 
 class Section(BaseModel):
@@ -112,6 +116,7 @@ class Runner(Section):
     workers: int | None = Field(
         default=None,
         ge=1,
+        le=MOST_WORKERS,
         description="Trials at once; by default one a GPU, or one for two CPU cores.",
     )
     address: str | None = Field(
@@ -158,7 +163,9 @@ class Proof(Section):
     full_rate: float | None = Field(
         None, gt=0, description="Rate of a full finetune; LoRA starts from ten times that."
     )
-    seed: int = Field(0, ge=0, description="Of the splits; trials count up from it.")
+    seed: int = Field(
+        0, ge=0, le=LARGEST_SEED, description="Of the splits; trials count up from it."
+    )
     runner: Runner = Field(Runner(), description="Where trials run; its keys stand below.")
     price: Price = Field(Price(), description="What a device costs; its keys stand below.")
     report_to: tuple[str, ...] = Field((), description="trackio, mlflow, wandb, tensorboard.")
@@ -195,12 +202,12 @@ class VerifyRecipe(Proof):
     arms: tuple[str, ...] = Field(
         (), description="Rivals by name, or files of placements; the usual ones if empty."
     )
-    seeds: int = Field(5, ge=1, description="Seeds an arm.")
+    seeds: int = Field(5, ge=1, le=MOST_SEEDS, description="Seeds an arm.")
     margin: float | None = Field(
         None, ge=0, description="Loss of the metric that is accepted; 0.01, or 0.02 nats for loss."
     )
     ladder: tuple[float, ...] = Field(
-        (0.3, 1.0, 3.0), min_length=1, description="Factors of the rate."
+        (0.3, 1.0, 3.0), min_length=1, max_length=100, description="Factors of the rate."
     )
     ladder_share: float = Field(
         0.25, gt=0, le=1, description="Share of the training rows for the ladder."
@@ -227,7 +234,9 @@ class TuneRecipe(Proof):
         (0.1, 10.0), description="Range of the rate, as factors of ten times the full rate."
     )
     loraplus: tuple[float, ...] = Field((1.0,), description="LoRA+ ratios; 1 is without.")
-    trials: int = Field(20, ge=1, description="Trials of the search, the ladder included.")
+    trials: int = Field(
+        20, ge=1, le=MOST_TRIALS, description="Trials of the search, the ladder included."
+    )
     hours: float | None = Field(None, gt=0, description="Device-hours after which none starts.")
-    seeds: int = Field(3, ge=1, description="Fresh seeds of the confirmation.")
+    seeds: int = Field(3, ge=1, le=MOST_SEEDS, description="Fresh seeds of the confirmation.")
     storage: str | None = Field(None, description="Database URL for many workers.")

@@ -352,13 +352,15 @@ def short_name(name: str) -> str:
 def count(number: int) -> str:
     """Return a number of parameters in short.
 
-    >>> count(1234), count(2_750_000), count(8_030_000_000)
-    ('1,234', '2.75 M', '8.03 B')
+    >>> count(1234), count(2_750_000), count(8_030_000_000), count(999_999)
+    ('1,234', '2.75 M', '8.03 B', '1 M')
     """
-    for unit, size in (("B", 10**9), ("M", 10**6)):
-        if number >= size:
+    if number < 10_000:
+        return f"{number:,}"
+    for unit, size in (("k", 10**3), ("M", 10**6)):
+        if float(f"{number / size:.3g}") < 1000:
             return f"{number / size:.3g} {unit}"
-    return f"{number / 1000:.3g} k" if number >= 10_000 else f"{number:,}"
+    return f"{number / 10**9:,.3g} B" if number < 10**12 else f"{number / 10**9:,.0f} B"
 
 
 def sparkline(values: Sequence[float], bounds: tuple[float, float], width: int = 16) -> str:

@@ -50,7 +50,7 @@ def load_model(
     return model.to(target)
 
 
-def dtype_for(name: str, device: str, dtype: str) -> str:
+def dtype_for(name: str, device: str, dtype: str, *, revision: str | None = None) -> str:
     """Return what `auto` means for scoring a model on a device; other dtypes stay as they are.
 
     It is the checkpoint's own, except on a CPU that is slow in that: there float32, whose scores
@@ -65,7 +65,7 @@ def dtype_for(name: str, device: str, dtype: str) -> str:
         return dtype
     check_name(name)
     with explained(name, "model"):
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, revision=revision)
     if getattr(config, "quantization_config", None) is not None or not is_slow(config.dtype):
         return dtype
     return "float32"
@@ -89,14 +89,14 @@ def load_skeleton(name: str) -> nn.Module:
     return model
 
 
-def load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
     """Load the tokenizer that belongs to a model.
 
     Raises:
         ModelError: there is none at that name.
     """
     with explained(name, "tokenizer"):
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(name, revision=revision)
 
 
 @contextlib.contextmanager
@@ -227,6 +227,21 @@ def check_name(name: str) -> None:
             f"The model folder {name} is {what}.{nearest(path.name, _folders_beside(path))} "
             "Give a folder with config.json or a hub id such as Qwen/Qwen3-0.6B."
         )
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Do as `quiet_loading` for the length of the block, and put the user's settings back."""
+    logging = transformers.utils.logging
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    with warnings.catch_warnings():
+        quiet_loading()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(level)
+            if bars:
+                logging.enable_progress_bar()
 
 
 def quiet_loading() -> None:

@@ -145,7 +145,7 @@ def load_base(spec: TrialSpec) -> tuple[nn.Module, Any, tuple[str, ...]]:
     Raises:
         UsageError, ModelError: as `prepare`.
     """
-    tokenizer = load_tokenizer(spec.model)
+    tokenizer = load_tokenizer(spec.model, revision=spec.revision)
     give_pad_token(tokenizer, spec.model)
     # They are drawn while the model loads.
     transformers.set_seed(spec.seed)
@@ -161,11 +161,13 @@ def _load(spec: TrialSpec, tokenizer: Any) -> tuple[nn.Module, tuple[str, ...]]:
     """
     check_name(spec.model)
     device = trial_device(spec)
-    chosen = dtype_for(spec.model, device, spec.training.dtype)
+    chosen = dtype_for(spec.model, device, spec.training.dtype, revision=spec.revision)
     with explained(spec.model, "model"):
-        config = AutoConfig.from_pretrained(spec.model)
+        config = AutoConfig.from_pretrained(spec.model, revision=spec.revision)
         dtype = chosen if chosen == "auto" else getattr(torch, chosen)
         wanted, options = _class_of(spec, config, tokenizer)
+        if spec.revision is not None:
+            options["revision"] = spec.revision
         if device == "cpu" and (config.dtype if dtype == "auto" else dtype) in HALVES:
             options["attn_implementation"] = "eager"
         model, report = wanted.from_pretrained(
@@ -301,7 +303,7 @@ def _wrap(spec: TrialSpec, model: nn.Module, placement: Placement, heads: Sequen
 
     fields = peft_fields(placement)
     # The scored model may have another name, or stand in another folder, than the trained one.
-    fields["base_model_name_or_path"] = spec.model
+    fields |= {"base_model_name_or_path": spec.model, "revision": spec.revision}
     if placement.settings.init == "eva":
         # More components than ranks would let EVA move ranks between modules.
         fields["eva_config"] = EvaConfig(rho=1.0)
