@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from plop_lora.errors import UsageError
@@ -38,7 +39,8 @@ def export_path(
     if source.is_dir():
         raise UsageError(
             f"{source} is a folder, but --to {to} exports a file of plop place. The folder of a "
-            f"trained adapter is made ready for serving with: plop export {source} --to vllm -o DIR"
+            "trained adapter is made ready for serving with: "
+            f"plop export {shlex.quote(str(source))} --to vllm -o DIR"
         )
     placement = Placement.load(source)
     return export(placement, folder, to=to, serve=serve, dry_run=dry_run, allow_loss=allow_loss)

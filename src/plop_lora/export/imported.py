@@ -14,6 +14,7 @@ import copy
 import dataclasses
 import json
 import re
+import shlex
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -313,7 +314,8 @@ def _check_scores(scores: Scores, adapters: list[_Adapter], reference: ModelRefe
     if not shared or not fits:
         raise UsageError(
             f"These scores are of {scores.model.name}, which is not the shape of "
-            f"{reference.name}. Score that model: plop score {reference.name} --data DATA."
+            f"{reference.name}. Score that model: "
+            f"plop score {shlex.quote(reference.name)} --data DATA."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,8 +78,9 @@ class Exported:
 
     @property
     def description(self) -> str:
-        """What to do with the file."""
-        return self.target.description.format(file=self.path, folder=str(self.path.parent))
+        """What to do with the file; its name is quoted for the shell."""
+        file = shlex.quote(str(self.path))
+        return self.target.description.format(file=file, folder=str(self.path.parent))
 
 
 def export(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 
 from plop_lora._version import __version__
 from plop_lora.errors import require
+from plop_lora.escapes import escaped
 from plop_lora.files import atomic_file
 from plop_lora.recipe import Proof, TuneRecipe, VerifyRecipe
 from plop_lora.records import Placement, Scores
@@ -245,5 +247,6 @@ def _plain(recipe: VerifyRecipe) -> dict[str, Any]:
 
 def _write_recipe(recipe: VerifyRecipe, path: Path) -> None:
     text = yaml.safe_dump(_plain(recipe), sort_keys=False, allow_unicode=True)
+    command = f"plop verify SCORES --recipe {shlex.quote(str(path))}"
     with atomic_file(path) as file:
-        file.write(f"# plop verify SCORES --recipe {path}\n{text}")
+        file.write(f"# {escaped(command)}\n{text}")
