@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from plop_lora.cli.output import Format
+from plop_lora.cli.output import Format, say
 
 if TYPE_CHECKING:
     from plop_lora.recipe import Proof
@@ -106,7 +106,5 @@ def watched(recipe: Proof, folder: Path, form: Format) -> Iterator[Watch]:
             yield watch
     except KeyboardInterrupt:
         again = f"--folder {shlex.quote(str(folder))}"
-        typer.echo(
-            f"Stopped. Finished trials are kept; the same command with {again} goes on.", err=True
-        )
+        say(f"Stopped. Finished trials are kept; the same command with {again} goes on.", err=True)
         raise typer.Exit(130) from None

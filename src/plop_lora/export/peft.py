@@ -21,7 +21,7 @@ from plop_lora.export.names import (
     target_parameters,
 )
 from plop_lora.export.narrow import Narrowed, narrow, no_dropout_on_parameters, no_loraplus
-from plop_lora.export.target import Loss, Rendered, Target
+from plop_lora.export.target import Loss, Rendered, Target, check_placed
 from plop_lora.placement import alpha_of
 from plop_lora.records import AdapterSettings, PlacedSite, Placement
 
@@ -47,6 +47,7 @@ def to_peft(
     """
     from peft import LoraConfig
 
+    check_placed(placement)
     losses = peft_losses(placement)
     if losses and not allow_loss:
         raise ExportError(

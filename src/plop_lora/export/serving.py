@@ -29,6 +29,7 @@ from plop_lora.export.servers import (
     changes_base,
     features_in,
 )
+from plop_lora.export.target import check_placed
 from plop_lora.records import Placement
 
 Severity = Literal["rejected", "ignored", "note"]
@@ -128,6 +129,7 @@ def _subject(
     source: Placement | Mapping[str, Any], modules: tuple[str, ...], added_tokens: bool
 ) -> _Subject:
     if isinstance(source, Placement):
+        check_placed(source)
         matched = matched_names(source)
         ranks = {matched[site.name]: (site.rank, source.scaling) for site in source.sites}
         model_type = str((source.model.config or {}).get("model_type", ""))

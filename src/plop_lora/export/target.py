@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from plop_lora.errors import ExportError
 from plop_lora.escapes import acting, escaped
 from plop_lora.records import Placement
 
@@ -22,6 +23,19 @@ def as_comments(lines: Iterable[str]) -> str:
     as it is, it would end the comment, and what follows would be read as configuration or code.
     """
     return "".join(f"# {escaped(line)}\n" for line in lines)
+
+
+def check_placed(placement: Placement) -> None:
+    """Refuse a placement without an adapter, of which no trainer can make anything.
+
+    Raises:
+        ExportError: it has none.
+    """
+    if not placement.sites:
+        raise ExportError(
+            f"This placement of {placement.model.name} holds no adapter, so there is nothing to "
+            "export. Make one with: plop place scores.json -o placement.json"
+        )
 
 
 def as_yaml(fields: Mapping[str, Any], *, width: int) -> str:

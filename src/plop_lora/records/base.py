@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from plop_lora.errors import RecordError
 from plop_lora.files import atomic_file
 from plop_lora.records.reading import DIGEST, check_digest, check_values, digest_of, read_document
-from plop_lora.records.wording import plain_fault
+from plop_lora.records.wording import fault_at
 
 
 def later(module_name: str, name: str) -> Callable[..., Any]:
@@ -110,7 +110,7 @@ class Record:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "top level"
             raise RecordError(
-                f"{source} is a damaged {cls.kind!r} record: {place} {plain_fault(first)}. "
+                f"{source} is a damaged {cls.kind!r} record: {fault_at(place, first)}. "
                 f"Make it again: {_maker(cls.kind)}."
             ) from error
         return record

@@ -31,12 +31,21 @@ _BOUNDS = {
 _LONGEST = 40
 
 
-def plain_fault(error: Mapping[str, Any]) -> str:
-    """Return what is wrong with a value, as the end of a sentence that names its key.
+def fault_at(place: str, error: Mapping[str, Any]) -> str:
+    """Return a sentence, without its full stop, about what is wrong at a place.
 
     Args:
+        place: key or field, as the user would name it.
         error: one entry of `ValidationError.errors()`.
     """
+    fault = _fault(error)
+    if fault is not None:
+        return f"{place} {fault}"
+    return f"{place}: {str(error['msg']).removeprefix('Value error, ').rstrip('.')}"
+
+
+def _fault(error: Mapping[str, Any]) -> str | None:
+    """Return the rest of a sentence that begins with the place; None for other faults."""
     kind, context, value = error["type"], error.get("ctx", {}), error.get("input")
     if kind == "missing":
         return "is needed, but is not there"
@@ -50,9 +59,7 @@ def plain_fault(error: Mapping[str, Any]) -> str:
     if kind == "finite_number":
         return f"is {_shown(value)}; it must be a finite number"
     expected = _EXPECTED.get(kind.split("_")[0])
-    if expected is None:
-        return str(error["msg"]).removeprefix("Value error, ").rstrip(".")
-    return f"must be {expected}, and is {_shown(value)}"
+    return None if expected is None else f"must be {expected}, and is {_shown(value)}"
 
 
 def _shown(value: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from plop_lora.errors import OutputError, UsageError
-from plop_lora.files import atomic_file
+from plop_lora.files import atomic_file, check_writable, size
 from plop_lora.recipe import Proof
 from plop_lora.records import Scores
 
@@ -96,8 +96,9 @@ def check_disk(folder: Path, trials: int, parameters: int) -> None:
         parameters: of one adapter.
 
     Raises:
-        OutputError: less is free than is needed.
+        OutputError: the folder cannot be written, or less is free than is needed.
     """
+    check_writable(folder / RECIPE)
     needed = int(SPARE * parameters * (trials * ADAPTER_BYTES + OPTIMIZER_BYTES))
     there = folder.resolve()
     while not there.exists():
@@ -105,7 +106,7 @@ def check_disk(folder: Path, trials: int, parameters: int) -> None:
     free = shutil.disk_usage(there).free
     if free < needed:
         raise OutputError(
-            f"{trials} adapters of {parameters:,} parameters need {needed / 2**30:.1f} GiB in "
-            f"{folder}, but {free / 2**30:.1f} GiB are free. Name a folder on another disk with "
-            "--folder, or take fewer arms or seeds."
+            f"{trials} adapters of {parameters:,} parameters need {size(needed)} in {folder}, but "
+            f"{size(free)} are free. Name a folder on another disk with --folder, or take fewer "
+            "arms or seeds."
         )
