@@ -183,12 +183,18 @@ def check_not_input(path: Path, *inputs: str | Path | None) -> None:
         UsageError: the text names the input.
     """
     for source in inputs:
-        with contextlib.suppress(OSError, ValueError):
-            if source is not None and os.path.samefile(path, source):
-                raise UsageError(
-                    f"-o {path} is {source}, which is read here and would be lost. "
-                    "Give another path with -o."
-                )
+        if source is not None and _is_same_file(path, source):
+            raise UsageError(
+                f"-o {path} is {source}, which is read here and would be lost. "
+                "Give another path with -o."
+            )
+
+
+def _is_same_file(path: Path, other: str | Path) -> bool:
+    try:
+        return os.path.samefile(path, other)
+    except (OSError, ValueError):  # one is not there, or is the name of a data set
+        return False
 
 
 def check_not_foreign(path: Path, ours: Callable[[Path], bool]) -> None:
