@@ -19,6 +19,7 @@ SOURCE = ROOT / "src" / "plop_lora"
 ORDER = [
     "_version",
     "errors",
+    "escapes",
     "files",
     "records",
     "recipe",

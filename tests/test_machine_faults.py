@@ -18,7 +18,7 @@ from pretend import notes, spec
 from plop_lora.errors import UsageError
 from plop_lora.recipe import Runner
 from plop_lora.records import TrialResult
-from plop_lora.training.folder import check_no_links, clear, trial_folder
+from plop_lora.training.folder import check_no_links, trial_folder
 from plop_lora.training.machine import is_of_machine
 from plop_lora.training.runners import COMMAND, run_trials
 from plop_lora.training.trial import write_spec
@@ -132,18 +132,6 @@ def test_a_link_in_the_folder_keeps_its_target(run, tmp_path: Path, name: str) -
     with pytest.raises(UsageError, match="is a link"):
         check_no_links(folder)
     assert precious.read_text() == "mine"
-
-
-def test_what_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:
-    """Each kill while an adapter was saved left a whole copy of it for ever."""
-    (tmp_path / ".adapter.ab_12cde").mkdir()
-    (tmp_path / ".adapter.ab_12cde" / "adapter_model.safetensors").write_bytes(b"0" * 100)
-    (tmp_path / ".result.json.ab_12cde").touch()
-    kept = {".lock", ".hidden", "log.txt", "adapter", ".adapter.mine", ".result.json.longer-name"}
-    for name in kept:
-        (tmp_path / name).touch()
-    clear(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == kept
 
 
 def test_old_results_say_nothing_of_the_machine() -> None:

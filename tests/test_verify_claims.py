@@ -21,7 +21,6 @@ from plop_lora.tune import plan as plan_of_tune
 from plop_lora.tune import tune
 from plop_lora.verify import run as step
 from plop_lora.verify.decide import Doubts, Outcome, decide
-from plop_lora.verify.folder import clear, in_use
 
 __all__ = ["folder", "plop_verify", "recipe"]
 """Fixtures of the planted trials."""
@@ -327,22 +326,6 @@ def test_a_run_of_an_older_release_goes_on(scores, recipe, tmp_path: Path) -> No
     count = len(planted.ran)
     verify(scores, recipe, tmp_path, planted)
     assert len(planted.ran) == count
-
-
-def test_what_killed_runs_left_is_removed_where_nobody_works(tmp_path: Path) -> None:
-    """Temporary files of every kill stayed for ever; those of a run under way must stay."""
-    (tmp_path / "data").mkdir()
-    left = [tmp_path / ".verification.json.abcdefgh", tmp_path / "data" / ".train.jsonl.abcdefgh"]
-    for path in left:
-        path.touch()
-    with in_use(tmp_path):
-        assert not any(path.exists() for path in left)
-        left[0].touch()
-        with in_use(tmp_path):
-            assert left[0].exists()
-    (tmp_path / ".other.json.abcdefgh").touch()
-    clear(tmp_path)
-    assert (tmp_path / ".other.json.abcdefgh").exists()
 
 
 def test_logging_of_transformers_is_put_back(scores, recipe, tmp_path, monkeypatch) -> None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from plop_lora.errors import UsageError, nearest
 from plop_lora.records.trial import TASKS, EvaluationSettings, TrainingSettings
+from plop_lora.records.wording import fault_at
 
 RUNNERS = ("local", "ray")
 LEAST: dict[str, float] = {
@@ -47,7 +48,7 @@ class Section(BaseModel):
                 names the key.
         """
         document = {} if path is None else _read_yaml(path)
-        source = "the options" if path is None else f"the recipe {path}"
+        source = _OPTIONS if path is None else f"the recipe {path}"
         if isinstance(document, dict):
             document = _merged(document, given or {})
         return cls.parse(document, source)
@@ -69,27 +70,65 @@ class Section(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             where = [str(part) for part in first["loc"]]
-            message = first["msg"].removeprefix("Value error, ").rstrip(".")
+            if first["type"] == "missing":
+                raise UsageError(_missing(cls, where, source)) from error
+            fault = fault_at(".".join(where) or "top level", first)
             if first["type"] in _UNKNOWN and where:
                 known = _keys(cls, where[:-1])
-                message = f"there is no such key.{nearest(where[-1], known)} Keys: "
-                message += ", ".join(known)
-            if first["type"] == "missing":
-                message = "is needed, but not given"
-            key = ".".join(where) or "top level"
-            raise UsageError(f"In {source}, {key}: {message}.") from error
+                fault = f"{'.'.join(where)}: there is no such key.{nearest(where[-1], known)} "
+                fault += f"Keys: {', '.join(known)}"
+            raise UsageError(f"In {source}, {fault}.") from error
 
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+_OPTIONS = "the options"
+
+
+def _missing(section: type[Section], where: list[str], source: str) -> str:
+    """Say what a key that was left out is, and how to give it."""
+    field = section.model_fields.get(where[0])
+    what = f": {field.description.rstrip('.')}" if field and field.description else ""
+    key = ".".join(where)
+    if source == _OPTIONS:
+        return f"--{key.replace('_', '-')} is needed{what}. Give it, or a recipe that has {key}."
+    return f"{source[0].upper()}{source[1:]} has no {key}, which is needed{what}."
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads plain values; a key that stands twice in one section is an error, not the last one."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = key_node.value
+        if isinstance(key, str) and key in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {key!r} stands twice", key_node.start_mark
+            )
+        seen |= {key} if isinstance(key, str) else set()
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
 def _read_yaml(path: str | Path) -> Any:
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"Cannot read the recipe {path}: {error}.") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"The recipe {path} is not YAML: {error}.") from error
+        return yaml.load(Path(path).read_bytes(), Loader=_Loader) or {}
+    except FileNotFoundError as error:
+        raise UsageError(f"There is no recipe at {path}. Name a YAML file.") from error
+    except IsADirectoryError as error:
+        raise UsageError(f"The recipe {path} is a folder. Name the YAML file in it.") from error
+    except OSError as error:
+        raise UsageError(f"Cannot read the recipe {path}: {error.strerror or error}.") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = "" if mark is None else f" at line {mark.line + 1}"
+        raise UsageError(f"The recipe {path} is not YAML{where}: {error.problem}.") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UsageError(f"The recipe {path} is not YAML in UTF-8. Save it as such.") from error
 
 
 def _merged(document: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,17 +7,18 @@ from typing import Annotated
 
 import typer
 
-from plop_lora.cli.output import Format, FormatOption, OutputOption, check, finish
+from plop_lora.cli.output import ForceOption, Format, FormatOption, OutputOption, check, finish
 
 
 def compare(
     first: Annotated[Path, typer.Argument(help="Scores, the base of the difference.")],
     second: Annotated[Path, typer.Argument(help="Scores that the base is taken from.")],
     output: OutputOption = None,
+    force: ForceOption = False,
     form: FormatOption = Format.table,
 ) -> None:
     """Lay two score files side by side: two tasks, or two checkpoints."""
-    check(output)
+    check(output, first, second, force=force)
     from plop_lora.comparison import compare as run
     from plop_lora.records import Scores
 

@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
-from plop_lora.cli.output import Format, FormatOption
+from plop_lora.cli.output import STDOUT, Format, FormatOption, say
 
 
 def export(
     source: Annotated[
         Path, typer.Argument(help="File written by plop place; for vllm an adapter's folder.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write into.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder to write into; - is stdout.")
+    ],
     to: Annotated[
         str,
         typer.Option(
@@ -32,16 +34,28 @@ def export(
     allow_loss: Annotated[
         bool, typer.Option("--allow-loss", help="Write even if something is lost or rejected.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write into the folder of a model or an adapter.")
+    ] = False,
     form: FormatOption = Format.table,
 ) -> None:
     """Write SOURCE as a trainer's configuration, or fold a trained adapter for serving."""
     from plop_lora.export import export_path
 
-    done = export_path(source, output, to=to, serve=serve, dry_run=dry_run, allow_loss=allow_loss)
+    folder = None if output == STDOUT else output
+    done = export_path(
+        source,
+        folder,
+        to=to,
+        serve=serve,
+        dry_run=dry_run,
+        allow_loss=allow_loss,
+        force=force,
+    )
     for message in done.messages:
-        typer.echo(message, err=True)
-    if form is Format.json:
+        say(message, err=True)
+    if form is Format.json or folder is None:
         typer.echo(done.text, nl=False)
     elif form is Format.table:
-        typer.echo(done.summary)
-        typer.echo(done.description)
+        say(done.summary)
+        say(done.description)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from plop_lora.cli.output import Format, FormatOption, OutputOption, check, finish
+from plop_lora.cli.output import ForceOption, Format, FormatOption, OutputOption, check, finish
 
 
 def import_(
@@ -20,10 +20,11 @@ def import_(
     scores: Annotated[
         Path | None, typer.Option(help="Scores of the same model, for NFN and gaps.")
     ] = None,
+    force: ForceOption = False,
     form: FormatOption = Format.table,
 ) -> None:
     """Read an existing PEFT ADAPTER configuration into a placement, without any weights."""
-    check(output)
+    check(output, adapter, adapter / "adapter_config.json", scores, force=force)
     from plop_lora.records import Scores
 
     loaded = None if scores is None else Scores.load(scores)

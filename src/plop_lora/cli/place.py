@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from plop_lora.cli.output import Format, FormatOption, OutputOption, check, finish
+from plop_lora.cli.output import ForceOption, Format, FormatOption, OutputOption, check, finish
 
 
 def place(
@@ -42,10 +42,11 @@ def place(
     ] = "default",
     dropout: Annotated[float, typer.Option(help="LoRA dropout.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the strategy random.")] = 0,
+    force: ForceOption = False,
     form: FormatOption = Format.table,
 ) -> None:
     """Choose module types and ranks from SCORES, and say how sure the choice is."""
-    check(output)
+    check(output, scores, force=force)
     from plop_lora.placement import parse_layers
     from plop_lora.placement import place as run
     from plop_lora.records import AdapterSettings, Scores

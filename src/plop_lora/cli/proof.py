@@ -6,13 +6,14 @@ An option that was not given leaves the recipe's value alone.
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from plop_lora.cli.output import Format
+from plop_lora.cli.output import Format, say
 
 if TYPE_CHECKING:
     from plop_lora.recipe import Proof
@@ -104,8 +105,6 @@ def watched(recipe: Proof, folder: Path, form: Format) -> Iterator[Watch]:
         with contextlib.nullcontext(ignore) if quiet else live(price=recipe.price) as watch:
             yield watch
     except KeyboardInterrupt:
-        typer.echo(
-            f"Stopped. Finished trials are kept; the same command with --folder {folder} goes on.",
-            err=True,
-        )
+        again = f"--folder {shlex.quote(str(folder))}"
+        say(f"Stopped. Finished trials are kept; the same command with {again} goes on.", err=True)
         raise typer.Exit(130) from None

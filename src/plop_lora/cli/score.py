@@ -7,7 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from plop_lora.cli.output import Format, FormatOption, OutputOption, check, finish, waiting
+from plop_lora.cli.output import (
+    ForceOption,
+    Format,
+    FormatOption,
+    OutputOption,
+    check,
+    finish,
+    waiting,
+)
 from plop_lora.errors import UsageError
 from plop_lora.reading import read_rows
 
@@ -56,12 +64,13 @@ def score(
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Compute the baseline of every weight anew.")
     ] = False,
+    force: ForceOption = False,
     form: FormatOption = Format.table,
 ) -> None:
     """Score every module type of MODEL on unlabelled DATA, with forward passes only."""
     processes = context.obj
     if processes is None or processes.first:
-        check(output)
+        check(output, data, force=force)
     size = _batch_size(batch_size)
     read_rows(data)  # a path that is not there is found before torch is loaded
     from plop_lora.documents import load_documents

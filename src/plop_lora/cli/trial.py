@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from plop_lora.cli.output import Format, FormatOption, finish
+from plop_lora.cli.output import Format, FormatOption, finish, say
 
 
 def trial(
@@ -43,5 +43,5 @@ def trial(
     if is_first_process():
         finish(result, None, form)
     if not result.done:
-        typer.echo(f"The trial failed: {result.cause}", err=True)
+        say(f"The trial failed: {result.cause}", err=True)
         raise typer.Exit(1)

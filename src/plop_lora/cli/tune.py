@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from plop_lora.cli import proof
-from plop_lora.cli.output import Format, FormatOption, OutputOption, check, finish, waiting
+from plop_lora.cli.output import Format, FormatOption, OutputOption, check, finish, say, waiting
 
 
 def tune(
@@ -68,5 +68,5 @@ def tune(
         tuning = run(wanted, Scores.load(scores), folder, watch=watch)
     finish(tuning, output, form)
     if form is not Format.quiet:
-        typer.echo(f"Wrote {folder / 'placement.json'} and {folder / 'recipe.yaml'}", err=True)
+        say(f"Wrote {folder / 'placement.json'} and {folder / 'recipe.yaml'}", err=True)
     raise typer.Exit(tuning.exit_code)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from plop_lora.cli import proof
-from plop_lora.cli.output import Format, FormatOption, OutputOption, check, finish, waiting
+from plop_lora.cli.output import Format, FormatOption, OutputOption, check, finish, say, waiting
 from plop_lora.recipe import VerifyRecipe
 from plop_lora.records import Scores
 
@@ -84,7 +84,7 @@ def _run(
         finish(found, output, form)
         return
     if form is not Format.quiet:
-        typer.echo(f"Folder of the run: {folder}", err=True)
+        say(f"Folder of the run: {folder}", err=True)
     with proof.watched(recipe, folder, form) as watch:
         record = step.verify(scores, recipe, folder=folder, watch=watch)
     finish(record, output, form)

@@ -94,6 +94,7 @@ def place(
         )
     limit = None if budget is None else parse_budget(budget, scores.model.parameters)
     hosts = _hosts_of(chosen, layers)
+    clipped = _clipped(hosts, rank, limit)
     sites = _place_sites(hosts, rank or DEFAULT_RANK, limit, scaling, settings)
     choices = choices_of(row, eligible, chosen, sites, known_ties(scores))
     return Placement(
@@ -111,7 +112,7 @@ def place(
         scores_digest=scores.digest(),
         plop_version=__version__,
         settings=settings,
-        notes=_notes(row, eligible, chosen, sites),
+        notes=(*_notes(row, eligible, chosen, sites), *clipped),
     )
 
 
@@ -186,6 +187,32 @@ def _hosts_of(chosen: list[Group], layers: Collection[int] | None) -> list[tuple
             f"in the layers {min(there, default=0)} to {max(there, default=0)}."
         )
     return [(order, host) for order, host in hosts if host.layer in layers]
+
+
+def _clipped(
+    members: list[tuple[int, Host]], rank: int | None, limit: int | None
+) -> tuple[str, ...]:
+    """Say what of a rank or budget that was asked for the weights cannot take up.
+
+    Raises:
+        UsageError: no weight can take the rank.
+    """
+    largest = max(host.largest_rank for _, host in members)
+    if rank is not None and rank > largest:
+        raise UsageError(
+            f"--rank {rank} is more than any of these weights can use: the largest has "
+            f"{largest} as its smaller side, and a higher rank says nothing new. Give {largest} "
+            "or less."
+        )
+    small = [host.largest_rank for _, host in members if host.largest_rank < (rank or 0)]
+    if small:
+        return (f"rank {min(small)} to {max(small)} instead of {rank} on {len(small)} weights, "
+                "the smaller side of their matrices",)  # fmt: skip
+    most = sum(host.largest_rank * host.parameters_per_rank for _, host in members)
+    if limit is not None and limit > most:
+        return (f"{most:,} of the budget of {limit:,} can be used, with the largest rank "
+                "everywhere",)  # fmt: skip
+    return ()
 
 
 def _place_sites(

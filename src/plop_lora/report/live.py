@@ -23,11 +23,12 @@ from rich.live import Live
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from plop_lora.escapes import escaped
 from plop_lora.recipe import Price
 from plop_lora.records import TrialResult, TrialSpec
 from plop_lora.records.trial import CONFIRM, GRPO, LADDER, SEARCH, UNTRAINED
 from plop_lora.report.costs import duration, money
-from plop_lora.report.rows import Column, Table, sparkline
+from plop_lora.report.rows import Column, Table, shown, sparkline
 from plop_lora.training.events import FINISHED, RUNNING, WAITING, Event, Watch
 from plop_lora.training.task import metric_of
 
@@ -320,7 +321,7 @@ def live(
         yield _told_in_lines(board, console)
         return
     with Live(
-        get_renderable=lambda: drawn(rows(board.state())),
+        get_renderable=lambda: drawn(shown(rows(board.state()))),
         console=console,
         refresh_per_second=1 / REFRESH_SECONDS,
     ):
@@ -335,7 +336,7 @@ def _told_in_lines(board: Board, console: Console) -> Watch:
     def tell(event: Event) -> None:
         board(event)
         if event.state == FINISHED:
-            print(board.line(event), file=console.file or sys.stderr, flush=True)
+            print(escaped(board.line(event)), file=console.file or sys.stderr, flush=True)
 
     return tell
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from plop_lora.escapes import escaped
 from plop_lora.placement import default_choice
 from plop_lora.records import (
     TIE,
@@ -42,6 +43,20 @@ class Table:
     more: tuple[Table, ...] = ()
 
 
+def shown(table: Table) -> Table:
+    """Return the table as it may be printed: names that others chose cannot move the cursor.
+
+    Every drawing, live or not, goes through here.
+    """
+    return Table(
+        title=escaped(table.title),
+        columns=tuple(replace(column, name=escaped(column.name)) for column in table.columns),
+        rows=tuple(tuple(map(escaped, row)) for row in table.rows),
+        lines=tuple(map(escaped, table.lines)),
+        more=tuple(map(shown, table.more)),
+    )
+
+
 TYPE = Column("type")
 MODULES = Column("modules", right=True)
 NFN = Column("NFN")
@@ -49,6 +64,9 @@ INTERVAL = Column("95 % interval")
 DIFFERENCE = Column("difference")
 VERDICT = Column("verdict")
 LISTED_PAIRS = 3
+LISTED_GROUPS = 12
+LONGEST_GROUP = 32
+"""Characters of the name of a group, which is a value of the user's data."""
 TIE_MEANS = "Tie: the order is open, but the other type is not better by more than is tolerated."
 UNDECIDED_MEANS = "Undecided: the interval holds 0, so these texts do not separate the two."
 
@@ -111,9 +129,16 @@ def _stopping_lines(stopping: Stopping) -> list[str]:
         if len(pairs) > LISTED_PAIRS:
             lines.append(f"{word}: {len(pairs) - LISTED_PAIRS} more, in the record.")
     if stopping.groups:
-        parts = (f"{row.group} {row.used} of {row.available}" for row in stopping.groups)
+        groups = stopping.groups[:LISTED_GROUPS]
+        parts = [f"{_short(row.group)} {row.used} of {row.available}" for row in groups]
+        if len(stopping.groups) > LISTED_GROUPS:
+            parts.append(f"and {len(stopping.groups) - LISTED_GROUPS} more groups, in the record")
         lines.append(f"Sequences by group: {', '.join(parts)}.")
     return lines
+
+
+def _short(group: str) -> str:
+    return group if len(group) <= LONGEST_GROUP else f"{group[:LONGEST_GROUP]}…"
 
 
 def _missing_lines(scores: Scores) -> list[str]:

@@ -25,7 +25,7 @@ from plop_lora.scoring.parallel import Processes
 from plop_lora.scoring.progress import progress_bar
 from plop_lora.scoring.provenance import provenance_of
 from plop_lora.scoring.sites import find_sites
-from plop_lora.scoring.stopping import ADAPTIVE, Watch, check_rule, stopping_of
+from plop_lora.scoring.stopping import ADAPTIVE, Watch, check_rule, check_top, stopping_of
 
 BASELINES = ("analytic", "monte_carlo")
 
@@ -110,6 +110,7 @@ def score(
     )  # fmt: skip
     loaded = chosen.model
     found = find_sites(loaded, include=include, exclude=exclude)
+    check_top(top, found.sites)
     if batches is not None:
         given = Given(tuple(ready_batches(batches)), "ready batches", ())
     else:

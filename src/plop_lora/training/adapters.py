@@ -28,7 +28,7 @@ from transformers import AutoConfig
 from plop_lora.errors import ExportError, ModelError, UsageError
 from plop_lora.export.adapters import WEIGHTS_FILE
 from plop_lora.export.dryrun import adapters_of, compare_adapters, lora_layers
-from plop_lora.export.names import by_parameter
+from plop_lora.export.names import parameter_sites
 from plop_lora.export.peft import peft_fields
 from plop_lora.files import atomic_folder
 from plop_lora.records import Placement, TrialSpec
@@ -104,7 +104,7 @@ def check_adapters(spec: TrialSpec) -> None:
             f"training. Allowed: {', '.join(INITS)}."
         )
     if init not in ("default", "gaussian"):
-        stacked = [site.name for site in placement.sites if by_parameter(site, placement)]
+        stacked = [site.name for site in parameter_sites(placement)]
         if stacked:
             raise UsageError(
                 f"The initialisation {init!r} works on modules, and {stacked[0]} is adapted as a "

@@ -9,7 +9,6 @@ import re
 from pathlib import Path
 
 from plop_lora.errors import UsageError
-from plop_lora.files import remove_leftovers
 from plop_lora.records import TrialSpec
 from plop_lora.records.trial import LADDER
 
@@ -40,11 +39,6 @@ def _label(spec: TrialSpec) -> str:
     arm = _UNSAFE.sub("-", spec.arm)[-_LONGEST_ARM:].strip("-.") or "arm"
     rate = f"-{spec.learning_rate:g}" if spec.phase == LADDER else ""
     return f"{arm}-seed{spec.seed}-{_UNSAFE.sub('-', spec.phase)}{rate}"
-
-
-def clear(folder: Path) -> None:
-    """Remove what a killed attempt has left half written: records, and copies of the adapter."""
-    remove_leftovers(folder, (SPEC, RESULT, ADAPTER))
 
 
 def check_no_links(folder: Path) -> None:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from plop_lora.errors import MachineError, OutputError, PlopError, RecordError, UsageError
+from plop_lora.files import remove_abandoned
 from plop_lora.records import TrialResult, TrialSpec
 from plop_lora.records.trial import DONE, FAILED
 from plop_lora.training import resources
@@ -37,7 +38,6 @@ from plop_lora.training.folder import (
     RESULT,
     SPEC,
     check_no_links,
-    clear,
     trial_folder,
 )
 from plop_lora.training.machine import is_of_machine
@@ -125,7 +125,7 @@ def run_trial(
     check_weights(spec)
     if resources.is_first_process():
         _claim(folder, spec)
-        clear(folder)
+        remove_abandoned(folder)
         _check_space(folder, spec)
     base = folder if root is None else Path(root)
     data = spec.data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 
 from plop_lora._version import __version__
 from plop_lora.errors import RecordError, require
+from plop_lora.escapes import escaped
 from plop_lora.files import atomic_file
 from plop_lora.recipe import Proof, TuneRecipe, VerifyRecipe
 from plop_lora.records import Placement, Scores, TrialResult, TrialSpec
@@ -41,7 +43,7 @@ from plop_lora.tune.search import (
 )
 from plop_lora.tune.space import build_space, ladder_rates
 from plop_lora.tune.steps import Steps, usual_steps
-from plop_lora.verify.folder import TRIALS, TUNE, check_folder, clear, mark
+from plop_lora.verify.folder import TRIALS, TUNE, check_folder, mark
 from plop_lora.verify.model import model_of
 from plop_lora.verify.plan import default_margin
 from plop_lora.verify.run import check_groups_of, check_trainer
@@ -85,7 +87,6 @@ def tune(
     job = _job(recipe, scores, folder, watch, steps)
     job.steps.check(recipe, scores, job.rows, list(job.space.table.values()))
     with alone_in(folder):
-        clear(folder)
         mark(folder, TUNE, job.model)
         job.steps.write(job.rows, folder)
         study = memory.open_study(job)
@@ -276,5 +277,6 @@ def _plain(recipe: VerifyRecipe) -> dict[str, Any]:
 
 def _write_recipe(recipe: VerifyRecipe, path: Path) -> None:
     text = yaml.safe_dump(_plain(recipe), sort_keys=False, allow_unicode=True)
+    command = f"plop verify SCORES --recipe {shlex.quote(str(path))}"
     with atomic_file(path) as file:
-        file.write(f"# plop verify SCORES --recipe {path}\n{text}")
+        file.write(f"# {escaped(command)}\n{text}")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from plop_lora.errors import OutputError, RecordError, UsageError
-from plop_lora.files import atomic_file, remove_leftovers
+from plop_lora.files import atomic_file, check_writable, size
 from plop_lora.recipe import Proof
 from plop_lora.records import Scores
 from plop_lora.training.weights import TrainedModel
@@ -28,8 +26,6 @@ VERIFY, TUNE = "verify", "tune"
 _OLD_MARKS = {VERIFY: (SCORES, RECIPE, "data", TRIALS), TUNE: ("worker", "data", TRIALS)}
 """What a run of a release without the mark has: all of these."""
 _LOCKS = ("lock", ".lock")
-_WRITTEN = (MARK, RECIPE, SCORES, RECORD, "signals.json", "placement.json", "worker")
-_WRITTEN_IN_DATA = ("train.jsonl", "select.jsonl", "report.jsonl")
 FREE = ("arms", "seeds", "margin", "quick", "runner", "price", "report_to")
 """What may change between two runs in one folder: no finished trial turns wrong by it, so more
 seeds or another rival go on from those that are there."""
@@ -151,34 +147,6 @@ def claim(folder: Path, recipe: Proof, scores: Scores, model: TrainedModel) -> N
         yaml.safe_dump(recipe.model_dump(mode="json"), file, sort_keys=False, allow_unicode=True)
 
 
-@contextlib.contextmanager
-def in_use(folder: Path) -> Iterator[None]:
-    """Hold the folder of a run, which others may hold as well; the first clears it.
-
-    What a killed run has left half written is removed where no other run is under way. Where the
-    file system has no locks, nothing is removed.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a", encoding="utf-8") as file:
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            clear(folder)
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_SH)
-        yield
-
-
-def clear(folder: Path) -> None:
-    """Remove what killed runs have left half written in a folder that nobody else uses."""
-    remove_leftovers(folder, _WRITTEN)
-    remove_leftovers(folder / "data", _WRITTEN_IN_DATA)
-
-
 def _deciding(recipe: Proof, *, with_data: bool = False) -> dict[str, Any]:
     """Return what decides a trial, with a section's keys behind its name: `training.epochs`."""
     left_out = FREE if with_data else (*FREE, *DATA)
@@ -199,8 +167,9 @@ def check_disk(folder: Path, trials: int, parameters: int) -> None:
         parameters: of one adapter.
 
     Raises:
-        OutputError: less is free than is needed.
+        OutputError: the folder cannot be written, or less is free than is needed.
     """
+    check_writable(folder / RECIPE)
     needed = int(SPARE * parameters * (trials * ADAPTER_BYTES + OPTIMIZER_BYTES))
     there = folder.resolve()
     while not there.exists():
@@ -208,7 +177,7 @@ def check_disk(folder: Path, trials: int, parameters: int) -> None:
     free = shutil.disk_usage(there).free
     if free < needed:
         raise OutputError(
-            f"{trials} adapters of {parameters:,} parameters need {needed / 2**30:.1f} GiB in "
-            f"{folder}, but {free / 2**30:.1f} GiB are free. Name a folder on another disk with "
-            "--folder, or take fewer arms or seeds."
+            f"{trials} adapters of {parameters:,} parameters need {size(needed)} in {folder}, but "
+            f"{size(free)} are free. Name a folder on another disk with --folder, or take fewer "
+            "arms or seeds."
         )

@@ -30,7 +30,6 @@ from plop_lora.verify.folder import (
     check_owner,
     claim,
     default_folder,
-    in_use,
 )
 from plop_lora.verify.ladder import choose_rates
 from plop_lora.verify.model import check_config, check_weights_fit, model_of
@@ -91,14 +90,13 @@ def verify(
     check_what_runs(recipe, scores, splits, [arm.placements[0] for arm in known.arms])
     arms = len(arm_names(recipe))
     check_disk(root, arms * (len(known.rates) + len(known.seeds)), known.budget)
-    with in_use(root):
-        claim(root, recipe, scores, known.model)
-        write_splits(splits, root)
-        signals = measure_signals(known, root)
-        study = make_study(scores, recipe, splits, signals=signals) if signals else known
-        trials = _run_all(study, signals, root, run or _runner(), watch)
-        record = conclude(study, trials)
-        record.save(root / RECORD)
+    claim(root, recipe, scores, known.model)
+    write_splits(splits, root)
+    signals = measure_signals(known, root)
+    study = make_study(scores, recipe, splits, signals=signals) if signals else known
+    trials = _run_all(study, signals, root, run or _runner(), watch)
+    record = conclude(study, trials)
+    record.save(root / RECORD)
     return record
 
 
