@@ -150,8 +150,7 @@ def device_named(name: str) -> torch.device:
         UsageError: there is no such device here.
     """
     if name == "auto":
-        accelerator = torch.accelerator.current_accelerator()
-        return accelerator or torch.device("cpu")
+        return _accelerator() or torch.device("cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -163,6 +162,15 @@ def device_named(name: str) -> torch.device:
             "Use auto, cpu, cuda, cuda:1 or mps."
         ) from error
     return device
+
+
+def _accelerator() -> torch.device | None:
+    """Return the accelerator of this machine, or None.
+
+    torch names the one it was built for, which the machine need not have: PyPI's build for Linux
+    says `cuda` without a GPU or its driver.
+    """
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
 
 
 def check_dtype(dtype: str) -> None:
