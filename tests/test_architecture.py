@@ -26,6 +26,7 @@ ORDER = [
     "placement",
     "cost",
     "comparison",
+    "models",
     "reading",
     "sampling",
     "documents",

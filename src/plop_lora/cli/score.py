@@ -9,6 +9,8 @@ import typer
 
 from plop_lora.cli.output import Format, FormatOption, OutputOption, check, finish, waiting
 from plop_lora.errors import UsageError
+from plop_lora.models.folders import expanded, model_name
+from plop_lora.models.origin import Origin
 from plop_lora.reading import read_rows
 
 
@@ -56,6 +58,22 @@ def score(
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Compute the baseline of every weight anew.")
     ] = False,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of the model on the hub.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Hub id or folder of a tokenizer that lies elsewhere.")
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(help="Access token of the hub, never recorded; HF_TOKEN works as well."),
+    ] = None,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code", help="Run the Python code that lies beside the weights."
+        ),
+    ] = False,
     form: FormatOption = Format.table,
 ) -> None:
     """Score every module type of MODEL on unlabelled DATA, with forward passes only."""
@@ -63,24 +81,27 @@ def score(
     if processes is None or processes.first:
         check(output)
     size = _batch_size(batch_size)
-    read_rows(data)  # a path that is not there is found before torch is loaded
+    # What is not there is found before torch is loaded.
+    model = model_name(model)
+    read_rows(data)
     from plop_lora.documents import load_documents
     from plop_lora.scoring import score as run
 
+    origin = Origin(revision, trust_remote_code, token)
     with waiting(f"loading the tokenizer of {model} and {data}", form):
-        tokenizer = _tokenizer(model)
+        loaded = _tokenizer(model, tokenizer, origin)
         documents = load_documents(
             data,
             text=text,
             template=None if template is None else template.replace("\\n", "\n"),
-            chat=_chat(tokenizer),
+            chat=_chat(loaded),
             group=group,
             samples=samples,
             seed=seed,
         )
     scores = run(
         model,
-        tokenizer,
+        loaded,
         documents,
         max_length=max_length,
         batch_size=size,
@@ -96,6 +117,9 @@ def score(
         engine=engine,
         ray_address=ray_address,
         cache=not no_cache,
+        revision=revision,
+        token=token,
+        trust_remote_code=trust_remote_code,
         processes=processes,
         progress=form is not Format.quiet,
     )
@@ -111,13 +135,14 @@ def _batch_size(text: str) -> int | None:
     return int(text)
 
 
-def _tokenizer(model: str) -> Any:
-    """Load it; a path that cannot be a model is refused before anything is asked of the hub."""
-    from plop_lora.scoring.loading import check_name, load_tokenizer, quiet_loading
+def _tokenizer(model: str, tokenizer: str | None, origin: Origin) -> Any:
+    """Load the tokenizer of a model, or another one that was named."""
+    from plop_lora.scoring.loading import load_tokenizer, quiet_loading
 
     quiet_loading()
-    check_name(model)
-    return load_tokenizer(model)
+    if tokenizer is not None:
+        return load_tokenizer(expanded(tokenizer), origin.elsewhere())
+    return load_tokenizer(model, origin)
 
 
 def _chat(tokenizer: Any) -> Any:

@@ -101,7 +101,7 @@ def measure_shard(job: Job, batch: Batch) -> tuple[tuple[str, ...], Measured]:
 def _loaded(job: Job) -> tuple[nn.Module, tuple[Site, ...], GainCache]:
     assert job.model is not None
     quiet_loading()
-    model = unwrap(load_model(job.model, device=job.device, dtype=job.dtype))
+    model = unwrap(load_model(job.model, device=job.device, dtype=job.dtype, origin=job.origin))
     sites = find_sites(model, include=job.include, exclude=job.exclude).sites
     return model, sites, open_cache(job, model)
 

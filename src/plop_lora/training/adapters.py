@@ -31,16 +31,18 @@ from plop_lora.export.dryrun import adapters_of, compare_adapters, lora_layers
 from plop_lora.export.names import by_parameter
 from plop_lora.export.peft import peft_fields
 from plop_lora.files import atomic_folder
+from plop_lora.models.folders import model_name
+from plop_lora.models.origin import PLAIN
 from plop_lora.records import Placement, TrialSpec
 from plop_lora.records.trial import CLASSIFY, GRPO
 from plop_lora.scoring.loading import (
-    check_name,
     describe,
     device_named,
     dtype_for,
     explained,
     load_tokenizer,
 )
+from plop_lora.scoring.weights import load_checked
 from plop_lora.training.eva import initialise_from_features
 from plop_lora.training.precision import HALVES
 from plop_lora.training.resources import process_count
@@ -145,7 +147,7 @@ def load_base(spec: TrialSpec) -> tuple[nn.Module, Any, tuple[str, ...]]:
     Raises:
         UsageError, ModelError: as `prepare`.
     """
-    tokenizer = load_tokenizer(spec.model)
+    tokenizer = load_tokenizer(model_name(spec.model))
     give_pad_token(tokenizer, spec.model)
     # They are drawn while the model loads.
     transformers.set_seed(spec.seed)
@@ -159,27 +161,24 @@ def _load(spec: TrialSpec, tokenizer: Any) -> tuple[nn.Module, tuple[str, ...]]:
     On a CPU, attention in half precision is the plain one: the backward pass of torch's fused one
     takes several times as long there.
     """
-    check_name(spec.model)
+    name = model_name(spec.model)
     device = trial_device(spec)
-    chosen = dtype_for(spec.model, device, spec.training.dtype)
-    with explained(spec.model, "model"):
-        config = AutoConfig.from_pretrained(spec.model)
+    chosen = dtype_for(name, device, spec.training.dtype)
+    with explained(name, "model"):
+        config = AutoConfig.from_pretrained(name, **PLAIN.loading())
         dtype = chosen if chosen == "auto" else getattr(torch, chosen)
         wanted, options = _class_of(spec, config, tokenizer)
         if device == "cpu" and (config.dtype if dtype == "auto" else dtype) in HALVES:
             options["attn_implementation"] = "eager"
-        model, report = wanted.from_pretrained(
-            spec.model, dtype=dtype, output_loading_info=True, **options
-        )
-    missing = sorted(report["missing_keys"])
+        loaded = load_checked(wanted, name, dtype=dtype, **PLAIN.loading(), **options)
     if spec.task == CLASSIFY:
-        return model.to(device), _heads(model, missing)
-    if missing:
+        return loaded.model.to(device), _heads(loaded.model, loaded.new)
+    if loaded.new:
         raise ModelError(
-            f"{spec.model} is no complete language model: it lacks {missing[0]}. Train it by the "
-            "task classify, or give a checkpoint with its output head."
+            f"{spec.model} is no complete language model: it lacks {loaded.new[0]}. Train it by "
+            "the task classify, or give a checkpoint with its output head."
         )
-    return model.to(device), ()
+    return loaded.model.to(device), ()
 
 
 def _class_of(spec: TrialSpec, config: Any, tokenizer: Any) -> tuple[Any, dict[str, Any]]:
