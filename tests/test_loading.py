@@ -75,7 +75,7 @@ def _score(name: str, engine: str = "memory", **options: object) -> plop.Scores:
     ["model.layers.1.self_attn.k_proj.weight", "model.embed_tokens.weight", "model.norm.weight"],
 )
 def test_missing_weights_are_no_scores(checkpoint: Path, key: str, engine: str) -> None:
-    """transformers draws what is missing: one lost k_proj became the first choice."""
+    """Transformers draws what is missing: one lost k_proj became the first choice."""
 
     def lose(tensors: Tensors) -> Tensors:
         return {name: tensor for name, tensor in tensors.items() if name != key}
@@ -102,7 +102,7 @@ def test_weights_that_the_model_does_not_know(checkpoint: Path, engine: str) -> 
 
 @pytest.mark.parametrize("engine", ["memory", "stream"])
 def test_weights_of_another_shape(checkpoint: Path, engine: str) -> None:
-    """transformers points to a table above its error, which nobody prints."""
+    """Transformers points to a table above its error, which nobody prints."""
     key = "model.layers.0.mlp.up_proj.weight"
 
     def cut(tensors: Tensors) -> Tensors:
@@ -173,7 +173,7 @@ def test_trials_check_the_same(checkpoint: Path) -> None:
         load_checked(wanted, name, num_labels=3, ignore_mismatched_sizes=True)
 
 
-# --------------------------------------------------------------------------- whose code, which files
+# --------------------------------------------------------------------------- names
 
 
 @pytest.fixture
@@ -199,7 +199,7 @@ def with_code(checkpoint: Path) -> Path:
 
 @pytest.mark.parametrize("engine", ["auto", "memory", "stream"])
 def test_code_beside_the_weights_does_not_run(with_code: Path, engine: str, monkeypatch) -> None:
-    """transformers asks on the terminal, and a piped `yes` answered."""
+    """Transformers asks on the terminal, and a piped `yes` answered."""
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     with pytest.raises(ModelError, match=r"modeling_own\.py.*--trust-remote-code"):
         _score(str(with_code), engine)
@@ -211,7 +211,10 @@ def test_no_other_verb_runs_code_either(with_code: Path, monkeypatch) -> None:
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     with pytest.raises(ModelError, match="--trust-remote-code"):
         load_skeleton(str(with_code))
-    tokenizer = {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    tokenizer = {
+        "tokenizer_class": "OwnTokenizer",
+        "auto_map": {"AutoTokenizer": ["own.Own", None]},
+    }
     (with_code / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     with pytest.raises(ModelError, match="--trust-remote-code"):
         load_tokenizer(str(with_code))
@@ -258,7 +261,7 @@ def test_revision_and_token_reach_the_hub_and_no_record(monkeypatch, checkpoint:
 
 def test_a_tokenizer_from_elsewhere(checkpoint: Path, texts: list[str]) -> None:
     """A checkpoint of a training run often has no tokenizer beside it."""
-    with pytest.raises(ModelError, match="no tokenizer.*--tokenizer"):
+    with pytest.raises(ModelError, match=r"no tokenizer.*--tokenizer"):
         plop.score(str(checkpoint), texts=texts)
     tokenizer = WordTokenizer()
     tokenizer.name_or_path = "some/other"

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Annotated, Any
 
 import typer
 
 from plop_lora.cli.output import Format, FormatOption, OutputOption, check, finish, waiting
 from plop_lora.errors import UsageError
+from plop_lora.lines import STDIN
 from plop_lora.models.folders import expanded, model_name
 from plop_lora.models.origin import Origin
-from plop_lora.reading import read_rows
+from plop_lora.reading import open_rows
 
 
 def score(
@@ -19,7 +19,10 @@ def score(
     model: Annotated[str, typer.Argument(help="Hub id or local folder.")],
     data: Annotated[
         str,
-        typer.Option(help="A .jsonl .json .csv .parquet .txt file, or name:config:split."),
+        typer.Option(
+            help="A .jsonl .json .csv .tsv .parquet .txt file, also as .gz; - for standard input; "
+            "a folder of save_to_disk; or name:config:split of the hub."
+        ),
     ],
     output: OutputOption = None,
     text: Annotated[str | None, typer.Option(help="Field that holds the text.")] = None,
@@ -83,9 +86,10 @@ def score(
     size = _batch_size(batch_size)
     # What is not there is found before torch is loaded.
     model = model_name(model)
-    read_rows(data)
+    _check_data(data, processes)
     from plop_lora.documents import load_documents
     from plop_lora.scoring import score as run
+    from plop_lora.scoring.inputs import chat_of
 
     origin = Origin(revision, trust_remote_code, token)
     with waiting(f"loading the tokenizer of {model} and {data}", form):
@@ -94,10 +98,11 @@ def score(
             data,
             text=text,
             template=None if template is None else template.replace("\\n", "\n"),
-            chat=_chat(loaded),
+            chat=chat_of(loaded),
             group=group,
             samples=samples,
             seed=seed,
+            token=token,
         )
     scores = run(
         model,
@@ -135,6 +140,14 @@ def _batch_size(text: str) -> int | None:
     return int(text)
 
 
+def _check_data(data: str, processes: Any) -> None:
+    if data == STDIN and processes is not None:
+        raise UsageError(
+            "--data - can be read by one process only, and a launcher started several. Give a file."
+        )
+    open_rows(data)
+
+
 def _tokenizer(model: str, tokenizer: str | None, origin: Origin) -> Any:
     """Load the tokenizer of a model, or another one that was named."""
     from plop_lora.scoring.loading import load_tokenizer, quiet_loading
@@ -143,9 +156,3 @@ def _tokenizer(model: str, tokenizer: str | None, origin: Origin) -> Any:
     if tokenizer is not None:
         return load_tokenizer(expanded(tokenizer), origin.elsewhere())
     return load_tokenizer(model, origin)
-
-
-def _chat(tokenizer: Any) -> Any:
-    if not getattr(tokenizer, "chat_template", None):
-        return None
-    return functools.partial(tokenizer.apply_chat_template, tokenize=False)

@@ -7,7 +7,6 @@ and a few bytes of them. A folder that transformers could not load is answered b
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,19 +107,19 @@ def _is_a_file(name: str, path: Path) -> str:
 
 
 def _check_folder(name: str, path: Path) -> None:
-    files = sorted(entry.name for entry in path.iterdir())
+    if (path / CONFIG).exists():
+        return
     if (path / _ADAPTER).exists():
         base = _read(path / _ADAPTER).get("base_model_name_or_path")
         raise ModelError(
             f"{name} holds an adapter and not a model. Score its base model"
             f"{f': {base}' if base else ', which its adapter_config.json does not name'}."
         )
-    if (path / CONFIG).exists():
-        return
-    raise ModelError(_without_config(name, path, files))
+    raise ModelError(_without_config(name, path))
 
 
-def _without_config(name: str, path: Path, files: Sequence[str]) -> str:
+def _without_config(name: str, path: Path) -> str:
+    files = sorted(entry.name for entry in path.iterdir())
     suffixes = {Path(file).suffix.lower() for file in files}
     if not files:
         return f"The model folder {name} is empty. {_GIVE}"

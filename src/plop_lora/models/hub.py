@@ -12,6 +12,7 @@ import functools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 SECONDS = 6.0
 """How long the hub has for its first answer."""
@@ -38,9 +39,9 @@ def is_offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def why_not() -> str:
-    """Return the reason why the hub gave nothing, for an error; empty where it was asked."""
-    if not is_offline():
+def why_not(error: BaseException) -> str:
+    """Return why the hub gave nothing, where it was not asked; empty for an error of its own."""
+    if not is_offline() or not isinstance(error, OSError):
         return ""
     if reachable.cache_info().currsize:
         return f"the hub did not answer within {SECONDS:.0f} s, and the cache does not hold it"
@@ -77,7 +78,7 @@ def _offline() -> Iterator[None]:
 
     from huggingface_hub import constants
 
-    owners = [constants, sys.modules.get("datasets.config")]
+    owners: list[Any] = [constants, sys.modules.get("datasets.config")]
     before = [(owner, owner.HF_HUB_OFFLINE) for owner in owners if owner is not None]
     try:
         for owner, _ in before:

@@ -173,7 +173,7 @@ def _explanation(name: str, what: str, origin: Origin, error: BaseException) -> 
     version = f" in revision {origin.revision!r}" if origin.revision else ""
     return (
         f"No {what} {name!r}{version}: it is not a folder here, and the hub did not give one "
-        f"({why_not() or reason}).{nearest(path.name, folders_beside(path))} "
+        f"({why_not(error) or reason}).{nearest(path.name, folders_beside(path))} "
         "Give a folder with config.json or a hub id such as Qwen/Qwen3-0.6B."
     )
 

@@ -35,7 +35,7 @@ BASELINES = ("analytic", "monte_carlo")
 def score(
     model: str | Path | nn.Module,
     tokenizer: Any = None,
-    texts: Iterable[str] | Documents | None = None,
+    texts: Iterable[str | Mapping[str, Any]] | Documents | None = None,
     *,
     batches: Iterable[Mapping[str, Any]] | None = None,
     max_length: int = 512,
@@ -64,7 +64,8 @@ def score(
         model: hub id, local folder, or a loaded module (which keeps its device, dtype and mode).
         tokenizer: a transformers tokenizer, or the name or folder of one; found by the model's
             name if left out.
-        texts: strings, or `Documents` from `load_documents`.
+        texts: strings, `Documents` from `load_documents`, or rows such as a `datasets.Dataset`,
+            of which 200 are drawn.
         batches: ready batches instead of texts: dicts of tensors with `input_ids` and
             `attention_mask`, or whatever the model's processor returns.
         max_length: tokens kept of each text, at most the model's positions.
@@ -128,7 +129,7 @@ def score(
     else:
         tokenizer = _tokenizer(tokenizer, name, loaded, origin)
         shuffle_seed = seed if stop == ADAPTIVE else None
-        documents = as_documents(texts)
+        documents = as_documents(texts, tokenizer, seed)
         given = tokenise(loaded, tokenizer, documents, max_length, batch_size, shuffle_seed)
     watch = Watch(found.sites, rule)
     total = sum(len(batch.names) for batch in given.batches)

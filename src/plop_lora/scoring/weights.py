@@ -100,8 +100,8 @@ def is_wrapped(key: str) -> bool:
 def unwrapped_note(name: str) -> str:
     """Return the note of a record whose weights had prefixes."""
     return (
-        f"the weights of {name} carry the prefix of a wrapper (such as torch.compile's _orig_mod.), "
-        "which was taken off their names"
+        f"the weights of {name} carry the prefix of a wrapper (such as _orig_mod. of "
+        "torch.compile), which was taken off their names"
     )
 
 
