@@ -8,6 +8,7 @@ so that there is one copy of the model on each, and a matrix product uses every 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import os
@@ -62,7 +63,8 @@ def measure_on_ray(
             )
         pieces[order] = measured
         advance(len(batches[order].names))
-    return merge([piece for piece in pieces if piece is not None])
+    whole = merge([piece for piece in pieces if piece is not None])
+    return dataclasses.replace(whole, engine="ray")
 
 
 def check_cluster(address: str | None) -> None:

@@ -34,7 +34,7 @@ from plop_lora.files import atomic_folder
 from plop_lora.models.folders import model_name
 from plop_lora.models.origin import PLAIN
 from plop_lora.records import Placement, TrialSpec
-from plop_lora.records.trial import CLASSIFY, GRPO
+from plop_lora.records.trial import CLASSIFY
 from plop_lora.scoring.loading import (
     describe,
     device_named,
@@ -199,14 +199,14 @@ def _class_of(spec: TrialSpec, config: Any, tokenizer: Any) -> tuple[Any, dict[s
             f"{spec.model} is a {declared}, which writes no text. The task {spec.task} needs a "
             "causal language model; an encoder can be trained by the task classify."
         )
-    if not config.is_encoder_decoder:
-        return transformers.AutoModelForCausalLM, {}
-    if spec.task == GRPO:
+    if config.is_encoder_decoder:
         raise UsageError(
-            f"{spec.model} has an encoder and a decoder; the task grpo needs a causal language "
-            "model. Use the task sft."
+            f"{spec.model} has an encoder and a decoder, and the task {spec.task} needs a causal "
+            "language model. It can be scored and placed; train it with transformers' "
+            "Seq2SeqTrainer on the placement of plop export --to peft. For labels, the task "
+            "classify trains its encoder-decoder with a head."
         )
-    return transformers.AutoModelForSeq2SeqLM, {}
+    return transformers.AutoModelForCausalLM, {}
 
 
 def _heads(model: nn.Module, missing: Sequence[str]) -> tuple[str, ...]:

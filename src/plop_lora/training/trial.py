@@ -27,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from plop_lora.errors import OutputError, PlopError, RecordError, UsageError
+from plop_lora.models.memory import is_out_of_memory
 from plop_lora.records import TrialResult, TrialSpec
 from plop_lora.records.trial import DONE, FAILED
 from plop_lora.training import resources
-from plop_lora.training.memory import is_out_of_memory, release_memory, smaller_batch
+from plop_lora.training.memory import release_memory, smaller_batch
 from plop_lora.training.rows import check_rows, read_general, read_rows
 from plop_lora.training.task import (
     Judged,
