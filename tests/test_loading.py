@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +20,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 import plop_lora as plop
+from plop_lora.demo import MODEL
 from plop_lora.errors import DataError, ModelError
 from plop_lora.models import hub
 from plop_lora.models.folders import model_name
@@ -339,9 +343,9 @@ def test_a_hub_that_does_not_answer_costs_one_wait(monkeypatch, asked_again: Non
     monkeypatch.setattr(hub, "SECONDS", 0.2)
     monkeypatch.setattr(hub, "_asked", lambda: waiting.wait(30))
     started = time.monotonic()
-    with pytest.raises(ModelError, match="did not answer within"):
+    with pytest.raises(ModelError, match="cannot be reached"):
         load_tokenizer("nobody/nothing")
-    with pytest.raises(ModelError, match="did not answer within"):
+    with pytest.raises(ModelError, match="cannot be reached"):
         load_model("nobody/nothing", progress=False)
     waiting.set()
     assert time.monotonic() - started < 5
@@ -355,4 +359,52 @@ def test_offline_is_respected_at_once(monkeypatch, asked_again: None) -> None:
     with pytest.raises(ModelError, match="HF_HUB_OFFLINE is set"):
         load_model("nobody/nothing", progress=False)
     with pytest.raises(DataError, match="HF_HUB_OFFLINE is set"):
-        list(read_rows("nobody/nothing"))
+        read_rows("nobody/nothing")
+
+
+def test_a_name_out_of_reach_is_told_before_torch_is_loaded(tmp_path: Path) -> None:
+    """The hub was asked after seconds of imports, by way of a tokenizer."""
+    (tmp_path / "a.txt").write_text("one text")
+    program = (
+        "import sys; from plop_lora.models import hub; hub._asked = lambda: False\n"
+        "from plop_lora.cli import app\n"
+        "from plop_lora.errors import PlopError\n"
+        "for words in (['nobody/nothing', '--data', 'a.txt'], ['.', '--data', 'nobody/nothing']):\n"
+        "    try:\n"
+        "        app(['score', *words], standalone_mode=False)\n"
+        "    except PlopError as error:\n"
+        "        print(type(error).__name__, 'cannot be reached' in str(error))\n"
+        "print(sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)))\n"
+    )
+    (tmp_path / "config.json").write_text("{}")
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True, text=True, check=True, cwd=tmp_path,
+        env=os.environ | {"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["ModelError True", "DataError True", "[]"]
+
+
+def test_an_unknown_user_without_a_home(tmp_path: Path) -> None:
+    """A container that runs as any number has neither HOME nor a line in the list of users."""
+    program = (
+        "import os, pwd, sys\n"
+        "def unknown(*_): raise KeyError('uid not found')\n"
+        "pwd.getpwuid = unknown\n"
+        "from plop_lora.cli import main\n"
+        "sys.argv[1:] = ['score', '~/missing', '--data', 'a.txt']\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    print(end.code)\n"
+        "sys.argv[1:] = sys.argv[:0] + os.environ['WORDS'].split()\n"
+        "main()\n"
+    )
+    (tmp_path / "a.txt").write_text("one text\nand another")
+    environment = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME")}
+    words = f"score {MODEL} --data a.txt --stop fixed --format quiet -o out.json"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True, text=True, cwd=tmp_path,
+        env=environment | {"WORDS": words, "PLOP_CACHE": "1", "USER": "", "LOGNAME": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("1\n")
+    assert (tmp_path / "out.json").exists()

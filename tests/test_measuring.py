@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import types
 
 import families
@@ -13,6 +14,7 @@ from torch import nn
 import plop_lora as plop
 from plop_lora.data import ready_batches
 from plop_lora.demo import MODEL
+from plop_lora.errors import OutputError
 from plop_lora.models.memory import is_out_of_memory
 from plop_lora.scoring import cluster, engines
 from plop_lora.scoring.experts import experts_measured
@@ -20,6 +22,7 @@ from plop_lora.scoring.memory import measure
 from plop_lora.scoring.probe import Layout, attach
 from plop_lora.scoring.provenance import _kind
 from plop_lora.scoring.sites import ALL_ZERO, find_sites
+from plop_lora.scoring.spill import Spill
 
 # --------------------------------------------------------------------------- masks
 
@@ -191,3 +194,18 @@ def test_packed_weights_record_what_they_compute_in() -> None:
     del model.norm
     model.config = types.SimpleNamespace(dtype=torch.float16)
     assert _kind(model)[1] == torch.float16
+
+
+def test_a_full_folder_for_temporary_files_is_named(monkeypatch) -> None:
+    """What waits between blocks went to a full disk: `The system refused`."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    spill = Spill(0)
+    waiting = torch.zeros(1 << 16)
+    spill.made(0, waiting)
+    monkeypatch.setattr("os.pwrite", full)
+    with pytest.raises(OutputError, match=r"has no room for.*TMPDIR"):
+        spill.put(0, waiting)
+    spill.close()

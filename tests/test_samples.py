@@ -317,3 +317,10 @@ def test_a_line_without_an_end(tmp_path: Path, monkeypatch) -> None:
     source = _write(tmp_path / "a.txt.gz", gzip.compress(b"short\n" + b"x" * 5000))
     with pytest.raises(DataError, match="line 2, is longer than"):
         list(read_rows(source))
+
+
+def test_a_record_with_a_byte_order_mark(tmp_path: Path, scores) -> None:
+    """Editors on Windows put one in front, and the record was called no JSON."""
+    path = scores.save(tmp_path / "scores.json")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert plop.Scores.load(path) == scores

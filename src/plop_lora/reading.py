@@ -18,7 +18,7 @@ from typing import Any
 from plop_lora.errors import DataError, nearest
 from plop_lora.lines import LONGEST_LINE, STDIN, DataFile
 from plop_lora.models.folders import CONFIG, expanded
-from plop_lora.models.hub import hub_or_cache, why_not
+from plop_lora.models.hub import hub_or_cache, out_of_reach, why_not
 from plop_lora.models.origin import Origin
 from plop_lora.tables import is_saved, read_parquet, read_saved
 
@@ -69,6 +69,10 @@ def open_rows(source: str, token: str | None = None) -> Rows:
     named = DataFile(str(path)).suffix in SUFFIXES
     if named or path.is_dir() or source.startswith((".", "/", "~")):
         raise DataError(_unknown_path(path))
+    name = _hub_parts(source)[0]
+    reason = out_of_reach(name, "dataset")
+    if reason:
+        raise DataError(_not_on_the_hub(source, name, reason))
     loaded: list[Iterable[Row]] = []
 
     def read() -> Iterable[Row]:
@@ -275,23 +279,27 @@ _READERS: dict[str, Callable[[DataFile], Iterator[Row]]] = {
 # --------------------------------------------------------------------------- the hub
 
 
-def _read_hub(source: str, token: str | None) -> Iterable[Row]:
+def _hub_parts(source: str) -> tuple[str, str | None, str]:
+    """Return name, config and split of `name`, `name:split` or `name:config:split`."""
     name, *rest = source.split(":")
     if len(rest) > 2 or not all((name, *rest)):
         raise DataError(f"Cannot read {source!r}; write a hub data set as name:config:split.")
+    return name, rest[0] if len(rest) == 2 else None, rest[-1] if rest else "train"
+
+
+def _read_hub(source: str, token: str | None) -> Iterable[Row]:
     import datasets
 
-    split = rest[-1] if rest else "train"
-    config = rest[0] if len(rest) == 2 else None
+    name, config, split = _hub_parts(source)
     with hub_or_cache(name):
         try:
             return datasets.load_dataset(name, config, split=split, token=token)  # type: ignore[no-any-return]
         except Exception as error:  # the library raises many unrelated classes here
-            raise DataError(_not_on_the_hub(source, name, token, error)) from error
+            reason = why_not(error) or Origin(token=token).without_token(_first_line(error))
+            raise DataError(_not_on_the_hub(source, name, reason)) from error
 
 
-def _not_on_the_hub(source: str, name: str, token: str | None, error: Exception) -> str:
-    reason = why_not(error) or Origin(token=token).without_token(_first_line(error))
+def _not_on_the_hub(source: str, name: str, reason: str) -> str:
     return (
         f"No data set {source!r}: it is not a file here, and loading it from the hub failed "
         f"({reason}).{nearest(name, _data_files(Path()))} "

@@ -9,7 +9,7 @@ import typer
 from plop_lora.cli.output import Format, FormatOption, OutputOption, check, finish, waiting
 from plop_lora.errors import UsageError
 from plop_lora.lines import STDIN
-from plop_lora.models.folders import expanded, model_name
+from plop_lora.models.folders import check_reach, expanded, model_name
 from plop_lora.models.origin import Origin
 from plop_lora.reading import open_rows
 
@@ -87,6 +87,7 @@ def score(
     # What is not there is found before torch is loaded.
     model = model_name(model)
     _check_data(data, processes)
+    check_reach(model, "model", revision)
     from plop_lora.documents import load_documents
     from plop_lora.scoring import score as run
     from plop_lora.scoring.inputs import chat_of

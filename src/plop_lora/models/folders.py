@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from plop_lora.errors import ModelError, nearest
+from plop_lora.models.hub import out_of_reach
 
 CONFIG = "config.json"
 _GIVE = "Give a folder with config.json or a hub id such as Qwen/Qwen3-0.6B."
@@ -58,6 +59,26 @@ def expanded(name: str) -> str:
         return str(Path(name).expanduser())
     except RuntimeError:  # a user without a home folder, or ~other of nobody
         return name
+
+
+def check_reach(name: str, what: str, revision: str | None = None) -> None:
+    """Refuse a hub id that neither the hub nor the cache can give now, in seconds.
+
+    Raises:
+        ModelError: the hub is out of reach and the cache does not hold it.
+    """
+    reason = out_of_reach(name, "model")
+    if reason:
+        raise ModelError(not_given(name, what, reason, revision))
+
+
+def not_given(name: str, what: str, reason: str, revision: str | None = None) -> str:
+    """Return what to say of a name that is no folder and that the hub did not give."""
+    version = f" in revision {revision!r}" if revision else ""
+    return (
+        f"No {what} {name!r}{version}: it is not a folder here, and the hub did not give one "
+        f"({reason}).{nearest(Path(name).name, folders_beside(Path(name)))} {_GIVE}"
+    )
 
 
 def check_tokenizer(name: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,11 +42,39 @@ def is_offline() -> bool:
 
 def why_not(error: BaseException) -> str:
     """Return why the hub gave nothing, where it was not asked; empty for an error of its own."""
-    if not is_offline() or not isinstance(error, OSError):
+    return _reason() if is_offline() and isinstance(error, OSError) else ""
+
+
+def out_of_reach(name: str, kind: str) -> str:
+    """Return why a name cannot be had, before anything that takes seconds to import is.
+
+    Args:
+        name: a local folder or a hub id.
+        kind: `model` or `dataset`.
+
+    Returns:
+        Empty where it is a folder, in a cache, or where the hub answers.
+    """
+    if Path(name).is_dir() or _is_cached(name, kind):
         return ""
+    return "" if not is_offline() and reachable() else _reason()
+
+
+def _reason() -> str:
     if reachable.cache_info().currsize:
-        return f"the hub did not answer within {SECONDS:.0f} s, and the cache does not hold it"
+        return "the hub cannot be reached, and the cache does not hold it"
     return "HF_HUB_OFFLINE is set, and the cache does not hold it"
+
+
+def _is_cached(name: str, kind: str) -> bool:
+    """Whether a cache holds anything of a name; `datasets` has one of its own."""
+    from huggingface_hub import constants
+
+    folders = [Path(constants.HF_HUB_CACHE) / f"{kind}s--{name.replace('/', '--')}"]
+    if kind == "dataset":
+        home = os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets"
+        folders.append(Path(home) / name.replace("/", "___"))
+    return any(folder.is_dir() for folder in folders)
 
 
 @functools.cache

@@ -145,7 +145,7 @@ def _maker(kind: str) -> str:
 
 def _read_json(path: Path, kind: str) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         folder = path.parent
         beside = [entry.name for entry in folder.glob("*.json")] if folder.is_dir() else []

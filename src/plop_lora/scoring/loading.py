@@ -17,8 +17,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
-from plop_lora.errors import ModelError, PlopError, UsageError, nearest
-from plop_lora.models.folders import check_tokenizer, folders_beside, model_name, own_code
+from plop_lora.errors import ModelError, PlopError, UsageError
+from plop_lora.models.folders import check_tokenizer, model_name, not_given, own_code
 from plop_lora.models.hub import hub_or_cache, why_not
 from plop_lora.models.origin import PLAIN, Origin
 from plop_lora.records import ModelReference
@@ -170,12 +170,7 @@ def _explanation(name: str, what: str, origin: Origin, error: BaseException) -> 
             f"Cannot load the {what} in {name}: {reason}. Give a folder that transformers "
             "itself can load; plop --debug score … shows where it stops."
         )
-    version = f" in revision {origin.revision!r}" if origin.revision else ""
-    return (
-        f"No {what} {name!r}{version}: it is not a folder here, and the hub did not give one "
-        f"({why_not(error) or reason}).{nearest(path.name, folders_beside(path))} "
-        "Give a folder with config.json or a hub id such as Qwen/Qwen3-0.6B."
-    )
+    return not_given(name, what, why_not(error) or reason, origin.revision)
 
 
 def _wants_code(name: str, what: str) -> str:
