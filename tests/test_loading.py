@@ -408,3 +408,10 @@ def test_an_unknown_user_without_a_home(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("1\n")
     assert (tmp_path / "out.json").exists()
+
+
+def test_a_declared_class_that_is_no_model(checkpoint: Path) -> None:
+    """The name comes from a file, and transformers has many names that are no models."""
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"architectures": ["pipeline"]}))
+    assert _score(str(checkpoint)).model.architecture == "LlamaModel"

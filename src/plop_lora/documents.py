@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,58 +92,77 @@ def load_documents(
     read = _reader(fields, rows.source, text, template, chat)
     if group is not None:
         read = _grouped(read, fields, rows.source, group)
-    distinct = Distinct()
-    found = [
-        (number, document.group)
-        for number, document in enumerate(_each(read, rows))
-        if document is not None and distinct.adds(document)
-    ]
-    if not found:
+    texts = _texts_of(read, rows, grouped=group is not None)
+    if not texts.keys:
         raise DataError(
             f"No row of {rows.source} has text (rows read: {fields.rows}), so there is nothing to "
             "score. Name another field with --text or --template."
         )
-    distinct.check(rows.source)
-    order = draw([group for _, group in found], samples, seed)
-    items = tuple(_drawn(read, rows, [found[index][0] for index in order]))
+    firsts = different(texts.keys, rows.source)
+    groups = [texts.groups[first] for first in firsts] if texts.groups else [None] * len(firsts)
+    numbers = [texts.numbers[firsts[index]] for index in draw(groups, samples, seed)]
+    items = tuple(_drawn(read, rows, numbers))
     _check_words(items, rows.source)
-    skipped = fields.rows - len(found) - distinct.dropped
-    return Documents(rows.source, items, fields.rows, skipped, distinct.dropped)
+    return Documents(
+        rows.source,
+        items,
+        rows=fields.rows,
+        skipped=fields.rows - len(texts.keys),
+        duplicates=len(texts.keys) - len(firsts),
+    )
 
 
-@dataclass(slots=True)
-class Distinct:
-    """Which texts are new; a copy of a text says nothing new, and would narrow every interval.
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """The rows that have text: their numbers, the keys of their texts, their groups if asked for.
 
-    Kept are eight bytes of a hash of each text.
+    Arrays, since there may be millions.
     """
 
-    seen: set[int] = field(default_factory=set)
-    dropped: int = 0
+    numbers: array[int] = field(default_factory=lambda: array("q"))
+    keys: array[int] = field(default_factory=lambda: array("Q"))
+    groups: list[str | None] = field(default_factory=list)
 
-    def adds(self, document: Document) -> bool:
-        """Whether a document is the first with its text; others are counted."""
-        whole = f"{document.text}\0{document.target or ''}".encode(errors="replace")
-        key = int.from_bytes(hashlib.blake2b(whole, digest_size=8).digest(), "big")
-        if key in self.seen:
-            self.dropped += 1
-            return False
-        self.seen.add(key)
-        return True
 
-    def check(self, source: str) -> None:
-        """Refuse data that look like a sample and are a few texts many times.
+def _texts_of(read: Callable[[Row], Document | None], rows: Rows, *, grouped: bool) -> _Texts:
+    texts = _Texts()
+    for number, document in enumerate(_each(read, rows)):
+        if document is not None:
+            texts.numbers.append(number)
+            texts.keys.append(key_of(document))
+            if grouped:
+                texts.groups.append(document.group)
+    return texts
 
-        Raises:
-            DataError: there were enough rows, and too few of them differ.
-        """
-        count = len(self.seen)
-        if count < LEAST <= count + self.dropped:
-            raise DataError(
-                f"{source} holds {count + self.dropped} texts, of which only {count} "
-                f"{'is' if count == 1 else 'are'} different, and {LEAST} are the least that say "
-                "how sure a score is. Give more texts of the task."
-            )
+
+def key_of(document: Document) -> int:
+    """Return a number of 64 bits that stands for the text of a document."""
+    whole = f"{document.text}\0{document.target or ''}".encode(errors="replace")
+    return int.from_bytes(hashlib.blake2b(whole, digest_size=8).digest(), "big")
+
+
+def different(keys: Sequence[int], source: str) -> list[int]:
+    """Return where each text stands first; a copy would only make an interval look narrower.
+
+    Args:
+        keys: of all texts, from `key_of`.
+        source: of the texts, for the error.
+
+    Raises:
+        DataError: there were enough texts for a sample, and too few of them differ.
+    """
+    import numpy as np
+
+    _, firsts = np.unique(np.asarray(keys, dtype=np.uint64), return_index=True)
+    count = len(firsts)
+    if count < LEAST <= len(keys):
+        raise DataError(
+            f"{source} holds {len(keys)} texts, of which only {count} "
+            f"{'is' if count == 1 else 'are'} different, and {LEAST} are the least that say "
+            "how sure a score is. Give more texts of the task."
+        )
+    found: list[int] = np.sort(firsts).tolist()
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,6 +145,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
+_DECODER = json.JSONDecoder(object_pairs_hook=_once)
+
+
 def _parsed(text: str, where: str) -> Any:
     """Parse JSON.
 
@@ -152,7 +155,7 @@ def _parsed(text: str, where: str) -> Any:
         DataError: it is not JSON, or an object has a name twice; begins with `where`.
     """
     try:
-        return json.loads(text, object_pairs_hook=_once)
+        return _DECODER.decode(text)
     except _TwiceError as error:
         raise DataError(
             f"{where} has the field {str(error)!r} twice in one object, so that one of the two "

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-import transformers
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -34,6 +33,7 @@ from transformers.utils.loading_report import LoadStateDictInfo
 from plop_lora.errors import ModelError
 from plop_lora.models.origin import PLAIN, Origin
 from plop_lora.scoring import lookups
+from plop_lora.scoring.loading import architecture_of
 from plop_lora.scoring.lookups import Lookups
 from plop_lora.scoring.shards import Shards, shard_files
 from plop_lora.scoring.weights import KEY_MAPPING, check_weights, is_wrapped, unwrapped_note
@@ -348,7 +348,7 @@ def _skeleton(
     config = AutoConfig.from_pretrained(name, **origin.loading())
     if getattr(config, "quantization_config", None) is not None:
         raise UnstreamableError("it is quantised")
-    declared = getattr(transformers, (config.architectures or [""])[0], None)
+    declared = architecture_of(config)
     if declared is None:
         raise UnstreamableError("its config.json names no architecture of transformers")
     config, main = _get_dtype(dtype, files, config, None, None, True)

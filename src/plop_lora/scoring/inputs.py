@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from plop_lora.data import Batch, TokenSequence, encode, make_batches
-from plop_lora.documents import Distinct, Documents, load_documents
+from plop_lora.documents import Documents, different, key_of, load_documents
 from plop_lora.errors import DataError, UsageError
 from plop_lora.sampling import scoring_order
 from plop_lora.scoring.devices import home_of
@@ -87,11 +87,9 @@ def as_documents(texts: Any, tokenizer: Any = None, seed: int = 0) -> Documents:
     filled = [Document(text) for text in given if text is not None and text.strip()]
     if not filled:
         raise DataError("There is no text to score: the list is empty or all of it is blank.")
-    distinct = Distinct()
-    items = tuple(document for document in filled if distinct.adds(document))
-    distinct.check("texts")
-    skipped = len(given) - len(filled)
-    return Documents("texts", items, len(given), skipped, distinct.dropped)
+    items = tuple(filled[first] for first in different([key_of(d) for d in filled], "texts"))
+    skipped, duplicates = len(given) - len(filled), len(filled) - len(items)
+    return Documents("texts", items, len(given), skipped, duplicates)
 
 
 def chat_of(tokenizer: Any) -> Callable[..., str] | None:

@@ -77,9 +77,19 @@ def load_weights(
     return dataclasses.replace(loaded, model=loaded.model.to(target))
 
 
+def architecture_of(config: Any) -> Any | None:
+    """Return the class of transformers that a config.json declares, None where it has none.
+
+    The name comes from a file: whatever else it may mean in transformers is no model.
+    """
+    declared = getattr(transformers, (config.architectures or [""])[0], None)
+    is_model = isinstance(declared, type) and issubclass(declared, PreTrainedModel)
+    return declared if is_model else None
+
+
 def declared_class(config: Any) -> Any:
     """Return the class that a config.json declares, or an Auto class that knows its own code."""
-    declared = getattr(transformers, (config.architectures or [""])[0], None)
+    declared = architecture_of(config)
     if declared is not None:
         return declared
     mapped = getattr(config, "auto_map", None) or {}
@@ -120,7 +130,7 @@ def load_skeleton(name: str, origin: Origin = PLAIN) -> nn.Module:
     name = model_name(name)
     with explained(name, "model", origin):
         config = AutoConfig.from_pretrained(name, **origin.loading())
-        declared = getattr(transformers, (config.architectures or [""])[0], None)
+        declared = architecture_of(config)
         trusted = {"trust_remote_code": origin.trust_remote_code}
         with torch.device("meta"):
             model: nn.Module = (

@@ -82,7 +82,8 @@ class Spill:
             raise OutputError(
                 f"Memory is too small for what waits between blocks, and {tempfile.gettempdir()} "
                 f"has no room for {needed:,.0f} MiB of it ({error.strerror or error}). Name "
-                "another folder in TMPDIR, or score fewer or shorter texts with --samples and --max-length."
+                "another folder in TMPDIR, or score fewer texts (--samples) or shorter ones "
+                "(--max-length)."
             ) from error
 
     def _written(self, storage: torch.UntypedStorage) -> int:
