@@ -26,6 +26,7 @@ from trials import EVALUATION, TRAIN, checkpoint, rows, spec_of, write_data
 import plop_lora.training.trial as step
 from plop_lora import cli
 from plop_lora.errors import DataError, MachineError, OutputError, RecordError, UsageError
+from plop_lora.models.memory import is_out_of_memory
 from plop_lora.records import EvaluationSettings, TrialResult, TrialSpec
 from plop_lora.training import evaluate as judging
 from plop_lora.training.resources import measured
@@ -387,9 +388,9 @@ def test_divisors_keep_the_effective_batch() -> None:
 
 
 def test_other_errors_are_not_memory() -> None:
-    assert not step.is_out_of_memory(RuntimeError("shapes differ"))
-    assert not step.is_out_of_memory(OSError(errno.ENOSPC, "No space left"))
-    assert not step.is_out_of_memory(ValueError("out of memory"))
+    assert not is_out_of_memory(RuntimeError("shapes differ"))
+    assert not is_out_of_memory(OSError(errno.ENOSPC, "No space left"))
+    assert not is_out_of_memory(ValueError("out of memory"))
 
 
 def test_parts_of_the_time_add_up() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Annotated, Any
 
 import typer
@@ -17,7 +16,10 @@ from plop_lora.cli.output import (
     waiting,
 )
 from plop_lora.errors import UsageError
-from plop_lora.reading import read_rows
+from plop_lora.lines import STDIN
+from plop_lora.models.folders import check_reach, expanded, model_name
+from plop_lora.models.origin import Origin
+from plop_lora.reading import open_rows
 
 
 def score(
@@ -25,7 +27,10 @@ def score(
     model: Annotated[str, typer.Argument(help="Hub id or local folder.")],
     data: Annotated[
         str,
-        typer.Option(help="A .jsonl .json .csv .parquet .txt file, or name:config:split."),
+        typer.Option(
+            help="A .jsonl .json .csv .tsv .parquet .txt file, also as .gz; - for standard input; "
+            "a folder of save_to_disk; or name:config:split of the hub."
+        ),
     ],
     output: OutputOption = None,
     text: Annotated[str | None, typer.Option(help="Field that holds the text.")] = None,
@@ -65,6 +70,22 @@ def score(
         bool, typer.Option("--no-cache", help="Compute the baseline of every weight anew.")
     ] = False,
     force: ForceOption = False,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of the model on the hub.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Hub id or folder of a tokenizer that lies elsewhere.")
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(help="Access token of the hub, never recorded; HF_TOKEN works as well."),
+    ] = None,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code", help="Run the Python code that lies beside the weights."
+        ),
+    ] = False,
     form: FormatOption = Format.table,
 ) -> None:
     """Score every module type of MODEL on unlabelled DATA, with forward passes only."""
@@ -72,24 +93,30 @@ def score(
     if processes is None or processes.first:
         check(output, data, force=force)
     size = _batch_size(batch_size)
-    read_rows(data)  # a path that is not there is found before torch is loaded
+    # What is not there is found before torch is loaded.
+    model = model_name(model)
+    _check_data(data, processes)
+    check_reach(model, "model", revision)
     from plop_lora.documents import load_documents
     from plop_lora.scoring import score as run
+    from plop_lora.scoring.inputs import chat_of
 
+    origin = Origin(revision, trust_remote_code, token)
     with waiting(f"loading the tokenizer of {model} and {data}", form):
-        tokenizer = _tokenizer(model)
+        loaded = _tokenizer(model, tokenizer, origin)
         documents = load_documents(
             data,
             text=text,
             template=None if template is None else template.replace("\\n", "\n"),
-            chat=_chat(tokenizer),
+            chat=chat_of(loaded),
             group=group,
             samples=samples,
             seed=seed,
+            token=token,
         )
     scores = run(
         model,
-        tokenizer,
+        loaded,
         documents,
         max_length=max_length,
         batch_size=size,
@@ -105,6 +132,9 @@ def score(
         engine=engine,
         ray_address=ray_address,
         cache=not no_cache,
+        revision=revision,
+        token=token,
+        trust_remote_code=trust_remote_code,
         processes=processes,
         progress=form is not Format.quiet,
     )
@@ -120,16 +150,19 @@ def _batch_size(text: str) -> int | None:
     return int(text)
 
 
-def _tokenizer(model: str) -> Any:
-    """Load it; a path that cannot be a model is refused before anything is asked of the hub."""
-    from plop_lora.scoring.loading import check_name, load_tokenizer, quiet_loading
+def _check_data(data: str, processes: Any) -> None:
+    if data == STDIN and processes is not None:
+        raise UsageError(
+            "--data - can be read by one process only, and a launcher started several. Give a file."
+        )
+    open_rows(data)
+
+
+def _tokenizer(model: str, tokenizer: str | None, origin: Origin) -> Any:
+    """Load the tokenizer of a model, or another one that was named."""
+    from plop_lora.scoring.loading import load_tokenizer, quiet_loading
 
     quiet_loading()
-    check_name(model)
-    return load_tokenizer(model)
-
-
-def _chat(tokenizer: Any) -> Any:
-    if not getattr(tokenizer, "chat_template", None):
-        return None
-    return functools.partial(tokenizer.apply_chat_template, tokenize=False)
+    if tokenizer is not None:
+        return load_tokenizer(expanded(tokenizer), origin.elsewhere())
+    return load_tokenizer(model, origin)

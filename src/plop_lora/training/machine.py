@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from plop_lora.training.memory import is_out_of_memory
+from plop_lora.models.memory import is_out_of_memory
 
 _FULL = ("no space left on device", "disk quota exceeded", "read-only file system",
          "input/output error", "too many open files")  # fmt: skip

@@ -29,6 +29,7 @@ from typing import Any
 
 from plop_lora.errors import MachineError, OutputError, PlopError, RecordError, UsageError
 from plop_lora.files import remove_abandoned
+from plop_lora.models.memory import is_out_of_memory
 from plop_lora.records import TrialResult, TrialSpec
 from plop_lora.records.trial import DONE, FAILED
 from plop_lora.training import resources
@@ -41,7 +42,7 @@ from plop_lora.training.folder import (
     trial_folder,
 )
 from plop_lora.training.machine import is_of_machine
-from plop_lora.training.memory import is_out_of_memory, release_memory, smaller_batch
+from plop_lora.training.memory import release_memory, smaller_batch
 from plop_lora.training.rows import check_rows, read_general, read_rows
 from plop_lora.training.task import (
     Judged,

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from plop_lora.documents import fill_template, is_chat, template_fields
 from plop_lora.errors import DataError, UsageError, nearest
 from plop_lora.reading import read_rows
 from plop_lora.recipe import Proof
 from plop_lora.records.trial import CLASSIFY, GRPO, SFT
+from plop_lora.texts import fill_template, is_chat, template_fields
 from plop_lora.training.task import Row
 
 PAIRS = (("prompt", "completion"), ("question", "answer"), ("instruction", "output"))
