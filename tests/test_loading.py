@@ -20,6 +20,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 import plop_lora as plop
+from plop_lora.cli import app
 from plop_lora.demo import MODEL
 from plop_lora.errors import DataError, ModelError
 from plop_lora.models import hub
@@ -415,3 +416,26 @@ def test_a_declared_class_that_is_no_model(checkpoint: Path) -> None:
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps(config | {"architectures": ["pipeline"]}))
     assert _score(str(checkpoint)).model.architecture == "LlamaModel"
+
+
+def test_the_command_line_passes_the_origin_on(checkpoint: Path, tmp_path, monkeypatch) -> None:
+    """`plop score` had no way to name a revision, a tokenizer or a token."""
+    asked: list[tuple[str, dict[str, object]]] = []
+    tokenizer = WordTokenizer()
+
+    def given(name: str, **options: object) -> WordTokenizer:
+        asked.append((name, options))
+        return tokenizer
+
+    monkeypatch.setattr("plop_lora.scoring.loading.AutoTokenizer.from_pretrained", given)
+    (tmp_path / "a.txt").write_text("one text\nand another")
+    out = tmp_path / "out.json"
+    words = ["--revision", "v2", "--tokenizer", "some/other", "--token", "hf_secret"]
+    app(
+        ["score", str(checkpoint), "--data", str(tmp_path / "a.txt"), "-o", str(out), *words],
+        standalone_mode=False,
+    )
+    expected = {"revision": None, "token": "hf_secret", "trust_remote_code": False}
+    assert asked == [("some/other", expected)]
+    assert "hf_secret" not in out.read_text()
+    assert plop.Scores.load(out).provenance.settings["revision"] == "v2"

@@ -119,6 +119,7 @@ def test_an_expert_of_zeros_is_left_out() -> None:
 @pytest.mark.parametrize(
     "error",
     [
+        torch.OutOfMemoryError("full"),
         RuntimeError("CUDA error: out of memory"),
         RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
         RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"),

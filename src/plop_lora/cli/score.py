@@ -93,10 +93,7 @@ def score(
     if processes is None or processes.first:
         check(output, data, force=force)
     size = _batch_size(batch_size)
-    # What is not there is found before torch is loaded.
-    model = model_name(model)
-    _check_data(data, processes)
-    check_reach(model, "model", revision)
+    model = _found(model, revision, data, processes)
     from plop_lora.documents import load_documents
     from plop_lora.scoring import score as run
     from plop_lora.scoring.inputs import chat_of
@@ -150,12 +147,16 @@ def _batch_size(text: str) -> int | None:
     return int(text)
 
 
-def _check_data(data: str, processes: Any) -> None:
+def _found(model: str, revision: str | None, data: str, processes: Any) -> str:
+    """Return the name to load the model by; what is not there is told before torch is loaded."""
     if data == STDIN and processes is not None:
         raise UsageError(
             "--data - can be read by one process only, and a launcher started several. Give a file."
         )
+    name = model_name(model)
     open_rows(data)
+    check_reach(name, "model", revision)
+    return name
 
 
 def _tokenizer(model: str, tokenizer: str | None, origin: Origin) -> Any:

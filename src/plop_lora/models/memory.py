@@ -24,5 +24,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
+    if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
+        return True  # torch's own, told without importing torch
     words = str(error).lower()
     return isinstance(error, RuntimeError) and any(word in words for word in _WORDS)
