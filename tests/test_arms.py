@@ -69,7 +69,7 @@ def test_every_arm_meets_the_budget_or_is_refused(scores, data, factor, uniform)
     odd = _with_sides(scores, {name: (data.draw(SIDES), data.draw(SIDES)) for name in types})
     names = [name for name in ARMS if name != "eva" or not uniform]
     options = {"seeds": SEEDS, "signals": _signals(odd), "uniform": uniform}
-    budget = max(1, int(factor * budget_of(odd, 4)))
+    budget = max(1, int(factor * 4 * budget_of(odd, 1)))
     try:
         arms = make_arms(names, odd, budget=budget, **options)
     except UsageError as error:

@@ -6,12 +6,14 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pretend import spec
 
 import plop_lora as plop
 from plop_lora.errors import ModelError, UsageError
+from plop_lora.models.origin import Origin
 from plop_lora.recipe import TuneRecipe, VerifyRecipe
 from plop_lora.records import Scores, TrialSpec
 from plop_lora.training.weights import check_weights, trained_model, weights_key
@@ -150,18 +152,18 @@ def test_the_revision_reaches_the_loaders(here: Path, monkeypatch) -> None:
 
     asked = {}
 
-    def tokenizer(name: str, *, revision: str | None) -> None:
-        asked["tokenizer"] = revision
+    def tokenizer(name: str, origin: Origin) -> None:
+        asked["tokenizer"] = origin.revision
 
     class Config:
         @staticmethod
-        def from_pretrained(name: str, *, revision: str | None) -> None:
+        def from_pretrained(name: str, *, revision: str | None, **others: Any) -> None:
             asked["config"] = revision
             raise OSError("seen")
 
     monkeypatch.setattr(adapters, "load_tokenizer", tokenizer)
     monkeypatch.setattr(adapters, "give_pad_token", lambda *parts: None)
-    monkeypatch.setattr(adapters, "dtype_for", lambda *parts, revision: "float32")
+    monkeypatch.setattr(adapters, "dtype_for", lambda *parts: "float32")
     monkeypatch.setattr(adapters, "AutoConfig", Config)
     with pytest.raises(ModelError):
         adapters.load_base(dataclasses.replace(spec(), revision="abc"))

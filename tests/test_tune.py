@@ -682,7 +682,7 @@ def test_options_come_before_the_recipe(command, tmp_path) -> None:
     code, output, _ = command(*words, "--format", "json")
     assert code == 0
     tuning = Tuning.load(tmp_path / "tuning.json")
-    assert json.loads(output) == tuning.to_dict()
+    assert json.loads(output) == json.loads(tuning.to_json())
     assert tuning.seeds == (1, 2)
     done = [trial for trial in tuning.history if trial.state == SEARCHED]
     assert len(tuning.ladder) + len(done) == 12

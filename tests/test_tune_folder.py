@@ -123,15 +123,6 @@ def test_a_lock_that_a_kill_left_is_nobodys(scores, tmp_path: Path, caplog, capf
     assert "lock" not in "".join(capfd.readouterr())
 
 
-def test_what_a_killed_search_left_is_removed(scores, tmp_path: Path) -> None:
-    with pytest.raises(Stopped):
-        tune(RECIPE, scores, tmp_path, steps=Machine(die_at=3).steps)
-    left = tmp_path / ".placement.json.abcdefgh"
-    left.touch()
-    tune(RECIPE, scores, tmp_path, steps=Machine().steps)
-    assert not left.exists()
-
-
 # --------------------------------------------------------------------------- the machine's faults
 
 

@@ -192,7 +192,7 @@ class TrialResult(Record):
     notes: tuple[str, ...] = ()
     last_log: dict[str, Any] = field(default_factory=dict)
     dtype: str = ""
-    mendable: bool = False
+    mendable: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
 
     @property
     def done(self) -> bool:
