@@ -194,7 +194,7 @@ def kill_when(folder: Path, reached: Callable[[], bool]) -> None:
 
 def untimed(record: Verification) -> dict[str, Any]:
     """Return a record without times and memory."""
-    document = json.loads(record.to_json())
+    document = record.to_dict()
     cost = document.pop("cost")
     return document | {"cost": [(x["what"], x["trials"], x["tokens"]) for x in cost["lines"]]}
 

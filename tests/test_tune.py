@@ -680,7 +680,7 @@ def test_options_come_before_the_recipe(command, tmp_path) -> None:
     code, output, _ = command(*words, "--format", "json")
     assert code == 0
     tuning = Tuning.load(tmp_path / "tuning.json")
-    assert json.loads(output) == tuning.to_dict()
+    assert json.loads(output) == json.loads(tuning.to_json())
     assert tuning.seeds == (1, 2)
     done = [trial for trial in tuning.history if trial.state == SEARCHED]
     assert len(tuning.ladder) + len(done) == 12
@@ -698,9 +698,9 @@ def test_plan_on_the_command_line(command, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (("--train", "a", "--eval", "b"), "task: is needed"),
+        (("--train", "a", "--eval", "b"), "--task is needed"),
         (("--train", "a", "--eval", "b", "--task", "sft", "--trials", "0"), "trials"),
-        (("--recipe", "none.yaml"), "Cannot read the recipe none.yaml"),
+        (("--recipe", "none.yaml"), "There is no recipe at none.yaml"),
         (("--recipe", "list.yaml"), "there are no keys with values"),
     ],
 )
