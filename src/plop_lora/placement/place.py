@@ -192,26 +192,21 @@ def _hosts_of(chosen: list[Group], layers: Collection[int] | None) -> list[tuple
 def _clipped(
     members: list[tuple[int, Host]], rank: int | None, limit: int | None
 ) -> tuple[str, ...]:
-    """Say what of a rank or budget that was asked for the weights cannot take up.
-
-    Raises:
-        UsageError: no weight can take the rank.
-    """
-    largest = max(host.largest_rank for _, host in members)
-    if rank is not None and rank > largest:
-        raise UsageError(
-            f"--rank {rank} is more than any of these weights can use: the largest has "
-            f"{largest} as its smaller side, and a higher rank says nothing new. Give {largest} "
-            "or less."
-        )
+    """Say what of a rank or budget that was asked for the weights cannot take up."""
     small = [host.largest_rank for _, host in members if host.largest_rank < (rank or 0)]
     if small:
-        return (f"rank {min(small)} to {max(small)} instead of {rank} on {len(small)} weights, "
-                "the smaller side of their matrices",)  # fmt: skip
+        low, high = min(small), max(small)
+        given = f"{low}" if low == high else f"{low} to {high}"
+        return (
+            f"rank {rank} is more than {len(small)} of the {len(members)} weights can use: they "
+            f"have rank {given}, the smaller side of their matrix",
+        )
     most = sum(host.largest_rank * host.parameters_per_rank for _, host in members)
     if limit is not None and limit > most:
-        return (f"{most:,} of the budget of {limit:,} can be used, with the largest rank "
-                "everywhere",)  # fmt: skip
+        return (
+            f"the budget of {limit:,} is more than these weights can use: every rank is the "
+            f"smaller side of its matrix, {most:,} parameters in all",
+        )
     return ()
 
 
