@@ -20,6 +20,7 @@ ORDER = [
     "_version",
     "errors",
     "files",
+    "options",
     "records",
     "recipe",
     "statistics",

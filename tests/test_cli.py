@@ -116,7 +116,11 @@ def test_light_verbs_import_no_torch(folder: Path, words: list[str]) -> None:
     ("words", "code", "message"),
     [
         (["score", "./no-such-model", "--data", PROBLEMS], 1, "./no-such-model is not there"),
-        (["score", "nobody/nothing-here", "--data", PROBLEMS], 1, "hub did not give one"),
+        (
+            ["score", "nobody/nothing-here", "--data", PROBLEMS, "--text", "question"],
+            1,
+            "hub did not give one",
+        ),
         (["score", str(MODEL), "--data", "no.jsonl"], 1, "No data at no.jsonl"),
         (["score", str(MODEL), "--data", PROBLEMS], 1, "it has: question, answer"),
         (["score", str(MODEL), "--data", PROBLEMS, "-o", "."], 1, "it is a folder"),

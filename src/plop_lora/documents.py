@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plop_lora.errors import DataError, UsageError, nearest
+from plop_lora.errors import DataError, PlopError, UsageError, nearest
 from plop_lora.reading import Row, read_rows
 from plop_lora.sampling import draw
 
@@ -311,6 +311,8 @@ def _from_chat(value: Any, row: Row, chat: Chat | None, field: str) -> Document 
     tools = {"tools": row["tools"]} if row.get("tools") else {}
     try:
         text = chat(messages, **tools)
+    except PlopError:
+        raise
     except Exception as error:  # templates are programs and raise what they like
         raise _UnreadableError(
             f"the chat template refuses {field!r} ({type(error).__name__}: {error})."

@@ -27,15 +27,19 @@ from plop_lora.cli.score import score
 from plop_lora.cli.trial import trial
 from plop_lora.cli.tune import tune
 from plop_lora.cli.verify import verify
+from plop_lora.cli.words import epilog
 from plop_lora.errors import PlopError
 
 # typer exports the class of a wrong value, whose parent is that of every wrong word on the line.
 UsageProblem: Any = typer.BadParameter.__mro__[1]
 
+HELP = {"help_option_names": ["-h", "--help"]}
+
 app = typer.Typer(
     help="Where should LoRA adapters go? Score a model, place adapters, export for your trainer.",
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
+    context_settings=HELP,
 )
 VERBS = (score, place, verify, tune, trial, import_, export, compare, demo)
 
@@ -46,7 +50,7 @@ def verb_name(verb: Callable[..., None]) -> str:
 
 
 for verb in VERBS:
-    app.command(verb_name(verb))(interruptible(verb))
+    app.command(verb_name(verb), epilog=epilog(verb), context_settings=HELP)(interruptible(verb))
 
 
 def _version(wanted: bool) -> None:
@@ -58,10 +62,12 @@ def _version(wanted: bool) -> None:
 @app.callback(invoke_without_command=True)
 def _options(
     context: typer.Context,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Read the options that stand before the verb."""
@@ -128,8 +134,9 @@ def _hush() -> None:
 
     Where one of them matters, the error that follows says so.
     """
-    # huggingface_hub sets the level of its logger when it is imported, from this variable.
+    # Both libraries set the level of their logger when they are imported, from these variables.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

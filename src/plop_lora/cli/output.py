@@ -9,13 +9,17 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
+from plop_lora.cli.words import OUTPUT
 from plop_lora.errors import OutputError
 from plop_lora.files import check_writable
-from plop_lora.records import Record
+from plop_lora.status import status
+
+if TYPE_CHECKING:
+    from plop_lora.records import Record
 
 P = ParamSpec("P")
 
@@ -29,10 +33,18 @@ class Format(enum.StrEnum):
 
 
 FormatOption = Annotated[
-    Format, typer.Option("--format", help="On stdout: table, json, or quiet for nothing.")
+    Format,
+    typer.Option(
+        "--format",
+        help="Print a table, one JSON document, or nothing (quiet) on stdout.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 OutputOption = Annotated[
-    Path | None, typer.Option("--output", "-o", help="File to write the JSON record to.")
+    Path | None,
+    typer.Option(
+        "--output", "-o", help="Write the JSON record to this file.", rich_help_panel=OUTPUT
+    ),
 ]
 
 
@@ -44,11 +56,7 @@ def check(path: Path | None) -> None:
 
 def waiting(what: str, form: Format) -> contextlib.AbstractContextManager[Any]:
     """Say on stderr, in a terminal only, what the user is waiting for."""
-    if form is Format.quiet or not sys.stderr.isatty():
-        return contextlib.nullcontext()
-    from rich.console import Console
-
-    return Console(stderr=True).status(what)
+    return status(what, wanted=form is not Format.quiet)
 
 
 def finish(record: Record, path: Path | None, form: Format) -> None:

@@ -17,11 +17,12 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 from plop_lora.errors import ModelError, PlopError, UsageError, nearest
+from plop_lora.options import check_dtype, check_name, folders_beside
 from plop_lora.records import ModelReference
 from plop_lora.scoring.devices import is_slow
+from plop_lora.status import status
 
 _LONGEST_REASON = 300
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def load_model(
@@ -42,7 +43,7 @@ def load_model(
     check_dtype(dtype)
     target = device_named(device)
     check_name(name)
-    with explained(name, "model"), _loading_bar(progress):
+    with explained(name, "model"), _loading_bar(name, progress):
         config = AutoConfig.from_pretrained(name)
         declared = getattr(transformers, (config.architectures or [""])[0], AutoModel)
         wanted = dtype if dtype == "auto" else getattr(torch, dtype)
@@ -118,26 +119,21 @@ def explained(name: str, what: str) -> Iterator[None]:
             ) from error
         raise ModelError(
             f"No {what} {name!r}: it is not a folder here, and the hub did not give one "
-            f"({reason}).{nearest(path.name, _folders_beside(path))} "
+            f"({reason}).{nearest(path.name, folders_beside(path))} "
             "Give a folder with config.json or a hub id such as Qwen/Qwen3-0.6B."
         ) from error
 
 
-def _folders_beside(path: Path) -> list[str]:
-    """Return the folders that a mistyped folder could have meant."""
-    parent = path.expanduser().parent
-    return [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
-
-
 @contextlib.contextmanager
-def _loading_bar(wanted: bool) -> Iterator[None]:
-    """Let transformers draw its bar or not, and put its own setting back."""
+def _loading_bar(name: str, wanted: bool) -> Iterator[None]:
+    """Let transformers draw its bar, or one line where its bars are off; put its setting back."""
     logging = transformers.utils.logging
     before = logging.is_progress_bar_enabled()
     if not wanted:
         logging.disable_progress_bar()
     try:
-        yield
+        with status(f"loading {name}", wanted=wanted and not before):
+            yield
     finally:
         if before:
             logging.enable_progress_bar()
@@ -163,16 +159,6 @@ def device_named(name: str) -> torch.device:
             "Use auto, cpu, cuda, cuda:1 or mps."
         ) from error
     return device
-
-
-def check_dtype(dtype: str) -> None:
-    """Refuse a dtype that models cannot be loaded in.
-
-    Raises:
-        UsageError: it is none of `DTYPES`.
-    """
-    if dtype not in DTYPES:
-        raise UsageError(f"There is no dtype {dtype!r}. Allowed: {', '.join(DTYPES)}.")
 
 
 def describe(model: nn.Module, name: str | None = None) -> ModelReference:
@@ -211,22 +197,6 @@ def _task_type(architecture: str) -> str | None:
         if architecture in names.values():
             return task
     return None
-
-
-def check_name(name: str) -> None:
-    """Refuse a name that looks like a path but is no folder, without asking the hub.
-
-    Raises:
-        ModelError: there is no such folder; the nearest one is offered.
-    """
-    path = Path(name).expanduser()
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_local and not path.is_dir():
-        what = "a file, not a folder" if path.exists() else "not there"
-        raise ModelError(
-            f"The model folder {name} is {what}.{nearest(path.name, _folders_beside(path))} "
-            "Give a folder with config.json or a hub id such as Qwen/Qwen3-0.6B."
-        )
 
 
 def quiet_loading() -> None:

@@ -31,10 +31,10 @@ from plop_lora.export.dryrun import adapters_of, compare_adapters, lora_layers
 from plop_lora.export.names import by_parameter
 from plop_lora.export.peft import peft_fields
 from plop_lora.files import atomic_folder
+from plop_lora.options import check_name
 from plop_lora.records import Placement, TrialSpec
 from plop_lora.records.trial import CLASSIFY, GRPO
 from plop_lora.scoring.loading import (
-    check_name,
     describe,
     device_named,
     dtype_for,

@@ -1,0 +1,25 @@
+"""One line on stderr, in a terminal only, that says what the user is waiting for.
+
+Imports the standard library only until there is a terminal to draw on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import Any
+
+
+def status(what: str, *, wanted: bool = True) -> contextlib.AbstractContextManager[Any]:
+    """Show a line with a spinner while the block lasts; it leaves nothing behind.
+
+    Args:
+        what: what is being done, such as `loading the model`.
+        wanted: False shows nothing, as does a stderr that is no terminal.
+    """
+    if not wanted or not sys.stderr.isatty():
+        return contextlib.nullcontext()
+    from rich.console import Console
+    from rich.markup import escape
+
+    return Console(stderr=True).status(escape(what))
