@@ -20,6 +20,8 @@ ORDER = [
     "_version",
     "errors",
     "files",
+    "quiet",
+    "step",
     "options",
     "records",
     "recipe",

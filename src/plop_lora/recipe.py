@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from plop_lora.errors import UsageError, nearest
+from plop_lora.options import TRACKERS
 from plop_lora.records.trial import TASKS, EvaluationSettings, TrainingSettings
 
 RUNNERS = ("local", "ray")
@@ -25,67 +26,219 @@ LEAST: dict[str, float] = {
 ABOVE_ZERO = ("epochs", "temperature")
 
 
+THE_OPTIONS = "the options"
+"""What errors call values of the command line; each is then named by its option."""
+
+
 class Section(BaseModel):
     """A part of a recipe: frozen, without unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
-    def read(cls, path: str | Path | None = None, given: Mapping[str, Any] | None = None) -> Self:
+    def of(cls, given: Any, settings: Mapping[str, Any]) -> Self:
+        """Return a recipe from a recipe, a YAML file or nothing, with settings laid over it.
+
+        Args:
+            given: a recipe of this class, the path of a file, a mapping, or None.
+            settings: plain values by key; a mapping goes into the section of that name.
+
+        Raises:
+            UsageError: as for `read`, or something else than a recipe.
+        """
+        if isinstance(given, cls):
+            document = given.model_dump(mode="json")
+            return cls.parse(_merged(document, settings), "the settings") if settings else given
+        if given is None or isinstance(given, str | Path):
+            return cls.read(given, settings, source="the settings")
+        if isinstance(given, Mapping):
+            return cls.parse(_merged(given, settings), "the recipe")
+        raise UsageError(
+            f"A recipe is needed here, not an object of the class {type(given).__name__}. Give "
+            f"the YAML file of one, {cls.__name__}.read(path), or its keys: task=, train=, eval=."
+        )
+
+    @classmethod
+    def read(
+        cls,
+        path: str | Path | None = None,
+        given: Mapping[str, Any] | None = None,
+        *,
+        source: str = THE_OPTIONS,
+    ) -> Self:
         """Read a YAML file; what is `given` beside it takes the place of its values.
 
         Args:
             path: of the file, None for the values of `given` alone.
             given: plain values by key; a mapping goes into the section of that name.
+            source: names what is `given` in errors.
 
         Raises:
             UsageError: no such file, no YAML, an unknown key or a value out of range; the text
                 names the key.
         """
         document = {} if path is None else _read_yaml(path)
-        source = "the options" if path is None else f"the recipe {path}"
         if isinstance(document, dict):
             document = _merged(document, given or {})
-        return cls.parse(document, source)
+        options = given if source == THE_OPTIONS else None
+        return cls.parse(document, source if path is None else f"the recipe {path}", options)
 
     @classmethod
-    def parse(cls, document: Any, source: str) -> Self:
-        """Build a section from plain values; `source` names them in errors.
+    def parse(cls, document: Any, source: str, options: Mapping[str, Any] | None = None) -> Self:
+        """Build a section from plain values.
+
+        Args:
+            document: the values by key.
+            source: names them in errors.
+            options: those of them that the command line set, whose errors name the option.
 
         Raises:
             UsageError: an unknown key or a value out of range; the text names the key.
         """
         if not isinstance(document, Mapping):
             raise UsageError(
-                f"In {source} there are no keys with values, such as task: sft, but a "
-                f"{type(document).__name__}."
+                f"In {source} there are no keys with values, such as task: sft, but "
+                f"{_kind(document)}."
             )
         try:
             return cls.model_validate(document)
         except ValidationError as error:
             first = error.errors()[0]
             where = [str(part) for part in first["loc"]]
-            message = first["msg"].removeprefix("Value error, ").rstrip(".")
-            if first["type"] in _UNKNOWN and where:
-                known = _keys(cls, where[:-1])
-                message = f"there is no such key.{nearest(where[-1], known)} Keys: "
-                message += ", ".join(known)
-            if first["type"] == "missing":
-                message = "is needed, but not given"
-            key = ".".join(where) or "top level"
-            raise UsageError(f"In {source}, {key}: {message}.") from error
+            raise UsageError(_fault(cls, where, first, source, options or {})) from error
 
 
+OPTIONS = {
+    "evaluation.metric": "--metric", "training.rewards": "--rewards", "price.hourly": "--price",
+    "runner.workers": "--workers", "runner.kind": "--runner",
+}  # fmt: skip
+"""Keys whose option has another name than the key."""
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+_KINDS = {
+    "int": "a whole number", "float": "a number", "bool": "true or false", "string": "text",
+    "tuple": "a list", "dataclass": "a section of keys with values",
+    "model": "a section of keys with values",
+}  # fmt: skip
+_BOUNDS = {
+    "greater_than_equal": ("ge", "{:g} or more"), "greater_than": ("gt", "a number above {:g}"),
+    "less_than_equal": ("le", "{:g} or less"), "less_than": ("lt", "a number below {:g}"),
+}  # fmt: skip
+
+
+def _fault(
+    section: type[Section],
+    where: list[str],
+    fault: Any,
+    source: str,
+    options: Mapping[str, Any],
+) -> str:
+    """Say in one sentence what is wrong with a key, and what is allowed."""
+    key = ".".join(where) or "top level"
+    if fault["type"] in _UNKNOWN and where:
+        known = _keys(section, where[:-1])
+        return (
+            f"In {source}, {key}: there is no such key.{nearest(where[-1], known)} "
+            f"Keys: {', '.join(known)}."
+        )
+    if fault["type"] == "missing":
+        about = section.model_fields[where[0]].description or ""
+        return (
+            f"{source[0].upper()}{source[1:]} must say {key}, which is missing. Give "
+            f"{option_of(key)} on the command line or write {key}: in a recipe. {about}"
+        )
+    name = option_of(key) if _holds(options, where) else f"In {source}, {key}"
+    allowed = _allowed(fault)
+    if not allowed.startswith("give "):
+        return f"{name}: {allowed}."
+    return f"{name} cannot be {fault['input']!r}: {allowed}."
+
+
+def _holds(document: Any, where: list[str]) -> bool:
+    """Whether the value at a place of the merged document comes from this one."""
+    for part in where:
+        if not isinstance(document, Mapping):
+            return document is not None
+        if part not in document:
+            return False
+        document = document[part]
+    return bool(where)
+
+
+def _allowed(fault: Any) -> str:
+    """Return what a value must be, in words of ours rather than of pydantic."""
+    kind = fault["type"]
+    if kind in _BOUNDS:
+        bound, words = _BOUNDS[kind]
+        return f"give {words.format(fault['ctx'][bound])}"
+    if kind == "finite_number":
+        return "give a finite number"
+    if kind == "too_short":
+        return "give one entry at least"
+    if kind == "too_long":
+        return f"give {fault['ctx']['max_length']} entries at most"
+    what = _KINDS.get(kind.partition("_")[0])
+    message: str = fault["msg"]
+    return f"give {what}" if what else message.removeprefix("Value error, ").rstrip(".")
+
+
+def _kind(value: Any) -> str:
+    return {str: "a text", list: "a list", int: "a number", float: "a number"}.get(
+        type(value), f"a {type(value).__name__}"
+    )
+
+
+def option_of(key: str) -> str:
+    """Return the option of the command line that sets a key.
+
+    >>> option_of("price.hourly"), option_of("seeds")
+    ('--price', '--seeds')
+    """
+    return OPTIONS.get(key, f"--{key.rpartition('.')[2].replace('_', '-')}")
+
+
+class _OneValueAKey(yaml.SafeLoader):
+    """Reads YAML that names no key twice; the last one would win without a word."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping, and refuse a key that is there already."""
+        seen = set()
+        for key_node, _ in node.value:
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            if key in seen and key != "<<":
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key!r} stands there twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key)
+        return dict(super().construct_mapping(node, deep=deep))
 
 
 def _read_yaml(path: str | Path) -> Any:
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"Cannot read the recipe {path}: {error}.") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"The recipe {path} is not YAML: {error}.") from error
+        text = Path(path).read_text(encoding="utf-8-sig")
+        return yaml.load(text, Loader=_OneValueAKey) or {}
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"Cannot read the recipe {path}: there is no such file. Name one that is there, or "
+            "give --task, --train and --eval."
+        ) from error
+    except OSError as error:
+        raise UsageError(
+            f"Cannot read the recipe {path}: {(error.strerror or str(error)).lower()}. Give a "
+            "YAML file."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"The recipe {path} is not UTF-8 text. Give a YAML file.") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = "" if mark is None else f", line {mark.line + 1}"
+        raise UsageError(
+            f"The recipe {path}{line}, is not YAML that can be read: {error.problem}. Write keys "
+            "with values, such as task: sft."
+        ) from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UsageError(
+            f"The recipe {path} is not YAML. Write keys with values, such as task: sft."
+        ) from error
 
 
 def _merged(document: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,6 +316,11 @@ class Proof(Section):
     price: Price = Field(Price(), description="What a device costs; its keys stand below.")
     report_to: tuple[str, ...] = Field((), description="trackio, mlflow, wandb, tensorboard.")
 
+    @field_validator("report_to")
+    @classmethod
+    def _known_trackers(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_one_of(name, tuple(TRACKERS)) for name in names)
+
     @field_validator("task")
     @classmethod
     def _known_task(cls, task: str) -> str:
@@ -185,7 +343,7 @@ class Proof(Section):
 
 def _one_of(word: str, allowed: tuple[str, ...]) -> str:
     if word not in allowed:
-        raise ValueError(f"{word!r} is unknown; allowed: {', '.join(allowed)}")
+        raise ValueError(f"give {', '.join(allowed[:-1])} or {allowed[-1]}")
     return word
 
 

@@ -29,6 +29,7 @@ from plop_lora.cli.tune import tune
 from plop_lora.cli.verify import verify
 from plop_lora.cli.words import epilog
 from plop_lora.errors import PlopError
+from plop_lora.quiet import NOISY
 
 # typer exports the class of a wrong value, whose parent is that of every wrong word on the line.
 UsageProblem: Any = typer.BadParameter.__mro__[1]
@@ -137,7 +138,7 @@ def _hush() -> None:
     # Both libraries set the level of their logger when they are imported, from these variables.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    for name in ("torchao", "torch.utils._pytree"):
+    for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

@@ -93,11 +93,11 @@ def tune(
     wanted = TuneRecipe.read(recipe, options)
     if plan:
         with waiting("reading the data", form):
-            found = plan_of(wanted, Scores.load(scores), folder)
+            found = plan_of(Scores.load(scores), wanted, folder)
         finish(found, output, form)
         return
     with proof.watched(wanted, folder, form) as watch:
-        tuning = run(wanted, Scores.load(scores), folder, watch=watch)
+        tuning = run(Scores.load(scores), wanted, folder, watch=watch)
     finish(tuning, output, form)
     if form is not Format.quiet:
         typer.echo(f"Wrote {folder / 'placement.json'} and {folder / 'recipe.yaml'}", err=True)

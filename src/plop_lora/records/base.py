@@ -13,13 +13,14 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from pydantic import TypeAdapter, ValidationError
 
-from plop_lora.errors import RecordError, nearest
+from plop_lora.errors import RecordError, UsageError, nearest
 from plop_lora.files import atomic_file
 
 
@@ -79,6 +80,23 @@ class Record:
         return cls.from_dict(_read_json(Path(path), cls.kind), source=str(path))
 
     @classmethod
+    def of(cls, given: Any) -> Self:
+        """Return a record as it is, or read it from the file that is named.
+
+        Raises:
+            UsageError: neither a record of this kind nor a path; the text says what is wanted.
+            RecordError: as for `load`.
+        """
+        if isinstance(given, cls):
+            return given
+        if isinstance(given, str | Path):
+            return cls.load(given)
+        raise UsageError(
+            f"A {cls.kind!r} record or its file is needed here, not {_named(given)}. To "
+            f"{_maker(cls.kind)}."
+        )
+
+    @classmethod
     def from_dict(cls, document: Any, *, source: str = "the document") -> Self:
         """Build a record from plain JSON values; `source` names them in errors.
 
@@ -118,14 +136,28 @@ class Record:
         return str(later("report.terminal", "as_text")(self))
 
     def __repr__(self) -> str:
-        """Return the same table, so that a bare name at a prompt is readable."""
-        return str(self)
+        """Return one line that says what the record is of; `print` shows the table."""
+        return f"<{type(self).__name__}: {later('report.brief', 'brief')(self)}>"
 
     def _repr_html_(self) -> str:
         return str(later("report.terminal", "as_html")(self))
 
 
 _HEAD = ("kind", "schema_version")
+
+
+def frame(rows: Iterable[Any]) -> Any:
+    """Return dataclass rows as a `pandas.DataFrame`, a column each for their fields."""
+    import pandas
+
+    return pandas.DataFrame([asdict(row) for row in rows])
+
+
+def _named(given: Any) -> str:
+    """Say what was given instead of a record: its kind, or its class."""
+    if isinstance(given, Record):
+        return f"a {given.kind!r} record"
+    return f"an object of the class {type(given).__name__}"
 
 
 def _maker(kind: str) -> str:

@@ -27,6 +27,7 @@ from plop_lora.records import (
     Verification,
     VerificationPlan,
 )
+from plop_lora.report.heatmap import heat_map
 from plop_lora.report.proof import plan_table, verification_table
 from plop_lora.report.rows import (
     Table,
@@ -152,8 +153,12 @@ def _terminal_width() -> int:
 
 
 def as_html(record: Record) -> str:
-    """Return the table as an HTML fragment; every cell is escaped, no colour is set."""
-    return _html(table_of(record))
+    """Return the table as an HTML fragment, and of scores a map of the layers.
+
+    Every cell is escaped; text keeps the page's own colour.
+    """
+    more = heat_map(record) if isinstance(record, Scores) else ""
+    return _html(table_of(record)) + more
 
 
 def _html(table: Table) -> str:

@@ -41,16 +41,18 @@ from plop_lora.tune.steps import Steps, usual_steps
 from plop_lora.verify.plan import default_margin
 from plop_lora.verify.run import check_groups_of, check_trainer
 
+HOME = "plop-tune"
 PLACEMENT, RECIPE = "placement.json", "recipe.yaml"
 
 
 def tune(
-    recipe: TuneRecipe,
-    scores: Scores,
-    folder: str | Path,
+    scores: Scores | str | Path,
+    recipe: TuneRecipe | str | Path | None = None,
+    folder: str | Path = HOME,
     *,
     watch: Watch = ignore,
     steps: Steps | None = None,
+    **settings: Any,
 ) -> Tuning:
     """Search placement, rank, initialisation, learning rate and LoRA+ ratio under a budget.
 
@@ -58,11 +60,13 @@ def tune(
     those that were cut off run again.
 
     Args:
-        recipe: the data, the choices, the budgets.
-        scores: of the model that is finetuned.
+        scores: of the model that is finetuned, or the file of them.
+        recipe: the data, the choices, the budgets, or the YAML file that has them.
         folder: of the run; `placement.json` and `recipe.yaml` of the choice go there too.
         watch: is told of every trial.
         steps: what runs trials, splits rows, compares and counts; those of `verify` by default.
+        settings: keys of the recipe, such as `task="sft", train="train.jsonl",
+            eval="eval.jsonl", budget="10M"`; they take the place of its values.
 
     Returns:
         The choice, how it compares with the default on rows that the search has not seen, and
@@ -73,6 +77,7 @@ def tune(
         UsageError: a choice that is not possible, a budget too small, a folder in use.
         MeasurementError: nothing but failed trials.
     """
+    scores, recipe = Scores.of(scores), TuneRecipe.of(recipe, settings)
     require("optuna")
     check_trainer(recipe)
     with alone_in(Path(folder)):
@@ -92,13 +97,19 @@ def tune(
 
 
 def plan(
-    recipe: TuneRecipe, scores: Scores, folder: str | Path, *, steps: Steps | None = None
+    scores: Scores | str | Path,
+    recipe: TuneRecipe | str | Path | None = None,
+    folder: str | Path = HOME,
+    *,
+    steps: Steps | None = None,
+    **settings: Any,
 ) -> TuningPlan:
     """Return what `tune` would run; the rows are split to be counted, nothing is trained.
 
     Raises:
         UsageError: as for `tune`.
     """
+    scores, recipe = Scores.of(scores), TuneRecipe.of(recipe, settings)
     job = _job(recipe, scores, Path(folder), ignore, steps)
     rates, rows = ladder_rates(job.space, recipe.trials), job.rows
     searched = max(1, recipe.trials - len(rates))
