@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
@@ -108,8 +110,8 @@ def _one_line() -> Iterator[None]:
         _fail(str(error), error.exit_code)
     except UsageProblem as error:
         context = getattr(error, "ctx", None)
-        command = context.command_path if context else "plop"
-        _fail(f"{error.format_message().rstrip('.')}. Type {command} --help for more.", 2)
+        command = context.command_path if context else _typed_verb()
+        _fail(f"{_usage_text(error)}. Type {command} --help for more.", 2)
     except BrokenPipeError:
         # The reader, such as head, has seen enough; Python would complain once more at its end.
         sys.stdout = io.StringIO()
@@ -123,6 +125,36 @@ def _one_line() -> Iterator[None]:
             "This is a fault of plop-lora: run the same with plop --debug and report what it says.",
             1,
         )
+
+
+_WRONG_VALUE = re.compile(r"Invalid value for '(--?[\w-]+)'.*?: (.*)", re.DOTALL)
+
+
+def _usage_text(error: Any) -> str:
+    """Return what the parser says of the line; a wrong number is named with its option."""
+    message: str = error.format_message().strip().rstrip(".")
+    found = _WRONG_VALUE.match(message)
+    if found is None or not re.search("integer|number|float", found[2]):
+        return message
+    kind = "a whole number" if "integer" in found[2] else "a number"
+    return f"{found[1]} cannot be {_typed_value(found[1])!r}: give {kind}"
+
+
+def _typed_value(option: str) -> str:
+    """Return what was typed behind an option."""
+    for word, following in itertools.pairwise((*sys.argv[1:], "")):
+        if word == option:
+            return following
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2]
+    return ""
+
+
+def _typed_verb() -> str:
+    """Return the command up to the verb, where the parser does not say which one it was."""
+    names = {verb_name(verb) for verb in VERBS}
+    verbs = (word for word in sys.argv[1:2] if word in names)
+    return " ".join(("plop", *verbs))
 
 
 def _fail(message: str, code: int) -> None:

@@ -10,6 +10,7 @@ import typer
 from plop_lora.cli.numbers import bounded
 from plop_lora.cli.output import Format, FormatOption, OutputOption, check, finish
 from plop_lora.cli.words import ADAPTERS, PLACEMENT, among, with_examples
+from plop_lora.options import words_of
 
 
 @with_examples(
@@ -121,7 +122,7 @@ def place(
         top=top,
         rank=rank,
         budget=budget,
-        types=[name.strip() for name in types.split(",")] if types else (),
+        types=words_of(types) or (),
         layers=None if layers is None else parse_layers(layers),
         scaling=scaling,
         seed=seed,

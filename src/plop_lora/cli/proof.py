@@ -19,7 +19,7 @@ from plop_lora.options import words_of
 
 if TYPE_CHECKING:
     from plop_lora.recipe import Proof
-    from plop_lora.training.events import Watch
+    from plop_lora.training.events import Event, Watch
 
 TrainOption = Annotated[
     str | None,
@@ -163,6 +163,20 @@ def _present(options: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in kept.items() if value not in (None, {})}
 
 
+def _naming(folder: Path, watch: Watch) -> Watch:
+    """Name the folder of the run as soon as its first trial is told, when nothing is at fault."""
+    named = False
+
+    def tell(event: Event) -> None:
+        nonlocal named
+        if not named:
+            named = True
+            typer.echo(f"Folder of the run: {folder}", err=True)
+        watch(event)
+
+    return tell
+
+
 @contextlib.contextmanager
 def watched(recipe: Proof, folder: Path, form: Format) -> Iterator[Watch]:
     """Show trials on stderr while they run; on Ctrl-C say how to go on."""
@@ -172,7 +186,7 @@ def watched(recipe: Proof, folder: Path, form: Format) -> Iterator[Watch]:
     quiet = form is Format.quiet
     try:
         with contextlib.nullcontext(ignore) if quiet else live(price=recipe.price) as watch:
-            yield watch
+            yield watch if quiet else _naming(folder, watch)
     except KeyboardInterrupt:
         typer.echo(
             f"Stopped. Finished trials are kept; the same command with --folder {folder} goes on.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -173,6 +174,7 @@ def score(
         check(output)
     size = _batch_size(batch_size)
     check_choices(baseline=baseline, dtype=dtype, stop=stop, engine=engine, device=device)
+    _check_order(model, data)
     check_name(model)
     tokenizer = functools.cache(functools.partial(_tokenizer, model))
     # The data are read before torch is loaded, so that their faults are told at once.
@@ -215,6 +217,15 @@ def score(
     )
     if processes is None or processes.first:
         finish(scores, output, form)
+
+
+def _check_order(model: str, data: str) -> None:
+    """Tell a model and data that stand in each other's place."""
+    if Path(model).is_file() and Path(data).is_dir():
+        raise UsageError(
+            f"{model} is a file and {data} a folder, as if the two were swapped. "
+            f"Write: plop score {data} --data {model}"
+        )
 
 
 def _batch_size(text: str) -> int | None:

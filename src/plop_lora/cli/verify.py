@@ -143,8 +143,6 @@ def _run(
             found = step.plan(scores, recipe, folder=folder)
         finish(found, output, form)
         return
-    if form is not Format.quiet:
-        typer.echo(f"Folder of the run: {folder}", err=True)
     with proof.watched(recipe, folder, form) as watch:
         record = step.verify(scores, recipe, folder=folder, watch=watch)
     finish(record, output, form)

@@ -10,6 +10,8 @@ from plop_lora.errors import UsageError
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9}
 _LAYERS = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?")
+LAST_LAYER = 9_999
+"""No model has so many blocks; a range beyond it would fill the memory with numbers."""
 _HALVINGS = 60
 _LONGEST_SWAP = 8
 _PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmbg%]?)\s*", re.IGNORECASE)
@@ -46,6 +48,10 @@ def parse_budget(text: str | int, model_parameters: int) -> int:
             "5000000, or a share of the model's parameters such as 0.5%."
         )
     number, unit = float(match[1]), match[2].lower()
+    if unit == "%" and number > 100:
+        raise UsageError(
+            f"The budget {text!r} is more than the whole model. Give a share of it such as 0.5%."
+        )
     factor = model_parameters / 100 if unit == "%" else _UNITS[unit]
     budget = int(number * factor + 1e-6)
     if budget <= 0:
@@ -67,8 +73,13 @@ def parse_layers(text: str) -> set[int]:
         match = _LAYERS.fullmatch(part)
         if match is None:
             raise UsageError(f"Cannot read the layers {text!r}. Write 0-11 or 0,2,4.")
-        first = int(match[1])
-        layers.update(range(first, int(match[2] or first) + 1))
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not first <= last <= LAST_LAYER:
+            raise UsageError(
+                f"The layers {part.strip()!r} are not possible. Count blocks from 0, the lower "
+                "number first: 0-11."
+            )
+        layers.update(range(first, last + 1))
     return layers
 
 

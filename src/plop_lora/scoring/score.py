@@ -25,7 +25,7 @@ from plop_lora.scoring.loading import load_tokenizer
 from plop_lora.scoring.parallel import Processes
 from plop_lora.scoring.progress import progress_bar
 from plop_lora.scoring.provenance import provenance_of
-from plop_lora.scoring.sites import find_sites
+from plop_lora.scoring.sites import Site, find_sites
 from plop_lora.scoring.stopping import Watch, stopping_of
 
 __all__ = ["BASELINES", "score"]
@@ -113,6 +113,7 @@ def score(
     )  # fmt: skip
     loaded = chosen.model
     found = find_sites(loaded, include=include, exclude=exclude)
+    _check_top(top, found.sites)
     if batches is not None:
         given = Given(tuple(ready_batches(batches)), "ready batches", ())
     else:
@@ -141,6 +142,16 @@ def score(
     stopping = stopping_of(watch, stop, measured, total, given.groups)
     notes = (*given.notes, *measured.notes, *_slow(loaded))
     return assemble(loaded, name, found, measured, provenance, stopping, notes)
+
+
+def _check_top(top: int, sites: Sequence[Site]) -> None:
+    """Refuse a choice of more types than there are; the default takes what there is."""
+    types = {site.host.type for site in sites}
+    if top > max(len(types), DEFAULT_TOP):
+        raise UsageError(
+            f"--top {top} is not possible: this model has {len(types)} module types. Give 1 to "
+            f"{len(types)}."
+        )
 
 
 def _slow(model: nn.Module) -> Iterator[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from plop_lora.errors import ModelError, UsageError, check_installed
+from plop_lora.options import check_name
 from plop_lora.recipe import Proof, VerifyRecipe
 from plop_lora.records import (
     Scores,
@@ -190,6 +191,8 @@ def check_model(scores: Scores, recipe: Proof) -> None:
         ModelError: it writes no text, or it reads none.
     """
     model = scores.model
+    if recipe.model is not None:
+        check_name(recipe.model)
     if recipe.task == CLASSIFY:
         config = model.config or {}
         if model.config is not None and "vocab_size" not in {**config, **_text_part(config)}:
