@@ -3,7 +3,8 @@
     python benchmarks/start.py [--repeats 3] [--save]
 
 Every line is a process of its own, as a user starts it, and its time is the least of the repeats:
-what else the machine does can only add to it. Beside the command stands what importing torch and
+what else the machine does can only add to it. The processor time says what it would be on a
+machine that does nothing else. Beside the command stands what importing torch and
 transformers alone takes here, below which no command that needs them can be.
 """
 
@@ -56,23 +57,28 @@ def cases(folder: Path) -> list[Case]:
     ]
 
 
-def seconds(case: Case, repeats: int) -> float:
-    """Return the least wall time of a command over the repeats."""
-    times = []
+def seconds(case: Case, repeats: int) -> tuple[float, float]:
+    """Return the least wall time of a command over the repeats, and the least processor time."""
+    wall, processor = [], []
     for _ in range(repeats):
-        started = time.perf_counter()
+        before, started = os.times(), time.perf_counter()
         done = subprocess.run(case.words, capture_output=True, text=True)
-        times.append(time.perf_counter() - started)
+        wall.append(time.perf_counter() - started)
+        after = os.times()
+        processor.append(
+            after.children_user + after.children_system
+            - before.children_user - before.children_system
+        )  # fmt: skip
         assert done.returncode == case.code, done.stderr
-    return min(times)
+    return min(wall), min(processor)
 
 
-def table(rows: Sequence[tuple[Case, float]]) -> str:
+def table(rows: Sequence[tuple[Case, tuple[float, float]]]) -> str:
     """Return the table in Markdown."""
-    lines = ["| until | seconds | wanted at most |", "|---|---|---|"]
-    for case, found in rows:
+    lines = ["| until | seconds | of a processor | wanted at most |", "|---|---|---|---|"]
+    for case, (wall, processor) in rows:
         wanted = "" if case.wanted is None else f"{case.wanted:g}"
-        lines.append(f"| {case.what} | {found:.2f} | {wanted} |")
+        lines.append(f"| {case.what} | {wall:.2f} | {processor:.2f} | {wanted} |")
     return "\n".join(lines)
 
 

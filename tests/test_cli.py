@@ -127,7 +127,11 @@ def test_light_verbs_import_no_torch(folder: Path, words: list[str]) -> None:
         (["score", str(MODEL), "--data", PROBLEMS, "-o", os.devnull], 1, "not a plain file"),
         (["score", str(MODEL), "--data", PROBLEMS, "--batch-size", "x"], 2, "give auto or"),
         (["score", str(MODEL), "--data", PROBLEMS, "--template", "{a"], 2, "Write fields as"),
-        (["score", str(MODEL), "--data", PROBLEMS, "--samples", "few"], 2, "'--samples'"),
+        (
+            ["score", str(MODEL), "--data", PROBLEMS, "--samples", "few"],
+            2,
+            "--samples cannot be 'few': give a whole number",
+        ),
         (["score", str(MODEL)], 2, "Missing option '--data'. Type plop score --help"),
         (["place", "scores.json", "--top", "9"], 2, "these scores have 7 module types"),
         (["place", "scores.json", "--budget", "9"], 2, "The smallest that works is"),
