@@ -23,6 +23,7 @@ ORDER = [
     "quiet",
     "step",
     "options",
+    "status",
     "records",
     "recipe",
     "statistics",
