@@ -6,7 +6,7 @@ DEV := $(VENV)/.dev
 CORE := $(VENV)/.core
 TRAINERS := .venv-trainers
 
-.PHONY: demo test trainers check docs bench bench-largest clean
+.PHONY: demo test trainers check docs bench bench-largest evidence-run gpu-parcels gpu clean
 
 demo: $(CORE)
 	$(BIN)/plop demo
@@ -45,6 +45,22 @@ bench: $(DEV)
 # Writes a checkpoint of 65 GB, or as much of it as the disk holds, and removes it again.
 bench-largest: $(DEV)
 	$(BIN)/python benchmarks/largest.py
+
+# The trials of a pair of the study that have no record yet, one at a time, at low priority. Stop it
+# and start it at any time. GSM8K=DIR names the folder of that data set's two files.
+evidence-run: $(DEV)
+	@test -n "$(PAIR)" || { echo "Name a pair: make evidence-run PAIR=NAME"; \
+		$(BIN)/python scripts/experiments/study.py list; exit 2; }
+	nice -n 19 $(BIN)/python scripts/experiments/study.py prepare $(PAIR) $(if $(GSM8K),--gsm8k $(GSM8K))
+	nice -n 19 $(BIN)/python scripts/experiments/study.py run $(PAIR) --workers 1
+
+# What a GPU machine without a network needs, in folders that fit into one transfer each.
+gpu-parcels: $(DEV)
+	$(BIN)/python scripts/gpu/parcels.py
+
+# On the GPU machine, with the Python that is there; see docs/how-to/gpu.md.
+gpu:
+	PYTHON=$(PYTHON) scripts/gpu/run.sh
 
 clean:
 	rm -rf $(VENV) $(TRAINERS) site plop-demo

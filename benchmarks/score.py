@@ -16,6 +16,8 @@ feature costs more beside the product that made it. The variants:
 
 `--no-draws` leaves out the last two, which take most of the time. Reports medians of paired ratios;
 each variant's peak memory is taken in a process of its own.
+
+On a GPU, `scripts/gpu/scoring.py` runs the same variants on whole models of 1 B and 8 B parameters.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ import transformers
 
 from plop_lora.data import Batch
 from plop_lora.scoring.cache import GainCache
+from plop_lora.scoring.devices import home_of, sent
 from plop_lora.scoring.memory import evaluating, measure
 from plop_lora.scoring.sites import SiteMap, find_sites
 
@@ -60,13 +63,35 @@ SHAPES = {
         "num_key_value_heads": 12,
     },
 }
+WHOLE = {
+    "Llama 1B": SHAPES["width 2048"] | {"num_hidden_layers": 16, "vocab_size": 128_256},
+    "Llama 8B": {
+        "hidden_size": 4096,
+        "intermediate_size": 14_336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128_256,
+    },
+    "tiny": {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 32_000,
+    },
+}
+"""Whole models, for a GPU; `tiny` tries the way there on a CPU."""
 
 
-def build(shape: str) -> transformers.LlamaModel:
-    """Return a body with random weights, bfloat16, of more than 100 M parameters."""
+def build(shape: str, device: str = "cpu", **changes: int) -> transformers.LlamaModel:
+    """Return a body with random weights, bfloat16, made on the device that it stays on."""
     torch.manual_seed(0)
-    config = transformers.LlamaConfig(**SHAPES[shape], vocab_size=32000)
-    return in_bfloat16(lambda: transformers.LlamaModel(config)).eval()
+    settings = {"vocab_size": 32_000} | (SHAPES | WHOLE)[shape] | changes
+    config = transformers.LlamaConfig(**settings)
+    with torch.device(device):
+        return in_bfloat16(lambda: transformers.LlamaModel(config)).eval()
 
 
 def in_bfloat16(make: Callable[[], Model]) -> Model:
@@ -79,22 +104,24 @@ def in_bfloat16(make: Callable[[], Model]) -> Model:
         torch.set_default_dtype(before)
 
 
-def make_batches() -> list[Batch]:
-    """Return two batches of 8 × 256 tokens."""
+def make_batches(batches: int = 2, sequences: int = 8, tokens: int = 256) -> list[Batch]:
+    """Return batches of random tokens on the host, as texts come."""
     generator = torch.Generator().manual_seed(0)
-    batches = []
-    for order in range(2):
-        ids = torch.randint(0, 32000, (8, 256), generator=generator)
+    made = []
+    for order in range(batches):
+        ids = torch.randint(0, 32_000, (sequences, tokens), generator=generator)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        batches.append(Batch(inputs, tuple(f"{order}-{row}" for row in range(8))))
-    return batches
+        made.append(Batch(inputs, tuple(f"{order}-{row}" for row in range(sequences))))
+    return made
 
 
 def plain(model: torch.nn.Module, found: SiteMap, batches: list[Batch]) -> None:
     """Run the body and keep nothing."""
+    device = home_of(model)
     with evaluating(model):
         for batch in batches:
-            model(**batch.inputs, use_cache=False)
+            inputs = {name: sent(value, device) for name, value in batch.inputs.items()}
+            model(**inputs, use_cache=False)
 
 
 def score(model: torch.nn.Module, found: SiteMap, batches: list[Batch]) -> None:
@@ -149,13 +176,14 @@ def lean_draw(model: torch.nn.Module, found: SiteMap, batches: list[Batch]) -> N
 def _watched(
     model: torch.nn.Module, found: SiteMap, batches: list[Batch], ratio: Norms
 ) -> dict[str, float]:
-    sums = dict.fromkeys((site.name for site in found.sites), 0.0)
+    # Tensors until the end: a number at each module would make a GPU wait for every one of them.
+    sums = {site.name: torch.zeros((), device=home_of(model)) for site in found.sites}
 
     def watch(name: str) -> Callable[..., None]:
         def hook(
             module: torch.nn.Linear, arguments: tuple[torch.Tensor, ...], output: torch.Tensor
         ) -> None:
-            sums[name] += float(ratio(module, arguments[0], output))
+            sums[name] += ratio(module, arguments[0], output)
 
         return hook
 
@@ -165,25 +193,40 @@ def _watched(
     finally:
         for handle in handles:
             handle.remove()
-    return sums
+    return {name: float(total) for name, total in sums.items()}
 
 
 RUNS = {"plain": plain, "score": score, "again": again, "authors": authors, "lean draw": lean_draw}
 
 
-def timings(shape: str, rounds: int, variants: tuple[str, ...]) -> dict[str, list[float]]:
+def timings(
+    model: torch.nn.Module, batches: list[Batch], rounds: int, variants: tuple[str, ...]
+) -> dict[str, list[float]]:
     """Return seconds of each variant in each round, after one round to warm up."""
-    model, batches = build(shape), make_batches()
     found = find_sites(model)
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(rounds + 1):
         turn = number % len(variants)
         for name in variants[turn:] + variants[:turn]:
+            settle()
             started = time.perf_counter()
             RUNS[name](model, found, batches)
+            settle()
             if number:
                 seconds[name].append(time.perf_counter() - started)
     return seconds
+
+
+def settle() -> None:
+    """Wait until a GPU has done what it was given; the clock is read after that."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def paired(seconds: dict[str, list[float]], above: str, below: str) -> list[float]:
+    """Return the ratio of two variants in each round, nothing where one was not run."""
+    pairs = zip(seconds.get(above, ()), seconds.get(below, ()), strict=False)
+    return [one / two for one, two in pairs]
 
 
 def peak_memory(shape: str, name: str) -> int:
@@ -195,23 +238,23 @@ def peak_memory(shape: str, name: str) -> int:
 
 def rows_of(shape: str, rounds: int, variants: tuple[str, ...]) -> list[str]:
     """Measure one shape and return its rows of the table."""
-    seconds = timings(shape, rounds, variants)
+    seconds = timings(build(shape), make_batches(), rounds, variants)
     memory = {
         name: statistics.median(peak_memory(shape, name) for _ in range(3))
         for name in ("plain", "score")
     }
 
-    def paired(above: str, below: str) -> list[float]:
-        pairs = zip(seconds.get(above, ()), seconds.get(below, ()), strict=False)
-        return [one / two for one, two in pairs]
-
     size = sum(parameter.numel() for parameter in build(shape).parameters()) / 1e6
     ratios = (
-        ("score / plain forward, time", paired("score", "plain"), "≤ 1.05"),
-        ("score, denominators known / plain forward, time", paired("again", "plain"), "≤ 1.03"),
+        ("score / plain forward, time", paired(seconds, "score", "plain"), "≤ 1.05"),
+        (
+            "score, denominators known / plain forward, time",
+            paired(seconds, "again", "plain"),
+            "≤ 1.03",
+        ),
         ("score / plain forward, peak memory", [memory["score"] / memory["plain"]], "≤ 1.02"),
-        ("authors' approach / score, time", paired("authors", "score"), "≥ 3"),
-        ("lean draw / score, time", paired("lean draw", "score"), ""),
+        ("authors' approach / score, time", paired(seconds, "authors", "score"), "≥ 3"),
+        ("lean draw / score, time", paired(seconds, "lean draw", "score"), ""),
     )
     return [
         f"| {shape}, {size:.0f} M | {title} | {statistics.median(values):.3f} | "

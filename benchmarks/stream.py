@@ -84,8 +84,11 @@ class Shape:
         )
 
 
-def make(folder: Path, shape: Shape) -> None:
-    """Write the checkpoint, one shard for a layer, so that it need not fit in memory."""
+def make(folder: Path, shape: Shape, device: str = "cpu") -> None:
+    """Write the checkpoint, one shard for a layer, so that it need not fit in memory.
+
+    `device` draws the numbers; a GPU needs seconds where a processor needs minutes.
+    """
     config = shape.config()
     if (folder / "config.json").exists():
         found = transformers.AutoConfig.from_pretrained(folder)
@@ -94,7 +97,7 @@ def make(folder: Path, shape: Shape) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with torch.device("meta"):
         state = transformers.LlamaForCausalLM(config).state_dict()
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
     places: dict[str, str] = {}
     files: dict[str, list[str]] = {}
     for name in state:
@@ -113,8 +116,8 @@ def make(folder: Path, shape: Shape) -> None:
 def _weight(shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
     if len(shape) == 1:
         return torch.ones(shape, dtype=torch.bfloat16)
-    noise = torch.empty(shape, dtype=torch.bfloat16).normal_(generator=generator)
-    return noise * shape[-1] ** -0.5
+    noise = torch.empty(shape, dtype=torch.bfloat16, device=generator.device)
+    return noise.normal_(generator=generator).mul_(shape[-1] ** -0.5).cpu()
 
 
 def make_batches(sequences: int, batches: int, vocabulary: int) -> list[Batch]:
@@ -175,11 +178,11 @@ def products(shape: Shape) -> Run:
     return run
 
 
-def stream(folder: str, gains: GainCache | None = None) -> Run:
+def stream(folder: str, gains: GainCache | None = None, device: str = "cpu") -> Run:
     """Return the stream engine, which opens the checkpoint anew each time."""
 
     def run(batches: list[Batch]) -> None:
-        checkpoint = Checkpoint(folder, device=torch.device("cpu"), dtype="auto")
+        checkpoint = Checkpoint(folder, device=torch.device(device), dtype="auto")
         measured = measure(checkpoint, find_sites(checkpoint.model).sites, batches, gains=gains)
         assert measured.engine == "stream"
 

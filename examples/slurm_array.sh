@@ -21,4 +21,4 @@ if [[ -e $folder/result.json ]]; then
 fi
 # The lock is the one that plop's own runners take, so both may work in the folder at once.
 # PLOP_TRIAL replaces the command, such as by a container's or by torchrun's.
-flock --nonblock "$folder/.lock" ${PLOP_TRIAL:-python -m plop_lora trial} "$spec" >> "$folder/log.txt" 2>&1
+flock --nonblock "$folder/.lock" ${PLOP_TRIAL:-python -P -m plop_lora trial} "$spec" >> "$folder/log.txt" 2>&1

@@ -264,8 +264,9 @@ def test_models_that_write_no_text(encoder: str, tmp_path: Path) -> None:
     t5 = transformers.T5Config(d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
     t5.save_pretrained(tmp_path / "headless")
     spec = replace(spec_of(headless, on_decoder(), NO_DATA), task="grpo", labels=())
-    with pytest.raises(UsageError, match="grpo needs a causal"):
-        adapters.prepare(spec)
+    for task in ("grpo", "sft"):
+        with pytest.raises(UsageError, match=rf"the task {task} needs a causal.*Seq2SeqTrainer"):
+            adapters.prepare(replace(spec, task=task))
 
 
 def test_pad_token_of_last_resort(decoder: str) -> None:

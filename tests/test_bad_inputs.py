@@ -100,7 +100,7 @@ def _write_texts(here: Path) -> None:
         (here / name).write_text(text)
     (here / "latin1.jsonl").write_bytes('{"text": "é"}\n'.encode("latin-1"))
     (here / "utf16.jsonl").write_text('{"text": "a"}\n', encoding="utf-16")
-    (here / "gzip.jsonl").write_bytes(gzip.compress(b'{"text": "a"}\n'))
+    (here / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n')[:-9])
 
 
 def _write_recipes(here: Path) -> None:

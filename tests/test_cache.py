@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import plop_lora as plop
 from plop_lora.data import ready_batches
 from plop_lora.demo import MODEL
-from plop_lora.scoring import operators
+from plop_lora.scoring import cache, operators
 from plop_lora.scoring.cache import GainCache, checkpoint_key
 from plop_lora.scoring.memory import measure
 from plop_lora.scoring.sites import find_sites
@@ -99,7 +99,18 @@ def test_changed_weights_are_seen(folder: Path, tmp_path: Path) -> None:
     assert _numbers(after) != _numbers(before)
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[1]", '{"x": {"y": NaN}}', '{"x": {"y": "1"}}'])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        "{",
+        "[1]",
+        '{"x": {"y": NaN}}',
+        '{"x": {"y": "1"}}',
+        '{"x": ' * 20_000 + "1" + "}" * 20_000,
+    ],
+    ids=["empty", "cut", "list", "nan", "text", "nested"],
+)
 def test_a_damaged_file_is_written_anew(folder: Path, damage: str) -> None:
     """A crash or another program may leave anything there; a cache never fails a run."""
     expected = _numbers(_score())
@@ -108,6 +119,61 @@ def test_a_damaged_file_is_written_anew(folder: Path, damage: str) -> None:
     path.write_text(damage)
     assert _numbers(_score()) == expected
     assert json.loads(path.read_text()) == sound
+
+
+def _changed(path: Path, value: object, *, signed: bool) -> dict:
+    """Put a value in the place of the first gain of a cache; return what the file held before."""
+    before = json.loads(path.read_text())
+    ((section, content),) = before.items()
+    gains = content["gains"] | {next(iter(content["gains"])): value}
+    checksum = cache._checksum(path, section, gains) if signed else content["checksum"]
+    path.write_text(json.dumps({section: {"checksum": checksum, "gains": gains}}))
+    return before
+
+
+def test_a_multiplied_gain_is_computed_anew(folder: Path) -> None:
+    """It moved a score from 1.13 to 0.38 without a word."""
+    expected = _numbers(_score())
+    (path,) = folder.iterdir()
+    before = _changed(path, 9.0, signed=False)
+    assert _numbers(_score()) == expected
+    assert json.loads(path.read_text()) == before
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, [1.0, 2.0], [[1.0]], "1", None, 1])
+def test_gains_that_cannot_be_are_computed_anew(folder: Path, value: object) -> None:
+    """Zeros and lists of another length raised, or gave infinity, with a checksum or without."""
+    expected = _numbers(_score())
+    (path,) = folder.iterdir()
+    before = _changed(path, value, signed=True)
+    assert _numbers(_score()) == expected
+    assert json.loads(path.read_text()) == before
+
+
+def test_gains_of_another_checkpoint_are_not_taken(folder: Path, tmp_path: Path) -> None:
+    """A file under another name, or a section copied to other settings, is another weight's."""
+    expected = _numbers(_score())
+    (path,) = folder.iterdir()
+    model = tmp_path / "model"
+    shutil.copytree(MODEL, model)
+    other = folder / f"{checkpoint_key(str(model))}.json"
+    document = json.loads(path.read_text())
+    (content,) = document.values()
+    content["gains"] = dict.fromkeys(content["gains"], 9.0)
+    other.write_text(json.dumps(document))
+    assert _numbers(_score(model))[1] == expected[1]
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container with any uid and no HOME there is no folder for a cache, and no error."""
+    monkeypatch.setenv("PLOP_CACHE", "1")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert _score().sites
 
 
 def test_turned_off(folder: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -212,7 +212,7 @@ def test_output_is_checked_before_the_forward(run: Run, tmp_path: Path, monkeypa
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     code, output, errors = run(*_score_words("-o", str(tmp_path / "new" / "scores.json")))
     assert (code, output) == (1, "")
-    assert "Permission denied. Choose a path that you may write with -o" in errors
+    assert "you have no right to write there. Choose a path that you may write with -o" in errors
     assert not list(tmp_path.iterdir())
 
 

@@ -29,12 +29,22 @@ STATE = State(
 )
 
 
+LEGEND = (
+    "· waits, ▸ runs, ✓ done, ✗ failed. Bars: train loss from the start; at the end loss of the "
+    "rows judged on."
+)
+
+
 def test_arms_by_seeds() -> None:
     table = rows(STATE)
     assert [column.name for column in table.columns] == ["arm", "seed 0", "seed 1"]
-    assert table.rows == (("plop", "✓ █▅▁ 0.612", "▸ █▁ 2.500"), ("all-linear", "✗ failed", "·"))
-    assert table.title == "Trials, confirm: 2 of 4 finished"
+    assert table.rows == (
+        ("plop", "✓ █▅▁ loss 0.612", "▸ █▁ train loss 2.500"),
+        ("all-linear", "✗ failed", "·"),
+    )
+    assert table.title == "Trials, confirmation: 2 of 4 finished"
     assert table.lines == (
+        LEGEND,
         "✗ all-linear, seed 0: the loss is NaN",
         "34 s so far, about 10 min to go.",
         "GPU time so far: 2.0 h, 5.00 USD at 2.50 a device-hour.",
@@ -47,8 +57,8 @@ def test_the_ladder_shows_rates_and_the_next_phase_replaces_it() -> None:
     table = rows(State((*(Trial(s) for s in ladder), Trial(SPECS[0]))))
     assert [column.name for column in table.columns] == ["arm", "6e-05", "0.0006"]
     done = tuple(Trial(s, FINISHED, (), result(s)) for s in ladder)
-    assert rows(State((*done, Trial(SPECS[0])))).title.startswith("Trials, confirm: 0 of 1")
-    assert rows(State(done)).title.startswith("Trials, ladder: 2 of 2")
+    assert rows(State((*done, Trial(SPECS[0])))).title.startswith("Trials, confirmation: 0 of 1")
+    assert rows(State(done)).title.startswith("Trials, learning-rate ladder: 2 of 2")
     assert rows(State(())).rows == ()
 
 
@@ -67,13 +77,15 @@ def test_the_table_as_drawn() -> None:
     console.print(drawn(rows(STATE)))
     lines = [line.rstrip() for line in console.export_text().splitlines()]
     assert lines == [
-        "Trials, confirm: 2 of 4 finished",
+        "Trials, confirmation: 2 of 4 finished",
         "",
-        "arm         seed 0       seed 1",
-        "───────────────────────────────────",
-        "plop        ✓ █▅▁ 0.612  ▸ █▁ 2.500",
-        "all-linear  ✗ failed     ·",
+        "arm         seed 0            seed 1",
+        "───────────────────────────────────────────────────",
+        "plop        ✓ █▅▁ loss 0.612  ▸ █▁ train loss 2.500",
+        "all-linear  ✗ failed          ·",
         "",
+        "· waits, ▸ runs, ✓ done, ✗ failed. Bars: train loss from the",
+        "start; at the end loss of the rows judged on.",
         "✗ all-linear, seed 0: the loss is NaN",
         "34 s so far, about 10 min to go.",
         "GPU time so far: 2.0 h, 5.00 USD at 2.50 a device-hour.",
@@ -130,8 +142,9 @@ def test_without_a_terminal_each_finished_trial_is_one_line(tmp_path: Path, caps
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
-        "[1/4] plop, confirm, seed 0, rate 0.0002: loss 0.500, 10 s; about 30 s to go",
-        "[2/4] plop, confirm, seed 1, rate 0.0002: failed: the loss is NaN, 10 s; about 20 s to go",
+        "[1/4] plop, confirmation, seed 0, rate 0.0002: loss 0.500, 10 s; about 30 s to go",
+        "[2/4] plop, confirmation, seed 1, rate 0.0002: failed: the loss is NaN, 10 s; "
+        "about 20 s to go",
     ]
 
 
@@ -140,5 +153,27 @@ def test_a_terminal_gets_the_table(tmp_path: Path) -> None:
     console = Console(file=screen, force_terminal=True, width=100, color_system=None)
     with live(SPECS, console=console) as watch:
         _events(watch, tmp_path)
-    assert "Trials, confirm: 2 of 4 finished" in screen.getvalue()
-    assert "✓ 0.500" in screen.getvalue()
+    assert "Trials, confirmation: 2 of 4 finished" in screen.getvalue()
+    assert "✓ loss 0.500" in screen.getvalue()
+
+
+def test_a_trial_that_takes_longer_is_not_over(tmp_path: Path) -> None:
+    """The words "about 0.0 s to go" stood there for minutes while the slowest trial ran."""
+    now = [0.0]
+    board = Board(SPECS[:2], clock=lambda: now[0])
+    for one in SPECS[:2]:
+        board(Event(one, tmp_path, RUNNING))
+    board(Event(SPECS[0], tmp_path, FINISHED, result(SPECS[0], cost=cost(10.0))))
+    now[0] = 99.0
+    assert rows(board.state()).lines[-2] == "99 s so far, the last trials take longer."
+    board(Event(SPECS[1], tmp_path, FINISHED, result(SPECS[1], cost=cost(99.0))))
+    assert rows(board.state()).lines[-2] == "99 s so far."
+    assert "to go" not in board.line(Event(SPECS[1], tmp_path, FINISHED, result(SPECS[1])))
+
+
+def test_phases_have_the_names_of_the_plan() -> None:
+    """A search called its second stage by the name of its first."""
+    for phase, name in (("ladder", "learning-rate ladder"), ("search", "search"),
+                        ("confirm", "confirmation"), ("untrained", "untrained model")):  # fmt: skip
+        table = rows(State((Trial(spec(phase=phase)),)))
+        assert table.title == f"Trials, {name}: 0 of 1 finished"

@@ -25,9 +25,11 @@ import plop_lora as plop
 from plop_lora.cli import main
 from plop_lora.recipe import Runner, TuneRecipe, VerifyRecipe
 from plop_lora.records import Placement, Scores, TrialResult, Tuning, Verification
-from plop_lora.records.trial import CONFIRM
+from plop_lora.records.trial import CONFIRM, UNTRAINED
+from plop_lora.training.folder import trial_folder
 from plop_lora.verify import run as step
 from plop_lora.verify.folder import claim
+from plop_lora.verify.model import model_of
 
 pytest.importorskip("trl")
 pytestmark = [
@@ -95,8 +97,11 @@ def test_a_shortlist_that_is_right_is_confirmed(place: Place, tmp_path: Path) ->
         assert arms[name].difference > 0.5
     rivals = {arm.verdict for arm in record.arms if arm.arm != "plop"}
     assert rivals <= {"non-inferior", "worse"}
-    results = [TrialResult.load(path) for path in tmp_path.glob("trials/*/result.json")]
-    assert len(results) == len(arms) * len(record.seeds)
+    every = [TrialResult.load(path) for path in tmp_path.glob("trials/*/result.json")]
+    results = [result for result in every if result.phase != UNTRAINED]
+    assert len(results) == len(arms) * len(record.seeds) == len(every) - 1
+    (untrained,) = record.references
+    assert untrained.value < 0.5
     assert {result.trainable_parameters for result in results} == {record.budget}
     assert {arm.parameters for arm in arms.values()} == {record.budget}
     assert all(arm.mismatch == 0 for arm in arms.values())
@@ -131,20 +136,24 @@ def test_what_cannot_matter_is_never_better(tmp_path: Path) -> None:
         arms=["mlp"], margin=0.0, evaluation={"metric": "loss"}, training={"steps": 4}
     )
     record = plop.verify(dead.scores, recipe, folder=tmp_path / "run", run=Here())
-    assert record.verdict == "confirmed"
-    assert len({value for arm in record.arms for value in arm.values}) == 1
+    # Nor is it confirmed: no arm is better than the model as it was.
+    assert record.verdict == "cannot separate"
+    assert "not shown to be better than the untrained model" in record.more
+    values = {value for arm in record.arms for value in arm.values}
+    assert values == {reference.value for reference in record.references}
+    assert len(values) == 1
     for arm in record.arms:
         if arm.arm != "plop":
             assert (arm.difference, arm.low, arm.high, arm.p) == (0, 0, 0, 1)
-            assert arm.verdict == "non-inferior"
+            assert arm.verdict == "cannot separate"
     assert record.predictive.rho is None
 
 
 # --------------------------------------------------------------------------- kill and go on
 
 
-LADDER_TRIALS, ALL_TRIALS = 4, 8
-"""Two arms at two rates, then two arms with two seeds."""
+LADDER_TRIALS, ALL_TRIALS = 4, 9
+"""Two arms at two rates, then two arms with two seeds, and the untrained model."""
 SHORT = {
     "task": "classify", "text": "question", "label": "answer", "prompt": None, "completion": None,
     "evaluation": {"metric": "accuracy"}, "arms": ["gradient"], "ladder": [0.5, 1.0],
@@ -235,7 +244,7 @@ def test_a_run_that_is_killed_anywhere_ends_as_if_it_was_not(
     whole = plop.verify(scores, recipe, folder=tmp_path / "run", run=run)
     record = Verification.load(resumed / "record.json")
     assert len(run.trained) == ALL_TRIALS
-    assert {spec.digest()[:16] for spec in run.trained} == kept(resumed / "run").keys()
+    assert {trial_folder(Path(), s).name for s in run.trained} == kept(resumed / "run").keys()
     assert {arm.arm for arm in record.arms} == {"plop", "all-linear"}
     assert any("gradient has the same weights" in note for note in record.notes)
     assert untimed(record) == untimed(whole)
@@ -414,7 +423,8 @@ def test_a_budget_that_cannot_be_met_says_which_can(plop_in, tmp_path: Path, ver
 def test_a_folder_of_another_recipe_is_refused(plop_in, place: Place, tmp_path: Path) -> None:
     """Trials of two recipes under one roof would be compared with each other."""
     scores = Scores.load(tmp_path / "scores.json")
-    claim(tmp_path / "run", place.recipe(top=2), scores)
+    other = place.recipe(top=2)
+    claim(tmp_path / "run", other, scores, model_of(other, scores))
     code, errors = plop_in("verify", {})
     assert (code, errors.count("\n")) == (2, 1)
     assert "belongs to another recipe: its top is 2, now 1 is asked" in errors

@@ -46,7 +46,7 @@ def test_a_step_shows_its_signature(name: str) -> None:
 def test_the_keys_of_a_recipe_are_keywords(scores, files: Path, step: str) -> None:
     """A recipe file is for what is kept; a first try is one line."""
     run = getattr(plop, step)
-    with pytest.raises(UsageError, match="The settings must say train, which is missing"):
+    with pytest.raises(UsageError, match="In the settings, train is needed, but is not there"):
         run(scores, task="sft")
     with pytest.raises(UsageError, match=r"sedes: there is no such key. Did you mean 'seeds'"):
         run(scores, task="sft", train="a", eval="b", sedes=3)
@@ -81,7 +81,7 @@ def test_a_file_stands_for_its_record(scores, files: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        (None, UsageError, "not an object of the class NoneType. To make one with: plop score"),
+        (None, UsageError, "not an object of the class NoneType. Make one with: plop score"),
         ({"kind": "scores"}, UsageError, "not an object of the class dict"),
         ("absent.json", RecordError, "No such file: absent.json"),
     ],

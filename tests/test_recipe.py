@@ -63,14 +63,14 @@ def test_a_file_and_options_beside_it(tmp_path: Path) -> None:
             r"training.epoch: there is no such key. Did you mean 'epochs'",
         ),
         ({"runner": {"worker": 3}}, r"runner.worker: there is no such key. Did you mean 'workers'"),
-        ({"task": "stf"}, "task cannot be 'stf': give sft, classify or grpo"),
-        ({"runner": {"kind": "slurm"}}, "give local or ray"),
-        ({"seeds": 0}, "seeds cannot be 0: give 1 or more"),
-        ({"seeds": "many"}, "seeds cannot be 'many': give a whole number"),
+        ({"task": "stf"}, "task: 'stf' is unknown; allowed: sft, classify, grpo"),
+        ({"runner": {"kind": "slurm"}}, "allowed: local, ray"),
+        ({"seeds": 0}, "seeds is 0; it must be 1 or more"),
+        ({"seeds": "many"}, "seeds must be a whole number, and is 'many'"),
         ({"ladder": [0, 1]}, "above 0"),
         ({"ladder": [1, 1]}, "differ"),
-        ({"ladder": []}, "ladder cannot be .*one entry at least"),
-        ({"selection": 0.7}, "selection cannot be 0.7: give a number below 0.5"),
+        ({"ladder": []}, "ladder has 0 entries; it must have at least 1"),
+        ({"selection": 0.7}, "selection is 0.7; it must be below 0.5"),
         ({"training": {"epochs": 0}}, "epochs is 0; it must be above 0"),
         ({"training": {"batch_size": 0}}, "batch_size is 0; it must be 1 or more"),
         ({"training": {"generations": 1}}, "generations is 1; it must be 2 or more"),
@@ -84,14 +84,24 @@ def test_wrong_values_are_named(given, message: str) -> None:
 
 def test_what_is_needed_is_named() -> None:
     with pytest.raises(
-        UsageError, match=r"The options must say task, which is missing. Give --task"
+        UsageError,
+        match=r"--task is needed: sft, classify or grpo\. Give it, or a recipe that has task",
     ):
         VerifyRecipe.read(None, {})
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [", "is not YAML"), ("- 1\n", "no keys with values"), (None, "Cannot read the recipe")],
+    [
+        ("a: [", "is not YAML"),
+        ("- 1\n", "no keys with values"),
+        (None, "Cannot read the recipe .* no such file"),
+        ("task: sft\ntask: grpo\n", "line 2, is not YAML .* the key 'task' stands there twice"),
+        (
+            "training:\n  epochs: 1\n  epochs: 9\n",
+            "line 3, is not YAML .* the key 'epochs' stands there twice",
+        ),
+    ],
 )
 def test_files_that_are_no_recipe(tmp_path: Path, text: str | None, message: str) -> None:
     path = tmp_path / "recipe.yaml"

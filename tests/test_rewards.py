@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from plop_lora.training.rewards import (
     columns_of,
     find_reward,
     last_number,
+    marked_number,
     try_rewards,
 )
 
@@ -201,3 +203,23 @@ def test_trying_refuses_before_training(user_module: str) -> None:
         try_rewards((), ROWS)
     with pytest.raises(DataError, match=r":length' raised TypeError.*answer"):
         try_rewards((f"{user_module}:length",), [{"prompt": "?", "question": "?"}])
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("#### 1,2,3", None),
+        ("#### 12,34", None),
+        ("#### 1.2.3", None),
+        ("#### 1e5", 100_000),
+        ("#### 1.5E-3", Decimal("0.0015")),
+        ("#### 1,234,567.5", Decimal("1234567.5")),
+        ("#### 3, since", 3),
+        ("#### 3.", 3),
+        ("#### -.5", Decimal("-0.5")),
+    ],
+)
+def test_what_is_one_number(text: str, number: object) -> None:
+    """A list "1,2,3" was read as 123, and "1e5" as 5: wrong answers were rewarded."""
+    assert marked_number(text) == number
+    assert last_number(text.removeprefix("#### ")) == number

@@ -177,7 +177,7 @@ def test_the_record_is_that_of_the_memory_engine(
         plop.score, folder, WordTokenizer(), texts, batch_size=5, stop="fixed"
     )
     plain = score(engine="memory", progress=False)
-    monkeypatch.setattr(engines, "load_model", lambda *a, **k: pytest.fail("loaded whole"))
+    monkeypatch.setattr(engines, "load_weights", lambda *a, **k: pytest.fail("loaded whole"))
     streamed = score(engine="stream", progress=False)
     assert streamed.provenance.settings["engine"] == "stream"
     assert plain.provenance.settings["engine"] == "memory"
@@ -543,19 +543,6 @@ def test_a_model_that_reaches_into_its_blocks_is_loaded_whole(
     assert whole.engine == "memory"
     assert "without calling it" in whole.notes[0]
     assert np.array_equal(plain.sums_RN, whole.sums_RN)
-
-
-def test_a_checkpoint_without_some_weights_is_loaded_whole(tmp_path: Path) -> None:
-    """What is missing is initialised by transformers, which needs it all; the note says so."""
-    model = families.build("bert")
-    folder = _saved(model, tmp_path, "1GB")
-    from safetensors.torch import load_file, save_file
-
-    tensors = load_file(tmp_path / "model.safetensors")
-    del tensors["bert.encoder.layer.1.output.dense.bias"]
-    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    scores = plop.score(folder, batches=_batches("bert"), engine="stream", progress=False)
-    assert any("layer.1.output.dense.bias" in note for note in scores.notes)
 
 
 # --------------------------------------------------------------------------- choice

@@ -25,7 +25,8 @@ from trials import EVALUATION, TRAIN, checkpoint, rows, spec_of, write_data
 
 import plop_lora.training.trial as step
 from plop_lora import cli
-from plop_lora.errors import DataError, OutputError, RecordError, UsageError
+from plop_lora.errors import DataError, MachineError, OutputError, RecordError, UsageError
+from plop_lora.models.memory import is_out_of_memory
 from plop_lora.records import EvaluationSettings, TrialResult, TrialSpec
 from plop_lora.training import evaluate as judging
 from plop_lora.training.resources import measured
@@ -108,7 +109,7 @@ def test_paths_are_relative_to_the_folder(encoder: str, tmp_path: Path) -> None:
     data = replace(data, train=f"../{TRAIN}", evaluation=f"../{EVALUATION}")
     spec = spec_of(encoder, PLACEMENT, data)
     path = write_spec(tmp_path, spec)
-    assert path == tmp_path / spec.digest()[:16] / "spec.json"
+    assert path == trial_folder(tmp_path, spec) / "spec.json"
     assert TrialSpec.load(path).digest() == spec.digest()
     assert run_trial(spec, path.parent).done
 
@@ -304,13 +305,13 @@ def test_memory_that_never_suffices(spec: TrialSpec, tmp_path: Path, monkeypatch
         sizes.append(session.batch_size)
         raise torch.OutOfMemoryError("CUDA out of memory.\nmore lines")
 
-    with training(monkeypatch, train):
-        result = run_trial(spec, tmp_path / "trial", root=tmp_path)
+    with (
+        training(monkeypatch, train),
+        pytest.raises(MachineError, match=r"^out of memory: CUDA out of memory.$"),
+    ):
+        run_trial(spec, tmp_path / "trial", root=tmp_path)
     assert sizes == [8, 4]
-    assert (result.status, result.batch_size) == ("failed", 4)
-    assert result.cause == "out of memory: CUDA out of memory."
-    assert "Failed: out of memory: CUDA out of memory.\n" in str(result) + "\n"
-    assert result.trainable_parameters == PLACEMENT.trainable_parameters
+    assert "result.json" not in files(tmp_path / "trial")
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -361,7 +362,7 @@ def test_being_stopped_is_no_result(spec, tmp_path: Path, monkeypatch, stop) -> 
 )
 def test_evaluation_without_a_number(spec, tmp_path: Path, monkeypatch, judged, cause) -> None:
     """No score is not a score of 0."""
-    monkeypatch.setattr(judging, "evaluate", lambda *parts: judged)
+    monkeypatch.setattr(judging, "evaluate", lambda *parts, **others: judged)
     result = run_trial(spec, tmp_path / "trial", root=tmp_path)
     assert result.status == "failed"
     assert cause in result.cause
@@ -371,7 +372,7 @@ def test_evaluation_without_a_number(spec, tmp_path: Path, monkeypatch, judged, 
 
 def test_other_metrics_may_be_missing(spec: TrialSpec, tmp_path: Path, monkeypatch) -> None:
     judged = Judged({"accuracy": (1.0, 0.0)}, {"accuracy": 0.5, "perplexity": float("inf")})
-    monkeypatch.setattr(judging, "evaluate", lambda *parts: judged)
+    monkeypatch.setattr(judging, "evaluate", lambda *parts, **others: judged)
     result = run_trial(spec, tmp_path / "trial", root=tmp_path)
     assert result.done
     assert result.metrics == {"accuracy": 0.5}
@@ -387,9 +388,9 @@ def test_divisors_keep_the_effective_batch() -> None:
 
 
 def test_other_errors_are_not_memory() -> None:
-    assert not step.is_out_of_memory(RuntimeError("shapes differ"))
-    assert not step.is_out_of_memory(OSError(errno.ENOSPC, "No space left"))
-    assert not step.is_out_of_memory(ValueError("out of memory"))
+    assert not is_out_of_memory(RuntimeError("shapes differ"))
+    assert not is_out_of_memory(OSError(errno.ENOSPC, "No space left"))
+    assert not is_out_of_memory(ValueError("out of memory"))
 
 
 def test_parts_of_the_time_add_up() -> None:

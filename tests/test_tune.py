@@ -32,7 +32,7 @@ from plop_lora.records import (
     Tuning,
     TuningPlan,
 )
-from plop_lora.records.trial import CONFIRM, DONE, LADDER
+from plop_lora.records.trial import CONFIRM, DONE, LADDER, SEARCH
 from plop_lora.records.tuning import (
     BETTER,
     FAILED,
@@ -48,6 +48,7 @@ from plop_lora.records.tuning import (
     Configuration,
 )
 from plop_lora.report.terminal import as_text
+from plop_lora.training.folder import trial_folder
 from plop_lora.tune import plan, tune
 from plop_lora.tune.confirm import decide, verdict_of
 from plop_lora.tune.space import Space, build_space, ladder_rates, reranked
@@ -104,7 +105,7 @@ class Machine:
 
     def run(self, specs, root, runner, *, report_to=(), watch=None) -> tuple[TrialResult, ...]:
         self.batches.append(len(specs))
-        return tuple(self._one(spec, Path(root) / f"{spec.digest()[:16]}.json") for spec in specs)
+        return tuple(self._one(spec, trial_folder(root, spec) / "result.json") for spec in specs)
 
     def _one(self, spec: TrialSpec, path: Path) -> TrialResult:
         if path.exists():
@@ -113,6 +114,7 @@ class Machine:
             raise Stopped
         self.trained.append(spec)
         result = self._result(spec)
+        spec.save(path.parent / "spec.json")
         result.save(path)
         return result
 
@@ -214,7 +216,7 @@ def test_all_trials_are_accounted_for(tuned) -> None:
     tuning, machine, _ = tuned
     trained = [trial for trial in tuning.history if trial.state != OVER_BUDGET]
     assert len(tuning.ladder) + len(trained) == RECIPE.trials
-    assert len(machine.of_phase(LADDER)) <= RECIPE.trials
+    assert len(machine.of_phase(LADDER) + machine.of_phase(SEARCH)) <= RECIPE.trials
     assert tuning.cost.total.trials == sum(line.trials for line in tuning.cost.lines)
     assert [line.what for line in tuning.cost.lines] == [
         "learning-rate ladder", "search", "confirmation",
@@ -262,7 +264,7 @@ def test_a_model_that_trains_more_than_planned_is_not_taken(scores, tmp_path) ->
 
     def swollen(spec: TrialSpec) -> TrialResult:
         result = honest(spec)
-        more = spec.phase == LADDER and spec.placement.strategy == "mlp"
+        more = spec.phase == SEARCH and spec.placement.strategy == "mlp"
         return dataclasses.replace(result, trainable_parameters=10**6) if more else result
 
     machine._result = swollen
@@ -309,7 +311,7 @@ def test_more_trials_continue_the_same_search(scores, tmp_path) -> None:
     more = Machine()
     second = tune(scores, changed(trials=16), tmp_path, steps=more.steps)
     assert second.history[: len(first.history)] == first.history
-    assert len(more.of_phase(LADDER)) == 4
+    assert len(more.of_phase(SEARCH)) == 4
 
 
 def test_half_a_line_in_the_journal_is_no_end(scores, tmp_path) -> None:
@@ -330,7 +332,7 @@ def test_another_recipe_in_the_folder_is_another_search(scores, tmp_path) -> Non
     other = changed(trials=12, training=dataclasses.replace(longer, epochs=2.0))
     machine = Machine()
     tuning = tune(scores, other, tmp_path, steps=machine.steps)
-    assert len(machine.of_phase(LADDER)) == 12
+    assert len(machine.of_phase(LADDER) + machine.of_phase(SEARCH)) == 12
     assert {spec.training.epochs for spec in machine.trained} == {2.0}
     assert tuning.history[0].number == 0
 
@@ -354,10 +356,10 @@ def test_workers_share_a_database(scores, tmp_path) -> None:
     assert helper.verdict == UNCONFIRMED
     assert not two.of_phase(CONFIRM)
     assert any("of other workers still running and left out: 1" in note for note in helper.notes)
-    assert len(two.of_phase(LADDER)) == 14 - 9 - 1
+    assert len(two.of_phase(SEARCH)) == 14 - 9 - 1
     last = Machine()
     leader = tune(scores, recipe, tmp_path / "one", steps=last.steps)
-    assert len(last.of_phase(LADDER)) == 1
+    assert len(last.of_phase(SEARCH)) == 1
     assert leader.verdict in (IMPROVED, STANDS)
     searched = [trial for trial in leader.history if trial.state == SEARCHED]
     assert len(searched) + len(leader.ladder) == 14
@@ -420,7 +422,7 @@ def test_hours_leave_room_for_the_confirmation(scores, tmp_path) -> None:
     machine = Machine()
     tuning = tune(scores, changed(hours=251 / 3600), tmp_path, steps=machine.steps)
     assert len(machine.trained) <= 25
-    assert len(machine.of_phase(LADDER)) == 16
+    assert len(machine.of_phase(LADDER) + machine.of_phase(SEARCH)) == 16
     assert tuning.seeds == (1, 2, 3)
     assert any("4 of 15 trials did not start" in note for note in tuning.notes)
 
@@ -448,7 +450,7 @@ def test_hours_leave_out_whole_seeds(scores, tmp_path) -> None:
 
 def test_confirmation_has_fresh_seeds_and_the_report_alone(tuned) -> None:
     tuning, machine, _ = tuned
-    search, confirmed = machine.of_phase(LADDER), machine.of_phase(CONFIRM)
+    search, confirmed = machine.of_phase(SEARCH), machine.of_phase(CONFIRM)
     assert {spec.seed for spec in search} == {0}
     assert {spec.data.evaluation for spec in search} == {"select.jsonl"}
     assert {spec.seed for spec in confirmed} == {1, 2, 3} == set(tuning.seeds)
@@ -478,7 +480,7 @@ def test_luck_of_the_search_is_found_out(scores, tmp_path) -> None:
             result = super()._result(spec)
             draw = random.Random(spec.arm).random()
             default = spec.placement.strategy == "plop"
-            loss = (2.0 if default else 1 + draw) if spec.phase == LADDER else 1.0 + (not default)
+            loss = (2.0 if default else 1 + draw) if spec.phase != CONFIRM else 1.0 + (not default)
             return dataclasses.replace(result, metrics={"loss": loss})
 
     tuning = tune(scores, RECIPE, tmp_path, steps=Lucky().steps)

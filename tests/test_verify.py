@@ -28,7 +28,7 @@ from plop_lora.errors import (
 )
 from plop_lora.recipe import VerifyRecipe
 from plop_lora.records import TrialCost, TrialResult, TrialSpec, Verification
-from plop_lora.records.trial import CONFIRM, LADDER
+from plop_lora.records.trial import CONFIRM, LADDER, UNTRAINED
 from plop_lora.report.terminal import as_html, as_text
 from plop_lora.training.events import RUNNING, Event
 from plop_lora.training.trial import trial_folder
@@ -58,7 +58,9 @@ class Planted:
         causes: dict[str, str] | None = None,
         best: dict[str, float] | None = None,
         die_after: int | None = None,
+        untrained: float = 0.2,
     ) -> None:
+        self.untrained = untrained
         self.accuracy, self.causes, self.best = accuracy, causes or {}, best or {}
         self.die_after = die_after
         self.kept: dict[str, TrialResult] = {}
@@ -79,7 +81,10 @@ class Planted:
         path = os.path.normpath(trial_folder(root, spec) / spec.data.evaluation)
         rows = Path(path).read_text().count("\n")
         goal = self.accuracy.get(spec.arm, 0.5)
-        goal -= 0.1 * abs(math.log10(spec.learning_rate / self.best.get(spec.arm, 2e-4)))
+        if spec.phase == UNTRAINED:
+            goal = self.untrained
+        else:
+            goal -= 0.1 * abs(math.log10(spec.learning_rate / self.best.get(spec.arm, 2e-4)))
         goal += random.Random(f"{spec.arm} {spec.seed}").gauss(0, 0.002)
         items = tuple(float(random.Random(f"{n}").random() < goal) for n in range(rows))
         cause = self.causes.get(spec.arm)
@@ -97,6 +102,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, scores) -> Path:
     """Scores, labelled rows and a recipe, as a user has them."""
     here = tmp_path_factory.mktemp("verify")
     scores.save(here / "scores.json")
+    (here / scores.model.name).mkdir()
+    (here / scores.model.name / "config.json").write_text(json.dumps(scores.model.config))
     for name, start, count in (("train", 0, ROWS), ("eval", 9000, REPORT_ROWS)):
         rows = ({"text": f"text {n}", "label": n % 2} for n in range(start, start + count))
         (here / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -131,7 +138,9 @@ def test_arms_share_rows_seeds_rates_and_budget(scores, recipe, tmp_path: Path) 
     confirm = [spec for spec in planted.ran if spec.phase == CONFIRM]
     assert len(ladder) == len(ARMS) * 3
     assert len(confirm) == len(ARMS) * 3
-    assert planted.ran == ladder + confirm
+    untrained = [spec for spec in planted.ran if spec.phase == UNTRAINED]
+    assert planted.ran == ladder + confirm + untrained
+    assert len(untrained) == 1
     for phase, rows in ((ladder, 45), (confirm, None)):
         assert len({spec.data for spec in phase}) == 1
         assert phase[0].data.rows == rows
@@ -188,7 +197,7 @@ def test_a_missing_trainer_is_told_before_any_trial(scores, recipe, tmp_path, mo
 def test_one_rate_needs_no_ladder(scores, recipe, tmp_path: Path) -> None:
     planted = Planted(BETTER)
     record = verify(scores, recipe.model_copy(update={"ladder": (1.0,)}), tmp_path, planted)
-    assert {spec.phase for spec in planted.ran} == {CONFIRM}
+    assert {spec.phase for spec in planted.ran} == {CONFIRM, UNTRAINED}
     assert record.ladder == ()
     assert any("one learning rate" in note for note in record.notes)
 
@@ -198,7 +207,8 @@ def test_steps_of_the_ladder_are_its_share(scores, recipe, tmp_path: Path) -> No
     training = dataclasses.replace(recipe.training, steps=40)
     planted = Planted(BETTER)
     verify(scores, recipe.model_copy(update={"training": training}), tmp_path, planted)
-    assert {(s.phase, s.training.steps) for s in planted.ran} == {(LADDER, 10), (CONFIRM, 40)}
+    steps = {(s.phase, s.training.steps) for s in planted.ran}
+    assert steps == {(LADDER, 10), (CONFIRM, 40), (UNTRAINED, 1)}
 
 
 def test_the_strongest_rival_is_never_left_out(scores, recipe, tmp_path: Path) -> None:
@@ -313,8 +323,8 @@ def test_a_stopped_run_goes_on(scores, recipe, tmp_path: Path, trials: int) -> N
         verify(scores, recipe, tmp_path, planted)
     planted.die_after = None
     record = verify(scores, recipe, tmp_path, planted)
-    assert len(planted.ran) == 24
-    assert len({spec.digest() for spec in planted.ran}) == 24
+    assert len(planted.ran) == 25
+    assert len({spec.digest() for spec in planted.ran}) == 25
     assert record.to_dict() == verify(scores, recipe, tmp_path, Planted(BETTER)).to_dict()
 
 
@@ -323,7 +333,7 @@ def test_more_seeds_and_arms_go_on(scores, recipe, tmp_path: Path) -> None:
     verify(scores, recipe, tmp_path, planted)
     more = recipe.model_copy(update={"seeds": 5, "arms": (*ARMS, "plop-inverse"), "margin": 0.02})
     verify(scores, more, tmp_path, planted)
-    assert len(planted.ran) == 24 + 4 * 2 + (3 + 5)
+    assert len(planted.ran) == 25 + 4 * 2 + (3 + 5)
 
 
 def test_signals_are_measured_once(scores, recipe, tmp_path: Path, monkeypatch) -> None:
@@ -349,7 +359,7 @@ def test_signals_are_measured_once(scores, recipe, tmp_path: Path, monkeypatch) 
     planted.die_after = None
     record = verify(scores, recipe, tmp_path, planted)
     assert asked == [("gradient",)]
-    assert len(planted.ran) == 24
+    assert len(planted.ran) == 25
     (selectors,) = (line for line in record.cost.lines if line.what == "selectors")
     assert (selectors.trials, selectors.wall_seconds, selectors.peak_memory) == (1, 2.0, 100)
     (tmp_path / "run" / "signals.json").write_text('{"gradient": {"name": 1}}')
@@ -460,7 +470,7 @@ def test_the_plan_counts_what_runs(scores, recipe, tmp_path: Path) -> None:
     plan = step.plan(scores, priced, folder=tmp_path / "run")
     planted = Planted(BETTER)
     record = verify(scores, recipe, tmp_path, planted)
-    assert plan.ladder_trials + plan.confirm_trials == len(planted.ran)
+    assert plan.ladder_trials + plan.confirm_trials + plan.untrained_trials == len(planted.ran)
     assert plan.learning_rates == (6e-05, 2e-4, 6e-4)
     assert (plan.train_rows, plan.selection_rows, plan.report_rows) == (180, 20, 400)
     assert (plan.train_rows, plan.report_rows) == (record.train_rows, record.report_rows)
@@ -470,7 +480,7 @@ def test_the_plan_counts_what_runs(scores, recipe, tmp_path: Path) -> None:
     assert plan.money == pytest.approx(plan.seconds / 3600 * 2.0)
     assert 0 < plan.detectable < 1
     text = as_text(plan, 120)
-    assert "24 trials" in text
+    assert "25 trials" in text
     assert "these are assumptions" in text
 
 

@@ -34,9 +34,11 @@ def type_arms(pair: Pair, scores: Scores) -> dict[str, tuple[str, ...]]:
     arms["v-up-down"] = (roles["v"], roles["up"], roles["down"])
     arms["v-o-down"] = (roles["v"], roles["o"], roles["down"])
     arms["parameter-share"] = tuple(sorted(types, key=lambda name: (-share[name], name))[:TOP])
-    for number in range(1, DRAWS + 1):
-        arms[f"random-{number}"] = tuple(rng.sample(types, TOP))
-    return arms
+    drawn: list[tuple[str, ...]] = []
+    while len(drawn) < DRAWS:
+        draw = tuple(sorted(rng.sample(types, TOP)))
+        drawn += [draw] * (draw not in drawn)
+    return arms | {f"random-{number}": draw for number, draw in enumerate(drawn, start=1)}
 
 
 def parameters(host: Host) -> int:
@@ -47,27 +49,27 @@ def parameters(host: Host) -> int:
 def short(type_name: str) -> str:
     """Return a module type as a word of a file name.
 
-    >>> short("attention.output.dense"), short("self_attn.v_proj")
-    ('attention-output-dense', 'v_proj')
+    >>> short("attention.output.dense")
+    'attention-output-dense'
     """
-    parts = type_name.split(".")
-    return parts[-1] if parts[-1].endswith("_proj") else "-".join(parts)
+    return type_name.replace(".", "-")
 
 
 def arms_of(pair: Pair, scores: Scores) -> Mapping[str, Placement]:
-    """Return every arm's placement at the common budget; one of several alike, the first by name.
+    """Return every arm's placement at the common budget; of several alike, the first.
 
-    Arms with the same weights and ranks are one trial. `aliases` says which they are.
+    Arms of the same types differ in how a rest of the budget is rounded, if at all, and are one.
+    `aliases` says which they are.
     """
     made = all_arms(pair, scores)
-    first: dict[frozenset[tuple[str, int]], str] = {}
+    first: dict[frozenset[str], str] = {}
     for name, placement in made.items():
         first.setdefault(key_of(placement), name)
     return {name: made[name] for name in first.values()}
 
 
 def aliases(pair: Pair, scores: Scores) -> dict[str, str]:
-    """Return the arms that have the weights and ranks of another, with that one's name."""
+    """Return the arms that have the types of another, with that one's name."""
     made = all_arms(pair, scores)
     kept = {key_of(placement): name for name, placement in arms_of(pair, scores).items()}
     found = {name: kept[key_of(placement)] for name, placement in made.items()}
@@ -92,6 +94,6 @@ def top_of(strategy: str) -> int | None:
     return TOP if strategy in ("plop", "plop-inverse") else None
 
 
-def key_of(placement: Placement) -> frozenset[tuple[str, int]]:
-    """Return what makes two arms the same trial."""
-    return frozenset((site.name, site.rank) for site in placement.sites)
+def key_of(placement: Placement) -> frozenset[str]:
+    """Return what makes two arms the same: their module types."""
+    return frozenset(site.type for site in placement.sites)

@@ -27,6 +27,11 @@ import docstrings
 
 Row = dict[str, str]
 
+
+class StudyError(Exception):
+    """What the user of these scripts can put right, in one line."""
+
+
 SEED = 0
 GENERAL_ROWS, GENERAL_CHARACTERS = 64, 400
 """Rows of general text, half prose and half source, and the length of each."""
@@ -75,10 +80,10 @@ class Pair:
 
 
 LLAMA = {
-    "v": "self_attn.v_proj",
-    "o": "self_attn.o_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
+    "v": "v_proj",
+    "o": "o_proj",
+    "up": "up_proj",
+    "down": "down_proj",
 }
 BERT = {
     "v": "value",
@@ -109,7 +114,7 @@ PAIRS = {
 def gsm8k(folder: Path | None, rows: int, judged: int) -> tuple[list[Row], list[Row]]:
     """Return rows of prompt and completion to train on and to judge by."""
     if folder is None or not (folder / "train.jsonl").is_file():
-        raise SystemExit(
+        raise StudyError(
             f"The task gsm8k needs a folder with its train.jsonl and test.jsonl, and "
             f"{folder or 'none'} is given. They are at github.com/openai/grade-school-math; give "
             "the folder with --gsm8k DIR, or GSM8K=DIR to make."

@@ -2,7 +2,7 @@
 
     python scripts/experiments/study.py list
     python scripts/experiments/study.py prepare PAIR [--gsm8k DIR] [--models build/models]
-    python scripts/experiments/study.py run PAIR… [--seconds S] [--workers N] [--device cuda]
+    python scripts/experiments/study.py run PAIR… [--seconds S] [--workers N] [--warm] [--device D]
 
 `prepare` writes the rows and the scores of the network on them to `build/study/PAIR`. `run` goes
 through the trials that have no record in `results/PAIR`, first every arm at every rate with seed 0,
@@ -17,264 +17,32 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import fcntl
-import hashlib
-import json
+import os
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import active_children, get_context
 from pathlib import Path
-from statistics import fmean
 from types import FrameType
-from typing import Any
 
-from arms import BUDGET_RANK, aliases, arms_of
-from pairs import DATA, PAIRS, SCORED_TEXTS, Pair, general_text, text_of
+from pairs import PAIRS, StudyError
+from preparing import SCORES, prepare
+from study_trials import STUDY, Study, name_of, open_study
 
 from plop_lora.errors import PlopError
-from plop_lora.files import atomic_file
 from plop_lora.recipe import Runner
-from plop_lora.records import (
-    EvaluationSettings,
-    Placement,
-    Scores,
-    TrainingSettings,
-    TrialData,
-    TrialResult,
-    TrialSpec,
-)
+from plop_lora.records import TrialResult, TrialSpec
 from plop_lora.training.events import FINISHED, Event
+from plop_lora.training.memory import release_memory
 from plop_lora.training.runners import run_trials
+from plop_lora.training.trial import run_trial, trial_folder
 
-HERE = Path(__file__).resolve().parent
-STUDY, MODELS, RESULTS = Path("build/study"), Path("build/models"), HERE / "results"
-SEEDS = 3
-UNTRAINED = "untrained"
-"""The arm whose rate is 0: what the network does before it is trained."""
-LADDER, CONFIRM = "ladder", "confirm"
-PAIR, SCORES, ROWS = "pair.json", "scores.json", ("train.jsonl", "eval.jsonl", "general.jsonl")
-
-
-class StudyError(Exception):
-    """What the user of this script can put right, in one line."""
-
-
-# --------------------------------------------------------------------------- preparing
-
-
-def prepare(pair: Pair, folder: Path, models: Path, gsm8k: Path | None) -> None:
-    """Write the rows, the scores and the description of a pair; what is complete stays.
-
-    Raises:
-        StudyError: the network is not there.
-    """
-    from plop_lora.scoring import score
-
-    network = models / pair.network
-    if not (network / "config.json").is_file():
-        raise StudyError(
-            f"The network {pair.network} is not in {models}. Make it with: python "
-            f"scripts/experiments/models.py {pair.network} --output {models}"
-        )
-    train, judged = DATA[pair.data](gsm8k, pair.training_rows, pair.evaluation_rows)
-    general = general_text() if pair.task != "classify" else []
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in zip(ROWS, (train, judged, general), strict=True):
-        with atomic_file(folder / name) as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    texts = [text_of(row) for row in train[:SCORED_TEXTS]]
-    scores = score(
-        str(network), texts=texts, max_length=pair.max_length, stop="fixed", progress=False
-    )
-    scores.save(folder / SCORES)
-
-
-def describe(pair: Pair, folder: Path, network: Path) -> dict[str, Any]:
-    """Return what decides the outcome of a pair's trials, and so must not change between them."""
-    scores = Scores.load(folder / SCORES)
-    described = dataclasses.asdict(pair) | {
-        "rates": list(pair.rates),
-        "budget_rank": BUDGET_RANK,
-        "arms": {name: types_of(arm) for name, arm in arms_of(pair, scores).items()},
-        "aliases": aliases(pair, scores),
-        "nfn": {row.type: round(row.nfn, 3) for row in scores.types},
-        "rows": {name: digest(folder / name) for name in ROWS},
-        "weights": weights_digest(network),
-    }
-    described.pop("order")
-    return described
-
-
-def types_of(placement: Placement) -> list[str]:
-    """Return the module types of a placement, by name."""
-    return sorted({site.type for site in placement.sites})
-
-
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def weights_digest(network: Path) -> str:
-    """Return a digest of a network's weights that does not depend on how they are laid out."""
-    import torch
-    from safetensors import safe_open
-
-    total = hashlib.sha256()
-    for path in sorted(network.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for name in sorted(file.keys()):
-                tensor = file.get_tensor(name).contiguous()
-                total.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-                total.update(tensor.view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
-
-
-# --------------------------------------------------------------------------- trials
-
-
-def record_name(arm: str, rate: float, seed: int) -> str:
-    """Return the file name of a trial's record.
-
-    >>> record_name("type-v_proj", 0.0018, 1)
-    'type-v_proj.r0.0018.s1.json'
-    """
-    return f"{arm}.r{rate:g}.s{seed}.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class Study:
-    """A prepared pair: its folder, where its network and its records are, and its arms."""
-
-    pair: Pair
-    folder: Path
-    network: Path
-    results: Path
-    arms: Mapping[str, Placement]
-    device: str
-
-    def records(self) -> dict[str, TrialResult]:
-        """Return the records that are there, by file name."""
-        paths = sorted(self.results.glob("*.r*.s*.json"))
-        return {path.name: TrialResult.load(path) for path in paths}
-
-    def ladder(self) -> list[TrialSpec]:
-        """Return the trials of seed 0: the untrained network, then every arm at every rate.
-
-        The rates in the middle come first, so that a study that is cut short has something of
-        every arm.
-        """
-        middle = len(self.pair.rates) // 2
-        order = sorted(range(len(self.pair.rates)), key=lambda index: abs(index - middle))
-        first = [self.spec(UNTRAINED, 0.0, 0, LADDER)]
-        rates = [self.pair.rates[index] for index in order]
-        return first + [self.spec(arm, rate, 0, LADDER) for rate in rates for arm in self.arms]
-
-    def confirmation(self) -> list[TrialSpec]:
-        """Return the trials of the further seeds, at the best rate of every arm that has one."""
-        best = self.best_rates()
-        return [
-            self.spec(arm, best[arm], seed, CONFIRM)
-            for seed in range(1, SEEDS)
-            for arm in self.arms
-            if arm in best
-        ]
-
-    def best_rates(self) -> dict[str, float]:
-        """Return the rate of lowest loss on the selection rows, of the arms whose ladder ended."""
-        found: dict[str, dict[float, float]] = {}
-        for record in self.records().values():
-            if record.seed == 0 and record.arm != UNTRAINED:
-                found.setdefault(record.arm, {})[record.learning_rate] = selected_loss(record)
-        rungs = set(self.pair.rates)
-        return {arm: min(by, key=by.__getitem__) for arm, by in found.items() if by.keys() >= rungs}
-
-    def spec(self, arm: str, rate: float, seed: int, phase: str) -> TrialSpec:
-        """Return the spec of a trial."""
-        pair = self.pair
-        placement = next(iter(self.arms.values())) if arm == UNTRAINED else self.arms[arm]
-        classify = pair.task == "classify"
-        files = [
-            word for name in ROWS for word in (str(self.folder / name), digest(self.folder / name))
-        ]
-        data = TrialData(*files[:4], **({} if classify else dict(
-            zip(("general", "general_sha256"), files[4:], strict=True))))  # fmt: skip
-        return TrialSpec(
-            arm=arm,
-            seed=seed,
-            phase=phase,
-            task=pair.task,
-            model=str(self.network),
-            placement=placement,
-            learning_rate=rate,
-            data=data,
-            training=TrainingSettings(
-                steps=1 if arm == UNTRAINED else pair.steps,
-                batch_size=pair.batch_size,
-                max_length=pair.max_length,
-                device=self.device,
-            ),
-            evaluation=EvaluationSettings(
-                metric="accuracy" if classify else "loss", batch_size=pair.batch_size * 4
-            ),
-            labels=self.labels() if classify else (),
-        )
-
-    def labels(self) -> tuple[str, ...]:
-        """Return the classes of the training rows, by name."""
-        lines = (self.folder / ROWS[0]).read_text(encoding="utf-8").splitlines()
-        return tuple(sorted({json.loads(line)["label"] for line in lines}))
-
-    def missing(self, specs: Sequence[TrialSpec]) -> list[TrialSpec]:
-        """Return the trials without a record."""
-        return [spec for spec in specs if not (self.results / name_of(spec)).exists()]
-
-
-def name_of(spec: TrialSpec) -> str:
-    """Return the file name of the record of a trial."""
-    return record_name(spec.arm, spec.learning_rate, spec.seed)
-
-
-def selected_loss(record: TrialResult) -> float:
-    """Return the mean loss on the selection rows, infinite for a trial that diverged."""
-    items = record.items.get("loss", ())
-    return fmean(items[: len(items) // 2]) if record.done and items else float("inf")
-
-
-def open_study(name: str, results: Path, models: Path, device: str) -> Study:
-    """Return a prepared pair.
-
-    Raises:
-        StudyError: it is not prepared, or its records are of other data, weights or settings.
-    """
-    pair, folder = PAIRS[name], STUDY / name
-    if not (folder / SCORES).is_file():
-        raise StudyError(
-            f"The pair {name} is not prepared: python scripts/experiments/study.py prepare {name}"
-        )
-    now = describe(pair, folder, models / pair.network)
-    kept = results / name / PAIR
-    if kept.is_file():
-        before = json.loads(kept.read_text(encoding="utf-8"))
-        other = [key for key in now if now[key] != before.get(key)]
-        if other:
-            raise StudyError(
-                f"The records in {results / name} are of another {' and '.join(other)}, so new "
-                "ones cannot stand beside them. Prepare the pair with the Python and the files "
-                f"that {kept} was made with, or give other --results."
-            )
-    else:
-        with atomic_file(kept) as file:
-            file.write(json.dumps(now, indent=1) + "\n")
-    scores = Scores.load(folder / SCORES)
-    network = (models / pair.network).resolve()
-    return Study(pair, folder.resolve(), network, results / name, arms_of(pair, scores), device)
-
-
-# --------------------------------------------------------------------------- running
+MODELS = Path("build/models")
+RESULTS = Path(__file__).resolve().parent / "results"
 
 
 class TimeIsUp(BaseException):
@@ -317,14 +85,73 @@ def sole_run(study: Study) -> Iterator[None]:
         yield
 
 
-def run(study: Study, workers: int | None) -> None:
-    """Run what is missing: the ladder, and the further seeds at the rates that follow from it."""
-    runner = Runner(workers=workers)
+def run(study: Study, workers: int | None, *, warm: bool = False) -> None:
+    """Run what is missing: the ladder, and the further seeds at the rates that follow from it.
+
+    Args:
+        study: a prepared pair.
+        workers: trials at once; by default one a GPU, or one for two CPU cores.
+        warm: run many trials in one process after another, which then imports and starts its
+            device once. On a GPU that is most of the time of a small trial. Peak memory on a CPU
+            is then that of all trials of the process.
+    """
     for phase in (study.ladder, study.confirmation):
-        specs = study.missing(phase())
-        if specs:
+        tried: set[str] = set()
+        # Finished trials of the ladder may ask for another rate.
+        while specs := [spec for spec in study.missing(phase()) if name_of(spec) not in tried]:
+            tried |= set(map(name_of, specs))
             say(f"{study.pair.name}: {len(specs)} trials of the {phase.__name__}")
-            run_trials(specs, study.folder / "trials", runner, watch=Keeper(study, len(specs)))
+            go_through(study, specs, workers, warm)
+
+
+def go_through(study: Study, specs: Sequence[TrialSpec], workers: int | None, warm: bool) -> None:
+    """Run trials and keep their records."""
+    trials, keep = study.folder / "trials", Keeper(study, len(specs))
+    if warm:
+        run_warm(specs, trials, workers or 1, keep)
+    else:
+        run_trials(specs, trials, Runner(workers=workers), watch=keep)
+
+
+def run_warm(specs: Sequence[TrialSpec], root: Path, workers: int, keep: Keeper) -> None:
+    """Run trials in a few processes that stay; whatever ends this call ends them.
+
+    A process that is killed breaks the pool: the same command goes on from there.
+    """
+    cores = os.cpu_count() or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))
+    root.mkdir(parents=True, exist_ok=True)
+    log = (root / "log.txt",)
+    with ProcessPoolExecutor(workers, get_context("spawn"), write_to, log) as pool:
+        jobs = {pool.submit(run_one, spec, root): spec for spec in specs}
+        try:
+            for job in as_completed(jobs):
+                spec, result = jobs[job], job.result()
+                if isinstance(result, str):
+                    say(f"  {name_of(spec)}: {result}")
+                else:
+                    keep(Event(spec, trial_folder(root, spec), FINISHED, result))
+        except BaseException:
+            for process in active_children():
+                process.kill()
+            raise
+
+
+def write_to(log: Path) -> None:
+    """Let everything that this process prints go to the end of a file."""
+    with log.open("a", encoding="utf-8") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+
+
+def run_one(spec: TrialSpec, root: Path) -> TrialResult | str:
+    """Run a trial in this process, and return its result or what the user can put right."""
+    try:
+        return run_trial(spec, trial_folder(root, spec))
+    except PlopError as error:
+        return str(error)
+    finally:
+        release_memory()
 
 
 class Keeper:
@@ -385,6 +212,9 @@ def main() -> int:
     verbs.choices["run"].add_argument("--seconds", type=float, help="stop after so many")
     verbs.choices["run"].add_argument("--workers", type=int, help="trials at once")
     verbs.choices["run"].add_argument("--device", default="auto")
+    verbs.choices["run"].add_argument(
+        "--warm", action="store_true", help="many trials in one process after another"
+    )
     given = parser.parse_args()
     try:
         return act(given)
@@ -415,7 +245,7 @@ def act(given: argparse.Namespace) -> int:
             for name in given.pairs:
                 study = open_study(name, given.results, given.models, given.device)
                 with sole_run(study):
-                    run(study, given.workers)
+                    run(study, given.workers, warm=given.warm)
     except TimeIsUp:
         say("the time is up; the same command goes on from here")
     return 0

@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
-from plop_lora.documents import Document, Documents
+from plop_lora.documents import Documents
 from plop_lora.errors import DataError, ModelError
+from plop_lora.texts import Document
 
 __all__ = [
     "Batch",
@@ -225,37 +226,89 @@ def ready_batches(batches: Iterable[Mapping[str, Any]]) -> Iterator[Batch]:
         if not tensors:
             raise DataError(f"Batch {order} holds no tensors; it has: {', '.join(inputs)}.")
         rows = len(inputs.get("input_ids", tensors[0]))
-        mask_BT = inputs.get("attention_mask")
-        if mask_BT is not None and mask_BT.ndim == 2:
-            empty = (mask_BT.sum(dim=1) == 0).nonzero()
-            if len(empty):
-                raise DataError(f"Batch {order}, row {int(empty[0])}, has zero tokens.")
-            inputs = _right_padded(inputs, mask_BT)
+        for mask in SIDES:
+            if _is_mask(inputs.get(mask)):
+                inputs = _right_padded(order, inputs, mask)
+        inputs = _told_apart(inputs)
         yield Batch(inputs, tuple(_row_name(inputs, row, rows) for row in range(rows)))
 
 
-def _right_padded(inputs: dict[str, Any], mask_BT: torch.Tensor) -> dict[str, Any]:
+SIDES = ("attention_mask", "decoder_attention_mask")
+"""The masks of a batch: of the encoder, or of a model with one stack, and of the decoder."""
+_DECODER = "decoder_"
+_DECODER_IDS = "decoder_input_ids"
+_DECODER_MASK = "decoder_attention_mask"
+
+
+def _is_mask(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.ndim == 2
+
+
+def _of_side(inputs: Mapping[str, Any], mask: str) -> list[str]:
+    """Return the names of the tensors that have a place for each token of a mask's side."""
+    shape = inputs[mask].shape
+    own = mask.startswith(_DECODER)
+    return [
+        key
+        for key, value in inputs.items()
+        if key.startswith(_DECODER) == own
+        and isinstance(value, torch.Tensor)
+        and value.shape[:2] == shape
+    ]
+
+
+def _right_padded(order: int, inputs: dict[str, Any], mask: str) -> dict[str, Any]:
+    """Move the padding of one side to the right.
+
+    Raises:
+        DataError: a row has zero tokens.
+    """
+    mask_BT = inputs[mask]
+    empty = (mask_BT.sum(dim=1) == 0).nonzero()
+    if len(empty):
+        raise DataError(f"Batch {order}, row {int(empty[0])}, has zero tokens.")
     if bool((mask_BT[:, :-1] >= mask_BT[:, 1:]).all()):
         return inputs
     order_BT = mask_BT.argsort(dim=1, descending=True, stable=True)
-    return {
-        key: value.gather(1, order_BT)
-        if isinstance(value, torch.Tensor) and value.shape == mask_BT.shape
-        else value
-        for key, value in inputs.items()
+    rows_B1 = torch.arange(len(mask_BT), device=mask_BT.device)[:, None]
+    moved = {key: inputs[key][rows_B1, order_BT] for key in _of_side(inputs, mask)}
+    return inputs | moved
+
+
+def _told_apart(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Make the decoder's side one padded column wider where both sides are equally wide.
+
+    The probe tells the encoder's tokens from the decoder's by their number: with one number for
+    both, the encoder's mask would count the decoder's padding as tokens.
+    """
+    ids, decoder_ids = inputs.get("input_ids"), inputs.get(_DECODER_IDS)
+    if not isinstance(ids, torch.Tensor) or not isinstance(decoder_ids, torch.Tensor):
+        return inputs
+    if ids.shape != decoder_ids.shape or ids.ndim != 2:
+        return inputs
+    masked = {_DECODER_MASK: torch.ones_like(decoder_ids)} | inputs
+    wider = {
+        key: torch.cat([masked[key], torch.zeros_like(masked[key][:, :1])], dim=1)
+        for key in _of_side(masked, _DECODER_MASK)
     }
+    return masked | wider
 
 
 def _row_name(inputs: Mapping[str, Any], row: int, rows: int) -> str:
     """Hash a row's content without its padding, so that a batch split keeps the names."""
     digest = hashlib.sha256()
-    mask_BT = inputs.get("attention_mask")
+    masks = {
+        key: inputs[mask]
+        for mask in SIDES
+        if _is_mask(inputs.get(mask))
+        for key in _of_side(inputs, mask)
+    }
     for key in sorted(inputs):
         value = inputs[key]
-        if key == "attention_mask" or not isinstance(value, torch.Tensor) or len(value) != rows:
+        if key in SIDES or not isinstance(value, torch.Tensor) or len(value) != rows:
             continue
         content = value[row]
-        if mask_BT is not None and value.shape == mask_BT.shape:
-            content = content[mask_BT[row].bool()]
+        if key in masks:
+            content = content[masks[key][row].bool()]
         digest.update(key.encode() + content.cpu().float().numpy().tobytes())
     return digest.hexdigest()[:12]

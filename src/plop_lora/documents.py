@@ -1,55 +1,54 @@
-"""From rows to documents: the text of a row, found by field, by template or by recognition.
+"""From rows to a sample of documents: which field is the text, which rows are drawn.
 
-Chats go through the tokenizer's chat template. A row without text is skipped and counted; a row
-whose field is something else than text is an error that names the row. No torch.
+A row without text is skipped and counted, so is a copy of another; a row whose field is something
+else than text is an error that names the row. No torch.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import string
+import hashlib
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from plop_lora.errors import DataError, PlopError, UsageError, nearest
-from plop_lora.reading import Row, read_rows
+from plop_lora.errors import DataError, UsageError, nearest
+from plop_lora.placement.stopping import LEAST
+from plop_lora.reading import Row, Rows, open_rows
 from plop_lora.sampling import draw
+from plop_lora.texts import (
+    Chat,
+    Document,
+    UnreadableError,
+    field_names,
+    from_chat,
+    from_field,
+    from_pair,
+    from_template,
+    plain,
+)
 
 NO_GROUP = "(none)"
-
-Chat = Callable[..., str]
-"""Renders a list of messages; takes `tools=` as well."""
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """The text of one row; `target` is the decoder's part for encoder-decoder models.
-
-    `rendered` marks the output of a chat template, which holds its special tokens already: the
-    tokenizer must not put a second beginning-of-text in front. `group` is the row's value of the
-    field that `load_documents` was asked to sample by.
-    """
-
-    text: str
-    target: str | None = None
-    rendered: bool = False
-    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """Sampled documents, with what was passed over on the way."""
+    """Sampled documents, with what was passed over on the way.
+
+    `skipped` counts rows without text, `duplicates` those whose text another row has already.
+    """
 
     source: str
     items: tuple[Document, ...]
     rows: int
     skipped: int
+    duplicates: int = 0
 
 
 def load_documents(
-    source: str | Path,
+    source: str | Path | Iterable[Row | str],
     *,
     text: str | None = None,
     template: str | None = None,
@@ -57,12 +56,16 @@ def load_documents(
     group: str | None = None,
     samples: int = 200,
     seed: int = 0,
+    token: str | None = None,
 ) -> Documents:
     r"""Read a data set and draw a sample of its documents.
 
+    The rows are gone through three times and not kept: a million of them need little memory.
+
     Args:
-        source: a local file (.jsonl .json .csv .parquet .txt) or a hub data set,
-            `name`, `name:split` or `name:config:split`.
+        source: a local file (.jsonl .json .csv .tsv .parquet .txt, also as .gz), `-` for standard
+            input, a folder of `datasets.save_to_disk`, a hub data set (`name`, `name:split` or
+            `name:config:split`), a `datasets.Dataset`, or any iterable of rows or strings.
         text: field that holds the text, or a list of chat messages.
         template: text with fields in braces, `"{question}\n{answer}"`; `{answer[value]}` reaches
             into nested fields, `{{` and `}}` are plain braces.
@@ -72,99 +75,230 @@ def load_documents(
             sample, and a small one at least `sampling.LEAST_OF_GROUP` documents.
         samples: documents to draw without replacement; all of them if there are fewer.
         seed: of the draw.
+        token: access token of the hub; None takes the stored one.
 
     Raises:
-        DataError: no such data, an empty file, a missing field, a row whose field is no text,
-            no row with text at all.
+        DataError: no such data, an empty file, a missing field, a row whose field is no text, a
+            chat message without content, no row with text at all, or many rows with the same few
+            texts.
         UsageError: both `text` and `template`, or a template that cannot be read.
     """
-    source = str(source)
     if samples < 1:
         raise UsageError(f"--samples {samples} is not possible; give 1 or more.")
-    rows = list(read_rows(source))
-    if not rows:
-        raise DataError(f"{source} holds no rows. Give a file with at least one.")
-    read = _reader(rows, source, text, template, chat)
+    rows = _rows_of(source, token)
+    fields = _fields_of(rows)
+    if not fields.rows:
+        raise DataError(f"{rows.source} holds no rows. Give a file with at least one.")
+    read = _reader(fields, rows.source, text, template, chat)
     if group is not None:
-        read = _grouped(read, rows, source, group)
-    found = [document for document in _each(read, rows, source) if document is not None]
-    if not found:
+        read = _grouped(read, fields, rows.source, group)
+    texts = _texts_of(read, rows, grouped=group is not None)
+    if not texts.keys:
         raise DataError(
-            f"No row of {source} has text (rows read: {len(rows)}), so there is nothing to score. "
-            "Name another field with --text or --template."
+            f"No row of {rows.source} has text (rows read: {fields.rows}), so there is nothing to "
+            "score. Name another field with --text or --template."
         )
-    order = draw([document.group for document in found], samples, seed)
-    items = tuple(found[index] for index in order)
-    return Documents(source, items, len(rows), len(rows) - len(found))
+    firsts = different(texts.keys, rows.source)
+    groups = [texts.groups[first] for first in firsts] if texts.groups else [None] * len(firsts)
+    numbers = [texts.numbers[firsts[index]] for index in draw(groups, samples, seed)]
+    items = tuple(_drawn(read, rows, numbers))
+    _check_words(items, rows.source)
+    return Documents(
+        rows.source,
+        items,
+        rows=fields.rows,
+        skipped=fields.rows - len(texts.keys),
+        duplicates=len(texts.keys) - len(firsts),
+    )
 
 
-class _UnreadableError(Exception):
-    """A row that cannot become text; `load_documents` adds which one."""
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """The rows that have text: their numbers, the keys of their texts, their groups if asked for.
+
+    Arrays, since there may be millions.
+    """
+
+    numbers: array[int] = field(default_factory=lambda: array("q"))
+    keys: array[int] = field(default_factory=lambda: array("Q"))
+    groups: list[str | None] = field(default_factory=list)
 
 
-def _each(
-    read: Callable[[Row], Document | None], rows: Sequence[Row], source: str
-) -> Iterator[Document | None]:
+def _texts_of(read: Callable[[Row], Document | None], rows: Rows, *, grouped: bool) -> _Texts:
+    texts = _Texts()
+    for number, document in enumerate(_each(read, rows)):
+        if document is not None:
+            texts.numbers.append(number)
+            texts.keys.append(key_of(document))
+            if grouped:
+                texts.groups.append(document.group)
+    return texts
+
+
+def key_of(document: Document) -> int:
+    """Return a number of 64 bits that stands for the text of a document."""
+    whole = f"{document.text}\0{document.target or ''}".encode(errors="replace")
+    return int.from_bytes(hashlib.blake2b(whole, digest_size=8).digest(), "big")
+
+
+def different(keys: Sequence[int], source: str) -> list[int]:
+    """Return where each text stands first; a copy would only make an interval look narrower.
+
+    Args:
+        keys: of all texts, from `key_of`.
+        source: of the texts, for the error.
+
+    Raises:
+        DataError: there were enough texts for a sample, and too few of them differ.
+    """
+    import numpy as np
+
+    _, firsts = np.unique(np.asarray(keys, dtype=np.uint64), return_index=True)
+    count = len(firsts)
+    if count < LEAST <= len(keys):
+        raise DataError(
+            f"{source} holds {len(keys)} texts, of which only {count} "
+            f"{'is' if count == 1 else 'are'} different, and {LEAST} are the least that say "
+            "how sure a score is. Give more texts of the task."
+        )
+    found: list[int] = np.sort(firsts).tolist()
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    """What all rows together have: how many they are, their fields, and those with a string."""
+
+    rows: int
+    names: list[str]
+    texts: list[str]
+
+
+def _rows_of(source: str | Path | Iterable[Row | str], token: str | None) -> Rows:
+    """Return rows that can be gone through again, whatever they were given as."""
+    if isinstance(source, str | Path):
+        return open_rows(str(source), token)
+    if isinstance(source, Mapping):
+        raise UsageError(
+            f"Several splits are no data set: {', '.join(map(str, source))}. Give one of them, "
+            "such as dataset['train']."
+        )
+    rows: Iterable[Any] = source if hasattr(source, "__len__") else list(source)
+    return Rows(type(source).__name__, lambda: map(_as_row, rows))
+
+
+def _as_row(row: Any) -> Row:
+    if isinstance(row, Mapping):
+        return row
+    if row is None or isinstance(row, str):
+        return {"text": row}
+    raise DataError(f"A row is {row!r}, neither an object with named fields nor a string.")
+
+
+def _fields_of(rows: Iterable[Row]) -> _Fields:
+    names: dict[str, bool] = {}
+    count = 0
+    for row in rows:
+        count += 1
+        for name, value in row.items():
+            if not names.get(name):
+                names[name] = isinstance(value, str)
+    return _Fields(count, list(names), [name for name, is_text in names.items() if is_text])
+
+
+def _drawn(
+    read: Callable[[Row], Document | None], rows: Rows, numbers: Sequence[int]
+) -> Iterator[Document]:
+    """Read the rows at some numbers once more, in their order."""
+    wanted = set(numbers)
+    for number, row in enumerate(rows):
+        if number in wanted:
+            document = read(row)
+            if document is not None:
+                yield document
+        if number >= numbers[-1]:
+            return
+
+
+def _check_words(items: Sequence[Document], source: str) -> None:
+    """Refuse a column of numbers, which a table without types gives as strings.
+
+    Raises:
+        DataError: all of the texts are numbers.
+    """
+    if all(_is_number(document.text) for document in items):
+        raise DataError(
+            f"All texts of {source} are numbers, such as {items[0].text!r}. Name the field that "
+            "holds the text with --text or --template."
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _each(read: Callable[[Row], Document | None], rows: Rows) -> Iterator[Document | None]:
     for number, row in enumerate(rows, start=1):
         try:
             yield read(row)
-        except _UnreadableError as error:
-            raise DataError(f"{source}, row {number}: {error}") from error
+        except UnreadableError as error:
+            raise DataError(f"{rows.source}, row {number}: {error}") from error
 
 
 def _reader(
-    rows: Sequence[Row], source: str, text: str | None, template: str | None, chat: Chat | None
+    fields: _Fields, source: str, text: str | None, template: str | None, chat: Chat | None
 ) -> Callable[[Row], Document | None]:
     """Return what turns a row into a document, or into None where it has no text."""
-    fields = list(dict.fromkeys(field for row in rows for field in row))
     if text is not None and template is not None:
         raise UsageError("Give --text or --template, not both.")
     if text is not None:
-        _demand([text], fields, source)
-        return lambda row: _from_field(row, text, chat)
+        _demand([text], fields.names, source)
+        return lambda row: from_field(row, text, chat)
     if template is not None:
-        names = _template_fields(template)
-        _demand([name.partition("[")[0] for name in names], fields, source)
-        return lambda row: _from_template(template, names, row)
-    return _recognise(rows, fields, source, chat)
+        names = field_names(template)
+        _demand([name.partition("[")[0] for name in names], fields.names, source)
+        return lambda row: from_template(template, names, row)
+    return _recognise(fields, source, chat)
 
 
 def _grouped(
-    read: Callable[[Row], Document | None], rows: Sequence[Row], source: str, group: str
+    read: Callable[[Row], Document | None], fields: _Fields, source: str, group: str
 ) -> Callable[[Row], Document | None]:
     """Return a reader that notes the group of each row; rows without a value are one group."""
-    _demand([group], list(dict.fromkeys(field for row in rows for field in row)), source)
+    _demand([group], fields.names, source)
 
     def grouped(row: Row) -> Document | None:
         document = read(row)
         if document is None:
             return None
-        return dataclasses.replace(document, group=_plain(row.get(group), group) or NO_GROUP)
+        return dataclasses.replace(document, group=plain(row.get(group), group) or NO_GROUP)
 
     return grouped
 
 
-def _recognise(
-    rows: Sequence[Row], fields: list[str], source: str, chat: Chat | None
-) -> Callable[[Row], Document | None]:
-    if "messages" in fields:
-        return lambda row: _from_chat(row.get("messages"), row, chat, "messages")
-    if {"prompt", "completion"} <= set(fields):
-        return lambda row: _pair(row, chat)
-    if "text" in fields:
-        return lambda row: _from_field(row, "text", chat)
-    columns = [field for field in fields if any(isinstance(row.get(field), str) for row in rows)]
+def _recognise(fields: _Fields, source: str, chat: Chat | None) -> Callable[[Row], Document | None]:
+    names, columns = fields.names, fields.texts
+    if "messages" in names:
+        return lambda row: from_chat(row.get("messages"), row, chat, "messages")
+    if {"prompt", "completion"} <= set(names):
+        return lambda row: from_pair(row, chat)
+    if "text" in names:
+        return lambda row: from_field(row, "text", chat)
     if len(columns) == 1:
-        return lambda row: _from_field(row, columns[0], chat)
+        return lambda row: from_field(row, columns[0], chat)
     if not columns:
         raise DataError(
-            f"No field of {source} holds plain text; it has: {', '.join(fields)}. Reach into one "
+            f"No field of {source} holds plain text; it has: {', '.join(names)}. Reach into one "
             'with --template "{field[key]}"; a list of messages with role and content counts as '
             "text, name it with --text."
         )
     example = "\\n".join(f"{{{field}}}" for field in columns)
     raise DataError(
-        f"Cannot tell which field of {source} is the text; it has: {', '.join(fields)}. "
+        f"Cannot tell which field of {source} is the text; it has: {', '.join(names)}. "
         f'Name one with --text, or join several with --template "{example}".'
     )
 
@@ -176,158 +310,3 @@ def _demand(names: Iterable[str], fields: list[str], source: str) -> None:
                 f"{source} has no field {name!r}.{nearest(name, fields)} "
                 f"It has: {', '.join(fields)}."
             )
-
-
-def _plain(value: Any, field: str) -> str | None:
-    """Return a value as text, or None where it is missing or blank."""
-    if value is None:
-        return None
-    if isinstance(value, dict | list | tuple | bytes):
-        inside = f"{field}[{next(iter(value), 'key') if isinstance(value, dict) else 0}]"
-        raise _UnreadableError(
-            f"{field!r} holds a {type(value).__name__}, not text. Reach inside it with "
-            f'--template "{{{inside}}}", or name another field.'
-        )
-    text = str(value)
-    return text if text.strip() else None
-
-
-def _from_field(row: Row, field: str, chat: Chat | None) -> Document | None:
-    value = row.get(field)
-    if is_chat(value):
-        return _from_chat(value, row, chat, field)
-    text = _plain(value, field)
-    return None if text is None else Document(text)
-
-
-# --------------------------------------------------------------------------- templates
-
-
-def _template_fields(template: str) -> list[str]:
-    try:
-        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
-    except ValueError as error:
-        raise UsageError(
-            f"Cannot read the template {template!r}: {error}. Write fields as {{field}} and plain "
-            "braces as {{ and }}."
-        ) from error
-    if not names or "" in names:
-        raise UsageError(f"The template {template!r} names no field; write {{field}}.")
-    return names
-
-
-class _Filler(string.Formatter):
-    """Formats a row; `field[key][0]` reaches into it, and a dot is part of a field's name."""
-
-    def get_field(self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Return the value and the name of the row's field."""
-        return _reach(kwargs, field_name), field_name
-
-
-def _reach(row: Row, name: str) -> Any:
-    """Return what stands at `field[key][0]`, or None where a part of it is missing."""
-    value: Any = row
-    for part in name.replace("]", "").split("["):
-        if value is None:
-            return None
-        if isinstance(value, Mapping):
-            value = value.get(part)
-        elif isinstance(value, list) and part.isdigit():
-            value = value[int(part)] if int(part) < len(value) else None
-        else:
-            raise _UnreadableError(
-                f"there is no {part!r} in {name!r}: it stands in a {type(value).__name__}."
-            )
-    return value
-
-
-def _from_template(template: str, names: list[str], row: Row) -> Document | None:
-    """Fill the template; a row that lacks one of its fields has no text."""
-    if any(_plain(_reach(row, name), name) is None for name in names):
-        return None
-    try:
-        return Document(_Filler().vformat(template, (), row))
-    except (ValueError, TypeError) as error:
-        raise _UnreadableError(f"the template {template!r} does not fit: {error}.") from error
-
-
-def fill_template(template: str, row: Row) -> str | None:
-    """Return a template filled with the fields of a row, None where the row lacks one of them.
-
-    Raises:
-        DataError: a field that is no text, or that the template cannot format.
-        UsageError: the template cannot be read, or names no field.
-    """
-    try:
-        document = _from_template(template, _template_fields(template), row)
-    except _UnreadableError as error:
-        raise DataError(str(error)) from error
-    return None if document is None else document.text
-
-
-def template_fields(template: str) -> list[str]:
-    """Return the columns that a template reads, each once.
-
-    Raises:
-        UsageError: the template cannot be read, or names no field.
-
-    >>> template_fields("Q: {question} A: {answer[value]}")
-    ['question', 'answer']
-    """
-    names = (name.partition("[")[0] for name in _template_fields(template))
-    return list(dict.fromkeys(names))
-
-
-# --------------------------------------------------------------------------- chats
-
-
-def is_chat(value: Any) -> bool:
-    """Whether a value is a list of chat messages."""
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(message, dict) and "role" in message for message in value)
-    )
-
-
-def _from_chat(value: Any, row: Row, chat: Chat | None, field: str) -> Document | None:
-    if not value:
-        return None
-    if not is_chat(value):
-        raise _UnreadableError(
-            f"{field!r} must be a list of messages such as "
-            '{"role": "user", "content": "…"}. Rename its keys, or name another field with --text.'
-        )
-    if chat is None:
-        raise _UnreadableError(
-            f"{field!r} holds a chat, but the tokenizer has no chat template. Name another field "
-            "with --text, or use a tokenizer with a template."
-        )
-    # Parquet fills every key that any message has; templates ask whether a key is there.
-    messages = [
-        {key: part for key, part in message.items() if part is not None or key == "content"}
-        for message in value
-    ]
-    tools = {"tools": row["tools"]} if row.get("tools") else {}
-    try:
-        text = chat(messages, **tools)
-    except PlopError:
-        raise
-    except Exception as error:  # templates are programs and raise what they like
-        raise _UnreadableError(
-            f"the chat template refuses {field!r} ({type(error).__name__}: {error})."
-        ) from error
-    return Document(text, rendered=True) if text.strip() else None
-
-
-def _pair(row: Row, chat: Chat | None) -> Document | None:
-    prompt, completion = row.get("prompt"), row.get("completion")
-    if not prompt or not completion:
-        return None
-    if isinstance(prompt, str) and isinstance(completion, str):
-        return Document(prompt, target=completion)
-    if isinstance(prompt, str) or isinstance(completion, str):
-        raise _UnreadableError(
-            "'prompt' and 'completion' must both be texts or both be lists of messages."
-        )
-    return _from_chat([*prompt, *completion], row, chat, "prompt")

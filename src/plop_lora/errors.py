@@ -9,6 +9,7 @@
     ├── RecordError         (ValueError)    a saved record that is damaged, foreign or too new
     ├── ExportError         (RuntimeError)  an export that the real library reads differently
     ├── ProcessError        (RuntimeError)  another process or worker of the same run was lost
+    ├── MachineError        (RuntimeError)  memory, disk or a library that a trial lacks here
     ├── AdapterError        (ValueError)    a trained adapter that is damaged or cannot be folded
     ├── OutputError         (OSError)       a file that cannot be written
     └── MissingExtraError   (ImportError)   an optional dependency that is not installed
@@ -70,6 +71,10 @@ class ExportError(PlopError, RuntimeError):
 
 class ProcessError(PlopError, RuntimeError):
     """Another process or worker of the same run failed, was killed, or cannot be reached."""
+
+
+class MachineError(PlopError, RuntimeError):
+    """A trial could not run for what its machine lacks; there or elsewhere it may run later."""
 
 
 class AdapterError(PlopError, ValueError):

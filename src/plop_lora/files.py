@@ -1,21 +1,28 @@
 """Files and folders that appear under their name complete or not at all.
 
-Imports the standard library and the errors only.
+What is under way has a name that tells whose it is, so that the next write into the same folder
+can remove what a killed process left. Imports the standard library and the errors only.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
+import platform
+import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from plop_lora.errors import OutputError
+from plop_lora.errors import OutputError, UsageError
+
+_WEIGHTS = re.compile(r"(adapter_|pytorch_)?model\b.*\.(safetensors|bin)|.*\.gguf")
+_TEMPORARY = re.compile(r"\.plop-(?P<host>[0-9a-f]+)-(?P<process>\d+)-.*\.tmp")
 
 
 @contextlib.contextmanager
@@ -24,7 +31,8 @@ def atomic_file(path: Path) -> Iterator[IO[str]]:
 
     The text goes to a temporary file in the same folder, is synced, and then renamed. Whatever
     ends the block early (an exception, Ctrl-C, a full disk) leaves an older file untouched and
-    no temporary file behind. A link is followed, an older file's permissions are kept.
+    no temporary file behind; what a kill leaves goes with the next write into the folder. A link
+    is followed, an older file's permissions are kept.
 
     Raises:
         OutputError: the folder or the file cannot be written, or the disk is full.
@@ -33,7 +41,8 @@ def atomic_file(path: Path) -> Iterator[IO[str]]:
     try:
         target = Path(os.path.realpath(path))
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=target.parent, text=True)
+        remove_abandoned(target.parent)
+        handle, temporary = tempfile.mkstemp(**_naming(), dir=target.parent, text=True)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             yield file
             file.flush()
@@ -72,7 +81,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        remove_abandoned(path.parent)
+        temporary = Path(tempfile.mkdtemp(**_naming(), dir=path.parent))
         yield temporary
         temporary.chmod(0o755)
         _swap(temporary, path)
@@ -88,7 +98,7 @@ def _swap(new: Path, path: Path) -> None:
     if not path.exists():
         os.replace(new, path)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    old = Path(tempfile.mkdtemp(**_naming(), dir=path.parent))
     try:
         os.replace(path, old)
         try:
@@ -98,6 +108,47 @@ def _swap(new: Path, path: Path) -> None:
             raise
     finally:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove temporary files and folders whose process of this machine is gone.
+
+    Those of a living process, of another machine that shares the disk, and whatever else lies
+    there stay. What cannot be removed is left for the next time.
+    """
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            found = _TEMPORARY.fullmatch(entry.name)
+            if not found or found["host"] != _host() or _is_alive(int(found["process"])):
+                continue
+            with contextlib.suppress(OSError):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    os.unlink(entry.path)
+
+
+def _naming() -> dict[str, str]:
+    """Return what begins and ends a temporary name: machine and process stand in it."""
+    return {"prefix": f".plop-{_host()}-{os.getpid()}-", "suffix": ".tmp"}
+
+
+def _host() -> str:
+    """Return a name of this machine, or of this container, in which process ids count."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _is_alive(process: int) -> bool:
+    """Whether a process of this machine runs; where that cannot be asked, it does."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def check_writable(path: Path) -> None:
@@ -111,7 +162,7 @@ def check_writable(path: Path) -> None:
         raise OutputError(f"Cannot write {path}: it is a folder. Give a file name inside it.")
     if path.exists() and not path.is_file():
         raise OutputError(
-            f"Cannot write {path}: it is not a plain file. To print a record, use --format json."
+            f"Cannot write {path}: it is not a plain file. To print a record, use -o -."
         )
     if path.exists() and not os.access(path, os.W_OK):
         raise OutputError(f"Cannot write {path}: it is read-only. Choose another path with -o.")
@@ -125,11 +176,94 @@ def check_writable(path: Path) -> None:
         raise OutputError(_write_failure(path, error)) from error
 
 
-def _write_failure(path: Path, error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (
-            f"Cannot write {path}: the disk is full. Nothing was changed; "
-            "free some space or choose another path with -o."
+def check_not_input(path: Path, *inputs: str | Path | None) -> None:
+    """Refuse an output path that is one of the inputs, by whatever name or link.
+
+    Raises:
+        UsageError: the text names the input.
+    """
+    for source in inputs:
+        if source is not None and _is_same_file(path, source):
+            raise UsageError(
+                f"-o {path} is {source}, which is read here and would be lost. "
+                "Give another path with -o."
+            )
+
+
+def _is_same_file(path: Path, other: str | Path) -> bool:
+    try:
+        return os.path.samefile(path, other)
+    except (OSError, ValueError):  # one is not there, or is the name of a data set
+        return False
+
+
+def check_not_foreign(path: Path, ours: Callable[[Path], bool]) -> None:
+    """Refuse to replace a file that is not ours, and to write among the files of a model.
+
+    Args:
+        path: of the file to be written.
+        ours: whether a file that is there may be replaced.
+
+    Raises:
+        UsageError: the text says how to do it all the same.
+    """
+    anyway = "Give another path with -o, or write there all the same with --force."
+    if path.is_file() and path.stat().st_size and not ours(path):
+        raise UsageError(f"{path} is there already and was not written by plop-lora. {anyway}")
+    weights = weights_in(path.parent)
+    if weights is not None:
+        raise UsageError(
+            f"{path.parent} is the folder of a model or of a trained adapter: it holds {weights}. "
+            f"{anyway}"
         )
-    reason = error.strerror or str(error)
-    return f"Cannot write {path}: {reason}. Choose a path that you may write with -o."
+
+
+def weights_in(folder: Path) -> str | None:
+    """Return the name of a file of weights in the folder of a model or adapter, else None."""
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        return None
+    names = sorted(entry.name for entry in folder.iterdir() if _WEIGHTS.fullmatch(entry.name))
+    return next(iter(names), None)
+
+
+def size(number: int) -> str:
+    """Return a number of bytes as a person reads it.
+
+    >>> size(0), size(1536), size(3 * 2**30)
+    ('0 bytes', '1.5 KiB', '3.0 GiB')
+    """
+    for unit, factor in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if number >= factor:
+            return f"{number / factor:.1f} {unit}"
+    return f"{number} bytes"
+
+
+def _write_failure(path: Path, error: OSError) -> str:
+    reason = _REASONS.get(error.errno or 0)
+    if reason is None:
+        return (
+            f"Cannot write {path}: the system says {error.strerror or error}. "
+            "Choose another path with -o."
+        )
+    return f"Cannot write {path}: {reason}"
+
+
+_FULL = "the disk is full. Nothing was changed; free some space or choose another path with -o."
+_QUOTA = (
+    "your share of the disk is used up. Nothing was changed; free some space or choose another "
+    "path with -o."
+)
+_RIGHTS = "you have no right to write there. Choose a path that you may write with -o."
+_REASONS = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _QUOTA,
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: "the disk is mounted read-only. Choose a path on another disk with -o.",
+    errno.ENOTDIR: "a part of the path is a file, not a folder. Choose another path with -o.",
+    errno.EEXIST: "a part of the path is a file, not a folder. Choose another path with -o.",
+    errno.ENAMETOOLONG: "the name is too long for this disk. Choose a shorter one with -o.",
+    errno.ELOOP: "its links lead in a circle. Choose another path with -o.",
+    errno.EIO: "the disk reports an error. Choose a path on another disk with -o.",
+}
+"""What the system's codes mean to somebody who wants to write a file."""

@@ -8,9 +8,8 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
-from plop_lora.errors import MissingExtraError, ModelError, UsageError, nearest
+from plop_lora.errors import MissingExtraError, UsageError, nearest
 
 BASELINES = ("analytic", "monte_carlo")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -109,25 +108,3 @@ def check_trackers(names: Iterable[str]) -> None:
 def words_of(text: str | None) -> tuple[str, ...] | None:
     """Return the words between commas, None where nothing was given."""
     return None if text is None else tuple(w.strip() for w in text.split(",") if w.strip())
-
-
-def check_name(name: str) -> None:
-    """Refuse a name that looks like a path but is no folder, without asking the hub.
-
-    Raises:
-        ModelError: there is no such folder; the nearest one is offered.
-    """
-    path = Path(name).expanduser()
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_local and not path.is_dir():
-        what = "a file, not a folder" if path.exists() else "not there"
-        raise ModelError(
-            f"The model folder {name} is {what}.{nearest(path.name, folders_beside(path))} "
-            "Give a folder with config.json or a hub id such as Qwen/Qwen3-0.6B."
-        )
-
-
-def folders_beside(path: Path) -> list[str]:
-    """Return the folders that a mistyped folder could have meant."""
-    parent = path.expanduser().parent
-    return [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from plop_lora.errors import UsageError, nearest
 from plop_lora.options import TRACKERS
 from plop_lora.records.trial import TASKS, EvaluationSettings, TrainingSettings
+from plop_lora.records.wording import fault_at
 
 RUNNERS = ("local", "ray")
 LEAST: dict[str, float] = {
@@ -24,6 +25,10 @@ LEAST: dict[str, float] = {
 }  # fmt: skip
 """The smallest value of a setting of training or evaluation."""
 ABOVE_ZERO = ("epochs", "temperature")
+MOST_SEEDS, MOST_TRIALS, MOST_WORKERS = 1_000, 10_000, 4_096
+"""No comparison needs more; a slip of the hand must not plan a billion trials."""
+LARGEST_SEED = 2**31 - 1
+"""Trials count up from it, and numpy's seeds end at 2**32."""
 
 
 THE_OPTIONS = "the options"
@@ -114,15 +119,6 @@ OPTIONS = {
 }  # fmt: skip
 """Keys whose option has another name than the key."""
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
-_KINDS = {
-    "int": "a whole number", "float": "a number", "bool": "true or false", "string": "text",
-    "tuple": "a list", "dataclass": "a section of keys with values",
-    "model": "a section of keys with values",
-}  # fmt: skip
-_BOUNDS = {
-    "greater_than_equal": ("ge", "{:g} or more"), "greater_than": ("gt", "a number above {:g}"),
-    "less_than_equal": ("le", "{:g} or less"), "less_than": ("lt", "a number below {:g}"),
-}  # fmt: skip
 
 
 def _fault(
@@ -141,16 +137,18 @@ def _fault(
             f"Keys: {', '.join(known)}."
         )
     if fault["type"] == "missing":
-        about = section.model_fields[where[0]].description or ""
-        return (
-            f"{source[0].upper()}{source[1:]} must say {key}, which is missing. Give "
-            f"{option_of(key)} on the command line or write {key}: in a recipe. {about}"
-        )
-    name = option_of(key) if _holds(options, where) else f"In {source}, {key}"
-    allowed = _allowed(fault)
-    if not allowed.startswith("give "):
-        return f"{name}: {allowed}."
-    return f"{name} cannot be {fault['input']!r}: {allowed}."
+        return _missing(section, where, source)
+    place = option_of(key) if _holds(options, where) else f"In {source}, {key}"
+    return f"{fault_at(place, fault)}."
+
+
+def _missing(section: type[Section], where: list[str], source: str) -> str:
+    """Say what a key that was left out is, and how to give it."""
+    field, key = section.model_fields.get(where[0]), ".".join(where)
+    what = f": {field.description.rstrip('.')}" if field and field.description else ""
+    if source == THE_OPTIONS:
+        return f"{option_of(key)} is needed{what}. Give it, or a recipe that has {key}."
+    return f"In {source}, {key} is needed, but is not there{what}."
 
 
 def _holds(document: Any, where: list[str]) -> bool:
@@ -162,23 +160,6 @@ def _holds(document: Any, where: list[str]) -> bool:
             return False
         document = document[part]
     return bool(where)
-
-
-def _allowed(fault: Any) -> str:
-    """Return what a value must be, in words of ours rather than of pydantic."""
-    kind = fault["type"]
-    if kind in _BOUNDS:
-        bound, words = _BOUNDS[kind]
-        return f"give {words.format(fault['ctx'][bound])}"
-    if kind == "finite_number":
-        return "give a finite number"
-    if kind == "too_short":
-        return "give one entry at least"
-    if kind == "too_long":
-        return f"give {fault['ctx']['max_length']} entries at most"
-    what = _KINDS.get(kind.partition("_")[0])
-    message: str = fault["msg"]
-    return f"give {what}" if what else message.removeprefix("Value error, ").rstrip(".")
 
 
 def _kind(value: Any) -> str:
@@ -204,7 +185,7 @@ class _OneValueAKey(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
-            if key in seen and key != "<<":
+            if key is not None and key in seen and key != "<<":
                 raise yaml.constructor.ConstructorError(
                     problem=f"the key {key!r} stands there twice", problem_mark=key_node.start_mark
                 )
@@ -214,30 +195,29 @@ class _OneValueAKey(yaml.SafeLoader):
 
 def _read_yaml(path: str | Path) -> Any:
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-        return yaml.load(text, Loader=_OneValueAKey) or {}
+        return yaml.load(Path(path).read_bytes(), Loader=_OneValueAKey) or {}
     except FileNotFoundError as error:
         raise UsageError(
             f"Cannot read the recipe {path}: there is no such file. Name one that is there, or "
             "give --task, --train and --eval."
         ) from error
+    except IsADirectoryError as error:
+        raise UsageError(f"The recipe {path} is a folder. Name the YAML file in it.") from error
     except OSError as error:
         raise UsageError(
             f"Cannot read the recipe {path}: {(error.strerror or str(error)).lower()}. Give a "
             "YAML file."
         ) from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"The recipe {path} is not UTF-8 text. Give a YAML file.") from error
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = "" if mark is None else f", line {mark.line + 1}"
+        mark = error.problem_mark or error.context_mark
+        line = "" if mark is None else f", line {mark.line + 1},"
         raise UsageError(
-            f"The recipe {path}{line}, is not YAML that can be read: {error.problem}. Write keys "
+            f"The recipe {path}{line} is not YAML that can be read: {error.problem}. Write keys "
             "with values, such as task: sft."
         ) from error
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UsageError(
-            f"The recipe {path} is not YAML. Write keys with values, such as task: sft."
+            f"The recipe {path} is not YAML in UTF-8. Write keys with values, such as task: sft."
         ) from error
 
 
@@ -265,6 +245,7 @@ class Runner(Section):
     workers: int | None = Field(
         default=None,
         ge=1,
+        le=MOST_WORKERS,
         description="Trials at once; by default one a GPU, or one for two CPU cores.",
     )
     address: str | None = Field(
@@ -311,7 +292,9 @@ class Proof(Section):
     full_rate: float | None = Field(
         None, gt=0, description="Rate of a full finetune; LoRA starts from ten times that."
     )
-    seed: int = Field(0, ge=0, description="Of the splits; trials count up from it.")
+    seed: int = Field(
+        0, ge=0, le=LARGEST_SEED, description="Of the splits; trials count up from it."
+    )
     runner: Runner = Field(Runner(), description="Where trials run; its keys stand below.")
     price: Price = Field(Price(), description="What a device costs; its keys stand below.")
     report_to: tuple[str, ...] = Field((), description="trackio, mlflow, wandb, tensorboard.")
@@ -343,7 +326,7 @@ class Proof(Section):
 
 def _one_of(word: str, allowed: tuple[str, ...]) -> str:
     if word not in allowed:
-        raise ValueError(f"give {', '.join(allowed[:-1])} or {allowed[-1]}")
+        raise ValueError(f"{word!r} is unknown; allowed: {', '.join(allowed)}")
     return word
 
 
@@ -353,12 +336,12 @@ class VerifyRecipe(Proof):
     arms: tuple[str, ...] = Field(
         (), description="Rivals by name, or files of placements; the usual ones if empty."
     )
-    seeds: int = Field(5, ge=1, description="Seeds an arm.")
+    seeds: int = Field(5, ge=1, le=MOST_SEEDS, description="Seeds an arm.")
     margin: float | None = Field(
         None, ge=0, description="Loss of the metric that is accepted; 0.01, or 0.02 nats for loss."
     )
     ladder: tuple[float, ...] = Field(
-        (0.3, 1.0, 3.0), min_length=1, description="Factors of the rate."
+        (0.3, 1.0, 3.0), min_length=1, max_length=100, description="Factors of the rate."
     )
     ladder_share: float = Field(
         0.25, gt=0, le=1, description="Share of the training rows for the ladder."
@@ -385,7 +368,9 @@ class TuneRecipe(Proof):
         (0.1, 10.0), description="Range of the rate, as factors of ten times the full rate."
     )
     loraplus: tuple[float, ...] = Field((1.0,), description="LoRA+ ratios; 1 is without.")
-    trials: int = Field(20, ge=1, description="Trials of the search, the ladder included.")
+    trials: int = Field(
+        20, ge=1, le=MOST_TRIALS, description="Trials of the search, the ladder included."
+    )
     hours: float | None = Field(None, gt=0, description="Device-hours after which none starts.")
-    seeds: int = Field(3, ge=1, description="Fresh seeds of the confirmation.")
+    seeds: int = Field(3, ge=1, le=MOST_SEEDS, description="Fresh seeds of the confirmation.")
     storage: str | None = Field(None, description="Database URL for many workers.")

@@ -18,6 +18,10 @@ LEAST_OF_GROUP = 8
 """Documents that a small group gets, if it has them and the sample has room."""
 
 
+MOST_SINGLE_GROUPS = 12
+"""Groups of one document each that may be meant, in a handful of texts."""
+
+
 def draw(groups: Sequence[str | None], samples: int, seed: int) -> list[int]:
     """Draw documents without replacement, a fair share of every group.
 
@@ -61,6 +65,11 @@ def shares(sizes: dict[str | None, int], samples: int) -> dict[str | None, int]:
             f"with fewer values, or give --samples {len(sizes)} or more."
         )
     total = sum(sizes.values())
+    if len(sizes) == total > MOST_SINGLE_GROUPS:
+        raise UsageError(
+            f"--group gives each of the {total} documents a group of its own, so no group can be "
+            "sampled. Group by a field with fewer values, such as a language or a source."
+        )
     samples = min(samples, total)
     least = min(LEAST_OF_GROUP, samples // len(sizes))
     quotas = {group: min(size, least) for group, size in sizes.items()}

@@ -1,6 +1,6 @@
 """One line on stderr, in a terminal only, that says what the user is waiting for.
 
-Imports the standard library only until there is a terminal to draw on.
+Imports no more than the standard library until there is a terminal to draw on.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import sys
 from typing import Any
+
+from plop_lora.escapes import escaped
 
 
 def status(what: str, *, wanted: bool = True) -> contextlib.AbstractContextManager[Any]:
@@ -20,6 +22,6 @@ def status(what: str, *, wanted: bool = True) -> contextlib.AbstractContextManag
     if not wanted or not sys.stderr.isatty():
         return contextlib.nullcontext()
     from rich.console import Console
-    from rich.markup import escape
+    from rich.text import Text
 
-    return Console(stderr=True).status(escape(what))
+    return Console(stderr=True).status(Text(escaped(what)))

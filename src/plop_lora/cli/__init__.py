@@ -23,7 +23,7 @@ from plop_lora.cli.compare import compare
 from plop_lora.cli.demo import demo
 from plop_lora.cli.export import export
 from plop_lora.cli.import_ import import_
-from plop_lora.cli.output import interruptible
+from plop_lora.cli.output import interruptible, say
 from plop_lora.cli.place import place
 from plop_lora.cli.score import score
 from plop_lora.cli.trial import trial
@@ -158,7 +158,7 @@ def _typed_verb() -> str:
 
 
 def _fail(message: str, code: int) -> None:
-    typer.echo(f"Error: {' '.join(message.split())}", err=True)
+    say(f"Error: {' '.join(message.split())}", err=True)
     raise SystemExit(code) from None
 
 

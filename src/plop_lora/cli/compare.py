@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from plop_lora.cli.output import Format, FormatOption, OutputOption, check, finish
+from plop_lora.cli.output import ForceOption, Format, FormatOption, OutputOption, check, finish
 from plop_lora.cli.words import with_examples
 
 
@@ -19,10 +19,11 @@ def compare(
     first: Annotated[Path, typer.Argument(help="The scores that the difference starts from.")],
     second: Annotated[Path, typer.Argument(help="The scores that are compared with them.")],
     output: OutputOption = None,
+    force: ForceOption = False,
     form: FormatOption = Format.table,
 ) -> None:
     """Lay two score files side by side, of two tasks or of two checkpoints."""
-    check(output)
+    check(output, first, second, force=force)
     from plop_lora.comparison import compare as run
     from plop_lora.records import Scores
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from plop_lora.cli.output import Format, FormatOption, waiting
+from plop_lora.cli.output import STDOUT, Format, FormatOption, say, waiting
 from plop_lora.cli.words import OUTPUT, TARGET, among, targets, with_examples
 
 
@@ -25,7 +25,12 @@ def export(
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="Write into this folder.", rich_help_panel=OUTPUT),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Write into this folder; - is stdout.",
+            rich_help_panel=OUTPUT,
+        ),
     ],
     to: Annotated[
         str,
@@ -59,19 +64,34 @@ def export(
             rich_help_panel=TARGET,
         ),
     ] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Write into the folder of a model or an adapter.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
     form: FormatOption = Format.table,
 ) -> None:
     """Write SOURCE as a trainer's configuration, or fold a trained adapter for serving."""
     from plop_lora.export import export_path
 
+    folder = None if output == STDOUT else output
     with waiting(f"exporting to {to}", form):
         done = export_path(
-            source, output, to=to, serve=serve, dry_run=dry_run, allow_loss=allow_loss
+            source,
+            folder,
+            to=to,
+            serve=serve,
+            dry_run=dry_run,
+            allow_loss=allow_loss,
+            force=force,
         )
     for message in done.messages:
-        typer.echo(message, err=True)
-    if form is Format.json:
+        say(message, err=True)
+    if form is Format.json or folder is None:
         typer.echo(done.text, nl=False)
     elif form is Format.table:
-        typer.echo(done.summary)
-        typer.echo(done.description)
+        say(done.summary)
+        say(done.description)

@@ -7,9 +7,17 @@ from typing import Annotated
 
 import typer
 
-from plop_lora.cli.output import Format, FormatOption, OutputOption, check, finish, waiting
+from plop_lora.cli.output import (
+    ForceOption,
+    Format,
+    FormatOption,
+    OutputOption,
+    check,
+    finish,
+    waiting,
+)
 from plop_lora.cli.words import MODEL, with_examples
-from plop_lora.options import check_name
+from plop_lora.models.folders import model_name
 
 
 @with_examples(
@@ -32,15 +40,16 @@ def import_(
         typer.Option(help="Add NFN and gaps from scores of the same model.", rich_help_panel=MODEL),
     ] = None,
     output: OutputOption = None,
+    force: ForceOption = False,
     form: FormatOption = Format.table,
 ) -> None:
     """Read an existing PEFT ADAPTER configuration into a placement, without any weights."""
-    check(output)
+    check(output, adapter, adapter / "adapter_config.json", scores, force=force)
     from plop_lora.records import Scores
 
     loaded = None if scores is None else Scores.load(scores)
     if model is not None:
-        check_name(model)
+        model_name(model)
     with waiting(f"reading {adapter} with torch, transformers and peft", form):
         from plop_lora.export.imported import import_adapter
 

@@ -15,7 +15,8 @@ import typer
 
 from plop_lora.cli.words import OUTPUT
 from plop_lora.errors import OutputError
-from plop_lora.files import check_writable
+from plop_lora.escapes import escaped, escaped_json
+from plop_lora.files import check_not_foreign, check_not_input, check_writable
 from plop_lora.status import status
 
 if TYPE_CHECKING:
@@ -43,15 +44,56 @@ FormatOption = Annotated[
 OutputOption = Annotated[
     Path | None,
     typer.Option(
-        "--output", "-o", help="Write the JSON record to this file.", rich_help_panel=OUTPUT
+        "--output",
+        "-o",
+        help="Write the JSON record to this file; - is stdout.",
+        rich_help_panel=OUTPUT,
     ),
 ]
 
 
-def check(path: Path | None) -> None:
-    """Refuse an output path before the work is done."""
-    if path is not None:
-        check_writable(path)
+ForceOption = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        help="Replace a file that plop-lora has not written.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+STDOUT = Path("-")
+"""What `-o -` stands for."""
+
+
+def check(path: Path | None, *inputs: str | Path | None, force: bool = False) -> None:
+    """Refuse an output path before the work is done.
+
+    Args:
+        path: what `-o` was given; `-` is standard output.
+        inputs: what is read: writing over it is never right.
+        force: replace a file that is not ours, and write into the folder of a model.
+
+    Raises:
+        UsageError: it is an input, or something of the user's would be replaced.
+        OutputError: it cannot be written.
+    """
+    if path is None or path == STDOUT:
+        return
+    check_not_input(path, *inputs)
+    check_writable(path)
+    if not force:
+        check_not_foreign(path, _is_record)
+
+
+def _is_record(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_HEAD)) == _HEAD
+    except OSError:
+        return False
+
+
+_HEAD = b'{"kind": "'
+"""How every record begins."""
 
 
 def waiting(what: str, form: Format) -> contextlib.AbstractContextManager[Any]:
@@ -60,7 +102,9 @@ def waiting(what: str, form: Format) -> contextlib.AbstractContextManager[Any]:
 
 
 def finish(record: Record, path: Path | None, form: Format) -> None:
-    """Save the record, then print it."""
+    """Save the record, then print it; to standard output the record goes instead of its table."""
+    if path == STDOUT:
+        path, form = None, Format.json
     if path is not None:
         _save(record, path)
     if form is Format.json:
@@ -70,7 +114,12 @@ def finish(record: Record, path: Path | None, form: Format) -> None:
 
         show(record)
     if path is not None and form is not Format.quiet:
-        typer.echo(f"Wrote {path}", err=True)
+        say(f"Wrote {path}", err=True)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print a text of several lines; what would act on the terminal is shown as an escape."""
+    typer.echo(escaped(text, keep="\n\t"), err=err)
 
 
 def _save(record: Record, path: Path) -> None:
@@ -89,6 +138,7 @@ def _save(record: Record, path: Path) -> None:
 
 def print_json(document: str) -> None:
     """Print one JSON document; JSON is UTF-8 whatever the terminal speaks."""
+    document = escaped_json(document)
     sys.stdout.flush()
     binary = getattr(sys.stdout, "buffer", None)
     if binary is None:

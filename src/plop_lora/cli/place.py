@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from plop_lora.cli.numbers import bounded
-from plop_lora.cli.output import Format, FormatOption, OutputOption, check, finish
+from plop_lora.cli.output import ForceOption, Format, FormatOption, OutputOption, check, finish
 from plop_lora.cli.words import ADAPTERS, PLACEMENT, among, with_examples
 from plop_lora.options import words_of
 
@@ -108,10 +108,11 @@ def place(
         typer.Option(help="Set the seed of the strategy random.", rich_help_panel=PLACEMENT),
     ] = 0,
     output: OutputOption = None,
+    force: ForceOption = False,
     form: FormatOption = Format.table,
 ) -> None:
     """Choose module types and ranks from SCORES, and say how sure the choice is."""
-    check(output)
+    check(output, scores, force=force)
     from plop_lora.placement import parse_layers
     from plop_lora.placement import place as run
     from plop_lora.records import AdapterSettings, Scores

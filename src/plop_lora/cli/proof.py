@@ -6,6 +6,7 @@ An option that was not given leaves the recipe's value alone.
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from plop_lora.cli.numbers import bounded
-from plop_lora.cli.output import Format
+from plop_lora.cli.output import Format, say
 from plop_lora.cli.words import DATA, ENGINE, MODEL, RUN, TRAINING, among, metrics
 from plop_lora.options import words_of
 
@@ -171,7 +172,7 @@ def _naming(folder: Path, watch: Watch) -> Watch:
         nonlocal named
         if not named:
             named = True
-            typer.echo(f"Folder of the run: {folder}", err=True)
+            say(f"Folder of the run: {folder}", err=True)
         watch(event)
 
     return tell
@@ -188,8 +189,6 @@ def watched(recipe: Proof, folder: Path, form: Format) -> Iterator[Watch]:
         with contextlib.nullcontext(ignore) if quiet else live(price=recipe.price) as watch:
             yield watch if quiet else _naming(folder, watch)
     except KeyboardInterrupt:
-        typer.echo(
-            f"Stopped. Finished trials are kept; the same command with --folder {folder} goes on.",
-            err=True,
-        )
+        again = f"--folder {shlex.quote(str(folder))}"
+        say(f"Stopped. Finished trials are kept; the same command with {again} goes on.", err=True)
         raise typer.Exit(130) from None

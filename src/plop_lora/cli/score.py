@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
 from plop_lora.cli.numbers import bounded
-from plop_lora.cli.output import Format, FormatOption, OutputOption, check, finish, waiting
+from plop_lora.cli.output import (
+    ForceOption,
+    Format,
+    FormatOption,
+    OutputOption,
+    check,
+    finish,
+    waiting,
+)
 from plop_lora.cli.words import DATA, ENGINE, MODEL, STOPPING, among, with_examples
-from plop_lora.errors import DataError, UsageError
-from plop_lora.options import check_choices, check_name
+from plop_lora.errors import UsageError
+from plop_lora.lines import STDIN
+from plop_lora.models.folders import check_reach, expanded, model_name
+from plop_lora.models.origin import Origin
+from plop_lora.options import check_choices
+from plop_lora.reading import open_rows
+from plop_lora.texts import NoTemplateError
 
 
 @with_examples(
@@ -29,7 +42,8 @@ def score(
     data: Annotated[
         str,
         typer.Option(
-            help="Read texts from a .jsonl, .json, .csv, .parquet or .txt file, or from a data "
+            help="Read texts from a .jsonl, .json, .csv, .tsv, .parquet or .txt file, also as "
+            ".gz; from standard input, written -; from a folder of save_to_disk; or from a data "
             "set of the hub, written name:config:split.",
             rich_help_panel=DATA,
         ),
@@ -161,7 +175,37 @@ def score(
             "--no-cache", help="Compute the baseline of every weight anew.", rich_help_panel=ENGINE
         ),
     ] = False,
+    revision: Annotated[
+        str | None,
+        typer.Option(
+            help="Take this branch, tag or commit of the model on the hub.", rich_help_panel=MODEL
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="Take the tokenizer from this hub id or folder, where it lies elsewhere.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            help="Use this access token of the hub, which is never recorded; HF_TOKEN works as "
+            "well.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code",
+            help="Run the Python code that lies beside the weights.",
+            rich_help_panel=MODEL,
+        ),
+    ] = False,
     output: OutputOption = None,
+    force: ForceOption = False,
     form: FormatOption = Format.table,
 ) -> None:
     """Score every module type of MODEL on unlabelled texts, with forward passes only.
@@ -171,12 +215,12 @@ def score(
     """
     processes = context.obj
     if processes is None or processes.first:
-        check(output)
+        check(output, data, force=force)
     size = _batch_size(batch_size)
     check_choices(baseline=baseline, dtype=dtype, stop=stop, engine=engine, device=device)
-    _check_order(model, data)
-    check_name(model)
-    tokenizer = functools.cache(functools.partial(_tokenizer, model))
+    model = _found(model, revision, data, processes)
+    origin = Origin(revision, trust_remote_code, token)
+    load = functools.cache(functools.partial(_tokenizer, model, tokenizer, origin))
     # The data are read before torch is loaded, so that their faults are told at once.
     from plop_lora.documents import load_documents
 
@@ -185,47 +229,27 @@ def score(
             data,
             text=text,
             template=None if template is None else template.replace("\\n", "\n"),
-            chat=functools.partial(_chat, model, tokenizer),
+            chat=functools.partial(_chat, tokenizer or model, load),
             group=group,
             samples=samples,
             seed=seed,
+            token=token,
         )
     with waiting(f"loading torch, transformers and the tokenizer of {model}", form):
         from plop_lora.scoring import score as run
 
-        loaded = tokenizer()
+        loaded = load()
     scores = run(
-        model,
-        loaded,
-        documents,
-        max_length=max_length,
-        batch_size=size,
-        device=device,
-        dtype=dtype,
-        seed=seed,
-        include=include or (),
-        exclude=exclude or (),
-        baseline=baseline,
-        stop=stop,
-        tolerance=tolerance,
-        top=top,
-        engine=engine,
-        ray_address=ray_address,
-        cache=not no_cache,
-        processes=processes,
-        progress=form is not Format.quiet,
-    )
+        model, loaded, documents,
+        max_length=max_length, batch_size=size, device=device, dtype=dtype, seed=seed,
+        include=include or (), exclude=exclude or (), baseline=baseline,
+        stop=stop, tolerance=tolerance, top=top,
+        engine=engine, ray_address=ray_address, cache=not no_cache,
+        revision=revision, token=token, trust_remote_code=trust_remote_code,
+        processes=processes, progress=form is not Format.quiet,
+    )  # fmt: skip
     if processes is None or processes.first:
         finish(scores, output, form)
-
-
-def _check_order(model: str, data: str) -> None:
-    """Tell a model and data that stand in each other's place."""
-    if Path(model).is_file() and Path(data).is_dir():
-        raise UsageError(
-            f"{model} is a file and {data} a folder, as if the two were swapped. "
-            f"Write: plop score {data} --data {model}"
-        )
 
 
 def _batch_size(text: str) -> int | None:
@@ -236,19 +260,33 @@ def _batch_size(text: str) -> int | None:
     return int(text)
 
 
-def _tokenizer(model: str) -> Any:
+def _found(model: str, revision: str | None, data: str, processes: Any) -> str:
+    """Return the name to load the model by; what is not there is told before torch is loaded."""
+    if data == STDIN and processes is not None:
+        raise UsageError(
+            "--data - can be read by one process only, and a launcher started several. Give a file."
+        )
+    name = model_name(model)
+    open_rows(data)
+    check_reach(name, "model", revision)
+    return name
+
+
+def _tokenizer(model: str, tokenizer: str | None, origin: Origin) -> Any:
+    """Load the tokenizer of a model, or another one that was named."""
     from plop_lora.scoring.loading import load_tokenizer, quiet_loading
 
     quiet_loading()
-    return load_tokenizer(model)
+    if tokenizer is not None:
+        return load_tokenizer(expanded(tokenizer), origin.elsewhere())
+    return load_tokenizer(model, origin)
 
 
-def _chat(model: str, tokenizer: Any, messages: list[Any], **tools: Any) -> str:
+def _chat(name: str, load: Callable[[], Any], messages: list[Any], **tools: Any) -> str:
     """Render a chat; the first one that is met loads the tokenizer."""
-    if not getattr(tokenizer(), "chat_template", None):
-        raise DataError(
-            f"The data hold chats, but the tokenizer of {model} has no chat template. Name "
-            "another field with --text, or score a model whose tokenizer has a template."
-        )
-    text: str = tokenizer().apply_chat_template(messages, tokenize=False, **tools)
-    return text
+    from plop_lora.scoring.inputs import chat_of
+
+    render = chat_of(load())
+    if render is None:
+        raise NoTemplateError(f"the tokenizer of {name}")
+    return render(messages, **tools)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from plop_lora.cli.numbers import bounded
-from plop_lora.cli.output import Format, FormatOption, finish
+from plop_lora.cli.output import Format, FormatOption, finish, say
 from plop_lora.cli.words import RUN, among, with_examples
 from plop_lora.options import check_trackers, words_of
 
@@ -68,5 +68,5 @@ def trial(
     if is_first_process():
         finish(result, None, form)
     if not result.done:
-        typer.echo(f"The trial failed: {result.cause}", err=True)
+        say(f"The trial failed: {result.cause}", err=True)
         raise typer.Exit(1)

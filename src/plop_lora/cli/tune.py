@@ -9,7 +9,7 @@ import typer
 
 from plop_lora.cli import proof
 from plop_lora.cli.numbers import bounded
-from plop_lora.cli.output import Format, FormatOption, OutputOption, check, finish, waiting
+from plop_lora.cli.output import Format, FormatOption, OutputOption, check, finish, say, waiting
 from plop_lora.cli.words import PLACEMENT, RUN, STOPPING, with_examples
 
 
@@ -100,5 +100,5 @@ def tune(
         tuning = run(Scores.load(scores), wanted, folder, watch=watch)
     finish(tuning, output, form)
     if form is not Format.quiet:
-        typer.echo(f"Wrote {folder / 'placement.json'} and {folder / 'recipe.yaml'}", err=True)
+        say(f"Wrote {folder / 'placement.json'} and {folder / 'recipe.yaml'}", err=True)
     raise typer.Exit(tuning.exit_code)

@@ -12,12 +12,13 @@ import math
 import re
 import struct
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from plop_lora.errors import AdapterError, UsageError
+from plop_lora.export.patterns import check_patterns
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -52,7 +53,11 @@ class Pair:
     @property
     def name(self) -> str:
         """What PEFT matches its patterns against."""
-        return self.module if self.parameter is None else f"{self.module}.{self.parameter}"
+        return _full_name(self.module, self.parameter)
+
+
+def _full_name(module: str, parameter: str | None) -> str:
+    return module if parameter is None else f"{module}.{parameter}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,24 +158,35 @@ def read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]
         ) from error
 
 
-def rank_and_scaling(config: Mapping[str, Any], name: str) -> tuple[int, float]:
-    """Return what PEFT gives the weight `name`: its rank, and the factor in front of B·A.
+def ranks_and_scalings(
+    config: Mapping[str, Any], names: Iterable[str]
+) -> dict[str, tuple[int, float]]:
+    """Return what PEFT gives each name: its rank, and the factor in front of B·A.
 
     A key of `rank_pattern` or `alpha_pattern` is a regular expression for the end of the name,
     from a dot on; the first that matches wins.
 
     Source: peft `utils/other.py`, `get_pattern_key`.
     """
-    rank = _matched(config.get("rank_pattern"), name, config["r"])
-    alpha = _matched(config.get("alpha_pattern"), name, config["lora_alpha"])
-    return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    rank_of = _lookup(config.get("rank_pattern"), config["r"])
+    alpha_of = _lookup(config.get("alpha_pattern"), config["lora_alpha"])
+    found = {}
+    for name in names:
+        rank = rank_of(name)
+        found[name] = rank, alpha_of(name) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return found
 
 
-def _matched(patterns: Mapping[str, Any] | None, name: str, default: Any) -> Any:
-    for key, value in (patterns or {}).items():
-        if key == name or re.match(rf"(?:.*\.)?(?:{key})$", name):
-            return value
-    return default
+def _lookup(patterns: Mapping[str, Any] | None, default: Any) -> Callable[[str], Any]:
+    compiled = [
+        (key, re.compile(rf"(?:.*\.)?(?:{key})$"), value) for key, value in (patterns or {}).items()
+    ]
+
+    def value_of(name: str) -> Any:
+        hits = (value for key, regex, value in compiled if key == name or regex.match(name))
+        return next(hits, default)
+
+    return value_of
 
 
 def _sort_tensors(
@@ -213,14 +229,17 @@ def _pairs(
         while module.endswith(_WRAPPED):
             module = module.removesuffix(_WRAPPED)
         stems[module].append(stem)
+    named = {module: _parameters(module, config, len(wrapped)) for module, wrapped in stems.items()}
+    wanted = [_full_name(module, parameter) for module in named for parameter in named[module]]
+    check_patterns(config, wanted, str(folder / CONFIG_FILE))
+    given = ranks_and_scalings(config, wanted)
     pairs = []
     for module, wrapped in stems.items():
         # Several parameters of one module are wrapped in each other, the first one innermost.
         innermost_first = sorted(wrapped, key=len, reverse=True)
-        parameters = _parameters(module, config, len(wrapped))
         made = [
-            _pair(module, parameter, config, shapes, factors[stem])
-            for parameter, stem in zip(parameters, innermost_first, strict=True)
+            _pair(module, parameter, given[_full_name(module, parameter)], shapes, factors[stem])
+            for parameter, stem in zip(named[module], innermost_first, strict=True)
         ]
         copies = {pair.copies for pair in made if pair is not None}
         if None in made or len(copies) != 1:
@@ -232,13 +251,12 @@ def _pairs(
 def _pair(
     module: str,
     parameter: str | None,
-    config: Mapping[str, Any],
+    given: tuple[int, float],
     shapes: Mapping[str, tuple[int, ...]],
     tensors: Mapping[str, str],
 ) -> Pair | None:
-    """Return a pair, or None where the shapes do not fit its rank."""
-    name = module if parameter is None else f"{module}.{parameter}"
-    rank, scaling = rank_and_scaling(config, name)
+    """Return a pair of the rank and scaling `given`, or None where the shapes do not fit."""
+    rank, scaling = given
     rows, columns = shapes[tensors["A"]][0], shapes[tensors["B"]][1]
     copies, rest = divmod(rows, rank)
     if rest or rows != columns or copies == 0 or (parameter is None and copies > 1):

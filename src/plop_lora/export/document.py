@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from plop_lora.export.narrow import Narrowed
-from plop_lora.export.target import Rendered
+from plop_lora.export.target import Rendered, as_comments, as_yaml
 
 _NO_WRAP = 10**6
 """YAML may fold a long string at spaces; a pattern is easier to check on one line."""
@@ -28,13 +26,10 @@ def comment_lines(narrowed: Narrowed, usage: str) -> str:
         *usage.strip().splitlines(),
         *(f"Lost: {loss.what}: {loss.effect}." for loss in narrowed.losses),
     ]
-    return "".join(f"# {line}\n" for line in lines)
+    return as_comments(lines)
 
 
 def rendered_yaml(narrowed: Narrowed, usage: str, fields: Mapping[str, Any]) -> Rendered:
     """Return a commented YAML file with the fields in their order, and what it loses."""
-    body = yaml.safe_dump(
-        dict(fields), sort_keys=False, allow_unicode=True, width=_NO_WRAP, default_flow_style=False
-    )
-    text = comment_lines(narrowed, usage) + body
+    text = comment_lines(narrowed, usage) + as_yaml(fields, width=_NO_WRAP)
     return Rendered(text, narrowed.placement.trainable_parameters, narrowed.losses)

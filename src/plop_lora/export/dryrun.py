@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
+from transformers import PreTrainedModel
 
 from plop_lora.errors import ExportError
 from plop_lora.records import ModelReference, Placement
@@ -78,17 +79,31 @@ def skeleton(reference: ModelReference) -> nn.Module:
             f"{reference.name} has no transformers configuration, so its skeleton cannot be "
             "built. Pass the module: placement.to_peft(model)."
         )
-    settings = dict(reference.config)
     model_class = getattr(transformers, reference.architecture, None)
-    if model_class is None:
+    if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
         raise ExportError(
-            f"This transformers ({transformers.__version__}) has no {reference.architecture}; "
-            "pass the module: placement.to_peft(model)."
+            f"This transformers ({transformers.__version__}) has no model "
+            f"{reference.architecture!r}; pass the module: placement.to_peft(model)."
         )
+    settings = _structure(reference.config)
     model_type = settings.pop("model_type")
     config = transformers.AutoConfig.for_model(model_type, **settings)
     with torch.device("meta"):
-        return model_class(config)  # type: ignore[no-any-return]
+        model: nn.Module = model_class(config)
+    return model
+
+
+_CODE = ("auto_map", "attn_implementation", "experts_implementation", "quantization_config")
+"""Ends of the keys by which a configuration names code to fetch and run: none decides a shape."""
+
+
+def _structure(settings: Any) -> Any:
+    """Return a configuration without what could make transformers fetch or run code for it."""
+    if isinstance(settings, dict):
+        return {
+            key: _structure(value) for key, value in settings.items() if not key.endswith(_CODE)
+        }
+    return [_structure(value) for value in settings] if isinstance(settings, list) else settings
 
 
 def on_meta(model: nn.Module) -> nn.Module:

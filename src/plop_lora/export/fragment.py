@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from plop_lora.errors import ExportError
-from plop_lora.export.target import Loss
+from plop_lora.export.target import Loss, as_comments, as_yaml
 from plop_lora.records import Placement
 
 
@@ -102,6 +100,4 @@ def document(
     head = [f"LoRA placement for {placement.model.name} (plop-lora {placement.plop_version})"]
     head += usage
     head += [f"Lost: {loss.what}: {loss.effect}" for loss in losses]
-    comments = "".join(f"# {line}\n" for line in head)
-    body = yaml.safe_dump(dict(fields), sort_keys=False, allow_unicode=True, width=100)
-    return comments + body
+    return as_comments(head) + as_yaml(fields, width=100)

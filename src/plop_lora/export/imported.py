@@ -15,13 +15,15 @@ import copy
 import dataclasses
 import json
 import re
+import shlex
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plop_lora._version import __version__
 from plop_lora.errors import ModelError, UsageError
+from plop_lora.export.patterns import check_patterns
 from plop_lora.placement.groups import groups_of
 from plop_lora.placement.place import alpha_of, check_settings, choices_of, known_ties
 from plop_lora.placement.strategies import Strategy
@@ -69,6 +71,7 @@ def import_adapter(
 
     Raises:
         UsageError: no such file, no adapter configuration, or one that a placement cannot hold.
+        AdapterError: a pattern in it is no regular expression, or never comes to an end.
         ModelError: no such model, or the configuration adapts nothing of it.
     """
     file, document = _read(Path(path))
@@ -76,6 +79,7 @@ def import_adapter(
     config, notes = _lora_config(file, document)
     reference, base = _model(file, document, model)
     known, others = _known_weights(base)
+    check_patterns(document, _names(base), str(file))
     adapters = _apply(file, config, base, known, others)
     scaling = _one_scaling(file, adapters)
     settings = _settings(file, document)
@@ -213,6 +217,14 @@ def _known_weights(model: nn.Module) -> tuple[dict[str, Host], dict[str, str]]:
     return hosts, {entry.name: entry.type for entry in found.not_measured}
 
 
+def _names(model: nn.Module) -> Iterator[str]:
+    """Yield every name that PEFT may match a pattern against."""
+    for name, _ in model.named_modules():
+        yield name
+    for name, _ in model.named_parameters():
+        yield name
+
+
 def _apply(
     file: Path, config: Any, base: nn.Module, known: dict[str, Host], others: dict[str, str]
 ) -> list[_Adapter]:
@@ -319,7 +331,8 @@ def _check_scores(scores: Scores, adapters: list[_Adapter], reference: ModelRefe
     if not shared or not fits:
         raise UsageError(
             f"These scores are of {scores.model.name}, which is not the shape of "
-            f"{reference.name}. Score that model: plop score {reference.name} --data DATA."
+            f"{reference.name}. Score that model: "
+            f"plop score {shlex.quote(reference.name)} --data DATA."
         )
 
 

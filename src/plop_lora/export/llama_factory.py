@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from plop_lora.errors import ExportError
 from plop_lora.export.document import rendered_yaml
 from plop_lora.export.names import is_multimodal, listed_modules
 from plop_lora.export.narrow import (
@@ -78,7 +79,14 @@ def _targets(placement: Placement) -> list[str]:
     In a model with a tower it looks for each target anywhere in a name, elsewhere PEFT looks at
     the end.
     """
-    return listed_modules(placement, hits=_contains if is_multimodal(placement) else None)
+    targets = listed_modules(placement, hits=_contains if is_multimodal(placement) else None)
+    for target in targets:
+        if "," in target:
+            raise ExportError(
+                f"LLaMA-Factory separates names with commas, so {target!r} would be read as "
+                "several. Export to another trainer: --to peft."
+            )
+    return targets
 
 
 def _contains(name: str, target: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from plop_lora.records import PlacedSite, Placement
 
@@ -13,12 +13,35 @@ _CONVERTED_LEAVES = frozenset({"gate", "gate_proj", "up_proj", "down_proj", "w1"
 
 def module_sites(placement: Placement) -> list[PlacedSite]:
     """Return the sites that a trainer addresses as modules."""
-    return [site for site in placement.sites if not by_parameter(site, placement)]
+    experts = has_experts(placement)
+    return [site for site in placement.sites if not _by_parameter(site, experts)]
 
 
 def parameter_sites(placement: Placement) -> list[PlacedSite]:
-    """Return the sites that PEFT addresses by `target_parameters`."""
-    return [site for site in placement.sites if by_parameter(site, placement)]
+    """Return the sites that PEFT must be given as parameters instead of modules.
+
+    Stacked experts are parameters. In a model that has them, PEFT (0.19 and newer) rewrites
+    module targets called `down_proj` and the like to the experts, so that dense layers and shared
+    experts of that name lose their adapter; naming their weight as a parameter avoids it.
+    """
+    experts = has_experts(placement)
+    return [site for site in placement.sites if _by_parameter(site, experts)]
+
+
+def matched_names(placement: Placement) -> dict[str, str]:
+    """Return what PEFT matches `rank_pattern` against, by the name of the site."""
+    experts = has_experts(placement)
+    return {
+        site.name: parameter_name(site) if _by_parameter(site, experts) else site.name
+        for site in placement.sites
+    }
+
+
+def _by_parameter(site: PlacedSite, experts: bool) -> bool:
+    """Whether PEFT must be given the site as a parameter, in a model with `experts` or without."""
+    if site.is_parameter:
+        return True
+    return experts and site.name.rsplit(".", 1)[-1] in _CONVERTED_LEAVES
 
 
 def has_experts(placement: Placement) -> bool:
@@ -31,19 +54,6 @@ def is_multimodal(placement: Placement) -> bool:
     """Whether the model has a vision or audio tower, by its configuration."""
     config = placement.model.config or {}
     return any(key in config for key in ("vision_config", "audio_config"))
-
-
-def by_parameter(site: PlacedSite, placement: Placement) -> bool:
-    """Whether PEFT must be given the site as a parameter instead of a module.
-
-    Stacked experts are parameters. In a model that has them, PEFT (0.19 and newer) rewrites
-    module targets called `down_proj` and the like to the experts, so that dense layers and shared
-    experts of that name lose their adapter; naming their weight as a parameter avoids it.
-    """
-    if site.is_parameter:
-        return True
-    leaf = site.name.rsplit(".", 1)[-1]
-    return leaf in _CONVERTED_LEAVES and has_experts(placement)
 
 
 def parameter_name(site: PlacedSite) -> str:
@@ -128,28 +138,46 @@ def exact_endings(
     groups: dict[str, list[str]] = defaultdict(list)
     for type_name, name in named:
         groups[type_name].append(name)
-    endings = [exact_ending(names, others, parts=parts, hits=hits) for names in groups.values()]
+    taken = frozenset(ending for name in others for ending in endings_of(name)) if not hits else ()
+
+    def is_free(ending: str) -> bool:
+        return ending not in taken and not (hits and any(hits(name, ending) for name in others))
+
+    endings = [shared_ending(names, is_free, parts=parts) for names in groups.values()]
     found = {ending for ending in endings if ending is not None}
     return sorted(found) if None not in endings else None
 
 
-def exact_ending(
-    names: Sequence[str],
-    others: Sequence[str],
-    *,
-    parts: int = 1,
-    hits: Callable[[str, str], bool] | None = None,
+def shared_ending(
+    names: Sequence[str], is_free: Callable[[str], bool], *, parts: int = 1
 ) -> str | None:
-    """Return the shortest dotted ending that all names share and that hits none of `others`."""
-    hits = hits or _ends
-    words = names[0].split(".")
-    for start in reversed(range(len(words) - parts + 1)):
-        ending = ".".join(words[start:])
+    """Return the shortest dotted ending that all names share and that is free, or None.
+
+    Args:
+        names: at least one.
+        is_free: whether an ending hits no name that it must not.
+        parts: how many dotted parts an ending has at least.
+    """
+    for ending in list(endings_of(names[0]))[parts - 1 :]:
         if not all(_ends(name, ending) for name in names):
             return None
-        if not any(hits(name, ending) for name in others):
+        if is_free(ending):
             return ending
     return None
+
+
+def endings_of(name: str) -> Iterator[str]:
+    """Yield the dotted endings of a name, the shortest first.
+
+    >>> list(endings_of("a.b.c"))
+    ['c', 'b.c', 'a.b.c']
+    """
+    start = len(name)
+    while start >= 0:
+        start = name.rfind(".", 0, start)
+        yield name[start + 1 :]
+        if start < 0:
+            return
 
 
 def layer_patterns(names: Iterable[str]) -> list[str]:

@@ -7,6 +7,7 @@ target modules excludes a list of modules to leave out, so the targets alone mus
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -31,6 +32,9 @@ OWN_EXPERTS = ("DeepseekV3ForCausalLM", "Glm4MoeForCausalLM", "GptOssForCausalLM
 
 _CONV1D = ("decision_transformer", "gpt2", "imagegpt", "openai-gpt")
 """Families whose projections are transformers' `Conv1D`, which is no `nn.Linear`."""
+
+_PLAIN = re.compile(r"[\w.-]+")
+"""Names in which a pattern means nothing but its letters and dots."""
 
 _USAGE = (
     "Put this section into an Automodel recipe in place of its own `peft:`, then:",
@@ -96,6 +100,12 @@ def patterns(placement: Placement, hosts: Sequence[Host]) -> list[str]:
     """
     named = sorted({(host.type, _target(host)) for host in hosts})
     wanted = {name for _, name in named}
+    for name in sorted(wanted):
+        if not _PLAIN.fullmatch(name):
+            raise ExportError(
+                f"NeMo Automodel reads names as patterns, so {name!r} would not stand for itself. "
+                "Export to another trainer: --to peft."
+            )
     every = [_target(host) for host in placement.hosts] + list(placement.untouched)
     others = [name for name in every if name not in wanted]
     groups = [(_group(type_name, name), name) for type_name, name in named]
@@ -126,10 +136,28 @@ def matches(pattern: str, name: str) -> bool:
 
 
 def _exact(targets: Sequence[str], wanted: Iterable[str], others: Iterable[str]) -> bool:
+    """Whether the targets hit all that is wanted and nothing else, each as `matches` would."""
+    wildcards = [re.compile(target.replace("*", ".*")) for target in targets if "*" in target]
+    full: dict[int, dict[tuple[int, ...], set[str]]] = defaultdict(lambda: defaultdict(set))
+    for target in targets:
+        if "*" not in target:
+            dots = tuple(dot.start() for dot in re.finditer(r"\.", target))
+            full[len(target)][dots].add(target)
+
     def hit(name: str) -> bool:
-        return any(matches(pattern, name) for pattern in targets)
+        if any(wildcard.fullmatch(name) for wildcard in wildcards):
+            return True
+        return any(_dotted(name, dots) in texts for dots, texts in full[len(name)].items())
 
     return all(hit(name) for name in wanted) and not any(hit(name) for name in others)
+
+
+def _dotted(name: str, places: Iterable[int]) -> str:
+    """Return the name with dots at these places: what a full name there would have to be."""
+    letters = list(name)
+    for place in places:
+        letters[place] = "."
+    return "".join(letters)
 
 
 def _target(host: Host) -> str:

@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from plop_lora.errors import ExportError, UsageError
 from plop_lora.export.names import (
-    by_parameter,
-    exact_ending,
+    endings_of,
     layer_patterns,
-    parameter_name,
+    matched_names,
+    shared_ending,
     target_modules,
     target_parameters,
 )
 from plop_lora.export.narrow import Narrowed, narrow, no_dropout_on_parameters, no_loraplus
-from plop_lora.export.target import Loss, Rendered, Target
+from plop_lora.export.target import Loss, Rendered, Target, check_placed
 from plop_lora.placement import alpha_of
 from plop_lora.quiet import quiet_imports
 from plop_lora.records import AdapterSettings, PlacedSite, Placement
@@ -50,6 +50,7 @@ def to_peft(
     with quiet_imports():
         from peft import LoraConfig
 
+    check_placed(placement)
     losses = peft_losses(placement)
     if losses and not allow_loss:
         raise ExportError(
@@ -156,32 +157,37 @@ def rank_patterns(placement: Placement) -> tuple[dict[str, int], dict[str, float
     their own sites, whatever the order.
     """
     largest = max(site.rank for site in placement.sites)
+    names = matched_names(placement)
+    every = Counter(ending for name in names.values() for ending in endings_of(name))
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
     groups: dict[int, list[PlacedSite]] = defaultdict(list)
     for site in placement.sites:
         groups[site.rank].append(site)
     for rank in sorted(groups.keys() - {largest}):
-        for key in _pattern_keys(groups[rank], placement):
+        for key in _pattern_keys(groups[rank], names, every):
             ranks[key] = rank
             alphas[key] = plain(alpha_of(rank, placement.scaling, placement.settings))
     return ranks, alphas
 
 
-def _pattern_keys(sites: Sequence[PlacedSite], placement: Placement) -> list[str]:
-    """Return keys that match exactly these sites among the placed ones."""
+def _pattern_keys(
+    sites: Sequence[PlacedSite], matched: Mapping[str, str], every: Counter[str]
+) -> list[str]:
+    """Return keys that match exactly these sites among the placed ones.
 
-    def key_name(site: PlacedSite) -> str:
-        return parameter_name(site) if by_parameter(site, placement) else site.name
-
-    inside = {site.name for site in sites}
-    others = [key_name(site) for site in placement.sites if site.name not in inside]
+    Args:
+        sites: those of one rank.
+        matched: what PEFT matches, by the name of the site.
+        every: how many of all placed names have an ending.
+    """
+    own = Counter(ending for site in sites for ending in endings_of(matched[site.name]))
     groups: dict[str, list[str]] = defaultdict(list)
     for site in sites:
-        groups[site.type].append(key_name(site))
+        groups[site.type].append(matched[site.name])
     keys = []
     for names in groups.values():
-        ending = exact_ending(names, others)
+        ending = shared_ending(names, lambda ending: own[ending] == every[ending])
         keys += [re.escape(ending)] if ending is not None else layer_patterns(names)
     return keys
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from plop_lora.errors import ExportError, OutputError, UsageError, nearest
@@ -19,8 +20,8 @@ from plop_lora.export import (
     unsloth,
 )
 from plop_lora.export.serving import Finding, lint, rejections
-from plop_lora.export.target import Loss, Rendered, Target
-from plop_lora.files import atomic_file, check_writable
+from plop_lora.export.target import Loss, Rendered, Target, check_placed
+from plop_lora.files import atomic_file, check_not_foreign, check_writable
 from plop_lora.records import Placement
 
 TARGETS: dict[str, Target] = {
@@ -82,8 +83,9 @@ class Exported:
 
     @property
     def description(self) -> str:
-        """What to do with the file."""
-        return self.target.description.format(file=self.path, folder=str(self.path.parent))
+        """What to do with the file; its name is quoted for the shell."""
+        file = shlex.quote(str(self.path))
+        return self.target.description.format(file=file, folder=str(self.path.parent))
 
 
 def export(
@@ -94,6 +96,7 @@ def export(
     dry_run: bool = True,
     allow_loss: bool = False,
     serve: str | None = None,
+    force: bool = False,
 ) -> Exported:
     """Write a placement as a trainer's configuration.
 
@@ -107,23 +110,42 @@ def export(
             rejects a part of it.
         serve: a name in `SERVERS`, where the trained adapter will be served: what that server
             rejects or ignores is found now, before the training.
+        force: write also into the folder of a model or of a trained adapter.
 
     Raises:
         ExportError: the library would adapt other modules or ranks, something would be lost, or
             the server would refuse the adapter.
         OutputError: the folder cannot be written.
-        UsageError: an unknown target.
+        UsageError: an unknown target, or the folder of a model without `force`.
     """
-    if to not in TARGETS:
-        raise UsageError(
-            f"There is no export of a placement to {to!r}.{nearest(to, TARGETS)} Allowed: "
-            f"{', '.join(TARGETS)}; and vllm for the folder of a trained adapter."
-        )
-    target = TARGETS[to]
-    path = Path(folder) / target.file_name
+    path = Path(folder) / _target(to).file_name
     if Path(folder).is_file():
         raise OutputError(f"Cannot write into {folder}: it is a file. Give a folder with -o.")
     check_writable(path)
+    if not force:
+        check_not_foreign(path, lambda _: True)
+    made = prepare(placement, to=to, dry_run=dry_run, allow_loss=allow_loss, serve=serve)
+    with atomic_file(path) as file:
+        file.write(made.text)
+    return replace(made, path=path)
+
+
+def prepare(
+    placement: Placement,
+    *,
+    to: str = "peft",
+    dry_run: bool = True,
+    allow_loss: bool = False,
+    serve: str | None = None,
+) -> Exported:
+    """Do all that `export` does but write: the result holds the text, its path is the file's name.
+
+    Raises:
+        ExportError: as for `export`.
+        UsageError: an unknown target.
+    """
+    target = _target(to)
+    check_placed(placement)
     rendered = target.render(placement)
     if rendered.losses and not allow_loss:
         raise ExportError(_refusal(target, placement, rendered))
@@ -137,9 +159,17 @@ def export(
     checked = dry_run and target.check is not None
     if dry_run and target.check is not None:
         target.check(placement, rendered)
-    with atomic_file(path) as file:
-        file.write(rendered.text)
+    path = Path(target.file_name)
     return Exported(path, target, rendered, checked, len(placement.sites), findings)
+
+
+def _target(to: str) -> Target:
+    if to not in TARGETS:
+        raise UsageError(
+            f"There is no export of a placement to {to!r}.{nearest(to, TARGETS)} Allowed: "
+            f"{', '.join(TARGETS)}; and vllm for the folder of a trained adapter."
+        )
+    return TARGETS[to]
 
 
 def _refusal(target: Target, placement: Placement, rendered: Rendered) -> str:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from plop_lora.errors import UsageError, nearest
-from plop_lora.export.adapters import rank_and_scaling
-from plop_lora.export.names import by_parameter, parameter_name
+from plop_lora.export.adapters import ranks_and_scalings
+from plop_lora.export.names import matched_names
+from plop_lora.export.patterns import check_patterns
 from plop_lora.export.peft import peft_fields
 from plop_lora.export.servers import (
     CONVERT,
@@ -28,6 +29,7 @@ from plop_lora.export.servers import (
     changes_base,
     features_in,
 )
+from plop_lora.export.target import check_placed
 from plop_lora.records import Placement
 
 Severity = Literal["rejected", "ignored", "note"]
@@ -66,22 +68,17 @@ _TABLES = frozenset({"embed_tokens", "lm_head", "wte", "embed_in", "embed_out", 
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """A configuration with the names it concerns: of weights where known, else its targets."""
+    """A configuration with the names it concerns: of weights where known, else its targets.
+
+    `ranks` has (rank, scaling) by name; a pattern stands for itself where no name is known.
+    """
 
     config: Mapping[str, Any]
     names: tuple[str, ...]
-    known: bool
+    ranks: Mapping[str, tuple[int, float]]
     model_type: str = ""
     trained: bool = True
     added_tokens: bool = False
-
-    def ranks(self) -> dict[str, tuple[int, float]]:
-        """Return (rank, scaling) by name; a pattern stands for itself where no name is known."""
-        keys = dict.fromkeys(self.names)
-        if not self.known:
-            keys |= self.config.get("rank_pattern") or {}
-            keys |= self.config.get("alpha_pattern") or {}
-        return {key: rank_and_scaling(self.config, key) for key in keys}
 
     def experts(self) -> dict[str, set[str]]:
         """Return the stacks of experts with the parameters that are adapted in each."""
@@ -132,16 +129,21 @@ def _subject(
     source: Placement | Mapping[str, Any], modules: tuple[str, ...], added_tokens: bool
 ) -> _Subject:
     if isinstance(source, Placement):
-        names = tuple(
-            parameter_name(site) if by_parameter(site, source) else site.name
-            for site in source.sites
-        )
+        check_placed(source)
+        matched = matched_names(source)
+        ranks = {matched[site.name]: (site.rank, source.scaling) for site in source.sites}
         model_type = str((source.model.config or {}).get("model_type", ""))
-        return _Subject(peft_fields(source), names, True, model_type, trained=False)
+        return _Subject(peft_fields(source), tuple(ranks), ranks, model_type, trained=False)
     targets = source.get("target_modules") or ()
     listed = (targets,) if isinstance(targets, str) else tuple(targets)
     names = modules or (*listed, *(source.get("target_parameters") or ()))
-    return _Subject(source, names, bool(modules), added_tokens=added_tokens)
+    keys = dict.fromkeys(names)
+    if not modules:
+        keys |= source.get("rank_pattern") or {}
+        keys |= source.get("alpha_pattern") or {}
+    check_patterns(source, keys, "The adapter's configuration")
+    ranks = ranks_and_scalings(source, keys)
+    return _Subject(source, names, ranks, added_tokens=added_tokens)
 
 
 def _features(subject: _Subject, server: Server) -> Iterator[Finding]:
@@ -168,7 +170,7 @@ def _init(subject: _Subject, server: Server) -> Iterator[Finding]:
 
 def _rank(subject: _Subject, server: Server) -> Iterator[Finding]:
     """Source: vLLM `PEFTHelper.validate_legal`, which compares `r`; issue 2847."""
-    ranks = {name: rank for name, (rank, _) in subject.ranks().items()}
+    ranks = {name: rank for name, (rank, _) in subject.ranks.items()}
     largest = max([subject.config["r"], *ranks.values()])
     top = max(server.ranks, default=largest)
     if largest > top:
@@ -192,7 +194,7 @@ def _scaling(subject: _Subject, server: Server) -> Iterator[Finding]:
     Source: vLLM `PEFTHelper` of the releases (a later source reads both patterns); SGLang
     `LoRAAdapter.scaling`, `mem_pool.py` (buffer shape against weight shape), issue 40835.
     """
-    config, ranks = subject.config, subject.ranks()
+    config, ranks = subject.config, subject.ranks
     served = server.scaling(config)
     mixed = tuple(name for name, (rank, _) in ranks.items() if rank != config["r"])
     wrong = tuple(
@@ -224,8 +226,8 @@ def _targets(subject: _Subject, server: Server) -> Iterator[Finding]:
 def _leaves(subject: _Subject, server: Server) -> Iterator[Finding]:
     """Source: vLLM `check_unexpected_modules`; SGLang `_KNOWN_LORA_TARGET_MODULES`."""
     known = [name for name in subject.names if "*" not in name and "(" not in name]
-    stacks = tuple(f"{stack}." for stack in subject.experts())
-    plain = [name.removesuffix(".weight") for name in known if not name.startswith(stacks)]
+    stacks = subject.experts()
+    plain = [name.removesuffix(".weight") for name in known if not _inside(name, stacks)]
     leaves = {name: name.rpartition(".")[2] for name in plain}
     if server.leaves:
         odd = tuple(name for name, leaf in leaves.items() if leaf not in server.leaves)
@@ -235,6 +237,11 @@ def _leaves(subject: _Subject, server: Server) -> Iterator[Finding]:
         what = f"{server.name} has LoRA for linear layers only"
     if odd:
         yield Finding("rejected", what, odd, "Place without these types, or merge the adapter")
+
+
+def _inside(name: str, stacks: Container[str]) -> bool:
+    """Whether a weight stands somewhere in one of the stacks."""
+    return any(name[: dot.start()] in stacks for dot in re.finditer(r"\.", name))
 
 
 def _fused(subject: _Subject, server: Server) -> Iterator[Finding]:

@@ -6,10 +6,12 @@ imported: it hands these arguments to `peft.LoraConfig`, and the check does the 
 
 from __future__ import annotations
 
+import ast
 import pprint
 import textwrap
 from typing import Any
 
+from plop_lora.errors import ExportError
 from plop_lora.export.document import comment_lines
 from plop_lora.export.names import (
     is_multimodal,
@@ -132,13 +134,19 @@ def _check(placement: Placement, rendered: Rendered) -> None:
 
     from plop_lora.export.dryrun import check_with_peft
 
-    written: dict[str, Any] = {}
-    exec(rendered.text, written)  # our own text, made from the record a moment ago
-    adapters = written["ADAPTERS"]
+    adapters = read_constant(rendered.text, "ADAPTERS")
     known = {name: adapters[name] for name in adapters if not name.startswith("finetune_")}
     config = LoraConfig(**{**known, "init_lora_weights": True})
     config.task_type = placement.model.task_type
     check_with_peft(_narrow(placement).placement, config)
+
+
+def read_constant(source: str, name: str) -> Any:
+    """Return the literal that a Python file assigns to a name; nothing of the file is run."""
+    for statement in ast.parse(source).body:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == name:
+            return ast.literal_eval(statement.value)
+    raise ExportError(f"The file assigns nothing to {name}.")
 
 
 TARGET = Target(

@@ -12,6 +12,7 @@ than B·A beside the original weights; that is refused.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,9 +77,10 @@ class Folded:
     @property
     def description(self) -> str:
         """What to do with the folder."""
-        base = self.config.get("base_model_name_or_path") or "MODEL"
+        base = shlex.quote(str(self.config.get("base_model_name_or_path") or "MODEL"))
         rank = f" --max-lora-rank {self.config['r']}" if self.config["r"] > 16 else ""
-        return f"Serve it: vllm serve {base} --enable-lora{rank} --lora-modules NAME={self.path}"
+        modules = shlex.quote(f"NAME={self.path}")
+        return f"Serve it: vllm serve {base} --enable-lora{rank} --lora-modules {modules}"
 
 
 def fold(

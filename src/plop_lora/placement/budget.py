@@ -10,7 +10,8 @@ from plop_lora.errors import UsageError
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9}
 _LAYERS = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?")
-LAST_LAYER = 9_999
+_MOST = 10**15
+_LAST_LAYER = 100_000
 """No model has so many blocks; a range beyond it would fill the memory with numbers."""
 _HALVINGS = 60
 _LONGEST_SWAP = 8
@@ -34,7 +35,7 @@ def parse_budget(text: str | int, model_parameters: int) -> int:
         model_parameters: what a percentage refers to.
 
     Raises:
-        UsageError: the text is none of these, or the budget is zero.
+        UsageError: the text is none of these, or the budget is zero or beyond the model.
 
     >>> parse_budget("0.5%", 2_000_000)
     10000
@@ -50,7 +51,12 @@ def parse_budget(text: str | int, model_parameters: int) -> int:
     number, unit = float(match[1]), match[2].lower()
     if unit == "%" and number > 100:
         raise UsageError(
-            f"The budget {text!r} is more than the whole model. Give a share of it such as 0.5%."
+            f"The budget {text!r} is more than the whole model. Give a share of its parameters "
+            "up to 100%, such as 0.5%."
+        )
+    if not number < _MOST:
+        raise UsageError(
+            f"The budget {str(text)[:20]}… is beyond any model. Give less, such as 10M."
         )
     factor = model_parameters / 100 if unit == "%" else _UNITS[unit]
     budget = int(number * factor + 1e-6)
@@ -74,7 +80,7 @@ def parse_layers(text: str) -> set[int]:
         if match is None:
             raise UsageError(f"Cannot read the layers {text!r}. Write 0-11 or 0,2,4.")
         first, last = int(match[1]), int(match[2] or match[1])
-        if not first <= last <= LAST_LAYER:
+        if not first <= last <= _LAST_LAYER:
             raise UsageError(
                 f"The layers {part.strip()!r} are not possible. Count blocks from 0, the lower "
                 "number first: 0-11."

@@ -96,7 +96,7 @@ def place(
         )
     limit = None if budget is None else parse_budget(budget, scores.model.parameters)
     hosts = _hosts_of(chosen, layers)
-    _check_rank(rank, hosts)
+    clipped = _clipped(hosts, rank, limit)
     sites = _place_sites(hosts, rank or DEFAULT_RANK, limit, scaling, settings)
     choices = choices_of(row, eligible, chosen, sites, known_ties(scores))
     return Placement(
@@ -114,7 +114,7 @@ def place(
         scores_digest=scores.digest(),
         plop_version=__version__,
         settings=settings,
-        notes=(*_notes(row, eligible, chosen, sites), *_limits(rank, limit, hosts, sites)),
+        notes=(*_notes(row, eligible, chosen, sites), *clipped),
     )
 
 
@@ -191,13 +191,30 @@ def _hosts_of(chosen: list[Group], layers: Collection[int] | None) -> list[tuple
     return [(order, host) for order, host in hosts if host.layer in layers]
 
 
-def _check_rank(rank: int | None, hosts: list[tuple[int, Host]]) -> None:
-    """Refuse a rank that no chosen weight can have; a smaller weight takes its largest."""
-    largest = max(host.largest_rank for _, host in hosts)
+def _clipped(
+    members: list[tuple[int, Host]], rank: int | None, limit: int | None
+) -> tuple[str, ...]:
+    """Say what of a rank or budget that was asked for the weights cannot take up.
+
+    Raises:
+        UsageError: no weight can take the rank.
+    """
+    largest = max(host.largest_rank for _, host in members)
     if rank is not None and rank > largest:
         raise UsageError(
-            f"--rank {rank} is more than any of the chosen weights can have; give 1 to {largest}."
+            f"--rank {rank} is more than any of these weights can use: the largest has "
+            f"{largest} as its smaller side, and a higher rank says nothing new. Give {largest} "
+            "or less."
         )
+    small = [host.largest_rank for _, host in members if host.largest_rank < (rank or 0)]
+    if small:
+        return (f"rank {min(small)} to {max(small)} instead of {rank} on {len(small)} weights, "
+                "the smaller side of their matrices",)  # fmt: skip
+    most = sum(host.largest_rank * host.parameters_per_rank for _, host in members)
+    if limit is not None and limit > most:
+        return (f"{most:,} of the budget of {limit:,} can be used, with the largest rank "
+                "everywhere",)  # fmt: skip
+    return ()
 
 
 def _place_sites(
@@ -314,23 +331,6 @@ def _untouched(scores: Scores, sites: tuple[PlacedSite, ...]) -> tuple[str, ...]
     names = [host.name for host in scores.hosts]
     names += [entry.name for entry in scores.coverage.not_measured]
     return tuple(name for name in dict.fromkeys(names) if name not in placed)
-
-
-def _limits(
-    rank: int | None,
-    limit: int | None,
-    hosts: list[tuple[int, Host]],
-    sites: tuple[PlacedSite, ...],
-) -> tuple[str, ...]:
-    """Say where the sides of a weight, and not what was asked for, set its rank."""
-    cut = sum(site.rank < rank for site in sites) if rank is not None else 0
-    if cut:
-        return (f"{cut} of {len(sites)} weights are too narrow for rank {rank} and take less",)
-    full = all(site.rank == host.largest_rank for site, (_, host) in zip(sites, hosts, strict=True))
-    spent = sum(site.parameters for site in sites)
-    if limit is not None and full and spent < limit:
-        return (f"{spent:,} parameters are all that these weights can take",)
-    return ()
 
 
 def _notes(

@@ -50,6 +50,7 @@ from plop_lora.records.verification import (
     ArmResult,
     LadderStep,
     Predictive,
+    Reference,
     Verification,
     VerificationPlan,
 )
@@ -84,6 +85,7 @@ __all__ = [
     "Predictive",
     "Provenance",
     "Record",
+    "Reference",
     "Scores",
     "SearchTrial",
     "SiteScore",

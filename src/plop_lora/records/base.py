@@ -1,7 +1,8 @@
 """What every saved record can do: become one JSON document, be written atomically, be loaded.
 
 Every record carries `kind` and `schema_version`, so that a file of another kind or of a newer
-release is refused by name instead of half understood. Records hold data; what is done with them
+release is refused by name instead of half understood, and a digest of its content, so that a
+digit that changed on the way is noticed. Records hold data; what is done with them
 stands to their right in the import order. The conveniences that users expect on a record
 (`placement.to_peft()`, a table in a notebook) are looked up by name when they are called.
 
@@ -10,7 +11,6 @@ Imports pydantic to validate on load; neither torch nor numpy.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 from collections.abc import Callable, Iterable
@@ -20,8 +20,10 @@ from typing import Any, ClassVar, Self
 
 from pydantic import TypeAdapter, ValidationError
 
-from plop_lora.errors import RecordError, UsageError, nearest
+from plop_lora.errors import RecordError, UsageError
 from plop_lora.files import atomic_file
+from plop_lora.records.reading import DIGEST, check_digest, check_values, digest_of, read_document
+from plop_lora.records.wording import fault_at
 
 
 def later(module_name: str, name: str) -> Callable[..., Any]:
@@ -53,12 +55,14 @@ class Record:
         return head | body
 
     def to_json(self) -> str:
-        """Return the record as one JSON document."""
-        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
+        """Return the record as one JSON document, with its digest, which `load` compares."""
+        document = self.to_dict()
+        head = {key: document.pop(key) for key in _HEAD} | {DIGEST: self.digest()}
+        return json.dumps(head | document, ensure_ascii=False, allow_nan=False)
 
     def digest(self) -> str:
-        """Return the SHA-256 of the JSON document, for provenance."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        """Return the SHA-256 of the record's values as JSON, which is its identity."""
+        return digest_of(self.to_dict())
 
     def save(self, path: str | Path) -> Path:
         """Write the record atomically and return the path.
@@ -75,9 +79,10 @@ class Record:
         """Read a record of exactly this kind.
 
         Raises:
-            RecordError: no such file, truncated or foreign JSON, another kind, a newer schema.
+            RecordError: no such file, truncated or foreign JSON, another kind, a newer schema, a
+                digest that does not fit, a text or number that no record holds.
         """
-        return cls.from_dict(_read_json(Path(path), cls.kind), source=str(path))
+        return cls.from_dict(read_document(Path(path), _maker(cls.kind)), source=str(path))
 
     @classmethod
     def of(cls, given: Any) -> Self:
@@ -92,8 +97,8 @@ class Record:
         if isinstance(given, str | Path):
             return cls.load(given)
         raise UsageError(
-            f"A {cls.kind!r} record or its file is needed here, not {_named(given)}. To "
-            f"{_maker(cls.kind)}."
+            f"A {cls.kind!r} record or its file is needed here, not {_named(given)}. Make "
+            f"one with: {_maker(cls.kind)}."
         )
 
     @classmethod
@@ -106,28 +111,25 @@ class Record:
         if not isinstance(document, dict) or "kind" not in document:
             raise RecordError(
                 f"{source} is not a plop-lora record (no 'kind'). "
-                f"Expected a {cls.kind!r} record: {_maker(cls.kind)}."
+                f"Expected a {cls.kind!r} record; make one with: {_maker(cls.kind)}."
             )
         if document["kind"] != cls.kind:
             raise RecordError(
                 f"{source} is a {document['kind']!r} record, but a {cls.kind!r} record is "
-                f"needed here: {_maker(cls.kind)}."
+                f"needed here; make one with: {_maker(cls.kind)}."
             )
-        version = document.get("schema_version")
-        if not isinstance(version, int) or version > cls.schema_version:
-            raise RecordError(
-                f"{source} has schema_version {version!r}; this plop-lora reads up to "
-                f"{cls.schema_version}. Upgrade with: pip install --upgrade plop-lora"
-            )
-        body = {key: value for key, value in document.items() if key not in _HEAD}
+        _check_version(document.get("schema_version"), cls.schema_version, source)
+        check_values(document, source)
+        check_digest(document, source)
+        body = {key: value for key, value in document.items() if key not in (*_HEAD, DIGEST)}
         try:
             record: Self = _adapter(cls).validate_python(body)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "top level"
             raise RecordError(
-                f"{source} is a damaged {cls.kind!r} record: {place}: {first['msg'].lower()}. "
-                f"Make it again: {_maker(cls.kind)}."
+                f"{source} is a damaged {cls.kind!r} record: {fault_at(place, first)}. "
+                f"Make it again with: {_maker(cls.kind)}."
             ) from error
         return record
 
@@ -172,22 +174,22 @@ def _maker(kind: str) -> str:
         "tuning-plan": "plop tune scores.json --train TRAIN --eval EVAL --task TASK --plan",
         "tuning": "plop tune scores.json --train TRAIN --eval EVAL --task TASK",
     }
-    return f"make one with: {commands[kind]}"
+    return commands[kind]
 
 
-def _read_json(path: Path, kind: str) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        folder = path.parent
-        beside = [entry.name for entry in folder.glob("*.json")] if folder.is_dir() else []
+def _check_version(version: Any, newest: int, source: str) -> None:
+    if version is None:
         raise RecordError(
-            f"No such file: {path}.{nearest(path.name, beside)} To {_maker(kind)}."
-        ) from error
-    except OSError as error:
-        raise RecordError(f"Cannot read {path}: {error.strerror or error}.") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            f"{source} has no schema_version, so it is not known how to read it. It was not "
+            "written by plop-lora, or was cut; make it again with the command that wrote it."
+        )
+    if type(version) is not int or version < 1:
         raise RecordError(
-            f"{path} is not complete JSON ({error}). It was truncated or is another kind of "
-            "file; make it again with the command that wrote it."
-        ) from error
+            f"{source} has schema_version {version!r}; a whole number from 1 to {newest} is "
+            "possible. Make it again with the command that wrote it."
+        )
+    if version > newest:
+        raise RecordError(
+            f"{source} has schema_version {version}; this plop-lora reads up to "
+            f"{newest}. Upgrade with: pip install --upgrade plop-lora"
+        )

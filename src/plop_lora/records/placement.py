@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from plop_lora.errors import UsageError
 from plop_lora.records.base import Record, frame, later
@@ -28,10 +30,10 @@ class PlacedSite:
     name: str
     type: str
     layer: int | None
-    rank: int
-    alpha: float
-    parameters: int
-    copies: int = 1
+    rank: Annotated[int, Field(ge=1)]
+    alpha: Annotated[float, Field(gt=0)]
+    parameters: Annotated[int, Field(ge=0)]
+    copies: Annotated[int, Field(ge=1)] = 1
     is_parameter: bool = False
 
 
@@ -101,7 +103,7 @@ class Placement(Record):
     verdict: str
     choices: tuple[Choice, ...]
     sites: tuple[PlacedSite, ...]
-    scaling: float
+    scaling: Annotated[float, Field(gt=0)]
     trainable_parameters: int
     budget: int | None
     hosts: tuple[Host, ...]

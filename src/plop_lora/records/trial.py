@@ -12,7 +12,7 @@ from plop_lora.records.placement import Placement
 
 SFT, CLASSIFY, GRPO = "sft", "classify", "grpo"
 TASKS = (SFT, CLASSIFY, GRPO)
-LADDER, CONFIRM = "ladder", "confirm"
+LADDER, SEARCH, CONFIRM, UNTRAINED = "ladder", "search", "confirm", "untrained"
 DONE, FAILED = "done", "failed"
 
 GENERAL_LOSS = "general-loss"
@@ -112,9 +112,12 @@ class TrialSpec(Record):
     """Everything that decides the outcome of one finetune; its digest names the trial's folder.
 
     `model` is what `load_model` takes. `phase` is `ladder` (choosing a learning rate, on the
-    selection split) or `confirm` (on the report split). `labels` are the classes of `classify` in
-    the order of their numbers, `loraplus_ratio` and the initialisation stand in the placement's
-    settings.
+    selection split), `search` (the same split, for a search), `confirm` (on the report split) or
+    `untrained` (the same split, for the model as it was). `labels` are the classes of `classify`
+    in the order of their numbers, `loraplus_ratio` and the initialisation stand in the placement's
+    settings. `revision` is the commit of a hub id, `weights` a key of the content of a folder:
+    other weights under the same name are another trial. A spec without them is the same document
+    as before there were such fields, and keeps its digest.
     """
 
     kind: ClassVar[str] = "trial"
@@ -130,6 +133,8 @@ class TrialSpec(Record):
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     labels: tuple[str, ...] = ()
+    revision: _Optional = None
+    weights: _Optional = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +168,9 @@ class TrialResult(Record):
     `metrics` are means over the evaluation rows; `items` have the outcome of every row, in the
     order of the file, for each metric that is a mean over rows. `trainable_parameters` are those
     of the adapters, counted in the model. `batch_size` is what was used in the end, `dtype` that of
-    the frozen weights. A failed trial has a `cause` and whatever was known by then.
+    the frozen weights. A failed trial has a `cause` and whatever was known by then. `mendable`
+    marks a cause that lies with the machine (its disk, a signal, a missing library) and not with
+    the placement: such a result is never kept, and the next start tries the trial again.
     """
 
     kind: ClassVar[str] = "trial-result"
@@ -185,6 +192,7 @@ class TrialResult(Record):
     notes: tuple[str, ...] = ()
     last_log: dict[str, Any] = field(default_factory=dict)
     dtype: str = ""
+    mendable: bool = False
 
     @property
     def done(self) -> bool:

@@ -32,7 +32,8 @@ class VerificationPlan(Record):
     """What a verification would run, how long, for how much, and what it could detect.
 
     `detectable` is the difference in the metric that would be found with a power of 0.8, from
-    the assumed standard deviations `seed_sd` and `item_sd`, which are stated beside it.
+    the assumed standard deviations `seed_sd` and `item_sd`, which are stated beside it; None with
+    one seed, which can tell nothing. `untrained_trials` judge the model as it was.
     """
 
     kind: ClassVar[str] = "verification-plan"
@@ -53,11 +54,12 @@ class VerificationPlan(Record):
     report_rows: int
     seconds: float | None
     money: float | None
-    detectable: float
+    detectable: float | None
     seed_sd: float
     item_sd: float
     quick: bool
     notes: tuple[str, ...] = ()
+    untrained_trials: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +68,9 @@ class ArmResult:
 
     `values` are the metric by seed, None where the trial failed. `difference` is shortlist minus
     rival, turned so that above 0 the shortlist is better, with its two-sided 95 % interval (None
-    for the shortlist itself or where nothing can be said); `p` is two-sided, after Holm.
+    for the shortlist itself or where nothing can be said); `p` is two-sided, after Holm. `bound`
+    is what decides whether the shortlist is confirmed against this rival: the difference is above
+    it with 95 % confidence, one-sided, so that it lies above the lower end of the interval.
     """
 
     arm: str
@@ -82,6 +86,19 @@ class ArmResult:
     p: float | None
     verdict: str
     causes: tuple[str, ...] = ()
+    bound: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """What is reached without a finetune: by the model as it was, or by one answer for all rows.
+
+    `value` is the metric on the report split, None with a `cause` where it could not be judged.
+    """
+
+    name: str
+    value: float | None
+    cause: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +127,8 @@ class Verification(Record):
     `verdict` is `confirmed` (the shortlist is best or non-inferior to every rival within the
     margin), `beaten` (a rival is better by more than the margin; `better` names it) or
     `cannot separate` (`more` says how many seeds or examples would). `quick` marks a smoke test.
+    `references` say what is reached without a finetune: arms at that level have learned nothing,
+    and that they are alike is no success of any.
     """
 
     kind: ClassVar[str] = "verification"
@@ -138,8 +157,16 @@ class Verification(Record):
     scores_digest: str | None
     plop_version: str
     notes: tuple[str, ...] = ()
+    references: tuple[Reference, ...] = ()
 
     @property
     def exit_code(self) -> int:
-        """0 confirmed, 3 beaten, 4 cannot separate."""
+        """0 confirmed, 3 beaten, 4 cannot separate; of a smoke test 0 where every arm trained.
+
+        A smoke test asks whether everything runs, and not which placement is better: 4 says that
+        an arm has no result for some seed.
+        """
+        if self.quick:
+            ran = all(value is not None for arm in self.arms for value in arm.values)
+            return EXIT_CODES[CONFIRMED if ran else INCONCLUSIVE]
         return EXIT_CODES[self.verdict]

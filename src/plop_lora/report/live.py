@@ -23,18 +23,25 @@ from rich.live import Live
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from plop_lora.escapes import escaped
 from plop_lora.recipe import Price
 from plop_lora.records import TrialResult, TrialSpec
-from plop_lora.records.trial import GRPO, LADDER
+from plop_lora.records.trial import CONFIRM, GRPO, LADDER, SEARCH, UNTRAINED
 from plop_lora.report.costs import duration, money
-from plop_lora.report.rows import Column, Table, sparkline
+from plop_lora.report.rows import Column, Table, shown, sparkline
 from plop_lora.training.events import FINISHED, RUNNING, WAITING, Event, Watch
+from plop_lora.training.task import metric_of
 
 CURVE = "curve.jsonl"
 REFRESH_SECONDS = 0.5
 WIDTH = 8
 """Of a curve in a cell, in characters."""
 MARKS = {WAITING: "·", RUNNING: "▸"}
+PHASES = {LADDER: "learning-rate ladder", SEARCH: "search", CONFIRM: "confirmation",
+          UNTRAINED: "untrained model"}  # fmt: skip
+"""The phases by the names that plans and ledgers give them."""
+RATES = (LADDER, SEARCH)
+"""Phases in which trials of one seed differ by their rate."""
 _LISTED = 5
 _TAIL_BYTES = 1 << 18
 
@@ -52,7 +59,7 @@ class Trial:
     def column(self) -> str:
         """The learning rate where that is being chosen, else the seed."""
         spec = self.spec
-        return f"{spec.learning_rate:.2g}" if spec.phase == LADDER else f"seed {spec.seed}"
+        return f"{spec.learning_rate:.2g}" if spec.phase in RATES else f"seed {spec.seed}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,8 +88,8 @@ def rows(state: State) -> Table:
         return Table("Trials", (Column("arm"),), (), ())
     phase = _current_phase(state.trials)
     trials = [trial for trial in state.trials if trial.spec.phase == phase]
-    title = f"Trials, {phase}: {_finished(trials)} of {len(trials)} finished"
-    lines = (*_failures(trials), *_sums(state))
+    title = f"Trials, {PHASES.get(phase, phase)}: {_finished(trials)} of {len(trials)} finished"
+    lines = (_legend(trials), *_failures(trials), *_sums(state))
     arms = dict.fromkeys(trial.spec.arm for trial in trials)
     names = dict.fromkeys(trial.column for trial in _by_column(trials))
     cells = {(trial.spec.arm, trial.column): cell(trial) for trial in trials}
@@ -102,7 +109,7 @@ def _current_phase(trials: Sequence[Trial]) -> str:
 
 def _by_column(trials: Sequence[Trial]) -> list[Trial]:
     def key(trial: Trial) -> float:
-        return trial.spec.learning_rate if trial.spec.phase == LADDER else trial.spec.seed
+        return trial.spec.learning_rate if trial.spec.phase in RATES else trial.spec.seed
 
     return sorted(trials, key=key)
 
@@ -112,12 +119,27 @@ def _finished(trials: Sequence[Trial]) -> int:
 
 
 def cell(trial: Trial) -> str:
-    """Return mark, curve and number: the latest loss or reward, at the end the metric."""
+    """Return mark, curve and number with its name: of what is logged, at the end the metric."""
     bars = _bars(trial.curve)
     if trial.result is not None:
-        return " ".join(filter(None, (_mark(trial.result), bars, outcome(trial.result))))
-    latest = _number(trial.curve[-1]) if trial.curve else ""
+        told = outcome(trial.result)
+        named = f"{trial.result.metric} {told}" if trial.result.done else told
+        return " ".join(filter(None, (_mark(trial.result), bars, named)))
+    latest = f"{_logged(trial.spec)} {_number(trial.curve[-1])}" if trial.curve else ""
     return " ".join(filter(None, (MARKS[trial.state], bars, latest)))
+
+
+def _logged(spec: TrialSpec) -> str:
+    """Return the name of what a trial logs while it trains."""
+    return "reward" if spec.task == GRPO else "train loss"
+
+
+def _legend(trials: Sequence[Trial]) -> str:
+    metric = metric_of(trials[0].spec.task, trials[0].spec.evaluation)
+    return (
+        f"{MARKS[WAITING]} waits, {MARKS[RUNNING]} runs, ✓ done, ✗ failed. Bars: "
+        f"{_logged(trials[0].spec)} from the start; at the end {metric} of the rows judged on."
+    )
 
 
 def _mark(result: TrialResult) -> str:
@@ -146,7 +168,8 @@ def _failures(trials: Sequence[Trial]) -> list[str]:
 
 
 def _sums(state: State) -> list[str]:
-    left = "" if state.left is None else f", about {duration(state.left)} to go"
+    over = _finished(state.trials) == len(state.trials)
+    left = "" if over or state.left is None else f", {to_go(state.left)}"
     lines = [f"{duration(state.elapsed)} so far{left}."]
     if state.device_seconds and state.accelerator is not None:
         what = "GPU" if state.accelerator else "CPU"
@@ -156,6 +179,11 @@ def _sums(state: State) -> list[str]:
             paid = f", {amount} {state.currency} at {money(state.hourly)} a device-hour"
         lines.append(f"{what} time so far: {duration(state.device_seconds)}{paid}.")
     return lines
+
+
+def to_go(seconds: float) -> str:
+    """Return the time that is left in words; a trial that takes longer than others is not over."""
+    return f"about {duration(seconds)} to go" if seconds >= 1 else "the last trials take longer"
 
 
 class Board:
@@ -239,12 +267,12 @@ class Board:
         with self._lock:
             trials = tuple(self._trials.values())
             left = self._left()
-        told = f"{result.metric} {outcome(result)}"
+        told, phase = f"{result.metric} {outcome(result)}", PHASES.get(spec.phase, spec.phase)
         what = told if result.done else f"failed: {result.cause}"
-        to_go = f"; about {duration(left)} to go" if left else ""
+        rest = f"; {to_go(left)}" if left is not None and _finished(trials) < len(trials) else ""
         return (
-            f"[{_finished(trials)}/{len(trials)}] {spec.arm}, {spec.phase}, seed {spec.seed}, "
-            f"rate {spec.learning_rate:.2g}: {what}, {duration(result.cost.wall_seconds)}{to_go}"
+            f"[{_finished(trials)}/{len(trials)}] {spec.arm}, {phase}, seed {spec.seed}, "
+            f"rate {spec.learning_rate:.2g}: {what}, {duration(result.cost.wall_seconds)}{rest}"
         )
 
 
@@ -293,7 +321,7 @@ def live(
         yield _told_in_lines(board, console)
         return
     with Live(
-        get_renderable=lambda: drawn(rows(board.state())),
+        get_renderable=lambda: drawn(shown(rows(board.state()))),
         console=console,
         refresh_per_second=1 / REFRESH_SECONDS,
     ):
@@ -308,7 +336,7 @@ def _told_in_lines(board: Board, console: Console) -> Watch:
     def tell(event: Event) -> None:
         board(event)
         if event.state == FINISHED:
-            print(board.line(event), file=console.file or sys.stderr, flush=True)
+            print(escaped(board.line(event)), file=console.file or sys.stderr, flush=True)
 
     return tell
 

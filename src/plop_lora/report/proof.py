@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from plop_lora.records import ArmPlan, ArmResult, Verification, VerificationPlan
+from plop_lora.records import ArmPlan, ArmResult, Reference, Verification, VerificationPlan
 from plop_lora.records.verification import BEATEN, CONFIRMED
 from plop_lora.report.costs import duration, ledger_table
 from plop_lora.report.rows import Column, Table, count, plural, short_name
@@ -13,7 +13,12 @@ ARM = Column("arm")
 PARAMETERS = Column("parameters", right=True)
 MISMATCH = Column("off budget", right=True)
 NFN = Column("NFN", right=True)
-SMOKE_TEST = "SMOKE TEST: two seeds show that it runs, not which placement is better."
+RANDOM, NON_INFERIOR = "random", "non-inferior"
+"""The arm of types drawn by lot, and the verdict on a rival that is no better."""
+SMOKE_TEST = (
+    "SMOKE TEST: two seeds show that it runs, not which placement is better. Exit code 0 says that "
+    "every arm trained."
+)
 
 
 def plan_table(plan: VerificationPlan) -> Table:
@@ -31,18 +36,17 @@ def plan_table(plan: VerificationPlan) -> Table:
     )
     rates = ", ".join(f"{rate:g}" for rate in plan.learning_rates)
     seeds = plural(len(plan.seeds), "seed")
-    trials = plan.ladder_trials + plan.confirm_trials
+    trials = plan.ladder_trials + plan.confirm_trials + plan.untrained_trials
+    untrained = ", 1 judges the model as it was" if plan.untrained_trials else ""
     lines = [SMOKE_TEST] if plan.quick else []
     lines += [
         f"Task {plan.task}, metric {plan.metric}, margin {plan.margin:g}, budget "
         f"{plan.budget:,} parameters an arm.",
         f"{trials} trials: {plan.ladder_trials} choose each arm's learning rate ({rates}; "
         f"{plan.ladder_rows:,} rows, judged on {plan.selection_rows:,}), {plan.confirm_trials} "
-        f"decide ({seeds}; {plan.train_rows:,} rows, judged on {plan.report_rows:,}).",
+        f"decide ({seeds}; {plan.train_rows:,} rows, judged on {plan.report_rows:,}){untrained}.",
         _time(plan),
-        f"Detectable with power 0.8: a difference of {plan.detectable:.3g} in {plan.metric}, "
-        f"assuming standard deviations of {plan.seed_sd:g} over seeds and {plan.item_sd:g} over "
-        "rows; these are assumptions until a run has measured them.",
+        _detectable(plan),
     ]
     lines += [f"Note: {arm.arm}: {arm.note}." for arm in plan.arms if arm.note and arm.types]
     lines += [f"Note: {note.rstrip('.')}." for note in plan.notes]
@@ -62,6 +66,19 @@ def _nfn(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
+def _detectable(plan: VerificationPlan) -> str:
+    if plan.detectable is None:
+        return (
+            "Detectable: nothing. One seed has no spread to compare with; take two at least, such "
+            "as --seeds 5."
+        )
+    return (
+        f"Detectable with power 0.8: a difference of {plan.detectable:.3g} in {plan.metric}, "
+        f"assuming standard deviations of {plan.seed_sd:g} over seeds and {plan.item_sd:g} over "
+        "rows; these are assumptions until a run has measured them."
+    )
+
+
 def _time(plan: VerificationPlan) -> str:
     if plan.seconds is None:
         return "Time: not known."
@@ -77,10 +94,12 @@ def verification_table(record: Verification) -> Table:
     columns = (
         ARM, PARAMETERS, MISMATCH, Column("rate", right=True), Column(record.metric, right=True),
         Column("by seed", starts=True), Column("difference", starts=True),
-        Column("95 % interval"), Column("p (Holm)", right=True), Column("verdict"), NFN,
+        Column("95 % interval"), Column("one-sided bound", right=True),
+        Column("p (Holm)", right=True), Column("verdict"), NFN,
     )  # fmt: skip
     lines = [SMOKE_TEST] if record.quick else []
     lines += [_verdict(record)]
+    lines += _chance(record)
     lines += [f"More: {record.more.rstrip('.')}."] if record.more else []
     better = "higher" if record.higher_is_better else "lower"
     lines += [
@@ -95,7 +114,7 @@ def verification_table(record: Verification) -> Table:
     title = f"Verification of {record.shortlist} on {short_name(record.model.name)}"
     if record.quick:
         title += " (smoke test)"
-    rows = tuple(_row(arm) for arm in record.arms)
+    rows = (*map(_row, record.arms), *map(_reference_row, record.references))
     return Table(title, columns, rows, tuple(lines), (ledger_table(record.cost),))
 
 
@@ -112,10 +131,27 @@ def _row(arm: ArmResult) -> tuple[str, ...]:
         by_seed,
         "" if arm.difference is None else f"{arm.difference:+.{digits}f}",
         f"{arm.low:+.{digits}f} to {arm.high:+.{digits}f}" if bounds else "",
+        "" if arm.bound is None else f"{arm.bound:+.{digits}f}",
         "" if arm.p is None else f"{arm.p:.3f}" if arm.p >= 0.001 else "<0.001",
         arm.verdict,
         _nfn(arm.nfn),
     )
+
+
+def _reference_row(reference: Reference) -> tuple[str, ...]:
+    value = "failed" if reference.value is None else f"{reference.value:.3f}"
+    return (reference.name, "", "", "", value, "", "", "", "", "", "not trained", "")
+
+
+def _chance(record: Verification) -> list[str]:
+    """Say where types drawn at random do as well: then the place hardly matters."""
+    alike = any(arm.arm == RANDOM and arm.verdict == NON_INFERIOR for arm in record.arms)
+    if record.verdict != CONFIRMED or not alike:
+        return []
+    return [
+        f"What that shows: {record.shortlist} is not worse. Types drawn at {RANDOM} do as well "
+        "within the margin, so on these rows it matters little where the adapters are."
+    ]
 
 
 def _digits(arm: ArmResult) -> int:
@@ -133,7 +169,7 @@ def _verdict(record: Verification) -> str:
     if record.verdict == CONFIRMED:
         return (
             f"CONFIRMED: {record.shortlist} is best, or no more than {margin} behind any rival, "
-            "at the same number of parameters."
+            f"at the same number of parameters.{_deciding(record)}"
         )
     if record.verdict == BEATEN:
         return (
@@ -143,6 +179,21 @@ def _verdict(record: Verification) -> str:
     return (
         f"CANNOT SEPARATE: these trials neither show that {record.shortlist} is within {margin} "
         "of every rival nor that one of them is better by more."
+    )
+
+
+def _deciding(record: Verification) -> str:
+    """Say which bound decided: intervals are two-sided and may reach beyond the margin."""
+    closest = min(
+        (arm for arm in record.arms if arm.bound is not None),
+        key=lambda arm: arm.bound or 0.0,
+        default=None,
+    )
+    if closest is None:
+        return ""
+    return (
+        f" The one-sided 95 % bound decides: against {closest.arm}, the closest rival, it is "
+        f"{closest.bound:+.{_digits(closest)}f}, above the margin of -{record.margin:g}."
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from plop_lora.escapes import escaped
 from plop_lora.placement import default_choice
 from plop_lora.records import (
     TIE,
@@ -42,6 +43,20 @@ class Table:
     more: tuple[Table, ...] = ()
 
 
+def shown(table: Table) -> Table:
+    """Return the table as it may be printed: names that others chose cannot move the cursor.
+
+    Every drawing, live or not, goes through here.
+    """
+    return Table(
+        title=escaped(table.title),
+        columns=tuple(replace(column, name=escaped(column.name)) for column in table.columns),
+        rows=tuple(tuple(map(escaped, row)) for row in table.rows),
+        lines=tuple(map(escaped, table.lines)),
+        more=tuple(map(shown, table.more)),
+    )
+
+
 TYPE = Column("type")
 MODULES = Column("modules", right=True)
 NFN = Column("NFN")
@@ -49,6 +64,9 @@ INTERVAL = Column("95 % interval")
 DIFFERENCE = Column("difference")
 VERDICT = Column("verdict")
 LISTED_PAIRS = 3
+LISTED_GROUPS = 12
+LONGEST_GROUP = 32
+"""Characters of the name of a group, which is a value of the user's data."""
 TIE_MEANS = "Tie: the order is open, but the other type is not better by more than is tolerated."
 UNDECIDED_MEANS = "Undecided: the interval holds 0, so these texts do not separate the two."
 
@@ -114,9 +132,16 @@ def _stopping_lines(stopping: Stopping) -> list[str]:
         if len(pairs) > LISTED_PAIRS:
             lines.append(f"{word}: {len(pairs) - LISTED_PAIRS} more, in the record.")
     if stopping.groups:
-        parts = (f"{row.group} {row.used} of {row.available}" for row in stopping.groups)
+        groups = stopping.groups[:LISTED_GROUPS]
+        parts = [f"{_short(row.group)} {row.used} of {row.available}" for row in groups]
+        if len(stopping.groups) > LISTED_GROUPS:
+            parts.append(f"and {len(stopping.groups) - LISTED_GROUPS} more groups, in the record")
         lines.append(f"Sequences by group: {', '.join(parts)}.")
     return lines
+
+
+def _short(group: str) -> str:
+    return group if len(group) <= LONGEST_GROUP else f"{group[:LONGEST_GROUP]}…"
 
 
 def _missing_lines(scores: Scores) -> list[str]:
@@ -355,13 +380,15 @@ def short_name(name: str) -> str:
 def count(number: int) -> str:
     """Return a number of parameters in short.
 
-    >>> count(1234), count(2_750_000), count(8_030_000_000)
-    ('1,234', '2.75 M', '8.03 B')
+    >>> count(1234), count(2_750_000), count(8_030_000_000), count(999_999)
+    ('1,234', '2.75 M', '8.03 B', '1 M')
     """
-    for unit, size in (("B", 10**9), ("M", 10**6)):
-        if number >= size:
+    if number < 10_000:
+        return f"{number:,}"
+    for unit, size in (("k", 10**3), ("M", 10**6)):
+        if float(f"{number / size:.3g}") < 1000:
             return f"{number / size:.3g} {unit}"
-    return f"{number / 1000:.3g} k" if number >= 10_000 else f"{number:,}"
+    return f"{number / 10**9:,.3g} B" if number < 10**12 else f"{number / 10**9:,.0f} B"
 
 
 def sparkline(values: Sequence[float], bounds: tuple[float, float], width: int = 16) -> str:

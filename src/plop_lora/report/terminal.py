@@ -36,6 +36,7 @@ from plop_lora.report.rows import (
     comparison_table,
     placement_table,
     scores_table,
+    shown,
     spec_table,
     trial_table,
 )
@@ -59,7 +60,7 @@ _TABLES: dict[type[Record], Callable[[Any], Table]] = {
 
 
 def table_of(record: Record) -> Table:
-    """Return the table of a record.
+    """Return the table of a record, safe to print.
 
     Raises:
         TypeError: no table is known for this kind of record.
@@ -68,7 +69,7 @@ def table_of(record: Record) -> Table:
         draw = _TABLES[type(record)]
     except KeyError:
         raise TypeError(f"no table for a {type(record).__name__}") from None
-    return draw(record)
+    return shown(draw(record))
 
 
 def as_rich(record: Record) -> Group:

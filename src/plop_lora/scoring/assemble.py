@@ -26,7 +26,7 @@ from plop_lora.records import (
 from plop_lora.scoring.collect import Measured
 from plop_lora.scoring.loading import describe
 from plop_lora.scoring.probe import Floats
-from plop_lora.scoring.sites import NEVER_RAN, UNASSIGNABLE, Site, SiteMap
+from plop_lora.scoring.sites import ALL_ZERO, NEVER_RAN, UNASSIGNABLE, Site, SiteMap
 from plop_lora.statistics import ratio_estimate, type_estimate
 
 
@@ -52,7 +52,7 @@ def assemble(
             "its processor's batches, one example each: plop.score(model, batches=[...])."
         )
     missing = [
-        _not_measured(site, UNASSIGNABLE if index in measured.unassignable else NEVER_RAN)
+        _not_measured(site, _reason(index, measured))
         for index, site in enumerate(found.sites)
         if index not in usable
     ]
@@ -95,6 +95,13 @@ def by_site(measured: Measured) -> tuple[Floats, Floats]:
         np.add.reduceat(measured.sums_RN, starts, axis=0),
         np.add.reduceat(measured.counts_RN, starts, axis=0),
     )
+
+
+def _reason(index: int, measured: Measured) -> str:
+    """Return why a site has no score."""
+    if index in measured.unassignable:
+        return UNASSIGNABLE
+    return ALL_ZERO if index in measured.zeros else NEVER_RAN
 
 
 def _not_measured(site: Site, reason: str) -> NotMeasured:

@@ -4,9 +4,12 @@ One small JSON file for each checkpoint, in `$XDG_CACHE_HOME/plop-lora` (`~/.cac
 name is a hash of the identity of the checkpoint's files, its sections are the settings that
 change a gain. `PLOP_CACHE=0` or `--no-cache` leaves it alone.
 
-A cache never fails a run: a file that is damaged is as good as none and is written anew, and a
-folder that cannot be written is passed over. Models given as modules are not cached, since their
-weights may have changed after loading.
+Each section carries a checksum over its gains and over where they belong, and a gain is taken only
+where it fits its site (`probe.py`): a value that was changed would move a score without a word.
+
+A cache never fails a run: a section that is damaged is as good as none and is written anew, and a
+folder that cannot be written, or a user without a home, is passed over. Models given as modules
+are not cached, since their weights may have changed after loading.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from transformers.utils import cached_file
 from plop_lora._version import __version__
 from plop_lora.errors import OutputError
 from plop_lora.files import atomic_file
+from plop_lora.models.origin import PLAIN, Origin
 from plop_lora.scoring import nfn
 from plop_lora.scoring.devices import home_of
 from plop_lora.scoring.job import Job
@@ -53,15 +57,23 @@ class GainCache:
     known: dict[str, Gain] = field(default_factory=dict)
 
     def learn(self, gains: Mapping[str, Gain]) -> None:
-        """Add gains; what is new goes to the file, which appears complete or not at all."""
-        if gains.keys() <= self.known.keys():
+        """Add gains; what is new goes to the file, which appears complete or not at all.
+
+        A gain of zero is that of an empty weight, which costs nothing to compute again.
+        """
+        new = {name: gain for name, gain in gains.items() if _is_gain(gain)}
+        if all(self.known.get(name) == gain for name, gain in new.items()):
             return
-        self.known.update(gains)
+        self.known.update(new)
         if self.path is not None:
             sections = _read(self.path)
-            sections[self.section] = {**sections.get(self.section, {}), **gains}
+            sections[self.section] = {**sections.get(self.section, {}), **new}
+            document = {
+                section: {"checksum": _checksum(self.path, section, known), "gains": known}
+                for section, known in sections.items()
+            }
             with contextlib.suppress(OutputError), atomic_file(self.path) as file:
-                json.dump(sections, file)
+                json.dump(document, file)
 
 
 def open_cache(job: Job, model: nn.Module) -> GainCache:
@@ -73,16 +85,19 @@ def open_cache(job: Job, model: nn.Module) -> GainCache:
     """
     off = os.environ.get("PLOP_CACHE", "1").lower() in ("0", "false", "no", "off")
     wanted = job.cache and not off and job.model is not None
-    key = checkpoint_key(job.model) if wanted and job.model is not None else None
+    key = checkpoint_key(job.model, job.origin) if wanted and job.model is not None else None
     if key is None:
         return GainCache()
-    path = _folder() / f"{key}.json"
+    folder = _folder()
+    if folder is None:
+        return GainCache()
+    path = folder / f"{key}.json"
     words = [job.baseline, f"seed={job.seed}", job.dtype, home_of(model).type, *_VERSIONS]
     section = " ".join(words)
     return GainCache(path, section, _read(path).get(section, {}))
 
 
-def checkpoint_key(name: str) -> str | None:
+def checkpoint_key(name: str, origin: Origin = PLAIN) -> str | None:
     """Return a hash that changes with any weight of a checkpoint; None where it cannot be told.
 
     A file of the hub's cache is a link to a blob whose name is the hash of its content. Any other
@@ -91,7 +106,7 @@ def checkpoint_key(name: str) -> str | None:
     reading a file of 100 GB to hash it would take longer than what the cache saves. A copy of a
     checkpoint is another checkpoint to it, which costs one computation and no wrong score.
     """
-    folder = _files_of(name)
+    folder = _files_of(name, origin)
     if folder is None or (folder / "adapter_config.json").exists():
         return None  # the weights of an adapter's base model stand somewhere else
     weights = sorted(path for pattern in _WEIGHTS for path in folder.glob(pattern))
@@ -116,35 +131,57 @@ def _identity(path: Path) -> str:
     return f"{status.st_size} {status.st_ino} {status.st_mtime_ns} {status.st_ctime_ns} {head}"
 
 
-def _files_of(name: str) -> Path | None:
+def _files_of(name: str, origin: Origin) -> Path | None:
     """Return the folder of a checkpoint, here or in the hub's cache."""
     if Path(name).is_dir():
         return Path(name)
     try:
-        config = cached_file(name, "config.json", local_files_only=True)
+        config = cached_file(name, "config.json", local_files_only=True, **origin.files())
     except (OSError, ValueError):
         return None
     return None if config is None else Path(config).parent
 
 
-def _folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "plop-lora"
+def _folder() -> Path | None:
+    """Return the folder of the cache, None for a user without a home."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    if base:
+        return Path(base) / "plop-lora"
+    try:
+        return Path.home() / ".cache" / "plop-lora"
+    except RuntimeError:
+        return None
 
 
 def _read(path: Path) -> dict[str, dict[str, Gain]]:
-    """Return the sections of a file; a file that is not there, or damaged, has none."""
+    """Return the sound sections of a file; a file that is not there, or damaged, has none."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return document if _is_sound(document) else {}
+    sections = document if isinstance(document, dict) else {}
+    return {
+        name: content["gains"]
+        for name, content in sections.items()
+        if _is_sound(path, name, content)
+    }
 
 
-def _is_sound(document: Any) -> bool:
-    """Whether every gain is a positive number, or a list of them."""
-    if not isinstance(document, dict) or not all(isinstance(v, dict) for v in document.values()):
+def _is_sound(path: Path, section: str, content: Any) -> bool:
+    """Whether a section holds gains, and those that were written for it."""
+    if not isinstance(content, dict) or not isinstance(content.get("gains"), dict):
         return False
-    gains = (gain for section in document.values() for gain in section.values())
-    numbers = (x for gain in gains for x in (gain if isinstance(gain, list) else [gain]))
-    return all(isinstance(x, float) and 0 <= x < float("inf") for x in numbers)
+    gains = content["gains"]
+    whole = all(map(_is_gain, gains.values()))
+    return whole and content.get("checksum") == _checksum(path, section, gains)
+
+
+def _is_gain(gain: Any) -> bool:
+    """Whether a value is a positive number, or a list of them."""
+    numbers = gain if isinstance(gain, list) else [gain]
+    return all(isinstance(x, float) and 0 < x < float("inf") for x in numbers)
+
+
+def _checksum(path: Path, section: str, gains: Mapping[str, Gain]) -> str:
+    content = json.dumps([path.name, section, gains], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()

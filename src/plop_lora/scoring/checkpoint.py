@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-import transformers
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -29,11 +28,15 @@ from transformers.core_model_loading import (
 )
 from transformers.modeling_utils import _get_dtype
 from transformers.utils.generic import ContextManagers
+from transformers.utils.loading_report import LoadStateDictInfo
 
 from plop_lora.errors import ModelError
+from plop_lora.models.origin import PLAIN, Origin
 from plop_lora.scoring import lookups
+from plop_lora.scoring.loading import architecture_of
 from plop_lora.scoring.lookups import Lookups
 from plop_lora.scoring.shards import Shards, shard_files
+from plop_lora.scoring.weights import KEY_MAPPING, check_weights, is_wrapped, unwrapped_note
 
 _ALIGNMENT = 64
 
@@ -58,6 +61,18 @@ class _Target:
         """The checkpoint's names."""
         return [key for _, key in self.sources]
 
+    @property
+    def names(self) -> list[str]:
+        """The model's names: a converter that splits a tensor makes one for each of its patterns.
+
+        transformers names what it splits by the first of them.
+        """
+        patterns = [] if self.converter is None else self.converter.target_patterns
+        first = next((pattern for pattern in patterns[:1] if pattern in self.name), None)
+        if first is None:
+            return [self.name]
+        return [self.name.replace(first, pattern) for pattern in patterns]
+
 
 @dataclass(slots=True, eq=False)
 class Block:
@@ -72,24 +87,31 @@ class Block:
 class Checkpoint:
     """The skeleton of a model on disk, and its blocks."""
 
-    def __init__(self, name: str, *, device: torch.device, dtype: str) -> None:
+    def __init__(
+        self, name: str, *, device: torch.device, dtype: str, origin: Origin = PLAIN
+    ) -> None:
         """Build the skeleton and materialise what lies outside the blocks.
 
         Args:
             name: hub id or local folder.
             device: where weights are put.
             dtype: `auto` (the checkpoint's), `float32`, `bfloat16`, `float16`.
+            origin: revision, token, and whether code beside the weights may run.
 
         Raises:
             UnstreamableError: it must be loaded whole.
-            ModelError: a weights file is missing or damaged.
+            ModelError: a weights file is missing or damaged, or the weights are not those of the
+                model that config.json describes.
         """
-        files = shard_files(name)
+        files = shard_files(name, origin)
         if files is None:
             raise UnstreamableError("its weights are not in safetensors files")
+        self.name = name
         self.shards = Shards(files)
         self.device = device
-        self.model, self._dtypes = _skeleton(name, files, dtype)
+        self.model, self._dtypes = _skeleton(name, files, dtype, origin)
+        self._wrapped = any(map(is_wrapped, self.shards))
+        self.notes = (unwrapped_note(name),) if self._wrapped else ()
         listed = find_blocks(self.model)
         if not listed:
             raise UnstreamableError("it has no list of blocks")
@@ -103,7 +125,9 @@ class Checkpoint:
             if isinstance(module, nn.Embedding)
         }
         self._outside: list[_Target] = []
-        self._assign_owners()
+        targets, unexpected = self._targets()
+        self.new = self._check(targets, unexpected)
+        self._assign_owners(targets)
         made = self._realise(self._outside)
         self._mapped = {
             made[target.name].data_ptr(): target.sources[0][1]
@@ -171,10 +195,10 @@ class Checkpoint:
 
     # ------------------------------------------------------------------ index
 
-    def _assign_owners(self) -> None:
+    def _assign_owners(self, targets: Iterable[_Target]) -> None:
         """Give every tensor of the model to its block, or to none where several share it."""
         owner = _owners(self.model, self.blocks)
-        for target in self._targets():
+        for target in targets:
             block = owner.get(target.name)
             (self._outside if block is None else block.targets).append(target)
         state = self.model.state_dict(keep_vars=True)
@@ -182,15 +206,19 @@ class Checkpoint:
             if name in state:
                 block.empty[name] = state[name]
 
-    def _targets(self) -> list[_Target]:
-        """Translate the checkpoint's keys into the model's names, as transformers loads them."""
-        rules = get_model_conversion_mapping(self.model)
+    def _targets(self) -> tuple[list[_Target], list[str]]:
+        """Translate the checkpoint's keys into the model's names, as transformers loads them.
+
+        Keys that the model has no name for come second.
+        """
+        rules = get_model_conversion_mapping(self.model, KEY_MAPPING if self._wrapped else None)
         renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
         converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
         by_pattern = {p: converter for converter in converters for p in converter.source_patterns}
         state, prefix = self.model.state_dict(), self.model.base_model_prefix
         sources: dict[str, list[tuple[str, str]]] = defaultdict(list)
         used: dict[str, WeightConverter | None] = {}
+        unexpected: list[str] = []
         for key in sorted(self.shards, key=dot_natural_key):
             name, pattern = rename_source_key(key, renamings, converters, prefix, state)
             if name not in state and key in state:
@@ -198,7 +226,32 @@ class Checkpoint:
             if name in state:
                 used.setdefault(name, by_pattern[pattern] if pattern is not None else None)
                 sources[name].append((pattern if pattern is not None else key, key))
-        return [_Target(name, used[name], tuple(pairs)) for name, pairs in sources.items()]
+            else:
+                unexpected.append(name)
+        targets = [_Target(name, used[name], tuple(pairs)) for name, pairs in sources.items()]
+        return targets, unexpected
+
+    def _check(self, targets: Iterable[_Target], unexpected: Iterable[str]) -> tuple[str, ...]:
+        """Return the names of the weights of a new head; refuse weights of another model.
+
+        transformers' own exceptions hold: what it ties, and what a class says to pass over.
+        """
+        held = {name for target in targets for name in target.names}
+        absent = set(self.model.state_dict()) - held - set(self.model.all_tied_weights_keys)
+        report = LoadStateDictInfo(absent, set(unexpected), set(), [], {}, set())
+        self.model._adjust_missing_and_unexpected_keys(report)
+        plain = {target for target in targets if target.converter is None}
+        shapes = (
+            (target.name, self.shards[target.keys[0]].shape, _get(self.model, target.name).shape)
+            for target in plain
+        )
+        return check_weights(
+            self.name,
+            self.model,
+            missing=report.missing_keys,
+            unexpected=report.unexpected_keys,
+            mismatched=[row for row in shapes if tuple(row[1]) != tuple(row[2])],
+        )
 
     # ------------------------------------------------------------------ tensors
 
@@ -289,13 +342,13 @@ class Checkpoint:
 
 
 def _skeleton(
-    name: str, files: list[str], dtype: str
+    name: str, files: list[str], dtype: str, origin: Origin
 ) -> tuple[PreTrainedModel, Callable[[str], torch.dtype]]:
     """Build the declared architecture on the meta device, and say the dtype of each tensor."""
-    config = AutoConfig.from_pretrained(name)
+    config = AutoConfig.from_pretrained(name, **origin.loading())
     if getattr(config, "quantization_config", None) is not None:
         raise UnstreamableError("it is quantised")
-    declared = getattr(transformers, (config.architectures or [""])[0], None)
+    declared = architecture_of(config)
     if declared is None:
         raise UnstreamableError("its config.json names no architecture of transformers")
     config, main = _get_dtype(dtype, files, config, None, None, True)

@@ -8,6 +8,7 @@ so that there is one copy of the model on each, and a matrix product uses every 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import os
@@ -62,7 +63,8 @@ def measure_on_ray(
             )
         pieces[order] = measured
         advance(len(batches[order].names))
-    return merge([piece for piece in pieces if piece is not None])
+    whole = merge([piece for piece in pieces if piece is not None])
+    return dataclasses.replace(whole, engine="ray")
 
 
 def check_cluster(address: str | None) -> None:
@@ -101,7 +103,7 @@ def measure_shard(job: Job, batch: Batch) -> tuple[tuple[str, ...], Measured]:
 def _loaded(job: Job) -> tuple[nn.Module, tuple[Site, ...], GainCache]:
     assert job.model is not None
     quiet_loading()
-    model = unwrap(load_model(job.model, device=job.device, dtype=job.dtype))
+    model = unwrap(load_model(job.model, device=job.device, dtype=job.dtype, origin=job.origin))
     sites = find_sites(model, include=job.include, exclude=job.exclude).sites
     return model, sites, open_cache(job, model)
 

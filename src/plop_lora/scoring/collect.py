@@ -31,7 +31,8 @@ class Measured:
 
     Site i has the rows `starts[i]` to `starts[i + 1]`: one, or one per expert. `alone` says that
     sequences went one at a time, because some module mixes those of a batch. `engine` is the one
-    that ran, and `notes` says why where it is not the one that was asked for.
+    that ran, and `notes` says why where it is not the one that was asked for. `zeros` are the sites
+    whose weight is all zero.
     """
 
     names: tuple[str, ...]
@@ -44,6 +45,7 @@ class Measured:
     alone: bool
     engine: str = "memory"
     notes: tuple[str, ...] = ()
+    zeros: frozenset[int] = frozenset()
 
 
 @dataclass
@@ -86,6 +88,7 @@ class Collector:
             unassignable=frozenset().union(*(part.unassignable for part in self.parts)),
             halvings=self.halvings,
             alone=self.alone,
+            zeros=self.probe.zeros(),
         )
 
 
@@ -113,6 +116,7 @@ def merge(pieces: Sequence[Measured]) -> Measured:
         alone=any(piece.alone for piece in pieces),
         engine=pieces[0].engine,
         notes=tuple(dict.fromkeys(note for piece in pieces for note in piece.notes)),
+        zeros=frozenset().union(*(piece.zeros for piece in pieces)),
     )
 
 

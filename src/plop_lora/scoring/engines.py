@@ -13,7 +13,9 @@ from torch import nn
 
 from plop_lora.data import Batch
 from plop_lora.errors import UsageError
-from plop_lora.options import ENGINES, check_dtype, check_name, check_word
+from plop_lora.models.folders import model_name
+from plop_lora.models.origin import PLAIN, Origin
+from plop_lora.options import ENGINES, check_dtype, check_word
 from plop_lora.scoring import memory
 from plop_lora.scoring.cache import open_cache
 from plop_lora.scoring.capacity import available_memory, device_memory
@@ -25,11 +27,12 @@ from plop_lora.scoring.loading import (
     device_named,
     dtype_for,
     explained,
-    load_model,
+    load_weights,
 )
 from plop_lora.scoring.parallel import Processes
 from plop_lora.scoring.shards import Shards, shard_files
 from plop_lora.scoring.sites import Site
+from plop_lora.scoring.weights import Loaded
 from plop_lora.scoring.wrappers import unwrap
 
 _SPARE = 1 << 30
@@ -44,11 +47,13 @@ class Engine:
         model: loaded, or its skeleton where others load it.
         measure: `measure(sites, batches, advance=..., rehearsal=...)`, for one round after another.
         one_round: every call pays for the weights again, so that all batches go in one.
+        new: names of weights that the checkpoint lacks: those of a head, random numbers.
     """
 
     model: nn.Module
     measure: Callable[..., Measured]
     one_round: bool = False
+    new: tuple[str, ...] = ()
 
 
 def engine_for(
@@ -77,21 +82,26 @@ def engine_for(
     _check(engine, model, ray_address, processes)
     notes: tuple[str, ...] = ()
     if isinstance(model, nn.Module):
-        loaded = unwrap(model)
+        found = Loaded(unwrap(model))
     else:
         home = processes.device(job.device)
         # Said once and here, for the workers of a cluster too: their sums are added up.
-        job = dataclasses.replace(job, dtype=dtype_for(model, home, job.dtype))
-        if engine == "stream" or (engine == "auto" and not fits(model, home, job.dtype)):
+        job = dataclasses.replace(job, dtype=dtype_for(model, home, job.dtype, job.origin))
+        if engine == "stream" or (engine == "auto" and not _fits(model, home, job)):
             streaming = _streaming(model, home, job)
             if isinstance(streaming, Engine):
                 return streaming
             notes = (streaming,)
-        loaded = load_model(model, device=home, dtype=job.dtype, progress=progress)
+        found = load_weights(
+            model, device=home, dtype=job.dtype, progress=progress, origin=job.origin
+        )
+    notes, loaded = (*notes, *found.notes), found.model
     if engine == "ray":
-        return Engine(loaded, functools.partial(_on_ray, job, ray_address), one_round=True)
-    measure = functools.partial(memory.measure, loaded, **_baseline(job, loaded))
-    return Engine(loaded, functools.partial(_noted, notes, measure))
+        measure = functools.partial(_on_ray, job, ray_address)
+    else:
+        measure = functools.partial(memory.measure, loaded, **_baseline(job, loaded))
+    noted = functools.partial(_noted, notes, measure)
+    return Engine(loaded, noted, one_round=engine == "ray", new=found.new)
 
 
 def _baseline(job: Job, model: nn.Module) -> dict[str, Any]:
@@ -106,38 +116,45 @@ def _streaming(name: str, device: str, job: Job) -> Engine | str:
     from plop_lora.scoring.checkpoint import Checkpoint, UnstreamableError
 
     check_dtype(job.dtype)
-    check_name(name)
+    name = model_name(name)
     try:
-        with explained(name, "model"):
-            checkpoint = Checkpoint(name, device=device_named(device), dtype=job.dtype)
+        with explained(name, "model", job.origin):
+            checkpoint = Checkpoint(
+                name, device=device_named(device), dtype=job.dtype, origin=job.origin
+            )
     except UnstreamableError as reason:
         return stream.loaded_whole(reason)
     options = _baseline(job, checkpoint.model)
     measure = functools.partial(stream.measure, checkpoint, **options)
-    return Engine(checkpoint.model, measure, one_round=True)
+    noted = functools.partial(_noted, checkpoint.notes, measure)
+    return Engine(checkpoint.model, noted, one_round=True, new=checkpoint.new)
 
 
 def _noted(
     notes: tuple[str, ...], measure: Callable[..., Measured], *arguments: Any, **options: Any
 ) -> Measured:
-    return dataclasses.replace(measure(*arguments, **options), notes=notes)
+    measured = measure(*arguments, **options)
+    return dataclasses.replace(measured, notes=(*notes, *measured.notes))
 
 
-def fits(name: str, device: str, dtype: str) -> bool:
+def _fits(name: str, device: str, job: Job) -> bool:
+    return fits(name, device, job.dtype, job.origin)
+
+
+def fits(name: str, device: str, dtype: str, origin: Origin = PLAIN) -> bool:
     """Whether a model on disk fits in the memory that is left; yes where nobody can tell."""
     check_dtype(dtype)
-    check_name(name)
     target = device_named(device)
-    needed = _weight_bytes(name, dtype)
+    needed = _weight_bytes(model_name(name), dtype, origin)
     if needed is None:
         return True
     rooms = (available_memory(), device_memory(target))
     return all(room is None or needed + _SPARE <= room for room in rooms)
 
 
-def _weight_bytes(name: str, dtype: str) -> int | None:
-    with explained(name, "model"):
-        files = shard_files(name)
+def _weight_bytes(name: str, dtype: str, origin: Origin) -> int | None:
+    with explained(name, "model", origin):
+        files = shard_files(name, origin)
     if files is None:
         return None
     shards = Shards(files)

@@ -12,6 +12,7 @@ per token, E expert, I in, O out.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ from plop_lora.scoring.probe import Probe, Routing
 from plop_lora.scoring.sites import Site
 from plop_lora.scoring.stacks import ExpertStack, stack_of
 
-_IMPLEMENTATION = "plop_lora_measured"
+_BLOCKS = itertools.count()
+"""Numbers the open blocks, each of which has a function of its own: a measurement may be nested."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,11 +64,12 @@ def experts_measured(sites: Sequence[Site], probe: Probe) -> Iterator[None]:
     ) -> Any:
         return _grouped(module, recorders.get(module), hidden, index, weights)
 
+    name = f"plop_lora_measured_{next(_BLOCKS)}"
     before = {key: config._experts_implementation for key, config in configs.items()}
-    ALL_EXPERTS_FUNCTIONS[_IMPLEMENTATION] = forward
+    ALL_EXPERTS_FUNCTIONS[name] = forward
     try:
         for config in configs.values():
-            config._experts_implementation = _IMPLEMENTATION
+            config._experts_implementation = name
         with contextlib.ExitStack() as stack:
             for module, recorder in plain.items():
                 stack.enter_context(replaced_forward(module, _unrouted(module, recorder)))
@@ -74,7 +77,7 @@ def experts_measured(sites: Sequence[Site], probe: Probe) -> Iterator[None]:
     finally:
         for key, config in configs.items():
             config._experts_implementation = before[key]
-        del ALL_EXPERTS_FUNCTIONS[_IMPLEMENTATION]
+        del ALL_EXPERTS_FUNCTIONS[name]
 
 
 def _recorders(sites: Sequence[Site], probe: Probe) -> dict[Any, _Recorder]:
@@ -119,7 +122,7 @@ def _grouped(
     rows_SO = product(first, hidden_TH[tokens_S])
     rows_SI = module._apply_gate(rows_SO) if module.has_gate else module.act_fn(rows_SO)
     rows_SH = product(second, rows_SI)
-    if module.has_post_expert_norm:
+    if getattr(module, "has_post_expert_norm", False):  # transformers before 5.23 has none
         rows_SH = module.post_expert_norm(rows_SH)
     rows_SH = rows_SH * weights_TK.reshape(-1)[order_S, None]
     back_S = torch.empty_like(order_S)

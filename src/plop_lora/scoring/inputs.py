@@ -5,18 +5,20 @@ from __future__ import annotations
 import functools
 import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from plop_lora.data import Batch, TokenSequence, encode, make_batches
-from plop_lora.documents import Document, Documents
+from plop_lora.documents import Documents, different, key_of, load_documents
 from plop_lora.errors import DataError, UsageError
 from plop_lora.sampling import scoring_order
 from plop_lora.scoring.devices import home_of
 from plop_lora.scoring.stopping import chunk_ends
+from plop_lora.texts import Document
 
 CPU_TOKEN_BUDGET = 4096
 ACCELERATOR_TOKEN_BUDGET = 16384
@@ -55,25 +57,46 @@ class Given:
         return [batches for batches in rounds if batches]
 
 
-def as_documents(texts: Any) -> Documents:
-    """Return documents as they are, or strings as documents; blank ones are counted.
+def as_documents(texts: Any, tokenizer: Any = None, seed: int = 0) -> Documents:
+    """Return documents as they are, or strings as documents; blanks and copies are counted.
+
+    Args:
+        texts: documents, strings, or rows such as those of a `datasets.Dataset`, of which a
+            sample is drawn as `load_documents` does.
+        tokenizer: whose chat template renders the messages of rows.
+        seed: of the draw from rows.
 
     Raises:
         UsageError: one string instead of a list.
-        DataError: nothing but blanks.
+        DataError: nothing but blanks, or many copies of a few texts.
     """
     if isinstance(texts, Documents):
         return texts
-    if isinstance(texts, str):
-        raise UsageError("texts is one string; give a list of strings.")
-    given = list(texts)
+    if isinstance(texts, str | Path):
+        raise UsageError(
+            "texts is one string; give a list of strings, or a file as "
+            f"plop.load_documents({str(texts)[:80]!r})."
+        )
+    given = texts if hasattr(texts, "column_names") else list(texts)
+    if isinstance(next(iter(given), None), Mapping) or isinstance(texts, Mapping):
+        source = texts if isinstance(texts, Mapping) else given
+        return load_documents(source, chat=chat_of(tokenizer), seed=seed)
     strange = next((text for text in given if text is not None and not isinstance(text, str)), None)
     if strange is not None:
         raise DataError(f"texts holds {strange!r}, which is no string; give a list of strings.")
-    items = tuple(Document(text) for text in given if text is not None and text.strip())
-    if not items:
+    filled = [Document(text) for text in given if text is not None and text.strip()]
+    if not filled:
         raise DataError("There is no text to score: the list is empty or all of it is blank.")
-    return Documents("texts", items, len(given), len(given) - len(items))
+    items = tuple(filled[first] for first in different([key_of(d) for d in filled], "texts"))
+    skipped, duplicates = len(given) - len(filled), len(filled) - len(items)
+    return Documents("texts", items, len(given), skipped, duplicates)
+
+
+def chat_of(tokenizer: Any) -> Callable[..., str] | None:
+    """Return what renders messages by a tokenizer's template, None where it has none."""
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    return functools.partial(tokenizer.apply_chat_template, tokenize=False)
 
 
 def tokenise(
@@ -120,6 +143,7 @@ def tokenise(
     chunks = [sequences[start:end] for start, end in itertools.pairwise((0, *ends))]
     counts = {
         f"row|rows of {documents.source} skipped for empty text": documents.skipped,
+        "text|texts dropped as a copy of another": documents.duplicates,
         "text|texts dropped for having no token": dropped,
         f"text|texts cut to {limit} tokens": truncated,
     }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from plop_lora.models.origin import PLAIN, Origin
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -17,3 +19,4 @@ class Job:
     baseline: str
     seed: int
     cache: bool
+    origin: Origin = PLAIN

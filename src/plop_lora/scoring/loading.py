@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import warnings
@@ -16,18 +17,43 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
-from plop_lora.errors import ModelError, PlopError, UsageError, nearest
-from plop_lora.options import check_dtype, check_name, folders_beside
+from plop_lora.errors import ModelError, PlopError, UsageError
+from plop_lora.models.folders import check_tokenizer, model_name, not_given, own_code
+from plop_lora.models.hub import hub_or_cache, why_not
+from plop_lora.models.origin import PLAIN, Origin
+from plop_lora.options import check_dtype
 from plop_lora.records import ModelReference
 from plop_lora.scoring.devices import is_slow
+from plop_lora.scoring.weights import Loaded, load_checked
 from plop_lora.status import status
 
 _LONGEST_REASON = 300
+_ASKS_FOR_CODE = "trust_remote_code"
 
 
 def load_model(
-    name: str, *, device: str = "auto", dtype: str = "auto", progress: bool = True
+    name: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: bool = True,
+    origin: Origin = PLAIN,
 ) -> nn.Module:
+    """Load a model; `load_weights` without what it says beside it."""
+    model: nn.Module = load_weights(
+        name, device=device, dtype=dtype, progress=progress, origin=origin
+    ).model
+    return model
+
+
+def load_weights(
+    name: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: bool = True,
+    origin: Origin = PLAIN,
+) -> Loaded:
     """Load the architecture that a checkpoint declares, so that module names are the user's.
 
     Args:
@@ -35,23 +61,43 @@ def load_model(
         device: `auto` (an accelerator if there is one), `cpu`, `cuda`, `cuda:1`, `mps`.
         dtype: `auto` (the checkpoint's), `float32`, `bfloat16`, `float16`.
         progress: let transformers draw its bar.
+        origin: revision, token, and whether code beside the weights may run.
 
     Raises:
-        ModelError: no such model, or it cannot be loaded.
+        ModelError: no such model, it cannot be loaded, or its weights are not those of the model
+            that its config.json describes.
         UsageError: an unknown device or dtype.
     """
     check_dtype(dtype)
     target = device_named(device)
-    check_name(name)
-    with explained(name, "model"), _loading_bar(name, progress):
-        config = AutoConfig.from_pretrained(name)
-        declared = getattr(transformers, (config.architectures or [""])[0], AutoModel)
+    name = model_name(name)
+    with explained(name, "model", origin), _loading_bar(name, progress):
+        config = AutoConfig.from_pretrained(name, **origin.loading())
         wanted = dtype if dtype == "auto" else getattr(torch, dtype)
-        model: nn.Module = declared.from_pretrained(name, dtype=wanted)
-    return model.to(target)
+        loaded = load_checked(declared_class(config), name, dtype=wanted, **origin.loading())
+    return dataclasses.replace(loaded, model=loaded.model.to(target))
 
 
-def dtype_for(name: str, device: str, dtype: str) -> str:
+def architecture_of(config: Any) -> Any | None:
+    """Return the class of transformers that a config.json declares, None where it has none.
+
+    The name comes from a file: whatever else it may mean in transformers is no model.
+    """
+    declared = getattr(transformers, (config.architectures or [""])[0], None)
+    is_model = isinstance(declared, type) and issubclass(declared, PreTrainedModel)
+    return declared if is_model else None
+
+
+def declared_class(config: Any) -> Any:
+    """Return the class that a config.json declares, or an Auto class that knows its own code."""
+    declared = architecture_of(config)
+    if declared is not None:
+        return declared
+    mapped = getattr(config, "auto_map", None) or {}
+    return transformers.AutoModelForCausalLM if "AutoModelForCausalLM" in mapped else AutoModel
+
+
+def dtype_for(name: str, device: str, dtype: str, origin: Origin = PLAIN) -> str:
     """Return what `auto` means for scoring a model on a device; other dtypes stay as they are.
 
     It is the checkpoint's own, except on a CPU that is slow in that: there float32, whose scores
@@ -64,64 +110,87 @@ def dtype_for(name: str, device: str, dtype: str) -> str:
     check_dtype(dtype)
     if dtype != "auto" or device_named(device).type != "cpu":
         return dtype
-    check_name(name)
-    with explained(name, "model"):
-        config = AutoConfig.from_pretrained(name)
+    name = model_name(name)
+    with explained(name, "model", origin):
+        config = AutoConfig.from_pretrained(name, **origin.loading())
     if getattr(config, "quantization_config", None) is not None or not is_slow(config.dtype):
         return dtype
     return "float32"
 
 
-def load_skeleton(name: str) -> nn.Module:
+def load_skeleton(name: str, origin: Origin = PLAIN) -> nn.Module:
     """Build the architecture that a checkpoint declares on the meta device, without weights.
 
     Args:
         name: hub id or local folder; only its config.json is read.
+        origin: revision, token, and whether code beside the weights may run.
 
     Raises:
         ModelError: no such model, or transformers does not know it.
     """
-    check_name(name)
-    with explained(name, "model"):
-        config = AutoConfig.from_pretrained(name)
-        declared = getattr(transformers, (config.architectures or [""])[0], None)
+    name = model_name(name)
+    with explained(name, "model", origin):
+        config = AutoConfig.from_pretrained(name, **origin.loading())
+        declared = architecture_of(config)
+        trusted = {"trust_remote_code": origin.trust_remote_code}
         with torch.device("meta"):
-            model: nn.Module = declared(config) if declared else AutoModel.from_config(config)
+            model: nn.Module = (
+                declared(config)
+                if declared
+                else declared_class(config).from_config(config, **trusted)
+            )
     return model
 
 
-def load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str, origin: Origin = PLAIN) -> Any:
     """Load the tokenizer that belongs to a model.
 
     Raises:
         ModelError: there is none at that name.
     """
-    with explained(name, "tokenizer"):
-        return AutoTokenizer.from_pretrained(name)
+    check_tokenizer(name)
+    with explained(name, "tokenizer", origin):
+        return AutoTokenizer.from_pretrained(name, **origin.loading())
 
 
 @contextlib.contextmanager
-def explained(name: str, what: str) -> Iterator[None]:
-    """Turn what transformers raises about a model or tokenizer into a `ModelError` that helps."""
-    try:
-        yield
-    except PlopError:
-        raise
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        path = Path(name)
-        reason = " ".join(str(error).split()).rstrip(". ") or type(error).__name__
-        if len(reason) > _LONGEST_REASON:
-            reason = reason[:_LONGEST_REASON] + " …"
-        if path.is_dir():
-            raise ModelError(
-                f"Cannot load the {what} in {name}: {reason}. Give a folder that transformers "
-                "itself can load; plop --debug score … shows where it stops."
-            ) from error
-        raise ModelError(
-            f"No {what} {name!r}: it is not a folder here, and the hub did not give one "
-            f"({reason}).{nearest(path.name, folders_beside(path))} "
-            "Give a folder with config.json or a hub id such as Qwen/Qwen3-0.6B."
-        ) from error
+def explained(name: str, what: str, origin: Origin = PLAIN) -> Iterator[None]:
+    """Turn what transformers raises about a model or tokenizer into a `ModelError` that helps.
+
+    Inside, a hub that does not answer is asked once and not again for every file.
+    """
+    with hub_or_cache(name):
+        try:
+            yield
+        except PlopError:
+            raise
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+            raise ModelError(_explanation(name, what, origin, error)) from error
+
+
+def _explanation(name: str, what: str, origin: Origin, error: BaseException) -> str:
+    path = Path(name)
+    if _ASKS_FOR_CODE in str(error) and not origin.trust_remote_code:
+        return _wants_code(name, what)
+    reason = origin.without_token(" ".join(str(error).split())).rstrip(". ")
+    reason = reason or type(error).__name__
+    if len(reason) > _LONGEST_REASON:
+        reason = reason[:_LONGEST_REASON] + " …"
+    if path.is_dir():
+        return (
+            f"Cannot load the {what} in {name}: {reason}. Give a folder that transformers "
+            "itself can load; plop --debug score … shows where it stops."
+        )
+    return not_given(name, what, why_not(error) or reason, origin.revision)
+
+
+def _wants_code(name: str, what: str) -> str:
+    files = own_code(name)
+    return (
+        f"The {what} {name} is not part of transformers and brings Python code of its own"
+        f"{' (' + ', '.join(files) + ')' if files else ''}, which has the rights of your account "
+        "when it runs. Read it, and if you trust it give --trust-remote-code."
+    )
 
 
 @contextlib.contextmanager
@@ -146,8 +215,7 @@ def device_named(name: str) -> torch.device:
         UsageError: there is no such device here.
     """
     if name == "auto":
-        accelerator = torch.accelerator.current_accelerator()
-        return accelerator or torch.device("cpu")
+        return _accelerator() or torch.device("cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -159,6 +227,15 @@ def device_named(name: str) -> torch.device:
             "Use auto, cpu, cuda, cuda:1 or mps."
         ) from error
     return device
+
+
+def _accelerator() -> torch.device | None:
+    """Return the accelerator of this machine, or None.
+
+    torch names the one it was built for, which the machine need not have: PyPI's build for Linux
+    says `cuda` without a GPU or its driver.
+    """
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
 
 
 def describe(model: nn.Module, name: str | None = None) -> ModelReference:
@@ -197,6 +274,21 @@ def _task_type(architecture: str) -> str | None:
         if architecture in names.values():
             return task
     return None
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Do as `quiet_loading` for the length of the block, and put the user's settings back."""
+    logging = transformers.utils.logging
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    with warnings.catch_warnings():
+        quiet_loading()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(level)
+            if bars:
+                logging.enable_progress_bar()
 
 
 def quiet_loading() -> None:

@@ -17,8 +17,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from plop_lora.data import Batch
+from plop_lora.data import SIDES, Batch
 from plop_lora.errors import MeasurementError
+from plop_lora.models.memory import is_out_of_memory
 from plop_lora.scoring.cache import GainCache
 from plop_lora.scoring.collect import Collector, Measured, Part
 from plop_lora.scoring.devices import home_of, sent
@@ -64,7 +65,9 @@ def measure(
     with (
         evaluating(model),
         body_of(model, sites) as forward,
-        attach(sites, baseline=baseline, seed=seed, known=gains.known) as probe,
+        attach(
+            sites, baseline=baseline, seed=seed, known=gains.known, encoder=encoder_of(model)
+        ) as probe,
         experts_measured(sites, probe),
     ):
         collector = Collector(probe)
@@ -95,7 +98,7 @@ def _fitting(
         try:
             part = measure_batch(forward, probe, current, device)
         except Exception as error:
-            if not out_of_memory(error) or probe.in_step:
+            if not is_out_of_memory(error) or probe.in_step:
                 raise
             pending += reversed(halved(current, error))
             collector.halvings += 1
@@ -126,16 +129,17 @@ def measure_batch(
         key: sent(value, device) if isinstance(value, torch.Tensor) else value
         for key, value in batch.inputs.items()
     }
-    masks = tuple(
-        inputs[key].bool()
-        for key in ("attention_mask", "decoder_attention_mask")
+    masks = {
+        key: inputs[key].bool()
+        for key in SIDES
         if isinstance(inputs.get(key), torch.Tensor) and inputs[key].ndim == 2
-    )
-    counted = sum(int(batch.inputs[key].sum()) for key in _MASKS if key in batch.inputs)
-    if not masks and isinstance(inputs.get("input_ids"), torch.Tensor):
-        masks = (torch.ones_like(inputs["input_ids"], dtype=torch.bool),)
-        counted = inputs["input_ids"].numel()
-    probe.begin(Layout(len(batch.names), masks))
+    }
+    counted = sum(int(batch.inputs[key].sum()) for key in SIDES if key in batch.inputs)
+    if SIDES[0] not in masks and isinstance(inputs.get("input_ids"), torch.Tensor):
+        masks = {SIDES[0]: torch.ones_like(inputs["input_ids"], dtype=torch.bool)} | masks
+        counted += inputs["input_ids"].numel()
+    of_encoder = tuple(mask for key, mask in masks.items() if key == SIDES[0])
+    probe.begin(Layout(len(batch.names), tuple(masks.values()), of_encoder))
     try:
         forward(**inputs)
     except IndexError as error:
@@ -147,7 +151,12 @@ def measure_batch(
     return Part(batch.names, sums_RB, counts_RB, counted, unassignable)
 
 
-_MASKS = ("attention_mask", "decoder_attention_mask")
+def encoder_of(model: nn.Module) -> nn.Module | None:
+    """Return the encoder of an encoder-decoder, None where there is none, or no way to ask."""
+    if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return None
+    encoder: nn.Module | None = getattr(model, "get_encoder", lambda: None)()
+    return None if encoder is model else encoder
 
 
 @contextlib.contextmanager
@@ -198,13 +207,6 @@ def body_of(model: nn.Module, sites: Sequence[Site]) -> Iterator[Callable[..., N
     finally:
         if handle is not None:
             handle.remove()
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory, of the host or of a device, is full."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def halved(batch: Batch, error: BaseException) -> tuple[Batch, Batch]:

@@ -61,6 +61,8 @@ def row_norms(rows: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Ten
 def expected_gain(weight_OI: torch.Tensor, *, baseline: str, seed: int) -> torch.Tensor:
     """Return E||W u|| for u uniform on the unit sphere, a float32 scalar on the device.
 
+    It is 0 for a weight that is all zero.
+
     Args:
         weight_OI: the weight, any floating dtype.
         baseline: `analytic` (closed form) or `monte_carlo` (mean over seeded directions).
@@ -72,7 +74,9 @@ def expected_gain(weight_OI: torch.Tensor, *, baseline: str, seed: int) -> torch
     square = frobenius_square(weight_OI)
     fourth = sum_of_fourth_powers(weight_OI, seed)
     variance = 2 * width / (width + 2) * (fourth / square**2 - 1 / width)
-    return (square / width).sqrt() * (1 - variance.clamp(min=0) / 8)
+    gain = (square / width).sqrt() * (1 - variance.clamp(min=0) / 8)
+    # Without entries there is no spectrum either, and its variance is 0 / 0.
+    return torch.where(square == 0, square, gain)
 
 
 def frobenius_square(weight_OI: torch.Tensor) -> torch.Tensor:

@@ -44,16 +44,19 @@ class Layout:
     """How the rows that reach a module belong to the B sequences of a batch.
 
     `masks` holds the attention masks of the batch ([B, T] bool), of which there are two of
-    different width in an encoder-decoder.
+    different width in an encoder-decoder. The encoder sees those in `encoder_masks` only: where it
+    shortens its input, its rows can be as many as the decoder's tokens. A decoder sees both, since
+    its cross-attention reads what the encoder made.
     """
 
     size: int
     masks: tuple[torch.Tensor, ...]
+    encoder_masks: tuple[torch.Tensor, ...] = ()
 
-    def tokens_of(self, features: torch.Tensor) -> torch.Tensor | None:
+    def tokens_of(self, features: torch.Tensor, *, in_encoder: bool = False) -> torch.Tensor | None:
         """Return which rows of [..., I] count, as [B, T] bool, or None if nobody can tell."""
         rows = features.numel() // features.shape[-1]
-        for mask_BT in self.masks:
+        for mask_BT in self.encoder_masks if in_encoder else self.masks:
             if rows == mask_BT.numel():
                 return sent(mask_BT, features.device)
         whole = features.ndim >= 3 and features.shape[0] == self.size
@@ -126,13 +129,15 @@ class Probe:
 
     The hooks write to the tally in `current`. An engine that has several batches under way
     changes it whenever another batch takes its turn.
-    `known` holds gains by the name of their site, as `gains` returned them another time.
+    `known` holds gains by the name of their site, as `gains` returned them another time, and
+    `encoder` the modules of the encoder of an encoder-decoder.
     """
 
     sites: Sequence[Site]
     baseline: str
     seed: int
     known: Mapping[str, Gain] = field(default_factory=dict)
+    encoder: frozenset[nn.Module] = frozenset()
     current: Tally | None = None
     _gains: dict[int, torch.Tensor] = field(default_factory=dict)
 
@@ -191,7 +196,7 @@ class Probe:
             if isinstance(features, torch.Tensor):
                 if not features.is_floating_point():
                     features = features.unsqueeze(-1)
-                tokens_BT = tally.layout.tokens_of(features)
+                tokens_BT = tally.layout.tokens_of(features, in_encoder=module in self.encoder)
             if features is None or tokens_BT is None:
                 tally.unassignable.update(indices)
                 return
@@ -217,8 +222,7 @@ class Probe:
             )
         sums_RB, counts_RB = tally.on(rows_NO.device)
         # `!= 0` keeps NaN, which must be seen; a zero input has no direction and no NFN.
-        valid_BT = tokens_BT & (inputs_N.view(tokens_BT.shape) != 0)
-        counts_B = valid_BT.sum(dim=1)
+        seen_BT = tokens_BT & (inputs_N.view(tokens_BT.shape) != 0)
         for index in indices:
             part = self.sites[index].part
             compute = functools.partial(
@@ -233,8 +237,9 @@ class Probe:
             ratios_BT = (norms_N / (inputs_N * gain)).view(tokens_BT.shape)
             row = self.starts[index]
             tally.order.append(index)
+            valid_BT = seen_BT & (gain != 0)
             sums_RB[row] += torch.where(valid_BT, ratios_BT, 0.0).sum(dim=1)
-            counts_RB[row] += counts_B
+            counts_RB[row] += valid_BT.sum(dim=1)
 
     def _gain(
         self, index: int, device: torch.device, compute: Callable[[], torch.Tensor]
@@ -252,6 +257,10 @@ class Probe:
     def gains(self) -> dict[str, Gain]:
         """Return every gain that was needed so far, by the name of its site."""
         return {self.sites[index].name: gain.tolist() for index, gain in self._gains.items()}
+
+    def zeros(self) -> frozenset[int]:
+        """Return the sites whose weight is all zero: it has no direction that it could prefer."""
+        return frozenset(i for i, gain in self._gains.items() if not bool((gain != 0).any()))
 
     def routing(
         self, hidden_TH: torch.Tensor, experts_S: torch.Tensor, tokens_S: torch.Tensor
@@ -294,9 +303,9 @@ class Probe:
             ratios_S = part_norms(products_SO, None, part) / (inputs_S * gains_S)
             rows = self.rows_of(index)
             tally.order.append(index)
-            kept_S = torch.where(valid_S, ratios_S, 0.0)
-            sums_RB[rows].view(-1).index_add_(0, cells_S, kept_S)
-            counts_RB[rows].view(-1).index_add_(0, cells_S, valid_S.float())
+            kept_S = valid_S & (gains_S != 0)
+            sums_RB[rows].view(-1).index_add_(0, cells_S, torch.where(kept_S, ratios_S, 0.0))
+            counts_RB[rows].view(-1).index_add_(0, cells_S, kept_S.float())
 
     def _expert_gains(self, weights_EOI: torch.Tensor, part: Part | None) -> torch.Tensor:
         sliced = weights_EOI if part is None else part.of_weight(weights_EOI)
@@ -304,12 +313,27 @@ class Probe:
         return torch.stack(gains)
 
 
+def _fits(site: Site, gain: Gain | None) -> bool:
+    """Whether a known gain is one that a site can have: a number, or one for each expert."""
+    if isinstance(gain, list):
+        return site.host.is_parameter and len(gain) == site.host.copies
+    return gain is not None and not site.host.is_parameter
+
+
 @contextlib.contextmanager
 def attach(
-    sites: Sequence[Site], *, baseline: str, seed: int, known: Mapping[str, Gain] | None = None
+    sites: Sequence[Site],
+    *,
+    baseline: str,
+    seed: int,
+    known: Mapping[str, Gain] | None = None,
+    encoder: nn.Module | None = None,
 ) -> Iterator[Probe]:
     """Watch the sites for the length of the block; the hooks go whatever happens inside."""
-    probe = Probe(sites, baseline, seed, known or {})
+    inside = frozenset(encoder.modules()) if encoder is not None else frozenset()
+    gains = known or {}
+    fitting = {s.name: gains[s.name] for s in sites if _fits(s, gains.get(s.name))}
+    probe = Probe(sites, baseline, seed, fitting, inside)
     members: dict[nn.Module, list[int]] = defaultdict(list)
     for index, site in enumerate(sites):
         if site.operator is not None:

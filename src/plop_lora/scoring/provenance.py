@@ -52,11 +52,20 @@ def provenance_of(
 
 
 def _kind(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Return the device and the floating dtype of most of a model's parameters."""
+    """Return the device and the floating dtype of most of a model's parameters.
+
+    Packed weights are held as integers, which is not what they are: the layers compute in the
+    dtype of what is not packed, or in the one that the configuration names.
+    """
     sizes: Counter[torch.dtype] = Counter()
     for parameter in model.parameters():
-        sizes[parameter.dtype] += parameter.numel()
-    return home_of(model), sizes.most_common(1)[0][0]
+        if parameter.is_floating_point() and parameter.element_size() > 1:
+            sizes[parameter.dtype] += parameter.numel()
+    if sizes:
+        return home_of(model), sizes.most_common(1)[0][0]
+    declared = getattr(getattr(model, "config", None), "dtype", None)
+    first = next(model.parameters()).dtype
+    return home_of(model), declared if isinstance(declared, torch.dtype) else first
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -11,7 +11,9 @@ from torch import nn
 
 from plop_lora.data import ready_batches
 from plop_lora.documents import Documents
-from plop_lora.errors import UsageError
+from plop_lora.errors import ModelError, UsageError
+from plop_lora.models.folders import expanded, model_name
+from plop_lora.models.origin import Origin
 from plop_lora.options import ADAPTIVE, BASELINES, check_choices, check_numbers
 from plop_lora.placement.place import DEFAULT_TOP
 from plop_lora.placement.stopping import Rule
@@ -26,7 +28,7 @@ from plop_lora.scoring.parallel import Processes
 from plop_lora.scoring.progress import progress_bar
 from plop_lora.scoring.provenance import provenance_of
 from plop_lora.scoring.sites import Site, find_sites
-from plop_lora.scoring.stopping import Watch, stopping_of
+from plop_lora.scoring.stopping import Watch, check_top, stopping_of
 
 __all__ = ["BASELINES", "score"]
 
@@ -34,7 +36,7 @@ __all__ = ["BASELINES", "score"]
 def score(
     model: str | Path | nn.Module,
     tokenizer: Any = None,
-    texts: Iterable[str] | Documents | None = None,
+    texts: Iterable[str | Mapping[str, Any]] | Documents | None = None,
     *,
     batches: Iterable[Mapping[str, Any]] | None = None,
     max_length: int = 512,
@@ -51,6 +53,9 @@ def score(
     engine: str = "auto",
     ray_address: str | None = None,
     cache: bool = True,
+    revision: str | None = None,
+    token: str | None = None,
+    trust_remote_code: bool = False,
     processes: Processes | None = None,
     progress: bool = True,
 ) -> Scores:
@@ -58,8 +63,10 @@ def score(
 
     Args:
         model: hub id, local folder, or a loaded module (which keeps its device, dtype and mode).
-        tokenizer: a transformers tokenizer; found by the model's name if left out.
-        texts: strings, or `Documents` from `load_documents`.
+        tokenizer: a transformers tokenizer, or the name or folder of one; found by the model's
+            name if left out.
+        texts: strings, `Documents` from `load_documents`, or rows such as a `datasets.Dataset`,
+            of which 200 are drawn.
         batches: ready batches instead of texts: dicts of tensors with `input_ids` and
             `attention_mask`, or whatever the model's processor returns.
         max_length: tokens kept of each text, at most the model's positions.
@@ -81,6 +88,10 @@ def score(
             What streams scores every text, since it ends with the last block.
         ray_address: of the cluster; None takes `RAY_ADDRESS`, one on this machine, or a new one.
         cache: remember what depends on the weights alone, for a model given by name.
+        revision: branch, tag or commit of a model on the hub.
+        token: access token of the hub; None takes the stored one. It is never recorded.
+        trust_remote_code: whether Python code that lies beside the weights may run, with all the
+            rights of your account. Recorded; nobody is asked.
         processes: those that measure together, from `parallel.together()`; each makes the same
             call and gets the same scores.
         progress: draw a bar on stderr.
@@ -91,7 +102,8 @@ def score(
 
     Raises:
         DataError: no text, or texts without tokens.
-        ModelError: no such model, no site, or a tokenizer of another model.
+        ModelError: no such model, weights that are not those of its config.json, no site, or a
+            tokenizer of another model.
         MeasurementError: NaN or infinity, or nothing measured.
         UsageError: an option that cannot work.
         ProcessError: another process or worker failed or is lost.
@@ -105,21 +117,23 @@ def score(
     check_choices(baseline=baseline, dtype=dtype, stop=stop, engine=engine, device=device)
     check_numbers(max_length=max_length, batch_size=batch_size, top=top, tolerance=tolerance)
     rule = Rule(top, tolerance)
-    name = None if isinstance(model, nn.Module) else str(model)
-    job = Job(name, device, dtype, tuple(include), tuple(exclude), baseline, seed, cache)
+    origin = Origin(revision, trust_remote_code, token)
+    name = None if isinstance(model, nn.Module) else model_name(str(model))
+    job = Job(name, device, dtype, tuple(include), tuple(exclude), baseline, seed, cache, origin)
     chosen = engine_for(
-        model if isinstance(model, nn.Module) else str(model), job,
+        model if isinstance(model, nn.Module) else str(name), job,
         engine=engine, ray_address=ray_address, processes=processes, progress=progress,
     )  # fmt: skip
     loaded = chosen.model
     found = find_sites(loaded, include=include, exclude=exclude)
-    _check_top(top, found.sites)
+    check_top(top, found.sites)
+    _check_new(found.sites, chosen.new)
     if batches is not None:
         given = Given(tuple(ready_batches(batches)), "ready batches", ())
     else:
-        tokenizer = tokenizer or load_tokenizer(name or known_name(loaded))
+        tokenizer = _tokenizer(tokenizer, name, loaded, origin)
         shuffle_seed = seed if stop == ADAPTIVE else None
-        documents = as_documents(texts)
+        documents = as_documents(texts, tokenizer, seed)
         given = tokenise(loaded, tokenizer, documents, max_length, batch_size, shuffle_seed)
     watch = Watch(found.sites, rule)
     total = sum(len(batch.names) for batch in given.batches)
@@ -134,6 +148,7 @@ def score(
         "include": list(include),
         "exclude": list(exclude),
         "engine": measured.engine,
+        **_recorded(origin, name, tokenizer),
     }
     provenance = provenance_of(
         given.source, measured, loaded, seed=seed, baseline=baseline, settings=settings,
@@ -144,13 +159,35 @@ def score(
     return assemble(loaded, name, found, measured, provenance, stopping, notes)
 
 
-def _check_top(top: int, sites: Sequence[Site]) -> None:
-    """Refuse a choice of more types than there are; the default takes what there is."""
-    types = {site.host.type for site in sites}
-    if top > max(len(types), DEFAULT_TOP):
-        raise UsageError(
-            f"--top {top} is not possible: this model has {len(types)} module types. Give 1 to "
-            f"{len(types)}."
+def _tokenizer(given: Any, name: str | None, model: nn.Module, origin: Origin) -> Any:
+    """Return a tokenizer as it was given, by its name, or by the name of its model."""
+    if isinstance(given, str | Path):
+        return load_tokenizer(expanded(str(given)), origin.elsewhere())
+    return given or load_tokenizer(name or known_name(model), origin)
+
+
+def _recorded(origin: Origin, name: str | None, tokenizer: Any) -> dict[str, Any]:
+    """Return what a record says of where a model came from; never the token."""
+    recorded: dict[str, Any] = {"trust_remote_code": origin.trust_remote_code}
+    if origin.revision is not None:
+        recorded["revision"] = origin.revision
+    source = getattr(tokenizer, "name_or_path", "")
+    if source and source != name:
+        recorded["tokenizer"] = source
+    return recorded
+
+
+def _check_new(sites: Sequence[Site], new: Sequence[str]) -> None:
+    """Refuse to score weights that the checkpoint lacks, such as a head that --include names.
+
+    Raises:
+        ModelError: a site's weight is random.
+    """
+    lacking = sorted({site.host.name for site in sites} & {key.rpartition(".")[0] for key in new})
+    if lacking:
+        raise ModelError(
+            f"The checkpoint has no weights for {lacking[0]}, so that it would be scored as random "
+            f"numbers. Leave it out with --exclude {lacking[0]}."
         )
 
 

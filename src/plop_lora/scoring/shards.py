@@ -28,6 +28,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from plop_lora.errors import ModelError
+from plop_lora.models.origin import PLAIN, Origin
 
 _HEADER_LENGTH = 8
 _READ_PIECE = 1 << 22
@@ -50,18 +51,25 @@ class Entry:
     shape: tuple[int, ...]
 
 
-def shard_files(name: str) -> list[str] | None:
+def shard_files(name: str, origin: Origin = PLAIN) -> list[str] | None:
     """Return the safetensors files of a local folder or hub id, or None if it has none.
 
     Files of a hub id that are not in the cache yet are downloaded.
     """
-    single = cached_file(name, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False)
+
+    def cached(file: str) -> str | None:
+        found = cached_file(
+            name, file, _raise_exceptions_for_missing_entries=False, **origin.files()
+        )
+        return None if found is None else str(found)
+
+    single = cached(SAFE_WEIGHTS_NAME)
     if single is not None:
-        return [str(single)]
-    index = cached_file(name, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False)
+        return [single]
+    index = cached(SAFE_WEIGHTS_INDEX_NAME)
     if index is None:
         return None
-    files, _ = get_checkpoint_shard_files(name, index)
+    files, _ = get_checkpoint_shard_files(name, index, **origin.files())
     return [str(file) for file in files]
 
 

@@ -29,6 +29,7 @@ from plop_lora.scoring.stacks import stack_of
 
 NOT_SUPPORTED = "present, not measured: no operator for this kind of weight yet"
 NEVER_RAN = "never ran on this data"
+ALL_ZERO = "its weight is all zero, so it has no NFN"
 LEFT_OUT = "left out by --include or --exclude"
 UNASSIGNABLE = "its input rows cannot be assigned to sequences"
 OUTSIDE = "outside the blocks"

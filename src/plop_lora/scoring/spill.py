@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from plop_lora.errors import OutputError
+
 _SMALLEST = 1 << 16
 
 
@@ -73,6 +75,18 @@ class Spill:
             self._file.close()
 
     def _write(self, storage: torch.UntypedStorage) -> int:
+        try:
+            return self._written(storage)
+        except OSError as error:
+            needed = (self._end + storage.nbytes()) / 2**20
+            raise OutputError(
+                f"Memory is too small for what waits between blocks, and {tempfile.gettempdir()} "
+                f"has no room for {needed:,.0f} MiB of it ({error.strerror or error}). Name "
+                "another folder in TMPDIR, or score fewer texts (--samples) or shorter ones "
+                "(--max-length)."
+            ) from error
+
+    def _written(self, storage: torch.UntypedStorage) -> int:
         if self._file is None:
             self._file = tempfile.TemporaryFile(prefix="plop-lora-")  # noqa: SIM115
         size = storage.nbytes()

@@ -13,13 +13,30 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from plop_lora.errors import UsageError
 from plop_lora.options import ADAPTIVE, FIXED
+from plop_lora.placement.place import DEFAULT_TOP
 from plop_lora.placement.stopping import LEAST, Look, Rule, examine
 from plop_lora.records import GroupCount, Stopping
 from plop_lora.scoring.assemble import by_site, usable_sites
 from plop_lora.scoring.collect import Measured
 from plop_lora.scoring.sites import Site
 from plop_lora.statistics import Estimate, ratio_estimate
+
+
+def check_top(top: int, sites: Sequence[Site]) -> None:
+    """Refuse a choice of more types than the model has; the default passes for any model.
+
+    Raises:
+        UsageError: the text says how many there are.
+    """
+    odd = {site.host.type for site in sites if not site.eligible}
+    types = sorted({site.host.type for site in sites} - odd)
+    if top > max(len(types), DEFAULT_TOP):
+        raise UsageError(
+            f"--top {top} is not possible: {len(types)} module types are scored here that a "
+            f"placement can choose ({', '.join(types)}). Give 1 to {len(types)}."
+        )
 
 
 def chunk_ends(total: int) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from types import TracebackType
 from torch import nn
 
 from plop_lora.data import Batch
+from plop_lora.models.memory import is_out_of_memory
 from plop_lora.scoring import memory
 from plop_lora.scoring.cache import GainCache
 from plop_lora.scoring.capacity import available_memory
@@ -28,7 +29,7 @@ from plop_lora.scoring.checkpoint import Checkpoint, UnstreamableError
 from plop_lora.scoring.collect import Collector, Measured, Part
 from plop_lora.scoring.experts import experts_measured
 from plop_lora.scoring.lockstep import Answer, Call, Pass, conduct, doors_at
-from plop_lora.scoring.memory import body_of, evaluating, halved, measure_batch, out_of_memory
+from plop_lora.scoring.memory import body_of, encoder_of, evaluating, halved, measure_batch
 from plop_lora.scoring.probe import Probe, Tally, attach
 from plop_lora.scoring.sites import Site
 from plop_lora.scoring.spill import Spill
@@ -78,7 +79,10 @@ def measure(
         hidden_limit = (available_memory() or _UNKNOWN_MEMORY) // 2
     bar = _Bar(advance, given, len(checkpoint.modules))
     try:
-        with attach(sites, baseline=baseline, seed=seed, known=gains.known) as probe:
+        encoder = encoder_of(checkpoint.model)
+        with attach(
+            sites, baseline=baseline, seed=seed, known=gains.known, encoder=encoder
+        ) as probe:
             measured = _streamed(checkpoint, probe, given, bar, hidden_limit)
         gains.learn(probe.gains())
     except UnstreamableError as reason:
@@ -118,7 +122,7 @@ def _streamed(
             passes = [Pass(_job(forward, probe, batch, checkpoint)) for batch in group]
             turns = _Turns(probe, spill, checkpoint, bar)
             with _explained_meta():
-                conduct(passes, reader, turns, lambda error: not out_of_memory(error))
+                conduct(passes, reader, turns, lambda error: not is_out_of_memory(error))
             pending = [*_again(collector, group, passes), *pending]
     return dataclasses.replace(collector.result(), engine="stream")
 

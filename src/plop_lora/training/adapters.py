@@ -28,12 +28,13 @@ from transformers import AutoConfig
 from plop_lora.errors import ExportError, ModelError, UsageError
 from plop_lora.export.adapters import WEIGHTS_FILE
 from plop_lora.export.dryrun import adapters_of, compare_adapters, lora_layers
-from plop_lora.export.names import by_parameter
+from plop_lora.export.names import parameter_sites
 from plop_lora.export.peft import peft_fields
 from plop_lora.files import atomic_folder
-from plop_lora.options import check_name
+from plop_lora.models.folders import model_name
+from plop_lora.models.origin import Origin
 from plop_lora.records import Placement, TrialSpec
-from plop_lora.records.trial import CLASSIFY, GRPO
+from plop_lora.records.trial import CLASSIFY
 from plop_lora.scoring.loading import (
     describe,
     device_named,
@@ -41,6 +42,7 @@ from plop_lora.scoring.loading import (
     explained,
     load_tokenizer,
 )
+from plop_lora.scoring.weights import load_checked
 from plop_lora.training.eva import initialise_from_features
 from plop_lora.training.precision import HALVES
 from plop_lora.training.resources import process_count
@@ -104,7 +106,7 @@ def check_adapters(spec: TrialSpec) -> None:
             f"training. Allowed: {', '.join(INITS)}."
         )
     if init not in ("default", "gaussian"):
-        stacked = [site.name for site in placement.sites if by_parameter(site, placement)]
+        stacked = [site.name for site in parameter_sites(placement)]
         if stacked:
             raise UsageError(
                 f"The initialisation {init!r} works on modules, and {stacked[0]} is adapted as a "
@@ -145,7 +147,7 @@ def load_base(spec: TrialSpec) -> tuple[nn.Module, Any, tuple[str, ...]]:
     Raises:
         UsageError, ModelError: as `prepare`.
     """
-    tokenizer = load_tokenizer(spec.model)
+    tokenizer = load_tokenizer(model_name(spec.model), Origin(spec.revision))
     give_pad_token(tokenizer, spec.model)
     # They are drawn while the model loads.
     transformers.set_seed(spec.seed)
@@ -159,27 +161,25 @@ def _load(spec: TrialSpec, tokenizer: Any) -> tuple[nn.Module, tuple[str, ...]]:
     On a CPU, attention in half precision is the plain one: the backward pass of torch's fused one
     takes several times as long there.
     """
-    check_name(spec.model)
+    name = model_name(spec.model)
     device = trial_device(spec)
-    chosen = dtype_for(spec.model, device, spec.training.dtype)
-    with explained(spec.model, "model"):
-        config = AutoConfig.from_pretrained(spec.model)
+    origin = Origin(spec.revision)
+    chosen = dtype_for(name, device, spec.training.dtype, origin)
+    with explained(name, "model"):
+        config = AutoConfig.from_pretrained(name, **origin.loading())
         dtype = chosen if chosen == "auto" else getattr(torch, chosen)
         wanted, options = _class_of(spec, config, tokenizer)
         if device == "cpu" and (config.dtype if dtype == "auto" else dtype) in HALVES:
             options["attn_implementation"] = "eager"
-        model, report = wanted.from_pretrained(
-            spec.model, dtype=dtype, output_loading_info=True, **options
-        )
-    missing = sorted(report["missing_keys"])
+        loaded = load_checked(wanted, name, dtype=dtype, **origin.loading(), **options)
     if spec.task == CLASSIFY:
-        return model.to(device), _heads(model, missing)
-    if missing:
+        return loaded.model.to(device), _heads(loaded.model, loaded.new)
+    if loaded.new:
         raise ModelError(
-            f"{spec.model} is no complete language model: it lacks {missing[0]}. Train it by the "
-            "task classify, or give a checkpoint with its output head."
+            f"{spec.model} is no complete language model: it lacks {loaded.new[0]}. Train it by "
+            "the task classify, or give a checkpoint with its output head."
         )
-    return model.to(device), ()
+    return loaded.model.to(device), ()
 
 
 def _class_of(spec: TrialSpec, config: Any, tokenizer: Any) -> tuple[Any, dict[str, Any]]:
@@ -200,14 +200,14 @@ def _class_of(spec: TrialSpec, config: Any, tokenizer: Any) -> tuple[Any, dict[s
             f"{spec.model} is a {declared}, which writes no text. The task {spec.task} needs a "
             "causal language model; an encoder can be trained by the task classify."
         )
-    if not config.is_encoder_decoder:
-        return transformers.AutoModelForCausalLM, {}
-    if spec.task == GRPO:
+    if config.is_encoder_decoder:
         raise UsageError(
-            f"{spec.model} has an encoder and a decoder; the task grpo needs a causal language "
-            "model. Use the task sft."
+            f"{spec.model} has an encoder and a decoder, and the task {spec.task} needs a causal "
+            "language model. It can be scored and placed; train it with transformers' "
+            "Seq2SeqTrainer on the placement of plop export --to peft. For labels, the task "
+            "classify trains its encoder-decoder with a head."
         )
-    return transformers.AutoModelForSeq2SeqLM, {}
+    return transformers.AutoModelForCausalLM, {}
 
 
 def _heads(model: nn.Module, missing: Sequence[str]) -> tuple[str, ...]:
@@ -301,7 +301,7 @@ def _wrap(spec: TrialSpec, model: nn.Module, placement: Placement, heads: Sequen
 
     fields = peft_fields(placement)
     # The scored model may have another name, or stand in another folder, than the trained one.
-    fields["base_model_name_or_path"] = spec.model
+    fields |= {"base_model_name_or_path": spec.model, "revision": spec.revision}
     if placement.settings.init == "eva":
         # More components than ranks would let EVA move ranks between modules.
         fields["eva_config"] = EvaConfig(rho=1.0)

@@ -1,9 +1,11 @@
 """One trial as a command in a process of its own: how it starts, is watched, ends and is stopped.
 
-A trial that ends without `result.json` (a signal, an exit code) is recorded as failed here, with
-the cause that its signal or its log names. Where that cause looks like memory, it is run once more
-with half the batch. Both runners use this file; it knows nothing of pools or clusters, and imports
-no torch.
+A trial that ends without `result.json` (a signal, an exit code, a missing library) was ended by its
+machine or by what the user can mend: a fault of the trial itself is a result that it writes. It
+is told as failed here, with the cause that its signal or its log names, but nothing is written, so
+that the next start tries again. One that a signal has ended is run once more at once, with half
+the batch where the cause looks like memory. Both runners use this file; it knows nothing of pools
+or clusters, and imports no torch.
 
 On Linux a command dies with the process that started it, however that one ends. Elsewhere it
 outlives a runner that is killed by a signal that cannot be handled; its claim on the trial makes
@@ -30,11 +32,11 @@ from typing import IO, Any
 
 from plop_lora.records import TrialCost, TrialResult, TrialSpec
 from plop_lora.records.trial import FAILED
+from plop_lora.training.folder import LOCK, LOG, RESULT
 from plop_lora.training.memory import smaller_batch
 from plop_lora.training.task import metric_of
 from plop_lora.training.trial import find_result
 
-LOG, RESULT, LOCK = "log.txt", "result.json", ".lock"
 POLL_SECONDS, CLAIMED_SECONDS = 0.05, 1.0
 """Between looks at a trial of this run, and at one that another run has."""
 _STOP_SECONDS = 5.0
@@ -91,13 +93,12 @@ PROCESSOR = Hardware(platform.processor() or platform.machine() or "CPU", accele
 class End:
     """Why a command ended without a result.
 
-    `memory` where less of it may help; `mendable` where the command itself named what the user can
-    put right, such as a missing library, so that the next start is to try again.
+    `memory` where less of it may help; `killed` where it was a signal, which may not come again.
     """
 
     cause: str
     memory: bool
-    mendable: bool = False
+    killed: bool = False
 
 
 class Running:
@@ -122,6 +123,7 @@ class Running:
         self._hardware = hardware
         self._batch_size = batch_size or job.spec.training.batch_size
         self._started = time.monotonic()
+        self._again = True
         self._start()
 
     def _start(self) -> None:
@@ -149,8 +151,6 @@ class Running:
         Args:
             check: raises where this process was told to end as well.
 
-        Raises:
-            OutputError: a failure cannot be recorded.
         """
         code = self._process.poll()
         if code is None:
@@ -163,15 +163,20 @@ class Running:
             time.sleep(_STOPPED_TOO_SECONDS)
             check()
         end = read_end(code, self._log())
-        half = smaller_batch(self._batch_size)
-        if end.memory and half and self._batch_size == self.job.spec.training.batch_size:
-            self._batch_size = half
+        if self._again and self._may_succeed(end):
+            self._again = False
             self._start()
             return None
         seconds = time.monotonic() - self._started
-        return record_failure(
-            self.job, end.cause, self._batch_size, seconds, self._hardware, keep=not end.mendable
-        )
+        return failure(self.job, end.cause, self._batch_size, seconds, self._hardware)
+
+    def _may_succeed(self, end: End) -> bool:
+        """Whether one more attempt is worth it; where memory was short, with half the batch."""
+        half = smaller_batch(self._batch_size)
+        if end.memory and half and self._batch_size == self.job.spec.training.batch_size:
+            self._batch_size = half
+            return True
+        return end.killed
 
     def _log(self) -> str:
         """Return the end of what this attempt wrote."""
@@ -273,7 +278,7 @@ def read_end(code: int, log: str) -> End:
     r"""Say why a command ended without a result, from its return code and its log.
 
     >>> read_end(1, "loading\nError: No such model: x.\n")
-    End(cause='No such model: x.', memory=False, mendable=True)
+    End(cause='No such model: x.', memory=False, killed=False)
     >>> read_end(-9, "").memory, read_end(1, "RuntimeError: CUDA out of memory.").memory
     (True, True)
     """
@@ -281,29 +286,24 @@ def read_end(code: int, log: str) -> End:
     told = [line for line in lines if line.startswith("Error: ")]
     number = ending_signal(code)
     if number is signal.SIGKILL:
-        return End("killed by SIGKILL, often the system's out-of-memory killer", memory=True)
+        cause = "killed by SIGKILL, often the system's out-of-memory killer"
+        return End(cause, memory=True, killed=True)
     if number is None and told:
-        cause, memory = told[-1].removeprefix("Error: "), _about_memory(told[-1])
-        return End(cause, memory, mendable=not memory)
+        # What it says of memory it has tried to mend itself.
+        return End(told[-1].removeprefix("Error: "), memory=False)
     how = f"killed by {number.name}" if number else f"ended with exit code {code} and no {RESULT}"
     last = f"; the last line of {LOG}: {lines[-1][:_LONGEST]}" if lines else f"; {LOG} is empty"
-    return End(how + last, memory=_about_memory(log))
+    return End(how + last, memory=_about_memory(log), killed=number is not None)
 
 
 def _about_memory(text: str) -> bool:
     return any(word in text.lower() for word in _MEMORY_WORDS)
 
 
-def record_failure(
-    job: Job,
-    cause: str,
-    batch_size: int,
-    seconds: float,
-    hardware: Hardware,
-    *,
-    keep: bool = True,
+def failure(
+    job: Job, cause: str, batch_size: int, seconds: float, hardware: Hardware
 ) -> TrialResult:
-    """Return the result of a trial that could not write one.
+    """Return what is known of a trial that could not write its result; nothing is kept.
 
     Args:
         job: the trial.
@@ -311,13 +311,9 @@ def record_failure(
         batch_size: of the last attempt.
         seconds: wall time of all attempts.
         hardware: what it ran on.
-        keep: write it, so that the trial is finished; else the next start tries it again.
-
-    Raises:
-        OutputError: the folder cannot be written.
     """
     spec = job.spec
-    result = TrialResult(
+    return TrialResult(
         spec_digest=spec.digest(),
         arm=spec.arm,
         seed=spec.seed,
@@ -340,10 +336,6 @@ def record_failure(
             peak_memory=0,
             tokens=0,
         ),
-        notes=(
-            "recorded by the runner: the trial wrote no result; its cost has the wall time only",
-        ),
+        notes=("told by the runner: the trial wrote no result; its cost has the wall time only",),
+        mendable=True,
     )
-    if keep:
-        result.save(job.folder / RESULT)
-    return result

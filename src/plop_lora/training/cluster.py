@@ -20,7 +20,6 @@ from plop_lora.recipe import Runner
 from plop_lora.records import TrialResult
 from plop_lora.training.attempt import (
     CLAIMED_SECONDS,
-    LOG,
     POLL_SECONDS,
     PROCESSOR,
     Hardware,
@@ -28,9 +27,10 @@ from plop_lora.training.attempt import (
     Running,
     claim,
     deferred_signals,
-    record_failure,
+    failure,
 )
 from plop_lora.training.events import FINISHED, RUNNING, Event, Watch
+from plop_lora.training.folder import LOG
 from plop_lora.training.local import CORES_A_TRIAL, visible_gpus
 from plop_lora.training.trial import find_result
 
@@ -49,7 +49,6 @@ def run_on_ray(jobs: Sequence[Job], runner: Runner, watch: Watch) -> dict[Path, 
         MissingExtraError: Ray is not installed.
         UsageError: no cluster at the address, or no machine of it has as many GPUs as a trial
             should get.
-        OutputError: a failure cannot be recorded.
     """
     from plop_lora.scoring.cluster import check_cluster, connected
 
@@ -139,7 +138,7 @@ class _Queue:
             self.watch(Event(job.spec, job.folder, RUNNING))
 
     def _lose(self, job: Job, batch_size: int | None, error: Exception) -> None:
-        """Queue a lost trial once more, or record it."""
+        """Queue a lost trial once more, or tell that it failed."""
         whole = job.spec.training.batch_size
         if isinstance(error, self.ray.exceptions.OutOfMemoryError) and batch_size is None:
             batch_size = max(1, whole // 2)
@@ -149,7 +148,7 @@ class _Queue:
             return
         cause = f"its Ray worker was lost {RETRIES + 1} times: {str(error).splitlines()[0]}"
         seconds = time.monotonic() - self.begun.get(job.folder, time.monotonic())
-        self._finish(job, record_failure(job, cause, batch_size or whole, seconds, PROCESSOR))
+        self._finish(job, failure(job, cause, batch_size or whole, seconds, PROCESSOR))
 
     def _finish(self, job: Job, result: TrialResult) -> None:
         self._begin(job)

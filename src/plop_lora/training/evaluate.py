@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from plop_lora.errors import DataError, UsageError, nearest, require
+from plop_lora.errors import DataError, UsageError, check_installed, nearest
 from plop_lora.records import TrialSpec
 from plop_lora.records.trial import CLASSIFY, GENERAL_LOSS, GRPO, SFT
 from plop_lora.training import harness
@@ -36,11 +36,11 @@ METRICS = {
 
 
 def check_metric(task: str, metric: str) -> None:
-    """Refuse a metric that a task cannot be judged by, before anything is trained.
+    """Refuse a metric that a task cannot be judged by; no function of the user's is imported.
 
     Raises:
         MissingExtraError: it needs lm-evaluation-harness, which is not installed.
-        UsageError: no such metric or function, or one of another task.
+        UsageError: no such metric, or one of another task.
     """
     check_task(task)
     if metric in METRICS[task]:
@@ -58,8 +58,16 @@ def check_metric(task: str, metric: str) -> None:
     if metric.startswith(harness.PREFIX):
         if metric == harness.PREFIX:
             raise UsageError("lm-eval: needs the name of a task behind it, such as lm-eval:gsm8k.")
-        require("lm_eval")
-    else:
+        check_installed("lm_eval")
+
+
+def find_metric(task: str, metric: str) -> None:
+    """Import the function that a metric names, where it names one of the user's.
+
+    Raises:
+        UsageError: no such function.
+    """
+    if ":" in metric and not metric.startswith(harness.PREFIX):
         find_function(metric, "metric", METRICS[task])
 
 

@@ -1,21 +1,8 @@
-"""When memory does not suffice: how that is told, how it is freed, what batch to try next."""
+"""When memory does not suffice: how it is freed, what batch to try next."""
 
 from __future__ import annotations
 
-import errno
 import gc
-
-_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory did not suffice, on an accelerator or on the host."""
-    if isinstance(error, MemoryError):
-        return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    words = str(error).lower()
-    return isinstance(error, RuntimeError) and any(word in words for word in _WORDS)
 
 
 def smaller_batch(size: int) -> int | None:

@@ -25,7 +25,13 @@ from plop_lora.training.task import Row
 Reward = Callable[..., Sequence[float | None]]
 
 MARK = "####"
-_NUMBER = re.compile(r"(?:(?<![\w)])[-+])?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+_NUMBER = re.compile(
+    r"(?:(?<![\w)])[-+])?"  # a sign, not a hyphen or a difference
+    r"(?<!\d)(?<!\d[.,])"  # not in the middle of a number
+    r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)"  # commas part thousands
+    r"(?:[eE][-+]?\d{1,3})?"
+    r"(?![.,]?\d)"  # "1,2,3" is a list, "1.2.3" a version
+)
 _PLAIN = str.maketrans({"−": "-", **dict.fromkeys("$€£¥₹")})
 _REFERENCES = ("answer", "solution", "completion")
 _SHOWN = 200
@@ -49,6 +55,8 @@ def last_number(text: str) -> Decimal | None:
 
     >>> last_number("10-5 leaves 5, so the answer is -2.")
     Decimal('-2')
+    >>> last_number("1,234 and 1e5"), last_number("1,2,3")
+    (Decimal('1E+5'), None)
     """
     found = _NUMBER.findall(text.translate(_PLAIN))
     return _decimal(found[-1]) if found else None
@@ -157,6 +165,17 @@ REWARDS: dict[str, Reward] = {"number": number_reward, "format": format_reward}
 # --------------------------------------------------------------------------- the user's own
 
 
+def check_named(names: Sequence[str]) -> None:
+    """Refuse a name that can be no reward function; nothing is imported.
+
+    Raises:
+        UsageError: neither one of `REWARDS` nor of the form `module:function`.
+    """
+    for name in names:
+        if name not in REWARDS:
+            _parts(name, "reward", tuple(REWARDS))
+
+
 def find_reward(name: str) -> Reward:
     """Return a reward function, guarded: one of `REWARDS`, or the user's `module:function`.
 
@@ -180,12 +199,7 @@ def find_function(name: str, what: str, known: Sequence[str]) -> Callable[..., A
     Raises:
         UsageError: no such name, module or function, or it is asynchronous.
     """
-    module_name, _, function_name = name.partition(":")
-    if not (module_name and function_name.isidentifier()):
-        raise UsageError(
-            f"There is no {what} {name!r}.{nearest(name, known)} Allowed: {', '.join(known)}, "
-            "or a function of yours as module:function."
-        )
+    module_name, function_name = _parts(name, what, known)
     module = _import(module_name, what, name)
     function: Any = getattr(module, function_name, None)
     own = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
@@ -198,6 +212,17 @@ def find_function(name: str, what: str, known: Sequence[str]) -> Callable[..., A
         raise UsageError(f"The {what} {name!r} is asynchronous; give a plain function.")
     found: Callable[..., Any] = function
     return found
+
+
+def _parts(name: str, what: str, known: Sequence[str]) -> tuple[str, str]:
+    """Return module and function of `module:function`."""
+    module_name, _, function_name = name.partition(":")
+    if not (module_name and function_name.isidentifier()):
+        raise UsageError(
+            f"There is no {what} {name!r}.{nearest(name, known)} Allowed: {', '.join(known)}, "
+            "or a function of yours as module:function."
+        )
+    return module_name, function_name
 
 
 def _import(module_name: str, what: str, name: str) -> ModuleType:

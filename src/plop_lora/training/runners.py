@@ -18,9 +18,11 @@ from plop_lora.recipe import Runner
 from plop_lora.records import TrialResult, TrialSpec
 from plop_lora.training.attempt import Job
 from plop_lora.training.events import FINISHED, WAITING, Event, Watch, ignore
-from plop_lora.training.trial import find_result, trial_folder, write_spec
+from plop_lora.training.folder import trial_folder
+from plop_lora.training.trial import find_result, write_spec
 
-COMMAND = (sys.executable, "-m", "plop_lora", "trial")
+COMMAND = (sys.executable, "-P", "-m", "plop_lora", "trial")
+"""-P: a file `datasets.py` in the working directory must not be what a trial imports."""
 KINDS = {"local": ("local", "run_locally"), "ray": ("cluster", "run_on_ray")}
 """Runner → module of this package and function that runs jobs."""
 
@@ -39,9 +41,10 @@ def run_trials(
 ) -> tuple[TrialResult, ...]:
     """Run every trial that has no result yet, and return the results in the order of the specs.
 
-    A trial that fails, or dies, is a result as well and ends nothing. A spec that is given twice
-    runs once. Ctrl-C or SIGTERM ends all trials under way and records none of them, so the same
-    call later goes on where this one was.
+    A trial that fails, or dies, is a result as well and ends nothing; where the machine was to
+    blame, that result is `mendable` and not kept, so that the next call tries again. A spec that
+    is given twice runs once. Ctrl-C or SIGTERM ends all trials under way and records none of
+    them, so the same call later goes on where this one was.
 
     Args:
         specs: of the trials.

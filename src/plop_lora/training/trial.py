@@ -1,14 +1,15 @@
 """One trial: a spec becomes a result, in a folder of its own.
 
-    root/<first 16 letters of the spec's digest>/
+    root/<arm, seed, phase and the first 16 letters of the spec's digest>/
         spec.json     what is to be done
         curve.jsonl   every row that the trainer logged, as it came
         adapter/      the trained adapter, as PEFT reads it
         result.json   written last: a folder that holds one is finished, and is never run again
 
 A trial that was killed has no result and starts over. What the user can put right (a changed data
-file, a full disk, a wrong option) raises and leaves no result either; what belongs to the trial
-itself (a loss that became NaN, memory that does not suffice, a fault in training) is its result.
+file, a wrong option) and what belongs to the machine (a full disk, memory that does not suffice, a
+library that is missing) raises and leaves no result either; what belongs to the trial itself (a
+loss that became NaN, a fault in training) is its result.
 
 Imports no torch until something has to be trained. Knows nothing of the tasks but their names.
 """
@@ -26,11 +27,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from plop_lora.errors import OutputError, PlopError, RecordError, UsageError
+from plop_lora.errors import MachineError, OutputError, PlopError, RecordError, UsageError
+from plop_lora.files import remove_abandoned
+from plop_lora.models.memory import is_out_of_memory
 from plop_lora.records import TrialResult, TrialSpec
 from plop_lora.records.trial import DONE, FAILED
 from plop_lora.training import resources
-from plop_lora.training.memory import is_out_of_memory, release_memory, smaller_batch
+from plop_lora.training.folder import (
+    ADAPTER,
+    CURVE,
+    RESULT,
+    SPEC,
+    check_no_links,
+    trial_folder,
+)
+from plop_lora.training.machine import is_of_machine
+from plop_lora.training.memory import release_memory, smaller_batch
 from plop_lora.training.rows import check_rows, read_general, read_rows
 from plop_lora.training.task import (
     Judged,
@@ -41,8 +53,8 @@ from plop_lora.training.task import (
     metric_of,
     trainer_of,
 )
+from plop_lora.training.weights import check_weights
 
-SPEC, CURVE, ADAPTER, RESULT = "spec.json", "curve.jsonl", "adapter", "result.json"
 _PACKAGES: dict[str, tuple[str, ...]] = {"classify": ("torch", "transformers", "peft")}
 _PACKAGES |= dict.fromkeys(("sft", "grpo"), (*_PACKAGES["classify"], "trl"))
 _SPARE_BYTES = 50 * 2**20
@@ -50,11 +62,6 @@ _SPARE_BYTES = 50 * 2**20
 
 class DivergedError(ArithmeticError):
     """Training or evaluation gave NaN or infinity; it ends as the cause of a failed trial."""
-
-
-def trial_folder(root: Path, spec: TrialSpec) -> Path:
-    """Return the folder of a trial, named by the digest of its spec."""
-    return Path(root) / spec.digest()[:16]
 
 
 def write_spec(root: Path, spec: TrialSpec) -> Path:
@@ -116,8 +123,10 @@ def run_trial(
     if found is not None:
         return found
     check_task(spec.task)
+    check_weights(spec)
     if resources.is_first_process():
         _claim(folder, spec)
+        remove_abandoned(folder)
         _check_space(folder, spec)
     base = folder if root is None else Path(root)
     data = spec.data
@@ -137,6 +146,7 @@ def run_trial(
 
 def _claim(folder: Path, spec: TrialSpec) -> Path:
     """Write the spec into a folder that has none; refuse a folder that has another."""
+    check_no_links(folder)
     path = folder / SPEC
     if not path.exists():
         return spec.save(path)
@@ -210,6 +220,8 @@ def _run(spec: TrialSpec, progress: _Progress, rows: _Rows) -> TrialResult:
             cause = str(error)
         except Exception as error:
             traceback.print_exc(file=sys.stderr)
+            if is_of_machine(error):
+                raise MachineError(_cause(error)) from error
             cause = _cause(error)
         cost = meter.cost(device, progress.tokens)
     return TrialResult(

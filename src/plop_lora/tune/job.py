@@ -9,7 +9,7 @@ import math
 import os
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from plop_lora.errors import UsageError
@@ -20,10 +20,11 @@ from plop_lora.records.trial import higher_is_better
 from plop_lora.records.tuning import Configuration
 from plop_lora.training.events import Watch
 from plop_lora.training.task import metric_of
+from plop_lora.training.weights import TrainedModel
 from plop_lora.tune.space import Space
 from plop_lora.tune.steps import Rows, RowsFile, Steps
 from plop_lora.verify.folder import TRIALS
-from plop_lora.verify.plan import model_name
+from plop_lora.verify.plan import evaluation_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +38,7 @@ class Job:
     space: Space
     steps: Steps
     watch: Watch
+    model: TrainedModel
 
     @property
     def metric(self) -> str:
@@ -47,11 +49,6 @@ class Job:
     def higher(self) -> bool:
         """Whether more of the metric is better."""
         return higher_is_better(self.metric)
-
-    @property
-    def model(self) -> str:
-        """What trials load."""
-        return model_name(self.recipe, self.scores)
 
     def identity(self) -> str:
         """Return what names the search: the SHA-256 of all that its trials depend on.
@@ -66,6 +63,7 @@ class Job:
         parts = {
             "recipe": self.recipe.model_dump(mode="json", exclude=free),
             "scores": self.scores.digest(),
+            "model": [self.model.name, self.model.revision, self.model.weights],
             "rows": [part.sha256 for part in parts_of_rows],
             "placements": {f"{name} {rank}": made.digest() for (name, rank), made in table},
         }
@@ -80,19 +78,29 @@ class Job:
         judged: RowsFile,
         rows: int | None = None,
     ) -> TrialSpec:
-        """Return the trial of a configuration on the first `rows`, judged on a part."""
+        """Return the trial of a configuration on the first `rows`, judged on a part.
+
+        Steps that the recipe fixes do not follow the rows, so on a share of the rows they are cut
+        to the same share: a ladder is to cost no more than that.
+        """
+        training = self.recipe.training
+        if training.steps is not None and rows is not None:
+            share = rows / self.rows.train.rows
+            training = replace(training, steps=max(1, round(training.steps * share)))
         return TrialSpec(
             arm=point.label,
             seed=seed,
             phase=phase,
             task=self.recipe.task,
-            model=self.model,
+            model=self.model.name,
             placement=self.space.placement(point),
             learning_rate=point.learning_rate,
             data=self.rows.data(judged, rows),
-            training=self.recipe.training,
-            evaluation=self.recipe.evaluation,
+            training=training,
+            evaluation=evaluation_of(self.recipe),
             labels=self.rows.labels,
+            revision=self.model.revision,
+            weights=self.model.weights,
         )
 
     def run(self, specs: Sequence[TrialSpec]) -> tuple[TrialResult, ...]:

@@ -13,8 +13,15 @@ from typing import Any
 
 from plop_lora.errors import MeasurementError, UsageError, require
 from plop_lora.records import LadderStep, TrialCost, TrialResult
-from plop_lora.records.trial import LADDER
-from plop_lora.records.tuning import FAILED, OVER_BUDGET, SEARCHED, Configuration, SearchTrial
+from plop_lora.records.trial import LADDER, SEARCH
+from plop_lora.records.tuning import (
+    FAILED,
+    OVER_BUDGET,
+    RUNNING,
+    SEARCHED,
+    Configuration,
+    SearchTrial,
+)
 from plop_lora.tune import study as memory
 from plop_lora.tune.job import Job, workers_of
 from plop_lora.tune.space import Space, ladder_rates
@@ -30,10 +37,11 @@ STEPS, COSTS = "ladder", "ladder costs"
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """The rates tried, what they took, and how far the next rate is as a factor."""
+    """The rates tried, what they took, and the causes of trials that the machine has ended."""
 
     steps: tuple[LadderStep, ...]
     costs: tuple[TrialCost, ...]
+    lost: tuple[str, ...] = ()
 
     def best(self, higher: bool) -> float | None:
         """Return the best rate, None without a ladder."""
@@ -72,7 +80,10 @@ def climb(job: Job, study: Any) -> Ladder:
             f"Every trial of the learning-rate ladder failed, the first with: {steps[0].cause}. "
             f"The logs are in {job.folder}; change the training settings and start again."
         )
-    ladder = Ladder(steps, tuple(result.cost for result in results))
+    causes = tuple(result.cause or "no cause given" for result in results if result.mendable)
+    ladder = Ladder(steps, tuple(result.cost for result in results), causes)
+    if causes:  # the next start tries again
+        return ladder
     study.set_user_attr(COSTS, [asdict(cost) for cost in ladder.costs])
     study.set_user_attr(STEPS, [asdict(step) for step in steps])
     return ladder
@@ -88,8 +99,8 @@ def narrowed(job: Job, ladder: Ladder) -> Space:
 
 
 def _search_spec(job: Job, point: Configuration, rows: int | None = None) -> Any:
-    seed = job.recipe.seed
-    return job.spec(point, seed=seed, phase=LADDER, judged=job.rows.select, rows=rows)
+    phase = SEARCH if rows is None else LADDER
+    return job.spec(point, seed=job.recipe.seed, phase=phase, judged=job.rows.select, rows=rows)
 
 
 def _step(job: Job, result: TrialResult) -> LadderStep:
@@ -180,22 +191,34 @@ def _ask_feasible(job: Job, study: Any, space: Space, size: int, startup: int) -
 
 
 def _run(job: Job, study: Any, batch: Sequence[Any]) -> None:
-    """Train a batch and tell the study; a failed trial is told as one, with its cause."""
+    """Train a batch and tell the study; a failed trial is told as one, with its cause.
+
+    One that the machine has ended is not told: it counts as under way, and the next start of this
+    worker runs it again.
+    """
     failed = require("optuna").trial.TrialState.FAIL
     points = [memory.configuration_of(trial) for trial in batch]
     specs = [_search_spec(job, point) for point in points if point is not None]
     for trial, result in zip(batch, job.run(specs), strict=True):
         value, cause = job.outcome(result)
-        trial.set_user_attr(memory.COST, asdict(result.cost))
         if value is None:
             trial.set_user_attr(memory.CAUSE, cause)
+        if result.mendable:
+            continue
+        trial.set_user_attr(memory.COST, asdict(result.cost))
+        if value is None:
             study.tell(trial, state=failed)
         else:
             study.tell(trial, value)
 
 
+def lost(trials: Sequence[SearchTrial]) -> list[SearchTrial]:
+    """Return the suggestions that the machine has ended; one under way has no cause."""
+    return [trial for trial in trials if trial.state == RUNNING and trial.cause]
+
+
 def _refuse_hopeless(job: Job, trials: Sequence[SearchTrial]) -> None:
-    failures = [trial for trial in trials if trial.state == FAILED]
+    failures = [*(trial for trial in trials if trial.state == FAILED), *lost(trials)]
     if len(failures) >= HOPELESS and not any(trial.state == SEARCHED for trial in trials):
         raise MeasurementError(
             f"All {len(failures)} trials of the search failed, the first with: "

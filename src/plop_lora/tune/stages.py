@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +12,11 @@ from typing import Any
 import yaml
 
 from plop_lora._version import __version__
-from plop_lora.errors import require
+from plop_lora.errors import RecordError, require
+from plop_lora.escapes import escaped
 from plop_lora.files import atomic_file
 from plop_lora.recipe import Proof, TuneRecipe, VerifyRecipe
-from plop_lora.records import Placement, Scores
+from plop_lora.records import Placement, Scores, TrialResult, TrialSpec
 from plop_lora.records.tuning import (
     RUNNING,
     Configuration,
@@ -23,6 +26,7 @@ from plop_lora.records.tuning import (
     TuningPlan,
 )
 from plop_lora.training.events import Watch, ignore
+from plop_lora.training.folder import RESULT, SPEC
 from plop_lora.training.task import LORA_OVER_FULL
 from plop_lora.tune import study as memory
 from plop_lora.tune.confirm import Confirmation, confirm, unconfirmed
@@ -33,11 +37,14 @@ from plop_lora.tune.search import (
     Ladder,
     climb,
     ladder_rows,
+    lost,
     narrowed,
     search,
 )
 from plop_lora.tune.space import build_space, ladder_rates
 from plop_lora.tune.steps import Steps, usual_steps
+from plop_lora.verify.folder import TRIALS, TUNE, check_folder, mark
+from plop_lora.verify.model import model_of
 from plop_lora.verify.plan import default_margin
 from plop_lora.verify.run import check_groups_of, check_trainer
 
@@ -80,8 +87,13 @@ def tune(
     scores, recipe = Scores.of(scores), TuneRecipe.of(recipe, settings)
     require("optuna")
     check_trainer(recipe)
-    with alone_in(Path(folder)):
-        job = _job(recipe, scores, Path(folder), watch, steps)
+    folder = Path(folder)
+    check_folder(folder, TUNE)
+    job = _job(recipe, scores, folder, watch, steps)
+    job.steps.check(recipe, scores, job.rows, list(job.space.table.values()))
+    with alone_in(folder):
+        mark(folder, TUNE, job.model)
+        job.steps.write(job.rows, folder)
         study = memory.open_study(job)
         ladder = climb(job, study)
         job = replace(job, space=narrowed(job, ladder))
@@ -92,7 +104,8 @@ def tune(
         arm = placement.save(job.folder / PLACEMENT)
         verify = verify_recipe(job, outcome.chosen, placement, arm)
         _write_recipe(verify, job.folder / RECIPE)
-        notes = (*job.space.notes, *notes, *_running(trials), *outcome.notes)
+        notes = (*job.space.notes, *_lost(ladder, trials), *notes, *_running(trials),
+                 *outcome.notes)  # fmt: skip
         return _record(job, study, ladder, trials, outcome, placement, verify, notes)
 
 
@@ -104,12 +117,15 @@ def plan(
     steps: Steps | None = None,
     **settings: Any,
 ) -> TuningPlan:
-    """Return what `tune` would run; the rows are split to be counted, nothing is trained.
+    """Return what `tune` would run; nothing is run, and nothing is written.
+
+    The rows are split in memory to be counted; no function of the user's is imported.
 
     Raises:
         UsageError: as for `tune`.
     """
     scores, recipe = Scores.of(scores), TuneRecipe.of(recipe, settings)
+    check_folder(Path(folder), TUNE)
     job = _job(recipe, scores, Path(folder), ignore, steps)
     rates, rows = ladder_rates(job.space, recipe.trials), job.rows
     searched = max(1, recipe.trials - len(rates))
@@ -153,21 +169,23 @@ def _job(
     space = build_space(recipe, scores)
     steps = steps or usual_steps()
     rows = steps.prepare(recipe, scores, folder)
-    job = Job(recipe, scores, folder, rows, space, steps, watch)
+    job = Job(recipe, scores, folder, rows, space, steps, watch, model_of(recipe, scores))
     climbs = bool(ladder_rates(space, recipe.trials))
     check_groups_of(recipe, ladder_rows(job) if climbs else rows.train.rows)
     return job
 
 
 def _expected_seconds(job: Job, stages: tuple[Stage, ...]) -> float | None:
-    """Return device-seconds at the mean of the trials that have run in this folder."""
-    if not (job.folder / "study.journal").exists() or job.recipe.storage:
-        return None
-    done = memory.costs(memory.open_study(job))
-    if not done:
+    """Return device-seconds at the mean of the full-length trials that this folder has."""
+    seconds = []
+    for path in sorted((job.folder / TRIALS).glob(f"*/{RESULT}")):
+        with contextlib.suppress(RecordError):  # a damaged one is told when the search reads it
+            if TrialSpec.load(path.parent / SPEC).data.rows is None:
+                seconds.append(TrialResult.load(path).cost.device_seconds)
+    if not seconds:
         return None
     full = sum(stage.trials for stage in stages[1:]) + LADDER_SHARE * stages[0].trials
-    return statistics.fmean(cost.device_seconds for cost in done) * full
+    return statistics.fmean(seconds) * full
 
 
 def _confirmation(
@@ -181,9 +199,23 @@ def _confirmation(
 
 
 def _running(trials: tuple[SearchTrial, ...]) -> list[str]:
-    number = sum(trial.state == RUNNING for trial in trials)
+    number = sum(trial.state == RUNNING for trial in trials) - len(lost(trials))
     text = f"trials of other workers still running and left out: {number}; start again for them"
     return [text] if number else []
+
+
+def _lost(ladder: Ladder, trials: tuple[SearchTrial, ...]) -> list[str]:
+    """Say which trials the machine has ended: their placements are not to blame."""
+    causes = {
+        "ladder, on which the search is centred": ladder.lost,
+        "search": tuple(trial.cause or "" for trial in lost(trials)),
+    }
+    return [
+        f"trials of the {what} that the machine ended: {len(found)}, the first with: "
+        f"{found[0].rstrip('.')}; start again to run them"
+        for what, found in causes.items()
+        if found
+    ]
 
 
 def _record(
@@ -256,5 +288,6 @@ def _plain(recipe: VerifyRecipe) -> dict[str, Any]:
 
 def _write_recipe(recipe: VerifyRecipe, path: Path) -> None:
     text = yaml.safe_dump(_plain(recipe), sort_keys=False, allow_unicode=True)
+    command = f"plop verify SCORES --recipe {shlex.quote(str(path))}"
     with atomic_file(path) as file:
-        file.write(f"# plop verify SCORES --recipe {path}\n{text}")
+        file.write(f"# {escaped(command)}\n{text}")

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from plop_lora.recipe import TuneRecipe
-from plop_lora.records import CostLedger, Scores, TrialCost, TrialData, TrialResult
+from plop_lora.records import (
+    CostLedger,
+    Placement,
+    Scores,
+    TrialCost,
+    TrialData,
+    TrialResult,
+)
 from plop_lora.records.base import later
 from plop_lora.records.trial import higher_is_better
 from plop_lora.training.events import RunTrials
-from plop_lora.verify.decide import Outcome, decide
-from plop_lora.verify.run import check_rewards, check_task_fits
-from plop_lora.verify.splits import FROM_TRIAL, REPORT, SELECT, TRAIN, prepare_splits, write_splits
+from plop_lora.verify.decide import RISK, Outcome, decide
+from plop_lora.verify.model import check_config, model_of
+from plop_lora.verify.run import check_task_fits, check_what_runs
+from plop_lora.verify.splits import (
+    FROM_TRIAL,
+    REPORT,
+    SELECT,
+    TRAIN,
+    Splits,
+    check_splits,
+    prepare_splits,
+    write_splits,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +45,16 @@ class RowsFile:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The three parts of the data: trained on, selected on, reported on; the classes."""
+    """The three parts of the data: trained on, selected on, reported on; the classes.
+
+    `splits` has the rows themselves, for whoever writes them.
+    """
 
     train: RowsFile
     select: RowsFile
     report: RowsFile
     labels: tuple[str, ...] = ()
+    splits: Splits | None = None
 
     def data(self, judged: RowsFile, rows: int | None = None) -> TrialData:
         """Return the files of a trial that trains on the first `rows` and is judged on a part."""
@@ -56,10 +77,28 @@ class Versus:
 
 
 class Prepare(Protocol):
-    """Writes the rows of a recipe into a folder, split in three."""
+    """Splits the rows of a recipe in three, and checks all that needs no run; writes nothing."""
 
     def __call__(self, recipe: TuneRecipe, scores: Scores, folder: Path) -> Rows:
-        """Split the rows, or find them split already."""
+        """Split the rows; a folder that holds others is refused."""
+        ...
+
+
+class Check(Protocol):
+    """Finds what shows only when functions of the user run, or a model is looked at."""
+
+    def __call__(
+        self, recipe: TuneRecipe, scores: Scores, rows: Rows, placements: Sequence[Placement]
+    ) -> None:
+        """Raise before anything is written or trained."""
+        ...
+
+
+class Write(Protocol):
+    """Writes the rows into the folder of a run."""
+
+    def __call__(self, rows: Rows, folder: Path) -> None:
+        """Write what is not there."""
         ...
 
 
@@ -89,31 +128,46 @@ class Count(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Steps:
-    """What a search calls: to run trials, to split rows, to compare arms, to count the cost."""
+    """What a search calls: to run trials, to split rows, to compare arms, to count the cost.
+
+    `check` and `write` are for rows that are read from files; by default they do nothing.
+    """
 
     run: RunTrials
     prepare: Prepare
     compare: Compare
     count: Count
+    check: Check = field(default=lambda recipe, scores, rows, placements: None)
+    write: Write = field(default=lambda rows, folder: None)
 
 
 def usual_steps() -> Steps:
     """Return the steps that `plop verify` takes as well; each is imported when it is called."""
     return Steps(run=later("training.runners", "run_trials"), prepare=_prepare, compare=_compare,
-                 count=later("cost", "ledger"))  # fmt: skip
+                 count=later("cost", "ledger"), check=_check, write=_write)  # fmt: skip
 
 
 def _prepare(recipe: TuneRecipe, scores: Scores, folder: Path) -> Rows:
     check_task_fits(scores, recipe)
+    check_config(model_of(recipe, scores), scores, download=False)
     splits = prepare_splits(recipe)
-    check_rewards(recipe, splits)
-    write_splits(splits, folder)
+    check_splits(splits, folder)
     parts = {TRAIN: splits.train, SELECT: splits.selection, REPORT: splits.report}
     train, select, report = (
         RowsFile(f"{FROM_TRIAL}/{name}", splits.digests[name], len(rows))
         for name, rows in parts.items()
     )
-    return Rows(train, select, report, splits.labels)
+    return Rows(train, select, report, splits.labels, splits)
+
+
+def _check(recipe: TuneRecipe, scores: Scores, rows: Rows, placements: Sequence[Placement]) -> None:
+    assert rows.splits is not None, "_prepare keeps them"
+    check_what_runs(recipe, scores, rows.splits, placements)
+
+
+def _write(rows: Rows, folder: Path) -> None:
+    assert rows.splits is not None, "_prepare keeps them"
+    write_splits(rows.splits, folder)
 
 
 _DEFAULT = "default"
@@ -125,11 +179,17 @@ def _compare(
     *,
     margin: float,
 ) -> dict[str, Versus]:
-    """Let the default take the shortlist's place; differences change their sign."""
+    """Let the default take the shortlist's place; differences change their sign.
+
+    The intervals hold together (Bonferroni): the best of several rivals is taken by them.
+    """
     metric = default[0].metric
     outcomes = {_DEFAULT: _outcome(default, metric)}
     outcomes |= {f"rival {name}": _outcome(results, metric) for name, results in rivals.items()}
-    decision = decide(outcomes, shortlist=_DEFAULT, margin=margin, higher=higher_is_better(metric))
+    decision = decide(
+        outcomes, shortlist=_DEFAULT, margin=margin, higher=higher_is_better(metric),
+        level=1 - RISK / max(1, len(rivals)),
+    )  # fmt: skip
     return {
         row.arm.removeprefix("rival "): Versus(
             _minus(row.difference), _minus(row.high), _minus(row.low), row.p

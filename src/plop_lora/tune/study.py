@@ -7,6 +7,7 @@ that the study alone says what was tried, also to other workers. Imports optuna 
 from __future__ import annotations
 
 import hashlib
+import platform
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +27,7 @@ from plop_lora.tune.job import Job, worker_name
 from plop_lora.tune.space import Space, rounded
 
 WORKER, POINT, CAUSE, COST, PARAMETERS = "worker", "configuration", "cause", "cost", "parameters"
-LEADER = "leader"
+LEADER, HOME = "leader", "home"
 STARTUP_SHARE = 1 / 3
 """Of the search that is drawn at random before the estimator takes over."""
 
@@ -48,12 +49,29 @@ def open_study(job: Job) -> Any:
     )
     if LEADER not in study.user_attrs:
         study.set_user_attr(LEADER, worker_name(job.folder))
+        study.set_user_attr(HOME, _home(job))
     return study
 
 
 def leads(job: Job, study: Any) -> bool:
     """Whether this worker opened the study first, and so confirms what all have found."""
-    return bool(study.user_attrs[LEADER] == worker_name(job.folder))
+    return bool(study.user_attrs[LEADER] in _names(job, study))
+
+
+def _names(job: Job, study: Any) -> set[str]:
+    """Return the names of this worker: that of its folder, and one that the folder has lost.
+
+    The folder that opened the study is known by its machine and path as well. A study in the
+    journal of a folder has no other worker at all.
+    """
+    names = {worker_name(job.folder)}
+    if job.recipe.storage is None or study.user_attrs.get(HOME) == _home(job):
+        names.add(study.user_attrs[LEADER])
+    return names
+
+
+def _home(job: Job) -> str:
+    return f"{platform.node()}:{job.folder.resolve()}"
 
 
 def _storage(optuna: Any, job: Job) -> Any:
@@ -72,18 +90,19 @@ def _storage(optuna: Any, job: Job) -> Any:
 
 
 def _journal(optuna: Any, path: Path) -> Any:
-    """Open the journal; half a line that a kill has left at its end is cut off first."""
+    """Open the journal; what a kill has left is removed first: its lock, half a line at the end.
+
+    The folder is held by this process alone, so a lock of the journal is nobody's any more. Optuna
+    would wait for it at each of its accesses.
+    """
     journal = optuna.storages.journal
+    for stale in path.parent.glob(f"{path.name}.lock*"):
+        stale.unlink(missing_ok=True)
     if path.exists():
-        lock = journal.JournalFileSymlinkLock(str(path))
-        lock.acquire()
-        try:
-            content = path.read_bytes()
-            if content and not content.endswith(b"\n"):
-                with path.open("r+b") as file:
-                    file.truncate(content.rfind(b"\n") + 1)
-        finally:
-            lock.release()
+        content = path.read_bytes()
+        if content and not content.endswith(b"\n"):
+            with path.open("r+b") as file:
+                file.truncate(content.rfind(b"\n") + 1)
     return journal.JournalFileBackend(str(path))
 
 
@@ -164,11 +183,11 @@ def unfinished(job: Job, study: Any) -> list[Any]:
     One that was not whole yet is told as failed here; it was never trained.
     """
     optuna = require("optuna")
-    name = worker_name(job.folder)
+    names = _names(job, study)
     states = (optuna.trial.TrialState.RUNNING,)
     left = []
     for frozen in study.get_trials(deepcopy=False, states=states):
-        if frozen.user_attrs.get(WORKER) != name:
+        if job.recipe.storage is not None and frozen.user_attrs.get(WORKER) not in names:
             continue
         if configuration_of(frozen) is None:
             study.tell(frozen.number, state=optuna.trial.TrialState.FAIL)

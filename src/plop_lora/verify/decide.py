@@ -4,7 +4,10 @@ A rival is *better* where it beats the shortlist by more than the margin, at a o
 0.05 after Holm over all rivals: naming one of many as better needs the correction. The shortlist
 is *confirmed* where its one-sided 95 % bound lies above minus the margin against every rival.
 That needs no correction, since all of them must hold (an intersection-union test). Displayed
-intervals are two-sided 95 %, one comparison each.
+intervals are two-sided 95 %, one comparison each; the one-sided bound that decides is beside them.
+
+Arms that have learned nothing are alike as well. So where the shortlist is not better than what
+is reached without a finetune, being alike is not called non-inferior, and nothing is confirmed.
 
 Shape letters: S seeds, I items.
 """
@@ -13,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +25,7 @@ from plop_lora.errors import MeasurementError, UsageError
 from plop_lora.records import Predictive
 from plop_lora.records.verification import BEATEN, CONFIRMED, INCONCLUSIVE
 from plop_lora.statistics import (
+    CONFIDENCE,
     Components,
     Interval,
     components,
@@ -81,6 +85,22 @@ class ArmComparison:
     high: float | None = None
     p: float | None = None
     verdict: str = UNSEPARATED
+    bound: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Doubts:
+    """What forbids a claim, whatever the numbers say.
+
+    Attributes:
+        arms: arm → why its numbers may not be those of its placement.
+        reference: what is reached without a finetune, for each seed; None where it is not known.
+        reference_name: of it, for the text.
+    """
+
+    arms: Mapping[str, str] = field(default_factory=dict)
+    reference: Outcome | None = None
+    reference_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +130,8 @@ def decide(
     shortlist: str,
     margin: float,
     higher: bool,
+    doubts: Doubts | None = None,
+    level: float = CONFIDENCE,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Decision:
@@ -120,6 +142,8 @@ def decide(
         shortlist: which of them is to be proved.
         margin: loss in the metric that is accepted, 0 or more.
         higher: whether a higher value of the metric is better.
+        doubts: what forbids a claim: arms with lost trials, and the level of no finetune.
+        level: of the intervals, each for itself; verdicts do not depend on it.
         draws: of the bootstrap.
         seed: of the draws.
 
@@ -135,12 +159,14 @@ def decide(
     """
     _check(outcomes, shortlist, margin)
     rivals = [arm for arm in outcomes if arm != shortlist]
-    paired = {
-        arm: found
-        for arm in rivals
-        if (found := _pair(arm, outcomes[shortlist], outcomes[arm], higher, draws, seed))
-    }
-    verdicts = _verdicts(paired, margin)
+
+    def pair(arm: str, outcome: Outcome) -> _Paired | None:
+        return _pair(arm, outcomes[shortlist], outcome, higher, draws=draws, seed=seed, level=level)
+
+    paired = {arm: found for arm in rivals if (found := pair(arm, outcomes[arm]))}
+    doubts = doubts or Doubts()
+    learned = doubts.reference is None or _is_above(pair("", doubts.reference))
+    verdicts = _allowed(_verdicts(paired, margin), shortlist, doubts, learned)
     adjusted = dict(zip(paired, holm([p.interval.p for p in paired.values()]), strict=True))
     comparisons = tuple(
         _comparison(arm, outcomes[arm], paired.get(arm), adjusted.get(arm), verdicts.get(arm))
@@ -150,11 +176,13 @@ def decide(
     )
     better = [arm for arm in paired if verdicts[arm] == BETTER]
     open_arms = [row for row in comparisons if row.verdict in (UNSEPARATED, FAILED)]
-    verdict = BEATEN if better else INCONCLUSIVE if open_arms else CONFIRMED
+    verdict = BEATEN if better else INCONCLUSIVE if open_arms or not learned else CONFIRMED
     return Decision(
         verdict=verdict,
         better=min(better, key=lambda arm: (paired[arm].interval.value, arm), default=None),
-        more=_more(open_arms, paired, shortlist, margin) if verdict != CONFIRMED else None,
+        more=None
+        if verdict == CONFIRMED
+        else _more(open_arms, paired, shortlist, margin, doubts, learned),
         comparisons=comparisons,
     )
 
@@ -207,7 +235,14 @@ def _check(outcomes: Mapping[str, Outcome], shortlist: str, margin: float) -> No
 
 
 def _pair(
-    arm: str, first: Outcome, second: Outcome, higher: bool, draws: int, seed: int
+    arm: str,
+    first: Outcome,
+    second: Outcome,
+    higher: bool,
+    *,
+    draws: int,
+    seed: int,
+    level: float,
 ) -> _Paired | None:
     """Compare over the seeds that both finished; None with fewer than two."""
     table_SI, with_items = _table(arm, first, second)
@@ -215,11 +250,12 @@ def _pair(
         return None
     table_SI = table_SI if higher else -table_SI
     if with_items and table_SI.shape[1] > 1:
-        interval = paired_bootstrap(table_SI, draws=draws, seed=seed)
+        interval = paired_bootstrap(table_SI, draws=draws, seed=seed, level=level)
         return _Paired(arm, interval, components(table_SI), *table_SI.shape)
     values_S = table_SI.mean(axis=1)
     parts = Components(seed_sd=float(values_S.std(ddof=1)), item_sd=0.0, noise_sd=0.0)
-    return _Paired(arm, paired_t(values_S, draws=draws), parts, len(values_S), None)
+    interval = paired_t(values_S, draws=draws, level=level)
+    return _Paired(arm, interval, parts, len(values_S), None)
 
 
 def _table(arm: str, first: Outcome, second: Outcome) -> tuple[Floats, bool]:
@@ -260,6 +296,25 @@ def _verdicts(paired: Mapping[str, _Paired], margin: float) -> dict[str, str]:
     return verdicts
 
 
+def _is_above(reference: _Paired | None) -> bool:
+    """Whether the shortlist is better than what is reached without a finetune.
+
+    With fewer than two seeds that is not known, and nothing else is claimed either.
+    """
+    return reference is None or reference.interval.lower_bound(1 - RISK) > 0
+
+
+def _allowed(
+    verdicts: Mapping[str, str], shortlist: str, doubts: Doubts, learned: bool
+) -> dict[str, str]:
+    """Take back what must not be claimed: of arms in doubt, and of arms that have not learned."""
+    doubted = verdicts if shortlist in doubts.arms else doubts.arms
+    return {
+        arm: UNSEPARATED if arm in doubted or (verdict == NON_INFERIOR and not learned) else verdict
+        for arm, verdict in verdicts.items()
+    }
+
+
 def _shortlist(arm: str, outcome: Outcome) -> ArmComparison:
     seeds = _finished(outcome)
     return ArmComparison(arm, outcome.mean, seeds, verdict=SHORTLIST if seeds else FAILED)
@@ -273,7 +328,8 @@ def _comparison(
         return ArmComparison(arm, outcome.mean, _finished(outcome), verdict=verdict)
     bare = ArmComparison(arm, outcome.mean, paired.seeds, p=p, verdict=verdict)
     found = paired.interval
-    return replace(bare, difference=found.value, low=found.low, high=found.high)
+    bound = found.lower_bound(1 - RISK)
+    return replace(bare, difference=found.value, low=found.low, high=found.high, bound=bound)
 
 
 def _finished(outcome: Outcome) -> int:
@@ -288,9 +344,21 @@ def _more(
     paired: Mapping[str, _Paired],
     shortlist: str,
     margin: float,
+    doubts: Doubts,
+    learned: bool,
 ) -> str | None:
     """Say what is missing: results, seeds, or rows; the rival that needs most speaks for all."""
-    parts = []
+    parts = [f"{arm}: {why}" for arm, why in doubts.arms.items()]
+    if not learned:
+        parts.append(
+            f"{shortlist} is not shown to be better than the {doubts.reference_name}, so arms that "
+            "are alike say nothing of where adapters go: train on more rows, longer, or at other "
+            "rates"
+        )
+        return "; ".join(parts)
+    if shortlist in doubts.arms:
+        return "; ".join(parts)
+    open_arms = [row for row in open_arms if row.arm not in doubts.arms]
     failed = [row.arm for row in open_arms if row.verdict == FAILED]
     if failed:
         parts.append(f"no result of {', '.join(failed)}: every seed failed; see the causes")

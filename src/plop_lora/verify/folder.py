@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -10,14 +11,21 @@ from typing import Any
 
 import yaml
 
-from plop_lora.errors import OutputError, UsageError
-from plop_lora.files import atomic_file
+from plop_lora.errors import OutputError, RecordError, UsageError
+from plop_lora.files import atomic_file, check_writable, size
 from plop_lora.recipe import Proof
 from plop_lora.records import Scores
+from plop_lora.training.weights import TrainedModel
 
 HOME = "plop-verify"
 TRIALS = "trials"
+MARK = "run.json"
+"""Written first: a folder without it, and with anything else, is not a run's."""
 RECIPE, SCORES, RECORD = "recipe.yaml", "scores.json", "verification.json"
+VERIFY, TUNE = "verify", "tune"
+_OLD_MARKS = {VERIFY: (SCORES, RECIPE, "data", TRIALS), TUNE: ("worker", "data", TRIALS)}
+"""What a run of a release without the mark has: all of these."""
+_LOCKS = ("lock", ".lock")
 FREE = ("arms", "seeds", "margin", "quick", "runner", "price", "report_to")
 """What may change between two runs in one folder: no finished trial turns wrong by it, so more
 seeds or another rival go on from those that are there."""
@@ -37,22 +45,45 @@ def default_folder(recipe: Proof, scores: Scores) -> Path:
     return Path(HOME) / hashlib.sha256(document.encode()).hexdigest()[:8]
 
 
-def check_owner(folder: Path, recipe: Proof, scores: Scores) -> None:
-    """Refuse a folder that holds the trials of another recipe or of other scores.
+def check_folder(folder: Path, verb: str) -> None:
+    """Refuse a folder that is a file, that belongs to the user, or to a run of the other verb.
+
+    Args:
+        folder: of a run, which need not exist yet.
+        verb: `verify` or `tune`.
+
+    Raises:
+        UsageError: nothing was written there.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"The folder {folder} is a file. {_HINT}")
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if MARK in there:
+        found = _read_mark(folder).get("verb")
+        if found != verb:
+            raise UsageError(f"The folder {folder} belongs to a run of plop {found}. {_HINT}")
+        return
+    # A run that was killed in its first write leaves a lock and a hidden temporary file at most.
+    visible = any(name[0] != "." and name not in _LOCKS for name in there)
+    if visible and not all(name in there for name in _OLD_MARKS[verb]):
+        raise UsageError(f"The folder {folder} holds something else than a run. {_HINT}")
+
+
+_HINT = "Name another folder with --folder, or remove this one."
+
+
+def check_owner(folder: Path, recipe: Proof, scores: Scores, model: TrainedModel) -> None:
+    """Refuse a folder that holds the trials of another recipe, of other scores or weights.
 
     Raises:
         UsageError: the text names what differs.
     """
-    hint = "Name another folder with --folder, or remove this one."
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"The folder {folder} is a file. {hint}")
+    check_folder(folder, VERIFY)
+    if (folder / MARK).exists():
+        _check_same_weights(folder, model)
     if (folder / SCORES).exists() and Scores.load(folder / SCORES).digest() != scores.digest():
-        raise UsageError(f"The folder {folder} belongs to other scores. {hint}")
+        raise UsageError(f"The folder {folder} belongs to other scores. {_HINT}")
     if not (folder / RECIPE).exists():
-        # A run that was killed in its first write leaves a hidden temporary file at most.
-        visible = folder.is_dir() and any(p.name[0] != "." for p in folder.iterdir())
-        if visible and not (folder / SCORES).exists():
-            raise UsageError(f"The folder {folder} holds something else than a run. {hint}")
         return
     before = _deciding(type(recipe).read(folder / RECIPE))
     now = _deciding(recipe)
@@ -60,16 +91,56 @@ def check_owner(folder: Path, recipe: Proof, scores: Scores) -> None:
         if before[key] != now[key]:
             raise UsageError(
                 f"The folder {folder} belongs to another recipe: its {key} is {before[key]!r}, "
-                f"now {now[key]!r} is asked. {hint}"
+                f"now {now[key]!r} is asked. {_HINT}"
             )
 
 
-def claim(folder: Path, recipe: Proof, scores: Scores) -> None:
+def _check_same_weights(folder: Path, model: TrainedModel) -> None:
+    """Compare what is known of both; a hub id that was never loaded has no commit yet."""
+    before = _read_mark(folder).get("model") or {}
+    for key, now in (("revision", model.revision), ("weights", model.weights)):
+        known = before.get(key)
+        if known and now and known != now:
+            raise UsageError(
+                f"The folder {folder} belongs to other weights of {before.get('name')}: their "
+                f"{key} is {known}, that of {model.name} is {now}. Trials of both must not be "
+                f"compared. {_HINT}"
+            )
+
+
+def _read_mark(folder: Path) -> dict[str, Any]:
+    path = folder / MARK
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecordError(
+            f"{path} is damaged ({error}). Remove it if the folder is a run of plop."
+        ) from error
+    return document if isinstance(document, dict) else {}
+
+
+def mark(folder: Path, verb: str, model: TrainedModel) -> None:
+    """Say whose a folder is, and of which weights; what is known already stays.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    path = folder / MARK
+    before = _read_mark(folder).get("model", {}) if path.exists() else {}
+    known = {key: value for key, value in before.items() if value}
+    document = {"verb": verb, "model": dataclasses.asdict(model) | known}
+    if not path.exists() or document["model"] != before:
+        with atomic_file(path) as file:
+            json.dump(document, file)
+
+
+def claim(folder: Path, recipe: Proof, scores: Scores, model: TrainedModel) -> None:
     """Write the scores and the resolved recipe into a folder that `check_owner` let pass.
 
     Raises:
         OutputError: the folder cannot be written.
     """
+    mark(folder, VERIFY, model)
     if not (folder / SCORES).exists():
         scores.save(folder / SCORES)
     with atomic_file(folder / RECIPE) as file:
@@ -96,8 +167,9 @@ def check_disk(folder: Path, trials: int, parameters: int) -> None:
         parameters: of one adapter.
 
     Raises:
-        OutputError: less is free than is needed.
+        OutputError: the folder cannot be written, or less is free than is needed.
     """
+    check_writable(folder / RECIPE)
     needed = int(SPARE * parameters * (trials * ADAPTER_BYTES + OPTIMIZER_BYTES))
     there = folder.resolve()
     while not there.exists():
@@ -105,7 +177,7 @@ def check_disk(folder: Path, trials: int, parameters: int) -> None:
     free = shutil.disk_usage(there).free
     if free < needed:
         raise OutputError(
-            f"{trials} adapters of {parameters:,} parameters need {needed / 2**30:.1f} GiB in "
-            f"{folder}, but {free / 2**30:.1f} GiB are free. Name a folder on another disk with "
-            "--folder, or take fewer arms or seeds."
+            f"{trials} adapters of {parameters:,} parameters need {size(needed)} in {folder}, but "
+            f"{size(free)} are free. Name a folder on another disk with --folder, or take fewer "
+            "arms or seeds."
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from plop_lora.records import LadderStep, TrialResult
 from plop_lora.verify.plan import Study
@@ -12,12 +12,17 @@ from plop_lora.verify.plan import Study
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rates:
-    """The rate of every arm that has one, the ladder's steps, the causes of arms without."""
+    """The rate of every arm that has one, the ladder's steps, the causes of arms without.
+
+    `lost` has the arms of whose ladder a trial was lost to the machine, with the cause: their rate
+    was chosen among fewer than the others had.
+    """
 
     best: Mapping[str, float]
     steps: tuple[LadderStep, ...]
     causes: Mapping[str, tuple[str, ...]]
     notes: tuple[str, ...]
+    lost: Mapping[str, str] = field(default_factory=dict)
 
 
 def value_of(result: TrialResult, metric: str) -> float | None:
@@ -68,7 +73,23 @@ def choose_rates(study: Study, results: Sequence[TrialResult]) -> Rates:
             continue
         best[arm.name] = -max(tried)[2]
         notes += _edge(arm.name, best[arm.name], study.rates)
-    return Rates(best, steps, causes, tuple(notes))
+    return Rates(best, steps, causes, tuple(notes), _lost(results))
+
+
+def _lost(results: Sequence[TrialResult]) -> dict[str, str]:
+    """Say of each arm which trial of its ladder the machine has ended."""
+    return {result.arm: _LOST.format(rate=result.learning_rate, cause=_cause(result))
+            for result in results if result.mendable}  # fmt: skip
+
+
+_LOST = (
+    "its ladder lost the trial at the rate {rate:g} to the machine ({cause}), so its rate was "
+    "chosen among fewer; start again to run it"
+)
+
+
+def _cause(result: TrialResult) -> str:
+    return (result.cause or "no cause given").rstrip(".")
 
 
 def _edge(arm: str, rate: float, rates: Sequence[float]) -> list[str]:

@@ -18,20 +18,25 @@ from plop_lora.records import (
 )
 from plop_lora.records.trial import CONFIRM, LADDER
 from plop_lora.verify.arms import Arm
-from plop_lora.verify.decide import ArmComparison, Outcome, decide, predictive
+from plop_lora.verify.decide import ArmComparison, Doubts, Outcome, decide, predictive
 from plop_lora.verify.ladder import Rates, cause_of, value_of
-from plop_lora.verify.plan import SHORTLIST, Study
+from plop_lora.verify.plan import SHORTLIST, UNTRAINED_MODEL, Study
+from plop_lora.verify.references import best_reference, references_of
 from plop_lora.verify.selectors import Signal
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trials:
-    """Everything that ran: signals that were measured, the ladder, the confirmation."""
+    """Everything that ran: signals that were measured, the ladder, the confirmation.
+
+    `untrained` is the trial that judged the model as it was.
+    """
 
     signals: Sequence[Signal]
     ladder: Sequence[TrialResult]
     rates: Rates
     confirm: Sequence[TrialResult]
+    untrained: Sequence[TrialResult] = ()
 
 
 def conclude(study: Study, trials: Trials) -> Verification:
@@ -42,7 +47,12 @@ def conclude(study: Study, trials: Trials) -> Verification:
     """
     outcomes = _outcomes(study, trials)
     _demand_values(study, trials, outcomes)
-    decision = decide(outcomes, shortlist=SHORTLIST, margin=study.margin, higher=study.higher)
+    references = references_of(study, trials.untrained)
+    name, level = best_reference(references, higher=study.higher)
+    decision = decide(
+        outcomes, shortlist=SHORTLIST, margin=study.margin, higher=study.higher,
+        doubts=Doubts(trials.rates.lost, level, name),
+    )  # fmt: skip
     arms = [
         _arm_result(study, arm, trials, outcomes[arm.name], against)
         for arm, against in zip(study.arms, decision.comparisons, strict=True)
@@ -80,6 +90,7 @@ def conclude(study: Study, trials: Trials) -> Verification:
         scores_digest=study.scores.digest(),
         plop_version=__version__,
         notes=_notes(study, trials),
+        references=tuple(reference for reference, _ in references),
     )
 
 
@@ -137,7 +148,12 @@ def _arm_result(
         high=against.high,
         p=against.p,
         verdict=against.verdict,
-        causes=(*trials.rates.causes.get(arm.name, ()), *dict.fromkeys(causes)),
+        causes=(
+            *trials.rates.causes.get(arm.name, ()),
+            *([lost] if (lost := trials.rates.lost.get(arm.name)) else []),
+            *dict.fromkeys(causes),
+        ),
+        bound=against.bound,
     )
 
 
@@ -182,6 +198,7 @@ def _cost(study: Study, trials: Trials) -> CostLedger:
             "selectors": [signal_cost(signal, device) for signal in trials.signals],
             LADDER: trials.ladder,
             CONFIRM: trials.confirm,
+            UNTRAINED_MODEL: trials.untrained,
         },
         price.hourly,
         price.currency,

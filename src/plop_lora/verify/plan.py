@@ -25,16 +25,21 @@ from plop_lora.records import (
     TrialSpec,
     VerificationPlan,
 )
-from plop_lora.records.trial import CONFIRM, GRPO, LADDER, higher_is_better
+from plop_lora.records.trial import CONFIRM, GRPO, LADDER, UNTRAINED, higher_is_better
 from plop_lora.statistics import detectable
 from plop_lora.training.task import metric_of, usual_rate
+from plop_lora.training.weights import TrainedModel
 from plop_lora.verify.arms import COMPULSORY, DEFAULT_ARMS, PLOP, Arm, budget_of, make_arms
 from plop_lora.verify.estimate import CHARACTERS_A_TOKEN, Work, estimate
+from plop_lora.verify.model import model_of
 from plop_lora.verify.selectors import Signal
 from plop_lora.verify.splits import REPORT, SELECT, Splits
 
 SHORTLIST, STRONGEST = PLOP, COMPULSORY
+UNTRAINED_MODEL = "untrained model"
 QUICK_SEEDS = 2
+LEAST_SEEDS = 2
+"""One seed has no spread, so nothing can be told from it."""
 LEAST_LADDER_ROWS = 16
 MARGINS = {True: 0.01, False: 0.02}
 ASSUMED_SD = {True: (0.01, 0.5), False: (0.01, 0.1)}
@@ -50,7 +55,7 @@ class Study:
     recipe: VerifyRecipe
     splits: Splits
     arms: tuple[Arm, ...]
-    model: str
+    model: TrainedModel
     metric: str
     budget: int
     notes: tuple[str, ...]
@@ -87,12 +92,6 @@ class Study:
 def default_margin(metric: str) -> float:
     """Return the loss of the metric that is accepted: 0.02 nats for the loss, 0.01 for others."""
     return MARGINS[higher_is_better(metric)]
-
-
-def model_name(recipe: Proof, scores: Scores) -> str:
-    """Return what trials load; a folder by its whole path, as trials run in their own."""
-    name = recipe.model or scores.model.name
-    return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
 def seeds_of(recipe: VerifyRecipe) -> tuple[int, ...]:
@@ -150,12 +149,11 @@ def make_study(
         signals=signals,
         uniform=recipe.task == GRPO,
     )
-    model = model_name(recipe, scores)
     metric = metric_of(recipe.task, recipe.evaluation)
     notes: tuple[str, ...] = ()
     if len(recipe.ladder) == 1:
         notes = ("all arms train at one learning rate, which favours those that it suits",)
-    return Study(scores, recipe, splits, arms, model, metric, budget, notes)
+    return Study(scores, recipe, splits, arms, model_of(recipe, scores), metric, budget, notes)
 
 
 # --------------------------------------------------------------------------- trials
@@ -190,6 +188,23 @@ def confirm_specs(study: Study, rates: Mapping[str, float]) -> tuple[TrialSpec, 
     )
 
 
+def untrained_specs(study: Study) -> tuple[TrialSpec, ...]:
+    """Return the trial that judges the model as it was, on the report split.
+
+    It takes one step at a learning rate of 0. The adapters of the shortlist start without effect,
+    and keep it; so what is judged is the untrained model, by the same way as every arm.
+    """
+    training = dataclasses.replace(study.recipe.training, steps=1)
+    rows = min(len(study.splits.train), training.batch_size * training.accumulation)
+    data = study.splits.data(REPORT, rows)
+    return (
+        _spec(
+            study, dataclasses.replace(study.arms[0], name=UNTRAINED_MODEL), 0, 0.0,
+            phase=UNTRAINED, training=training, data=data,
+        ),
+    )  # fmt: skip
+
+
 def _spec(
     study: Study,
     arm: Arm,
@@ -205,21 +220,27 @@ def _spec(
         seed=study.seeds[order],
         phase=phase,
         task=study.recipe.task,
-        model=study.model,
+        model=study.model.name,
         placement=arm.placements[order],
         learning_rate=rate,
         data=data,
         training=training,
-        evaluation=_evaluation(study),
+        evaluation=evaluation_of(study.recipe),
         labels=study.splits.labels,
+        revision=study.model.revision,
+        weights=study.model.weights,
     )
 
 
-def _evaluation(study: Study) -> EvaluationSettings:
-    settings = dataclasses.replace(study.recipe.evaluation, metric=study.metric)
-    if settings.include_path is None:
-        return settings
-    return dataclasses.replace(settings, include_path=str(Path(settings.include_path).resolve()))
+def evaluation_of(recipe: Proof) -> EvaluationSettings:
+    """Return how trials are judged: the metric by name, the folder of tasks by its whole path."""
+    settings = recipe.evaluation
+    folder = settings.include_path
+    return dataclasses.replace(
+        settings,
+        metric=metric_of(recipe.task, settings),
+        include_path=None if folder is None else str(Path(folder).expanduser().resolve()),
+    )
 
 
 # --------------------------------------------------------------------------- the record
@@ -246,7 +267,8 @@ def make_plan(
     ladder = ladder_specs(study)
     confirm = confirm_specs(study, {arm.name: middle for arm in study.arms} | dict(rates or {}))
     tokens = splits.characters() / CHARACTERS_A_TOKEN
-    works = [(spec, _work(study, spec, tokens)) for spec in (*ladder, *confirm)]
+    untrained = untrained_specs(study)
+    works = [(spec, _work(study, spec, tokens)) for spec in (*ladder, *confirm, *untrained)]
     time = estimate(works, finished)
     seconds = time.seconds * arms / len(study.arms)
     hourly = recipe.price.hourly
@@ -262,13 +284,18 @@ def make_plan(
         learning_rates=study.rates,
         ladder_trials=len(ladder) // len(study.arms) * arms,
         confirm_trials=len(seeds) * arms,
+        untrained_trials=len(untrained),
         train_rows=len(splits.train),
         ladder_rows=study.ladder_rows,
         selection_rows=len(splits.selection),
         report_rows=len(splits.report),
         seconds=seconds,
         money=None if hourly is None else seconds / 3600 * hourly,
-        detectable=detectable(len(seeds), len(splits.report), seed_sd, item_sd),
+        detectable=(
+            None
+            if len(seeds) < LEAST_SEEDS
+            else detectable(len(seeds), len(splits.report), seed_sd, item_sd)
+        ),
         seed_sd=seed_sd,
         item_sd=item_sd,
         quick=recipe.quick,

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from plop_lora.documents import fill_template, is_chat, template_fields
 from plop_lora.errors import DataError, UsageError, nearest
 from plop_lora.reading import read_rows
 from plop_lora.recipe import Proof
 from plop_lora.records.trial import CLASSIFY, GRPO, SFT
+from plop_lora.texts import fill_template, is_chat, template_fields
 from plop_lora.training.task import Row
 
 PAIRS = (("prompt", "completion"), ("question", "answer"), ("instruction", "output"))
@@ -32,14 +32,20 @@ UNLABELLED = ("", "-1")
 """-1 is the hub's mark of a row whose label is kept back."""
 
 Read = Callable[[Row], dict[str, Any]]
+Reader = tuple[Read, tuple[str, ...]]
+"""How a row is read, and the fields that are looked at."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TaskRows:
-    """The rows of a data set in the form of a task, with what there is to say about them."""
+    """The rows of a data set in the form of a task, with what there is to say about them.
+
+    `fields` are those that the rows were read by.
+    """
 
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+    fields: tuple[str, ...]
 
 
 def read_task_rows(recipe: Proof, source: str) -> TaskRows:
@@ -55,7 +61,7 @@ def read_task_rows(recipe: Proof, source: str) -> TaskRows:
         raise DataError(f"{source} holds no rows. Give a file with some hundreds.")
     fields = list(dict.fromkeys(field for row in rows for field in row))
     readers = {SFT: _sft_reader, CLASSIFY: _classify_reader, GRPO: _grpo_reader}
-    read = readers[recipe.task](recipe, fields, source)
+    read, used_fields = readers[recipe.task](recipe, fields, source)
     made: list[dict[str, Any]] = []
     foreign: set[str] = set()
     for number, row in enumerate(rows, start=1):
@@ -69,7 +75,7 @@ def read_task_rows(recipe: Proof, source: str) -> TaskRows:
         f"the column {name!r} of {source} is not text, numbers or lists and is left out"
         for name in sorted(foreign)
     ]
-    return TaskRows(tuple(made), tuple(notes))
+    return TaskRows(tuple(made), tuple(notes), used_fields)
 
 
 RESERVED = {
@@ -102,23 +108,24 @@ def _as_text(value: Any) -> str:
 # --------------------------------------------------------------------------- sft
 
 
-def _sft_reader(recipe: Proof, fields: Sequence[str], source: str) -> Read:
+def _sft_reader(recipe: Proof, fields: Sequence[str], source: str) -> Reader:
     if (recipe.prompt is None) != (recipe.completion is None):
         raise UsageError("Give --prompt and --completion together: one is what the other answers.")
     if recipe.prompt is not None and recipe.completion is not None:
         prompt = _template(recipe.prompt, fields, source)
         completion = _template(recipe.completion, fields, source)
-        return lambda row: {"prompt": prompt(row), "completion": completion(row)}
+        names = (*template_fields(recipe.prompt), *template_fields(recipe.completion))
+        return lambda row: {"prompt": prompt(row), "completion": completion(row)}, names
     if recipe.text is not None:
-        return _text_or_chat(_known(recipe.text, fields, source))
+        return _text_or_chat(_known(recipe.text, fields, source)), (recipe.text,)
     if {"prompt", "completion"} <= set(fields):
-        return _prompt_and_completion
+        return _prompt_and_completion, PAIRS[0]
     for name in ("messages", "text"):
         if name in fields:
-            return _text_or_chat(name)
+            return _text_or_chat(name), (name,)
     for question, answer in PAIRS[1:]:
         if {question, answer} <= set(fields):
-            return _question_and_answer(question, answer)
+            return _question_and_answer(question, answer), (question, answer)
     raise DataError(
         f"Cannot tell what to train on in {source}; it has: {', '.join(fields)}. Give --prompt "
         'and --completion, such as --prompt "{question}\\n" --completion "{answer}", or --text.'
@@ -170,26 +177,27 @@ def _question_and_answer(question: str, answer: str) -> Read:
 # --------------------------------------------------------------------------- classify
 
 
-def _classify_reader(recipe: Proof, fields: Sequence[str], source: str) -> Read:
+def _classify_reader(recipe: Proof, fields: Sequence[str], source: str) -> Reader:
     if recipe.completion is not None:
         raise UsageError("--completion is not for classify; its answer is the field --label.")
     label = _one(recipe.label, LABELS, fields, source, "--label")
-    text = _classify_text(recipe, fields, source, label)
-    return lambda row: {"text": text(row), "label": _label(row, label)}
+    text, names = _classify_text(recipe, fields, source, label)
+    return lambda row: {"text": text(row), "label": _label(row, label)}, (*names, label)
 
 
 def _classify_text(
     recipe: Proof, fields: Sequence[str], source: str, label: str
-) -> Callable[[Row], str]:
+) -> tuple[Callable[[Row], str], tuple[str, ...]]:
     if recipe.prompt is not None:
-        return _template(recipe.prompt, fields, source)
+        names = tuple(template_fields(recipe.prompt))
+        return _template(recipe.prompt, fields, source), names
     if recipe.text is None:
         for first, second in TEXT_PAIRS:
             if {first, second} <= set(fields):
-                return _template(f"{{{first}}}\n{{{second}}}", fields, source)
+                return _template(f"{{{first}}}\n{{{second}}}", fields, source), (first, second)
     others = [name for name in fields if name != label]
     name = _one(recipe.text, TEXTS, others, source, "--text")
-    return lambda row: _text(row, name)
+    return lambda row: _text(row, name), (name,)
 
 
 def _label(row: Row, name: str) -> str:
@@ -207,19 +215,19 @@ def _label(row: Row, name: str) -> str:
 # --------------------------------------------------------------------------- grpo
 
 
-def _grpo_reader(recipe: Proof, fields: Sequence[str], source: str) -> Read:
+def _grpo_reader(recipe: Proof, fields: Sequence[str], source: str) -> Reader:
     if recipe.completion is not None:
         raise UsageError("--completion is not for grpo: the model writes it and rewards judge it.")
     if recipe.prompt is not None:
         prompt = _template(recipe.prompt, fields, source)
-        return lambda row: {"prompt": prompt(row)}
+        return lambda row: {"prompt": prompt(row)}, tuple(template_fields(recipe.prompt))
     name = _one(recipe.text, PROMPTS, fields, source, "--text")
 
     def read(row: Row) -> dict[str, Any]:
         value = row.get(name)
         return {"prompt": _messages(value, name) if isinstance(value, list) else _text(row, name)}
 
-    return read
+    return read, (name,)
 
 
 # --------------------------------------------------------------------------- fields

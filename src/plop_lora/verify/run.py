@@ -6,14 +6,15 @@ was when it is called again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from plop_lora.errors import ModelError, UsageError, check_installed
-from plop_lora.options import check_name
+from plop_lora.models.folders import model_name
 from plop_lora.recipe import Proof, VerifyRecipe
 from plop_lora.records import (
+    Placement,
     Scores,
     TrialResult,
     TrialSpec,
@@ -23,8 +24,16 @@ from plop_lora.records import (
 from plop_lora.records.trial import CLASSIFY, GRPO
 from plop_lora.training.events import RunTrials, Watch, ignore
 from plop_lora.training.task import metric_of
-from plop_lora.verify.folder import RECORD, TRIALS, check_disk, check_owner, claim, default_folder
+from plop_lora.verify.folder import (
+    RECORD,
+    TRIALS,
+    check_disk,
+    check_owner,
+    claim,
+    default_folder,
+)
 from plop_lora.verify.ladder import choose_rates
+from plop_lora.verify.model import check_config, check_weights_fit, model_of
 from plop_lora.verify.outcome import Trials, conclude
 from plop_lora.verify.plan import (
     Study,
@@ -33,7 +42,9 @@ from plop_lora.verify.plan import (
     ladder_specs,
     make_plan,
     make_study,
+    untrained_specs,
 )
+from plop_lora.verify.selectors import Signal
 from plop_lora.verify.signals import measure_signals, measured_arms
 from plop_lora.verify.splits import Splits, check_splits, prepare_splits, write_splits
 
@@ -81,13 +92,24 @@ def verify(
     root = default_folder(recipe, scores) if folder is None else Path(folder)
     check_trainer(recipe)
     splits, known = _checked(scores, recipe, root)
+    check_what_runs(recipe, scores, splits, [arm.placements[0] for arm in known.arms])
     arms = len(arm_names(recipe))
     check_disk(root, arms * (len(known.rates) + len(known.seeds)), known.budget)
-    claim(root, recipe, scores)
+    claim(root, recipe, scores, known.model)
     write_splits(splits, root)
     signals = measure_signals(known, root)
     study = make_study(scores, recipe, splits, signals=signals) if signals else known
-    run = run or _runner()
+    trials = _run_all(study, signals, root, run or _runner(), watch)
+    record = conclude(study, trials)
+    record.save(root / RECORD)
+    return record
+
+
+def _run_all(
+    study: Study, signals: Mapping[str, Signal], root: Path, run: RunTrials, watch: Watch
+) -> Trials:
+    """Run the ladder, then the confirmation, and beside it the model as it was."""
+    recipe = study.recipe
 
     def go(specs: Sequence[TrialSpec]) -> tuple[TrialResult, ...]:
         if not specs:
@@ -96,10 +118,10 @@ def verify(
 
     ladder = go(ladder_specs(study))
     rates = choose_rates(study, ladder)
-    confirm = go(confirm_specs(study, rates.best))
-    record = conclude(study, Trials(tuple(signals.values()), ladder, rates, confirm))
-    record.save(root / RECORD)
-    return record
+    untrained = untrained_specs(study)
+    results = go((*confirm_specs(study, rates.best), *untrained))
+    confirm, as_it_was = results[: -len(untrained)], results[-len(untrained) :]
+    return Trials(tuple(signals.values()), ladder, rates, confirm, as_it_was)
 
 
 def plan(
@@ -131,7 +153,8 @@ def plan(
 
 def _finished(root: Path, specs: Sequence[TrialSpec]) -> list[TrialResult]:
     """Return what there is of trials in a folder."""
-    from plop_lora.training.trial import find_result, trial_folder
+    from plop_lora.training.folder import trial_folder
+    from plop_lora.training.trial import find_result
 
     found = (find_result(trial_folder(root / TRIALS, spec), spec) for spec in specs)
     return [result for result in found if result is not None]
@@ -147,12 +170,13 @@ def _runner() -> RunTrials:
 
 
 def _checked(scores: Scores, recipe: VerifyRecipe, folder: Path) -> tuple[Splits, Study]:
-    """Find every fault that can be found before anything is trained or written."""
-    check_owner(folder, recipe, scores)
+    """Find every fault that can be found without running anything or loading a model."""
+    model = model_of(recipe, scores)
+    check_owner(folder, recipe, scores, model)
     check_task_fits(scores, recipe)
+    check_config(model, scores, download=False)
     splits = prepare_splits(recipe)
     check_splits(splits, folder)
-    check_rewards(recipe, splits)
     measured = measured_arms(recipe)
     plain = [name for name in arm_names(recipe) if name not in measured] if measured else None
     study = make_study(scores, recipe, splits, names=plain)
@@ -160,17 +184,40 @@ def _checked(scores: Scores, recipe: VerifyRecipe, folder: Path) -> tuple[Splits
     return splits, study
 
 
+def check_what_runs(
+    recipe: Proof, scores: Scores, splits: Splits, placements: Sequence[Placement]
+) -> None:
+    """Find what shows only when functions of the user run or a model is looked at.
+
+    Raises:
+        ModelError: the model to be trained is not there, or is another than was scored.
+        DataError, UsageError: as `check_functions`.
+    """
+    check_functions(recipe, splits)
+    model = model_of(recipe, scores)
+    check_config(model, scores, download=True)
+    if recipe.model is not None and recipe.model != scores.model.name:
+        check_weights_fit(model, placements)
+
+
 def check_task_fits(scores: Scores, recipe: Proof) -> None:
     """Refuse a metric that the task cannot be judged by, and a model that it cannot train.
 
     Raises:
         ModelError: the model writes no text, or reads none.
-        UsageError: no such metric, or one of another task.
+        UsageError: no such metric, or one of another task; no reward where the task needs one, or
+            a name that no reward has.
         MissingExtraError: the metric needs a library that is not installed.
     """
     from plop_lora.training.evaluate import check_metric
+    from plop_lora.training.rewards import check_named as check_rewards_named
 
     check_metric(recipe.task, metric_of(recipe.task, recipe.evaluation))
+    if recipe.task == GRPO and not recipe.training.rewards:
+        raise UsageError(
+            "The task grpo needs rewards. Give --rewards number, format or module:function."
+        )
+    check_rewards_named(recipe.training.rewards)
     check_model(scores, recipe)
 
 
@@ -192,7 +239,7 @@ def check_model(scores: Scores, recipe: Proof) -> None:
     """
     model = scores.model
     if recipe.model is not None:
-        check_name(recipe.model)
+        model_name(recipe.model)
     if recipe.task == CLASSIFY:
         config = model.config or {}
         if model.config is not None and "vocab_size" not in {**config, **_text_part(config)}:
@@ -215,22 +262,23 @@ def _text_part(config: dict[str, Any]) -> dict[str, Any]:
     return part if isinstance(part, dict) else {}
 
 
-def check_rewards(recipe: Proof, splits: Splits) -> None:
-    """Refuse reward functions that fail on the first training rows.
+def check_functions(recipe: Proof, splits: Splits) -> None:
+    """Import the user's functions, and refuse rewards that fail on the first rows of a split.
+
+    A plan does without: it runs nothing of the user's.
 
     Raises:
         DataError: a function that raises, or returns what it must not.
-        UsageError: no reward where the task needs one, or no such function.
+        UsageError: no such function.
     """
-    rewards = recipe.training.rewards
-    if recipe.task == GRPO and not rewards:
-        raise UsageError(
-            "The task grpo needs rewards. Give --rewards number, format or module:function."
-        )
-    if rewards:
+    from plop_lora.training.evaluate import find_metric
+
+    find_metric(recipe.task, metric_of(recipe.task, recipe.evaluation))
+    if recipe.task == GRPO:
         from plop_lora.training.rewards import try_rewards
 
-        try_rewards(rewards, splits.train[:REWARD_ROWS])
+        for rows in (splits.train, splits.report):
+            try_rewards(recipe.training.rewards, rows[:REWARD_ROWS])
 
 
 def check_groups_of(recipe: Proof, rows: int) -> None:

@@ -62,14 +62,14 @@ def _read(path: Path) -> dict[str, Signal]:
 
 def _measured(study: Study, names: Sequence[str]) -> dict[str, Signal]:
     """Load the model of the task, once for all signals, and let each look at it."""
-    from plop_lora.scoring.loading import quiet_loading
+    from plop_lora.scoring.loading import quietly
     from plop_lora.training.adapters import load_base
     from plop_lora.verify.batches import batches_of
 
     recipe, splits = study.recipe, study.splits
-    quiet_loading()
     (spec, *_) = confirm_specs(study, {SHORTLIST: study.rates[0]})
-    model, tokenizer, _ = load_base(spec)
+    with quietly():
+        model, tokenizer, _ = load_base(spec)
     batches = batches_of(
         splits.train[:ROWS],
         tokenizer,

@@ -76,13 +76,15 @@ def prepare_splits(recipe: Proof, folder: Path | None = None) -> Splits:
         folder: of the run, whose `data/` gets the files; None writes nothing.
 
     Raises:
-        DataError: no such data, an empty file, a row without what the task needs, an unknown
-            label, too few rows, or evaluation rows among the training rows.
+        DataError: no such data, an empty file, a row without what the task needs, files that are
+            read by different columns, an unknown label, too few rows, or evaluation rows among
+            the training rows.
         UsageError: a template that cannot be read, or a folder that holds other data.
         OutputError: the files cannot be written.
     """
     train = read_task_rows(recipe, recipe.train)
     evaluation = read_task_rows(recipe, recipe.eval)
+    _check_fields(recipe, train.fields, evaluation.fields)
     notes = [*train.notes, *evaluation.notes]
     labels = _labels(recipe, train, evaluation) if recipe.task == CLASSIFY else ()
     keys = _Keys(train.rows)
@@ -106,6 +108,17 @@ def prepare_splits(recipe: Proof, folder: Path | None = None) -> Splits:
     if folder is not None:
         write_splits(splits, folder)
     return splits
+
+
+def _check_fields(recipe: Proof, train: Sequence[str], evaluation: Sequence[str]) -> None:
+    """Refuse files that are read by different fields: their rows would ask in different ways."""
+    if set(train) != set(evaluation):
+        raise DataError(
+            f"The columns do not match: {recipe.train} is read by {', '.join(train)}, and "
+            f"{recipe.eval} by {', '.join(evaluation)}, so that a trial would be judged on another "
+            "kind of row than it learns. Rename the columns of one, or name what both have with "
+            "--prompt and --completion, --text or --label."
+        )
 
 
 class _Keys:

@@ -1,0 +1,98 @@
+"""The rows and scores of a pair of the study, and the description that its records belong to.
+
+Imports torch only where a network is scored or its weights are read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from arms import BUDGET_RANK, aliases, arms_of
+from pairs import DATA, SCORED_TEXTS, Pair, StudyError, general_text, text_of
+
+from plop_lora.files import atomic_file
+from plop_lora.records import Placement, Scores
+
+SCORES, ROWS = "scores.json", ("train.jsonl", "eval.jsonl", "general.jsonl")
+
+
+def prepare(pair: Pair, folder: Path, models: Path, gsm8k: Path | None) -> None:
+    """Write the rows, the scores and the description of a pair; what is complete stays.
+
+    Raises:
+        StudyError: the network is not there.
+    """
+    from plop_lora.scoring import score
+
+    network = checked_network(pair, models)
+    train, judged = DATA[pair.data](gsm8k, pair.training_rows, pair.evaluation_rows)
+    general = general_text() if pair.task != "classify" else []
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in zip(ROWS, (train, judged, general), strict=True):
+        with atomic_file(folder / name) as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    texts = [text_of(row) for row in train[:SCORED_TEXTS]]
+    scores = score(
+        str(network), texts=texts, max_length=pair.max_length, stop="fixed", progress=False
+    )
+    scores.save(folder / SCORES)
+
+
+def checked_network(pair: Pair, models: Path) -> Path:
+    """Return the folder of a pair's network.
+
+    Raises:
+        StudyError: there is none.
+    """
+    network = (models / pair.network).resolve()
+    if not (network / "config.json").is_file():
+        raise StudyError(
+            f"The network {pair.network} is not in {models}. Make it with: python "
+            f"scripts/experiments/models.py {pair.network} --output {models}"
+        )
+    return network
+
+
+def describe(pair: Pair, folder: Path, network: Path) -> dict[str, Any]:
+    """Return what decides the outcome of a pair's trials, and so must not change between them."""
+    scores = Scores.load(folder / SCORES)
+    described = dataclasses.asdict(pair) | {
+        "rates": list(pair.rates),
+        "budget_rank": BUDGET_RANK,
+        "arms": {name: types_of(arm) for name, arm in arms_of(pair, scores).items()},
+        "aliases": aliases(pair, scores),
+        "nfn": {row.type: round(row.nfn, 3) for row in scores.types},
+        "rows": {name: digest(folder / name) for name in ROWS},
+        "weights": weights_digest(network),
+    }
+    described.pop("order")
+    return described
+
+
+def types_of(placement: Placement) -> list[str]:
+    """Return the module types of a placement, by name."""
+    return sorted({site.type for site in placement.sites})
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def weights_digest(network: Path) -> str:
+    """Return a digest of a network's weights that does not depend on how they are laid out."""
+    import torch
+    from safetensors import safe_open
+
+    total = hashlib.sha256()
+    for path in sorted(network.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in sorted(file.keys()):
+                tensor = file.get_tensor(name).contiguous()
+                total.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+                total.update(tensor.view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()

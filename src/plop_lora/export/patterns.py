@@ -1,0 +1,103 @@
+"""The regular expressions of an adapter's configuration, tried out where they can be stopped.
+
+Python cannot stop a pattern that backtracks for hours once it runs, and PEFT matches what a
+configuration holds against every weight. So they are tried on those names first, in a process of
+their own with a time limit. Imports the standard library and the errors only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from plop_lora.errors import AdapterError
+
+SECONDS = 1.0
+"""What all patterns of a configuration may take together; real ones take milliseconds."""
+
+_LITERAL = re.compile(r"(?:\w|-|\.|\\\.)+")
+
+# The watchdog ends the process from a thread of its own, whatever the matcher holds.
+_TRIAL = """
+import faulthandler, json, os, re, sys
+given = json.load(sys.stdin)
+faulthandler.dump_traceback_later(given["seconds"], exit=True, file=open(os.devnull, "w"))
+for order, pattern in enumerate(given["patterns"]):
+    print(json.dumps([order, None]), flush=True)
+    try:
+        compiled = re.compile(pattern)
+    except (re.error, OverflowError, RecursionError, MemoryError) as error:
+        print(json.dumps([order, str(error)]), flush=True)
+        break
+    for name in given["names"]:
+        compiled.match(name)
+else:
+    print(json.dumps([None, None]), flush=True)
+faulthandler.cancel_dump_traceback_later()
+"""
+
+
+def check_patterns(config: Mapping[str, Any], names: Iterable[str], source: str) -> None:
+    """Try every regular expression of a configuration on names.
+
+    Args:
+        config: content of an `adapter_config.json`.
+        names: what PEFT matches the patterns against.
+        source: names the configuration in errors.
+
+    Raises:
+        AdapterError: one is no regular expression, or takes longer than `SECONDS`; it is named.
+    """
+    patterns = [entry for entry in _patterns(config) if not _LITERAL.fullmatch(entry[1])]
+    if not patterns:
+        return
+    given = {
+        "seconds": SECONDS,
+        "patterns": [whole for _, _, whole in patterns],
+        "names": list(names),
+    }
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", _TRIAL], input=json.dumps(given), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False,
+        env={key: os.environ[key] for key in ("SYSTEMROOT",) if key in os.environ},
+    )  # fmt: skip
+    order, fault = json.loads(done.stdout.splitlines()[-1])
+    if order is None:
+        return
+    field, written, _ = patterns[order]
+    shown = repr(written if len(written) <= 80 else f"{written[:80]}…")
+    if fault is not None:
+        raise AdapterError(
+            f"{source}: {field} holds {shown}, which is no regular expression ({fault}). "
+            "Correct it, or list the names of the modules."
+        )
+    raise AdapterError(
+        f"{source}: {field} holds {shown}, which takes more than {SECONDS:g} second to match "
+        "against the names of this model. Write it without repetitions inside repetitions, or "
+        "list the names of the modules."
+    )
+
+
+def _patterns(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield (field, pattern, the expression that PEFT makes of it)."""
+    for field in ("target_modules", "exclude_modules"):
+        if isinstance(config.get(field), str):
+            yield field, config[field], rf"(?:{config[field]})\Z"
+    for field in ("rank_pattern", "alpha_pattern"):
+        for key in _texts(config.get(field)):
+            yield field, key, rf"(.*\.)?({key})$"
+    for key in _texts(config.get("layers_pattern")):
+        yield "layers_pattern", key, rf"(?:^|.*?\.){key}\.(?P<idx>\d+)\."
+    for key in _texts(config.get("modules_to_save")):
+        yield "modules_to_save", key, rf"(^|.*\.){key}($|\..*)"
+
+
+def _texts(value: Any) -> list[str]:
+    """Return the texts of a field: itself, its entries or its keys."""
+    entries = [value] if isinstance(value, str) else value or ()
+    return [entry for entry in entries if isinstance(entry, str)] if entries else []

@@ -1,0 +1,1 @@
+"""Models by name: what a folder holds, how the hub is asked, when memory is full. No torch."""

@@ -1,0 +1,177 @@
+"""What a name on the command line means: a folder of a model, something else, or a hub id.
+
+All of it is told before torch is imported and before the hub is asked, from the names of files
+and a few bytes of them. A folder that transformers could not load is answered by what it holds.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from plop_lora.errors import ModelError, nearest
+from plop_lora.models.hub import out_of_reach
+
+CONFIG = "config.json"
+_GIVE = "Give a folder with config.json or a hub id such as Qwen/Qwen3-0.6B."
+_ADAPTER = "adapter_config.json"
+_SAVED_DATA = ("dataset_dict.json", "dataset_info.json", "state.json")
+_DATA_SUFFIXES = {".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".arrow", ".gz"}
+_WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt"}
+_TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+)
+
+
+def model_name(name: str) -> str:
+    """Return the name to load a model by: `~` is expanded, all else stays as it was typed.
+
+    Raises:
+        ModelError: the name is a file, a folder that holds no model, or looks like a path and is
+            not there; the text says what it is and what to give instead.
+    """
+    path = Path(expanded(name))
+    if path.is_dir():
+        _check_folder(name, path)
+    elif path.exists():
+        raise ModelError(_is_a_file(name, path))
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(
+            f"The model folder {name} is not there.{nearest(path.name, folders_beside(path))} "
+            f"{_GIVE}"
+        )
+    return expanded(name)
+
+
+def expanded(name: str) -> str:
+    """Return a name in which a leading `~` stands for the home folder; others as they are."""
+    if not name.startswith("~"):
+        return name
+    try:
+        return str(Path(name).expanduser())
+    except RuntimeError:  # a user without a home folder, or ~other of nobody
+        return name
+
+
+def check_reach(name: str, what: str, revision: str | None = None) -> None:
+    """Refuse a hub id that neither the hub nor the cache can give now, in seconds.
+
+    Raises:
+        ModelError: the hub is out of reach and the cache does not hold it.
+    """
+    reason = out_of_reach(name, "model")
+    if reason:
+        raise ModelError(not_given(name, what, reason, revision))
+
+
+def not_given(name: str, what: str, reason: str, revision: str | None = None) -> str:
+    """Return what to say of a name that is no folder and that the hub did not give."""
+    version = f" in revision {revision!r}" if revision else ""
+    return (
+        f"No {what} {name!r}{version}: it is not a folder here, and the hub did not give one "
+        f"({reason}).{nearest(Path(name).name, folders_beside(Path(name)))} {_GIVE}"
+    )
+
+
+def check_tokenizer(name: str) -> None:
+    """Refuse a local folder that holds no tokenizer, before transformers guesses at one.
+
+    Raises:
+        ModelError: the folder has none of the files of a tokenizer.
+    """
+    path = Path(name)
+    if path.is_dir() and not any((path / file).exists() for file in _TOKENIZER):
+        raise ModelError(
+            f"The folder {name} holds no tokenizer (tokenizer.json, or the files of an older one). "
+            "Give the folder or hub id of the tokenizer that the model was trained with as "
+            "--tokenizer."
+        )
+
+
+def own_code(name: str) -> list[str]:
+    """Return the Python files that the config.json of a local folder wants to run."""
+    mapped = _read(Path(name) / CONFIG).get("auto_map")
+    places = [place for place in mapped.values() if isinstance(place, str)] if mapped else []
+    files = {f"{place.rpartition('--')[2].partition('.')[0]}.py" for place in places}
+    return sorted(files)
+
+
+def folders_beside(path: Path) -> list[str]:
+    """Return the folders that a mistyped folder could have meant."""
+    parent = Path(expanded(str(path))).parent
+    return [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
+
+
+# --------------------------------------------------------------------------- what is there
+
+
+def _is_a_file(name: str, path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix == ".gguf":
+        return _gguf(name)
+    if suffix in _WEIGHT_SUFFIXES:
+        return f"{name} is a file of weights. Give the folder that holds it and its config.json."
+    if suffix in _DATA_SUFFIXES and path.name != CONFIG:
+        return (
+            f"{name} is a data file, and the model comes first: plop score MODEL --data {name}. "
+            f"{_GIVE}"
+        )
+    return f"The model {name} is a file, not a folder. {_GIVE}"
+
+
+def _check_folder(name: str, path: Path) -> None:
+    if (path / CONFIG).exists():
+        return
+    if (path / _ADAPTER).exists():
+        base = _read(path / _ADAPTER).get("base_model_name_or_path")
+        raise ModelError(
+            f"{name} holds an adapter and not a model. Score its base model"
+            f"{f': {base}' if base else ', which its adapter_config.json does not name'}."
+        )
+    raise ModelError(_without_config(name, path))
+
+
+def _without_config(name: str, path: Path) -> str:
+    files = sorted(entry.name for entry in path.iterdir())
+    suffixes = {Path(file).suffix.lower() for file in files}
+    if not files:
+        return f"The model folder {name} is empty. {_GIVE}"
+    if ".gguf" in suffixes:
+        return _gguf(name)
+    if any(file in files for file in _SAVED_DATA):
+        return f"{name} is a saved data set and not a model; give it as --data. {_GIVE}"
+    if suffixes & _WEIGHT_SUFFIXES:
+        return (
+            f"The model folder {name} holds weights but no config.json, which says what they are "
+            "weights of. Copy the config.json of the model beside them."
+        )
+    inner = [entry.name for entry in path.iterdir() if (entry / CONFIG).exists()]
+    if inner:
+        return f"{name} holds no config.json, but {name.rstrip('/')}/{min(inner)} does. Give that."
+    if suffixes & _DATA_SUFFIXES:
+        return f"{name} is a folder of data ({files[0]}) and not of a model. {_GIVE}"
+    return f"The folder {name} holds no config.json, so it is no model. {_GIVE}"
+
+
+def _gguf(name: str) -> str:
+    return (
+        f"{name} holds GGUF, the format of llama.cpp. plop-lora reads what transformers reads: "
+        "give the folder or hub id that the GGUF file was made from."
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return a JSON object from a file; an empty one where there is none, or it is damaged."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}

@@ -1,0 +1,215 @@
+"""Whether a checkpoint holds the weights of the model that its config.json describes.
+
+transformers draws what a checkpoint lacks and drops what it does not know, with a warning at most.
+Random weights have an NFN near 1, which reads as room for an adapter. So what a forward pass goes
+through must be there, under a name that the model knows and in its shape. Only what stands behind
+the body may be new: a head for another task, a pooler.
+
+Wrappers of training put prefixes before the names that they save; those are taken off.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from plop_lora.errors import ModelError
+
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""What torch.compile, FSDP and activation checkpointing put before names, anywhere in them."""
+_CHAIN = rf"(?:(?:{'|'.join(WRAPPERS)})\.)+"
+_LEADING = rf"^(?:(?:module|{'|'.join(WRAPPERS)})\.)+"
+KEY_MAPPING = {
+    _LEADING: "",
+    # A rule takes off one chain of each name, and a block may be wrapped as well as its parts.
+    rf"(?<=\.){_CHAIN}": "",
+    rf"(?<=[.]){_CHAIN}": "",
+}
+"""Rules for transformers that take the prefixes of wrappers off."""
+_WRAPPED = re.compile(rf"{_LEADING}|\.{_CHAIN}")
+_UNUSED = ("pooler", "masked_spec_embed", "mask_token")
+"""Parts of a body that scoring does not go through: made anew where a checkpoint has none."""
+_OLD_BUFFERS = ("inv_freq", "masked_bias", "position_ids", "relative_position_index")
+_SHOWN = 4
+
+Mismatch = tuple[str, Sequence[int], Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Loaded:
+    """A model from a checkpoint.
+
+    Attributes:
+        model: With the weights of the checkpoint.
+        new: Names of weights that the checkpoint lacks and the model may have anew.
+        notes: What was done to names.
+    """
+
+    model: Any
+    new: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def load_checked(
+    wanted: Any, name: str, *, ignore_mismatched_sizes: bool = False, **options: Any
+) -> Loaded:
+    """Load a checkpoint by a class of transformers and check that its weights are the model's.
+
+    Args:
+        wanted: The class, or one of the Auto classes.
+        name: Hub id or local folder.
+        ignore_mismatched_sizes: Whether a head may have another shape and be made anew.
+        **options: Go to `from_pretrained`.
+
+    Raises:
+        ModelError: Weights of the body are missing, unknown or of another shape.
+    """
+
+    def load(**more: Any) -> tuple[Any, dict[str, Any]]:
+        model, report = wanted.from_pretrained(
+            name, output_loading_info=True, ignore_mismatched_sizes=True, **options, **more
+        )
+        return model, report
+
+    model, report = load()
+    notes: tuple[str, ...] = ()
+    wrapped = any(map(is_wrapped, report["unexpected_keys"]))
+    if wrapped:
+        model, report = load(key_mapping=KEY_MAPPING)
+        notes = (unwrapped_note(name),)
+    new = check_weights(
+        name,
+        model,
+        missing=report["missing_keys"],
+        unexpected=report["unexpected_keys"],
+        mismatched=report["mismatched_keys"],
+        new_head=ignore_mismatched_sizes,
+    )
+    return Loaded(model, new, notes)
+
+
+def is_wrapped(key: str) -> bool:
+    """Whether a name in a checkpoint carries the prefix of a wrapper."""
+    return _WRAPPED.search(key) is not None
+
+
+def unwrapped_note(name: str) -> str:
+    """Return the note of a record whose weights had prefixes."""
+    return (
+        f"the weights of {name} carry the prefix of a wrapper (such as _orig_mod. of "
+        "torch.compile), which was taken off their names"
+    )
+
+
+def check_weights(
+    name: str,
+    model: nn.Module,
+    *,
+    missing: Iterable[str],
+    unexpected: Iterable[str],
+    mismatched: Iterable[Mismatch],
+    new_head: bool = False,
+) -> tuple[str, ...]:
+    """Refuse a checkpoint whose weights are not those of the model.
+
+    Args:
+        name: Of the checkpoint, for the error.
+        model: What was built from its config.json.
+        missing: Names in the model that the checkpoint lacks.
+        unexpected: Names in the checkpoint that the model does not know.
+        mismatched: Names with the shape in the checkpoint and that in the model.
+        new_head: Whether a head may have another shape.
+
+    Returns:
+        The names of the weights that are new, sorted: those of a head.
+
+    Raises:
+        ModelError: The text names the weights.
+    """
+    missing = sorted(missing)
+    lacking = [key for key in missing if _is_body(model, key)]
+    strange = sorted(key for key in unexpected if _is_of_a_block(model, key))
+    shapes = sorted(
+        (key, list(found), list(wanted))
+        for key, found, wanted in mismatched
+        if not new_head or _is_body(model, key)
+    )
+    if shapes:
+        key, found, wanted = shapes[0]
+        raise ModelError(
+            f"{key} is {found} in the weights of {name} and {wanted} in the model that its "
+            f"config.json describes{_others(len(shapes))}. They do not belong together: give the "
+            "config.json that the weights were saved with."
+        )
+    if lacking:
+        raise ModelError(
+            f"{name} lacks weights that its config.json describes: {_listed(lacking)}."
+            f"{_instead(strange)} They would be random numbers. Give a complete checkpoint."
+        )
+    if strange:
+        raise ModelError(
+            f"{name} holds weights that the model of its config.json does not have: "
+            f"{_listed(strange)}. The model would run without them: give the config.json that the "
+            "weights were saved with."
+        )
+    new = {*missing, *(key for key, *_ in mismatched)}
+    return tuple(sorted(new))
+
+
+def _is_body(model: nn.Module, key: str) -> bool:
+    """Whether scores and adapters depend on a weight: all of the base model but its poolers."""
+    prefix = getattr(model, "base_model_prefix", "")
+    has_base = bool(prefix) and isinstance(getattr(model, prefix, None), nn.Module)
+    if has_base and not key.startswith(f"{prefix}."):
+        return False
+    if key.rpartition(".")[0] in _output_heads(model):
+        return False
+    return not any(part in _UNUSED for part in key.split("."))
+
+
+def _output_heads(model: nn.Module) -> list[str]:
+    getter = getattr(model, "get_output_embeddings", None)
+    head = getter() if getter is not None else None
+    return [name for name, module in model.named_modules() if module is head and name]
+
+
+def _is_of_a_block(model: nn.Module, key: str) -> bool:
+    """Whether an unknown name is that of a weight in a block, with or without the base's prefix.
+
+    Buffers that older versions of a model saved are none.
+    """
+    if key.rpartition(".")[2] in _OLD_BUFFERS or _is_mask(model, key):
+        return False
+    lists = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    stems = {f"{name}." for name in lists if name}
+    stems |= {stem.removeprefix(prefix) for stem in stems} | {prefix + stem for stem in stems}
+    return any(key.startswith(stem) for stem in stems)
+
+
+def _is_mask(model: nn.Module, key: str) -> bool:
+    """Whether a `bias` belongs to a module of modules: the causal mask that GPT-2's kin saved."""
+    owner, _, leaf = key.rpartition(".")
+    if leaf != "bias":
+        return False
+    prefix = getattr(model, "base_model_prefix", "")
+    names = {owner, owner.removeprefix(f"{prefix}."), f"{prefix}.{owner}"}
+    modules = dict(model.named_modules())
+    return any(True for name in names & set(modules) for _ in modules[name].children())
+
+
+def _listed(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return ", ".join(keys[:_SHOWN]) + more
+
+
+def _others(count: int) -> str:
+    return f" (and {count - 1} more weights differ)" if count > 1 else ""
+
+
+def _instead(strange: Sequence[str]) -> str:
+    return f" It holds instead: {_listed(strange)}." if strange else ""

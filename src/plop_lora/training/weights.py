@@ -1,0 +1,216 @@
+"""Which weights a trial trains: a name says where they lie, not what they are.
+
+A folder may hold another checkpoint tomorrow, and a hub id another commit. What is planned for
+one set of weights must not go on with another, so a checkpoint is known by its content: a hub id
+by its commit, a folder by the SHA-256 of its files. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from plop_lora.errors import ModelError, OutputError
+from plop_lora.files import atomic_file
+from plop_lora.records import TrialSpec
+
+CONFIG = "config.json"
+_FILES = ("*.safetensors", "*.bin")
+_BESIDE = (CONFIG, "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json",
+           "added_tokens.json", "chat_template*")  # fmt: skip
+"""What decides a trial beside the weights: the architecture, and how text becomes tokens."""
+_SNAPSHOTS = "snapshots"
+_KNOWN = "files.json"
+_MOST_KNOWN = 4096
+_LETTERS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedModel:
+    """The model of a trial.
+
+    Attributes:
+        name: what is loaded: a hub id, or the whole path of a folder.
+        revision: commit of a hub id, None where it is not known here and for a folder.
+        weights: key of a folder's content, None for a hub id and for a folder without weights.
+    """
+
+    name: str
+    revision: str | None = None
+    weights: str | None = None
+
+
+def trained_model(name: str, revision: str | None = None) -> TrainedModel:
+    """Return a model with what identifies its weights; nothing is downloaded.
+
+    Args:
+        name: hub id or folder.
+        revision: commit or branch of a hub id; by default the one that is in the hub's cache.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return TrainedModel(str(folder.resolve()), weights=weights_key(folder))
+    found = _cached_config(name, revision)
+    return TrainedModel(name, _commit_of(found) or revision)
+
+
+def read_config(model: TrainedModel, *, download: bool) -> dict[str, Any] | None:
+    """Return the `config.json` of a model, None where it is not on this machine.
+
+    Args:
+        model: what is to be trained.
+        download: ask the hub for one that is not here; then None is not returned.
+
+    Raises:
+        ModelError: there is no such model, or what is there is no configuration.
+    """
+    folder = Path(model.name)
+    path = folder / CONFIG if folder.is_dir() else _cached_config(model.name, model.revision)
+    if path is None and download:
+        path = _downloaded_config(model)
+    if path is None:
+        return None
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"Cannot read {path}: {error}. Give a folder that transformers can load, or a hub id "
+            "such as Qwen/Qwen3-0.6B, with --model."
+        ) from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} is no configuration of a model: it holds no JSON object.")
+    return config
+
+
+def check_weights(spec: TrialSpec) -> None:
+    """Refuse weights that are not those for which a trial was planned.
+
+    Raises:
+        ModelError: the folder of the model has another content than the spec says.
+    """
+    if spec.weights is None:
+        return
+    found = weights_key(Path(spec.model))
+    if found != spec.weights:
+        raise ModelError(
+            f"The weights in {spec.model} have changed since the trial was planned: their key is "
+            f"{found or 'none'}, not {spec.weights}. Put the old weights back, or plan again with "
+            "plop verify and a --folder of its own."
+        )
+
+
+# --------------------------------------------------------------------------- content of a folder
+
+
+def weights_key(folder: Path) -> str | None:
+    """Return a hash of the content of a checkpoint's files; None where it has no weights.
+
+    It follows from names and contents alone, so that a copy of a checkpoint has the same key, on
+    this machine and on another.
+    """
+    weights = [path for pattern in _FILES for path in folder.glob(pattern)]
+    if not weights:
+        return None
+    paths = {*weights, *(path for pattern in _BESIDE for path in folder.glob(pattern))}
+    digest = hashlib.sha256()
+    try:
+        for path in sorted(paths):
+            digest.update(f"{path.name} {_content(path)}\n".encode())
+    except OSError as error:
+        raise ModelError(f"Cannot read {error.filename}: {error.strerror or error}.") from error
+    return digest.hexdigest()[:_LETTERS]
+
+
+def _content(path: Path) -> str:
+    """Return the SHA-256 of a file, from memory where the file has not changed since.
+
+    A change of the content changes the time of the last change of the inode, which no program can
+    set back. So 100 GB are read once, and not by each of the trials.
+    """
+    status = path.stat()
+    place = f"{path.resolve()} {status.st_size} {status.st_ino}"
+    identity = f"{place} {status.st_mtime_ns} {status.st_ctime_ns}"
+    known = _known()
+    if identity not in known:
+        known[identity] = _sha256(path, identity)
+        _remember(known)
+    return known[identity]
+
+
+@functools.lru_cache(maxsize=_MOST_KNOWN)
+def _sha256(path: Path, identity: str) -> str:
+    """Return the SHA-256 of a file; `identity` changes with its content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _memory() -> Path | None:
+    """Return the file that remembers contents; None where `PLOP_CACHE` says that nothing does."""
+    if os.environ.get("PLOP_CACHE", "1").lower() in ("0", "false", "no", "off"):
+        return None
+    base = os.environ.get("XDG_CACHE_HOME")
+    with contextlib.suppress(RuntimeError):  # a user without a home folder
+        return (Path(base) if base else Path.home() / ".cache") / "plop-lora" / _KNOWN
+    return None
+
+
+def _known() -> dict[str, str]:
+    path = _memory()
+    if path is None:
+        return {}
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    sound = isinstance(document, dict) and all(isinstance(v, str) for v in document.values())
+    return document if sound else {}
+
+
+def _remember(known: dict[str, str]) -> None:
+    """Keep the contents that were asked for last; a folder that cannot be written is no fault."""
+    path = _memory()
+    if path is not None:
+        newest = dict(list(known.items())[-_MOST_KNOWN:])
+        with contextlib.suppress(OutputError), atomic_file(path) as file:
+            json.dump(newest, file)
+
+
+# --------------------------------------------------------------------------- the hub
+
+
+def _cached_config(name: str, revision: str | None) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(name, CONFIG, revision=revision)
+    except HFValidationError:
+        return None
+    return Path(found) if isinstance(found, str) else None
+
+
+def _downloaded_config(model: TrainedModel) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(hf_hub_download(model.name, CONFIG, revision=model.revision))
+    except (OSError, ValueError, HFValidationError, HfHubHTTPError) as error:
+        reason = " ".join(str(error).split())[:200].rstrip(". ")
+        raise ModelError(
+            f"There is no model {model.name!r} to train: it is not a folder here, and the hub did "
+            f"not give one ({reason}). Give a folder with config.json or a hub id with --model."
+        ) from error
+
+
+def _commit_of(path: Path | None) -> str | None:
+    """Return the commit of a file in the hub's cache, which keeps one folder for each."""
+    if path is None or _SNAPSHOTS not in path.parts:
+        return None
+    return path.parts[path.parts.index(_SNAPSHOTS) + 1]

@@ -1,0 +1,89 @@
+"""The model that a study trains: which weights it has, and whether the placements fit them.
+
+Trials run for hours in processes of their own; that their model is missing, or is another one
+than was scored, is told before the first of them starts. torch only where a skeleton is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from plop_lora.errors import ModelError
+from plop_lora.recipe import Proof
+from plop_lora.records import Host, Placement, Scores
+from plop_lora.training.weights import TrainedModel, read_config, trained_model
+
+
+def model_of(recipe: Proof, scores: Scores) -> TrainedModel:
+    """Return what the trials of a recipe load, with what identifies its weights.
+
+    The scored model is trained at the revision that was scored; a folder goes by its whole path,
+    as trials run in folders of their own.
+    """
+    scored = recipe.model is None or recipe.model == scores.model.name
+    name = recipe.model or scores.model.name
+    return trained_model(name, scores.model.revision if scored else None)
+
+
+def check_config(model: TrainedModel, scores: Scores, *, download: bool) -> None:
+    """Refuse a model that is not there, or of another type than the scored one. No torch.
+
+    Args:
+        model: what is to be trained.
+        scores: of which model.
+        download: whether the hub is asked for what is not here; a plan is made without.
+
+    Raises:
+        ModelError: the text names both.
+    """
+    looks_local = model.name.startswith((".", "/", "~")) or model.name.count("/") > 1
+    if looks_local and not Path(model.name).is_dir():
+        raise ModelError(
+            f"The model folder {model.name} is not there. Give the folder or the hub id of the "
+            f"scored model ({scores.model.architecture}) with --model."
+        )
+    config = read_config(model, download=download)
+    if config is None:
+        return
+    scored = scores.model.config or {}
+    found, wanted = config.get("model_type"), scored.get("model_type")
+    if found and wanted and found != wanted:
+        raise ModelError(
+            f"{model.name} is a {found} model, but the scores are of {scores.model.name}, a "
+            f"{wanted} model: a placement is for the model that was scored. Score {model.name} "
+            "first, or leave --model out."
+        )
+
+
+def check_weights_fit(model: TrainedModel, placements: Iterable[Placement]) -> None:
+    """Refuse a model that lacks a placed weight, or has it in another shape.
+
+    Raises:
+        ModelError: the weight is named.
+    """
+    from plop_lora.scoring.loading import load_skeleton
+    from plop_lora.training.adapters import retarget
+
+    skeleton = load_skeleton(model.name)
+    for placement in placements:
+        placed = retarget(placement, skeleton)
+        hosts = {host.name: host for host in placed.hosts}
+        for site in placed.sites:
+            if (host := hosts.get(site.name)) is not None:
+                _check_size(host, skeleton, model.name)
+
+
+def _check_size(host: Host, skeleton: Any, name: str) -> None:
+    wanted = host.copies * host.in_features * host.out_features
+    if host.is_parameter:
+        found = skeleton.get_parameter(host.name).numel()
+    else:
+        found = getattr(skeleton.get_submodule(host.name), "weight", None)
+        found = wanted if found is None else found.numel()
+    if found != wanted:
+        raise ModelError(
+            f"{name} has {found:,} numbers in {host.name}, where the scored model has {wanted:,}: "
+            "it is another model. Score it first, or leave --model out."
+        )

@@ -1,0 +1,205 @@
+"""Weights are part of a trial: other weights under the same name are another trial."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from pretend import spec
+
+import plop_lora as plop
+from plop_lora.errors import ModelError, UsageError
+from plop_lora.recipe import TuneRecipe, VerifyRecipe
+from plop_lora.records import Scores, TrialSpec
+from plop_lora.training.weights import check_weights, trained_model, weights_key
+from plop_lora.tune.stages import _job
+from plop_lora.verify import run as step
+from plop_lora.verify.folder import mark
+from plop_lora.verify.model import check_config, check_weights_fit, model_of
+
+
+@pytest.fixture
+def here(tmp_path: Path, scores: Scores, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a checkpoint `net`, rows and a recipe."""
+    checkpoint(tmp_path / "net", scores, b"first")
+    for name, start in (("train", 0), ("eval", 900)):
+        rows = ({"text": f"text {n}", "label": n % 2} for n in range(start, start + 80))
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def checkpoint(folder: Path, scores: Scores, weights: bytes) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(scores.model.config))
+    (folder / "model.safetensors").write_bytes(weights)
+
+
+def recipe(**values: object) -> VerifyRecipe:
+    given = {"task": "classify", "train": "train.jsonl", "eval": "eval.jsonl", "model": "net"}
+    return VerifyRecipe.model_validate({**given, "arms": ("mlp",), "seeds": 2, **values})
+
+
+def specs(scores: Scores, wanted: VerifyRecipe) -> tuple[TrialSpec, ...]:
+    _, study = step._checked(scores, wanted, Path("run"))
+    return step.ladder_specs(study)
+
+
+def test_other_weights_at_the_same_path_are_other_trials(scores, here: Path) -> None:
+    """Losses of two networks under one name were averaged, and confirmed the shortlist."""
+    before = specs(scores, recipe())
+    assert before == specs(scores, recipe())
+    checkpoint(here / "net", scores, b"other")
+    after = specs(scores, recipe())
+    assert not {s.digest() for s in before} & {s.digest() for s in after}
+
+
+def test_the_same_name_from_another_directory_is_another_trial(
+    scores, here: Path, monkeypatch
+) -> None:
+    before = specs(scores, recipe())
+    other = here / "other"
+    other.mkdir()
+    checkpoint(other / "net", scores, b"other")
+    for name in ("train.jsonl", "eval.jsonl"):
+        shutil.copy(here / name, other / name)
+    monkeypatch.chdir(other)
+    after = specs(scores, recipe())
+    assert before[0].model != after[0].model
+    assert before[0].weights != after[0].weights
+
+
+def test_a_folder_of_other_weights_is_refused(scores, here: Path) -> None:
+    """Its signals were measured on them, and its trials are not to be compared."""
+    mark(here / "run", "verify", model_of(recipe(), scores))
+    specs(scores, recipe())
+    checkpoint(here / "net", scores, b"other")
+    with pytest.raises(UsageError, match=r"belongs to other weights of .*net"):
+        plop.verify(scores, recipe(), folder=here / "run", run=_no_trial)
+
+
+def _no_trial(*parts: object, **others: object) -> None:
+    raise AssertionError("a trial was started")
+
+
+def test_a_copy_of_a_checkpoint_has_its_key(scores, here: Path) -> None:
+    """A run must go on after the model was copied to another disk, or its times changed."""
+    key = weights_key(here / "net")
+    shutil.copytree(here / "net", here / "copy")
+    (here / "copy" / "README.md").write_text("notes")
+    assert weights_key(here / "copy") == key
+    (here / "copy" / "tokenizer.json").write_text("{}")
+    assert weights_key(here / "copy") != key
+
+
+def test_contents_are_remembered_and_a_change_is_seen(scores, here: Path, monkeypatch) -> None:
+    """Dozens of trials must not each read 100 GB; a stale memory must not hide new weights."""
+    monkeypatch.setenv("PLOP_CACHE", "1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "cache"))
+    key = weights_key(here / "net")
+    memory = here / "cache" / "plop-lora" / "files.json"
+    assert len(json.loads(memory.read_text())) == 2
+    checkpoint(here / "net", scores, b"FIRST")
+    assert weights_key(here / "net") != key
+    memory.write_text("[1")
+    checkpoint(here / "net", scores, b"first")
+    assert weights_key(here / "net") == key
+
+
+def test_a_trial_refuses_weights_that_have_changed(scores, here: Path) -> None:
+    planned = dataclasses.replace(
+        spec(), model=str(here / "net"), weights=weights_key(here / "net")
+    )
+    check_weights(planned)
+    checkpoint(here / "net", scores, b"other")
+    with pytest.raises(ModelError, match="have changed since the trial was planned"):
+        check_weights(planned)
+    check_weights(dataclasses.replace(planned, weights=None))
+
+
+def test_old_specs_keep_their_digest() -> None:
+    """A field that old documents lack must not make another trial of each."""
+    document = spec().to_dict()
+    assert "weights" not in document
+    assert "revision" not in document
+    assert TrialSpec.from_dict(document).digest() == spec().digest()
+    told = dataclasses.replace(spec(), revision="abc")
+    assert told.digest() != spec().digest()
+    assert TrialSpec.from_dict(told.to_dict()) == told
+
+
+def test_the_scored_revision_of_a_hub_id_is_trained(scores, here: Path, monkeypatch) -> None:
+    """Trials of a hub id would follow its main branch, whatever was scored."""
+    scored = dataclasses.replace(scores.model, name="org/net", revision="a" * 40)
+    wanted = recipe(model=None)
+    assert model_of(wanted, dataclasses.replace(scores, model=scored)).revision == "a" * 40
+    snapshot = here / "hub" / "models--org--net" / "snapshots" / ("b" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    found = str(snapshot / "config.json")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *a, **k: found)
+    assert trained_model("org/net").revision == "b" * 40
+    assert model_of(recipe(model="org/net"), scores).revision == "b" * 40
+
+
+def test_the_revision_reaches_the_loaders(here: Path, monkeypatch) -> None:
+    from plop_lora.training import adapters
+
+    asked = {}
+
+    def tokenizer(name: str, *, revision: str | None) -> None:
+        asked["tokenizer"] = revision
+
+    class Config:
+        @staticmethod
+        def from_pretrained(name: str, *, revision: str | None) -> None:
+            asked["config"] = revision
+            raise OSError("seen")
+
+    monkeypatch.setattr(adapters, "load_tokenizer", tokenizer)
+    monkeypatch.setattr(adapters, "give_pad_token", lambda *parts: None)
+    monkeypatch.setattr(adapters, "dtype_for", lambda *parts, revision: "float32")
+    monkeypatch.setattr(adapters, "AutoConfig", Config)
+    with pytest.raises(ModelError):
+        adapters.load_base(dataclasses.replace(spec(), revision="abc"))
+    assert asked == {"tokenizer": "abc", "config": "abc"}
+
+
+def test_a_search_of_other_weights_is_another_search(scores, here: Path) -> None:
+    given = {"task": "classify", "train": "train.jsonl", "eval": "eval.jsonl", "model": "net"}
+    wanted = TuneRecipe.model_validate(given)
+    before = _job(wanted, scores, here / "tune", lambda event: None, None).identity()
+    checkpoint(here / "net", scores, b"other")
+    assert _job(wanted, scores, here / "tune", lambda event: None, None).identity() != before
+
+
+# --------------------------------------------------------------------------- the right model
+
+
+def test_a_model_that_is_missing_is_told_before_any_trial(scores, here: Path) -> None:
+    """It was found by every trial, one after the other, each after its imports."""
+    with pytest.raises(ModelError, match=r"The model folder \./nett is not there"):
+        plop.verify(scores, recipe(model="./nett"), folder=here / "run", run=_no_trial)
+    with pytest.raises(ModelError, match="no model 'nett' to train"):
+        plop.verify(scores, recipe(model="nett"), folder=here / "run", run=_no_trial)
+    assert not (here / "run").exists()
+
+
+def test_a_model_of_another_type_is_refused(scores, here: Path) -> None:
+    (here / "net" / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    with pytest.raises(ModelError, match=r"is a gpt2 model, but the scores are of .*llama model"):
+        plop.verify(scores, recipe(), folder=here / "run", run=_no_trial)
+    with pytest.raises(ModelError, match="gpt2"):
+        step.plan(scores, recipe(), folder=here / "run")
+
+
+def test_a_model_of_another_size_is_refused(scores, here: Path) -> None:
+    config = dict(scores.model.config, hidden_size=64, head_dim=16)
+    (here / "net" / "config.json").write_text(json.dumps(config))
+    model = model_of(recipe(), scores)
+    check_config(model, scores, download=False)
+    with pytest.raises(ModelError, match="it is another model"):
+        check_weights_fit(model, [plop.place(scores)])

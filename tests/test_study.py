@@ -1,0 +1,250 @@
+"""The scripts of the placement study: its data, its arms, and the trials that are still missing."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plop_lora.demo import DATA, MODEL
+from plop_lora.records import TrialCost, TrialResult, TrialSpec
+from plop_lora.training.events import FINISHED, Event
+
+SCRIPTS = Path(__file__).parents[1] / "scripts" / "experiments"
+PAIR = "smollm2-gsm8k"
+
+
+@pytest.fixture(scope="module")
+def scripts() -> Iterator[Any]:
+    """Import the scripts as they import each other."""
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        import arms
+        import pairs
+        import preparing
+        import study
+        import study_trials
+
+        yield study, study_trials, preparing, pairs, arms
+    finally:
+        sys.path.remove(str(SCRIPTS))
+
+
+@pytest.fixture(scope="module")
+def prepared(
+    scripts: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Any, Path, Path]]:
+    """Prepare a pair whose network is the bundled model and whose rows are its word problems."""
+    study, study_trials, preparing, pairs, _ = scripts
+    root = tmp_path_factory.mktemp("study")
+    lines = (DATA / "problems.jsonl").read_text(encoding="utf-8").splitlines()
+    source = root / "gsm8k"
+    source.mkdir()
+    (source / "train.jsonl").write_text("\n".join(lines[:150]), encoding="utf-8")
+    (source / "test.jsonl").write_text("\n".join(lines[150:]), encoding="utf-8")
+    (root / "models").mkdir()
+    (root / "models" / "bundled").symlink_to(MODEL)
+    whole = pairs.PAIRS[PAIR]
+    small = replace(whole, network="bundled", steps=2, rates=(2e-4, 2e-3), evaluation_rows=8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(pairs.PAIRS, PAIR, small)
+        patch.setattr(study_trials, "STUDY", root / "study")
+        patch.setattr(study, "STUDY", root / "study")
+        preparing.prepare(small, root / "study" / PAIR, root / "models", source)
+        yield small, root, source
+
+
+def _open(scripts: Any, root: Path, results: Path) -> Any:
+    return scripts[1].open_study(PAIR, results, root / "models", "cpu")
+
+
+def _result(spec: TrialSpec, losses: Sequence[float], cause: str | None = None) -> TrialResult:
+    return TrialResult(
+        spec_digest=spec.digest(),
+        arm=spec.arm,
+        seed=spec.seed,
+        phase=spec.phase,
+        learning_rate=spec.learning_rate,
+        status="done" if cause is None else "failed",
+        cause=cause,
+        metric="loss",
+        metrics={"loss": sum(losses) / len(losses)} if losses else {},
+        items={"loss": tuple(losses)} if losses else {},
+        trainable_parameters=1,
+        batch_size=8,
+        cost=TrialCost(
+            wall_seconds=1.0, train_seconds=1.0, evaluate_seconds=0.0, devices=1, device="CPU",
+            accelerator=False, peak_memory=1, tokens=1,
+        ),
+    )  # fmt: skip
+
+
+class _Trials:
+    """Trials that cost nothing: the loss of each is what `outcome` says."""
+
+    def __init__(self, outcome: Any) -> None:
+        self.outcome, self.ran = outcome, []
+
+    def __call__(self, specs: Sequence[TrialSpec], root: Path, runner: Any, *, watch: Any) -> None:
+        for spec in specs:
+            self.ran.append(spec)
+            watch(Event(spec, root / spec.digest()[:16], FINISHED, self.outcome(spec)))
+
+
+def test_every_arm_has_the_same_number_of_parameters(scripts: Any, prepared: Any) -> None:
+    study = _open(scripts, prepared[1], prepared[1] / "arms")
+    budget = study.arms["all-linear"].trainable_parameters
+    for name, arm in study.arms.items():
+        assert arm.trainable_parameters == pytest.approx(budget, rel=0.02), name
+    types = [tuple(sorted({site.type for site in arm.sites})) for arm in study.arms.values()]
+    assert len(set(types)) == len(types)
+    assert {"plop", "plop-inverse", "attention", "type-v_proj", "v-o-down"} <= study.arms.keys()
+
+
+def test_what_is_missing_is_run_once_and_further_seeds_at_the_best_rate(
+    scripts: Any, prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A study is stopped and started often: nothing may run twice, and rates must not be mixed."""
+    study_script, pair = scripts[0], prepared[0]
+    best = {2e-4: [3.0] * 8, 2e-3: [1.0] * 4 + [9.0] * 4, 6e-3: [2.0] * 8}
+
+    def outcome(spec: TrialSpec) -> TrialResult:
+        return _result(spec, best.get(spec.learning_rate, [5.0] * 8))
+
+    trials = _Trials(outcome)
+    monkeypatch.setattr(study_script, "run_trials", trials)
+    study = _open(scripts, prepared[1], tmp_path)
+    study_script.run(study, None)
+    arms = len(study.arms)
+    # The best of both rates is an edge, so a third is added for all; then two more seeds.
+    assert len(trials.ran) == 1 + 3 * arms + 2 * arms
+    assert study.rates() == (*pair.rates, 6e-3)
+    confirmed = [spec for spec in trials.ran if spec.seed]
+    # The second half of the rows, where this rate is bad, must not choose.
+    assert {spec.learning_rate for spec in confirmed} == {2e-3}
+    assert {spec.seed for spec in confirmed} == {1, 2}
+    assert trials.ran[0].learning_rate == 0.0
+    trials.ran.clear()
+    study_script.run(study, None)
+    assert trials.ran == []
+    (tmp_path / PAIR / "plop.r0.0002.s0.json").unlink()
+    study_script.run(study, None)
+    assert [spec.arm for spec in trials.ran] == ["plop"]
+
+
+def test_a_diverged_trial_is_a_result_and_one_of_the_machine_is_not(
+    scripts: Any, prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk must not count as a bad learning rate, nor a bad rate as a full disk."""
+
+    def outcome(spec: TrialSpec) -> TrialResult:
+        if spec.learning_rate == 2e-3:
+            return _result(spec, [], "loss became NaN at step 2")
+        if spec.arm == "mlp":
+            return _result(spec, [], "killed by SIGKILL, often the system's out-of-memory killer")
+        return _result(spec, [1.0] * 8)
+
+    trials = _Trials(outcome)
+    monkeypatch.setattr(scripts[0], "run_trials", trials)
+    study = _open(scripts, prepared[1], tmp_path)
+    scripts[0].run(study, None)
+    names = study.records().keys()
+    assert "plop.r0.002.s0.json" in names
+    assert not [name for name in names if name.startswith("mlp.r0.0002")]
+    # It is tried once a run, and no other seed is run without its rate.
+    assert len([spec for spec in trials.ran if spec.arm == "mlp"]) == 2
+    assert "mlp" not in study.best_rates()
+
+
+def test_records_of_another_protocol_are_not_joined(
+    scripts: Any, prepared: Any, tmp_path: Path
+) -> None:
+    _open(scripts, prepared[1], tmp_path)
+    kept = tmp_path / PAIR / "pair.json"
+    described = json.loads(kept.read_text())
+    kept.write_text(json.dumps(described | {"nfn": {}}))
+    _open(scripts, prepared[1], tmp_path)
+    kept.write_text(json.dumps(described | {"steps": 3}))
+    with pytest.raises(scripts[3].StudyError, match="are of another steps"):
+        _open(scripts, prepared[1], tmp_path)
+
+
+def test_one_run_a_pair(scripts: Any, prepared: Any, tmp_path: Path) -> None:
+    study = _open(scripts, prepared[1], tmp_path)
+    with (study.folder / ".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(scripts[3].StudyError, match="Another run works on"):
+            with scripts[0].sole_run(study):
+                pass
+
+
+def test_preparing_again_gives_the_same_rows(scripts: Any, prepared: Any, tmp_path: Path) -> None:
+    """Records made in different weeks stand beside each other, so the rows must be the same."""
+    small, root, source = prepared
+    train, judged = scripts[3].DATA["gsm8k"](source, small.training_rows, 8)
+    folder = root / "study" / PAIR
+    lines = (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == train
+    questions = {row["prompt"] for row in train}
+    assert not questions & {row["prompt"] for row in judged}
+    general = scripts[3].general_text()
+    assert general == scripts[3].general_text()
+    assert len(general) == 64
+
+
+def test_classifications_have_several_classes_in_both_parts(scripts: Any) -> None:
+    for name in ("docstrings", "exceptions"):
+        train, judged = scripts[3].DATA[name](None, 1920, 500)
+        assert {row["label"] for row in train} == {row["label"] for row in judged}
+        assert len({row["label"] for row in train}) >= 3
+        assert not {row["text"] for row in train} & {row["text"] for row in judged}
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("run", "smollm3-gsm8k"), "There is no pair smollm3-gsm8k. The pairs are: minilm-"),
+        (("prepare", PAIR, "--models", "nowhere"), "The network smollm2 is not in nowhere"),
+    ],
+)
+def test_what_the_user_can_put_right_is_one_line(words: Sequence[str], text: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, str(SCRIPTS / "study.py"), *words], capture_output=True, text=True
+    )
+    assert ended.returncode == 1
+    last = ended.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"Error: {text}")
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_data_set_that_is_not_there_is_named(scripts: Any, tmp_path: Path) -> None:
+    with pytest.raises(scripts[3].StudyError, match="needs a folder with its train"):
+        scripts[3].DATA["gsm8k"](tmp_path, 1, 1)
+
+
+@pytest.mark.slow
+def test_real_trials_are_the_same_in_a_process_that_stays(
+    scripts: Any, prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one trial leaves in its process must not reach the next."""
+    study_script, pair = scripts[0], prepared[0]
+    records = {}
+    for name, warm in (("fresh", False), ("warm", True)):
+        study = _open(scripts, prepared[1], tmp_path / name)
+        specs = [study.spec(arm, 2e-3, 0, "ladder") for arm in ("plop", "mlp")]
+        study_script.go_through(study, specs, 1, warm=warm)
+        records[name] = study.records()
+        for folder in (study.folder / "trials").iterdir():
+            (folder / "result.json").unlink(missing_ok=True) if folder.is_dir() else None
+    assert records["fresh"].keys() == records["warm"].keys() != set()
+    for name, record in records["fresh"].items():
+        assert record.items == records["warm"][name].items
+        assert len(record.items["general-loss"]) == 64
+    assert pair.steps == 2
