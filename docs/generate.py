@@ -15,6 +15,7 @@ from pathlib import Path
 import typer.main
 
 from plop_lora.cli import VERBS, app, verb_name
+from plop_lora.cli.words import examples_of
 
 DOCS = Path(__file__).parent
 REFERENCE = DOCS / "reference" / "cli.md"
@@ -37,20 +38,21 @@ def cli_page() -> str:
     ]
     for verb in VERBS:
         sub = command.commands[verb_name(verb)]
-        lines += [
-            "",
-            f"## plop {verb_name(verb)}",
-            "",
-            sub.help or "",
-            "",
-            "| argument or option | meaning | |",
-            "|---|---|---|",
-        ]
+        lines += ["", f"## plop {verb_name(verb)}", "", sub.help or "", "", "```sh"]
+        for what, line in examples_of(verb):
+            lines += [f"# {what}", line]
+        lines += ["```", "", "| argument or option | meaning | |", "|---|---|---|"]
+        group = None
         for parameter in sub.params:
+            panel = getattr(parameter, "rich_help_panel", None)
+            if panel != group:
+                group = panel
+                lines.append(f"| **{panel}** | | |")
             names = ", ".join(f"`{name}`" for name in parameter.opts + parameter.secondary_opts)
             default = getattr(parameter.default, "value", parameter.default)
             plain = isinstance(default, int | float | str | Path) and default is not False
-            needed = "required" if parameter.required else f"default `{default}`" if plain else ""
+            shown = plain and default != ""
+            needed = "required" if parameter.required else f"default `{default}`" if shown else ""
             lines.append(f"| {names} | {getattr(parameter, 'help', '') or ''} | {needed} |")
     return "\n".join(lines) + "\n"
 

@@ -295,7 +295,7 @@ def test_a_search_ends_in_files_that_the_next_steps_take(
     )  # fmt: skip
     scores, run, folder = lowest(place.scores, "o_proj"), Here(), tmp_path / "run"
     steps = dataclasses.replace(usual_steps(), run=run)
-    tuning = tune(recipe, scores, folder, steps=steps)
+    tuning = tune(scores, recipe, folder, steps=steps)
     searched = [trial for trial in tuning.history if trial.value is not None]
     assert len(searched) == 4
     assert len(run.trained) == 4 + len(tuning.candidates) * len(tuning.seeds)
@@ -315,7 +315,7 @@ def test_a_search_ends_in_files_that_the_next_steps_take(
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert config["r"] == tuning.chosen.rank
     before, again = kept(folder), Here()
-    second = tune(recipe, scores, folder, steps=dataclasses.replace(steps, run=again))
+    second = tune(scores, recipe, folder, steps=dataclasses.replace(steps, run=again))
     assert again.trained == []
     assert kept(folder) == before
     assert (second.chosen, second.history) == (tuning.chosen, tuning.history)

@@ -74,3 +74,53 @@ def test_columns_that_hold_nothing_are_left_out(records) -> None:
     text = as_text(dataclasses.replace(everything, choices=bare), 200)
     assert "next type" not in text
     assert "verdict" not in text
+
+
+def _renamed(scores, prefix: str):
+    """Return scores whose types have a longer name."""
+
+    def longer(row):
+        names = {"type": prefix + row.type} | (
+            {"host_type": prefix + row.host_type} if hasattr(row, "host_type") else {}
+        )
+        return dataclasses.replace(row, **names)
+
+    return dataclasses.replace(
+        scores,
+        types=tuple(map(longer, scores.types)),
+        sites=tuple(map(longer, scores.sites)),
+        hosts=tuple(map(longer, scores.hosts)),
+    )
+
+
+def test_a_shared_beginning_is_said_once(scores) -> None:
+    """Names of a tower were folded in the middle of a word at 80 columns."""
+    prefix = "language_model.decoder.transformer.layers.block.shared_experts."
+    long = _renamed(scores, prefix)
+    text = as_text(long, 80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert f"… stands for {prefix}" in text
+    for name in scores.type_names():
+        assert any(line.startswith(f"…{name} ") for line in text.splitlines())
+    assert prefix not in as_text(scores, 80)
+    assert as_text(long, 200).count(prefix) == len(scores.types)
+
+
+def test_rows_are_stacked_where_names_share_nothing(scores) -> None:
+    """A name is never cut in two, however narrow the place."""
+    text = as_text(scores, 20)
+    table = text[: text.index("Coverage")]
+    for row in scores.types:
+        assert row.type in table.splitlines()
+        assert f"  NFN: {row.nfn:.3f}" in table
+
+
+def test_a_tie_says_which_type_was_chosen(scores) -> None:
+    from plop_lora.records import BoundaryPair, Stopping
+
+    first, last = scores.type_names()[0], scores.type_names()[-1]
+    pair = BoundaryPair(first, last, 0.01, -0.02, 0.04)
+    stopping = Stopping("adaptive", "decided", True, 24, 24, 3, 0.03, 0.95, ties=(pair,))
+    text = as_text(dataclasses.replace(scores, stopping=stopping), 120)
+    assert f"Tie in practice: {first} was chosen and {last} was not" in text
+    assert f"{last} minus {first} is +0.010" in text

@@ -262,7 +262,7 @@ def test_a_tie_is_called_a_tie(models, tokenizer) -> None:
     assert scores.stopping.decided
     pair = scores.stopping.ties[0]
     assert -0.2 < pair.low <= 0 < pair.high
-    assert f"Tie in practice: {pair.left_out} over {pair.chosen}" in str(scores)
+    assert f"Tie in practice: {pair.chosen} was chosen and {pair.left_out} was not" in str(scores)
     placement = plop.place(scores, top=1)
     assert placement.verdict == "a tie within 0.2"
     assert "Against what was left out: a tie within 0.2." in str(placement)

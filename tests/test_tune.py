@@ -181,7 +181,7 @@ def tuned(scores, tmp_path_factory) -> tuple[Tuning, Machine, Path]:
     """One whole search, for the tests that only look at what came out."""
     folder = tmp_path_factory.mktemp("tuned")
     machine = Machine()
-    return tune(RECIPE, scores, folder, steps=machine.steps), machine, folder
+    return tune(scores, RECIPE, folder, steps=machine.steps), machine, folder
 
 
 # --------------------------------------------------------------------------- the search finds
@@ -202,7 +202,7 @@ def test_it_finds_what_was_planted_and_beats_chance(scores, tmp_path) -> None:
     """Positive control: the best placement and rate are known, chance has as many trials."""
     found, wins, chance = 0, 0, []
     for seed in range(9):
-        tuning = tune(changed(seed=seed), scores, tmp_path / str(seed), steps=Machine().steps)
+        tuning = tune(scores, changed(seed=seed), tmp_path / str(seed), steps=Machine().steps)
         best = true_loss(tuning.placement, tuning.chosen.learning_rate)
         baseline = _at_random(build_space(RECIPE, scores), RECIPE.trials, seed)
         chance.append(baseline)
@@ -268,7 +268,7 @@ def test_a_model_that_trains_more_than_planned_is_not_taken(scores, tmp_path) ->
         return dataclasses.replace(result, trainable_parameters=10**6) if more else result
 
     machine._result = swollen
-    tuning = tune(RECIPE, scores, tmp_path, steps=machine.steps)
+    tuning = tune(scores, RECIPE, tmp_path, steps=machine.steps)
     mine = [trial for trial in tuning.history if trial.configuration.placement == "mlp"]
     assert mine
     assert {trial.state for trial in mine} <= {FAILED, OVER_BUDGET}
@@ -283,11 +283,11 @@ def test_a_model_that_trains_more_than_planned_is_not_taken(scores, tmp_path) ->
 def test_a_killed_search_goes_on(scores, tmp_path, moment: int) -> None:
     """In the ladder, the search and the confirmation; batches of three."""
     recipe = changed(runner=Runner(workers=3))
-    whole = tune(recipe, scores, tmp_path / "whole", steps=Machine().steps)
+    whole = tune(scores, recipe, tmp_path / "whole", steps=Machine().steps)
     broken, again = Machine(die_at=moment), Machine()
     with pytest.raises(Stopped):
-        tune(recipe, scores, tmp_path / "cut", steps=broken.steps)
-    tuning = tune(recipe, scores, tmp_path / "cut", steps=again.steps)
+        tune(scores, recipe, tmp_path / "cut", steps=broken.steps)
+    tuning = tune(scores, recipe, tmp_path / "cut", steps=again.steps)
     before = {spec.digest() for spec in broken.trained}
     after = [spec.digest() for spec in again.trained]
     assert len(before) == moment
@@ -300,16 +300,16 @@ def test_a_killed_search_goes_on(scores, tmp_path, moment: int) -> None:
 
 def test_a_finished_search_trains_nothing_more(tuned, scores, tmp_path) -> None:
     recipe = changed(trials=12)
-    first = tune(recipe, scores, tmp_path, steps=Machine().steps)
+    first = tune(scores, recipe, tmp_path, steps=Machine().steps)
     again = Machine()
-    assert tune(recipe, scores, tmp_path, steps=again.steps).to_dict() == first.to_dict()
+    assert tune(scores, recipe, tmp_path, steps=again.steps).to_dict() == first.to_dict()
     assert again.trained == []
 
 
 def test_more_trials_continue_the_same_search(scores, tmp_path) -> None:
-    first = tune(changed(trials=12), scores, tmp_path, steps=Machine().steps)
+    first = tune(scores, changed(trials=12), tmp_path, steps=Machine().steps)
     more = Machine()
-    second = tune(changed(trials=16), scores, tmp_path, steps=more.steps)
+    second = tune(scores, changed(trials=16), tmp_path, steps=more.steps)
     assert second.history[: len(first.history)] == first.history
     assert len(more.of_phase(SEARCH)) == 4
 
@@ -318,20 +318,20 @@ def test_half_a_line_in_the_journal_is_no_end(scores, tmp_path) -> None:
     """A kill while the journal is written must not make the search unreadable for ever."""
     recipe = changed(trials=12)
     with pytest.raises(Stopped):
-        tune(recipe, scores, tmp_path, steps=Machine(die_at=8).steps)
+        tune(scores, recipe, tmp_path, steps=Machine(die_at=8).steps)
     with (tmp_path / "study.journal").open("ab") as file:
         file.write(b'{"op_code": 4, "worker')
-    tuning = tune(recipe, scores, tmp_path, steps=Machine().steps)
+    tuning = tune(scores, recipe, tmp_path, steps=Machine().steps)
     assert len(tuning.ladder) + sum(t.state == SEARCHED for t in tuning.history) == 12
 
 
 def test_another_recipe_in_the_folder_is_another_search(scores, tmp_path) -> None:
     """What was measured under other training settings must not guide this one."""
-    tune(changed(trials=12), scores, tmp_path, steps=Machine().steps)
+    tune(scores, changed(trials=12), tmp_path, steps=Machine().steps)
     longer = RECIPE.training
     other = changed(trials=12, training=dataclasses.replace(longer, epochs=2.0))
     machine = Machine()
-    tuning = tune(other, scores, tmp_path, steps=machine.steps)
+    tuning = tune(scores, other, tmp_path, steps=machine.steps)
     assert len(machine.of_phase(LADDER) + machine.of_phase(SEARCH)) == 12
     assert {spec.training.epochs for spec in machine.trained} == {2.0}
     assert tuning.history[0].number == 0
@@ -342,7 +342,7 @@ def test_two_processes_do_not_share_a_folder(scores, tmp_path) -> None:
     with (tmp_path / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(UsageError, match="Another plop tune works in"):
-            tune(RECIPE, scores, tmp_path, steps=Machine().steps)
+            tune(scores, RECIPE, tmp_path, steps=Machine().steps)
 
 
 def test_workers_share_a_database(scores, tmp_path) -> None:
@@ -351,14 +351,14 @@ def test_workers_share_a_database(scores, tmp_path) -> None:
     one, two = Machine(die_at=9), Machine()
     recipe = changed(trials=14, storage=url)
     with pytest.raises(Stopped):
-        tune(recipe, scores, tmp_path / "one", steps=one.steps)
-    helper = tune(recipe, scores, tmp_path / "two", steps=two.steps)
+        tune(scores, recipe, tmp_path / "one", steps=one.steps)
+    helper = tune(scores, recipe, tmp_path / "two", steps=two.steps)
     assert helper.verdict == UNCONFIRMED
     assert not two.of_phase(CONFIRM)
     assert any("of other workers still running and left out: 1" in note for note in helper.notes)
     assert len(two.of_phase(SEARCH)) == 14 - 9 - 1
     last = Machine()
-    leader = tune(recipe, scores, tmp_path / "one", steps=last.steps)
+    leader = tune(scores, recipe, tmp_path / "one", steps=last.steps)
     assert len(last.of_phase(SEARCH)) == 1
     assert leader.verdict in (IMPROVED, STANDS)
     searched = [trial for trial in leader.history if trial.state == SEARCHED]
@@ -368,7 +368,7 @@ def test_workers_share_a_database(scores, tmp_path) -> None:
 def test_a_database_that_is_none_says_so_without_its_password(scores, tmp_path) -> None:
     recipe = changed(storage="nosuch://me:secret@host/search")
     with pytest.raises(UsageError, match="storage of the search") as caught:
-        tune(recipe, scores, tmp_path, steps=Machine().steps)
+        tune(scores, recipe, tmp_path, steps=Machine().steps)
     assert "secret" not in str(caught.value)
 
 
@@ -379,7 +379,7 @@ def test_failures_stay_in_the_record(scores, tmp_path) -> None:
     def fails(spec: TrialSpec) -> str | None:
         return "out of memory" if spec.placement.strategy == "attention" else None
 
-    tuning = tune(RECIPE, scores, tmp_path, steps=Machine(fails=fails).steps)
+    tuning = tune(scores, RECIPE, tmp_path, steps=Machine(fails=fails).steps)
     failed = [trial for trial in tuning.history if trial.state == FAILED]
     assert failed
     assert {trial.cause for trial in failed} == {"out of memory"}
@@ -398,7 +398,7 @@ def test_a_value_that_is_no_number_is_a_failure(scores, tmp_path) -> None:
         else honest(spec)
     )
     machine._one = lambda spec, path: machine.trained.append(spec) or machine._result(spec)
-    tuning = tune(RECIPE, scores, tmp_path, steps=machine.steps)
+    tuning = tune(scores, RECIPE, tmp_path, steps=machine.steps)
     causes = {trial.cause for trial in tuning.history if trial.state == FAILED}
     assert causes == {"the metric loss came out as inf"}
 
@@ -406,21 +406,21 @@ def test_a_value_that_is_no_number_is_a_failure(scores, tmp_path) -> None:
 def test_a_ladder_of_failures_ends_the_search(scores, tmp_path) -> None:
     machine = Machine(fails=lambda spec: "no such field")
     with pytest.raises(MeasurementError, match=r"learning-rate ladder failed.*no such field"):
-        tune(RECIPE, scores, tmp_path, steps=machine.steps)
+        tune(scores, RECIPE, tmp_path, steps=machine.steps)
     assert len(machine.trained) == 5
 
 
 def test_nothing_but_failures_ends_the_search(scores, tmp_path) -> None:
     machine = Machine(fails=lambda spec: None if spec.data.rows else "out of memory")
     with pytest.raises(MeasurementError, match="All 3 trials of the search failed"):
-        tune(RECIPE, scores, tmp_path, steps=machine.steps)
+        tune(scores, RECIPE, tmp_path, steps=machine.steps)
     assert len(machine.trained) == 8
 
 
 def test_hours_leave_room_for_the_confirmation(scores, tmp_path) -> None:
     """25 trials of 10 s: 5 of the ladder, 9 kept for the confirmation, 11 for the search."""
     machine = Machine()
-    tuning = tune(changed(hours=251 / 3600), scores, tmp_path, steps=machine.steps)
+    tuning = tune(scores, changed(hours=251 / 3600), tmp_path, steps=machine.steps)
     assert len(machine.trained) <= 25
     assert len(machine.of_phase(LADDER) + machine.of_phase(SEARCH)) == 16
     assert tuning.seeds == (1, 2, 3)
@@ -429,17 +429,17 @@ def test_hours_leave_room_for_the_confirmation(scores, tmp_path) -> None:
 
 def test_hours_without_room_leave_the_find_unconfirmed(scores, tmp_path) -> None:
     machine = Machine()
-    tuning = tune(changed(hours=59 / 3600), scores, tmp_path, steps=machine.steps)
+    tuning = tune(scores, changed(hours=59 / 3600), tmp_path, steps=machine.steps)
     assert len(machine.trained) == 6
     assert tuning.verdict == UNCONFIRMED
     assert tuning.exit_code == 4
     assert "not confirmed" in as_text(tuning, 160)
     with pytest.raises(UsageError, match="none of --hours"):
-        tune(changed(hours=49 / 3600), scores, tmp_path / "none", steps=Machine().steps)
+        tune(scores, changed(hours=49 / 3600), tmp_path / "none", steps=Machine().steps)
 
 
 def test_hours_leave_out_whole_seeds(scores, tmp_path) -> None:
-    tuning = tune(changed(hours=75 / 3600), scores, tmp_path, steps=Machine().steps)
+    tuning = tune(scores, changed(hours=75 / 3600), tmp_path, steps=Machine().steps)
     assert tuning.seeds == (1, 2)
     assert all(len(candidate.values) == 2 for candidate in tuning.candidates)
     assert any("1 of 3 seeds of the confirmation left out" in note for note in tuning.notes)
@@ -483,7 +483,7 @@ def test_luck_of_the_search_is_found_out(scores, tmp_path) -> None:
             loss = (2.0 if default else 1 + draw) if spec.phase != CONFIRM else 1.0 + (not default)
             return dataclasses.replace(result, metrics={"loss": loss})
 
-    tuning = tune(RECIPE, scores, tmp_path, steps=Lucky().steps)
+    tuning = tune(scores, RECIPE, tmp_path, steps=Lucky().steps)
     assert [candidate.verdict for candidate in tuning.candidates] == [REFERENCE, WORSE, WORSE]
     assert tuning.verdict == STANDS
     assert tuning.chosen == tuning.default
@@ -562,14 +562,14 @@ def test_record_and_table(tuned, tmp_path) -> None:
 
 def test_the_plan_runs_nothing(scores, tmp_path) -> None:
     machine = Machine()
-    made = plan(RECIPE, scores, tmp_path, steps=machine.steps)
+    made = plan(scores, RECIPE, tmp_path, steps=machine.steps)
     assert machine.trained == []
     assert [stage.trials for stage in made.stages] == [5, 15, 9]
     assert made.row_passes == 5 * 50 + 15 * 200 + 9 * 200
     assert made.device_seconds is None
     assert "known once a trial has run" in as_text(made, 120)
-    tune(RECIPE, scores, tmp_path, steps=machine.steps)
-    measured = plan(RECIPE, scores, tmp_path, steps=machine.steps)
+    tune(scores, RECIPE, tmp_path, steps=machine.steps)
+    measured = plan(scores, RECIPE, tmp_path, steps=machine.steps)
     assert measured.device_seconds == pytest.approx(SECONDS * (15 + 9 + 0.25 * 5))
     assert TuningPlan.from_dict(measured.to_dict()) == measured
 
@@ -656,7 +656,7 @@ def test_import_is_light() -> None:
 def test_without_optuna_the_extra_is_named(scores, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(MissingExtraError, match=r"plop-lora\[tune\]"):
-        tune(RECIPE, scores, tmp_path, steps=Machine().steps)
+        tune(scores, RECIPE, tmp_path, steps=Machine().steps)
 
 
 @pytest.fixture
@@ -700,7 +700,7 @@ def test_plan_on_the_command_line(command, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (("--train", "a", "--eval", "b"), "--task is needed"),
+        (("--train", "a", "--eval", "b"), "must say task"),
         (("--train", "a", "--eval", "b", "--task", "sft", "--trials", "0"), "trials"),
         (("--recipe", "none.yaml"), "There is no recipe at none.yaml"),
         (("--recipe", "list.yaml"), "there are no keys with values"),

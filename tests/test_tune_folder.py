@@ -48,15 +48,15 @@ CLASSIFY = TuneRecipe(task="classify", train="train.jsonl", eval="eval.jsonl")
 def test_a_plan_writes_nothing(scores, here: Path) -> None:
     """It wrote the splits, and the next recipe with other data was refused for them."""
     before = files(here)
-    plan(CLASSIFY, scores, here / "run")
+    plan(scores, CLASSIFY, here / "run")
     assert files(here) == before
 
 
 def test_a_plan_in_a_folder_with_trials_leaves_it_alone(scores, tmp_path: Path) -> None:
-    tune(changed(trials=12), scores, tmp_path, steps=Machine().steps)
+    tune(scores, changed(trials=12), tmp_path, steps=Machine().steps)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     other = changed(trials=12, training=dataclasses.replace(RECIPE.training, epochs=2.0))
-    plan(other, scores, tmp_path, steps=Machine().steps)
+    plan(scores, other, tmp_path, steps=Machine().steps)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
@@ -66,11 +66,11 @@ def test_other_data_are_refused(scores, here: Path) -> None:
 
     steps = dataclasses.replace(usual_steps(), run=Machine(die_at=0).run)
     with pytest.raises(Stopped):
-        tune(CLASSIFY, scores, here / "run", steps=steps)
+        tune(scores, CLASSIFY, here / "run", steps=steps)
     rows = ({"text": f"other {n}", "label": n % 2} for n in range(80))
     (here / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UsageError, match="belongs to other data"):
-        tune(CLASSIFY, scores, here / "run", steps=steps)
+        tune(scores, CLASSIFY, here / "run", steps=steps)
     page = Path(__file__).parents[1] / "docs" / "how-to" / "tune.md"
     assert "Other data are refused" in page.read_text(encoding="utf-8")
 
@@ -79,7 +79,7 @@ def test_fixed_steps_are_scaled_for_the_ladder(scores, tmp_path: Path) -> None:
     """Steps do not follow the rows: the ladder cost as much as the search."""
     machine = Machine()
     training = dataclasses.replace(RECIPE.training, steps=40)
-    tune(changed(training=training), scores, tmp_path, steps=machine.steps)
+    tune(scores, changed(training=training), tmp_path, steps=machine.steps)
     assert {spec.training.steps for spec in machine.of_phase(LADDER)} == {10}
     assert {spec.training.steps for spec in machine.of_phase(SEARCH)} == {40}
     assert {spec.training.steps for spec in machine.of_phase(CONFIRM)} == {40}
@@ -91,7 +91,7 @@ def test_a_folder_of_tasks_goes_by_its_whole_path(scores, tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     machine = Machine()
     evaluation = dataclasses.replace(RECIPE.evaluation, include_path="tasks")
-    tune(changed(evaluation=evaluation), scores, tmp_path / "run", steps=machine.steps)
+    tune(scores, changed(evaluation=evaluation), tmp_path / "run", steps=machine.steps)
     assert {spec.evaluation.include_path for spec in machine.trained} == {str(tmp_path / "tasks")}
 
 
@@ -104,9 +104,9 @@ def test_a_search_whose_worker_file_is_gone_goes_on(scores, tmp_path: Path, shar
     storage = f"sqlite:///{tmp_path / 'search.db'}" if shared else None
     recipe = changed(trials=12, storage=storage)
     with pytest.raises(Stopped):
-        tune(recipe, scores, tmp_path / "run", steps=Machine(die_at=8).steps)
+        tune(scores, recipe, tmp_path / "run", steps=Machine(die_at=8).steps)
     (tmp_path / "run" / "worker").unlink()
-    tuning = tune(recipe, scores, tmp_path / "run", steps=Machine().steps)
+    tuning = tune(scores, recipe, tmp_path / "run", steps=Machine().steps)
     assert tuning.verdict != UNCONFIRMED
     assert not any("running" in note for note in tuning.notes)
 
@@ -115,10 +115,10 @@ def test_a_lock_that_a_kill_left_is_nobodys(scores, tmp_path: Path, caplog, capf
     """Optuna waited for it at each access, four minutes in all, and said so in its raw log."""
     recipe = changed(trials=12)
     with pytest.raises(Stopped):
-        tune(recipe, scores, tmp_path, steps=Machine(die_at=8).steps)
+        tune(scores, recipe, tmp_path, steps=Machine(die_at=8).steps)
     os.symlink("study.journal", tmp_path / "study.journal.lock")
     started = time.monotonic()
-    tune(recipe, scores, tmp_path, steps=Machine().steps)
+    tune(scores, recipe, tmp_path, steps=Machine().steps)
     assert time.monotonic() - started < 20
     assert "lock" not in "".join(capfd.readouterr())
 
@@ -149,20 +149,20 @@ def test_a_lost_trial_is_told_and_run_at_the_next_start(
 ) -> None:
     """A full disk counted as what the configuration reaches, for this search and all later ones."""
     machine = Losing(phase)
-    tuning = tune(RECIPE, scores, tmp_path, steps=machine.steps)
+    tuning = tune(scores, RECIPE, tmp_path, steps=machine.steps)
     (note,) = (note for note in tuning.notes if "the machine ended" in note)
     assert note.startswith(f"trials of the {what}")
     assert "no space left; start again" in note
     lost = machine.of_phase(phase)[0].digest()
     machine.broken = False
-    again = tune(RECIPE, scores, tmp_path, steps=machine.steps)
+    again = tune(scores, RECIPE, tmp_path, steps=machine.steps)
     assert not any("the machine ended" in note for note in again.notes)
     assert sum(spec.digest() == lost for spec in machine.trained) == 2
 
 
 def test_nothing_but_lost_trials_ends_the_search(scores, tmp_path: Path) -> None:
     with pytest.raises(MeasurementError, match="All 3 trials of the search failed"):
-        tune(RECIPE, scores, tmp_path, steps=Losing(SEARCH, every=True).steps)
+        tune(scores, RECIPE, tmp_path, steps=Losing(SEARCH, every=True).steps)
 
 
 def test_intervals_of_finalists_hold_together() -> None:

@@ -561,11 +561,15 @@ def test_options_alone_and_before_the_recipe(plop_verify, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ((), 2, "--task is needed"),
+        ((), 2, "must say task"),
         (("--recipe", "absent.yaml"), 2, "There is no recipe at absent.yaml"),
-        (("--recipe", "recipe.yaml", "--task", "sftt"), 2, "'sftt' is unknown; allowed: sft"),
+        (("--recipe", "recipe.yaml", "--task", "sftt"), 2, "--task cannot be 'sftt': give sft"),
         (("--recipe", "recipe.yaml", "--eval", "no.jsonl"), 1, "No data at no.jsonl"),
-        (("--recipe", "recipe.yaml", "--runner", "slurm"), 2, "allowed: local, ray"),
+        (
+            ("--recipe", "recipe.yaml", "--runner", "slurm"),
+            2,
+            "--runner cannot be 'slurm': give local or ray",
+        ),
     ],
 )
 def test_errors_are_one_line(plop_verify, words, code: int, message: str) -> None:

@@ -231,7 +231,7 @@ def test_a_plan_imports_no_function_of_the_user(scores, traps: Path, metric) -> 
         for key, value in wanted.model_dump().items()
         if key in {*TuneRecipe.model_fields}
     }
-    plan_of_tune(TuneRecipe.model_validate(given), scores, traps / "tune")
+    plan_of_tune(scores, TuneRecipe.model_validate(given), traps / "tune")
     assert {path.name for path in traps.iterdir()} == before
 
 
@@ -295,7 +295,7 @@ def test_a_foreign_folder_is_refused_before_any_work(scores, recipe, tmp_path, t
     for run in (
         lambda: plop.verify(scores, recipe, folder=tmp_path, run=Planted(BETTER)),
         lambda: step.plan(scores, recipe, folder=tmp_path),
-        lambda: tune(TuneRecipe.model_validate(wanted), scores, tmp_path),
+        lambda: tune(scores, TuneRecipe.model_validate(wanted), tmp_path),
     ):
         with pytest.raises(UsageError, match="something else than a run"):
             run()
@@ -315,7 +315,7 @@ def test_a_folder_of_the_other_verb_is_refused(scores, recipe, tmp_path: Path) -
     verify(scores, recipe, tmp_path, Planted(BETTER))
     wanted = {key: getattr(recipe, key) for key in ("task", "train", "eval")}
     with pytest.raises(UsageError, match="belongs to a run of plop verify"):
-        tune(TuneRecipe.model_validate(wanted), scores, tmp_path / "run")
+        tune(scores, TuneRecipe.model_validate(wanted), tmp_path / "run")
 
 
 def test_a_run_of_an_older_release_goes_on(scores, recipe, tmp_path: Path) -> None:

@@ -16,47 +16,50 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from plop_lora._version import __version__
+from plop_lora.quiet import quiet_imports
 
 if TYPE_CHECKING:
     from plop_lora.comparison import compare
-    from plop_lora.documents import Documents, load_documents
+    from plop_lora.documents import load_documents
     from plop_lora.errors import PlopError
     from plop_lora.export.imported import import_adapter
+    from plop_lora.export.peft import apply
     from plop_lora.placement import STRATEGIES, place
-    from plop_lora.records import Comparison, Placement, Scores, Verification
+    from plop_lora.records import Placement, Scores, Verification
     from plop_lora.scoring import score
+    from plop_lora.tune.stages import tune
     from plop_lora.verify.run import verify
 
 _HOMES = {
     "STRATEGIES": "placement",
-    "Comparison": "records",
-    "Documents": "documents",
     "Placement": "records",
     "PlopError": "errors",
     "Scores": "records",
     "Verification": "records",
+    "apply": "export.peft",
     "compare": "comparison",
     "import_adapter": "export.imported",
     "load_documents": "documents",
     "place": "placement",
     "score": "scoring",
+    "tune": "tune",
     "verify": "verify",
 }
 
 __all__ = [
     "STRATEGIES",
-    "Comparison",
-    "Documents",
     "Placement",
     "PlopError",
     "Scores",
     "Verification",
     "__version__",
+    "apply",
     "compare",
     "import_adapter",
     "load_documents",
     "place",
     "score",
+    "tune",
     "verify",
 ]
 
@@ -64,7 +67,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'plop_lora' has no attribute {name!r}")
-    module = importlib.import_module(f"plop_lora.{_HOMES[name]}")
+    with quiet_imports():
+        module = importlib.import_module(f"plop_lora.{_HOMES[name]}")
     # A package that has the name of its step is callable as the step.
     value = module if _HOMES[name] == name else getattr(module, name)
     globals()[name] = value

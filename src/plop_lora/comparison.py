@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from plop_lora.errors import UsageError
 from plop_lora.records import Comparison, Scores, TypeDifference
 from plop_lora.statistics import (
@@ -14,7 +16,11 @@ from plop_lora.statistics import (
 
 
 def compare(
-    first: Scores, second: Scores, *, first_name: str = "first", second_name: str = "second"
+    first: Scores | str | Path,
+    second: Scores | str | Path,
+    *,
+    first_name: str = "first",
+    second_name: str = "second",
 ) -> Comparison:
     """Compare two scores type by type; differences are `second` minus `first`.
 
@@ -24,6 +30,7 @@ def compare(
     Raises:
         UsageError: the two share no module type.
     """
+    first, second = Scores.of(first), Scores.of(second)
     names = [name for name in first.type_names() if name in second.type_names()]
     if not names:
         raise UsageError(

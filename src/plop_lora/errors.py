@@ -2,6 +2,7 @@
 
     PlopError
     ├── UsageError          (ValueError)    an option or argument that cannot work; exit code 2
+    │   └── UnknownNameError  (KeyError)    a name that a record does not hold
     ├── DataError           (ValueError)    the data set, its fields or its rows
     ├── ModelError          (ValueError)    the model, its tokenizer or its sites
     ├── MeasurementError    (ArithmeticError)  NaN, infinity, or nothing measured
@@ -38,6 +39,14 @@ class UsageError(PlopError, ValueError):
     """An option or argument that cannot work as given."""
 
     exit_code = 2
+
+
+class UnknownNameError(UsageError, KeyError):
+    """A name that a record does not hold."""
+
+    def __str__(self) -> str:
+        """Return the text; a KeyError would show it in quotes."""
+        return str(self.args[0])
 
 
 class DataError(PlopError, ValueError):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from plop_lora.errors import DataError, UsageError
+from plop_lora.errors import DataError, PlopError, UsageError
 from plop_lora.reading import Row
 
 Chat = Callable[..., str]
@@ -31,6 +31,10 @@ class Document:
     target: str | None = None
     rendered: bool = False
     group: str | None = None
+
+
+class NoTemplateError(Exception):
+    """A `Chat` found at its first messages that there is no template; the text says whose."""
 
 
 class UnreadableError(Exception):
@@ -181,11 +185,6 @@ def from_chat(value: Any, row: Row, chat: Chat | None, field: str) -> Document |
             f"{field!r} must be a list of messages such as "
             '{"role": "user", "content": "…"}. Rename its keys, or name another field with --text.'
         )
-    if chat is None:
-        raise UnreadableError(
-            f"{field!r} holds a chat, but the tokenizer has no chat template. Name another field "
-            "with --text, or use a tokenizer with a template."
-        )
     _check_messages(value, field)
     # Parquet fills every key that any message has; templates ask whether a key is there.
     messages = [
@@ -194,7 +193,16 @@ def from_chat(value: Any, row: Row, chat: Chat | None, field: str) -> Document |
     ]
     tools = {"tools": row["tools"]} if row.get("tools") else {}
     try:
+        if chat is None:
+            raise NoTemplateError("the tokenizer")
         text = chat(messages, **tools)
+    except NoTemplateError as error:
+        raise UnreadableError(
+            f"{field!r} holds a chat, but {error} has no chat template. Name another field with "
+            "--text, or use a tokenizer with a template."
+        ) from error
+    except PlopError:
+        raise
     except Exception as error:  # templates are programs and raise what they like
         raise UnreadableError(
             f"the chat template refuses {field!r} ({type(error).__name__}: {error})."

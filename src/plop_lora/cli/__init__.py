@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
@@ -27,15 +29,20 @@ from plop_lora.cli.score import score
 from plop_lora.cli.trial import trial
 from plop_lora.cli.tune import tune
 from plop_lora.cli.verify import verify
+from plop_lora.cli.words import epilog
 from plop_lora.errors import PlopError
+from plop_lora.quiet import NOISY
 
 # typer exports the class of a wrong value, whose parent is that of every wrong word on the line.
 UsageProblem: Any = typer.BadParameter.__mro__[1]
+
+HELP = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     help="Where should LoRA adapters go? Score a model, place adapters, export for your trainer.",
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
+    context_settings=HELP,
 )
 VERBS = (score, place, verify, tune, trial, import_, export, compare, demo)
 
@@ -46,7 +53,7 @@ def verb_name(verb: Callable[..., None]) -> str:
 
 
 for verb in VERBS:
-    app.command(verb_name(verb))(interruptible(verb))
+    app.command(verb_name(verb), epilog=epilog(verb), context_settings=HELP)(interruptible(verb))
 
 
 def _version(wanted: bool) -> None:
@@ -58,10 +65,12 @@ def _version(wanted: bool) -> None:
 @app.callback(invoke_without_command=True)
 def _options(
     context: typer.Context,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Read the options that stand before the verb."""
@@ -101,8 +110,8 @@ def _one_line() -> Iterator[None]:
         _fail(str(error), error.exit_code)
     except UsageProblem as error:
         context = getattr(error, "ctx", None)
-        command = context.command_path if context else "plop"
-        _fail(f"{error.format_message().rstrip('.')}. Type {command} --help for more.", 2)
+        command = context.command_path if context else _typed_verb()
+        _fail(f"{_usage_text(error)}. Type {command} --help for more.", 2)
     except BrokenPipeError:
         # The reader, such as head, has seen enough; Python would complain once more at its end.
         sys.stdout = io.StringIO()
@@ -118,6 +127,36 @@ def _one_line() -> Iterator[None]:
         )
 
 
+_WRONG_VALUE = re.compile(r"Invalid value for '(--?[\w-]+)'.*?: (.*)", re.DOTALL)
+
+
+def _usage_text(error: Any) -> str:
+    """Return what the parser says of the line; a wrong number is named with its option."""
+    message: str = error.format_message().strip().rstrip(".")
+    found = _WRONG_VALUE.match(message)
+    if found is None or not re.search("integer|number|float", found[2]):
+        return message
+    kind = "a whole number" if "integer" in found[2] else "a number"
+    return f"{found[1]} cannot be {_typed_value(found[1])!r}: give {kind}"
+
+
+def _typed_value(option: str) -> str:
+    """Return what was typed behind an option."""
+    for word, following in itertools.pairwise((*sys.argv[1:], "")):
+        if word == option:
+            return following
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2]
+    return ""
+
+
+def _typed_verb() -> str:
+    """Return the command up to the verb, where the parser does not say which one it was."""
+    names = {verb_name(verb) for verb in VERBS}
+    verbs = (word for word in sys.argv[1:2] if word in names)
+    return " ".join(("plop", *verbs))
+
+
 def _fail(message: str, code: int) -> None:
     say(f"Error: {' '.join(message.split())}", err=True)
     raise SystemExit(code) from None
@@ -128,9 +167,10 @@ def _hush() -> None:
 
     Where one of them matters, the error that follows says so.
     """
-    # huggingface_hub sets the level of its logger when it is imported, from this variable.
+    # Both libraries set the level of their logger when they are imported, from these variables.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    for name in ("torchao", "torch.utils._pytree"):
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

@@ -8,16 +8,21 @@ from typing import Annotated
 import typer
 
 from plop_lora.cli.output import ForceOption, Format, FormatOption, OutputOption, check, finish
+from plop_lora.cli.words import with_examples
 
 
+@with_examples(
+    ("Does another task choose other types?", "plop compare maths.json code.json"),
+    ("Did training change the scores?", "plop compare before.json after.json -o change.json"),
+)
 def compare(
-    first: Annotated[Path, typer.Argument(help="Scores, the base of the difference.")],
-    second: Annotated[Path, typer.Argument(help="Scores that the base is taken from.")],
+    first: Annotated[Path, typer.Argument(help="The scores that the difference starts from.")],
+    second: Annotated[Path, typer.Argument(help="The scores that are compared with them.")],
     output: OutputOption = None,
     force: ForceOption = False,
     form: FormatOption = Format.table,
 ) -> None:
-    """Lay two score files side by side: two tasks, or two checkpoints."""
+    """Lay two score files side by side, of two tasks or of two checkpoints."""
     check(output, first, second, force=force)
     from plop_lora.comparison import compare as run
     from plop_lora.records import Scores

@@ -7,14 +7,25 @@ from typing import Annotated
 
 import typer
 
+from plop_lora.cli.output import Format, waiting
+from plop_lora.cli.words import OUTPUT, with_examples
 
+
+@with_examples(("Go the whole way in a minute, offline", "plop demo"))
 def demo(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the records it writes.")
+        Path,
+        typer.Option(
+            "--output", "-o", help="Write the records into this folder.", rich_help_panel=OUTPUT
+        ),
     ] = Path("plop-demo"),
 ) -> None:
     """Score the bundled model, place adapters, export, and load the result into real PEFT."""
-    from plop_lora.demo import run
+    from plop_lora.demo import check, run
     from plop_lora.report.terminal import printable
 
+    check(output)
+    with waiting("loading torch and transformers", Format.table):
+        from plop_lora.scoring.loading import quiet_loading
+    quiet_loading()
     run(output, echo=lambda text: typer.echo(printable(text)))

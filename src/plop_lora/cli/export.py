@@ -7,35 +7,70 @@ from typing import Annotated
 
 import typer
 
-from plop_lora.cli.output import STDOUT, Format, FormatOption, say
+from plop_lora.cli.output import STDOUT, Format, FormatOption, say, waiting
+from plop_lora.cli.words import OUTPUT, TARGET, among, targets, with_examples
 
 
+@with_examples(
+    ("Write PEFT's configuration", "plop export placement.json -o adapter"),
+    ("Write a part of Axolotl's", "plop export placement.json --to axolotl -o axolotl"),
+    ("Fold a trained adapter for vLLM", "plop export adapter --to vllm -o served"),
+)
 def export(
     source: Annotated[
-        Path, typer.Argument(help="File written by plop place; for vllm an adapter's folder.")
+        Path,
+        typer.Argument(
+            help="The file that plop place has written, or for vllm the folder of an adapter."
+        ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder to write into; - is stdout.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Write into this folder; - is stdout.",
+            rich_help_panel=OUTPUT,
+        ),
     ],
     to: Annotated[
         str,
         typer.Option(
-            help="peft, axolotl, litgpt, llama-factory, mlx-lm, ms-swift, nemo-automodel, "
-            "torchtune, trl, unsloth; or vllm, to fold a trained adapter."
+            help="Export to peft, axolotl, litgpt, llama-factory, mlx-lm, ms-swift, "
+            "nemo-automodel, torchtune, trl or unsloth; or to vllm, to fold a trained adapter.",
+            autocompletion=targets,
+            rich_help_panel=TARGET,
         ),
     ] = "peft",
     serve: Annotated[
         str | None,
-        typer.Option(help="Say what this server will reject or ignore: vllm or sglang."),
+        typer.Option(
+            help="Say what this server will reject or ignore: vllm or sglang.",
+            autocompletion=among("export:SERVERS"),
+            rich_help_panel=TARGET,
+        ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option(help="First apply it with the real library and read it back.")
+        bool,
+        typer.Option(
+            help="First apply the file with the real library and read it back.",
+            rich_help_panel=TARGET,
+        ),
     ] = True,
     allow_loss: Annotated[
-        bool, typer.Option("--allow-loss", help="Write even if something is lost or rejected.")
+        bool,
+        typer.Option(
+            "--allow-loss",
+            help="Write even if something is lost or rejected.",
+            rich_help_panel=TARGET,
+        ),
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Write into the folder of a model or an adapter.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Write into the folder of a model or an adapter.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = False,
     form: FormatOption = Format.table,
 ) -> None:
@@ -43,15 +78,16 @@ def export(
     from plop_lora.export import export_path
 
     folder = None if output == STDOUT else output
-    done = export_path(
-        source,
-        folder,
-        to=to,
-        serve=serve,
-        dry_run=dry_run,
-        allow_loss=allow_loss,
-        force=force,
-    )
+    with waiting(f"exporting to {to}", form):
+        done = export_path(
+            source,
+            folder,
+            to=to,
+            serve=serve,
+            dry_run=dry_run,
+            allow_loss=allow_loss,
+            force=force,
+        )
     for message in done.messages:
         say(message, err=True)
     if form is Format.json or folder is None:

@@ -7,19 +7,39 @@ from typing import Annotated
 
 import typer
 
-from plop_lora.cli.output import ForceOption, Format, FormatOption, OutputOption, check, finish
+from plop_lora.cli.output import (
+    ForceOption,
+    Format,
+    FormatOption,
+    OutputOption,
+    check,
+    finish,
+    waiting,
+)
+from plop_lora.cli.words import MODEL, with_examples
+from plop_lora.models.folders import model_name
 
 
+@with_examples(
+    ("Read what an adapter of yours adapts", "plop import adapter -o placement.json"),
+    ("Judge it by scores", "plop import adapter --scores scores.json"),
+)
 def import_(
-    adapter: Annotated[Path, typer.Argument(help="adapter_config.json, or the folder with it.")],
-    output: OutputOption = None,
+    adapter: Annotated[
+        Path, typer.Argument(help="The file adapter_config.json, or the folder that holds it.")
+    ],
     model: Annotated[
         str | None,
-        typer.Option(help="Hub id or local folder; by default the one that the file names."),
+        typer.Option(
+            help="Take this hub id or local folder; by default the one that the file names.",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
     scores: Annotated[
-        Path | None, typer.Option(help="Scores of the same model, for NFN and gaps.")
+        Path | None,
+        typer.Option(help="Add NFN and gaps from scores of the same model.", rich_help_panel=MODEL),
     ] = None,
+    output: OutputOption = None,
     force: ForceOption = False,
     form: FormatOption = Format.table,
 ) -> None:
@@ -28,8 +48,10 @@ def import_(
     from plop_lora.records import Scores
 
     loaded = None if scores is None else Scores.load(scores)
-    from plop_lora.export.imported import import_adapter
-    from plop_lora.scoring.loading import quiet_loading
+    if model is not None:
+        model_name(model)
+    with waiting(f"reading {adapter} with torch, transformers and peft", form):
+        from plop_lora.export.imported import import_adapter
 
-    quiet_loading()
-    finish(import_adapter(adapter, model, loaded), output, form)
+        placement = import_adapter(adapter, model, loaded)
+    finish(placement, output, form)

@@ -9,14 +9,18 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
+from plop_lora.cli.words import OUTPUT
 from plop_lora.errors import OutputError
 from plop_lora.escapes import escaped, escaped_json
 from plop_lora.files import check_not_foreign, check_not_input, check_writable
-from plop_lora.records import Record
+from plop_lora.status import status
+
+if TYPE_CHECKING:
+    from plop_lora.records import Record
 
 P = ParamSpec("P")
 
@@ -30,16 +34,31 @@ class Format(enum.StrEnum):
 
 
 FormatOption = Annotated[
-    Format, typer.Option("--format", help="On stdout: table, json, or quiet for nothing.")
+    Format,
+    typer.Option(
+        "--format",
+        help="Print a table, one JSON document, or nothing (quiet) on stdout.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 OutputOption = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="File of the JSON record; - is stdout."),
+    typer.Option(
+        "--output",
+        "-o",
+        help="Write the JSON record to this file; - is stdout.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 
 
 ForceOption = Annotated[
-    bool, typer.Option("--force", help="Replace a file that plop-lora has not written.")
+    bool,
+    typer.Option(
+        "--force",
+        help="Replace a file that plop-lora has not written.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 STDOUT = Path("-")
 """What `-o -` stands for."""
@@ -79,12 +98,7 @@ _HEAD = b'{"kind": "'
 
 def waiting(what: str, form: Format) -> contextlib.AbstractContextManager[Any]:
     """Say on stderr, in a terminal only, what the user is waiting for."""
-    if form is Format.quiet or not sys.stderr.isatty():
-        return contextlib.nullcontext()
-    from rich.console import Console
-    from rich.text import Text
-
-    return Console(stderr=True).status(Text(escaped(what)))
+    return status(what, wanted=form is not Format.quiet)
 
 
 def finish(record: Record, path: Path | None, form: Format) -> None:

@@ -7,41 +7,107 @@ from typing import Annotated
 
 import typer
 
+from plop_lora.cli.numbers import bounded
 from plop_lora.cli.output import ForceOption, Format, FormatOption, OutputOption, check, finish
+from plop_lora.cli.words import ADAPTERS, PLACEMENT, among, with_examples
+from plop_lora.options import words_of
 
 
+@with_examples(
+    ("Take the three lowest types at rank 16", "plop place scores.json -o placement.json"),
+    ("Spend half a percent of the model's parameters", "plop place scores.json --budget 0.5%"),
+    (
+        "Name the types yourself",
+        "plop place scores.json --strategy custom --types q_proj,v_proj --rank 8",
+    ),
+)
 def place(
-    scores: Annotated[Path, typer.Argument(help="File written by plop score.")],
-    output: OutputOption = None,
+    scores: Annotated[Path, typer.Argument(help="The file that plop score has written.")],
     strategy: Annotated[
         str,
         typer.Option(
-            help="plop, plop-inverse, attention, mlp, all-linear, random, query-value, custom."
+            help="Choose types by plop (lowest NFN), plop-inverse, attention, mlp, all-linear, "
+            "random, query-value or custom.",
+            autocompletion=among("placement:STRATEGIES"),
+            rich_help_panel=PLACEMENT,
         ),
     ] = "plop",
-    top: Annotated[int | None, typer.Option(help="Types to choose; 3 by default.")] = None,
-    rank: Annotated[int | None, typer.Option(help="LoRA rank; 16 by default.")] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            help="Choose this many types; 3 by default.",
+            callback=bounded(1),
+            rich_help_panel=PLACEMENT,
+        ),
+    ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option(
+            help="Give every adapter this LoRA rank; 16 by default.",
+            callback=bounded(1),
+            rich_help_panel=PLACEMENT,
+        ),
+    ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="Trainable parameters: 10M, or 0.5% of the model's.")
+        str | None,
+        typer.Option(
+            help="Spend at most this many trainable parameters: 10M, or 0.5% of the model's.",
+            rich_help_panel=PLACEMENT,
+        ),
     ] = None,
     types: Annotated[
-        str | None, typer.Option(help="Types of the strategy custom, with commas.")
+        str | None,
+        typer.Option(
+            help="Place these types, separated by commas, with the strategy custom.",
+            rich_help_panel=PLACEMENT,
+        ),
     ] = None,
     layers: Annotated[
-        str | None, typer.Option(help="Only these blocks, from 0: 0-11 or 0,2,4.")
+        str | None,
+        typer.Option(
+            help="Use only these blocks, counted from 0: 0-11 or 0,2,4.", rich_help_panel=PLACEMENT
+        ),
     ] = None,
     scaling: Annotated[
-        float, typer.Option(help="Factor of every adapter: alpha / rank, or alpha / sqrt(rank).")
+        float,
+        typer.Option(
+            help="Multiply B·A of every adapter by this: alpha / rank, or alpha / sqrt(rank).",
+            callback=bounded(above=0),
+            rich_help_panel=ADAPTERS,
+        ),
     ] = 2.0,
-    rslora: Annotated[bool, typer.Option("--rslora", help="Scale by alpha / sqrt(rank).")] = False,
+    rslora: Annotated[
+        bool,
+        typer.Option("--rslora", help="Scale by alpha / sqrt(rank).", rich_help_panel=ADAPTERS),
+    ] = False,
     loraplus_ratio: Annotated[
-        float | None, typer.Option(help="LoRA+: learning rate of B over that of A.")
+        float | None,
+        typer.Option(
+            help="Train B at this multiple of the learning rate of A (LoRA+).",
+            callback=bounded(above=0),
+            rich_help_panel=ADAPTERS,
+        ),
     ] = None,
     init: Annotated[
-        str, typer.Option(help="PEFT's init: default, gaussian, orthogonal, pissa, olora, eva …")
+        str,
+        typer.Option(
+            help="Initialise adapters as PEFT names it: default, gaussian, orthogonal, pissa, "
+            "olora, eva …",
+            autocompletion=among("placement.place:INITS"),
+            rich_help_panel=ADAPTERS,
+        ),
     ] = "default",
-    dropout: Annotated[float, typer.Option(help="LoRA dropout.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of the strategy random.")] = 0,
+    dropout: Annotated[
+        float,
+        typer.Option(
+            help="Set the LoRA dropout.", callback=bounded(0, below=1), rich_help_panel=ADAPTERS
+        ),
+    ] = 0.0,
+    seed: Annotated[
+        int,
+        typer.Option(help="Set the seed of the strategy random.", rich_help_panel=PLACEMENT),
+    ] = 0,
+    output: OutputOption = None,
     force: ForceOption = False,
     form: FormatOption = Format.table,
 ) -> None:
@@ -57,7 +123,7 @@ def place(
         top=top,
         rank=rank,
         budget=budget,
-        types=[name.strip() for name in types.split(",")] if types else (),
+        types=words_of(types) or (),
         layers=None if layers is None else parse_layers(layers),
         scaling=scaling,
         seed=seed,

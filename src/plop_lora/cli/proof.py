@@ -13,42 +13,111 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from plop_lora.cli.numbers import bounded
 from plop_lora.cli.output import Format, say
+from plop_lora.cli.words import DATA, ENGINE, MODEL, RUN, TRAINING, among, metrics
+from plop_lora.options import words_of
 
 if TYPE_CHECKING:
     from plop_lora.recipe import Proof
-    from plop_lora.training.events import Watch
+    from plop_lora.training.events import Event, Watch
 
 TrainOption = Annotated[
-    str | None, typer.Option("--train", help="Training rows: a file, or name:config:split.")
+    str | None,
+    typer.Option(
+        "--train",
+        help="Train on these rows: a file, or a data set of the hub, written name:config:split.",
+        rich_help_panel=DATA,
+    ),
 ]
-EvalOption = Annotated[str | None, typer.Option("--eval", help="Rows of the report alone.")]
-TaskOption = Annotated[str | None, typer.Option(help="sft, classify or grpo.")]
+EvalOption = Annotated[
+    str | None,
+    typer.Option(
+        "--eval", help="Judge on these rows, which are never trained on.", rich_help_panel=DATA
+    ),
+]
+TaskOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Train for the task sft, classify or grpo.",
+        autocompletion=among("records.trial:TASKS"),
+        rich_help_panel=TRAINING,
+    ),
+]
 RecipeOption = Annotated[
-    Path | None, typer.Option(help="YAML with all of this and more; options go before it.")
+    Path | None,
+    typer.Option(
+        help="Read all of this and more from a YAML file; options go before it.",
+        rich_help_panel=RUN,
+    ),
 ]
 ModelOption = Annotated[
-    str | None, typer.Option(help="Hub id or folder, instead of the scored model.")
+    str | None,
+    typer.Option(
+        help="Train this hub id or local folder instead of the scored model.",
+        rich_help_panel=MODEL,
+    ),
 ]
 PlanOption = Annotated[
-    bool, typer.Option("--plan", help="Print what would run, how long, what it can tell.")
+    bool,
+    typer.Option(
+        "--plan",
+        help="Only print what would run, how long it takes, and what it can tell.",
+        rich_help_panel=RUN,
+    ),
 ]
 MetricOption = Annotated[
     str | None,
-    typer.Option(help="loss, exact, numeric, accuracy, macro-f1, pass@1, lm-eval:TASK …"),
+    typer.Option(
+        help="Judge by loss, exact, numeric, accuracy, macro-f1, pass@1, lm-eval:TASK or a "
+        "function of yours, written module:function.",
+        autocompletion=metrics,
+        rich_help_panel=TRAINING,
+    ),
 ]
 RewardsOption = Annotated[
-    str | None, typer.Option(help="For grpo: number, format, module:function; commas.")
+    str | None,
+    typer.Option(
+        help="Reward with number, format or module:function, separated by commas; for grpo.",
+        rich_help_panel=TRAINING,
+    ),
 ]
 PromptOption = Annotated[
-    str | None, typer.Option(help='Template of the prompt: "Q: {question}\\nA:".')
+    str | None,
+    typer.Option(
+        help='Fill this template to make a prompt: "Q: {question}\\nA:".', rich_help_panel=DATA
+    ),
 ]
-CompletionOption = Annotated[str | None, typer.Option(help='Template of the answer: " {answer}".')]
-TextOption = Annotated[str | None, typer.Option(help="Field of the text or of the chat.")]
-LabelOption = Annotated[str | None, typer.Option(help="Field of the class, for classify.")]
-PriceOption = Annotated[float | None, typer.Option(help="Money a device-hour.")]
-WorkersOption = Annotated[int | None, typer.Option(help="Trials at once.")]
-RunnerOption = Annotated[str | None, typer.Option(help="local or ray.")]
+CompletionOption = Annotated[
+    str | None,
+    typer.Option(help='Fill this template to make the answer: " {answer}".', rich_help_panel=DATA),
+]
+TextOption = Annotated[
+    str | None,
+    typer.Option(help="Take the text or the chat from this field.", rich_help_panel=DATA),
+]
+LabelOption = Annotated[
+    str | None,
+    typer.Option(help="Take the class from this field; for classify.", rich_help_panel=DATA),
+]
+PriceOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Reckon with this price of a device-hour.", callback=bounded(0), rich_help_panel=RUN
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(help="Run this many trials at once.", callback=bounded(1), rich_help_panel=ENGINE),
+]
+RunnerOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Run trials in processes here (local) or on a cluster (ray).",
+        autocompletion=among("recipe:RUNNERS"),
+        rich_help_panel=ENGINE,
+    ),
+]
 
 
 def given(
@@ -79,8 +148,9 @@ def given(
 
 
 def names(text: str | None) -> list[str] | None:
-    """Return the names between commas."""
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+    """Return the names between commas, as a recipe holds them."""
+    words = words_of(text)
+    return None if words is None else list(words)
 
 
 def _unescaped(template: str | None) -> str | None:
@@ -94,6 +164,20 @@ def _present(options: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in kept.items() if value not in (None, {})}
 
 
+def _naming(folder: Path, watch: Watch) -> Watch:
+    """Name the folder of the run as soon as its first trial is told, when nothing is at fault."""
+    named = False
+
+    def tell(event: Event) -> None:
+        nonlocal named
+        if not named:
+            named = True
+            say(f"Folder of the run: {folder}", err=True)
+        watch(event)
+
+    return tell
+
+
 @contextlib.contextmanager
 def watched(recipe: Proof, folder: Path, form: Format) -> Iterator[Watch]:
     """Show trials on stderr while they run; on Ctrl-C say how to go on."""
@@ -103,7 +187,7 @@ def watched(recipe: Proof, folder: Path, form: Format) -> Iterator[Watch]:
     quiet = form is Format.quiet
     try:
         with contextlib.nullcontext(ignore) if quiet else live(price=recipe.price) as watch:
-            yield watch
+            yield watch if quiet else _naming(folder, watch)
     except KeyboardInterrupt:
         again = f"--folder {shlex.quote(str(folder))}"
         say(f"Stopped. Finished trials are kept; the same command with {again} goes on.", err=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
+from plop_lora.cli.numbers import bounded
 from plop_lora.cli.output import (
     ForceOption,
     Format,
@@ -15,126 +18,236 @@ from plop_lora.cli.output import (
     finish,
     waiting,
 )
+from plop_lora.cli.words import DATA, ENGINE, MODEL, STOPPING, among, with_examples
 from plop_lora.errors import UsageError
 from plop_lora.lines import STDIN
 from plop_lora.models.folders import check_reach, expanded, model_name
 from plop_lora.models.origin import Origin
+from plop_lora.options import check_choices
 from plop_lora.reading import open_rows
+from plop_lora.texts import NoTemplateError
 
 
+@with_examples(
+    ("Score a model on texts", "plop score Qwen/Qwen3-0.6B --data texts.jsonl -o scores.json"),
+    (
+        "Join two fields of a data set of the hub",
+        'plop score ./model --data openai/gsm8k:main:train --template "{question} {answer}"',
+    ),
+    ("Score every text, as a paper needs it", "plop score ./model --data t.csv --stop fixed"),
+)
 def score(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="Hub id or local folder.")],
+    model: Annotated[str, typer.Argument(help="The hub id of a model, or its local folder.")],
     data: Annotated[
         str,
         typer.Option(
-            help="A .jsonl .json .csv .tsv .parquet .txt file, also as .gz; - for standard input; "
-            "a folder of save_to_disk; or name:config:split of the hub."
+            help="Read texts from a .jsonl, .json, .csv, .tsv, .parquet or .txt file, also as "
+            ".gz; from standard input, written -; from a folder of save_to_disk; or from a data "
+            "set of the hub, written name:config:split.",
+            rich_help_panel=DATA,
         ),
     ],
-    output: OutputOption = None,
-    text: Annotated[str | None, typer.Option(help="Field that holds the text.")] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(help="Take the text from this field.", rich_help_panel=DATA),
+    ] = None,
     template: Annotated[
-        str | None, typer.Option(help='Fields in braces: "{question}\\n{answer}".')
+        str | None,
+        typer.Option(
+            help='Join fields, which stand in braces: "{question}\\n{answer}".',
+            rich_help_panel=DATA,
+        ),
     ] = None,
     group: Annotated[
-        str | None, typer.Option(help="Field whose values all get their share of the texts.")
+        str | None,
+        typer.Option(
+            help="Give every value of this field its share of the texts.", rich_help_panel=DATA
+        ),
     ] = None,
-    samples: Annotated[int, typer.Option(help="Texts to draw; about 200 is plenty.")] = 200,
-    max_length: Annotated[int, typer.Option(help="Tokens kept of each text.")] = 512,
-    batch_size: Annotated[str, typer.Option(help="Texts a batch, or auto.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of the sample and of the baseline.")] = 0,
+    samples: Annotated[
+        int,
+        typer.Option(
+            help="Draw at most this many texts; about 200 is plenty.",
+            callback=bounded(1),
+            rich_help_panel=DATA,
+        ),
+    ] = 200,
+    max_length: Annotated[
+        int,
+        typer.Option(
+            help="Keep this many tokens of each text.", callback=bounded(1), rich_help_panel=DATA
+        ),
+    ] = 512,
+    seed: Annotated[
+        int,
+        typer.Option(help="Set the seed of the sample and of the baseline.", rich_help_panel=DATA),
+    ] = 0,
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="Load the weights as auto (the checkpoint's own), float32, bfloat16 or float16.",
+            autocompletion=among("options:DTYPES"),
+            rich_help_panel=MODEL,
+        ),
+    ] = "auto",
     include: Annotated[
-        list[str] | None, typer.Option(help="Only modules or types that match; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="Score only modules or types that match this pattern; repeatable.",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option(help="Leave out modules or types; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="Leave out modules or types that match this pattern; repeatable.",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
-    baseline: Annotated[str, typer.Option(help="analytic or monte_carlo.")] = "analytic",
+    baseline: Annotated[
+        str,
+        typer.Option(
+            help="Compute the expected norm in closed form (analytic), or draw it (monte_carlo).",
+            autocompletion=among("options:BASELINES"),
+            rich_help_panel=MODEL,
+        ),
+    ] = "analytic",
     stop: Annotated[
-        str, typer.Option(help="adaptive ends when the choice is known; fixed scores all.")
+        str,
+        typer.Option(
+            help="Stop as soon as the choice is known (adaptive), or score every text (fixed).",
+            autocompletion=among("options:MODES"),
+            rich_help_panel=STOPPING,
+        ),
     ] = "adaptive",
     tolerance: Annotated[
-        float, typer.Option(help="How much better, in NFN, a type left out may be.")
+        float,
+        typer.Option(
+            help="Tolerate that a type left out is better by this much NFN.",
+            callback=bounded(0),
+            rich_help_panel=STOPPING,
+        ),
     ] = 0.03,
-    top: Annotated[int, typer.Option(help="Types of the choice that has to be known.")] = 3,
+    top: Annotated[
+        int,
+        typer.Option(
+            help="Stop when this many types of the choice are known.",
+            callback=bounded(1),
+            rich_help_panel=STOPPING,
+        ),
+    ] = 3,
     engine: Annotated[
-        str, typer.Option(help="auto, memory, stream (block by block from disk), ray.")
+        str,
+        typer.Option(
+            help="Hold the model in memory, stream it block by block from disk, or spread the "
+            "texts over a cluster (ray); auto streams what does not fit.",
+            autocompletion=among("options:ENGINES"),
+            rich_help_panel=ENGINE,
+        ),
+    ] = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            help="Run on auto, cpu, cuda, cuda:1 or mps.",
+            autocompletion=among("options:DEVICES"),
+            rich_help_panel=ENGINE,
+        ),
+    ] = "auto",
+    batch_size: Annotated[
+        str,
+        typer.Option(
+            help="Put this many texts into a batch; auto fills one by tokens. It never changes "
+            "the scores.",
+            rich_help_panel=ENGINE,
+        ),
     ] = "auto",
     ray_address: Annotated[
-        str | None, typer.Option(help="Of a running Ray cluster, instead of RAY_ADDRESS.")
+        str | None,
+        typer.Option(
+            help="Use the Ray cluster at this address instead of RAY_ADDRESS.",
+            rich_help_panel=ENGINE,
+        ),
     ] = None,
     no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Compute the baseline of every weight anew.")
+        bool,
+        typer.Option(
+            "--no-cache", help="Compute the baseline of every weight anew.", rich_help_panel=ENGINE
+        ),
     ] = False,
-    force: ForceOption = False,
     revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of the model on the hub.")
+        str | None,
+        typer.Option(
+            help="Take this branch, tag or commit of the model on the hub.", rich_help_panel=MODEL
+        ),
     ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(help="Hub id or folder of a tokenizer that lies elsewhere.")
+        str | None,
+        typer.Option(
+            help="Take the tokenizer from this hub id or folder, where it lies elsewhere.",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
     token: Annotated[
         str | None,
-        typer.Option(help="Access token of the hub, never recorded; HF_TOKEN works as well."),
+        typer.Option(
+            help="Use this access token of the hub, which is never recorded; HF_TOKEN works as "
+            "well.",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
     trust_remote_code: Annotated[
         bool,
         typer.Option(
-            "--trust-remote-code", help="Run the Python code that lies beside the weights."
+            "--trust-remote-code",
+            help="Run the Python code that lies beside the weights.",
+            rich_help_panel=MODEL,
         ),
     ] = False,
+    output: OutputOption = None,
+    force: ForceOption = False,
     form: FormatOption = Format.table,
 ) -> None:
-    """Score every module type of MODEL on unlabelled DATA, with forward passes only."""
+    """Score every module type of MODEL on unlabelled texts, with forward passes only.
+
+    A low score (NFN near 1) means that the type responds to these texts little more than to
+    noise, so that an adapter has room there.
+    """
     processes = context.obj
     if processes is None or processes.first:
         check(output, data, force=force)
     size = _batch_size(batch_size)
+    check_choices(baseline=baseline, dtype=dtype, stop=stop, engine=engine, device=device)
     model = _found(model, revision, data, processes)
-    from plop_lora.documents import load_documents
-    from plop_lora.scoring import score as run
-    from plop_lora.scoring.inputs import chat_of
-
     origin = Origin(revision, trust_remote_code, token)
-    with waiting(f"loading the tokenizer of {model} and {data}", form):
-        loaded = _tokenizer(model, tokenizer, origin)
+    load = functools.cache(functools.partial(_tokenizer, model, tokenizer, origin))
+    # The data are read before torch is loaded, so that their faults are told at once.
+    from plop_lora.documents import load_documents
+
+    with waiting(f"reading {data}", form):
         documents = load_documents(
             data,
             text=text,
             template=None if template is None else template.replace("\\n", "\n"),
-            chat=chat_of(loaded),
+            chat=functools.partial(_chat, tokenizer or model, load),
             group=group,
             samples=samples,
             seed=seed,
             token=token,
         )
+    with waiting(f"loading torch, transformers and the tokenizer of {model}", form):
+        from plop_lora.scoring import score as run
+
+        loaded = load()
     scores = run(
-        model,
-        loaded,
-        documents,
-        max_length=max_length,
-        batch_size=size,
-        device=device,
-        dtype=dtype,
-        seed=seed,
-        include=include or (),
-        exclude=exclude or (),
-        baseline=baseline,
-        stop=stop,
-        tolerance=tolerance,
-        top=top,
-        engine=engine,
-        ray_address=ray_address,
-        cache=not no_cache,
-        revision=revision,
-        token=token,
-        trust_remote_code=trust_remote_code,
-        processes=processes,
-        progress=form is not Format.quiet,
-    )
+        model, loaded, documents,
+        max_length=max_length, batch_size=size, device=device, dtype=dtype, seed=seed,
+        include=include or (), exclude=exclude or (), baseline=baseline,
+        stop=stop, tolerance=tolerance, top=top,
+        engine=engine, ray_address=ray_address, cache=not no_cache,
+        revision=revision, token=token, trust_remote_code=trust_remote_code,
+        processes=processes, progress=form is not Format.quiet,
+    )  # fmt: skip
     if processes is None or processes.first:
         finish(scores, output, form)
 
@@ -167,3 +280,13 @@ def _tokenizer(model: str, tokenizer: str | None, origin: Origin) -> Any:
     if tokenizer is not None:
         return load_tokenizer(expanded(tokenizer), origin.elsewhere())
     return load_tokenizer(model, origin)
+
+
+def _chat(name: str, load: Callable[[], Any], messages: list[Any], **tools: Any) -> str:
+    """Render a chat; the first one that is met loads the tokenizer."""
+    from plop_lora.scoring.inputs import chat_of
+
+    render = chat_of(load())
+    if render is None:
+        raise NoTemplateError(f"the tokenizer of {name}")
+    return render(messages, **tools)

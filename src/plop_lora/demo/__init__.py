@@ -1,5 +1,5 @@
 """The bundled pretrained model, its two tasks, and the tour through the main job."""
 
-from plop_lora.demo.tour import DATA, MODEL, TASKS, run
+from plop_lora.demo.tour import DATA, MODEL, TASKS, check, run
 
-__all__ = ["DATA", "MODEL", "TASKS", "run"]
+__all__ = ["DATA", "MODEL", "TASKS", "check", "run"]

@@ -17,6 +17,16 @@ TASKS = {
 }
 
 
+def check(folder: Path) -> None:
+    """Refuse a folder now that the records of the tour could not be written into.
+
+    Raises:
+        OutputError: a file of it cannot be written.
+    """
+    for name in ("problems.json", "snippets.json", "placement.json"):
+        check_writable(folder / name)
+
+
 def run(folder: Path, *, echo: Callable[[str], None] = print) -> Placement:
     """Score both tasks, compare them, place, export, and load the export into real PEFT.
 
@@ -34,11 +44,8 @@ def run(folder: Path, *, echo: Callable[[str], None] = print) -> Placement:
     from plop_lora.comparison import compare
     from plop_lora.placement import place
     from plop_lora.report.terminal import as_text
-    from plop_lora.scoring.loading import quiet_loading
 
-    for name in ("problems.json", "snippets.json", "placement.json"):
-        check_writable(folder / name)
-    quiet_loading()
+    check(folder)
     echo("1. Score: which module types respond to word problems more than to noise?\n")
     scores = {task: _score(task) for task in TASKS}
     for task, record in scores.items():

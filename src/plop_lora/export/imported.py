@@ -5,7 +5,8 @@ their ranks and scalings are read back, so every way of naming targets means wha
 Types and layers are the scorer's, so that scores of the same model can be laid beside it.
 
 A configuration whose adapters are of another kind (DoRA, another PEFT method, a factor that
-differs by module) is refused; what it trains beside the adapters becomes a note.
+differs by module) is refused; what it trains beside the adapters becomes a note. The file is
+looked at before torch and PEFT are imported.
 """
 
 from __future__ import annotations
@@ -18,14 +19,10 @@ import shlex
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from plop_lora._version import __version__
 from plop_lora.errors import ModelError, UsageError
-from plop_lora.export.dryrun import lora_layers, on_meta
 from plop_lora.export.patterns import check_patterns
 from plop_lora.placement.groups import groups_of
 from plop_lora.placement.place import alpha_of, check_settings, choices_of, known_ties
@@ -40,6 +37,9 @@ from plop_lora.records import (
     Placement,
     Scores,
 )
+
+if TYPE_CHECKING:
+    from torch import nn
 
 STRATEGY = "imported"
 _OTHER_ADAPTERS = ("use_dora", "use_qalora", "lora_bias", "layer_replication", "megatron_config",
@@ -193,9 +193,10 @@ def _settings(file: Path, document: dict[str, Any]) -> AdapterSettings:
 def _model(
     file: Path, document: dict[str, Any], model: str | nn.Module | None
 ) -> tuple[ModelReference, nn.Module]:
+    from plop_lora.export.dryrun import on_meta
     from plop_lora.scoring.loading import describe, load_skeleton
 
-    if isinstance(model, nn.Module):
+    if model is not None and not isinstance(model, str):
         return describe(model), on_meta(model)
     name = model or document.get("base_model_name_or_path")
     if not name:
@@ -232,7 +233,10 @@ def _apply(
     The tuner alone is applied, without PEFT's wrapper for a task, which would refuse a skeleton
     with another head than the adapter was trained with.
     """
+    import torch
     from peft.tuners.lora import LoraModel
+
+    from plop_lora.export.dryrun import lora_layers
 
     stacks = {name: len(weight) for name, weight in base.named_parameters() if weight.ndim == 3}
     try:
@@ -260,6 +264,8 @@ def _apply(
 
 def _sizes(layer: Any) -> list[int]:
     """Return the number of entries of A and of B; an embedding holds them as parameters."""
+    from torch import nn
+
     parts = [layer.lora_A, layer.lora_B, layer.lora_embedding_A, layer.lora_embedding_B]
     weights = [part["default"] for part in parts if "default" in part]
     return [

@@ -9,9 +9,10 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from plop_lora.errors import ExportError
+from plop_lora.errors import ExportError, UsageError
 from plop_lora.export.names import (
     endings_of,
     layer_patterns,
@@ -23,6 +24,7 @@ from plop_lora.export.names import (
 from plop_lora.export.narrow import Narrowed, narrow, no_dropout_on_parameters, no_loraplus
 from plop_lora.export.target import Loss, Rendered, Target, check_placed
 from plop_lora.placement import alpha_of
+from plop_lora.quiet import quiet_imports
 from plop_lora.records import AdapterSettings, PlacedSite, Placement
 
 LOFTQ = {"loftq_bits": 4, "loftq_iter": 1}
@@ -45,7 +47,8 @@ def to_peft(
         ExportError: PEFT would adapt other modules or ranks, there is no skeleton to check, or
             something would be lost.
     """
-    from peft import LoraConfig
+    with quiet_imports():
+        from peft import LoraConfig
 
     check_placed(placement)
     losses = peft_losses(placement)
@@ -60,6 +63,40 @@ def to_peft(
 
         check_with_peft(placement, LoraConfig(**fields), model)
     return LoraConfig(**fields)
+
+
+def apply(model: Any, placement: Placement | str | Path, *, allow_loss: bool = False) -> Any:
+    """Put the adapters of a placement into a loaded model, and read them back from it.
+
+    Args:
+        model: a `transformers` model or another module; PEFT changes it in place.
+        placement: result of `place`, or the file of one.
+        allow_loss: as for `to_peft`.
+
+    Returns:
+        The `peft.PeftModel`, in which every adapter has the rank and scaling of the placement.
+
+    Raises:
+        ExportError: PEFT would adapt other modules or ranks; the model is then left as it was.
+        UsageError: no placement, or no model.
+    """
+    placement = Placement.of(placement)
+    if not callable(getattr(model, "named_modules", None)):
+        raise UsageError(
+            f"plop.apply needs a loaded model, not an object of the class {type(model).__name__}. "
+            "Write plop.apply(model, placement)."
+        )
+    config = to_peft(placement, model, allow_loss=allow_loss)
+    with quiet_imports():
+        from peft import get_peft_model
+
+        from plop_lora.export.dryrun import adapters_of, compare_adapters
+    # PEFT takes the name from the model and warns where the two differ; without one ours is kept.
+    config.base_model_name_or_path = None
+    adapted = get_peft_model(model, config)
+    config.base_model_name_or_path = config.base_model_name_or_path or placement.model.name
+    compare_adapters(placement, adapters_of(adapted.base_model.model))
+    return adapted
 
 
 def peft_fields(placement: Placement) -> dict[str, Any]:

@@ -42,6 +42,11 @@ TARGETS: dict[str, Target] = {
 """Name → target of `plop export --to NAME`."""
 
 
+def targets() -> tuple[str, ...]:
+    """Return the names that `export` takes."""
+    return tuple(TARGETS)
+
+
 @dataclass(frozen=True, slots=True)
 class Exported:
     """What was written, what it lost, and whether the trainer's own library read it back."""

@@ -12,6 +12,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9}
 _LAYERS = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?")
 _MOST = 10**15
 _LAST_LAYER = 100_000
+"""No model has so many blocks; a range beyond it would fill the memory with numbers."""
 _HALVINGS = 60
 _LONGEST_SWAP = 8
 _PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmbg%]?)\s*", re.IGNORECASE)
@@ -81,8 +82,8 @@ def parse_layers(text: str) -> set[int]:
         first, last = int(match[1]), int(match[2] or match[1])
         if not first <= last <= _LAST_LAYER:
             raise UsageError(
-                f"The layers {part.strip()!r} are none: write the first before the last, as in "
-                "0-11."
+                f"The layers {part.strip()!r} are not possible. Count blocks from 0, the lower "
+                "number first: 0-11."
             )
         layers.update(range(first, last + 1))
     return layers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 from plop_lora._version import __version__
 from plop_lora.errors import UsageError, nearest
@@ -43,7 +44,7 @@ INITS = ("default", "gaussian", "orthogonal", "pissa", "olora", "eva", "corda", 
 
 
 def place(
-    scores: Scores,
+    scores: Scores | str | Path,
     *,
     strategy: str = "plop",
     top: int | None = None,
@@ -58,8 +59,8 @@ def place(
     """Choose module types and ranks from scores.
 
     Args:
-        scores: result of `score`; what is never proposed (towers, routers, modules outside the
-            blocks) is placed only where `types` names it.
+        scores: result of `score`, or the file of one; what is never proposed (towers, routers,
+            modules outside the blocks) is placed only where `types` names it.
         strategy: a name in `STRATEGIES`.
         top: how many types the strategies `plop`, `plop-inverse` and `random` take; default 3.
             A fused projection counts as one type, whose score is the mean over its slices.
@@ -79,6 +80,7 @@ def place(
     Raises:
         UsageError: an unknown name, a number out of range, a budget below rank 1.
     """
+    scores = Scores.of(scores)
     row = find_strategy(strategy)
     settings = settings or AdapterSettings()
     every = groups_of(scores)

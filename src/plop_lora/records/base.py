@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from pydantic import TypeAdapter, ValidationError
 
-from plop_lora.errors import RecordError
+from plop_lora.errors import RecordError, UsageError
 from plop_lora.files import atomic_file
 from plop_lora.records.reading import DIGEST, check_digest, check_values, digest_of, read_document
 from plop_lora.records.wording import fault_at
@@ -84,6 +85,23 @@ class Record:
         return cls.from_dict(read_document(Path(path), _maker(cls.kind)), source=str(path))
 
     @classmethod
+    def of(cls, given: Any) -> Self:
+        """Return a record as it is, or read it from the file that is named.
+
+        Raises:
+            UsageError: neither a record of this kind nor a path; the text says what is wanted.
+            RecordError: as for `load`.
+        """
+        if isinstance(given, cls):
+            return given
+        if isinstance(given, str | Path):
+            return cls.load(given)
+        raise UsageError(
+            f"A {cls.kind!r} record or its file is needed here, not {_named(given)}. Make "
+            f"one with: {_maker(cls.kind)}."
+        )
+
+    @classmethod
     def from_dict(cls, document: Any, *, source: str = "the document") -> Self:
         """Build a record from plain JSON values; `source` names them in errors.
 
@@ -93,12 +111,12 @@ class Record:
         if not isinstance(document, dict) or "kind" not in document:
             raise RecordError(
                 f"{source} is not a plop-lora record (no 'kind'). "
-                f"Expected a {cls.kind!r} record: {_maker(cls.kind)}."
+                f"Expected a {cls.kind!r} record; make one with: {_maker(cls.kind)}."
             )
         if document["kind"] != cls.kind:
             raise RecordError(
                 f"{source} is a {document['kind']!r} record, but a {cls.kind!r} record is "
-                f"needed here: {_maker(cls.kind)}."
+                f"needed here; make one with: {_maker(cls.kind)}."
             )
         _check_version(document.get("schema_version"), cls.schema_version, source)
         check_values(document, source)
@@ -111,7 +129,7 @@ class Record:
             place = ".".join(str(part) for part in first["loc"]) or "top level"
             raise RecordError(
                 f"{source} is a damaged {cls.kind!r} record: {fault_at(place, first)}. "
-                f"Make it again: {_maker(cls.kind)}."
+                f"Make it again with: {_maker(cls.kind)}."
             ) from error
         return record
 
@@ -120,14 +138,28 @@ class Record:
         return str(later("report.terminal", "as_text")(self))
 
     def __repr__(self) -> str:
-        """Return the same table, so that a bare name at a prompt is readable."""
-        return str(self)
+        """Return one line that says what the record is of; `print` shows the table."""
+        return f"<{type(self).__name__}: {later('report.brief', 'brief')(self)}>"
 
     def _repr_html_(self) -> str:
         return str(later("report.terminal", "as_html")(self))
 
 
 _HEAD = ("kind", "schema_version")
+
+
+def frame(rows: Iterable[Any]) -> Any:
+    """Return dataclass rows as a `pandas.DataFrame`, a column each for their fields."""
+    import pandas
+
+    return pandas.DataFrame([asdict(row) for row in rows])
+
+
+def _named(given: Any) -> str:
+    """Say what was given instead of a record: its kind, or its class."""
+    if isinstance(given, Record):
+        return f"a {given.kind!r} record"
+    return f"an object of the class {type(given).__name__}"
 
 
 def _maker(kind: str) -> str:
@@ -142,7 +174,7 @@ def _maker(kind: str) -> str:
         "tuning-plan": "plop tune scores.json --train TRAIN --eval EVAL --task TASK --plan",
         "tuning": "plop tune scores.json --train TRAIN --eval EVAL --task TASK",
     }
-    return f"make one with: {commands[kind]}"
+    return commands[kind]
 
 
 def _check_version(version: Any, newest: int, source: str) -> None:

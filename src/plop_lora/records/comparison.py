@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from plop_lora.records.base import Record
+from plop_lora.records.base import Record, frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +39,7 @@ class Comparison(Record):
     paired_sequences: int | None
     kendall_tau: float | None
     notes: tuple[str, ...] = ()
+
+    def to_pandas(self) -> Any:
+        """Return the comparison as a `pandas.DataFrame`, one row a module type."""
+        return frame(self.types)

@@ -8,7 +8,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from plop_lora.records.base import Record, later
+from plop_lora.errors import UsageError
+from plop_lora.records.base import Record, frame, later
 from plop_lora.records.scores import Host, ModelReference
 
 DECIDED = "decided"
@@ -118,17 +119,42 @@ class Placement(Record):
         step = later("export.peft", "to_peft")
         return step(self, model, dry_run=dry_run, allow_loss=allow_loss)
 
+    def to_pandas(self, rows: str = "choices") -> Any:
+        """Return the placement as a `pandas.DataFrame`.
+
+        Args:
+            rows: `choices` for one row a chosen type, `sites` for one row an adapter.
+
+        Raises:
+            UsageError: `rows` is neither.
+        """
+        if rows not in ("choices", "sites"):
+            raise UsageError(f"There are no rows {rows!r}. Allowed: choices, sites.")
+        return frame(self.choices if rows == "choices" else self.sites)
+
     def export(
         self,
         folder: str | Path,
+        to: str | None = None,
         *,
-        to: str = "peft",
         dry_run: bool = True,
         allow_loss: bool = False,
         serve: str | None = None,
     ) -> Path:
-        """Write the placement as a trainer's file; see `plop_lora.export.registry.export`."""
+        """Write the placement as a trainer's file and return its path.
+
+        Args:
+            folder: where the file goes.
+            to: the trainer's name, such as `axolotl`; without it the one that the folder is
+                named after, and else `peft`.
+            dry_run: as for `plop_lora.export.registry.export`, where the errors stand too.
+            allow_loss: as there.
+            serve: as there.
+        """
         step = later("export.registry", "export")
-        options = {"to": to, "dry_run": dry_run, "allow_loss": allow_loss, "serve": serve}
-        path: Path = step(self, folder, **options).path
+        if to is None:
+            name = Path(folder).name
+            to = name if name in later("export.registry", "targets")() else "peft"
+        options = {"dry_run": dry_run, "allow_loss": allow_loss, "serve": serve}
+        path: Path = step(self, folder, to=to, **options).path
         return path

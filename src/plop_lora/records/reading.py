@@ -33,7 +33,7 @@ def read_document(path: Path, maker: str) -> Any:
 
     Args:
         path: of the file, in UTF-8 or UTF-16, with or without a byte order mark.
-        maker: how to make such a record, for the error.
+        maker: command that makes such a record, for the error.
 
     Raises:
         RecordError: no such file, or no complete JSON.
@@ -44,19 +44,21 @@ def read_document(path: Path, maker: str) -> Any:
         folder = path.parent
         beside = [entry.name for entry in folder.glob("*.json")] if folder.is_dir() else []
         raise RecordError(
-            f"No such file: {path}.{nearest(path.name, beside)} To {maker}."
+            f"No such file: {path}.{nearest(path.name, beside)} Make one with: {maker}."
         ) from error
     except IsADirectoryError as error:
-        raise RecordError(f"{path} is a folder, but a record is a file. To {maker}.") from error
+        raise RecordError(
+            f"{path} is a folder, but a record is a file. Make one with: {maker}."
+        ) from error
     except OSError as error:
         raise RecordError(f"Cannot read {path}: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
         if not path.stat().st_size:
-            raise RecordError(f"{path} is empty. To {maker}.") from error
+            raise RecordError(f"{path} is empty. Make one with: {maker}.") from error
         where = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "no text"
         raise RecordError(
             f"{path} is not complete JSON ({where}). It was truncated or is another kind of "
-            f"file. To {maker}."
+            f"file. Make one with: {maker}."
         ) from error
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from plop_lora.records.base import Record
+from plop_lora.errors import UnknownNameError, UsageError, nearest
+from plop_lora.records.base import Record, frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +20,7 @@ class ModelReference:
     task_type: str | None
     parameters: int
     config_hash: str | None = None
-    config: dict[str, Any] | None = None
+    config: dict[str, Any] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +144,10 @@ class Measurements:
     counts, so `counts` holds the distinct rows and `count_row` the row of each site.
     """
 
-    sequence_ids: tuple[str, ...]
-    sums: tuple[tuple[float, ...], ...]
-    counts: tuple[tuple[int, ...], ...]
-    count_row: tuple[int, ...]
+    sequence_ids: tuple[str, ...] = field(repr=False)
+    sums: tuple[tuple[float, ...], ...] = field(repr=False)
+    counts: tuple[tuple[int, ...], ...] = field(repr=False)
+    count_row: tuple[int, ...] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +238,44 @@ class Scores(Record):
     measurements: Measurements
     notes: tuple[str, ...] = ()
     stopping: Stopping | None = None
+
+    def __getitem__(self, name: str) -> TypeScore:
+        """Return the score of a module type: `scores["q_proj"].nfn`.
+
+        Raises:
+            UnknownNameError: there is no such type (a KeyError); the nearest is offered.
+        """
+        for row in self.types:
+            if row.type == name:
+                return row
+        names = self.type_names()
+        raise UnknownNameError(
+            f"There is no module type {name!r}.{nearest(str(name), names)} "
+            f"These scores have: {', '.join(names)}."
+        )
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a module type of this name was scored."""
+        return any(row.type == name for row in self.types)
+
+    def __iter__(self) -> Iterator[TypeScore]:
+        """Yield the module types, lowest NFN first."""
+        return iter(self.types)
+
+    def to_pandas(self, rows: str = "types") -> Any:
+        """Return the scores as a `pandas.DataFrame`.
+
+        Args:
+            rows: `types` for one row a module type, `sites` for one row a weight.
+
+        Raises:
+            UsageError: `rows` is neither.
+        """
+        if rows == "types":
+            return frame(self.types)
+        if rows == "sites":
+            return frame(self.sites).drop(columns="experts")
+        raise UsageError(f"There are no rows {rows!r}. Allowed: types, sites.")
 
     def type_names(self, *, eligible_only: bool = False) -> list[str]:
         """Return the names of the types, lowest NFN first."""

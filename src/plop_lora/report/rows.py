@@ -125,7 +125,10 @@ def _stopping_lines(stopping: Stopping) -> list[str]:
     for word, pairs in (("Tie in practice", stopping.ties), ("Undecided", stopping.undecided)):
         for pair in pairs[:LISTED_PAIRS]:
             gap, interval = difference(pair.difference, pair.low, pair.high)
-            lines.append(f"{word}: {pair.left_out} over {pair.chosen} by {gap} ({interval}).")
+            lines.append(
+                f"{word}: {pair.chosen} was chosen and {pair.left_out} was not; "
+                f"{pair.left_out} minus {pair.chosen} is {gap} ({interval})."
+            )
         if len(pairs) > LISTED_PAIRS:
             lines.append(f"{word}: {len(pairs) - LISTED_PAIRS} more, in the record.")
     if stopping.groups:

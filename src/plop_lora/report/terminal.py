@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import html
 import io
+import itertools
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich import box
@@ -27,6 +29,7 @@ from plop_lora.records import (
     Verification,
     VerificationPlan,
 )
+from plop_lora.report.heatmap import heat_map
 from plop_lora.report.proof import plan_table, verification_table
 from plop_lora.report.rows import (
     Table,
@@ -84,7 +87,9 @@ def _rich(table: Table) -> Group:
 class _Fitted:
     """A table, cut into pieces below each other where it is too wide.
 
-    Each piece repeats the first column. Folding cells would break names and numbers instead.
+    Each piece repeats the first column. Folding cells would break names and numbers instead: where
+    names are too long for a piece, what they have in common is said once above the table, and where
+    that does not do either, the cells of a row stand below each other.
     """
 
     def __init__(self, table: Table) -> None:
@@ -93,10 +98,19 @@ class _Fitted:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield one rich table per piece."""
-        for order, columns in enumerate(_pieces(self.table, options.max_width)):
+        width = options.max_width
+        table, prefix = self.table, ""
+        if not _fits(table, width):
+            table, prefix = _without_prefix(table)
+        if not _fits(table, width):
+            yield from _stacked(self.table)
+            return
+        if prefix:
+            yield Text(f"… stands for {prefix}", overflow="fold")
+        for order, columns in enumerate(_pieces(table, width)):
             if order:
                 yield Text()
-            yield _draw(self.table, columns)
+            yield _draw(table, columns)
 
 
 def _pieces(table: Table, width: int) -> list[list[int]]:
@@ -113,6 +127,33 @@ def _pieces(table: Table, width: int) -> list[list[int]]:
         else:
             pieces.append([0, *group])
     return pieces
+
+
+def _fits(table: Table, width: int) -> bool:
+    return all(_width(table, columns) <= width for columns in _pieces(table, width))
+
+
+def _without_prefix(table: Table) -> tuple[Table, str]:
+    """Return the table with the beginning that all names of its first column share cut off.
+
+    The beginning ends at a dot; where there is none it is empty, and the table as it was.
+    """
+    levels = zip(*(row[0].split(".")[:-1] for row in table.rows), strict=False)
+    shared = itertools.takewhile(lambda level: len(set(level)) == 1, levels)
+    prefix = "".join(f"{level[0]}." for level in shared)
+    if not prefix:
+        return table, ""
+    rows = tuple((f"…{row[0].removeprefix(prefix)}", *row[1:]) for row in table.rows)
+    return replace(table, rows=rows), prefix
+
+
+def _stacked(table: Table) -> Iterator[Text]:
+    """Yield each row as its name and, indented below it, a line for every other cell."""
+    for row in table.rows:
+        yield Text(row[0], overflow="fold")
+        for column, cell in zip(table.columns[1:], row[1:], strict=True):
+            if cell:
+                yield Text(f"  {column.name}: {cell}")
 
 
 def _width(table: Table, columns: Sequence[int]) -> int:
@@ -153,8 +194,12 @@ def _terminal_width() -> int:
 
 
 def as_html(record: Record) -> str:
-    """Return the table as an HTML fragment; every cell is escaped, no colour is set."""
-    return _html(table_of(record))
+    """Return the table as an HTML fragment, and of scores a map of the layers.
+
+    Every cell is escaped; text keeps the page's own colour.
+    """
+    more = heat_map(record) if isinstance(record, Scores) else ""
+    return _html(table_of(record)) + more
 
 
 def _html(table: Table) -> str:

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from plop_lora.data import Batch
-from plop_lora.errors import UsageError, nearest
+from plop_lora.errors import UsageError
 from plop_lora.models.folders import model_name
 from plop_lora.models.origin import PLAIN, Origin
+from plop_lora.options import ENGINES, check_dtype, check_word
 from plop_lora.scoring import memory
 from plop_lora.scoring.cache import open_cache
 from plop_lora.scoring.capacity import available_memory, device_memory
@@ -23,7 +24,6 @@ from plop_lora.scoring.collect import Measured
 from plop_lora.scoring.inputs import Given
 from plop_lora.scoring.job import Job
 from plop_lora.scoring.loading import (
-    check_dtype,
     device_named,
     dtype_for,
     explained,
@@ -35,7 +35,6 @@ from plop_lora.scoring.sites import Site
 from plop_lora.scoring.weights import Loaded
 from plop_lora.scoring.wrappers import unwrap
 
-ENGINES = ("auto", "memory", "stream", "ray")
 _SPARE = 1 << 30
 """Bytes that activations, the library itself and others need beside the weights."""
 
@@ -212,11 +211,7 @@ def _on_ray(
 
 
 def _check(engine: str, model: Any, ray_address: str | None, processes: Processes) -> None:
-    if engine not in ENGINES:
-        raise UsageError(
-            f"There is no engine {engine!r}.{nearest(engine, ENGINES)} "
-            f"Allowed: {', '.join(ENGINES)}."
-        )
+    check_word("engine", engine, ENGINES)
     if engine == "stream" and isinstance(model, nn.Module):
         raise UsageError(
             "A loaded model is in memory already; to stream it, give its name or folder."

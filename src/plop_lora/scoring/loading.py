@@ -21,13 +21,14 @@ from plop_lora.errors import ModelError, PlopError, UsageError
 from plop_lora.models.folders import check_tokenizer, model_name, not_given, own_code
 from plop_lora.models.hub import hub_or_cache, why_not
 from plop_lora.models.origin import PLAIN, Origin
+from plop_lora.options import check_dtype
 from plop_lora.records import ModelReference
 from plop_lora.scoring.devices import is_slow
 from plop_lora.scoring.weights import Loaded, load_checked
+from plop_lora.status import status
 
 _LONGEST_REASON = 300
 _ASKS_FOR_CODE = "trust_remote_code"
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def load_model(
@@ -70,7 +71,7 @@ def load_weights(
     check_dtype(dtype)
     target = device_named(device)
     name = model_name(name)
-    with explained(name, "model", origin), _loading_bar(progress):
+    with explained(name, "model", origin), _loading_bar(name, progress):
         config = AutoConfig.from_pretrained(name, **origin.loading())
         wanted = dtype if dtype == "auto" else getattr(torch, dtype)
         loaded = load_checked(declared_class(config), name, dtype=wanted, **origin.loading())
@@ -193,14 +194,15 @@ def _wants_code(name: str, what: str) -> str:
 
 
 @contextlib.contextmanager
-def _loading_bar(wanted: bool) -> Iterator[None]:
-    """Let transformers draw its bar or not, and put its own setting back."""
+def _loading_bar(name: str, wanted: bool) -> Iterator[None]:
+    """Let transformers draw its bar, or one line where its bars are off; put its setting back."""
     logging = transformers.utils.logging
     before = logging.is_progress_bar_enabled()
     if not wanted:
         logging.disable_progress_bar()
     try:
-        yield
+        with status(f"loading {name}", wanted=wanted and not before):
+            yield
     finally:
         if before:
             logging.enable_progress_bar()
@@ -234,16 +236,6 @@ def _accelerator() -> torch.device | None:
     says `cuda` without a GPU or its driver.
     """
     return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-
-
-def check_dtype(dtype: str) -> None:
-    """Refuse a dtype that models cannot be loaded in.
-
-    Raises:
-        UsageError: it is none of `DTYPES`.
-    """
-    if dtype not in DTYPES:
-        raise UsageError(f"There is no dtype {dtype!r}. Allowed: {', '.join(DTYPES)}.")
 
 
 def describe(model: nn.Module, name: str | None = None) -> ModelReference:

@@ -17,12 +17,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
 
 from plop_lora.scoring.devices import door_of
 from plop_lora.scoring.nfn import PROBED_DRAWS, expected_gain, gaussian, row_norms
-from plop_lora.scoring.sharded import ShardedOperator
+from plop_lora.scoring.sharded import ShardedOperator, is_spread
 from plop_lora.scoring.slices import Part
 
 Product = tuple[torch.Tensor, torch.Tensor | None]
@@ -177,7 +176,7 @@ def operator_of(module: nn.Module) -> Operator | None:
     if isinstance(module, Conv1D):
         return DenseOperator(module, transposed=True)
     declared = (getattr(module, "out_features", None), getattr(module, "in_features", None))
-    if isinstance(weight, DTensor) and weight.ndim == 2:
+    if is_spread(weight) and weight.ndim == 2:
         return ShardedOperator(module)
     if weight is not None and _is_plain(weight) and declared in ((None, None), weight.shape):
         return DenseOperator(module)

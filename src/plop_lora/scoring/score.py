@@ -14,6 +14,7 @@ from plop_lora.documents import Documents
 from plop_lora.errors import ModelError, UsageError
 from plop_lora.models.folders import expanded, model_name
 from plop_lora.models.origin import Origin
+from plop_lora.options import ADAPTIVE, BASELINES, check_choices, check_numbers
 from plop_lora.placement.place import DEFAULT_TOP
 from plop_lora.placement.stopping import Rule
 from plop_lora.records import Scores
@@ -27,9 +28,9 @@ from plop_lora.scoring.parallel import Processes
 from plop_lora.scoring.progress import progress_bar
 from plop_lora.scoring.provenance import provenance_of
 from plop_lora.scoring.sites import Site, find_sites
-from plop_lora.scoring.stopping import ADAPTIVE, Watch, check_rule, check_top, stopping_of
+from plop_lora.scoring.stopping import Watch, check_top, stopping_of
 
-BASELINES = ("analytic", "monte_carlo")
+__all__ = ["BASELINES", "score"]
 
 
 def score(
@@ -111,9 +112,11 @@ def score(
     """
     started = time.monotonic()
     processes = processes or Processes()
-    _check_options(texts, batches, baseline, max_length, batch_size)
+    if (texts is None) == (batches is None):
+        raise UsageError("Give texts or batches to score, one of the two.")
+    check_choices(baseline=baseline, dtype=dtype, stop=stop, engine=engine, device=device)
+    check_numbers(max_length=max_length, batch_size=batch_size, top=top, tolerance=tolerance)
     rule = Rule(top, tolerance)
-    check_rule(stop, rule)
     origin = Origin(revision, trust_remote_code, token)
     name = None if isinstance(model, nn.Module) else model_name(str(model))
     job = Job(name, device, dtype, tuple(include), tuple(exclude), baseline, seed, cache, origin)
@@ -193,15 +196,3 @@ def _slow(model: nn.Module) -> Iterator[str]:
     if dtype is not None:
         name = str(dtype).removeprefix("torch.")
         yield f"{name} is slow on this processor; --dtype float32 is faster"
-
-
-def _check_options(
-    texts: Any, batches: Any, baseline: str, max_length: int, batch_size: int | None
-) -> None:
-    if baseline not in BASELINES:
-        raise UsageError(f"There is no baseline {baseline!r}. Allowed: {', '.join(BASELINES)}.")
-    if (texts is None) == (batches is None):
-        raise UsageError("Give texts or batches to score, one of the two.")
-    for option, number in (("--max-length", max_length), ("--batch-size", batch_size)):
-        if number is not None and number < 1:
-            raise UsageError(f"{option} {number} is not possible; give 1 or more.")

@@ -11,18 +11,21 @@ they run. Shape letters: N rows, O out, I in.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from plop_lora.errors import ModelError
 from plop_lora.scoring.nfn import expected_gain
 from plop_lora.scoring.slices import Part
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class ShardedOperator:
         """Return this process's slice of the output, or all of it, with the bias of the same."""
         rows_NO = output.reshape(-1, output.shape[-1])
         bias = getattr(self.module, "bias", None)
-        if not isinstance(bias, DTensor):
+        if not is_spread(bias):
             return rows_NO, bias
         local = bias.to_local()
         return rows_NO, local if len(local) == rows_NO.shape[1] else bias.full_tensor()
@@ -57,7 +60,7 @@ class ShardedOperator:
     ) -> torch.Tensor:
         """Return E||W u|| of the whole weight; every process of the group must ask for it."""
         weight_OI = self.module.weight
-        if isinstance(weight_OI, DTensor):  # FSDP has gathered it already while its block runs
+        if is_spread(weight_OI):  # FSDP has gathered it already while its block runs
             weight_OI = weight_OI.full_tensor()
         return expected_gain(weight_OI, baseline=baseline, seed=seed).to(like.device)
 
@@ -77,9 +80,18 @@ class ShardedOperator:
         return squares_N.sqrt()
 
 
+def is_spread(tensor: Any) -> TypeGuard[DTensor]:
+    """Whether a tensor is a `DTensor`; where there is one, its module has been imported.
+
+    Importing it here would cost every run half a second.
+    """
+    source = sys.modules.get("torch.distributed.tensor")
+    return source is not None and isinstance(tensor, source.DTensor)
+
+
 def is_sharded(model: nn.Module) -> bool:
     """Whether the weights of a model are spread over processes."""
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    return any(is_spread(parameter) for parameter in model.parameters())
 
 
 def check_sharded(names: Iterable[str]) -> None:

@@ -9,15 +9,17 @@ Shape letters: E expert, O out, I in.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers.models.llama4.modeling_llama4 import Llama4TextExperts
 
 from plop_lora.records import Host
 from plop_lora.scoring.slices import Part, arrange
+
+_LLAMA4 = "transformers.models.llama4.modeling_llama4"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,7 +63,7 @@ def stack_of(module: nn.Module) -> ExpertStack | None:
     A module that only looks like one (3-D parameters, no description of their layout) is not
     measured rather than misread.
     """
-    if isinstance(module, Llama4TextExperts):
+    if _is_llama4(module):
         return ExpertStack(module, ("gate_up_proj", "down_proj"), True, False, True)
     flags = ("has_gate", "is_transposed", "is_concatenated", "_apply_gate")
     if not all(hasattr(module, flag) for flag in flags):
@@ -79,3 +81,9 @@ def stack_of(module: nn.Module) -> ExpertStack | None:
         interleaved=not module.is_concatenated,
         gated=bool(module.has_gate),
     )
+
+
+def _is_llama4(module: nn.Module) -> bool:
+    """Whether a module is Llama-4's stack; a model that has one has imported its class."""
+    source = sys.modules.get(_LLAMA4)
+    return source is not None and isinstance(module, source.Llama4TextExperts)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from plop_lora.errors import UsageError
+from plop_lora.options import ADAPTIVE, FIXED
 from plop_lora.placement.place import DEFAULT_TOP
 from plop_lora.placement.stopping import LEAST, Look, Rule, examine
 from plop_lora.records import GroupCount, Stopping
@@ -21,27 +22,6 @@ from plop_lora.scoring.assemble import by_site, usable_sites
 from plop_lora.scoring.collect import Measured
 from plop_lora.scoring.sites import Site
 from plop_lora.statistics import Estimate, ratio_estimate
-
-ADAPTIVE = "adaptive"
-FIXED = "fixed"
-MODES = (ADAPTIVE, FIXED)
-
-
-def check_rule(stop: str, rule: Rule) -> None:
-    """Check the options of stopping.
-
-    Raises:
-        UsageError: an unknown mode, a number out of range.
-    """
-    if stop not in MODES:
-        raise UsageError(f"There is no stop {stop!r}. Allowed: {', '.join(MODES)}.")
-    if rule.top < 1:
-        raise UsageError(f"--top {rule.top} is not possible; give 1 or more.")
-    if not 0 <= rule.tolerance < float("inf"):
-        raise UsageError(
-            f"--tolerance {rule.tolerance} is not possible; give a difference in NFN of 0 or "
-            "more, such as 0.03."
-        )
 
 
 def check_top(top: int, sites: Sequence[Site]) -> None:

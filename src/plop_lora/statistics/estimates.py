@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from plop_lora.records import DECIDED, UNDECIDED, Measurements
 
@@ -152,6 +152,9 @@ def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None
     """Return Kendall's tau-b of two lists of scores, or None where it is undefined."""
     if len(first) < 2:
         return None
+    # Half a second of imports, which only a comparison needs.
+    from scipy import stats
+
     tau = float(stats.kendalltau(first, second).statistic)
     return None if np.isnan(tau) else tau
 
@@ -164,7 +167,7 @@ def _half_width(influence_S: Floats) -> float | None:
 
 
 def _t_quantile(freedom: float) -> float:
-    return float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom))
+    return float(special.stdtrit(freedom, 0.5 + CONFIDENCE / 2))
 
 
 def _difference(value: float, half_width: float | None) -> Difference:

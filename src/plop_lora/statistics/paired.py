@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 from plop_lora.statistics.estimates import CONFIDENCE
 
@@ -147,7 +147,9 @@ def paired_t(differences_S: Floats, *, level: float = CONFIDENCE, draws: int = D
     seeds = _checked(differences_S, 1).size
     error = float(differences_S.std(ddof=1)) / math.sqrt(seeds)
     places_D = (np.arange(draws) + 0.5) / draws
-    return _interval(float(differences_S.mean()), error * stats.t.ppf(places_D, seeds - 1), level)
+    return _interval(
+        float(differences_S.mean()), error * special.stdtrit(seeds - 1, places_D), level
+    )
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -174,6 +176,9 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> tuple[float, fl
     """Return Spearman's rho with its p, or None where one list is constant or has under 3."""
     if len(first) < 3 or len(set(first)) < 2 or len(set(second)) < 2:
         return None
+    # Half a second of imports, which only the end of a verification needs.
+    from scipy import stats
+
     result = stats.spearmanr(first, second)
     return float(result.statistic), float(result.pvalue)
 

@@ -48,16 +48,18 @@ from plop_lora.verify.model import model_of
 from plop_lora.verify.plan import default_margin
 from plop_lora.verify.run import check_groups_of, check_trainer
 
+HOME = "plop-tune"
 PLACEMENT, RECIPE = "placement.json", "recipe.yaml"
 
 
 def tune(
-    recipe: TuneRecipe,
-    scores: Scores,
-    folder: str | Path,
+    scores: Scores | str | Path,
+    recipe: TuneRecipe | str | Path | None = None,
+    folder: str | Path = HOME,
     *,
     watch: Watch = ignore,
     steps: Steps | None = None,
+    **settings: Any,
 ) -> Tuning:
     """Search placement, rank, initialisation, learning rate and LoRA+ ratio under a budget.
 
@@ -65,11 +67,13 @@ def tune(
     those that were cut off run again.
 
     Args:
-        recipe: the data, the choices, the budgets.
-        scores: of the model that is finetuned.
+        scores: of the model that is finetuned, or the file of them.
+        recipe: the data, the choices, the budgets, or the YAML file that has them.
         folder: of the run; `placement.json` and `recipe.yaml` of the choice go there too.
         watch: is told of every trial.
         steps: what runs trials, splits rows, compares and counts; those of `verify` by default.
+        settings: keys of the recipe, such as `task="sft", train="train.jsonl",
+            eval="eval.jsonl", budget="10M"`; they take the place of its values.
 
     Returns:
         The choice, how it compares with the default on rows that the search has not seen, and
@@ -80,6 +84,7 @@ def tune(
         UsageError: a choice that is not possible, a budget too small, a folder in use.
         MeasurementError: nothing but failed trials.
     """
+    scores, recipe = Scores.of(scores), TuneRecipe.of(recipe, settings)
     require("optuna")
     check_trainer(recipe)
     folder = Path(folder)
@@ -105,7 +110,12 @@ def tune(
 
 
 def plan(
-    recipe: TuneRecipe, scores: Scores, folder: str | Path, *, steps: Steps | None = None
+    scores: Scores | str | Path,
+    recipe: TuneRecipe | str | Path | None = None,
+    folder: str | Path = HOME,
+    *,
+    steps: Steps | None = None,
+    **settings: Any,
 ) -> TuningPlan:
     """Return what `tune` would run; nothing is run, and nothing is written.
 
@@ -114,6 +124,7 @@ def plan(
     Raises:
         UsageError: as for `tune`.
     """
+    scores, recipe = Scores.of(scores), TuneRecipe.of(recipe, settings)
     check_folder(Path(folder), TUNE)
     job = _job(recipe, scores, Path(folder), ignore, steps)
     rates, rows = ladder_rates(job.space, recipe.trials), job.rows

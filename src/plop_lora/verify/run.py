@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from plop_lora.errors import ModelError, UsageError, check_installed
+from plop_lora.models.folders import model_name
 from plop_lora.recipe import Proof, VerifyRecipe
 from plop_lora.records import (
     Placement,
@@ -51,12 +52,13 @@ REWARD_ROWS = 4
 
 
 def verify(
-    scores: Scores,
-    recipe: VerifyRecipe,
+    scores: Scores | str | Path,
+    recipe: VerifyRecipe | str | Path | None = None,
     *,
     folder: str | Path | None = None,
     run: RunTrials | None = None,
     watch: Watch = ignore,
+    **settings: Any,
 ) -> Verification:
     """Prove a shortlist with finetunes of rival placements at an equal budget.
 
@@ -65,12 +67,14 @@ def verify(
     same folder it repeats no finished trial, also with more seeds or further arms.
 
     Args:
-        scores: result of `score`.
-        recipe: task, data, arms, seeds, margin and the rest.
+        scores: result of `score`, or the file of one.
+        recipe: task, data, arms, seeds, margin and the rest, or the YAML file that has them.
         folder: of the run; by default one beside the working directory, named by recipe and
             scores. It gets the splits, every trial with its adapter, and the record.
         run: goes through the trials; by default processes here, or Ray as the recipe says.
         watch: told of every trial that starts or ends.
+        settings: keys of the recipe, such as `task="sft", train="train.jsonl",
+            eval="eval.jsonl", seeds=3`; they take the place of its values.
 
     Returns:
         Arms ranked, with differences, intervals and the verdict; its `exit_code` is 0 confirmed,
@@ -84,6 +88,7 @@ def verify(
         OutputError: the folder cannot be written, or the disk is too small.
         MeasurementError: the shortlist, or every rival, failed in all of its trials.
     """
+    scores, recipe = Scores.of(scores), VerifyRecipe.of(recipe, settings)
     root = default_folder(recipe, scores) if folder is None else Path(folder)
     check_trainer(recipe)
     splits, known = _checked(scores, recipe, root)
@@ -120,7 +125,11 @@ def _run_all(
 
 
 def plan(
-    scores: Scores, recipe: VerifyRecipe, *, folder: str | Path | None = None
+    scores: Scores | str | Path,
+    recipe: VerifyRecipe | str | Path | None = None,
+    *,
+    folder: str | Path | None = None,
+    **settings: Any,
 ) -> VerificationPlan:
     """Return what `verify` would run, how long, for how much; run and write nothing.
 
@@ -128,10 +137,12 @@ def plan(
         scores: as for `verify`.
         recipe: as for `verify`.
         folder: finished trials in it say what a trial takes; without any, arithmetic does.
+        settings: as for `verify`.
 
     Raises:
         DataError, UsageError, ModelError: as `verify` would.
     """
+    scores, recipe = Scores.of(scores), VerifyRecipe.of(recipe, settings)
     root = default_folder(recipe, scores) if folder is None else Path(folder)
     _, study = _checked(scores, recipe, root)
     ladder = _finished(root, ladder_specs(study))
@@ -227,6 +238,8 @@ def check_model(scores: Scores, recipe: Proof) -> None:
         ModelError: it writes no text, or it reads none.
     """
     model = scores.model
+    if recipe.model is not None:
+        model_name(recipe.model)
     if recipe.task == CLASSIFY:
         config = model.config or {}
         if model.config is not None and "vocab_size" not in {**config, **_text_part(config)}:

@@ -1,0 +1,86 @@
+"""What the help pages share: the groups of options, the examples, the words that a shell completes.
+
+A word list is looked up when the shell asks for it, so that help and parsing import none of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+DATA = "Data"
+MODEL = "Model"
+PLACEMENT = "Placement"
+STOPPING = "Stopping"
+TRAINING = "Training and judging"
+ENGINE = "Engine"
+RUN = "Run"
+TARGET = "Target"
+ADAPTERS = "Adapters"
+OUTPUT = "Output"
+
+
+def among(source: str) -> Callable[[str], list[str]]:
+    """Return what completes a word from a list of the package.
+
+    Args:
+        source: where the list or dictionary stands, as `module:NAME` inside plop_lora.
+    """
+    module_name, _, name = source.partition(":")
+
+    def complete(incomplete: str) -> list[str]:
+        words: Iterable[str] = getattr(importlib.import_module(f"plop_lora.{module_name}"), name)
+        return _last_of_list(incomplete, words)
+
+    return complete
+
+
+def targets(incomplete: str) -> list[str]:
+    """Complete what `plop export --to` takes: a trainer, or vllm for an adapter's folder."""
+    from plop_lora.export import TARGETS
+    from plop_lora.export.vllm import NAME
+
+    return _last_of_list(incomplete, (*TARGETS, NAME))
+
+
+def metrics(incomplete: str) -> list[str]:
+    """Complete a metric by name; those of your own and of a harness are not listed."""
+    from plop_lora.training.evaluate import METRICS
+
+    names = dict.fromkeys(name for group in METRICS.values() for name in group)
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def _last_of_list(incomplete: str, words: Iterable[str]) -> list[str]:
+    """Complete the word behind the last comma; what stands before it is kept."""
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{word}" for word in words if word.startswith(last)]
+
+
+def with_examples(*examples: tuple[str, str]) -> Callable[[Verb], Verb]:
+    """Give a verb the examples that stand at the end of its help.
+
+    Args:
+        examples: pairs of what the example does, and the command line.
+    """
+
+    def attach(verb: Verb) -> Verb:
+        verb.examples = examples  # type: ignore[attr-defined]
+        return verb
+
+    return attach
+
+
+def examples_of(verb: Callable[..., Any]) -> tuple[tuple[str, str], ...]:
+    """Return the examples that `with_examples` gave to a verb."""
+    found: tuple[tuple[str, str], ...] = getattr(verb, "examples", ())
+    return found
+
+
+def epilog(verb: Callable[..., Any]) -> str:
+    """Return the examples of a verb as Markdown, a list of one item each."""
+    items = (f"- {what}: `{line}`" for what, line in examples_of(verb))
+    return "\n\n".join(("**Examples**", *items))

@@ -1,0 +1,27 @@
+"""One line on stderr, in a terminal only, that says what the user is waiting for.
+
+Imports no more than the standard library until there is a terminal to draw on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import Any
+
+from plop_lora.escapes import escaped
+
+
+def status(what: str, *, wanted: bool = True) -> contextlib.AbstractContextManager[Any]:
+    """Show a line with a spinner while the block lasts; it leaves nothing behind.
+
+    Args:
+        what: what is being done, such as `loading the model`.
+        wanted: False shows nothing, as does a stderr that is no terminal.
+    """
+    if not wanted or not sys.stderr.isatty():
+        return contextlib.nullcontext()
+    from rich.console import Console
+    from rich.text import Text
+
+    return Console(stderr=True).status(Text(escaped(what)))
