@@ -153,7 +153,6 @@ WORDS = [
     Row("place scores.json --budget 10M --rank 4", 2, "--rank or --budget, not both"),
     Row("place scores.json --budget ''", 2, "budget ''.*0.5%"),
     Row("place scores.json --budget 200%", 2, "'200%'.*such as 0.5%"),
-    Row("place scores.json --rank 100000", 2, "100000|100,000.*give"),
     Row("place scores.json --layers a-b", 2, "layers 'a-b'.*0-11"),
     Row("place scores.json --layers 90", 2, "90.*layers 0 to"),
     Row("place scores.json --layers 5-2", 2, "layers '5-2'.*lower number first"),

@@ -429,7 +429,8 @@ def test_the_command_line_passes_the_origin_on(checkpoint: Path, tmp_path, monke
 
     monkeypatch.setattr("plop_lora.scoring.loading.AutoTokenizer.from_pretrained", given)
     (tmp_path / "a.txt").write_text("one text\nand another")
-    out = tmp_path / "out.json"
+    (tmp_path / "records").mkdir()
+    out = tmp_path / "records" / "out.json"
     words = ["--revision", "v2", "--tokenizer", "some/other", "--token", "hf_secret"]
     app(
         ["score", str(checkpoint), "--data", str(tmp_path / "a.txt"), "-o", str(out), *words],

@@ -206,8 +206,11 @@ def test_an_empty_placement_is_told(here: Path, run: Run) -> None:
     [
         (["--budget", "200%"], "more than the whole model"),
         (["--budget", "9" * 400], "is beyond any model"),
-        (["--layers", "0-99999999999"], "are none: write the first before the last"),
-        (["--layers", "1-0"], "are none: write the first before the last"),
+        (
+            ["--layers", "0-99999999999"],
+            "are not possible. Count blocks from 0, the lower number first",
+        ),
+        (["--layers", "1-0"], "are not possible. Count blocks from 0, the lower number first"),
     ],
 )
 def test_what_cannot_be_is_an_error(options: list[str], message: str, here: Path, run: Run) -> None:

@@ -700,9 +700,9 @@ def test_plan_on_the_command_line(command, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (("--train", "a", "--eval", "b"), "must say task"),
+        (("--train", "a", "--eval", "b"), "--task is needed"),
         (("--train", "a", "--eval", "b", "--task", "sft", "--trials", "0"), "trials"),
-        (("--recipe", "none.yaml"), "There is no recipe at none.yaml"),
+        (("--recipe", "none.yaml"), "Cannot read the recipe none.yaml"),
         (("--recipe", "list.yaml"), "there are no keys with values"),
     ],
 )

@@ -561,14 +561,18 @@ def test_options_alone_and_before_the_recipe(plop_verify, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ((), 2, "must say task"),
-        (("--recipe", "absent.yaml"), 2, "There is no recipe at absent.yaml"),
-        (("--recipe", "recipe.yaml", "--task", "sftt"), 2, "--task cannot be 'sftt': give sft"),
+        ((), 2, "--task is needed"),
+        (("--recipe", "absent.yaml"), 2, "Cannot read the recipe absent.yaml"),
+        (
+            ("--recipe", "recipe.yaml", "--task", "sftt"),
+            2,
+            "--task: 'sftt' is unknown; allowed: sft",
+        ),
         (("--recipe", "recipe.yaml", "--eval", "no.jsonl"), 1, "No data at no.jsonl"),
         (
             ("--recipe", "recipe.yaml", "--runner", "slurm"),
             2,
-            "--runner cannot be 'slurm': give local or ray",
+            "--runner: 'slurm' is unknown; allowed: local, ray",
         ),
     ],
 )
