@@ -40,6 +40,7 @@ bench: $(DEV)
 	$(BIN)/python benchmarks/stopping.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/dtypes.py
+	$(BIN)/python benchmarks/trial.py
 	$(BIN)/python benchmarks/start.py
 
 # Writes a checkpoint of 65 GB, or as much of it as the disk holds, and removes it again.
