@@ -133,8 +133,7 @@ def plop_command(folder: Path, monkeypatch, capfd) -> Callable[[str], tuple[int,
 
 
 def _parameter(row: Row):
-    marks = [pytest.mark.xfail(strict=True, reason=row.open)] if row.open else []
-    return pytest.param(row, id=row.line, marks=marks)
+    return pytest.param(row, id=row.line)
 
 
 def test_the_table_is_large_and_names_each_line_once() -> None:

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import plop_lora as plop
-from plop_lora.errors import ModelError, UsageError
+from plop_lora.errors import AdapterError, ModelError, UsageError
 from plop_lora.records import AdapterSettings, Placement
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -192,16 +192,16 @@ def test_what_trains_beside_the_adapters_is_noted(models, tmp_path) -> None:
 
 
 def test_bad_files(models, tmp_path) -> None:
-    with pytest.raises(UsageError, match="No such file"):
+    with pytest.raises(AdapterError, match="No such file"):
         plop.import_adapter(tmp_path / "nope.json", models("llama"))
-    with pytest.raises(UsageError, match="No such file"):
+    with pytest.raises(AdapterError, match="No such file"):
         plop.import_adapter(tmp_path, models("llama"))
     bad = tmp_path / "bad.json"
     bad.write_text("{")
-    with pytest.raises(UsageError, match="as JSON"):
+    with pytest.raises(AdapterError, match="as JSON"):
         plop.import_adapter(bad, models("llama"))
     bad.write_text("[1]")
-    with pytest.raises(UsageError, match="no PEFT adapter configuration"):
+    with pytest.raises(AdapterError, match="no PEFT adapter configuration"):
         plop.import_adapter(bad, models("llama"))
     with pytest.raises(UsageError, match="--model"):
         plop.import_adapter(_write(tmp_path))
@@ -263,5 +263,5 @@ def test_a_folder_needs_no_weights(models, tmp_path) -> None:
     missing = subprocess.run(
         [sys.executable, "-m", "plop_lora", "import", "none.json"], capture_output=True, text=True
     )
-    assert missing.returncode == 2
+    assert missing.returncode == 1
     assert "No such file: none.json" in missing.stderr

@@ -66,6 +66,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+PROOF = ("--task", "sft", "--train", "data.jsonl", "--eval", "notes.txt")
 REFUSED = [
     (["place", "scores.json", "-o", "scores.json"], "which is read here and would be lost"),
     (["place", "scores.json", "-o", "./scores-link.json"], "which is read here"),
@@ -80,6 +81,10 @@ REFUSED = [
     (["score", "model", "--data", "data.jsonl", "-o", "model/s.json"], "the folder of a model"),
     (["export", "placement.json", "-o", "adapter"], "is the folder of a model"),
     (["export", "placement.json", "-o", "model"], "is the folder of a model"),
+    (["verify", "scores.json", *PROOF, "-o", "scores.json"], "which is read here"),
+    (["verify", "scores.json", *PROOF, "-o", "data.jsonl"], "which is read here"),
+    (["tune", "scores.json", *PROOF, "-o", "./scores-link.json"], "which is read here"),
+    (["tune", "scores.json", *PROOF, "-o", "data.jsonl"], "which is read here"),
     (["export", "adapter", "--to", "vllm", "-o", "-"], "cannot go to standard output"),
 ]
 

@@ -510,7 +510,6 @@ def test_parameters_that_cannot_be_told_apart(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["export", "placement.json", "--to", "vllm"], "is a file, but a trained adapter is a"),
-        (["export", "absent", "--to", "vllm"], "is not there"),
         (["export", "trained"], "is a folder, but --to peft exports a file of plop place"),
         (["export", "placement.json", "--to", "vlm"], "Allowed: peft"),
         (["export", "placement.json", "--serve", "vlm"], "Did you mean 'vllm'"),

@@ -10,7 +10,7 @@
     ├── ExportError         (RuntimeError)  an export that the real library reads differently
     ├── ProcessError        (RuntimeError)  another process or worker of the same run was lost
     ├── MachineError        (RuntimeError)  memory, disk or a library that a trial lacks here
-    ├── AdapterError        (ValueError)    a trained adapter that is damaged or cannot be folded
+    ├── AdapterError        (ValueError)    an adapter that is absent, damaged or cannot be folded
     ├── OutputError         (OSError)       a file that cannot be written
     └── MissingExtraError   (ImportError)   an optional dependency that is not installed
 

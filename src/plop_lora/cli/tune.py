@@ -9,7 +9,16 @@ import typer
 
 from plop_lora.cli import proof
 from plop_lora.cli.numbers import bounded
-from plop_lora.cli.output import Format, FormatOption, OutputOption, check, finish, say, waiting
+from plop_lora.cli.output import (
+    ForceOption,
+    Format,
+    FormatOption,
+    OutputOption,
+    check,
+    finish,
+    say,
+    waiting,
+)
 from plop_lora.cli.words import PLACEMENT, RUN, STOPPING, with_examples
 
 
@@ -76,10 +85,11 @@ def tune(
     workers: proof.WorkersOption = None,
     runner: proof.RunnerOption = None,
     output: OutputOption = None,
+    force: ForceOption = False,
     form: FormatOption = Format.table,
 ) -> None:
     """Search placement, rank, initialisation and learning rate under a budget."""
-    check(output)
+    check(output, scores, recipe, train, evaluation, force=force)
     from plop_lora.recipe import TuneRecipe
     from plop_lora.records import Scores
     from plop_lora.tune import plan as plan_of
@@ -91,6 +101,7 @@ def tune(
         completion=completion, text=text, label=label, price=price, workers=workers, runner=runner,
     )  # fmt: skip
     wanted = TuneRecipe.read(recipe, options)
+    check(output, wanted.train, wanted.eval, force=force)
     if plan:
         with waiting("reading the data", form):
             found = plan_of(Scores.load(scores), wanted, folder)

@@ -9,7 +9,15 @@ import typer
 
 from plop_lora.cli import proof
 from plop_lora.cli.numbers import bounded
-from plop_lora.cli.output import Format, FormatOption, OutputOption, check, finish, waiting
+from plop_lora.cli.output import (
+    ForceOption,
+    Format,
+    FormatOption,
+    OutputOption,
+    check,
+    finish,
+    waiting,
+)
 from plop_lora.cli.words import PLACEMENT, RUN, STOPPING, among, with_examples
 
 if TYPE_CHECKING:
@@ -86,7 +94,7 @@ def verify(
         bool,
         typer.Option(
             "--quick",
-            help="Take two seeds: a smoke test, marked as one.",
+            help="Take two seeds: a smoke test, which exits with 0 when every trial ran.",
             rich_help_panel=STOPPING,
         ),
     ] = False,
@@ -108,10 +116,11 @@ def verify(
     workers: proof.WorkersOption = None,
     runner: proof.RunnerOption = None,
     output: OutputOption = None,
+    force: ForceOption = False,
     form: FormatOption = Format.table,
 ) -> None:
     """Prove SCORES with equal-budget finetunes: exit 0 confirmed, 3 beaten, 4 cannot separate."""
-    check(output)
+    check(output, scores, recipe, train, evaluation, force=force)
     from plop_lora.recipe import VerifyRecipe
     from plop_lora.records import Scores
 
@@ -122,6 +131,7 @@ def verify(
         label=label, price=price, workers=workers, runner=runner,
     )  # fmt: skip
     wanted = VerifyRecipe.read(recipe, options)
+    check(output, wanted.train, wanted.eval, *wanted.arms, force=force)
     _run(Scores.load(scores), wanted, folder, output, form, plan=plan)
 
 

@@ -75,13 +75,15 @@ def read_adapter(folder: Path) -> Adapter:
     """Read a folder written by `save_pretrained` of a PEFT LoRA model.
 
     Raises:
-        UsageError: `folder` is a file or is not there.
-        AdapterError: a file is missing, truncated or foreign; another PEFT method; tensors that
-            are no LoRA factors; ranks in the weights that are not those of the configuration.
+        UsageError: `folder` is a file.
+        AdapterError: `folder` is not there; a file in it is missing, truncated or foreign;
+            another PEFT method; tensors that are no LoRA factors; ranks in the weights that are
+            not those of the configuration.
     """
     if not folder.is_dir():
-        found = "is a file" if folder.exists() else "is not there"
-        raise UsageError(
+        is_file = folder.exists()
+        found = "is a file" if is_file else "is not there"
+        raise (UsageError if is_file else AdapterError)(
             f"{folder} {found}, but a trained adapter is a folder with {CONFIG_FILE} and "
             f"{WEIGHTS_FILE}. A placement is exported with: "
             "plop export placement.json --to peft --serve vllm -o DIR"

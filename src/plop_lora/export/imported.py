@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plop_lora._version import __version__
-from plop_lora.errors import ModelError, UsageError
+from plop_lora.errors import AdapterError, ModelError, UsageError
 from plop_lora.export.patterns import check_patterns
 from plop_lora.placement.groups import groups_of
 from plop_lora.placement.place import alpha_of, check_settings, choices_of, known_ties
@@ -70,7 +70,8 @@ def import_adapter(
         scores: scores of the same model; they give the choices their NFN and gaps.
 
     Raises:
-        UsageError: no such file, no adapter configuration, or one that a placement cannot hold.
+        AdapterError: no such file, or no adapter configuration.
+        UsageError: a configuration that a placement cannot hold.
         AdapterError: a pattern in it is no regular expression, or never comes to an end.
         ModelError: no such model, or the configuration adapts nothing of it.
     """
@@ -117,13 +118,13 @@ def _read(path: Path) -> tuple[Path, dict[str, Any]]:
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UsageError(
+        raise AdapterError(
             f"No such file: {file}. Give the adapter_config.json that PEFT saved, or its folder."
         ) from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UsageError(f"Cannot read {file} as JSON: {error}.") from error
+        raise AdapterError(f"Cannot read {file} as JSON: {error}.") from error
     if not isinstance(document, dict) or "peft_type" not in document:
-        raise UsageError(
+        raise AdapterError(
             f"{file} is no PEFT adapter configuration: it has no 'peft_type'. Give the "
             "adapter_config.json that PEFT saved."
         )

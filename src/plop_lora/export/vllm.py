@@ -103,8 +103,9 @@ def fold(
         allow_loss: write although the server will refuse a part of it.
 
     Raises:
-        UsageError: `adapter` is no folder, or the server is unknown.
-        AdapterError: the adapter is damaged, or holds more than B·A beside the original weights.
+        UsageError: `adapter` is a file, or the server is unknown.
+        AdapterError: the adapter is not there, is damaged, or holds more than B·A beside the
+            original weights.
         ExportError: the server rejects a part, and `allow_loss` is not given.
         OutputError: `folder` holds something that is not ours, or cannot be written.
     """
