@@ -41,9 +41,8 @@ from plop_lora.placement import place
 from plop_lora.records import Placement, TrainingSettings, TrialData, TrialSpec
 from plop_lora.scoring.score import score
 from plop_lora.training import adapters, sft
-from plop_lora.training.generation import pad_token, padded
-from plop_lora.training.heads import IGNORED, next_token_nats
-from plop_lora.training.losses import judgeable
+from plop_lora.training.heads import next_token_nats
+from plop_lora.training.losses import judgeable, labelled
 from plop_lora.training.task import Prepared, Session
 from plop_lora.training.trainers import LengthSampler
 
@@ -127,12 +126,7 @@ def loop(
     losses = []
     for batch in batches[: work.steps]:
         chosen = [sequences[index] for index in batch]
-        ids_BT, mask_BT = padded([s.tokens for s in chosen], pad_token(tokenizer), left=False)
-        labels_BT = torch.full_like(ids_BT, IGNORED)
-        for index, sequence in enumerate(chosen):
-            judged = slice(sequence.start, len(sequence.tokens))
-            labels_BT[index, judged] = ids_BT[index, judged]
-        inputs = {"input_ids": ids_BT, "attention_mask": mask_BT}
+        inputs, labels_BT = labelled(chosen, prepared)
         loss = loss_of(model, inputs, labels_BT)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)

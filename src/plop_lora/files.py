@@ -110,6 +110,19 @@ def _swap(new: Path, path: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def cache_folder() -> Path | None:
+    """Return the folder of what may be computed again, `$XDG_CACHE_HOME/plop-lora` or `~/.cache`.
+
+    None where `PLOP_CACHE` says that nothing is kept, and for a user without a home.
+    """
+    if os.environ.get("PLOP_CACHE", "1").lower() in ("0", "false", "no", "off"):
+        return None
+    base = os.environ.get("XDG_CACHE_HOME")
+    with contextlib.suppress(RuntimeError):
+        return (Path(base) if base else Path.home() / ".cache") / "plop-lora"
+    return None
+
+
 def remove_abandoned(folder: Path) -> None:
     """Remove temporary files and folders whose process of this machine is gone.
 

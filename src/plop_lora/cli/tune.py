@@ -89,7 +89,6 @@ def tune(
     form: FormatOption = Format.table,
 ) -> None:
     """Search placement, rank, initialisation and learning rate under a budget."""
-    check(output, scores, recipe, train, evaluation, force=force)
     from plop_lora.recipe import TuneRecipe
     from plop_lora.records import Scores
     from plop_lora.tune import plan as plan_of
@@ -101,7 +100,7 @@ def tune(
         completion=completion, text=text, label=label, price=price, workers=workers, runner=runner,
     )  # fmt: skip
     wanted = TuneRecipe.read(recipe, options)
-    check(output, wanted.train, wanted.eval, force=force)
+    check(output, scores, recipe, wanted.train, wanted.eval, force=force)
     if plan:
         with waiting("reading the data", form):
             found = plan_of(Scores.load(scores), wanted, folder)

@@ -120,7 +120,6 @@ def verify(
     form: FormatOption = Format.table,
 ) -> None:
     """Prove SCORES with equal-budget finetunes: exit 0 confirmed, 3 beaten, 4 cannot separate."""
-    check(output, scores, recipe, train, evaluation, force=force)
     from plop_lora.recipe import VerifyRecipe
     from plop_lora.records import Scores
 
@@ -131,7 +130,7 @@ def verify(
         label=label, price=price, workers=workers, runner=runner,
     )  # fmt: skip
     wanted = VerifyRecipe.read(recipe, options)
-    check(output, wanted.train, wanted.eval, *wanted.arms, force=force)
+    check(output, scores, recipe, wanted.train, wanted.eval, *wanted.arms, force=force)
     _run(Scores.load(scores), wanted, folder, output, form, plan=plan)
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +28,7 @@ from transformers.utils import cached_file
 
 from plop_lora._version import __version__
 from plop_lora.errors import OutputError
-from plop_lora.files import atomic_file
+from plop_lora.files import atomic_file, cache_folder
 from plop_lora.models.origin import PLAIN, Origin
 from plop_lora.scoring import nfn
 from plop_lora.scoring.devices import home_of
@@ -83,13 +82,11 @@ def open_cache(job: Job, model: nn.Module) -> GainCache:
         job: what will be measured; the precision and the baseline are part of the key.
         model: what was loaded for it; so is the kind of device that it is on.
     """
-    off = os.environ.get("PLOP_CACHE", "1").lower() in ("0", "false", "no", "off")
-    wanted = job.cache and not off and job.model is not None
-    key = checkpoint_key(job.model, job.origin) if wanted and job.model is not None else None
-    if key is None:
+    folder = cache_folder()
+    if folder is None or not job.cache or job.model is None:
         return GainCache()
-    folder = _folder()
-    if folder is None:
+    key = checkpoint_key(job.model, job.origin)
+    if key is None:
         return GainCache()
     path = folder / f"{key}.json"
     words = [job.baseline, f"seed={job.seed}", job.dtype, home_of(model).type, *_VERSIONS]
@@ -140,17 +137,6 @@ def _files_of(name: str, origin: Origin) -> Path | None:
     except (OSError, ValueError):
         return None
     return None if config is None else Path(config).parent
-
-
-def _folder() -> Path | None:
-    """Return the folder of the cache, None for a user without a home."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    if base:
-        return Path(base) / "plop-lora"
-    try:
-        return Path.home() / ".cache" / "plop-lora"
-    except RuntimeError:
-        return None
 
 
 def _read(path: Path) -> dict[str, dict[str, Gain]]:

@@ -16,6 +16,7 @@ from transformers import PrinterCallback
 
 from plop_lora.errors import MeasurementError, ModelError, UsageError
 from plop_lora.records import TrialSpec
+from plop_lora.training.precision import frozen_weight
 from plop_lora.training.task import Prepared, Session, Trained
 
 LOG_SHARE = 0.05
@@ -51,7 +52,7 @@ def trl_arguments(
         UsageError: the model is on a device that the trainer would move it away from.
     """
     settings = spec.training
-    weight = _frozen(prepared.model)
+    weight = frozen_weight(prepared.model)
     _check_device(weight.device)
     effective = settings.batch_size * settings.accumulation
     size, accumulation = split_batch(effective, session.batch_size)
@@ -90,13 +91,6 @@ def trl_arguments(
     # A trial has one device; with more in sight the trainer would spread the batch over them.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
-
-
-def _frozen(model: Any) -> torch.Tensor:
-    """Return a frozen weight, which has the model's own device and dtype."""
-    floating = (p for p in model.parameters() if not p.requires_grad and p.is_floating_point())
-    weight: torch.Tensor = next(floating, next(iter(model.parameters())))
-    return weight
 
 
 def _check_device(device: torch.device) -> None:

@@ -96,7 +96,10 @@ def _closed(text: str, tokenizer: Any) -> str:
     return text if text.endswith(end) else text + end
 
 
-def _losses(prepared: Prepared, group: Sequence[Judgeable]) -> list[float]:
+def labelled(
+    group: Sequence[Judgeable], prepared: Prepared
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Return the inputs of a forward over some rows, and the labels of the tokens that count."""
     ids_BT, mask_BT = padded([s.tokens for s in group], pad_token(prepared.tokenizer), left=False)
     labels_BT = torch.full_like(ids_BT, IGNORED)
     for index, sequence in enumerate(group):
@@ -104,6 +107,11 @@ def _losses(prepared: Prepared, group: Sequence[Judgeable]) -> list[float]:
         labels_BT[index, judged] = ids_BT[index, judged]
     device = next(prepared.model.parameters()).device
     inputs = {"input_ids": ids_BT.to(device), "attention_mask": mask_BT.to(device)}
-    nats_N = next_token_nats(prepared.model, inputs, labels_BT.to(device)).double()
+    return inputs, labels_BT.to(device)
+
+
+def _losses(prepared: Prepared, group: Sequence[Judgeable]) -> list[float]:
+    inputs, labels_BT = labelled(group, prepared)
+    nats_N = next_token_nats(prepared.model, inputs, labels_BT).double()
     counts = [len(sequence.tokens) - sequence.start for sequence in group]
     return [float(nats.mean()) for nats in torch.split(nats_N, counts)]

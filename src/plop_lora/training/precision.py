@@ -10,11 +10,16 @@ import torch
 HALVES = (torch.bfloat16, torch.float16)
 
 
+def frozen_weight(model: Any) -> torch.Tensor:
+    """Return a frozen weight, which has the model's own device and dtype."""
+    floating = (p for p in model.parameters() if not p.requires_grad and p.is_floating_point())
+    weight: torch.Tensor = next(floating, next(iter(model.parameters())))
+    return weight
+
+
 def dtype_of(model: Any) -> str:
     """Return the name of the dtype of a frozen weight."""
-    frozen = (p for p in model.parameters() if not p.requires_grad and p.is_floating_point())
-    dtype = next((p.dtype for p in frozen), None)
-    return "" if dtype is None else str(dtype).removeprefix("torch.")
+    return str(frozen_weight(model).dtype).removeprefix("torch.")
 
 
 def half_of(model: Any) -> torch.dtype | None:

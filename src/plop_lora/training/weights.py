@@ -11,13 +11,12 @@ import contextlib
 import functools
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from plop_lora.errors import ModelError, OutputError
-from plop_lora.files import atomic_file
+from plop_lora.files import atomic_file, cache_folder
 from plop_lora.records import TrialSpec
 
 CONFIG = "config.json"
@@ -151,13 +150,9 @@ def _sha256(path: Path, identity: str) -> str:
 
 
 def _memory() -> Path | None:
-    """Return the file that remembers contents; None where `PLOP_CACHE` says that nothing does."""
-    if os.environ.get("PLOP_CACHE", "1").lower() in ("0", "false", "no", "off"):
-        return None
-    base = os.environ.get("XDG_CACHE_HOME")
-    with contextlib.suppress(RuntimeError):  # a user without a home folder
-        return (Path(base) if base else Path.home() / ".cache") / "plop-lora" / _KNOWN
-    return None
+    """Return the file that remembers contents, None where nothing is kept."""
+    folder = cache_folder()
+    return None if folder is None else folder / _KNOWN
 
 
 def _known() -> dict[str, str]:
