@@ -62,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["score", str(MODEL), "--data", PROBLEMS, "--engine", "gpu"], 2, "no engine 'gpu'"),
         (["score", str(MODEL), "--data", PROBLEMS, "--device", "GPU 1"], 2, "cannot be a device"),
         (["score", str(MODEL), "--data", PROBLEMS, "--top", "0"], 2, "--top 0 is not possible"),
-        (["import", "adapter_config.json"], 2, "no PEFT adapter configuration"),
+        (["import", "adapter_config.json"], 1, "no PEFT adapter configuration"),
         (["import", ".", "--model", "./nowhere"], 1, "./nowhere is not there"),
         (["trial", "empty.jsonl", "--report-to", "foo"], 2, "no tracker 'foo'"),
         (["verify", "empty.jsonl", "--seeds", "0"], 2, "--seeds 0 is not possible"),
