@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -87,3 +88,20 @@ def scores(models: Callable[[str], nn.Module]):
     import plop_lora as plop
 
     return plop.score(models("llama"), WordTokenizer(), TEXTS, stop="fixed", progress=False)
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """The command line in this process: exit code, stdout, stderr."""
+    from plop_lora.cli import main
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["plop", *words])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        output, errors = capfd.readouterr()
+        return stop.value.code, output, errors
+
+    return call

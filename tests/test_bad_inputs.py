@@ -10,7 +10,6 @@ import gzip
 import json
 import re
 import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,6 @@ import pytest
 from bad_inputs import ROWS, Row
 
 import plop_lora as plop
-from plop_lora.cli import main
 from plop_lora.demo import MODEL
 from plop_lora.records import Placement, TrainingSettings, TrialData, TrialSpec
 
@@ -120,20 +118,12 @@ def _write_recipes(here: Path) -> None:
 
 
 @pytest.fixture
-def plop_command(folder: Path, monkeypatch, capfd) -> Callable[[str], tuple[int, str, str]]:
+def plop_command(folder: Path, monkeypatch, run) -> Callable[[str], tuple[int, str, str]]:
     def call(line: str) -> tuple[int, str, str]:
         monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, "argv", ["plop", *shlex.split(line)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        output, errors = capfd.readouterr()
-        return stop.value.code, output, errors
+        return run(*shlex.split(line))
 
     return call
-
-
-def _parameter(row: Row):
-    return pytest.param(row, id=row.line)
 
 
 def test_the_table_is_large_and_names_each_line_once() -> None:
@@ -143,7 +133,7 @@ def test_the_table_is_large_and_names_each_line_once() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("row", [_parameter(row) for row in ROWS])
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.line)
 def test_a_bad_input_is_one_line_that_helps(row: Row, plop_command, folder: Path) -> None:
     """Nothing silent, no traceback, no fault of ours; the value is named and what to do next."""
     before = sorted(folder.rglob("*"))

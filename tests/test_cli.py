@@ -19,7 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 import plop_lora as plop
-from plop_lora.cli import VERBS, app, main, verb_name
+from plop_lora.cli import VERBS, app, verb_name
 from plop_lora.demo import DATA, MODEL
 
 Run = Callable[..., tuple[int, str, str]]
@@ -32,20 +32,6 @@ def plop_command(*words: str, folder: Path | None = None) -> subprocess.Complete
         [sys.executable, "-m", "plop_lora", *words],
         capture_output=True, text=True, cwd=folder, env=os.environ | {"COLUMNS": "160"},
     )  # fmt: skip
-
-
-@pytest.fixture
-def run(monkeypatch, capfd) -> Run:
-    """The command line in this process: exit code, stdout, stderr."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["plop", *words])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        output, errors = capfd.readouterr()
-        return stop.value.code, output, errors
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +15,6 @@ import pretend
 import pytest
 
 import plop_lora as plop
-from plop_lora.cli import main
 from plop_lora.cli.output import print_json, say
 from plop_lora.errors import ExportError, OutputError, UsageError
 from plop_lora.files import size
@@ -32,20 +30,6 @@ from plop_lora.verify.folder import check_disk
 GOLDEN = Path(__file__).parent / "golden"
 Run = Callable[..., tuple[int, str, str]]
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\x9b31m"
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """The command line in this process: exit code, stdout, stderr."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["plop", *words])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        output, errors = capfd.readouterr()
-        return stop.value.code, output, errors
-
-    return call
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pretend
 import pytest
 
 from plop_lora.demo import DATA, MODEL
-from plop_lora.records import TrialCost, TrialResult, TrialSpec
+from plop_lora.records import TrialResult, TrialSpec
 from plop_lora.training.events import FINISHED, Event
 
 SCRIPTS = Path(__file__).parents[1] / "scripts" / "experiments"
@@ -66,24 +67,10 @@ def _open(scripts: Any, root: Path, results: Path) -> Any:
 
 
 def _result(spec: TrialSpec, losses: Sequence[float], cause: str | None = None) -> TrialResult:
-    return TrialResult(
-        spec_digest=spec.digest(),
-        arm=spec.arm,
-        seed=spec.seed,
-        phase=spec.phase,
-        learning_rate=spec.learning_rate,
-        status="done" if cause is None else "failed",
-        cause=cause,
-        metric="loss",
-        metrics={"loss": sum(losses) / len(losses)} if losses else {},
-        items={"loss": tuple(losses)} if losses else {},
-        trainable_parameters=1,
-        batch_size=8,
-        cost=TrialCost(
-            wall_seconds=1.0, train_seconds=1.0, evaluate_seconds=0.0, devices=1, device="CPU",
-            accelerator=False, peak_memory=1, tokens=1,
-        ),
-    )  # fmt: skip
+    """Return a result with the loss of every row, or a failed one with its cause."""
+    if cause is not None:
+        return pretend.result(spec, None, cause=cause)
+    return pretend.result(spec, sum(losses) / len(losses), items={"loss": tuple(losses)})
 
 
 class _Trials:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pairs import SEED, Pair
 
 from plop_lora.placement import groups_of, place
-from plop_lora.records import AdapterSettings, Host, Placement, Scores
+from plop_lora.records import AdapterSettings, Placement, Scores
 from plop_lora.verify.equal import alpha_for, draft, fitted
 
 BUDGET_RANK = 4
@@ -28,7 +28,7 @@ def type_arms(pair: Pair, scores: Scores) -> dict[str, tuple[str, ...]]:
     groups = [group for group in groups_of(scores) if group.eligible]
     types = sorted(group.type for group in groups)
     roles = pair.roles
-    share = {group.type: sum(map(parameters, group.hosts)) for group in groups}
+    share = {group.type: sum(row.parameters for row in group.members) for group in groups}
     rng = random.Random(f"{SEED} {pair.network}")
     arms: dict[str, tuple[str, ...]] = {f"type-{short(name)}": (name,) for name in types}
     arms["v-up-down"] = (roles["v"], roles["up"], roles["down"])
@@ -41,11 +41,6 @@ def type_arms(pair: Pair, scores: Scores) -> dict[str, tuple[str, ...]]:
     return arms | {f"random-{number}": draw for number, draw in enumerate(drawn, start=1)}
 
 
-def parameters(host: Host) -> int:
-    """Return the parameters of a weight."""
-    return host.copies * host.in_features * host.out_features
-
-
 def short(type_name: str) -> str:
     """Return a module type as a word of a file name.
 
@@ -55,23 +50,21 @@ def short(type_name: str) -> str:
     return type_name.replace(".", "-")
 
 
-def arms_of(pair: Pair, scores: Scores) -> Mapping[str, Placement]:
-    """Return every arm's placement at the common budget; of several alike, the first.
+def distinct(made: Mapping[str, Placement]) -> dict[str, Placement]:
+    """Return the arms that are run: of several with the same types, the first.
 
-    Arms of the same types differ in how a rest of the budget is rounded, if at all, and are one.
-    `aliases` says which they are.
+    Such arms differ in how a rest of the budget is rounded, if at all. `aliases` says which they
+    are.
     """
-    made = all_arms(pair, scores)
     first: dict[frozenset[str], str] = {}
     for name, placement in made.items():
         first.setdefault(key_of(placement), name)
     return {name: made[name] for name in first.values()}
 
 
-def aliases(pair: Pair, scores: Scores) -> dict[str, str]:
+def aliases(made: Mapping[str, Placement]) -> dict[str, str]:
     """Return the arms that have the types of another, with that one's name."""
-    made = all_arms(pair, scores)
-    kept = {key_of(placement): name for name, placement in arms_of(pair, scores).items()}
+    kept = {key_of(placement): name for name, placement in distinct(made).items()}
     found = {name: kept[key_of(placement)] for name, placement in made.items()}
     return {name: other for name, other in found.items() if name != other}
 

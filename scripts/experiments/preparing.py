@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from arms import BUDGET_RANK, aliases, arms_of
+from arms import BUDGET_RANK, aliases, all_arms, distinct
 from pairs import DATA, SCORED_TEXTS, Pair, StudyError, general_text, text_of
 
 from plop_lora.files import atomic_file
@@ -60,11 +60,12 @@ def checked_network(pair: Pair, models: Path) -> Path:
 def describe(pair: Pair, folder: Path, network: Path) -> dict[str, Any]:
     """Return what decides the outcome of a pair's trials, and so must not change between them."""
     scores = Scores.load(folder / SCORES)
+    made = all_arms(pair, scores)
     described = dataclasses.asdict(pair) | {
         "rates": list(pair.rates),
         "budget_rank": BUDGET_RANK,
-        "arms": {name: types_of(arm) for name, arm in arms_of(pair, scores).items()},
-        "aliases": aliases(pair, scores),
+        "arms": {name: types_of(arm) for name, arm in distinct(made).items()},
+        "aliases": aliases(made),
         "nfn": {row.type: round(row.nfn, 3) for row in scores.types},
         "rows": {name: digest(folder / name) for name in ROWS},
         "weights": weights_digest(network),

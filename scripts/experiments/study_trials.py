@@ -6,10 +6,11 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 
-from arms import arms_of
+from arms import all_arms, distinct
 from pairs import PAIRS, Pair, StudyError
 from preparing import ROWS, SCORES, checked_network, describe, digest
 
@@ -130,7 +131,7 @@ class Study:
             model=str(self.network),
             placement=placement,
             learning_rate=rate,
-            data=self.data(),
+            data=self.data,
             training=TrainingSettings(
                 steps=1 if arm == UNTRAINED else pair.steps,
                 batch_size=pair.batch_size,
@@ -140,9 +141,10 @@ class Study:
             evaluation=EvaluationSettings(
                 metric="accuracy" if classify else "loss", batch_size=pair.batch_size
             ),
-            labels=self.labels() if classify else (),
+            labels=self.labels if classify else (),
         )
 
+    @cached_property
     def data(self) -> TrialData:
         """Return the files of all trials; a classifier has no loss on general text."""
         paths = [self.folder / name for name in ROWS]
@@ -152,6 +154,7 @@ class Study:
             return data
         return dataclasses.replace(data, general=general[0], general_sha256=general[1])
 
+    @cached_property
     def labels(self) -> tuple[str, ...]:
         """Return the classes of the training rows, by name."""
         lines = (self.folder / ROWS[0]).read_text(encoding="utf-8").splitlines()
@@ -208,6 +211,5 @@ def open_study(name: str, results: Path, models: Path, device: str) -> Study:
     else:
         with atomic_file(kept) as file:
             file.write(json.dumps(now, indent=1) + "\n")
-    scores = Scores.load(folder / SCORES)
-    network = (models / pair.network).resolve()
-    return Study(pair, folder.resolve(), network, results / name, arms_of(pair, scores), device)
+    arms = distinct(all_arms(pair, Scores.load(folder / SCORES)))
+    return Study(pair, folder.resolve(), network, results / name, arms, device)
