@@ -199,6 +199,7 @@ def test_classifications_have_several_classes_in_both_parts(scripts: Any) -> Non
     [
         (("run", "smollm3-gsm8k"), "There is no pair smollm3-gsm8k. The pairs are: minilm-"),
         (("prepare", PAIR, "--models", "nowhere"), "The network smollm2 is not in nowhere"),
+        (("run", PAIR, "--device", "tpu"), "The device 'tpu' is not available here"),
     ],
 )
 def test_what_the_user_can_put_right_is_one_line(words: Sequence[str], text: str) -> None:
@@ -209,6 +210,17 @@ def test_what_the_user_can_put_right_is_one_line(words: Sequence[str], text: str
     last = ended.stderr.strip().splitlines()[-1]
     assert last.startswith(f"Error: {text}")
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("words", [("--workers", "0"), ("--seconds", "-5"), ("--seconds", "nan")])
+def test_numbers_of_a_run_are_above_0(words: Sequence[str]) -> None:
+    ended = subprocess.run(
+        [sys.executable, str(SCRIPTS / "study.py"), "run", PAIR, *words],
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 2
+    assert f"argument {words[0]}: {words[1]} is not above 0" in ended.stderr
 
 
 def test_a_data_set_that_is_not_there_is_named(scripts: Any, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from arms import BUDGET_RANK, aliases, all_arms, distinct
 from pairs import DATA, SCORED_TEXTS, Pair, StudyError, general_text, text_of
 
+import plop_lora as plop
 from plop_lora.files import atomic_file
 from plop_lora.records import Placement, Scores
 
@@ -26,8 +27,6 @@ def prepare(pair: Pair, folder: Path, models: Path, gsm8k: Path | None) -> None:
     Raises:
         StudyError: the network is not there.
     """
-    from plop_lora.scoring import score
-
     network = checked_network(pair, models)
     train, judged = DATA[pair.data](gsm8k, pair.training_rows, pair.evaluation_rows)
     general = general_text() if pair.task != "classify" else []
@@ -36,7 +35,7 @@ def prepare(pair: Pair, folder: Path, models: Path, gsm8k: Path | None) -> None:
         with atomic_file(folder / name) as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     texts = [text_of(row) for row in train[:SCORED_TEXTS]]
-    scores = score(
+    scores = plop.score(
         str(network), texts=texts, max_length=pair.max_length, stop="fixed", progress=False
     )
     scores.save(folder / SCORES)

@@ -18,16 +18,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import math
 import os
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 from pairs import PAIRS, StudyError
 from preparing import SCORES, prepare
@@ -41,6 +43,7 @@ from plop_lora.training.memory import release_memory
 from plop_lora.training.runners import run_trials
 from plop_lora.training.trial import run_trial, trial_folder
 
+Number = TypeVar("Number", int, float)
 MODELS = Path("build/models")
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -209,8 +212,8 @@ def main() -> int:
         if verb != "list":
             options.add_argument("pairs", nargs="+", metavar="PAIR", help=", ".join(PAIRS))
     verbs.choices["prepare"].add_argument("--gsm8k", type=Path, help="folder of its two files")
-    verbs.choices["run"].add_argument("--seconds", type=float, help="stop after so many")
-    verbs.choices["run"].add_argument("--workers", type=int, help="trials at once")
+    verbs.choices["run"].add_argument("--seconds", type=positive(float), help="stop after so many")
+    verbs.choices["run"].add_argument("--workers", type=positive(int), help="trials at once")
     verbs.choices["run"].add_argument("--device", default="auto")
     verbs.choices["run"].add_argument(
         "--warm", action="store_true", help="many trials in one process after another"
@@ -221,6 +224,19 @@ def main() -> int:
     except (StudyError, PlopError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
+
+
+def positive(kind: type[Number]) -> Callable[[str], Number]:
+    """Return a reader of numbers above 0, for argparse."""
+
+    def read(text: str) -> Number:
+        number = kind(text)
+        if not 0 < number < math.inf:
+            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        return number
+
+    read.__name__ = kind.__name__
+    return read
 
 
 def act(given: argparse.Namespace) -> int:
@@ -240,6 +256,10 @@ def act(given: argparse.Namespace) -> int:
             prepare(PAIRS[name], STUDY / name, given.models, given.gsm8k)
             say(f"prepared {name}")
         return 0
+    if given.device != "auto":
+        from plop_lora.scoring.loading import device_named
+
+        device_named(given.device)
     try:
         with alarm(given.seconds):
             for name in given.pairs:
