@@ -195,6 +195,41 @@ def test_classifications_have_several_classes_in_both_parts(scripts: Any) -> Non
 
 
 @pytest.mark.parametrize(
+    ("name", "unique"), [("summaries", "completion"), ("signatures", "prompt")]
+)
+def test_functions_of_the_library_are_rows_of_short_text(
+    scripts: Any, name: str, unique: str
+) -> None:
+    pairs = scripts[3]
+    pair = pairs.PAIRS[f"smollm2-{name}"]
+    train, judged = pairs.DATA[name](None, pair.training_rows, pair.evaluation_rows)
+    assert (train, judged) == pairs.DATA[name](None, pair.training_rows, pair.evaluation_rows)
+    rows = train + judged
+    assert len(train) == 256
+    assert len(judged) == 160
+    assert len({row[unique] for row in rows}) == len(rows)
+    assert max(len(pairs.text_of(row)) for row in rows) <= 300
+    general = "\n".join(row["text"] for row in pairs.general_text())
+    defined = [f"def {row['prompt'].partition('(')[0].split()[-1]}(" for row in rows]
+    assert not [words for words in defined if words in general]
+
+
+def test_no_file_is_trained_on_and_judged_by(scripts: Any) -> None:
+    """Methods of one class read alike: a row of its neighbour gives much of it away."""
+    import functions
+
+    sources = [
+        "\n".join(f"def f{file}_{index}(a, b): pass" for index in range(9)) for file in range(40)
+    ]
+    parts = functions.split(sources, functions.signature, "prompt", "def f1_1(", "seed", 90, 60)
+    trained, judged = ({row["prompt"].partition("_")[0] for row in part} for part in parts)
+    assert trained
+    assert judged
+    assert not trained & judged
+    assert not [row for part in parts for row in part if " f1_1(" in row["prompt"]]
+
+
+@pytest.mark.parametrize(
     ("words", "text"),
     [
         (("run", "smollm3-gsm8k"), "There is no pair smollm3-gsm8k. The pairs are: minilm-"),

@@ -9,6 +9,8 @@ torch.
   `train.jsonl` and `test.jsonl` of a folder.
 - `docstrings`: which area of the standard library a docstring comes from (docstrings.py).
 - `exceptions`: which class of exception a message of the standard library belongs to.
+- `summaries`, `signatures`: a function of the standard library in one sentence, and its parameters
+  as JSON (functions.py).
 - general text: prose and source of the standard library, none of it in a task's rows.
 """
 
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import docstrings
+import functions
 
 Row = dict[str, str]
 
@@ -104,6 +107,14 @@ PAIRS = {
              32, 8, 256, 160, LLAMA, order=2),
         Pair("gemma3-gsm8k", "gemma3", "sft", "gsm8k", DECODER_RATES,
              32, 8, 256, 160, LLAMA, order=3),
+        Pair("smollm2-summaries", "smollm2", "sft", "summaries", DECODER_RATES,
+             32, 8, 256, 160, LLAMA, order=4),
+        Pair("smollm2-signatures", "smollm2", "sft", "signatures", DECODER_RATES,
+             32, 8, 256, 160, LLAMA, order=5),
+        Pair("gemma3-summaries", "gemma3", "sft", "summaries", DECODER_RATES,
+             32, 8, 256, 160, LLAMA, order=6),
+        Pair("gemma3-signatures", "gemma3", "sft", "signatures", DECODER_RATES,
+             32, 8, 256, 160, LLAMA, order=7),
     )
 }  # fmt: skip
 
@@ -195,6 +206,24 @@ def labelled_exceptions(folder: Path | None, rows: int, judged: int) -> tuple[li
     return pool[cut : cut + rows], pool[:cut]
 
 
+def summaries(folder: Path | None, rows: int, judged: int) -> tuple[list[Row], list[Row]]:
+    """Return signatures of functions with the first sentence of their docstrings."""
+    return _of_functions(functions.summary, "completion", rows, judged)
+
+
+def signatures(folder: Path | None, rows: int, judged: int) -> tuple[list[Row], list[Row]]:
+    """Return signatures of functions with their parameters as JSON."""
+    return _of_functions(functions.signature, "prompt", rows, judged)
+
+
+def _of_functions(
+    read: Callable[[functions.Found], Row | None], unique: str, rows: int, judged: int
+) -> tuple[list[Row], list[Row]]:
+    avoided = "\n".join(row["text"] for row in general_text())
+    seed = f"{SEED} {read.__name__}"
+    return functions.split(_sources(), read, unique, avoided, seed, rows, judged)
+
+
 def _sources() -> Iterator[str]:
     """Yield the sources of the standard library, without its tests and what is installed in it."""
     root = docstrings.library()
@@ -230,6 +259,8 @@ DATA: dict[str, Build] = {
     "gsm8k": gsm8k,
     "docstrings": labelled_docstrings,
     "exceptions": labelled_exceptions,
+    "summaries": summaries,
+    "signatures": signatures,
 }
 
 
