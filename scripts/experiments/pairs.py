@@ -22,6 +22,7 @@ import random
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -224,9 +225,13 @@ def _of_functions(
     return functions.split(_sources(), read, unique, avoided, seed, rows, judged)
 
 
-def _sources() -> Iterator[str]:
-    """Yield the sources of the standard library, without its tests and what is installed in it."""
-    root = docstrings.library()
+@cache
+def _sources() -> tuple[str, ...]:
+    """Return the sources of the standard library, without its tests and what is installed in it."""
+    return tuple(_read_sources(docstrings.library()))
+
+
+def _read_sources(root: Path) -> Iterator[str]:
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).parts
         if {"site-packages", "dist-packages"} & set(parts) or docstrings.SKIPPED & set(parts):
