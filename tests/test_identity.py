@@ -16,10 +16,10 @@ from plop_lora.errors import ModelError, UsageError
 from plop_lora.models.origin import Origin
 from plop_lora.recipe import TuneRecipe, VerifyRecipe
 from plop_lora.records import Scores, TrialSpec
-from plop_lora.training.weights import check_weights, trained_model, weights_key
+from plop_lora.training.weights import TrainedModel, check_weights, trained_model, weights_key
 from plop_lora.tune.stages import _job
 from plop_lora.verify import run as step
-from plop_lora.verify.folder import mark
+from plop_lora.verify.folder import check_owner, claim, mark
 from plop_lora.verify.model import check_config, check_weights_fit, model_of
 
 
@@ -145,6 +145,32 @@ def test_the_scored_revision_of_a_hub_id_is_trained(scores, here: Path, monkeypa
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *a, **k: found)
     assert trained_model("org/net").revision == "b" * 40
     assert model_of(recipe(model="org/net"), scores).revision == "b" * 40
+
+
+def test_a_recipe_names_the_revision_of_another_model(scores, here: Path, monkeypatch) -> None:
+    """Another hub model could be trained at its main branch only."""
+    known = dataclasses.replace(scores, model=dataclasses.replace(
+        scores.model, name="some/model", revision="a" * 40))  # fmt: skip
+    monkeypatch.setattr("plop_lora.training.weights._cached_config", lambda *given: None)
+    assert model_of(recipe(model="some/other"), known).revision is None
+    assert model_of(recipe(model="some/other", revision="v2"), known).revision == "v2"
+    assert model_of(recipe(model="some/model", revision="v2"), known).revision == "v2"
+    assert model_of(recipe(model="some/model"), known).revision == "a" * 40
+    assert "revision" not in recipe().model_dump(mode="json")
+
+
+def test_a_folder_has_no_revision(scores, here: Path) -> None:
+    checkpoint(here / "model", scores, b"one")
+    with pytest.raises(UsageError, match="is a local folder, which has no revisions"):
+        model_of(recipe(model=str(here / "model"), revision="main"), scores)
+
+
+def test_a_run_at_another_revision_is_another_recipe(scores, here: Path) -> None:
+    before = recipe(model="some/other")
+    claim(here / "run", before, scores, TrainedModel("some/other"))
+    now = recipe(model="some/other", revision="v2")
+    with pytest.raises(UsageError, match="its revision is None, now 'v2' is asked"):
+        check_owner(here / "run", now, scores, TrainedModel("some/other", "v2"))
 
 
 def test_the_revision_reaches_the_loaders(here: Path, monkeypatch) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import families
+import finetunes
 import pytest
 import torch
 import transformers
@@ -28,6 +31,7 @@ from plop_lora.models.folders import model_name
 from plop_lora.reading import read_rows
 from plop_lora.scoring.loading import device_named, load_model, load_skeleton, load_tokenizer
 from plop_lora.scoring.weights import load_checked
+from plop_lora.training import adapters
 
 Tensors = dict[str, torch.Tensor]
 
@@ -129,6 +133,22 @@ def test_prefixes_of_wrappers_are_taken_off(checkpoint: Path, prefix: str, engin
     scores = _score(_rewrite(checkpoint, wrap), engine)
     assert [row.nfn for row in scores.types] == [row.nfn for row in plain.types]
     assert any("_orig_mod" in note for note in scores.notes)
+
+
+def test_a_trial_says_that_it_took_prefixes_off(tmp_path: Path) -> None:
+    """Scores had the note, and the trials of the same checkpoint had none."""
+
+    def wrap(tensors: Tensors) -> Tensors:
+        return {f"_orig_mod.{name}": tensor for name, tensor in tensors.items()}
+
+    shutil.copytree(MODEL, tmp_path / "wrapped")
+    wrapped = _rewrite(tmp_path / "wrapped", wrap)
+    texts = [row["prompt"] for row in finetunes.ROWS[:8]]
+    scores = plop.score(str(MODEL), texts=texts, stop="fixed", progress=False)
+    plain = dataclasses.replace(finetunes.spec(), placement=plop.place(scores))
+    prepared = adapters.prepare(dataclasses.replace(plain, model=wrapped))
+    assert any("_orig_mod" in note for note in prepared.notes)
+    assert adapters.prepare(plain).notes == ()
 
 
 @pytest.mark.parametrize("engine", ["memory", "stream"])

@@ -19,7 +19,7 @@ from plop_lora.errors import RecordError, UsageError
 from plop_lora.export import TARGETS
 from plop_lora.export.dryrun import adapters_of
 from plop_lora.quiet import NOISY, quiet_imports
-from plop_lora.report.heatmap import DARKEST, SHADE
+from plop_lora.report.heatmap import SHADE, STRONGEST, shade
 
 
 @pytest.fixture(scope="module")
@@ -213,12 +213,20 @@ def test_a_notebook_shows_layers_by_type(scores) -> None:
     ids=["light", "dark"],
 )  # fmt: skip
 def test_the_map_is_readable_on_any_page(page, ink) -> None:
-    """The darkest cell leaves text the contrast of WCAG AA, on a light and on a dark page."""
+    """The strongest cell leaves text the contrast of WCAG AA, on a light and on a dark page."""
     mixed = tuple(
-        DARKEST * colour + (1 - DARKEST) * under for colour, under in zip(SHADE, page, strict=True)
+        STRONGEST * colour + (1 - STRONGEST) * under
+        for colour, under in zip(SHADE, page, strict=True)
     )
     bright, dim = sorted((_luminance(mixed), _luminance(ink)), reverse=True)
     assert (bright + 0.05) / (dim + 0.05) >= 4.5
+
+
+def test_a_few_high_scores_leave_the_others_their_colours(scores) -> None:
+    """By distance, one outlier of the first layer made all other cells look alike."""
+    rising = [0.6, 0.9, 1.2, 1.6, 30.0]
+    shades = [shade(value, rising) for value in rising]
+    assert shades == [STRONGEST, 0.45, 0.3, 0.15, 0.0]
 
 
 def _luminance(colour) -> float:

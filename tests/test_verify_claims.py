@@ -134,15 +134,23 @@ def test_a_smoke_test_with_a_failed_arm_does_not(scores, recipe, tmp_path: Path)
 
 
 class Losing(Planted):
-    """Trials of one arm's ladder at its largest rate end with the machine, and are not kept."""
+    """Some trials of one arm end with the machine, and are not kept.
 
-    def __init__(self, arm: str, accuracy: dict[str, float]) -> None:
+    Those of its ladder at the largest rate, or of one seed of its confirmation.
+    """
+
+    def __init__(self, arm: str, accuracy: dict[str, float], seed: int | None = None) -> None:
         super().__init__(accuracy)
-        self.arm = arm
+        self.arm, self.seed = arm, seed
+
+    def is_lost(self, spec: TrialSpec) -> bool:
+        if self.seed is None:
+            return spec.phase == LADDER and spec.learning_rate > 5e-4
+        return spec.phase == CONFIRM and spec.seed == self.seed
 
     def result(self, spec: TrialSpec, root: Path) -> TrialResult:
         found = super().result(spec, root)
-        if spec.arm == self.arm and spec.phase == LADDER and spec.learning_rate > 5e-4:
+        if spec.arm == self.arm and self.is_lost(spec):
             return dataclasses.replace(
                 found, status="failed", cause="killed by SIGSEGV", metrics={}, mendable=True
             )
@@ -159,6 +167,20 @@ def test_a_lost_trial_of_a_ladder_stands_in_the_way(scores, recipe, tmp_path, ar
     assert (verdicts["attention"] == "cannot separate") == (arm == "plop")
     assert f"{arm}: its ladder lost the trial at the rate 0.0006 to the machine" in record.more
     assert "killed by SIGSEGV" in as_text(record, 120)
+
+
+@pytest.mark.parametrize("arm", ["mlp", "plop"])
+def test_a_lost_seed_of_a_confirmation_stands_in_the_way(
+    scores, recipe, tmp_path, arm: str
+) -> None:
+    """The seed that ran out of memory was left out, and the verdict was `confirmed`."""
+    record = verify(scores, recipe, tmp_path, Losing(arm, BETTER, seed=1))
+    assert record.verdict == "cannot separate"
+    verdicts = {row.arm: row.verdict for row in record.arms}
+    assert verdicts["mlp"] == "cannot separate"
+    assert (verdicts["attention"] == "cannot separate") == (arm == "plop")
+    assert f"{arm}: its trial with the seed 1 was lost to the machine" in record.more
+    assert "start again to run it" in as_text(record, 120)
 
 
 def test_a_rival_with_a_lost_trial_does_not_beat(scores, recipe, tmp_path: Path) -> None:

@@ -242,10 +242,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     names = list(NETWORKS) if options.name == "all" else [options.name]
     if names[0] not in NETWORKS:
-        say(f"error: no network {options.name!r}: {', '.join(NETWORKS)}, or all")
+        say(f"Error: no network {options.name!r}: {', '.join(NETWORKS)}, or all")
         return 2
     if options.part_mib < 1:
-        say(f"error: --part-mib {options.part_mib}: a part has at least 1 MiB")
+        say(f"Error: --part-mib {options.part_mib}: a part has at least 1 MiB")
         return 2
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is on the disk
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -254,7 +254,7 @@ def main(arguments: list[str] | None = None) -> int:
         for name in names:
             run(name, options)
     except (ModelsError, OSError) as error:
-        say(f"error: {error}")
+        say(f"Error: {error}")
         return 1
     except KeyboardInterrupt:
         say("interrupted; nothing half-made is left")

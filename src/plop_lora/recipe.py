@@ -273,6 +273,11 @@ class Proof(Section):
     train: str = Field(description="Training rows: a local file or a hub data set.")
     eval: str = Field(description="Rows of the report, never trained on and never selected on.")
     model: str | None = Field(None, description="Hub id or folder; the scored model without it.")
+    revision: str | None = Field(
+        None,
+        description="Branch, tag or commit of the model on the hub; the scored one without it.",
+        exclude_if=lambda value: value is None,
+    )
     text: str | None = Field(None, description="Field of the text or of the chat messages.")
     prompt: str | None = Field(None, description='Template of the prompt: "Q: {question}\\nA:".')
     completion: str | None = Field(None, description='Template of the answer: " {answer}".')

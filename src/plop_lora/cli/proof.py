@@ -58,6 +58,13 @@ ModelOption = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+RevisionOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Train this branch, tag or commit of the model on the hub; the scored one by default.",
+        rich_help_panel=MODEL,
+    ),
+]
 PlanOption = Annotated[
     bool,
     typer.Option(

@@ -36,6 +36,7 @@ def tune(
     task: proof.TaskOption = None,
     recipe: proof.RecipeOption = None,
     model: proof.ModelOption = None,
+    revision: proof.RevisionOption = None,
     budget: Annotated[
         str | None,
         typer.Option(
@@ -95,7 +96,8 @@ def tune(
     from plop_lora.tune import tune as run
 
     options = proof.given(
-        train=train, evaluation=evaluation, task=task, model=model, budget=budget, trials=trials,
+        train=train, evaluation=evaluation, task=task, model=model,
+        revision=revision, budget=budget, trials=trials,
         hours=hours, seeds=seeds, metric=metric, rewards=rewards, prompt=prompt,
         completion=completion, text=text, label=label, price=price, workers=workers, runner=runner,
     )  # fmt: skip

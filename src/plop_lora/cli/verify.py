@@ -42,6 +42,7 @@ def verify(
     task: proof.TaskOption = None,
     recipe: proof.RecipeOption = None,
     model: proof.ModelOption = None,
+    revision: proof.RevisionOption = None,
     arms: Annotated[
         str | None,
         typer.Option(
@@ -124,7 +125,8 @@ def verify(
     from plop_lora.records import Scores
 
     options = proof.given(
-        train=train, evaluation=evaluation, task=task, model=model, arms=proof.names(arms),
+        train=train, evaluation=evaluation, task=task, model=model,
+        revision=revision, arms=proof.names(arms),
         rank=rank, budget=budget, top=top, seeds=seeds, margin=margin, quick=quick or None,
         metric=metric, rewards=rewards, prompt=prompt, completion=completion, text=text,
         label=label, price=price, workers=workers, runner=runner,

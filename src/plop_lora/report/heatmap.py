@@ -1,29 +1,33 @@
 """The scores of a model as a map in a notebook: layers down, module types across.
 
-A cell's shade says how low its score is. It is a colour with an opacity, laid over whatever the
-notebook's background is, and the text keeps the notebook's own colour, so that the map can be read
-on a light and on a dark page. Rendering only.
+A cell's colour is the stronger, the more cells have a higher score: a few very high ones, which
+first layers often have, leave the others their differences. It is laid with an opacity over
+whatever the notebook's background is, and the text keeps the notebook's own colour, so that the
+map can be read on a light and on a dark page. Rendering only.
 """
 
 from __future__ import annotations
 
 import html
+from bisect import bisect_right
 from collections import defaultdict
+from collections.abc import Sequence
 
 from plop_lora.records import Scores
 
 SHADE = (66, 133, 244)
-DARKEST = 0.42
+STRONGEST = 0.6
 """Opacity of the lowest score: black on white and light grey on black both stay readable."""
 
 
-def shade(value: float, low: float, high: float) -> float:
-    """Return the opacity of a score: `DARKEST` for the lowest, 0 for the highest.
+def shade(value: float, rising: Sequence[float]) -> float:
+    """Return the opacity of a score: `STRONGEST` for the lowest of several, 0 for the highest.
 
-    >>> shade(1.0, 1.0, 2.0), shade(2.0, 1.0, 2.0), shade(1.0, 1.0, 1.0)
-    (0.42, 0.0, 0.0)
+    >>> [shade(value, (1.0, 1.5, 9.0)) for value in (1.0, 1.5, 9.0)]
+    [0.6, 0.3, 0.0]
     """
-    return round(DARKEST * (high - value) / (high - low), 3) if high > low else 0.0
+    higher = len(rising) - bisect_right(rising, value)
+    return round(STRONGEST * higher / max(1, len(rising) - 1), 3)
 
 
 def cells_of(scores: Scores) -> dict[int, dict[str, float]]:
@@ -43,28 +47,28 @@ def heat_map(scores: Scores) -> str:
     cells = cells_of(scores)
     if not cells:
         return ""
-    every = [value for row in cells.values() for value in row.values()]
-    low, high = min(every), max(every)
+    rising = sorted(value for row in cells.values() for value in row.values())
     names = [name for name in scores.type_names() if any(name in row for row in cells.values())]
     head = "".join(f'<th style="text-align:right">{html.escape(name)}</th>' for name in names)
     body = "".join(
         f'<tr><th style="text-align:right">{layer}</th>'
-        + "".join(_cell(layer, name, row.get(name), low, high) for name in names)
+        + "".join(_cell(layer, name, row.get(name), rising) for name in names)
         + "</tr>"
         for layer, row in cells.items()
     )
     return (
-        "<details open><summary>NFN by layer: the darker, the more room for an adapter</summary>"
+        "<details open><summary>NFN by layer: the stronger the colour, the more room for an "
+        "adapter</summary>"
         f'<table><thead><tr><th style="text-align:right">layer</th>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></details>"
     )
 
 
-def _cell(layer: int, name: str, value: float | None, low: float, high: float) -> str:
+def _cell(layer: int, name: str, value: float | None, rising: Sequence[float]) -> str:
     if value is None:
         return "<td></td>"
     red, green, blue = SHADE
-    opacity = shade(value, low, high)
+    opacity = shade(value, rising)
     title = html.escape(f"{name}, layer {layer}: NFN {value:.4f}")
     return (
         f'<td title="{title}" style="text-align:right;color:inherit;'

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -76,7 +76,7 @@ def prepare(spec: TrialSpec, rows: Sequence[Row] = ()) -> Prepared:
         ExportError: PEFT adapts other modules or ranks than the placement names.
     """
     check_adapters(spec)
-    model, tokenizer, heads = load_base(spec)
+    model, tokenizer, heads, notes = load_base(spec)
     placement = retarget(spec.placement, model)
     adapted = _wrap(spec, model, placement, heads)
     check_wrapped(placement, adapted)
@@ -90,7 +90,7 @@ def prepare(spec: TrialSpec, rows: Sequence[Row] = ()) -> Prepared:
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(device, torch.float32)
-    return Prepared(adapted, tokenizer)
+    return Prepared(adapted, tokenizer, notes)
 
 
 def check_adapters(spec: TrialSpec) -> None:
@@ -139,8 +139,17 @@ def trial_device(spec: TrialSpec) -> str:
 # --------------------------------------------------------------------------- loading
 
 
-def load_base(spec: TrialSpec) -> tuple[nn.Module, Any, tuple[str, ...]]:
-    """Return the model of a trial without adapters, its tokenizer, the modules of its head.
+class Base(NamedTuple):
+    """A model without adapters; `heads` are modules that train, `notes` tell of its weights."""
+
+    model: nn.Module
+    tokenizer: Any
+    heads: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def load_base(spec: TrialSpec) -> Base:
+    """Return the model of a trial without adapters.
 
     Weights that the checkpoint lacks, the head of a classifier, are a function of the spec's seed.
 
@@ -151,12 +160,11 @@ def load_base(spec: TrialSpec) -> tuple[nn.Module, Any, tuple[str, ...]]:
     give_pad_token(tokenizer, spec.model)
     # They are drawn while the model loads.
     transformers.set_seed(spec.seed)
-    model, heads = _load(spec, tokenizer)
-    return model, tokenizer, heads
+    return _load(spec, tokenizer)
 
 
-def _load(spec: TrialSpec, tokenizer: Any) -> tuple[nn.Module, tuple[str, ...]]:
-    """Return the model of the task on its device, and the modules of its head that train.
+def _load(spec: TrialSpec, tokenizer: Any) -> Base:
+    """Return the model of the task on its device.
 
     On a CPU, attention in half precision is the plain one: the backward pass of torch's fused one
     takes several times as long there.
@@ -173,13 +181,14 @@ def _load(spec: TrialSpec, tokenizer: Any) -> tuple[nn.Module, tuple[str, ...]]:
             options["attn_implementation"] = "eager"
         loaded = load_checked(wanted, name, dtype=dtype, **origin.loading(), **options)
     if spec.task == CLASSIFY:
-        return loaded.model.to(device), _heads(loaded.model, loaded.new)
+        heads = _heads(loaded.model, loaded.new)
+        return Base(loaded.model.to(device), tokenizer, heads, loaded.notes)
     if loaded.new:
         raise ModelError(
             f"{spec.model} is no complete language model: it lacks {loaded.new[0]}. Train it by "
             "the task classify, or give a checkpoint with its output head."
         )
-    return loaded.model.to(device), ()
+    return Base(loaded.model.to(device), tokenizer, (), loaded.notes)
 
 
 def _class_of(spec: TrialSpec, config: Any, tokenizer: Any) -> tuple[Any, dict[str, Any]]:

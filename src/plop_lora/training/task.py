@@ -23,10 +23,14 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A model with its adapters in place, the only parameters that train, and its tokenizer."""
+    """A model with its adapters in place, the only parameters that train, and its tokenizer.
+
+    `notes` say what its result should tell of the weights.
+    """
 
     model: Any
     tokenizer: Any
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

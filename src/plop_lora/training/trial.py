@@ -300,6 +300,7 @@ def _trained(progress: _Progress, rows: Sequence[Row]) -> Prepared:
     init = spec.placement.settings.init
     log = _Curve(progress)
     prepared = adapters.prepare(spec, rows)
+    progress.notes += prepared.notes
     progress.parameters = adapters.adapter_parameters(prepared.model)
     progress.dtype = dtype_of(prepared.model)
     initial = adapters.initial_factors(prepared.model, init)

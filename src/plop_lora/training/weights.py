@@ -11,6 +11,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ _SNAPSHOTS = "snapshots"
 _KNOWN = "files.json"
 _MOST_KNOWN = 4096
 _LETTERS = 32
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,11 @@ def trained_model(name: str, revision: str | None = None) -> TrainedModel:
         return TrainedModel(str(folder.resolve()), weights=weights_key(folder))
     found = _cached_config(name, revision)
     return TrainedModel(name, _commit_of(found) or revision)
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision is a commit, which cannot move as a branch does."""
+    return revision is not None and _COMMIT.fullmatch(revision) is not None
 
 
 def read_config(model: TrainedModel, *, download: bool) -> dict[str, Any] | None:

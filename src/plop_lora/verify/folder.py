@@ -15,7 +15,7 @@ from plop_lora.errors import OutputError, RecordError, UsageError
 from plop_lora.files import atomic_file, check_writable, size
 from plop_lora.recipe import Proof
 from plop_lora.records import Scores
-from plop_lora.training.weights import TrainedModel
+from plop_lora.training.weights import TrainedModel, is_commit
 
 HOME = "plop-verify"
 TRIALS = "trials"
@@ -87,20 +87,25 @@ def check_owner(folder: Path, recipe: Proof, scores: Scores, model: TrainedModel
         return
     before = _deciding(type(recipe).read(folder / RECIPE))
     now = _deciding(recipe)
-    for key in now:
-        if before[key] != now[key]:
+    for key in sorted(now.keys() | before.keys()):
+        if before.get(key) != now.get(key):
             raise UsageError(
-                f"The folder {folder} belongs to another recipe: its {key} is {before[key]!r}, "
-                f"now {now[key]!r} is asked. {_HINT}"
+                f"The folder {folder} belongs to another recipe: its {key} is "
+                f"{before.get(key)!r}, now {now.get(key)!r} is asked. {_HINT}"
             )
 
 
 def _check_same_weights(folder: Path, model: TrainedModel) -> None:
-    """Compare what is known of both; a hub id that was never loaded has no commit yet."""
+    """Compare what is known of both.
+
+    A hub id that was never loaded has no commit yet, or only the name of a branch: its trials have
+    another digest than those of the commit, so they are not mixed.
+    """
     before = _read_mark(folder).get("model") or {}
     for key, now in (("revision", model.revision), ("weights", model.weights)):
         known = before.get(key)
-        if known and now and known != now:
+        comparable = key == "weights" or (is_commit(known) and is_commit(now))
+        if known and now and known != now and comparable:
             raise UsageError(
                 f"The folder {folder} belongs to other weights of {before.get('name')}: their "
                 f"{key} is {known}, that of {model.name} is {now}. Trials of both must not be "

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from plop_lora.errors import ModelError
+from plop_lora.errors import ModelError, UsageError
+from plop_lora.models.origin import Origin
 from plop_lora.recipe import Proof
 from plop_lora.records import Host, Placement, Scores
 from plop_lora.training.weights import TrainedModel, read_config, trained_model
@@ -19,12 +20,32 @@ from plop_lora.training.weights import TrainedModel, read_config, trained_model
 def model_of(recipe: Proof, scores: Scores) -> TrainedModel:
     """Return what the trials of a recipe load, with what identifies its weights.
 
-    The scored model is trained at the revision that was scored; a folder goes by its whole path,
-    as trials run in folders of their own.
+    The scored model is trained at the revision that was scored, if the recipe names no other; a
+    folder goes by its whole path, as trials run in folders of their own.
+
+    Raises:
+        UsageError: a revision of a folder, which has none.
     """
-    scored = recipe.model is None or recipe.model == scores.model.name
     name = recipe.model or scores.model.name
-    return trained_model(name, scores.model.revision if scored else None)
+    model = trained_model(name, recipe.revision or _scored_revision(recipe, scores))
+    if recipe.revision is not None and Path(model.name).is_dir():
+        raise UsageError(
+            f"The revision {recipe.revision!r} is asked for, but {name} is a local folder, which "
+            "has no revisions. Leave --revision out, or give a hub id with --model."
+        )
+    return model
+
+
+def is_scored(recipe: Proof, scores: Scores) -> bool:
+    """Whether a recipe trains the very model that was scored."""
+    return recipe.model in (None, scores.model.name) and recipe.revision in (
+        None,
+        scores.model.revision,
+    )
+
+
+def _scored_revision(recipe: Proof, scores: Scores) -> str | None:
+    return scores.model.revision if recipe.model in (None, scores.model.name) else None
 
 
 def check_config(model: TrainedModel, scores: Scores, *, download: bool) -> None:
@@ -66,7 +87,7 @@ def check_weights_fit(model: TrainedModel, placements: Iterable[Placement]) -> N
     from plop_lora.scoring.loading import load_skeleton
     from plop_lora.training.adapters import retarget
 
-    skeleton = load_skeleton(model.name)
+    skeleton = load_skeleton(model.name, Origin(model.revision))
     for placement in placements:
         placed = retarget(placement, skeleton)
         hosts = {host.name: host for host in placed.hosts}

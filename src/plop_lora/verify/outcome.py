@@ -51,7 +51,7 @@ def conclude(study: Study, trials: Trials) -> Verification:
     name, level = best_reference(references, higher=study.higher)
     decision = decide(
         outcomes, shortlist=SHORTLIST, margin=study.margin, higher=study.higher,
-        doubts=Doubts(trials.rates.lost, level, name),
+        doubts=Doubts({**trials.rates.lost, **_lost(trials.confirm)}, level, name),
     )  # fmt: skip
     arms = [
         _arm_result(study, arm, trials, outcomes[arm.name], against)
@@ -92,6 +92,17 @@ def conclude(study: Study, trials: Trials) -> Verification:
         notes=_notes(study, trials),
         references=tuple(reference for reference, _ in references),
     )
+
+
+def _lost(confirm: Sequence[TrialResult]) -> dict[str, str]:
+    """Say of each arm which seeds the machine has ended: the others may be the luckier ones."""
+    return {
+        result.arm: f"its trial with the seed {result.seed} was lost to the machine "
+        f"({(result.cause or 'no cause given').rstrip('.')}), so it has fewer seeds than the "
+        "others; start again to run it"
+        for result in confirm
+        if result.mendable
+    }
 
 
 def _outcomes(study: Study, trials: Trials) -> dict[str, Outcome]:

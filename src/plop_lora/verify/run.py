@@ -33,7 +33,7 @@ from plop_lora.verify.folder import (
     default_folder,
 )
 from plop_lora.verify.ladder import choose_rates
-from plop_lora.verify.model import check_config, check_weights_fit, model_of
+from plop_lora.verify.model import check_config, check_weights_fit, is_scored, model_of
 from plop_lora.verify.outcome import Trials, conclude
 from plop_lora.verify.plan import (
     Study,
@@ -196,7 +196,7 @@ def check_what_runs(
     check_functions(recipe, splits)
     model = model_of(recipe, scores)
     check_config(model, scores, download=True)
-    if recipe.model is not None and recipe.model != scores.model.name:
+    if not is_scored(recipe, scores):
         check_weights_fit(model, placements)
 
 

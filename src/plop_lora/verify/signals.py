@@ -69,7 +69,7 @@ def _measured(study: Study, names: Sequence[str]) -> dict[str, Signal]:
     recipe, splits = study.recipe, study.splits
     (spec, *_) = confirm_specs(study, {SHORTLIST: study.rates[0]})
     with quietly():
-        model, tokenizer, _ = load_base(spec)
+        model, tokenizer, *_ = load_base(spec)
     batches = batches_of(
         splits.train[:ROWS],
         tokenizer,
