@@ -1,10 +1,12 @@
-"""Tiny models built from configs, offline, once a session."""
+"""What tests share: tiny models built from configs, and a record of one. Imports no torch itself."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["PLOP_CACHE"] = "0"  # a test that wants the cache gives it a folder of its own
@@ -12,11 +14,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # One thread a worker: two that wait for each other's threads are many times slower.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import families
 import pytest
-import torch
-from torch import nn
 
+from plop_lora.records import Scores
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+GOLDEN = Path(__file__).parent / "golden"
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 96}
 HEADS = {"num_attention_heads": 4}
 """Settings for the models that a single test builds for itself."""
@@ -36,6 +42,8 @@ MODELS = {
 
 def build(name: str) -> nn.Module:
     """Return a seeded model of one of `MODELS`, in eval mode."""
+    import families
+
     return families.build(MODELS[name])
 
 
@@ -53,6 +61,8 @@ def models() -> Callable[[str], nn.Module]:
 
 def make_batch(name: str, *, rows: int = 6, seed: int = 1) -> dict[str, torch.Tensor]:
     """Return a batch of ragged, right-padded rows that suits a family."""
+    import families
+
     return families.batch_of(MODELS[name], rows=rows, seed=seed)
 
 
@@ -84,10 +94,9 @@ def texts() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def scores(models: Callable[[str], nn.Module]):
-    import plop_lora as plop
-
-    return plop.score(models("llama"), WordTokenizer(), TEXTS, stop="fixed", progress=False)
+def scores() -> Scores:
+    """The scores of the small Llama on `TEXTS`; test_golden_scores.py holds them to the code."""
+    return Scores.load(GOLDEN / "llama-scores.json")
 
 
 @pytest.fixture
