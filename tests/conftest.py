@@ -1,4 +1,4 @@
-"""What tests share: tiny models built from configs, and a record of one. Imports no torch itself."""
+"""What tests share: tiny models built from configs, and a record of one. Imports no torch."""
 
 from __future__ import annotations
 
