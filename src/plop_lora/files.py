@@ -67,6 +67,28 @@ def _mode(path: Path) -> int:
     return 0o666 & ~mask
 
 
+def try_lock(file: IO[str]) -> bool:
+    """Take an open file for this process, until it is closed or the process ends.
+
+    Where the system or the file system has no locks, as on Windows and on some clusters, nothing
+    is taken and the answer is yes: two runs in one folder would then repeat each other.
+
+    Returns:
+        False where another process has it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Give an empty folder that takes the name `path` only when the block has filled it.

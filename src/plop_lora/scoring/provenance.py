@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import datetime
 import platform
-import resource
-import sys
 from collections import Counter
 from importlib import metadata
 from typing import Any
@@ -15,6 +13,7 @@ from torch import nn
 
 from plop_lora._version import __version__
 from plop_lora.data import fingerprint
+from plop_lora.models.memory import peak_memory
 from plop_lora.records import Provenance
 from plop_lora.scoring.collect import Measured
 from plop_lora.scoring.devices import home_of
@@ -46,7 +45,7 @@ def provenance_of(
         baseline=baseline,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         elapsed_seconds=round(elapsed, 3),
-        peak_memory_bytes=_peak_memory(device),
+        peak_memory_bytes=peak_memory(str(device)),
         settings=settings,
     )
 
@@ -66,10 +65,3 @@ def _kind(model: nn.Module) -> tuple[torch.device, torch.dtype]:
     declared = getattr(getattr(model, "config", None), "dtype", None)
     first = next(model.parameters()).dtype
     return home_of(model), declared if isinstance(declared, torch.dtype) else first
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -15,7 +15,6 @@ the next run wait for it.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import platform
 import shlex
@@ -30,6 +29,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
+from plop_lora.files import try_lock
 from plop_lora.records import TrialCost, TrialResult, TrialSpec
 from plop_lora.records.trial import FAILED
 from plop_lora.training.folder import LOCK, LOG, RESULT
@@ -241,18 +241,13 @@ def deferred_signals() -> Iterator[Callable[[], None]]:
 def claim(job: Job) -> IO[str] | None:
     """Take a trial for this process until the file is closed; None if another run has it.
 
-    The system frees what a killed process had. Where the file system has no locks, as some on
-    clusters, nothing is claimed, and two runs in one folder would repeat each other.
+    The system frees what a killed process had.
     """
     file = open(job.folder / LOCK, "a", encoding="utf-8")  # noqa: SIM115 - kept open on purpose
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    except OSError:
+    if try_lock(file):
         return file
-    return file
+    file.close()
+    return None
 
 
 def tethered(command: list[str]) -> list[str]:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import resource
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 from plop_lora._version import __version__
+from plop_lora.models.memory import peak_memory, reset_peak_memory
 from plop_lora.records import TrialCost
 
 TRAIN, EVALUATE = "train", "evaluate"
@@ -64,10 +63,7 @@ class Meter:
 @contextlib.contextmanager
 def measured(device: str) -> Iterator[Meter]:
     """Give a meter whose peak memory starts here, where the device lets it be reset."""
-    if device.startswith("cuda"):
-        import torch
-
-        torch.cuda.reset_peak_memory_stats(device)
+    reset_peak_memory(device)
     yield Meter()
 
 
@@ -96,15 +92,9 @@ def _hardware(device: str) -> tuple[str, str, int]:
     if kind == "cuda":
         import torch
 
-        return kind, torch.cuda.get_device_name(device), torch.cuda.max_memory_allocated(device)
+        return kind, torch.cuda.get_device_name(device), peak_memory(device)
     name = _processor() if kind == "cpu" else kind
-    return kind, name, _resident_peak()
-
-
-def _resident_peak() -> int:
-    """Return the peak resident memory in bytes; macOS counts in bytes, Linux in KiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return kind, name, peak_memory()
 
 
 def _processor() -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from plop_lora.errors import UsageError
-from plop_lora.files import atomic_file
+from plop_lora.files import atomic_file, try_lock
 from plop_lora.recipe import Runner, TuneRecipe
 from plop_lora.records import Scores, TrialResult, TrialSpec
 from plop_lora.records.trial import higher_is_better
@@ -151,17 +151,10 @@ def alone_in(folder: Path) -> Iterator[None]:
         UsageError: another process searches in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:
-        yield  # Windows has no such lock
-        return
     with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not try_lock(file):
             raise UsageError(
                 f"Another plop tune works in {folder}. Wait for it, or give each worker of a "
                 "shared search a --folder of its own."
-            ) from error
+            )
         yield

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import resource
 import sys
 import time
 import warnings
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from plop_lora.errors import DataError, MeasurementError, ModelError, UsageError, nearest
+from plop_lora.models.memory import peak_memory, reset_peak_memory
 from plop_lora.records import Host
 from plop_lora.verify.batches import IGNORED, Inputs
 
@@ -107,9 +107,10 @@ def measure_signal(
         raise DataError(f"The selector {name!r} needs {row.needs}, and there is no batch.")
     prefix = _prefix(model, hosts)
     there = [dataclasses.replace(host, name=prefix + host.name) for host in hosts]
+    device = str(next(iter(model.parameters())).device)
     start = time.perf_counter()
-    with _peak(model) as peak:
-        found = row.select(model, batches, there, rank)
+    reset_peak_memory(device)
+    found = row.select(model, batches, there, rank)
     values = {name.removeprefix(prefix): value for name, value in found.items()}
     seen = {host.name: values[host.name] for host in hosts if host.name in values}
     _check(name, seen)
@@ -119,7 +120,7 @@ def measure_signal(
         values=seen,
         are_ranks=row.are_ranks,
         seconds=time.perf_counter() - start,
-        peak_memory=peak(),
+        peak_memory=peak_memory(device),
         notes=_unseen_note(name, unseen, row.are_ranks),
     )
 
@@ -394,24 +395,6 @@ def _unseen_note(name: str, unseen: Sequence[str], are_ranks: bool) -> tuple[str
     types = ", ".join(dict.fromkeys(unseen))
     what = "no rank" if are_ranks else "no signal"
     return (f"{name}: {what} for {len(unseen)} weights ({types})",)
-
-
-@contextlib.contextmanager
-def _peak(model: nn.Module) -> Iterator[Callable[[], int]]:
-    import torch
-
-    device = next(iter(model.parameters())).device
-    on_gpu = device.type == "cuda"
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats(device)
-
-    def peak() -> int:
-        if on_gpu:
-            return torch.cuda.max_memory_allocated(device)
-        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return resident if sys.platform == "darwin" else resident * 1024
-
-    yield peak
 
 
 SELECTORS: dict[str, Selector] = {
