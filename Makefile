@@ -6,13 +6,18 @@ DEV := $(VENV)/.dev
 CORE := $(VENV)/.core
 TRAINERS := .venv-trainers
 
-.PHONY: demo test trainers check docs bench bench-largest evidence-run gpu-parcels gpu clean
+.PHONY: demo test test-all trainers check format docs bench bench-largest evidence-run gpu-parcels gpu clean
 
 demo: $(CORE)
 	$(BIN)/plop demo
 
+# What is not marked slow: the run between two edits.
 test: $(DEV)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+
+# Those tests, and then the slow ones.
+test-all: test
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 # The exports against the trainers' own parsers, in environments of their own beside ours.
 trainers: trainers-family trainers-native
@@ -29,6 +34,10 @@ check: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+format: $(DEV)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 docs: $(DEV)
 	$(BIN)/mkdocs serve

@@ -147,7 +147,7 @@ def architectures_page() -> str:
         before, mark, rest = page.partition(MARKS[order])
         after = rest[rest.index("\n\n", 2) :] if "\n\n" in rest[2:] else "\n"
         page = f"{before}{mark}\n\n{table}{after}"
-    return page
+    return page.rstrip("\n") + "\n"
 
 
 def family_rows(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -43,7 +43,7 @@ INITS = ("default", "gaussian", "orthogonal", "pissa", "olora", "eva", "corda", 
 """PEFT's initialisations; `pissa_niter_N` is one as well."""
 
 
-def place(
+def place(  # noqa: PLR0913
     scores: Scores | str | Path,
     *,
     strategy: str = "plop",

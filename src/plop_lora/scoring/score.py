@@ -33,7 +33,7 @@ from plop_lora.scoring.stopping import Watch, check_top, stopping_of
 __all__ = ["BASELINES", "score"]
 
 
-def score(
+def score(  # noqa: PLR0913
     model: str | Path | nn.Module,
     tokenizer: Any = None,
     texts: Iterable[str | Mapping[str, Any]] | Documents | None = None,

@@ -39,7 +39,7 @@ PASSES = 256
 _UNKNOWN_MEMORY = 1 << 33
 
 
-def measure(
+def measure(  # noqa: PLR0913
     checkpoint: Checkpoint,
     sites: Sequence[Site],
     batches: Iterable[Batch],

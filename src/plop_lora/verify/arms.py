@@ -127,7 +127,7 @@ def signals_for(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(rule.signal for rule in rules if rule.signal is not None))
 
 
-def make_arms(
+def make_arms(  # noqa: PLR0913
     names: Sequence[str],
     scores: Scores,
     *,
