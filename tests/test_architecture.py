@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,20 @@ def test_imports_go_left() -> None:
             continue
         for other in _imports(path):
             assert ORDER.index(other) <= ORDER.index(own), f"{path.name} imports {other}"
+
+
+def test_the_guide_for_contributors_is_current() -> None:
+    """Its order of imports had gone stale, and the places that it names had moved."""
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (printed,) = re.findall(r"```text\n(.*?)```", guide, flags=re.DOTALL)
+    assert printed.replace("\n", " ").strip().split(" < ") == ORDER
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert set(re.findall(r"make ([a-z-]+)", guide)) <= set(targets)
+    named = re.findall(r"`([\w./-]+\.(?:py|md|txt|toml))`", guide)
+    places = (ROOT, SOURCE)
+    assert [name for name in named if not any((place / name).exists() for place in places)] == []
+    for file, test in re.findall(r"(tests/\w+\.py)::(\w+)", guide):
+        assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8")
 
 
 def test_public_names_are_real() -> None:
