@@ -6,7 +6,7 @@ DEV := $(VENV)/.dev
 CORE := $(VENV)/.core
 TRAINERS := .venv-trainers
 
-.PHONY: demo test test-all trainers check format docs bench bench-largest evidence-run gpu-parcels gpu clean
+.PHONY: demo test test-all trainers check format docs bench bench-largest evidence evidence-run gpu-parcels gpu clean
 
 demo: $(CORE)
 	$(BIN)/plop demo
@@ -63,6 +63,10 @@ evidence-run: $(DEV)
 		$(BIN)/python scripts/experiments/study.py list; exit 2; }
 	nice -n 19 $(BIN)/python scripts/experiments/study.py prepare $(PAIR) $(if $(GSM8K),--gsm8k $(GSM8K))
 	nice -n 19 $(BIN)/python scripts/experiments/study.py run $(PAIR) --workers 1
+
+# The tables of docs/evidence.md, from the records that are there.
+evidence: $(DEV)
+	$(BIN)/python scripts/experiments/evidence.py --page docs/evidence.md
 
 # What a GPU machine without a network needs, in folders that fit into one transfer each.
 gpu-parcels: $(DEV)

@@ -1,0 +1,141 @@
+"""From the records of the study to its tables: each number by hand, and the page as it stands."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pretend
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ROOT / "scripts" / "experiments"
+TYPES = {"q": 1.2, "k": 1.0, "v": 0.5, "o": 0.8}
+ROWS = 8
+
+
+@pytest.fixture(scope="module")
+def evidence() -> Iterator[Any]:
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        import evidence
+
+        yield evidence
+    finally:
+        sys.path.remove(str(SCRIPTS))
+
+
+def write_pair(folder: Path, gains: dict[str, float], **described: Any) -> None:
+    """Write the records of a pair: at its better rate each arm gains what is given, on all rows."""
+    folder.mkdir(parents=True)
+    arms = {name: [name.removeprefix("type-")] for name in gains}
+    document = {"name": folder.name, "network": "net", "nfn": TYPES, "arms": arms, "aliases": {}}
+    (folder / "pair.json").write_text(json.dumps(document | described))
+    write(folder, "untrained", 0.0, 0, [3.0] * ROWS)
+    for arm, gain in gains.items():
+        for rate, share in ((1e-4, 0.5), (3e-4, 1.0), (9e-4, 0.2)):
+            write(folder, arm, rate, 0, [3.0 - share * gain] * ROWS)
+        for seed in (1, 2):
+            write(folder, arm, 3e-4, seed, [3.0 - gain] * ROWS)
+
+
+def write(folder: Path, arm: str, rate: float, seed: int, losses: list[float]) -> None:
+    spec = replace(pretend.spec(arm, seed), learning_rate=rate)
+    made = pretend.result(spec, float(np.mean(losses)), items={"loss": tuple(losses)})
+    made.save(folder / f"{arm}.r{rate:g}.s{seed}.json")
+
+
+RULES = {
+    "plop": 0.8, "plop-inverse": 0.3, "attention": 0.5, "mlp": 0.5, "all-linear": 0.6,
+    "v-up-down": 0.7, "v-o-down": 0.7, "parameter-share": 0.5, "random-1": 0.4, "random-2": 0.5,
+    "random-3": 0.6,
+}  # fmt: skip
+SINGLE = {"type-q": 0.2, "type-k": 0.4, "type-v": 1.0, "type-o": 0.6}
+
+
+def test_gain_is_what_the_report_rows_lose_at_the_own_rate(evidence, tmp_path: Path) -> None:
+    """The rate must be chosen on the other half of the rows, or the gain flatters."""
+    write_pair(tmp_path / "pair", RULES | SINGLE)
+    # Best on the report rows, worst on the selection rows: it must not be chosen.
+    write(tmp_path / "pair", "plop", 9e-4, 0, [9.0] * 4 + [0.0] * 4)
+    found = evidence.read(tmp_path / "pair")
+    assert found.arms["plop"].rate == 3e-4
+    assert found.arms["plop"].gains_SI.shape == (3, 4)
+    assert found.gain("plop") == pytest.approx(0.8)
+    assert found.gain("random") == pytest.approx(0.5)
+    assert found.gain(evidence.LOWEST) == pytest.approx(1.0)
+    assert found.regret("plop") == pytest.approx(0.2)
+    assert not found.arms["plop"].at_edge
+    assert found.types() == ["type-v", "type-o", "type-k", "type-q"]
+    assert evidence.correlation(found) == pytest.approx(-1.0)
+
+
+def test_an_alias_is_the_arm_that_it_is_of(evidence, tmp_path: Path) -> None:
+    gains = {name: gain for name, gain in RULES.items() if name != "v-up-down"} | SINGLE
+    write_pair(tmp_path / "pair", gains, aliases={"v-up-down": "plop"})
+    found = evidence.read(tmp_path / "pair")
+    assert found.arms["v-up-down"] is found.arms["plop"]
+    assert "v-up-down" not in [row.rule for row in evidence.comparisons(found)]
+
+
+@pytest.mark.parametrize("lost", ["plop.r0.0003.s2.json", "untrained.r0.s0.json"])
+def test_a_pair_without_all_its_trials_is_named(evidence, tmp_path: Path, lost: str) -> None:
+    write_pair(tmp_path / "pair", RULES | SINGLE)
+    (tmp_path / "pair" / lost).unlink()
+    outcomes, incomplete = evidence.collect(tmp_path)
+    assert outcomes == []
+    assert "pair" in incomplete
+
+
+@pytest.mark.parametrize(
+    ("gains", "why"),
+    [
+        (dict.fromkeys(RULES | SINGLE, 0.04), "no arm gains more than 0.05 nats"),
+        (RULES | dict.fromkeys(SINGLE, 0.5), None),
+    ],
+)
+def test_pairs_that_can_tell_nothing_are_left_out(evidence, tmp_path, gains, why) -> None:
+    write_pair(tmp_path / "pair", gains)
+    found = evidence.read(tmp_path / "pair")
+    assert found.excluded == why
+
+
+def test_types_within_their_error_are_left_out(evidence, tmp_path: Path) -> None:
+    write_pair(tmp_path / "pair", RULES | dict.fromkeys(SINGLE, 0.5))
+    for seed, more in ((1, 0.3), (2, -0.3)):
+        write(tmp_path / "pair", "type-v", 3e-4, seed, [2.5 - more] * ROWS)
+    assert "cannot be told apart" in evidence.read(tmp_path / "pair").excluded
+
+
+def test_p_of_labels_that_mean_nothing(evidence, tmp_path: Path) -> None:
+    """Of the 24 orders of four types, 2 give a rho of −1 or 1."""
+    write_pair(tmp_path / "one", RULES | SINGLE)
+    found = evidence.pooled([evidence.read(tmp_path / "one")])
+    assert found.p == pytest.approx(2 / 24, abs=0.01)
+    assert (found.low, found.high) == (None, None)
+    write_pair(tmp_path / "two", RULES | SINGLE)
+    both = [evidence.read(tmp_path / name) for name in ("one", "two")]
+    found = evidence.pooled(both)
+    # Two pairs of one network are one piece of evidence when they are permuted alike.
+    assert found.p_networks == pytest.approx(2 / 24, abs=0.01)
+    assert found.p == pytest.approx(2 / 24**2, abs=0.004)
+
+
+def test_a_small_difference_is_a_tie_however_sure(evidence, tmp_path: Path) -> None:
+    write_pair(tmp_path / "pair", RULES | SINGLE | {"mlp": 0.795})
+    rows = {row.rule: row for row in evidence.comparisons(evidence.read(tmp_path / "pair"))}
+    assert rows["mlp"].low > 0
+    assert rows["mlp"].verdict == "tie"
+    assert rows["attention"].verdict == "better"
+
+
+@pytest.mark.slow
+def test_the_page_is_what_the_records_say(evidence) -> None:
+    """A number that nobody can compute again is not evidence."""
+    page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
+    assert page.endswith(evidence.tables(*evidence.collect(evidence.RESULTS)))
