@@ -134,6 +134,32 @@ def test_a_small_difference_is_a_tie_however_sure(evidence, tmp_path: Path) -> N
     assert rows["attention"].verdict == "better"
 
 
+@pytest.mark.parametrize(("spread", "wanted"), [(0.0, 3), (0.3, 4)], ids=["apart", "not yet apart"])
+def test_seeds_are_added_until_types_are_apart(evidence, tmp_path, spread, wanted) -> None:
+    """With a fixed number of seeds the best type would often be the luckiest."""
+    write_pair(tmp_path / "pair", RULES | SINGLE)
+    for seed, more in ((1, spread), (2, -spread)):
+        write(tmp_path / "pair", "type-v", 3e-4, seed, [2.0 - more] * ROWS)
+    assert evidence.seeds_wanted(tmp_path / "pair") == wanted
+
+
+def test_a_seed_counts_once_every_arm_has_it(evidence, tmp_path: Path) -> None:
+    """Seeds of some arms only would compare different draws."""
+    write_pair(tmp_path / "pair", RULES | SINGLE)
+    write(tmp_path / "pair", "type-v", 3e-4, 3, [0.0] * ROWS)
+    found = evidence.read(tmp_path / "pair")
+    assert found.seeds == 3
+    assert found.gain("type-v") == pytest.approx(1.0)
+
+
+def test_no_more_than_eight_seeds(evidence, tmp_path: Path) -> None:
+    write_pair(tmp_path / "pair", RULES | dict.fromkeys(SINGLE, 0.5))
+    for arm in RULES | SINGLE:
+        for seed in range(3, 8):
+            write(tmp_path / "pair", arm, 3e-4, seed, [2.5 - 0.1 * seed] * ROWS)
+    assert evidence.seeds_wanted(tmp_path / "pair") == 8
+
+
 @pytest.mark.slow
 def test_the_page_is_what_the_records_say(evidence) -> None:
     """A number that nobody can compute again is not evidence."""

@@ -16,7 +16,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -34,7 +34,10 @@ MARK = "<!-- evidence -->"
 """Below this line a page has what this script writes."""
 RESULTS = Path(__file__).resolve().parent / "results"
 UNTRAINED, TYPE, PLOP = "untrained", "type-", "plop"
-SEEDS = 3
+SEEDS, MOST_SEEDS = 3, 8
+"""Seeds that every arm has at least, and at most."""
+APART = 1 / 3
+"""Of the difference between the best and the median type: its interval shall be shorter."""
 LEAST_GAIN = 0.05
 """Nats; a pair in which no arm gains more is left out."""
 TIE = 0.02
@@ -77,6 +80,11 @@ class Outcome:
     arms: Mapping[str, Arm]
     excluded: str | None
 
+    @property
+    def seeds(self) -> int:
+        """Seeds of every arm."""
+        return len(next(iter(self.arms.values())).gains_SI)
+
     def types(self) -> list[str]:
         """Return the arms of one type, the lowest NFN first."""
         return sorted((arm for arm in self.arms if arm in self.nfn), key=self.nfn.__getitem__)
@@ -110,11 +118,16 @@ def read(folder: Path) -> Outcome | str:
     missing = [arm for arm, found in made.items() if found is None]
     if missing:
         return f"trials are missing of {len(missing)} of {len(made)} arms"
-    arms = {arm: found for arm, found in made.items() if found is not None}
+    seeds = min(len(found.gains_SI) for found in made.values() if found is not None)
+    arms = {
+        arm: replace(found, gains_SI=found.gains_SI[:seeds])
+        for arm, found in made.items()
+        if found is not None
+    }
     arms |= {alias: arms[other] for alias, other in described["aliases"].items()}
     nfn = {TYPE + name.replace(".", "-"): value for name, value in described["nfn"].items()}
     outcome = Outcome(described["name"], described["network"], nfn, arms, None)
-    return Outcome(outcome.name, outcome.network, nfn, arms, exclusion(outcome))
+    return replace(outcome, excluded=exclusion(outcome))
 
 
 def arm_of(arm: str, records: Sequence[TrialResult], before: TrialResult) -> Arm | None:
@@ -160,11 +173,27 @@ def exclusion(outcome: Outcome) -> str | None:
         return f"no arm gains more than {LEAST_GAIN} nats"
     ordered = sorted(outcome.types(), key=lambda arm: outcome.arms[arm].gain)
     difference_SI = outcome.arms[ordered[-1]].gains_SI - outcome.arms[ordered[0]].gains_SI
-    error_of_seeds = float(difference_SI.mean(axis=1).std(ddof=1)) / math.sqrt(SEEDS)
+    error_of_seeds = float(difference_SI.mean(axis=1).std(ddof=1)) / math.sqrt(outcome.seeds)
     error_of_rows = float(stats.sem(difference_SI.mean(axis=0)))
     if difference_SI.mean() < math.hypot(error_of_seeds, error_of_rows):
         return "the best and the worst type cannot be told apart"
     return None
+
+
+def seeds_wanted(folder: Path) -> int:
+    """Return how many seeds every arm of a pair should have by the records that are there.
+
+    One more at a time, until the 95 % interval of the difference between the best and the median
+    type is shorter than a third of that difference, or there are `MOST_SEEDS`.
+    """
+    outcome = read(folder)
+    if isinstance(outcome, str):
+        return SEEDS
+    types = sorted(outcome.types(), key=lambda arm: -outcome.arms[arm].gain)
+    best, median = types[0], types[len(types) // 2]
+    found = paired_bootstrap(outcome.arms[best].gains_SI - outcome.arms[median].gains_SI)
+    apart = found.high - found.low < APART * found.value
+    return outcome.seeds if apart else min(outcome.seeds + 1, MOST_SEEDS)
 
 
 # --------------------------------------------------------------------------- question 1

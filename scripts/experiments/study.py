@@ -100,7 +100,7 @@ def run(study: Study, workers: int | None, *, warm: bool = False) -> None:
     """
     for phase in (study.ladder, study.confirmation):
         tried: set[str] = set()
-        # Finished trials of the ladder may ask for another rate.
+        # Finished trials may ask for another rate, or for another seed.
         while specs := [spec for spec in study.missing(phase()) if name_of(spec) not in tried]:
             tried |= set(map(name_of, specs))
             say(f"{study.pair.name}: {len(specs)} trials of the {phase.__name__}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 
 from arms import all_arms, distinct
+from evidence import UNTRAINED, seeds_wanted
 from pairs import PAIRS, Pair, StudyError
 from preparing import ROWS, SCORES, checked_network, describe, digest
 
@@ -29,11 +30,8 @@ from plop_lora.records.trial import CONFIRM, LADDER
 INFORMATION = "nfn"
 """What a description says beside what decides: it differs in its last digit between machines."""
 STUDY, PAIR = Path("build/study"), "pair.json"
-SEEDS = 3
 FACTOR, MOST_ADDED = 3, 3
 """Between two rates, and how many are added on a side at most."""
-UNTRAINED = "untrained"
-"""The arm whose rate is 0: what the network does before it is trained."""
 
 
 def record_name(arm: str, rate: float, seed: int) -> str:
@@ -101,11 +99,14 @@ class Study:
         return found
 
     def confirmation(self) -> list[TrialSpec]:
-        """Return the trials of the further seeds, at the best rate of every arm that has one."""
+        """Return the trials of the further seeds, at the best rate of every arm that has one.
+
+        Finished ones may ask for one seed more, for all arms alike.
+        """
         best = self.best_rates()
         return [
             self.spec(arm, best[arm], seed, CONFIRM)
-            for seed in range(1, SEEDS)
+            for seed in range(1, seeds_wanted(self.results))
             for arm in self.arms
             if arm in best
         ]
