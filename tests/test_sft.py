@@ -153,7 +153,7 @@ def test_nothing_is_sent_to_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_rows_beyond_the_length_are_counted(tmp_path: Path) -> None:
     rows = [*ROWS[:7], {"prompt": "word " * 300, "completion": "end"}]
     trained = sft.train(spec(), prepared(), rows, session(tmp_path)[0])
-    assert trained.last_log["rows_dropped"] == 1
+    assert trained.rows_dropped == 1
     with pytest.raises(DataError, match="fills the 128 tokens"):
         sft.train(spec(), prepared(), rows[-1:], session(tmp_path)[0])
 

@@ -15,7 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from plop_lora.errors import UsageError, nearest
 from plop_lora.options import TRACKERS
-from plop_lora.records.trial import TASKS, EvaluationSettings, TrainingSettings
+from plop_lora.records.trial import (
+    DTYPES,
+    SCHEDULES,
+    TASKS,
+    EvaluationSettings,
+    TrainingSettings,
+)
 from plop_lora.records.wording import fault_at
 
 RUNNERS = ("local", "ray")
@@ -25,6 +31,9 @@ LEAST: dict[str, float] = {
 }  # fmt: skip
 """The smallest value of a setting of training or evaluation."""
 ABOVE_ZERO = ("epochs", "temperature")
+BELOW_ONE = ("warmup",)
+NAMES = {"schedule": SCHEDULES, "dtype": DTYPES}
+"""The words that a setting may have."""
 MOST_SEEDS, MOST_TRIALS, MOST_WORKERS = 1_000, 10_000, 4_096
 """No comparison needs more; a slip of the hand must not plan a billion trials."""
 LARGEST_SEED = 2**31 - 1
@@ -323,15 +332,22 @@ class Proof(Section):
             value = getattr(settings, field.name)
             if field.name in ABOVE_ZERO and not value > 0:
                 raise ValueError(f"{field.name} is {value:g}; it must be above 0")
+            if field.name in BELOW_ONE and not value < 1:
+                raise ValueError(
+                    f"{field.name} is {value:g}, and it is a share of the steps; give less than 1, "
+                    "such as 0.03"
+                )
+            if field.name in NAMES:
+                _one_of(value, NAMES[field.name], field.name)
             least = LEAST.get(field.name)
             if least is not None and value is not None and not value >= least:
                 raise ValueError(f"{field.name} is {value:g}; it must be {least:g} or more")
         return settings
 
 
-def _one_of(word: str, allowed: tuple[str, ...]) -> str:
+def _one_of(word: str, allowed: tuple[str, ...], key: str = "") -> str:
     if word not in allowed:
-        raise ValueError(f"{word!r} is unknown; allowed: {', '.join(allowed)}")
+        raise ValueError(f"{key} {word!r} is unknown; allowed: {', '.join(allowed)}".lstrip())
     return word
 
 

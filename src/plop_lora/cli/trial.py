@@ -53,7 +53,7 @@ def trial(
     trackers = words_of(report_to) or ()
     check_trackers(trackers)
     from plop_lora.records import TrialSpec
-    from plop_lora.training.resources import is_first_process
+    from plop_lora.training.launcher import is_first_process
     from plop_lora.training.trial import run_trial
 
     # Trainers print; stdout is for the result.

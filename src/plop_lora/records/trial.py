@@ -18,8 +18,17 @@ DONE, FAILED = "done", "failed"
 GENERAL_LOSS = "general-loss"
 """Nats a token on general text, beside the metrics of the task."""
 
+SCHEDULES = (
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt", "constant",
+    "constant_with_warmup",
+)  # fmt: skip
+"""Those of transformers that need nothing but a number of steps."""
+WITHOUT_WARMUP = ("constant",)
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
 _STRICT = {"extra": "forbid"}
 _Optional = Annotated[str | None, Field(exclude_if=lambda value: value is None)]
+_Unless = Field(exclude_if=lambda value: not value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +41,8 @@ class TrainingSettings:
         batch_size: sequences (for `grpo`: completions) a device and step.
         accumulation: batches an optimizer step.
         max_length: tokens a sequence is cut to (for `grpo`: not used).
-        warmup: share of the steps in which the learning rate rises.
-        schedule: transformers' name of the schedule.
+        warmup: share of the steps in which the learning rate rises, below 1.
+        schedule: transformers' name of the schedule, one of `SCHEDULES`.
         weight_decay: of AdamW.
         dtype: of the frozen weights: float32, bfloat16, float16, or auto: the checkpoint's own,
             and float32 on a CPU that has no instructions for that.
@@ -171,6 +180,9 @@ class TrialResult(Record):
     the frozen weights. A failed trial has a `cause` and whatever was known by then. `mendable`
     marks a cause that lies with the machine (its disk, a signal, a missing library) and not with
     the placement: such a result is never kept, and the next start tries the trial again.
+    `nothing_learned` says what shows that the trial can have learnt nothing, if anything does.
+    `rows_dropped` are the training rows without a token to train on within `max_length`, and
+    `rows_cut` those that lose their end there.
     """
 
     kind: ClassVar[str] = "trial-result"
@@ -192,7 +204,10 @@ class TrialResult(Record):
     notes: tuple[str, ...] = ()
     last_log: dict[str, Any] = field(default_factory=dict)
     dtype: str = ""
-    mendable: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
+    mendable: Annotated[bool, _Unless] = False
+    nothing_learned: Annotated[tuple[str, ...], _Unless] = ()
+    rows_dropped: Annotated[int, _Unless] = 0
+    rows_cut: Annotated[int, _Unless] = 0
 
     @property
     def done(self) -> bool:

@@ -44,8 +44,8 @@ from plop_lora.scoring.loading import (
 )
 from plop_lora.scoring.weights import load_checked
 from plop_lora.training.eva import initialise_from_features
+from plop_lora.training.launcher import process_count
 from plop_lora.training.precision import HALVES
-from plop_lora.training.resources import process_count
 from plop_lora.training.task import Prepared, Row
 
 ADAPTER = "default"

@@ -14,8 +14,8 @@ from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, Trai
 from plop_lora.errors import DataError
 from plop_lora.records import TrialSpec
 from plop_lora.training.adapters import optimizer_of
+from plop_lora.training.launcher import process_count
 from plop_lora.training.precision import half_of, precision
-from plop_lora.training.resources import process_count
 from plop_lora.training.rows import label_numbers
 from plop_lora.training.task import Judged, Prepared, Row, Session, Trained
 from plop_lora.training.trainers import SimilarLengths, WarmedUp
@@ -37,6 +37,7 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
         DataError: a row has no text, or a label that is none of the spec's.
     """
     tokenizer, model = prepared.tokenizer, prepared.model
+    lengths = map(len, tokenizer([str(row.get("text", "")) for row in rows])["input_ids"])
     numbers = label_numbers(rows, spec.labels)
     examples = [
         {**encoded, "labels": number}
@@ -60,6 +61,7 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
         tokens=int(trainer.state.num_input_tokens_seen),
         steps=int(trainer.state.global_step),
         last_log=history[-1] if history else {},
+        rows_cut=sum(length > spec.training.max_length for length in lengths),
     )
 
 
@@ -133,6 +135,8 @@ def _encoded(spec: TrialSpec, tokenizer: Any, rows: Sequence[Row]) -> list[dict[
     if missing is not None:
         raise DataError(f"Row {missing} has no text. A row of classify has: text, label.")
     texts = [str(row["text"]) for row in rows]
+    # On the left, padding would move a row's positions with the longest row of its batch.
+    tokenizer.padding_side = "right"
     encoded = tokenizer(texts, truncation=True, max_length=spec.training.max_length)
     return [{name: column[n] for name, column in encoded.items()} for n in range(len(texts))]
 

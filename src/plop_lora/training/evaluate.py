@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plop_lora.errors import DataError, UsageError, check_installed, nearest
 from plop_lora.records import TrialSpec
 from plop_lora.records.trial import CLASSIFY, GENERAL_LOSS, GRPO, SFT
 from plop_lora.training import harness
+from plop_lora.training.learning import unfinished
 from plop_lora.training.rewards import (
     MARK,
     answer_of,
@@ -26,6 +27,9 @@ from plop_lora.training.rewards import (
     text_of,
 )
 from plop_lora.training.task import Judged, Prepared, Row, check_task, metric_of
+
+if TYPE_CHECKING:
+    from plop_lora.training.generation import Completion
 
 METRICS = {
     SFT: ("loss", "exact", "numeric"),
@@ -99,15 +103,17 @@ def evaluate(
     metric = metric_of(spec.task, spec.evaluation)
     check_metric(spec.task, metric)
     items: dict[str, tuple[float, ...]] = {}
+    doubts: tuple[str, ...] = ()
     if spec.task == SFT:
         items["loss"] = _loss(spec, prepared, rows)
     if metric.startswith(harness.PREFIX):
         items.update(harness.judge(spec, prepared, metric).items)
     elif metric != "loss":
-        items[metric] = _by_answers(spec, prepared, rows, metric)
+        items[metric], doubts = _by_answers(spec, prepared, rows, metric)
     if general:
         items[GENERAL_LOSS] = _loss(spec, prepared, general)
-    return Judged(items, {name: sum(values) / len(values) for name, values in items.items()})
+    means = {name: sum(values) / len(values) for name, values in items.items()}
+    return Judged(items, means, doubts)
 
 
 def _loss(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row]) -> tuple[float, ...]:
@@ -129,8 +135,8 @@ def _loss(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row]) -> tuple[flo
 
 def _by_answers(
     spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], metric: str
-) -> tuple[float, ...]:
-    """Return the outcome of every row by a metric on greedily generated answers."""
+) -> tuple[tuple[float, ...], tuple[str, ...]]:
+    """Return the outcome of every row by a metric on greedily generated answers, and doubts."""
     from plop_lora.training.generation import generate
 
     prompts = [prompt_of(row) for row in rows]
@@ -140,6 +146,21 @@ def _by_answers(
         batch_size=spec.evaluation.batch_size,
         max_new_tokens=spec.evaluation.max_new_tokens,
     )
+    lengths = [len(answer.tokens) for answer in answers]
+    return (
+        _compared(spec, rows, prompts, answers, metric),
+        unfinished(lengths, spec.evaluation.max_new_tokens),
+    )
+
+
+def _compared(
+    spec: TrialSpec,
+    rows: Sequence[Row],
+    prompts: Sequence[Any],
+    answers: Sequence[Completion],
+    metric: str,
+) -> tuple[float, ...]:
+    """Return the outcome of every answer."""
     texts = [answer.text for answer in answers]
     compare: dict[str, Callable[[str, str], bool]] = {"exact": is_exact, "numeric": is_numeric}
     if metric in compare:

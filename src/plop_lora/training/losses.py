@@ -6,6 +6,7 @@ with the end-of-sequence token. Shape letters: B batch, T token, V vocabulary.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,11 @@ def row_losses(
                 "try a lower learning rate."
             )
     return [found[order] for order in range(len(rows))]
+
+
+def row_length(row: Row, tokenizer: Any) -> int:
+    """Return the tokens of a whole row, its end included."""
+    return len(judgeable(row, tokenizer, sys.maxsize).tokens)
 
 
 def judgeable(row: Row, tokenizer: Any, max_length: int) -> Judgeable:

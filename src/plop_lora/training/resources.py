@@ -1,4 +1,4 @@
-"""What a trial took: time by part, devices, memory; and which of several processes this is.
+"""What a trial took: time by part, devices, memory, versions.
 
 Imports no torch before a device is asked about. Peak memory without an accelerator is that of the
 process since it started, so it speaks of one trial only where a process runs one.
@@ -7,7 +7,6 @@ process since it started, so it speaks of one trial only where a process runs on
 from __future__ import annotations
 
 import contextlib
-import os
 import platform
 import time
 from collections import defaultdict
@@ -18,6 +17,7 @@ from pathlib import Path
 from plop_lora._version import __version__
 from plop_lora.models.memory import peak_memory, reset_peak_memory
 from plop_lora.records import TrialCost
+from plop_lora.training.launcher import process_count
 
 TRAIN, EVALUATE = "train", "evaluate"
 _CPU_MODEL = Path("/proc/cpuinfo")
@@ -65,16 +65,6 @@ def measured(device: str) -> Iterator[Meter]:
     """Give a meter whose peak memory starts here, where the device lets it be reset."""
     reset_peak_memory(device)
     yield Meter()
-
-
-def process_count() -> int:
-    """Return how many processes train together, as a launcher such as torchrun says."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def is_first_process() -> bool:
-    """Whether this process is the one that prints and writes."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def versions(*packages: str) -> dict[str, str]:

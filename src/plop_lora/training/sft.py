@@ -8,6 +8,7 @@ alone, texts and chats on all their tokens; plain text gets an end-of-sequence t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from plop_lora.errors import DataError, require
@@ -46,8 +47,8 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
     """Train the adapters of a ready model; nothing else changes and nothing is saved.
 
     Returns:
-        Tokens (prompts included, padding not), steps, and the last row of the curve, with the
-        number of rows whose completion lay beyond `max_length` where there are any.
+        Tokens (prompts included, padding not), steps, the last row of the curve, and how many rows
+        have no completion within `max_length`, or not all of it.
 
     Raises:
         DataError: rows of no or of several kinds, or none with a completion within `max_length`.
@@ -62,6 +63,7 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
     from plop_lora.training.adapters import optimizer_of
     from plop_lora.training.arguments import check_causal, run, trl_arguments
     from plop_lora.training.callbacks import Report, quiet
+    from plop_lora.training.losses import row_length
     from plop_lora.training.trainers import LossAtLabels, SimilarLengths, WarmedUp
 
     class Trainer(WarmedUp, SimilarLengths, LossAtLabels, SFTTrainer):  # type: ignore[misc]
@@ -81,11 +83,11 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
             callbacks=[Report(session.log)],
             optimizers=(optimizer_of(spec, prepared.model), None),
         )
-        dropped = len(rows) - _left(trainer, spec)
+        left, most = _left(trainer, spec), spec.training.max_length
         trained = run(trainer)
-    if not dropped:
-        return trained
-    return Trained(trained.tokens, trained.steps, {**trained.last_log, "rows_dropped": dropped})
+    dropped = len(rows) - left
+    long = sum(row_length(row, prepared.tokenizer) > most for row in rows)
+    return replace(trained, rows_dropped=dropped, rows_cut=max(0, long - dropped))
 
 
 def _left(trainer: Any, spec: TrialSpec) -> int:

@@ -7,14 +7,15 @@ is done with a failure is `trial`'s affair. Imports no trainer: each is imported
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from plop_lora.errors import UsageError, nearest
-from plop_lora.records import EvaluationSettings, TrialSpec
-from plop_lora.records.trial import TASKS
+from plop_lora.records import EvaluationSettings, TrainingSettings, TrialSpec
+from plop_lora.records.trial import GRPO, TASKS
 
 Row = Mapping[str, Any]
 """A prepared row. sft: `prompt` and `completion`, or `messages`, or `text`; classify: `text` and
@@ -35,11 +36,16 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What training reports: tokens passed, optimizer steps, the trainer's last row."""
+    """What training reports: tokens passed, optimizer steps, the trainer's last row.
+
+    `rows_dropped` and `rows_cut` are as in `TrialResult`.
+    """
 
     tokens: int
     steps: int
     last_log: Mapping[str, Any]
+    rows_dropped: int = 0
+    rows_cut: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +53,12 @@ class Judged:
     """The outcome of every evaluation row by metric, and the metrics that are no mean over rows.
 
     `items` are in the order of the rows; the mean of one is its metric. `metrics` has all of them.
+    `doubts` say why the outcome may tell nothing of the model.
     """
 
     items: Mapping[str, tuple[float, ...]]
     metrics: Mapping[str, float]
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,6 +96,33 @@ def metric_of(task: str, evaluation: EvaluationSettings) -> str:
 def usual_rate(task: str, full_rate: float | None) -> float:
     """Return the LoRA rate to start from, of the rate of a full finetune or the task's own."""
     return LORA_OVER_FULL * (full_rate or DEFAULT_FULL_RATE[task])
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """What a trial sees: steps, rows a step (for grpo: prompts), and different rows in all."""
+
+    steps: int
+    rows_a_step: int
+    rows: int
+
+    def __str__(self) -> str:
+        steps = "1 step" if self.steps == 1 else f"{self.steps:,} steps"
+        return f"{steps} of {self.rows_a_step:,} rows, {self.rows:,} different ones"
+
+
+def passes_of(task: str, settings: TrainingSettings, rows: int) -> Passes:
+    """Return how many steps a trial takes and how many of its rows it sees.
+
+    >>> str(passes_of("sft", TrainingSettings(steps=8, batch_size=4), 162))
+    '8 steps of 4 rows, 32 different ones'
+    """
+    a_step = settings.batch_size * settings.accumulation
+    if task == GRPO:
+        a_step //= settings.generations
+    a_step = max(1, a_step)
+    steps = settings.steps or max(1, math.ceil(rows * settings.epochs / a_step))
+    return Passes(steps, min(a_step, rows), min(rows, steps * a_step))
 
 
 def trainer_of(task: str) -> Train:

@@ -17,12 +17,11 @@ Imports no torch until something has to be trained. Knows nothing of the tasks b
 from __future__ import annotations
 
 import importlib
-import json
 import math
 import shutil
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,16 +30,12 @@ from plop_lora.errors import MachineError, OutputError, PlopError, RecordError, 
 from plop_lora.files import remove_abandoned
 from plop_lora.models.memory import is_out_of_memory
 from plop_lora.records import TrialResult, TrialSpec
-from plop_lora.records.trial import DONE, FAILED
+from plop_lora.records.trial import DONE, FAILED, UNTRAINED
 from plop_lora.training import resources
-from plop_lora.training.folder import (
-    ADAPTER,
-    CURVE,
-    RESULT,
-    SPEC,
-    check_no_links,
-    trial_folder,
-)
+from plop_lora.training.curve import Curve, DivergedError, plain_row
+from plop_lora.training.folder import ADAPTER, RESULT, SPEC, check_no_links, trial_folder
+from plop_lora.training.launcher import is_first_process, process_count, settled
+from plop_lora.training.learning import not_whole, unmoved, unrewarded
 from plop_lora.training.machine import is_of_machine
 from plop_lora.training.memory import release_memory, smaller_batch
 from plop_lora.training.rows import check_rows, read_general, read_rows
@@ -58,10 +53,6 @@ from plop_lora.training.weights import check_weights
 _PACKAGES: dict[str, tuple[str, ...]] = {"classify": ("torch", "transformers", "peft")}
 _PACKAGES |= dict.fromkeys(("sft", "grpo"), (*_PACKAGES["classify"], "trl"))
 _SPARE_BYTES = 50 * 2**20
-
-
-class DivergedError(ArithmeticError):
-    """Training or evaluation gave NaN or infinity; it ends as the cause of a failed trial."""
 
 
 def write_spec(root: Path, spec: TrialSpec) -> Path:
@@ -124,7 +115,7 @@ def run_trial(
         return found
     check_task(spec.task)
     check_weights(spec)
-    if resources.is_first_process():
+    if is_first_process():
         _claim(folder, spec)
         remove_abandoned(folder)
         _check_space(folder, spec)
@@ -138,8 +129,10 @@ def run_trial(
     progress = _Progress(spec, folder, tuple(report_to))
     if batch_size is not None:
         _shrink(progress, batch_size)
-    result = _run(spec, progress, _Rows(train, judged, general))
-    if resources.is_first_process():
+    with settled() as notes:
+        progress.notes += notes
+        result = _run(spec, progress, _Rows(train, judged, general))
+    if is_first_process():
         result.save(folder / RESULT)
     return result
 
@@ -201,8 +194,12 @@ class _Progress:
     tokens: int = 0
     dtype: str = ""
     last_log: dict[str, Any] = field(default_factory=dict)
+    curve: Curve | None = None
     judged: Judged = field(default_factory=lambda: Judged({}, {}))
     notes: list[str] = field(default_factory=list)
+    nothing_learned: tuple[str, ...] = ()
+    rows_dropped: int = 0
+    rows_cut: int = 0
 
 
 def _run(spec: TrialSpec, progress: _Progress, rows: _Rows) -> TrialResult:
@@ -240,8 +237,11 @@ def _run(spec: TrialSpec, progress: _Progress, rows: _Rows) -> TrialResult:
         cost=cost,
         versions=resources.versions(*_PACKAGES[spec.task]),
         notes=tuple(progress.notes),
-        last_log=progress.last_log,
+        last_log=progress.last_log or (progress.curve.last if progress.curve else {}),
         dtype=progress.dtype,
+        nothing_learned=(*progress.nothing_learned, *progress.judged.doubts),
+        rows_dropped=progress.rows_dropped,
+        rows_cut=progress.rows_cut,
     )
 
 
@@ -298,7 +298,7 @@ def _trained(progress: _Progress, rows: Sequence[Row]) -> Prepared:
 
     spec = progress.spec
     init = spec.placement.settings.init
-    log = _Curve(progress)
+    log = progress.curve = Curve(progress.folder)
     prepared = adapters.prepare(spec, rows)
     progress.notes += prepared.notes
     progress.parameters = adapters.adapter_parameters(prepared.model)
@@ -307,8 +307,14 @@ def _trained(progress: _Progress, rows: Sequence[Row]) -> Prepared:
     session = Session(progress.folder, log, spec.training.batch_size, progress.report_to)
     trained = trainer_of(spec.task)(spec, prepared, rows, session)
     progress.tokens = trained.tokens
-    progress.last_log = _plain(trained.last_log)
-    if resources.is_first_process():
+    progress.last_log = plain_row(trained.last_log)
+    progress.rows_dropped, progress.rows_cut = trained.rows_dropped, trained.rows_cut
+    progress.notes += not_whole(
+        len(rows), trained.rows_dropped, trained.rows_cut, spec.training.max_length
+    )
+    if spec.phase != UNTRAINED:
+        progress.nothing_learned = (*unmoved(prepared.model), *unrewarded(log.rows))
+    if is_first_process():
         adapters.save_adapter(prepared.model, progress.folder / ADAPTER, initial)
     return prepared
 
@@ -329,6 +335,7 @@ def _judge(progress: _Progress, prepared: Prepared, rows: _Rows) -> None:
     progress.judged = Judged(
         {name: values for name, values in items.items() if name not in bad},
         {name: value for name, value in metrics.items() if name not in bad},
+        () if spec.phase == UNTRAINED else judged.doubts,
     )
     progress.notes += [f"{name} of the evaluation rows is not finite" for name in sorted(bad)]
     if metric in bad:
@@ -337,51 +344,6 @@ def _judge(progress: _Progress, prepared: Prepared, rows: _Rows) -> None:
         raise DivergedError(
             f"the evaluation gave no {metric}; it gave: {', '.join(metrics) or 'nothing'}"
         )
-
-
-class _Curve:
-    """Keeps every row that a trainer logs, and stops the training when its loss is lost."""
-
-    def __init__(self, progress: _Progress) -> None:
-        """Begin an empty curve in place of one that a killed attempt left."""
-        self.progress = progress
-        self.path = progress.folder / CURVE if resources.is_first_process() else None
-        self._write("", "w")
-
-    def __call__(self, row: Mapping[str, Any]) -> None:
-        """Keep a row.
-
-        Raises:
-            DivergedError: its loss is NaN or infinite.
-            OutputError: the curve cannot be written.
-        """
-        plain = _plain(row)
-        self.progress.last_log = plain
-        self._write(json.dumps(plain) + "\n", "a")
-        loss = float(row.get("loss", 0.0))
-        if not math.isfinite(loss):
-            became = "NaN" if math.isnan(loss) else "infinite"
-            raise DivergedError(f"loss became {became} at step {row.get('step', 'unknown')}")
-
-    def _write(self, text: str, mode: str) -> None:
-        if self.path is None:
-            return
-        try:
-            with self.path.open(mode, encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            raise OutputError(f"Cannot write {self.path}: {error.strerror or error}.") from error
-
-
-def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a logged row as values that JSON has; what is not finite becomes null."""
-    plain: dict[str, Any] = {}
-    for name, value in row.items():
-        scalar = value.item() if hasattr(value, "item") else value
-        if isinstance(scalar, float) and not math.isfinite(scalar):
-            scalar = None
-        plain[name] = scalar if isinstance(scalar, bool | int | float | None) else str(scalar)
-    return plain
 
 
 # --------------------------------------------------------------------------- memory
@@ -394,7 +356,7 @@ def _halve_training(progress: _Progress, error: Exception) -> bool:
     """
     settings = progress.spec.training
     smaller = smaller_batch(settings.batch_size)
-    if smaller is None or not is_out_of_memory(error) or resources.process_count() > 1:
+    if smaller is None or not is_out_of_memory(error) or process_count() > 1:
         return False
     _shrink(progress, smaller)
     return True

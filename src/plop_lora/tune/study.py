@@ -93,7 +93,8 @@ def _journal(optuna: Any, path: Path) -> Any:
     """Open the journal; what a kill has left is removed first: its lock, half a line at the end.
 
     The folder is held by this process alone, so a lock of the journal is nobody's any more. Optuna
-    would wait for it at each of its accesses.
+    would wait for it at each of its accesses. Its lock is a link to the file: only where that is an
+    absolute path does optuna see how old the lock is, and that its owner is gone.
     """
     journal = optuna.storages.journal
     for stale in path.parent.glob(f"{path.name}.lock*"):
@@ -103,7 +104,7 @@ def _journal(optuna: Any, path: Path) -> Any:
         if content and not content.endswith(b"\n"):
             with path.open("r+b") as file:
                 file.truncate(content.rfind(b"\n") + 1)
-    return journal.JournalFileBackend(str(path))
+    return journal.JournalFileBackend(str(path.resolve()))
 
 
 # --------------------------------------------------------------------------- asking

@@ -15,7 +15,8 @@ class Rates:
     """The rate of every arm that has one, the ladder's steps, the causes of arms without.
 
     `lost` has the arms of whose ladder a trial was lost to the machine, with the cause: their rate
-    was chosen among fewer than the others had.
+    was chosen among fewer than the others had. `blind` has those whose ladder gave one value and
+    one loss at every rate, with what that means: it chose nothing.
     """
 
     best: Mapping[str, float]
@@ -23,6 +24,7 @@ class Rates:
     causes: Mapping[str, tuple[str, ...]]
     notes: tuple[str, ...]
     lost: Mapping[str, str] = field(default_factory=dict)
+    blind: Mapping[str, str] = field(default_factory=dict)
 
 
 def value_of(result: TrialResult, metric: str) -> float | None:
@@ -61,6 +63,7 @@ def choose_rates(study: Study, results: Sequence[TrialResult]) -> Rates:
     best: dict[str, float] = {}
     causes: dict[str, tuple[str, ...]] = {}
     notes: list[str] = []
+    blind: dict[str, str] = {}
     for arm in study.arms:
         own = [step for step in steps if step.arm == arm.name]
         tried = [
@@ -72,8 +75,10 @@ def choose_rates(study: Study, results: Sequence[TrialResult]) -> Rates:
             causes[arm.name] = tuple(dict.fromkeys(step.cause or "" for step in own))
             continue
         best[arm.name] = -max(tried)[2]
+        if len(tried) > 1 and len({outcome[:2] for outcome in tried}) == 1:
+            blind[arm.name] = _BLIND
         notes += _edge(arm.name, best[arm.name], study.rates)
-    return Rates(best, steps, causes, tuple(notes), _lost(results))
+    return Rates(best, steps, causes, tuple(notes), _lost(results), blind)
 
 
 def _lost(results: Sequence[TrialResult]) -> dict[str, str]:
@@ -82,6 +87,10 @@ def _lost(results: Sequence[TrialResult]) -> dict[str, str]:
             for result in results if result.mendable}  # fmt: skip
 
 
+_BLIND = (
+    "its ladder gave the same value and the same loss at every rate, so it chose nothing: give its "
+    "trials more rows with ladder_share, or more steps"
+)
 _LOST = (
     "its ladder lost the trial at the rate {rate:g} to the machine ({cause}), so its rate was "
     "chosen among fewer; start again to run it"

@@ -49,12 +49,13 @@ def conclude(study: Study, trials: Trials) -> Verification:
     _demand_values(study, trials, outcomes)
     references = references_of(study, trials.untrained)
     name, level = best_reference(references, higher=study.higher)
+    doubts = _doubts(trials)
     decision = decide(
         outcomes, shortlist=SHORTLIST, margin=study.margin, higher=study.higher,
-        doubts=Doubts({**trials.rates.lost, **_lost(trials.confirm)}, level, name),
+        doubts=Doubts(doubts, level, name),
     )  # fmt: skip
     arms = [
-        _arm_result(study, arm, trials, outcomes[arm.name], against)
+        _arm_result(study, arm, trials, outcomes[arm.name], against, doubts)
         for arm, against in zip(study.arms, decision.comparisons, strict=True)
     ]
     sign = -1.0 if study.higher else 1.0
@@ -94,15 +95,23 @@ def conclude(study: Study, trials: Trials) -> Verification:
     )
 
 
-def _lost(confirm: Sequence[TrialResult]) -> dict[str, str]:
-    """Say of each arm which seeds the machine has ended: the others may be the luckier ones."""
-    return {
-        result.arm: f"its trial with the seed {result.seed} was lost to the machine "
-        f"({(result.cause or 'no cause given').rstrip('.')}), so it has fewer seeds than the "
-        "others; start again to run it"
-        for result in confirm
-        if result.mendable
-    }
+def _doubts(trials: Trials) -> dict[str, str]:
+    """Say of each arm why its numbers may not be those of its placement, if anything says so."""
+    found = {**trials.rates.blind, **trials.rates.lost}
+    for result in trials.confirm:
+        if result.mendable:
+            # The seeds that are left may be the luckier ones.
+            found[result.arm] = (
+                f"its trial with the seed {result.seed} was lost to the machine "
+                f"({(result.cause or 'no cause given').rstrip('.')}), so it has fewer seeds than "
+                "the others; start again to run it"
+            )
+        elif result.nothing_learned:
+            found[result.arm] = (
+                f"its trial with the seed {result.seed} has learnt nothing: "
+                f"{'; '.join(result.nothing_learned)}"
+            )
+    return found
 
 
 def _outcomes(study: Study, trials: Trials) -> dict[str, Outcome]:
@@ -142,7 +151,12 @@ def _demand_values(study: Study, trials: Trials, outcomes: Mapping[str, Outcome]
 
 
 def _arm_result(
-    study: Study, arm: Arm, trials: Trials, outcome: Outcome, against: ArmComparison
+    study: Study,
+    arm: Arm,
+    trials: Trials,
+    outcome: Outcome,
+    against: ArmComparison,
+    doubts: Mapping[str, str],
 ) -> ArmResult:
     own = _of(arm.name, trials.confirm)
     causes = [cause for result in own if (cause := cause_of(result, study.metric))]
@@ -161,7 +175,7 @@ def _arm_result(
         verdict=against.verdict,
         causes=(
             *trials.rates.causes.get(arm.name, ()),
-            *([lost] if (lost := trials.rates.lost.get(arm.name)) else []),
+            *([doubt] if (doubt := doubts.get(arm.name)) else []),
             *dict.fromkeys(causes),
         ),
         bound=against.bound,

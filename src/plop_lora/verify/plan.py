@@ -25,9 +25,16 @@ from plop_lora.records import (
     TrialSpec,
     VerificationPlan,
 )
-from plop_lora.records.trial import CONFIRM, GRPO, LADDER, UNTRAINED, higher_is_better
+from plop_lora.records.trial import (
+    CONFIRM,
+    GRPO,
+    LADDER,
+    UNTRAINED,
+    WITHOUT_WARMUP,
+    higher_is_better,
+)
 from plop_lora.statistics import detectable
-from plop_lora.training.task import metric_of, usual_rate
+from plop_lora.training.task import metric_of, passes_of, usual_rate
 from plop_lora.training.weights import TrainedModel
 from plop_lora.verify.arms import COMPULSORY, DEFAULT_ARMS, PLOP, Arm, budget_of, make_arms
 from plop_lora.verify.estimate import CHARACTERS_A_TOKEN, Work, estimate
@@ -304,13 +311,29 @@ def make_plan(
 
 
 def _plan_notes(study: Study, source: str, finished: int) -> tuple[str, ...]:
-    price = study.recipe.price
-    notes = [f"the time of all trials is estimated {source}"]
+    price, training = study.recipe.price, study.recipe.training
+    notes = _passes(study)
+    if training.schedule in WITHOUT_WARMUP and training.warmup:
+        notes.append(
+            f"the schedule {training.schedule} has no warm-up, so warmup {training.warmup:g} does "
+            "nothing; constant_with_warmup has one"
+        )
+    notes += [f"the time of all trials is estimated {source}"]
     notes += [f"{finished} of the trials are finished and will not run again"] * bool(finished)
     notes += [] if price.hourly is None else [
         f"the money is at {price.hourly:g} {price.currency} a device-hour"
     ]  # fmt: skip
     return tuple(notes)
+
+
+def _passes(study: Study) -> list[str]:
+    """Say what a trial of each phase sees."""
+    task, rows = study.recipe.task, len(study.splits.train)
+    found = [f"a deciding trial takes {passes_of(task, study.recipe.training, rows)} of {rows:,}"]
+    if ladder := ladder_specs(study):
+        seen = passes_of(task, ladder[0].training, study.ladder_rows)
+        found.append(f"a trial that chooses a rate takes {seen} of {study.ladder_rows:,}")
+    return found
 
 
 def _work(study: Study, spec: TrialSpec, tokens: float) -> Work:

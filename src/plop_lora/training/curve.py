@@ -1,0 +1,67 @@
+"""The curve of a trial: every row that its trainer logs, on the disk as it comes. No torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from plop_lora.errors import OutputError
+from plop_lora.training.folder import CURVE
+from plop_lora.training.launcher import is_first_process
+
+
+class DivergedError(ArithmeticError):
+    """Training or evaluation gave NaN or infinity; it ends as the cause of a failed trial."""
+
+
+class Curve:
+    """Keeps every row that a trainer logs, and stops the training when its loss is lost."""
+
+    def __init__(self, folder: Path) -> None:
+        """Begin an empty curve in place of one that a killed attempt left."""
+        self.rows: list[dict[str, Any]] = []
+        self.path = folder / CURVE if is_first_process() else None
+        self._write("", "w")
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """Return the last row, empty without one."""
+        return self.rows[-1] if self.rows else {}
+
+    def __call__(self, row: Mapping[str, Any]) -> None:
+        """Keep a row.
+
+        Raises:
+            DivergedError: its loss is NaN or infinite.
+            OutputError: the curve cannot be written.
+        """
+        plain = plain_row(row)
+        self.rows.append(plain)
+        self._write(json.dumps(plain) + "\n", "a")
+        loss = float(row.get("loss", 0.0))
+        if not math.isfinite(loss):
+            became = "NaN" if math.isnan(loss) else "infinite"
+            raise DivergedError(f"loss became {became} at step {row.get('step', 'unknown')}")
+
+    def _write(self, text: str, mode: str) -> None:
+        if self.path is None:
+            return
+        try:
+            with self.path.open(mode, encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise OutputError(f"Cannot write {self.path}: {error.strerror or error}.") from error
+
+
+def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a logged row as values that JSON has; what is not finite becomes null."""
+    plain: dict[str, Any] = {}
+    for name, value in row.items():
+        scalar = value.item() if hasattr(value, "item") else value
+        if isinstance(scalar, float) and not math.isfinite(scalar):
+            scalar = None
+        plain[name] = scalar if isinstance(scalar, bool | int | float | None) else str(scalar)
+    return plain

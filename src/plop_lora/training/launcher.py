@@ -1,0 +1,92 @@
+"""The environment of a launcher such as torchrun: trusted where it is whole, else left out.
+
+transformers and accelerate read single variables. One that a shell or a cluster has left behind
+would make a trial wait for processes that do not exist, write nothing, or compute in another dtype
+than its spec says. Imports the standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from plop_lora.errors import UsageError
+
+WHOLE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What every launcher sets."""
+PLACES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+OVERRIDES = ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
+"""What a spec says itself, so that every arm has the same."""
+ENGINES = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM")
+_NEUTRAL = ("", "no", "1", "false")
+
+
+def is_launched() -> bool:
+    """Whether the environment is that of one of several processes, complete and consistent."""
+    if not all(os.environ.get(name) for name in WHOLE):
+        return False
+    try:
+        rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        local = int(os.environ["LOCAL_RANK"])
+    except ValueError:
+        return False
+    return 0 <= rank < count and local >= 0
+
+
+def process_count() -> int:
+    """Return how many processes train together."""
+    return int(os.environ["WORLD_SIZE"]) if is_launched() else 1
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that prints and writes."""
+    return not is_launched() or int(os.environ["RANK"]) == 0
+
+
+@contextlib.contextmanager
+def settled() -> Iterator[tuple[str, ...]]:
+    """Hide from the libraries what a trial must not follow; put it back afterwards.
+
+    Yields:
+        what was left out, a sentence each.
+
+    Raises:
+        UsageError: accelerate is told to train with an engine that trials do not use.
+    """
+    engine = next((name for name in ENGINES if _is_set(name)), None)
+    if engine is not None:
+        raise UsageError(
+            f"{engine} is set in the environment, and a trial trains without that. Unset it, or "
+            "start trials without accelerate's configuration for it."
+        )
+    places = {} if is_launched() else _taken(PLACES)
+    overrides = {name: value for name, value in _taken(OVERRIDES).items() if _is_set(name)}
+    notes = []
+    if places:
+        missing = [name for name in WHOLE if not os.environ.get(name)]
+        lacks = f"lacks {', '.join(missing)}" if missing else "is not consistent"
+        notes.append(
+            f"{_listed(places)} in the environment is left out: no launcher has set it, since it "
+            f"{lacks}"
+        )
+    if overrides:
+        notes.append(f"{_listed(overrides)} in the environment is left out: the spec decides")
+    for name in (*places, *overrides):
+        del os.environ[name]
+    try:
+        yield tuple(notes)
+    finally:
+        os.environ.update(places | overrides)
+
+
+def _taken(names: tuple[str, ...]) -> dict[str, str]:
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "").lower() not in _NEUTRAL
+
+
+def _listed(values: dict[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
