@@ -129,6 +129,10 @@ def _judge(
         values = tuple(value for value, _ in outcomes)
         done = [value for value in values if value is not None]
         versus = found.get(point.label, Versus(None, None, None, None))
+        doubts = _nothing_learned(results)
+        if doubts or _nothing_learned(by_point[default]):
+            # Two that have learnt nothing are alike, which says nothing of either.
+            versus = Versus(None, None, None, None)
         rows.append(
             Candidate(
                 configuration=point,
@@ -141,10 +145,14 @@ def _judge(
                 high=versus.high,
                 p=versus.p,
                 verdict=REFERENCE if point == default else verdict_of(versus, margin),
-                causes=tuple(cause for _, cause in outcomes if cause is not None),
+                causes=(*(cause for _, cause in outcomes if cause is not None), *doubts),
             )
         )
     return tuple(rows)
+
+
+def _nothing_learned(results: Sequence[TrialResult]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(why for result in results for why in result.nothing_learned))
 
 
 def verdict_of(versus: Versus, margin: float) -> str:
