@@ -252,7 +252,8 @@ def test_hooks_never_wait_for_the_device(name: str) -> None:
     handles = body.register_forward_pre_hook(enter), body.register_forward_hook(leave)
     with torch.inference_mode():
         body(**batch, use_cache=False)
-    scores = plop.score(model, batches=[batch, families.batch_of(name, seed=2)], progress=False)
+    batches = [batch, families.batch_of(name, seed=2)]
+    scores = plop.score(model, batches=batches, stop="fixed", progress=False)
     for handle in handles:
         handle.remove()
     plain, first, second = waits
