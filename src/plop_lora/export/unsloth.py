@@ -156,5 +156,5 @@ TARGET = Target(
     check=_check,
     description="Import it beside your Unsloth script: model = add_adapters(model).",
     source="https://docs.unsloth.ai/get-started/fine-tuning-llms-guide/lora-hyperparameters-guide",
-    read_by="peft",
+    read_by="from peft",
 )
