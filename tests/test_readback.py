@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 import plop_lora as plop
 from plop_lora.cli import app
-from plop_lora.errors import ExportError
+from plop_lora.errors import ExportError, UsageError
 from plop_lora.export import TARGETS, export
 from plop_lora.export.dryrun import with_every_module
 from plop_lora.records import Placement, whole_weight
@@ -190,3 +191,60 @@ def test_a_slice_stands_for_its_weight() -> None:
         "a.experts.w[up]": "a.experts.w",
     }
     assert {name: whole_weight(name) for name in names} == names
+
+
+# ------------------------------------------------------------------- embeddings and heads
+
+
+@pytest.fixture
+def with_tables(models, tmp_path: Path) -> Placement:
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "task_type": "CAUSAL_LM",
+              "target_modules": ["embed_tokens", "lm_head", "q_proj"]}  # fmt: skip
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(config))
+    return plop.import_adapter(path, models("llama"))
+
+
+EFFECTS = {
+    "unsloth": {"the adapters on embed_tokens, lm_head": "train the whole matrix"},
+    "nemo-automodel": {"embed_tokens": "nn.Linear only"},
+    "mlx-lm": {"embed_tokens": "outside the blocks", "lm_head": "outside the blocks"},
+    "torchtune": {"embed_tokens": "no switch", "lm_head": "no switch"},
+    "litgpt": {"embed_tokens": "no switch", "lm_head": "no switch"},
+}
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_an_embedding_without_lora_there_is_a_loss(
+    to: str, with_tables: Placement, tmp_path: Path
+) -> None:
+    """Unsloth takes `embed_tokens` and trains the whole matrix; Automodel passes over it."""
+    done = export(with_tables, tmp_path / "out", to=to, allow_loss=True)
+    found = {loss.what: loss.effect for loss in done.losses}
+    wanted = EFFECTS.get(to, {})
+    assert found.keys() == wanted.keys()
+    assert all(effect in found[what] for what, effect in wanted.items())
+    assert done.checked
+    if to == "unsloth":
+        assert "'embed_tokens'" not in done.text
+        assert "'lm_head'" not in done.text
+
+
+def test_unsloth_refuses_what_it_would_train_whole(with_tables: Placement, tmp_path: Path) -> None:
+    sites = tuple(site for site in with_tables.sites if site.type == "embed_tokens")
+    placement = dataclasses.replace(with_tables, sites=sites)
+    with pytest.raises(ExportError, match=r"trains embed_tokens whole"):
+        export(placement, tmp_path / "out", to="unsloth", allow_loss=True)
+
+
+def test_including_a_tied_head_is_refused_by_name() -> None:
+    """It was called a pattern that matches no module, although the module is there."""
+    config = transformers.LlamaConfig(
+        **SMALL, **HEADS, num_key_value_heads=2, tie_word_embeddings=True
+    )
+    model = transformers.LlamaForCausalLM(config).eval()
+    with pytest.raises(UsageError) as error:
+        plop.score(model, batches=[make_batch("llama")], include=["lm_head"], progress=False)
+    assert "lm_head shares its weight with model.embed_tokens" in str(error.value)
+    scores = plop.score(model, batches=[make_batch("llama")], include=["*"], progress=False)
+    assert not any("lm_head" in site.name for site in scores.sites)

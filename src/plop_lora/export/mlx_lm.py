@@ -170,7 +170,11 @@ def _name_losses(placement: Placement, kept: Iterable[Host], family: Family) -> 
     names = {host.name for host in kept}
     dropped = dict.fromkeys(site.type for site in placement.sites if site.name not in names)
     split = dict.fromkeys(host.type for host in kept if len(_keys(host, family)) > 1)
-    losses = [Loss(name, "not trained, mlx-lm has no such weight") for name in dropped]
+    outside = {site.type for site in placement.sites if not re.search(r"\.\d+\.", site.name)}
+    absent, beside = "mlx-lm has no such weight", "it stands outside the blocks"
+    losses = [
+        Loss(name, f"not trained, {beside if name in outside else absent}") for name in dropped
+    ]
     losses += [
         Loss(f"the one A of {name}", "gate and up get an A each, which is more parameters")
         for name in split

@@ -75,8 +75,17 @@ def _adapted(placement: Placement) -> tuple[list[Host], list[Loss]]:
     """Return the weights that will be adapted, and what that loses about experts."""
     placed = {site.name for site in placement.sites}
     hosts = [host for host in placement.hosts if host.name in placed]
-    plain_hosts = [host for host in hosts if not host.is_parameter]
-    stacked = [host for host in hosts if host.is_parameter]
+    tables = [host for host in hosts if _is_embedding(host)]
+    lost = [Loss(name, "not trained, Automodel adapts nn.Linear only") for name in _types(tables)]
+    plain_hosts = [host for host in hosts if not host.is_parameter and host not in tables]
+    adapted, losses = _with_experts(placement, plain_hosts)
+    return adapted, [*lost, *losses]
+
+
+def _with_experts(placement: Placement, plain_hosts: list[Host]) -> tuple[list[Host], list[Loss]]:
+    """Add the experts that will be adapted, all of a layer or none."""
+    placed = {site.name for site in placement.sites}
+    stacked = [host for host in placement.hosts if host.name in placed and host.is_parameter]
     if not stacked:
         return plain_hosts, []
     if placement.model.architecture not in OWN_EXPERTS:
@@ -92,6 +101,16 @@ def _adapted(placement: Placement) -> tuple[list[Host], list[Loss]]:
         return [*plain_hosts, *every], [Loss(f"{name} untouched", effect) for name in _types(extra)]
     effect = "not trained, Automodel adapts all of a layer's experts or none"
     return plain_hosts, [Loss(name, effect) for name in _types(stacked)]
+
+
+def _is_embedding(host: Host) -> bool:
+    """Whether a weight is a table of rows to look up, outside the blocks and longer than wide.
+
+    A head has its rows on the other side, whatever it is called.
+    """
+    leaf = host.name.rpartition(".")[2]
+    named = re.search(r"embed|^wte$|^wpe$|^shared$", leaf) is not None
+    return named and host.layer is None and host.in_features > host.out_features
 
 
 def patterns(placement: Placement, hosts: Sequence[Host]) -> list[str]:

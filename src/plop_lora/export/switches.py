@@ -141,7 +141,7 @@ def _strangers(placement: Placement, switches: Switches) -> list[Loss]:
     reach = {part for parts in switches.values() for part in parts}
     types = [site.type for site in placement.sites if not set(parts_of(site.name)) & reach]
     return [
-        Loss(type_name, "not trained, there is no switch for it")
+        Loss(type_name, "not trained, no switch of the file reaches it")
         for type_name in dict.fromkeys(types)
     ]
 
