@@ -175,6 +175,16 @@ def test_an_ending_hits_no_container(to: str, gemma4: Placement, tmp_path: Path)
     assert (done.checked, done.losses) == (True, ())
 
 
+def test_a_configuration_that_cannot_be_built_is_one_line(scores, tmp_path: Path) -> None:
+    """A family's own check of its configuration came out as a fault of this library."""
+    placement = plop.place(scores)
+    config = {**placement.model.config, "num_attention_heads": 0}
+    model = dataclasses.replace(placement.model, config=config)
+    for to in ("peft", "mlx-lm"):
+        with pytest.raises(ExportError, match=r"^transformers cannot build (?!.*\n).*no-dry-run"):
+            export(dataclasses.replace(placement, model=model), tmp_path, to=to)
+
+
 def test_every_module_joins_the_untouched_names(scores, models) -> None:
     placement = plop.place(scores)
     every = with_every_module(placement)

@@ -103,7 +103,8 @@ def skeleton(reference: ModelReference) -> nn.Module:
     """Build a model without weights from the configuration in a record.
 
     Raises:
-        ExportError: the record has no configuration, or transformers does not know it.
+        ExportError: the record has no configuration, or transformers does not know it or cannot
+            build the model from it.
     """
     if reference.config is None:
         raise ExportError(
@@ -118,9 +119,17 @@ def skeleton(reference: ModelReference) -> nn.Module:
         )
     settings = _structure(reference.config)
     model_type = settings.pop("model_type")
-    config = transformers.AutoConfig.for_model(model_type, **settings)
-    with torch.device("meta"):
-        model: nn.Module = model_class(config)
+    try:
+        config = transformers.AutoConfig.for_model(model_type, **settings)
+        with torch.device("meta"):
+            model: nn.Module = model_class(config)
+    except Exception as error:
+        # Each family checks its configuration in a way of its own, with errors of its own.
+        raise ExportError(
+            f"transformers cannot build {reference.architecture} from the configuration in the "
+            f"record: {' '.join(str(error).split())[:200]} Pass the module: "
+            "placement.to_peft(model), or export with --no-dry-run."
+        ) from error
     return model
 
 
