@@ -98,8 +98,9 @@ def no_tables(*leaves: str) -> Step:
 
     def step(narrowed: Narrowed) -> Narrowed:
         sites = narrowed.placement.sites
-        kept = [site for site in sites if site.name.rpartition(".")[2] not in leaves]
-        types = ", ".join(sorted({site.type for site in sites if site not in kept}))
+        tables = {site.name: site for site in sites if site.name.rpartition(".")[2] in leaves}
+        kept = [site for site in sites if site.name not in tables]
+        types = ", ".join(sorted({site.type for site in tables.values()}))
         if not types:
             return narrowed
         if not kept:

@@ -77,7 +77,7 @@ def _adapted(placement: Placement) -> tuple[list[Host], list[Loss]]:
     hosts = [host for host in placement.hosts if host.name in placed]
     tables = [host for host in hosts if _is_embedding(host)]
     lost = [Loss(name, "not trained, Automodel adapts nn.Linear only") for name in _types(tables)]
-    plain_hosts = [host for host in hosts if not host.is_parameter and host not in tables]
+    plain_hosts = [host for host in hosts if not (host.is_parameter or _is_embedding(host))]
     adapted, losses = _with_experts(placement, plain_hosts)
     return adapted, [*lost, *losses]
 
