@@ -197,8 +197,7 @@ def export_mark(placement: object, target: object) -> str:
         rendered = target.render(placement)
     except ExportError:
         return "none"
-    if target.check is not None:
-        target.check(placement, rendered)
+    target.check(placement, rendered)
     return "loss" if rendered.losses else "all"
 
 

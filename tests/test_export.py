@@ -12,6 +12,7 @@ from torch import nn
 
 import plop_lora as plop
 from plop_lora.errors import ExportError, OutputError, UsageError
+from plop_lora.export.dryrun import check_with_peft
 from plop_lora.records import Placement
 
 
@@ -59,9 +60,18 @@ def test_file_loads_in_peft(scores, tmp_path) -> None:
 def test_difference_is_an_error_that_names_modules(scores) -> None:
     """PEFT adapts what the names match; a record that says otherwise must not pass."""
     placement = plop.place(scores)
-    fewer = dataclasses.replace(placement, untouched=(), sites=placement.sites[1:])
+    fewer = dataclasses.replace(placement, sites=placement.sites[1:])
     with pytest.raises(ExportError, match=r"layers\.0\.\w+\.\w+_proj gets an adapter it should"):
-        fewer.to_peft()
+        check_with_peft(fewer, placement.to_peft())
+
+
+def test_names_are_compared_with_the_model_and_not_with_the_record(scores, models) -> None:
+    """A record that lists too little must not let an ending hit what it does not list."""
+    placement = plop.place(scores)
+    fewer = dataclasses.replace(placement, untouched=(), sites=placement.sites[1:])
+    model = models("llama")
+    for config in (fewer.to_peft(), fewer.to_peft(model)):
+        check_with_peft(fewer, config, model)
 
 
 def test_plain_module_is_checked_against_itself() -> None:

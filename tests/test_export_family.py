@@ -100,7 +100,7 @@ def test_a_scored_placement_is_exported(name: str, options: dict, scores, tmp_pa
     done = export(placement, tmp_path, to=name, allow_loss=True)
     assert done.rendered.trainable_parameters <= placement.trainable_parameters
     assert bool(done.losses) == (name in ONE_RANK and "budget" in options)
-    assert done.target.read_by == (None if name == "trl" else "peft")
+    assert done.target.read_by == (None if name == "trl" else "from peft")
 
 
 @pytest.mark.parametrize("name", FAMILY)

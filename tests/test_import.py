@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -265,3 +266,135 @@ def test_a_folder_needs_no_weights(models, tmp_path) -> None:
     )
     assert missing.returncode == 1
     assert "No such file: none.json" in missing.stderr
+
+
+# --------------------------------------------------------------------------- dead entries
+
+
+DEAD: list[tuple[dict[str, Any], str]] = [
+    ({"target_modules": ["q_proj", "query"]}, "target_modules 'query' adapts nothing"),
+    ({"rank_pattern": {"k_proj": 2}}, "rank_pattern 'k_proj' sets no rank"),
+    ({"alpha_pattern": {"layers.7.q_proj": 2}}, "alpha_pattern 'layers.7.q_proj' sets no alpha"),
+    ({"exclude_modules": ["vision", "k_proj"]}, "exclude_modules 'vision' excludes nothing"),
+    ({"exclude_modules": r".*visual.*"}, "exclude_modules '.*visual.*' excludes nothing"),
+    ({"layers_to_transform": [0, 7]}, "layers_to_transform '7' adapts nothing"),
+    (
+        {"layers_to_transform": [0, 1], "layers_pattern": ["layers", "h"]},
+        "layers_pattern 'h' matches no blocks",
+    ),
+    (
+        {"target_parameters": ["mlp.up_proj.weight", "mlp.experts.down_proj"]},
+        "target_parameters 'mlp.experts.down_proj' adapts nothing",
+    ),
+    ({"modules_to_save": ["lm_head", "score"]}, "modules_to_save 'score' matches no module"),
+    (
+        {"target_modules": ["q_proj", *(f"gate_up_projs.{expert}" for expert in range(32))]},
+        "target_modules 'gate_up_projs.0' to 'gate_up_projs.31' (32 names) adapts nothing",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "note"), DEAD, ids=[note for _, note in DEAD])
+def test_every_entry_that_does_nothing_is_named(fields, note, models, tmp_path) -> None:
+    """PEFT drops it without a word, and the placement looked as if it had been meant."""
+    path = _write(tmp_path, **{"target_modules": ["q_proj"], **fields})
+    notes = plop.import_adapter(path, models("llama")).notes
+    assert [text for text in notes if re.search("nothing|no (rank|alpha|blocks|module)", text)] == [
+        note
+    ]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"target_modules": "all-linear"},
+        {"target_modules": r".*\.(q|k)_proj", "exclude_modules": r".*\.1\..*"},
+        {"target_modules": ["layers.0.self_attn.q_proj", "o_proj"], "layers_to_transform": 0},
+        {"target_modules": ["q_proj"], "rank_pattern": {r"^model\.layers\.\d+\..*q_proj": 4}},
+        {"target_modules": ["q_proj"], "target_parameters": ["up_proj.weight"],
+         "rank_pattern": {"up_proj.weight": 4}, "layers_pattern": "layers",
+         "layers_to_transform": [0, 1]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_entries_that_do_something_are_not_named(fields, models, tmp_path) -> None:
+    """The control: a note that always comes is not read."""
+    notes = plop.import_adapter(_write(tmp_path, **fields), models("llama")).notes
+    assert not [text for text in notes if "nothing" in text or " no " in text]
+
+
+def test_names_that_peft_turns_into_experts_are_alive(tmp_path) -> None:
+    config = transformers.Qwen3MoeConfig(
+        **SMALL, **HEADS, num_key_value_heads=2, num_experts=4, num_experts_per_tok=2,
+        moe_intermediate_size=24, head_dim=8,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = transformers.Qwen3MoeForCausalLM(config)
+    path = _write(tmp_path, target_modules=["q_proj", "gate_proj", "up_proj", "down_proj"])
+    placement = plop.import_adapter(path, model)
+    assert sum(site.is_parameter for site in placement.sites) == 4
+    assert not [note for note in placement.notes if "nothing" in note]
+
+
+@pytest.mark.parametrize(
+    ("target", "match"),
+    [
+        (["mlp", "q_proj"], r"model\.layers\.0\.mlp, which is a LlamaMLP .* \(gate_proj, up_proj"),
+        ([r"layers.1"], r"model\.layers\.1, which is a LlamaDecoderLayer .*\(self_attn, mlp"),
+        (r".*self_attn", r"is a LlamaAttention"),
+    ],
+)
+def test_a_container_as_target_gets_one_line(target, match, models, tmp_path) -> None:
+    """PEFT prints the whole module, and the name of the entry is not in it."""
+    with pytest.raises(UsageError, match=match) as error:
+        plop.import_adapter(_write(tmp_path, target_modules=target), models("llama"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod.", "_fsdp_wrapped_module.", "module."])
+def test_names_of_a_wrapped_model_are_read_without_the_wrapper(wrapper, models, tmp_path) -> None:
+    """An adapter of a compiled model lists names that no other model has."""
+    names = [f"{wrapper}model.layers.{layer}.self_attn.q_proj" for layer in (0, 1)]
+    escaped = re.escape(wrapper)
+    path = _write(
+        tmp_path, target_modules=names,
+        rank_pattern={rf"{escaped}model\.layers\.0\.self_attn\.q_proj": 2},
+        alpha_pattern={rf"{escaped}model\.layers\.0\.self_attn\.q_proj": 4},
+    )  # fmt: skip
+    placement = plop.import_adapter(path, models("llama"))
+    assert [site.rank for site in placement.sites] == [2, 4]
+    assert any(wrapper.rstrip(".") in note for note in placement.notes)
+    assert not [note for note in placement.notes if "nothing" in note]
+
+
+def test_a_tower_that_is_adapted_in_part_is_told(tmp_path) -> None:
+    """The scorer does not measure towers, so that their other weights were not counted."""
+    sides = {**SMALL, **HEADS, "num_hidden_layers": 2}
+    config = transformers.Qwen2_5_VLConfig(
+        text_config={**sides, "num_key_value_heads": 2},
+        vision_config={"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4,
+                       "out_hidden_size": 32},
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = transformers.Qwen2_5_VLForConditionalGeneration(config)
+    path = _write(tmp_path, target_modules=["visual.blocks.0.attn.qkv", "o_proj"])
+    placement = plop.import_adapter(path, model)
+    qkv = next(site for site in placement.sites if site.name.endswith("qkv"))
+    assert f"{qkv.type} is adapted in 1 of 2 weights" in placement.notes
+    assert "vision" in qkv.type
+    assert not any("[" in name for name in placement.untouched)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_tied_head_is_told(tied, tmp_path) -> None:
+    """PEFT adapts the output alone; merging it changes the embedding as well."""
+    config = transformers.LlamaConfig(
+        **SMALL, **HEADS, num_key_value_heads=2, tie_word_embeddings=tied
+    )
+    path = _write(tmp_path, target_modules=["q_proj", "lm_head"])
+    for device in ("meta", "cpu"):
+        with torch.device(device):
+            model = transformers.LlamaForCausalLM(config)
+        notes = plop.import_adapter(path, model).notes
+        assert any("lm_head shares its weight with model.embed_tokens" in n for n in notes) == tied

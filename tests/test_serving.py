@@ -356,7 +356,7 @@ def test_atomic_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, older: b
     assert [path.name for path in folder.iterdir()] == ["whole"]
 
 
-PLAIN = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"]}
+PLAIN = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}
 LAYER = "model.layers.0"
 
 
@@ -402,7 +402,7 @@ LINT: list[tuple[str, dict[str, Any], str, str]] = [
     ("vllm", {"modules": EXPERTS}, "note", "--enable-mixed-moe-lora-format"),
     ("vllm", {"modules": EXPERTS[1:]}, "rejected", "both projections"),
     ("vllm", {"modules": EXPERTS, "peft_version": "0.18.1"}, "rejected", "transposed"),
-    ("sglang", {"modules": EXPERTS}, "ignored", "--lora-strict-loading"),
+    ("sglang", {"modules": EXPERTS}, "rejected", "no layer for experts"),
     ("vllm", {"modules": (f"{LAYER}.qkv_proj",)}, "note", "packed_modules_mapping"),
     ("sglang", {"modules": ("transformer.h.0.attn.c_attn",)}, "rejected", "has no LoRA layer"),
     ("vllm", {"modules": (f"{LAYER}.mamba.conv1d",)}, "rejected", "linear layers only"),

@@ -19,6 +19,7 @@ from typing import Any
 
 from plop_lora.errors import AdapterError, UsageError
 from plop_lora.export.patterns import check_patterns
+from plop_lora.export.wrapped import unwrapped, unwrapped_fields
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -62,13 +63,18 @@ def _full_name(module: str, parameter: str | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A trained LoRA adapter: `passengers` are base embeddings that PEFT saved along with it."""
+    """A trained LoRA adapter: `passengers` are base embeddings that PEFT saved along with it.
+
+    `wrappers` are the words that names of its weights or its configuration held; all names but
+    those of tensors are without them.
+    """
 
     folder: Path
     config: Mapping[str, Any]
     pairs: tuple[Pair, ...]
     passengers: tuple[str, ...]
     added_tokens: bool
+    wrappers: tuple[str, ...] = ()
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -88,15 +94,17 @@ def read_adapter(folder: Path) -> Adapter:
             f"{WEIGHTS_FILE}. A placement is exported with: "
             "plop export placement.json --to peft --serve vllm -o DIR"
         )
-    config = read_config(folder)
+    config, in_config = unwrapped_fields(read_config(folder))
     shapes, _ = read_header(folder / WEIGHTS_FILE)
     factors, passengers = _sort_tensors(folder, shapes)
+    in_names = (word for tensor in shapes for word in unwrapped(tensor)[1])
     return Adapter(
         folder=folder,
         config=config,
         pairs=tuple(_pairs(folder, config, shapes, factors)),
         passengers=tuple(passengers),
         added_tokens=(folder / "added_tokens.json").exists(),
+        wrappers=tuple(dict.fromkeys([*in_config, *in_names])),
     )
 
 
@@ -198,10 +206,14 @@ def _sort_tensors(
     factors: dict[str, dict[str, str]] = defaultdict(dict)
     passengers, unknown = [], []
     for tensor, shape in shapes.items():
-        found = _FACTOR.fullmatch(tensor.removeprefix(PREFIX))
-        if found and tensor.startswith(PREFIX) and len(shape) == 2:
-            factors[found[1]][found[2] or found[3]] = tensor
-        elif tensor.endswith(("embed_tokens.base_layer.weight", "lm_head.base_layer.weight")):
+        plain, _ = unwrapped(tensor)
+        found = _FACTOR.fullmatch(plain.removeprefix(PREFIX))
+        if found and plain.startswith(PREFIX) and len(shape) == 2:
+            side = found[2] or found[3]
+            if side in factors[found[1]]:
+                raise AdapterError(_twice(folder, tensor, factors[found[1]][side]))
+            factors[found[1]][side] = tensor
+        elif plain.endswith(("embed_tokens.base_layer.weight", "lm_head.base_layer.weight")):
             passengers.append(tensor)
         else:
             unknown.append(tensor)
@@ -216,6 +228,13 @@ def _sort_tensors(
             "LoRA with model.merge_and_unload()."
         )
     return factors, passengers
+
+
+def _twice(folder: Path, tensor: str, other: str) -> str:
+    return (
+        f"{folder / WEIGHTS_FILE} holds {other} and {tensor}, which are one weight but for the "
+        "wrapper of a model in the name. Save the adapter of the model without its wrapper."
+    )
 
 
 def _pairs(

@@ -122,5 +122,5 @@ TARGET = Target(
     check=_check,
     description="Put its keys into your Axolotl configuration, then: axolotl train CONFIG.yaml.",
     source="https://docs.axolotl.ai/docs/config-reference.html",
-    read_by="peft",
+    read_by="from peft",
 )

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -44,6 +45,27 @@ def check_with_peft(placement: Placement, config: Any, model: nn.Module | None =
     compare_adapters(placement, adapters_of(adapted.base_model.model))
 
 
+def with_every_module(placement: Placement, model: nn.Module | None = None) -> Placement:
+    """Return the placement with every other module of the model among the untouched names.
+
+    A container may end like a chosen weight (a tower's `q_proj` around its `q_proj.linear`), and
+    no score lists it. What is written over the result hits neither.
+
+    Args:
+        placement: what is exported.
+        model: the module it is for; by default the skeleton of the configuration in the record.
+
+    Raises:
+        ExportError: as for `skeleton`.
+    """
+    base = skeleton(placement.model) if model is None else model
+    placed = {site.name for site in placement.sites}
+    every = dict.fromkeys([*placement.untouched, *(name for name, _ in base.named_modules())])
+    return replace(
+        placement, untouched=tuple(name for name in every if name and name not in placed)
+    )
+
+
 def compare_adapters(placement: Placement, found: dict[str, tuple[int, float]]) -> None:
     """Compare (rank, scaling) by name with a placement.
 
@@ -59,6 +81,15 @@ def compare_adapters(placement: Placement, found: dict[str, tuple[int, float]]) 
         for name, (rank, scaling) in wanted.items()
         if name in found and not _same(found[name], (rank, scaling))
     ]
+    refuse(problems)
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Refuse an export of which these sentences are true.
+
+    Raises:
+        ExportError: there is at least one; the first of them are shown.
+    """
     if problems:
         shown = "; ".join(sorted(problems)[:8])
         more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
@@ -72,7 +103,8 @@ def skeleton(reference: ModelReference) -> nn.Module:
     """Build a model without weights from the configuration in a record.
 
     Raises:
-        ExportError: the record has no configuration, or transformers does not know it.
+        ExportError: the record has no configuration, or transformers does not know it or cannot
+            build the model from it.
     """
     if reference.config is None:
         raise ExportError(
@@ -87,9 +119,17 @@ def skeleton(reference: ModelReference) -> nn.Module:
         )
     settings = _structure(reference.config)
     model_type = settings.pop("model_type")
-    config = transformers.AutoConfig.for_model(model_type, **settings)
-    with torch.device("meta"):
-        model: nn.Module = model_class(config)
+    try:
+        config = transformers.AutoConfig.for_model(model_type, **settings)
+        with torch.device("meta"):
+            model: nn.Module = model_class(config)
+    except Exception as error:
+        # Each family checks its configuration in a way of its own, with errors of its own.
+        raise ExportError(
+            f"transformers cannot build {reference.architecture} from the configuration in the "
+            f"record: {' '.join(str(error).split())[:200]} Pass the module: "
+            "placement.to_peft(model), or export with --no-dry-run."
+        ) from error
     return model
 
 

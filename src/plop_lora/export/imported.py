@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from plop_lora._version import __version__
 from plop_lora.errors import AdapterError, ModelError, UsageError
+from plop_lora.export.entries import dead_entries
 from plop_lora.export.patterns import check_patterns
+from plop_lora.export.wrapped import unwrapped_fields
 from plop_lora.placement.groups import groups_of
 from plop_lora.placement.place import alpha_of, check_settings, choices_of, known_ties
 from plop_lora.placement.strategies import Strategy
@@ -76,16 +78,21 @@ def import_adapter(
         ModelError: no such model, or the configuration adapts nothing of it.
     """
     file, document = _read(Path(path))
+    document, wrappers = unwrapped_fields(document)
     _refuse_other_adapters(file, document)
     config, notes = _lora_config(file, document)
     reference, base = _model(file, document, model)
-    known, others = _known_weights(base)
+    known, every, untouched = _known_weights(base)
+    modules = [name for name, _ in base.named_modules() if name]
+    tied = _tied(base)
     check_patterns(document, _names(base), str(file))
-    adapters = _apply(file, config, base, known, others)
+    _refuse_containers(file, config, base)
+    adapters = _apply(file, config, base, known | every)
+    names = [adapter.host.name for adapter in adapters]
     scaling = _one_scaling(file, adapters)
     settings = _settings(file, document)
     sites = tuple(_site(adapter, settings) for adapter in adapters)
-    hosts = {**known, **{adapter.host.name: adapter.host for adapter in adapters}}
+    hosts = known | {adapter.host.name: adapter.host for adapter in adapters}
     placed = {site.name for site in sites}
     if scores is not None:
         _check_scores(scores, adapters, reference)
@@ -101,12 +108,18 @@ def import_adapter(
         trainable_parameters=sum(site.parameters for site in sites),
         budget=None,
         hosts=tuple(hosts.values()),
-        untouched=tuple(name for name in (*known, *others) if name not in placed),
+        untouched=tuple(name for name in untouched if name not in placed),
         seed=0,
         scores_digest=None if scores is None else scores.digest(),
         plop_version=__version__,
         settings=settings,
-        notes=(*notes, *_part_notes(sites, hosts.values())),
+        notes=(
+            *notes,
+            *(f"names were read without {word}, the wrapper of a model" for word in wrappers),
+            *dead_entries(document, modules, names),
+            *_part_notes(sites, (hosts | every).values()),
+            *(f"{name} {tied[name]}" for name in names if name in tied),
+        ),
     )
 
 
@@ -206,8 +219,10 @@ def _model(
     return describe(skeleton, str(name)), skeleton
 
 
-def _known_weights(model: nn.Module) -> tuple[dict[str, Host], dict[str, str]]:
-    """Return the weights that the scorer measures, and name → type of the others it names.
+def _known_weights(
+    model: nn.Module,
+) -> tuple[dict[str, Host], dict[str, Host], tuple[str, ...]]:
+    """Return the weights that the scorer measures, all that it can describe, all that it names.
 
     The one place that depends on how the scorer describes a model.
     """
@@ -215,7 +230,25 @@ def _known_weights(model: nn.Module) -> tuple[dict[str, Host], dict[str, str]]:
 
     found = find_sites(model)
     hosts = {site.host.name: site.host for site in found.sites}
-    return hosts, {entry.name: entry.type for entry in found.not_measured}
+    every = {site.host.name: site.host for site in find_sites(model, include=["*"]).sites}
+    names = dict.fromkeys([*hosts, *(entry.weight for entry in found.not_measured)])
+    return hosts, every, tuple(names)
+
+
+def _tied(model: nn.Module) -> dict[str, str]:
+    """Return what is to be said of each module whose weight another module has as well."""
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if weight is not None:
+            owners.setdefault(id(weight), []).append(name)
+    return {
+        name: f"shares its weight with {' and '.join(other for other in names if other != name)}: "
+        "the adapter acts here alone, and merging it would change both"
+        for names in owners.values()
+        for name in names
+        if len(names) > 1
+    }
 
 
 def _names(model: nn.Module) -> Iterator[str]:
@@ -226,9 +259,26 @@ def _names(model: nn.Module) -> Iterator[str]:
         yield name
 
 
-def _apply(
-    file: Path, config: Any, base: nn.Module, known: dict[str, Host], others: dict[str, str]
-) -> list[_Adapter]:
+def _refuse_containers(file: Path, config: Any, base: nn.Module) -> None:
+    """Refuse a target that names a module with layers inside it, which PEFT cannot adapt whole."""
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    for name, module in base.named_modules() if config.target_modules else ():
+        inside = [child for child, part in module.named_children() if _has_weights(part)]
+        matrices = [key for key, value in module.named_parameters(recurse=False) if value.ndim > 1]
+        if not name or not inside or matrices or not check_target_module_exists(config, name):
+            continue
+        raise UsageError(
+            f"{file}: target_modules names {name}, which is a {type(module).__name__} and no "
+            f"single layer. Name the layers inside it ({', '.join(inside[:4])}), or correct it."
+        )
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+def _apply(file: Path, config: Any, base: nn.Module, described: dict[str, Host]) -> list[_Adapter]:
     """Apply the configuration with PEFT and read back what it adapted, in the model's order.
 
     The tuner alone is applied, without PEFT's wrapper for a task, which would refuse a skeleton
@@ -246,14 +296,14 @@ def _apply(
             tuner = LoraModel(base, {"default": copy.deepcopy(config)}, "default")
     except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
         raise ModelError(
-            f"PEFT cannot apply {file} to this {type(base).__name__}: {error} "
+            f"PEFT cannot apply {file} to this {type(base).__name__}: {_first_line(error)} "
             "Is it the model that the adapter was made for? Give it with --model."
         ) from error
     found = []
     for name, layer in lora_layers(tuner.model):
         sizes = _sizes(layer)
         rank, scaling = layer.r["default"], layer.scaling["default"]
-        host = known.get(name) or _unknown_host(name, others.get(name), rank, sizes, stacks)
+        host = described.get(name) or _unknown_host(name, rank, sizes, stacks)
         found.append(_Adapter(host, rank, scaling, sum(sizes)))
     if not found:
         raise ModelError(
@@ -261,6 +311,11 @@ def _apply(
             "adapter was made for with --model."
         )
     return found
+
+
+def _first_line(error: Exception) -> str:
+    """Return an error's first line: PEFT prints whole modules, over many."""
+    return str(error).partition("\n")[0].rstrip(" (")
 
 
 def _sizes(layer: Any) -> list[int]:
@@ -277,13 +332,10 @@ def _sizes(layer: Any) -> list[int]:
     ]
 
 
-def _unknown_host(
-    name: str, type_name: str | None, rank: int, sizes: list[int], stacks: dict[str, int]
-) -> Host:
-    """Describe a weight that the scorer does not measure: an embedding, a stack of experts.
+def _unknown_host(name: str, rank: int, sizes: list[int], stacks: dict[str, int]) -> Host:
+    """Describe a weight that the scorer cannot: a convolution, a stack of unknown layout.
 
-    Without a type of the scorer, its type is its path inside the block. Its sides are what the
-    sizes of A and B say.
+    Its type is its path inside the block. Its sides are what the sizes of A and B say.
     """
     number = re.search(r"\.(\d+)\.", name)
     path = name[number.end() :] if number else name
@@ -291,7 +343,7 @@ def _unknown_host(
     copies = stacks.get(name, 1)
     inside, outside = (size // (rank * copies) for size in sizes)
     layer = int(number[1]) if number else None
-    return Host(name, type_name or own_type, layer, inside, outside, copies, name in stacks)
+    return Host(name, own_type, layer, inside, outside, copies, name in stacks)
 
 
 def _one_scaling(file: Path, adapters: list[_Adapter]) -> float:
@@ -368,7 +420,7 @@ def _plain_choice(type_name: str, sites: tuple[PlacedSite, ...]) -> Choice:
 def _part_notes(sites: tuple[PlacedSite, ...], hosts: Iterable[Host]) -> tuple[str, ...]:
     """Say which types are adapted in some of their weights only."""
     every: dict[str, int] = {}
-    for host in hosts:
+    for host in {host.name: host for host in hosts}.values():
         every[host.type] = every.get(host.type, 0) + 1
     placed: dict[str, int] = {}
     for site in sites:

@@ -1,11 +1,14 @@
-"""A placement for litgpt: query, key, value, projection and MLP by switch, one rank. Pure.
+"""A placement for litgpt: query, key, value, projection and MLP by switch, one rank.
 
 litgpt fuses q, k and v in one weight and can still adapt any of the three alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
+
+import yaml
 
 from plop_lora.export.fragment import (
     document,
@@ -15,9 +18,9 @@ from plop_lora.export.fragment import (
     require_family,
     settings_losses,
 )
-from plop_lora.export.switches import Decision, decide
+from plop_lora.export.switches import check_switches, decide
 from plop_lora.export.target import Loss, Rendered, Target
-from plop_lora.records import Placement
+from plop_lora.records import Host, Placement
 
 FAMILIES = ("falcon", "gemma", "gemma2", "gemma3_text", "gpt_neox", "llama", "mistral", "mixtral",
             "olmo", "olmo2", "phi", "phi3", "qwen2", "qwen3", "qwen3_moe", "stablelm")  # fmt: skip
@@ -43,7 +46,7 @@ def _render(placement: Placement) -> Rendered:
         raise nothing_left(
             "litgpt", "the MLP is one switch, and most of what its switches reach is not placed"
         )
-    routers = _router_parameters(decision)
+    routers = _router_parameters(decision.hosts)
     per_rank = decision.parameters_per_rank + routers
     rank = one_rank(placement, per_rank)
     alpha = max(1, round(placement.scaling * rank))
@@ -64,9 +67,9 @@ def _render(placement: Placement) -> Rendered:
     return Rendered(document(placement, _USAGE, fields, losses), rank * per_rank, losses)
 
 
-def _router_parameters(decision: Decision) -> int:
+def _router_parameters(hosts: Iterable[Host]) -> int:
     """Return what a rank unit of the routers costs, which `lora_mlp` adapts beside the experts."""
-    first = {host.layer: host for host in decision.hosts if host.copies > 1 and _reads(host.name)}
+    first = {host.layer: host for host in hosts if host.copies > 1 and _reads(host.name)}
     return sum(host.in_features + host.copies for host in first.values())
 
 
@@ -89,11 +92,21 @@ def _alpha_losses(placement: Placement, alpha: int, rank: int) -> tuple[Loss, ..
     return (Loss(f"the scaling {placement.scaling:g}", effect),)
 
 
+def _check(placement: Placement, rendered: Rendered) -> None:
+    fields = yaml.safe_load(rendered.text)
+    on = [name for name in SWITCHES if fields[name]]
+    check_switches(
+        placement, rendered, trainer="litgpt", switches=SWITCHES, on=on, rank=fields["lora_r"],
+        beside=_router_parameters,
+    )  # fmt: skip
+
+
 TARGET = Target(
     name="litgpt",
     file_name="litgpt_lora.yaml",
     render=_render,
-    check=None,
+    check=_check,
     description="litgpt finetune_lora CHECKPOINT --config {file}",
     source="https://github.com/Lightning-AI/litgpt/blob/main/tutorials/finetune_lora.md",
+    read_by="by the rules of litgpt",
 )

@@ -147,5 +147,5 @@ TARGET = Target(
     check=_check,
     description="Add your dataset and options, then: llamafactory-cli train {file}",
     source="https://llamafactory.readthedocs.io/en/latest/advanced/arguments.html",
-    read_by="peft",
+    read_by="from peft",
 )

@@ -1,4 +1,4 @@
-"""A placement for mlx-lm: keys inside a block, or full names for some layers; one rank. Pure.
+"""A placement for mlx-lm: keys inside a block, or full names for some layers; one rank.
 
 mlx-lm first looks the keys up inside each of the last `num_layers` blocks, then as full names in
 the whole model. So a key inside the block means all layers, a full name one weight. Its models
@@ -12,6 +12,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+
+import yaml
 
 from plop_lora.errors import ExportError
 from plop_lora.export.fragment import (
@@ -168,7 +170,11 @@ def _name_losses(placement: Placement, kept: Iterable[Host], family: Family) -> 
     names = {host.name for host in kept}
     dropped = dict.fromkeys(site.type for site in placement.sites if site.name not in names)
     split = dict.fromkeys(host.type for host in kept if len(_keys(host, family)) > 1)
-    losses = [Loss(name, "not trained, mlx-lm has no such weight") for name in dropped]
+    outside = {site.type for site in placement.sites if not re.search(r"\.\d+\.", site.name)}
+    absent, beside = "mlx-lm has no such weight", "it stands outside the blocks"
+    losses = [
+        Loss(name, f"not trained, {beside if name in outside else absent}") for name in dropped
+    ]
     losses += [
         Loss(f"the one A of {name}", "gate and up get an A each, which is more parameters")
         for name in split
@@ -176,11 +182,34 @@ def _name_losses(placement: Placement, kept: Iterable[Host], family: Family) -> 
     return losses
 
 
+def _check(placement: Placement, rendered: Rendered) -> None:
+    """Look the keys up as mlx-lm does: inside each block, then as full names."""
+    from plop_lora.export.readback import compare, weights_of
+
+    fields = yaml.safe_load(rendered.text)["lora_parameters"]
+    family = FAMILIES.get(model_type(placement, "mlx-lm"), Family())
+    keys = set(fields["keys"])
+    reached = [
+        site.host
+        for site in weights_of(placement)
+        if any(
+            {key, f"{family.blocks}.{_layer(site.host.name)}.{key}"} & keys
+            for key in _keys(site.host, family)
+        )
+    ]
+    meant = {site.name for site in placement.sites if _keys_of(site.name, family)}
+    compare(
+        rendered, meant, reached,
+        lambda hosts: fields["rank"] * sum(_cost(host, family) for host in hosts),
+    )  # fmt: skip
+
+
 TARGET = Target(
     name="mlx-lm",
     file_name="mlx_lora.yaml",
     render=_render,
-    check=None,
+    check=_check,
     description="mlx_lm.lora --config {file} --train --data DATA_FOLDER",
     source="https://github.com/ml-explore/mlx-lm/blob/main/mlx_lm/LORA.md",
+    read_by="by the rules of mlx-lm",
 )

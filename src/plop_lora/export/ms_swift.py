@@ -111,5 +111,5 @@ TARGET = Target(
     check=_check,
     description="Add your dataset and options, then: swift sft {file}",
     source="https://swift.readthedocs.io/en/latest/Instruction/Command-line-parameters.html",
-    read_by="peft",
+    read_by="from peft",
 )

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from plop_lora.records import PlacedSite, Placement
 
-_CONVERTED_LEAVES = frozenset({"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"})
+CONVERTED_LEAVES = frozenset({"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"})
+"""Last words that PEFT rewrites to the experts of a model that stacks them."""
 
 
 def module_sites(placement: Placement) -> list[PlacedSite]:
@@ -41,7 +42,7 @@ def _by_parameter(site: PlacedSite, experts: bool) -> bool:
     """Whether PEFT must be given the site as a parameter, in a model with `experts` or without."""
     if site.is_parameter:
         return True
-    return experts and site.name.rsplit(".", 1)[-1] in _CONVERTED_LEAVES
+    return experts and site.name.rsplit(".", 1)[-1] in CONVERTED_LEAVES
 
 
 def has_experts(placement: Placement) -> bool:

@@ -86,6 +86,37 @@ def no_parameters(narrowed: Narrowed) -> Narrowed:
     )
 
 
+def no_tables(*leaves: str) -> Step:
+    """Return the step that drops embeddings and heads, for a trainer that trains these whole.
+
+    Args:
+        leaves: last words of the names that it takes out of the targets.
+
+    Raises:
+        ExportError: in the step, where nothing would be left.
+    """
+
+    def step(narrowed: Narrowed) -> Narrowed:
+        sites = narrowed.placement.sites
+        tables = {site.name: site for site in sites if site.name.rpartition(".")[2] in leaves}
+        kept = [site for site in sites if site.name not in tables]
+        types = ", ".join(sorted({site.type for site in tables.values()}))
+        if not types:
+            return narrowed
+        if not kept:
+            raise ExportError(
+                f"Nothing of this placement can be exported: this trainer trains {types} whole, "
+                "without an adapter. Use --to peft, axolotl, trl, llama-factory or ms-swift."
+            )
+        return narrowed.give_up(
+            f"the adapters on {types}",
+            "left out: the trainer has no LoRA there, and would train the whole matrix",
+            with_sites(narrowed.placement, kept),
+        )
+
+    return step
+
+
 def no_dropout_on_parameters(narrowed: Narrowed) -> Narrowed:
     """Set the dropout to 0 where a parameter is adapted, since PEFT refuses any other."""
     placement = narrowed.placement

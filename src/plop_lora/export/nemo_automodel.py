@@ -1,4 +1,4 @@
-"""A placement for NeMo Automodel: names with wildcards, or full names; one rank. Pure.
+"""A placement for NeMo Automodel: names with wildcards, or full names; one rank.
 
 Automodel adapts `nn.Linear` and, in its own models, all experts of a layer together. A list of
 target modules excludes a list of modules to leave out, so the targets alone must be exact.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+
+import yaml
 
 from plop_lora.errors import ExportError
 from plop_lora.export.fragment import (
@@ -73,8 +75,17 @@ def _adapted(placement: Placement) -> tuple[list[Host], list[Loss]]:
     """Return the weights that will be adapted, and what that loses about experts."""
     placed = {site.name for site in placement.sites}
     hosts = [host for host in placement.hosts if host.name in placed]
-    plain_hosts = [host for host in hosts if not host.is_parameter]
-    stacked = [host for host in hosts if host.is_parameter]
+    tables = [host for host in hosts if _is_embedding(host)]
+    lost = [Loss(name, "not trained, Automodel adapts nn.Linear only") for name in _types(tables)]
+    plain_hosts = [host for host in hosts if not (host.is_parameter or _is_embedding(host))]
+    adapted, losses = _with_experts(placement, plain_hosts)
+    return adapted, [*lost, *losses]
+
+
+def _with_experts(placement: Placement, plain_hosts: list[Host]) -> tuple[list[Host], list[Loss]]:
+    """Add the experts that will be adapted, all of a layer or none."""
+    placed = {site.name for site in placement.sites}
+    stacked = [host for host in placement.hosts if host.name in placed and host.is_parameter]
     if not stacked:
         return plain_hosts, []
     if placement.model.architecture not in OWN_EXPERTS:
@@ -90,6 +101,16 @@ def _adapted(placement: Placement) -> tuple[list[Host], list[Loss]]:
         return [*plain_hosts, *every], [Loss(f"{name} untouched", effect) for name in _types(extra)]
     effect = "not trained, Automodel adapts all of a layer's experts or none"
     return plain_hosts, [Loss(name, effect) for name in _types(stacked)]
+
+
+def _is_embedding(host: Host) -> bool:
+    """Whether a weight is a table of rows to look up, outside the blocks and longer than wide.
+
+    A head has its rows on the other side, whatever it is called.
+    """
+    leaf = host.name.rpartition(".")[2]
+    named = re.search(r"embed|^wte$|^wpe$|^shared$", leaf) is not None
+    return named and host.layer is None and host.in_features > host.out_features
 
 
 def patterns(placement: Placement, hosts: Sequence[Host]) -> list[str]:
@@ -137,6 +158,12 @@ def matches(pattern: str, name: str) -> bool:
 
 def _exact(targets: Sequence[str], wanted: Iterable[str], others: Iterable[str]) -> bool:
     """Whether the targets hit all that is wanted and nothing else, each as `matches` would."""
+    hit = _hitter(targets)
+    return all(hit(name) for name in wanted) and not any(hit(name) for name in others)
+
+
+def _hitter(targets: Sequence[str]) -> Callable[[str], bool]:
+    """Return a test for names: whether one of the targets `matches` it, in one look for all."""
     wildcards = [re.compile(target.replace("*", ".*")) for target in targets if "*" in target]
     full: dict[int, dict[tuple[int, ...], set[str]]] = defaultdict(lambda: defaultdict(set))
     for target in targets:
@@ -149,7 +176,7 @@ def _exact(targets: Sequence[str], wanted: Iterable[str], others: Iterable[str])
             return True
         return any(_dotted(name, dots) in texts for dots, texts in full[len(name)].items())
 
-    return all(hit(name) for name in wanted) and not any(hit(name) for name in others)
+    return hit
 
 
 def _dotted(name: str, places: Iterable[int]) -> str:
@@ -188,11 +215,31 @@ def _dropout_losses(placement: Placement, hosts: Iterable[Host]) -> list[Loss]:
     return [Loss(f"the dropout {dropout:g} of experts", "they have none")]
 
 
+def _check(placement: Placement, rendered: Rendered) -> None:
+    """Match names as Automodel does: linear layers, and the experts of its own models."""
+    from torch import nn
+
+    from plop_lora.export.readback import compare, weights_of
+
+    fields = yaml.safe_load(rendered.text)["peft"]
+    hit = _hitter(fields["target_modules"])
+    own = placement.model.architecture in OWN_EXPERTS
+    reached = [
+        site.host
+        for site in weights_of(placement)
+        if hit(_target(site.host))
+        and (own if site.host.is_parameter else isinstance(site.module, nn.Linear))
+    ]
+    meant = {host.name for host in _adapted(placement)[0]}
+    compare(rendered, meant, reached, lambda hosts: fields["dim"] * _cost(hosts))
+
+
 TARGET = Target(
     name="nemo-automodel",
     file_name="nemo_peft.yaml",
     render=_render,
-    check=None,
+    check=_check,
     description="Put it into your Automodel recipe in place of its peft section.",
     source="https://github.com/NVIDIA-NeMo/Automodel/blob/main/nemo_automodel/components/_peft/lora.py",
+    read_by="by the rules of Automodel",
 )

@@ -59,8 +59,9 @@ def to_peft(
         )
     fields = peft_fields(placement)
     if dry_run:
-        from plop_lora.export.dryrun import check_with_peft
+        from plop_lora.export.dryrun import check_with_peft, with_every_module
 
+        fields = peft_fields(with_every_module(placement, model))
         check_with_peft(placement, LoraConfig(**fields), model)
     return LoraConfig(**fields)
 

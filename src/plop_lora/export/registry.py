@@ -77,8 +77,8 @@ class Exported:
     @property
     def summary(self) -> str:
         """One line: what was written, and whether it was read back."""
-        reader = self.target.read_by or self.target.name
-        checked = f"read back from {reader}" if self.checked else "not read back"
+        reader = self.target.read_by or f"from {self.target.name}"
+        checked = f"read back {reader}" if self.checked else "not read back"
         return f"{self.path}: {self.adapters} adapters, {checked}"
 
     @property
@@ -146,6 +146,8 @@ def prepare(
     """
     target = _target(to)
     check_placed(placement)
+    if dry_run:
+        placement = _with_every_module(placement)
     rendered = target.render(placement)
     if rendered.losses and not allow_loss:
         raise ExportError(_refusal(target, placement, rendered))
@@ -156,11 +158,23 @@ def prepare(
             f"{serve} would refuse the trained adapter. {lines} Nothing was written. "
             "Accept it with --allow-loss."
         )
-    checked = dry_run and target.check is not None
-    if dry_run and target.check is not None:
+    if dry_run:
         target.check(placement, rendered)
     path = Path(target.file_name)
-    return Exported(path, target, rendered, checked, len(placement.sites), findings)
+    return Exported(path, target, rendered, dry_run, len(placement.sites), findings)
+
+
+def _with_every_module(placement: Placement) -> Placement:
+    """Return the placement beside all modules of its model, where a skeleton can be built.
+
+    Where none can, the check after rendering says why.
+    """
+    from plop_lora.export.dryrun import with_every_module
+
+    try:
+        return with_every_module(placement)
+    except ExportError:
+        return placement
 
 
 def _target(to: str) -> Target:

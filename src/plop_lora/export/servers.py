@@ -1,6 +1,7 @@
 """What each inference server reads of a PEFT configuration, as data. Pure.
 
-The facts are those of the servers' public sources in autumn 2026; no server was run here.
+The facts are those of the servers' public sources in autumn 2026, those about stacks and names of
+modules of vLLM 0.33.0 and SGLang 0.5.23; no server was run here.
 
 Source: vLLM `lora/peft_helper.py`, `config/lora.py`; SGLang `srt/lora/lora_config.py`, `lora.py`,
 `lora_manager.py`, `utils.py`.
@@ -12,6 +13,8 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from plop_lora.export.stacking import SGLANG_STACKS, VLLM_STACKS, Stack
 
 FOLD = "Fold the trained adapter: plop export ADAPTER --to vllm -o DIR"
 MERGE = "Merge the trained adapter into its model with model.merge_and_unload() and serve that"
@@ -30,6 +33,9 @@ class Server:
         patterns: whether `target_modules` may be a regular expression.
         leaves: module names it has LoRA layers for; empty where any linear layer has.
         rejects: settings of PEFT that it refuses by name; it ignores the others in `FEATURES`.
+        stacks: projections whose adapters it stacks, some of which must come together.
+        sized_by_class: module names that load only where the model's class gives their sizes.
+        unsized: model types of transformers whose class there is known to give none.
     """
 
     name: str
@@ -40,6 +46,9 @@ class Server:
     patterns: bool
     leaves: frozenset[str]
     rejects: frozenset[str]
+    stacks: tuple[Stack, ...]
+    sized_by_class: frozenset[str]
+    unsized: frozenset[str]
 
     def scaling(self, config: Mapping[str, Any]) -> float:
         """Return the factor that it puts in front of every B·A."""
@@ -54,13 +63,17 @@ VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 # fmt: off
 _SGLANG_LEAVES = frozenset({
     "q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "out_proj",
-    "gate_proj", "up_proj", "gate_up_proj", "down_proj", "experts",
+    "gate_proj", "up_proj", "gate_up_proj", "down_proj",
     "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "wq_b", "wk", "weights_proj",
-    "in_proj", "in_proj_q", "in_proj_k", "in_proj_v", "in_proj_qkv", "in_proj_z", "in_proj_qkvz",
+    "in_proj", "in_proj_qkvz",
     "fc1_latent_proj", "fc2_latent_proj", "embed_tokens", "lm_head",
 })
+_SGLANG_BY_CLASS = frozenset({
+    "out_proj", "in_proj", "in_proj_qkvz", "fc1_latent_proj", "fc2_latent_proj",
+})
 # fmt: on
-"""Source: SGLang `srt/lora/utils.py`, the normalised names and what is mapped to them."""
+"""Source: SGLang `srt/lora/utils.py`: the names it has sizes for, and what is mapped to them; for
+the second set only where the model's class defines `get_hidden_dim`, as Qwen3.5 does."""
 
 SERVERS: dict[str, Server] = {
     server.name: server
@@ -76,6 +89,9 @@ SERVERS: dict[str, Server] = {
             rejects=frozenset(
                 {"use_dora", "bias", "lora_bias", "modules_to_save", "trainable_token_indices"}
             ),
+            stacks=VLLM_STACKS,
+            sized_by_class=frozenset(),
+            unsized=frozenset(),
         ),
         Server(
             name="sglang",
@@ -86,6 +102,9 @@ SERVERS: dict[str, Server] = {
             patterns=False,
             leaves=_SGLANG_LEAVES,
             rejects=frozenset({"use_dora"}),
+            stacks=SGLANG_STACKS,
+            sized_by_class=_SGLANG_BY_CLASS,
+            unsized=frozenset({"qwen3_next"}),
         ),
     )
 }

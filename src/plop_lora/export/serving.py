@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from plop_lora.errors import UsageError, nearest
@@ -29,8 +29,9 @@ from plop_lora.export.servers import (
     changes_base,
     features_in,
 )
+from plop_lora.export.stacking import missing_of, unlisted
 from plop_lora.export.target import check_placed
-from plop_lora.records import Placement
+from plop_lora.records import Host, PlacedSite, Placement
 
 Severity = Literal["rejected", "ignored", "note"]
 
@@ -70,7 +71,8 @@ _TABLES = frozenset({"embed_tokens", "lm_head", "wte", "embed_in", "embed_out", 
 class _Subject:
     """A configuration with the names it concerns: of weights where known, else its targets.
 
-    `ranks` has (rank, scaling) by name; a pattern stands for itself where no name is known.
+    `ranks` has (rank, scaling) by name; a pattern stands for itself where no name is known. Of a
+    placement, `types` has the types of all known weights, and `others` the rest of the model.
     """
 
     config: Mapping[str, Any]
@@ -79,6 +81,15 @@ class _Subject:
     model_type: str = ""
     trained: bool = True
     added_tokens: bool = False
+    types: Mapping[str, str] = field(default_factory=dict)
+    others: frozenset[str] = frozenset()
+
+    def modules(self) -> list[str]:
+        """Return the adapted modules, without patterns, stacked experts and towers."""
+        stacks = self.experts()
+        known = (name for name in self.names if "*" not in name and "(" not in name)
+        plain = (name.removesuffix(".weight") for name in known if not _inside(name, stacks))
+        return [name for name in plain if not _TOWER.search(name)]
 
     def experts(self) -> dict[str, set[str]]:
         """Return the stacks of experts with the parameters that are adapted in each."""
@@ -130,10 +141,15 @@ def _subject(
 ) -> _Subject:
     if isinstance(source, Placement):
         check_placed(source)
+        known: tuple[Host | PlacedSite, ...] = (*source.hosts, *source.sites)
         matched = matched_names(source)
         ranks = {matched[site.name]: (site.rank, source.scaling) for site in source.sites}
         model_type = str((source.model.config or {}).get("model_type", ""))
-        return _Subject(peft_fields(source), tuple(ranks), ranks, model_type, trained=False)
+        return _Subject(
+            peft_fields(source), tuple(ranks), ranks, model_type, trained=False,
+            types={entry.name: entry.type for entry in known},
+            others=frozenset((*source.untouched, *(host.name for host in source.hosts))),
+        )  # fmt: skip
     targets = source.get("target_modules") or ()
     listed = (targets,) if isinstance(targets, str) else tuple(targets)
     names = modules or (*listed, *(source.get("target_parameters") or ()))
@@ -225,10 +241,7 @@ def _targets(subject: _Subject, server: Server) -> Iterator[Finding]:
 
 def _leaves(subject: _Subject, server: Server) -> Iterator[Finding]:
     """Source: vLLM `check_unexpected_modules`; SGLang `_KNOWN_LORA_TARGET_MODULES`."""
-    known = [name for name in subject.names if "*" not in name and "(" not in name]
-    stacks = subject.experts()
-    plain = [name.removesuffix(".weight") for name in known if not _inside(name, stacks)]
-    leaves = {name: name.rpartition(".")[2] for name in plain}
+    leaves = {name: name.rpartition(".")[2] for name in subject.modules()}
     if server.leaves:
         odd = tuple(name for name, leaf in leaves.items() if leaf not in server.leaves)
         what = f"{server.name} has no LoRA layer of this name unless the model's class adds one"
@@ -237,6 +250,66 @@ def _leaves(subject: _Subject, server: Server) -> Iterator[Finding]:
         what = f"{server.name} has LoRA for linear layers only"
     if odd:
         yield Finding("rejected", what, odd, "Place without these types, or merge the adapter")
+
+
+def _sized(subject: _Subject, server: Server) -> Iterator[Finding]:
+    """Source: SGLang `get_hidden_dim`, of the model's class and by default."""
+    names = tuple(
+        name for name in subject.modules() if name.rpartition(".")[2] in server.sized_by_class
+    )
+    if names:
+        refused = subject.model_type in server.unsized
+        what = f"{server.name} loads them only where its class of the model gives their sizes"
+        todo = "Place without these types, or merge the adapter"
+        if not refused:
+            todo = "Qwen3.5 and Nemotron-H do; for others look up get_hidden_dim of the class"
+        yield Finding("rejected" if refused else "note", what, names, todo)
+
+
+def _stacked(subject: _Subject, server: Server) -> Iterator[Finding]:
+    """Source: the table in `stacking.py`."""
+    gaps = missing_of(subject.modules(), server.stacks)
+    absent = [gap for gap in gaps if subject.others and not subject.others >= set(gap.partners)]
+    for gap in gaps:
+        what = f"{server.name} loads them only together with {gap.partner}"
+        todo = MERGE
+        if gap in absent:
+            what += ", which some of these blocks have not"
+        elif not absent:
+            todo = _together(subject, server)
+        yield Finding("rejected", what, gap.lost, todo)
+
+
+def _together(subject: _Subject, server: Server) -> str:
+    """Return what to place, or to train, so that all that is adapted is served."""
+    names = dict.fromkeys(subject.modules())
+    while gaps := missing_of(names, server.stacks):
+        names |= {name: None for gap in gaps for name in gap.partners}
+    types = {subject.types.get(name, name.rpartition(".")[2]) for name in names}
+    if not subject.types:
+        return f"Train {', '.join(sorted(types))} together, or merge the adapter"
+    return (
+        f"Place them together: plop place --strategy custom --types {','.join(sorted(types))}; "
+        "or merge the trained adapter"
+    )
+
+
+def _parameters(subject: _Subject, server: Server) -> Iterator[Finding]:
+    """Modules that stand in `target_parameters`, as PEFT needs it in a model with experts.
+
+    Source: SGLang `LoRAConfig`, which reads `target_modules` and no other field for its layers.
+    """
+    targets = subject.config.get("target_modules") or ()
+    # A server that takes patterns looks at the weights themselves.
+    if server.patterns or isinstance(targets, str):
+        return
+    known = (name for name in subject.modules() if name.rpartition(".")[2] in server.leaves)
+    missing = unlisted(known, targets)
+    if missing:
+        leaves = dict.fromkeys(name.rpartition(".")[2] for name in (*targets, *missing))
+        what = f"{server.name} reads target_modules only, and these stand in target_parameters"
+        todo = f"Start the server with --lora-target-modules {' '.join(leaves)}, or merge it"
+        yield Finding("rejected", what, missing, todo)
 
 
 def _inside(name: str, stacks: Container[str]) -> bool:
@@ -292,8 +365,8 @@ def _experts(subject: _Subject, server: Server) -> Iterator[Finding]:
         return
     names = tuple(stacks)
     if server.name != "vllm":
-        what = f"{server.name} drops experts that PEFT trained as one parameter"
-        yield Finding("ignored", what, names, f"{MERGE}; --lora-strict-loading makes it an error")
+        what = f"{server.name} has no layer for experts that PEFT trained as one parameter"
+        yield Finding("rejected", what, names, MERGE)
         return
     halves = tuple(stack for stack, parameters in stacks.items() if len(parameters) < 2)
     if halves:
@@ -341,6 +414,9 @@ _CHECKS: tuple[Callable[[_Subject, Server], Iterator[Finding]], ...] = (
     _scaling,
     _targets,
     _leaves,
+    _sized,
+    _stacked,
+    _parameters,
     _fused,
     _towers,
     _prefix,

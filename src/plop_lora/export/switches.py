@@ -1,18 +1,19 @@
-"""Trainers that adapt by switches: one yes or no for a part of every block. Pure.
+"""Trainers that adapt by switches: one yes or no for a part of every block.
 
 torchtune and litgpt have no module names in their configuration. A switch stands for parts of a
 block (query, key, value, projection, gate, up, down) and turns them on in every layer, each part
-with an A of its own, also where transformers fuses several parts in one weight.
+with an A of its own, also where transformers fuses several parts in one weight. Only the check
+imports torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from plop_lora.errors import ExportError
-from plop_lora.export.target import Loss
-from plop_lora.records import Host, Placement
+from plop_lora.export.target import Loss, Rendered
+from plop_lora.records import Host, Placement, whole_weight
 
 _QKV = ("query", "key", "value")
 _PARTS: dict[str, tuple[str, ...]] = {
@@ -78,6 +79,39 @@ def decide(placement: Placement, switches: Switches, trainer: str) -> Decision:
     return Decision(tuple(on), adapted, _cost(adapted), tuple(dict.fromkeys(losses)))
 
 
+def check_switches(
+    placement: Placement,
+    rendered: Rendered,
+    *,
+    trainer: str,
+    switches: Switches,
+    on: Sequence[str],
+    rank: int,
+    beside: Callable[[Sequence[Host]], int] = lambda hosts: 0,
+) -> None:
+    """Read switches back on the skeleton: they turn on every weight in the blocks of their parts.
+
+    Args:
+        placement: what was exported.
+        rendered: the file.
+        trainer: its name.
+        switches: those of the trainer.
+        on: those that the file turns on.
+        rank: the rank that it gives.
+        beside: what a rank unit costs that a switch trains beside these weights.
+
+    Raises:
+        ExportError: they reach other weights than `decide` meant, or other numbers of parameters.
+    """
+    from plop_lora.export.readback import compare, weights_of
+
+    parts_on = {part for name in on for part in switches[name]}
+    hosts = [site.host for site in weights_of(placement)]
+    reached = [h for h in hosts if h.layer is not None and set(parts_of(h.name)) & parts_on]
+    meant = {host.name for host in decide(placement, switches, trainer).hosts}
+    compare(rendered, meant, reached, lambda found: rank * (_cost(found) + beside(found)))
+
+
 def parts_of(name: str) -> tuple[str, ...]:
     """Return the parts of a block that a weight holds; none for a weight of another kind."""
     return _PARTS.get(name.rsplit(".", 1)[-1], ())
@@ -107,7 +141,7 @@ def _strangers(placement: Placement, switches: Switches) -> list[Loss]:
     reach = {part for parts in switches.values() for part in parts}
     types = [site.type for site in placement.sites if not set(parts_of(site.name)) & reach]
     return [
-        Loss(type_name, "not trained, there is no switch for it")
+        Loss(type_name, "not trained, no switch of the file reaches it")
         for type_name in dict.fromkeys(types)
     ]
 
@@ -125,8 +159,10 @@ def _own_a(adapted: Sequence[Host]) -> list[Loss]:
 
 def _refuse_unknown(placement: Placement, parts_on: set[str], trainer: str) -> None:
     known = {host.name for host in placement.hosts}
+    names = dict.fromkeys(whole_weight(name) for name in placement.untouched)
+    containers = {name.rpartition(".")[0] for name in (*names, *known)}
     unknown = [
-        name for name in placement.untouched if name not in known and set(parts_of(name)) & parts_on
+        name for name in names if name not in known | containers and set(parts_of(name)) & parts_on
     ]
     if unknown:
         raise ExportError(

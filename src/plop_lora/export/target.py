@@ -94,17 +94,18 @@ class Target:
         name: what `--to` takes.
         file_name: the file that is written into the folder.
         render: from a placement to the file's text; pure.
-        check: applies a rendered file with the real library and reads it back, or None where
-            that library cannot be installed beside us; raises ExportError.
+        check: reads a rendered file back on the model's skeleton: with the real library, or, where
+            that cannot be installed beside us, by its rules; raises ExportError.
         description: what to do with it, one sentence; `{file}` and `{folder}` are filled in.
         source: where the format is documented.
-        read_by: the library that `check` applies, where it is not the trainer itself.
+        read_by: by what `check` reads, where it is not the trainer itself: `from peft`, or `by the
+            rules of` a trainer.
     """
 
     name: str
     file_name: str
     render: Callable[[Placement], Rendered]
-    check: Callable[[Placement, Rendered], None] | None
+    check: Callable[[Placement, Rendered], None]
     description: str
     source: str
     read_by: str | None = None

@@ -1,8 +1,10 @@
-"""A placement for torchtune: which attention projections, the MLP as a whole, one rank. Pure."""
+"""A placement for torchtune: which attention projections, the MLP as a whole, one rank."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import yaml
 
 from plop_lora.export.fragment import (
     document,
@@ -12,7 +14,7 @@ from plop_lora.export.fragment import (
     require_family,
     settings_losses,
 )
-from plop_lora.export.switches import decide
+from plop_lora.export.switches import check_switches, decide
 from plop_lora.export.target import Rendered, Target
 from plop_lora.placement import alpha_of
 from plop_lora.records import AdapterSettings, Placement
@@ -69,11 +71,20 @@ def _output_switch(family: str, placement: Placement) -> dict[str, bool]:
     return {} if tied or family in ("gemma", "gemma2") else {"apply_lora_to_output": False}
 
 
+def _check(placement: Placement, rendered: Rendered) -> None:
+    fields = yaml.safe_load(rendered.text)
+    on = [*fields["lora_attn_modules"], *([_MLP] if fields[_MLP] else [])]
+    check_switches(
+        placement, rendered, trainer="torchtune", switches=SWITCHES, on=on, rank=fields["lora_rank"]
+    )
+
+
 TARGET = Target(
     name="torchtune",
     file_name="torchtune_model.yaml",
     render=_render,
-    check=None,
+    check=_check,
     description="Put its lines into the model section of your torchtune LoRA recipe.",
     source="https://pytorch.org/torchtune/stable/tutorials/lora_finetune.html",
+    read_by="by the rules of torchtune",
 )

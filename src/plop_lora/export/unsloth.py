@@ -23,6 +23,7 @@ from plop_lora.export.narrow import (
     narrow,
     no_dropout_on_parameters,
     no_loraplus,
+    no_tables,
     only_inits,
 )
 from plop_lora.export.peft import init_weights, plain, rank_patterns
@@ -53,6 +54,7 @@ def add_adapters(model, **others):
 def _narrow(placement: Placement) -> Narrowed:
     return narrow(
         placement,
+        no_tables("embed_tokens", "lm_head"),
         only_inits("gaussian", "loftq"),
         no_loraplus(
             "A and B train at one rate unless you make the optimizer with "
@@ -156,5 +158,5 @@ TARGET = Target(
     check=_check,
     description="Import it beside your Unsloth script: model = add_adapters(model).",
     source="https://docs.unsloth.ai/get-started/fine-tuning-llms-guide/lora-hyperparameters-guide",
-    read_by="peft",
+    read_by="from peft",
 )

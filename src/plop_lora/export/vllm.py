@@ -29,6 +29,7 @@ from plop_lora.export.adapters import (
 )
 from plop_lora.export.servers import MERGE, VLLM_RANKS, unfoldable
 from plop_lora.export.serving import Finding, lint, rejections
+from plop_lora.export.wrapped import unwrapped
 from plop_lora.files import atomic_folder, check_writable
 
 if TYPE_CHECKING:
@@ -127,9 +128,15 @@ def fold(
     with atomic_folder(target) as new:
         _write_weights(source, rank, new / WEIGHTS_FILE)
         (new / CONFIG_FILE).write_text(_as_text(config), encoding="utf-8")
-    wrong = (finding for finding in before if finding.severity != "note")
+    wrong = [finding for finding in before if finding.severity != "note"]
+    wrong += [_wrapped(word) for word in source.wrappers]
     repaired = tuple(finding for finding in wrong if finding not in after)
     return Folded(target, config, source.pairs, repaired, after)
+
+
+def _wrapped(word: str) -> Finding:
+    what = f"its names hold {word}, the wrapper of a model, and match nothing in any other model"
+    return Finding("ignored", what, (), "Save the adapter of the model without its wrapper")
 
 
 def _refuse_unfoldable(source: Adapter) -> None:
@@ -193,13 +200,15 @@ def _write_weights(source: Adapter, rank: int, path: Path) -> None:
     from safetensors import safe_open
     from safetensors.torch import save_file
 
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     with safe_open(source.folder / WEIGHTS_FILE, framework="pt") as file:
         for pair in source.pairs:
             A, B = file.get_tensor(pair.tensor_A), file.get_tensor(pair.tensor_B)
-            tensors[pair.tensor_A], tensors[pair.tensor_B] = _fold_pair(pair, A, B, rank)
+            folded = _fold_pair(pair, A, B, rank)
+            names = (unwrapped(tensor)[0] for tensor in (pair.tensor_A, pair.tensor_B))
+            tensors |= zip(names, folded, strict=True)
         for name in source.passengers:
-            tensors[name] = file.get_tensor(name)
+            tensors[unwrapped(name)[0]] = file.get_tensor(name)
     save_file(tensors, path, metadata={"format": "pt", _MARK: "scaling folded into B"})
 
 

@@ -324,7 +324,7 @@ def _untouched(scores: Scores, sites: tuple[PlacedSite, ...]) -> tuple[str, ...]
     """Name every weight that is known and gets no adapter: an export must not touch these."""
     placed = {site.name for site in sites}
     names = [host.name for host in scores.hosts]
-    names += [entry.name for entry in scores.coverage.not_measured]
+    names += [entry.weight for entry in scores.coverage.not_measured]
     return tuple(name for name in dict.fromkeys(names) if name not in placed)
 
 

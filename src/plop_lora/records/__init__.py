@@ -28,6 +28,7 @@ from plop_lora.records.scores import (
     SiteScore,
     Stopping,
     TypeScore,
+    whole_weight,
 )
 from plop_lora.records.trial import (
     EvaluationSettings,
@@ -103,4 +104,5 @@ __all__ = [
     "TypeScore",
     "Verification",
     "VerificationPlan",
+    "whole_weight",
 ]

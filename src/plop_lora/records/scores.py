@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -103,6 +104,15 @@ class Host:
         return min(self.in_features, self.out_features)
 
 
+def whole_weight(name: str) -> str:
+    """Return the weight that holds a slice; any other name as it is.
+
+    >>> whole_weight("attn.qkv_proj[q]"), whole_weight("attn.o_proj")
+    ('attn.qkv_proj', 'attn.o_proj')
+    """
+    return re.sub(r"\[[^\[\]]*\]$", "", name)
+
+
 @dataclass(frozen=True, slots=True)
 class NotMeasured:
     """A weight that is present but has no score, and why.
@@ -116,6 +126,11 @@ class NotMeasured:
     parameters: int
     reason: str
     by_rule: bool = False
+
+    @property
+    def weight(self) -> str:
+        """Name of the weight: `qkv_proj` for its slice `qkv_proj[q]`, which takes no adapter."""
+        return whole_weight(self.name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,6 +139,7 @@ def find_sites(
             f"{type(model).__name__} has no measurable site: no linear layer, no Conv1D and no "
             "quantised layer. Pass the inner model."
         )
+    _refuse_tied(model, sites, include)
     kept = set(_select(sites, include, exclude))
     check_sharded(site.name for site in sites if site in kept and _mixes(site))
     missing += [_left_out(site) for site in sites if site not in kept]
@@ -322,6 +323,27 @@ def _select(sites: list[Site], include: Sequence[str], exclude: Sequence[str]) -
     if not kept:
         raise UsageError("--include and --exclude together leave no module to score.")
     return kept
+
+
+def _refuse_tied(model: nn.Module, sites: Sequence[Site], include: Sequence[str]) -> None:
+    """Refuse a pattern that names only a module whose weight is another's, such as a tied head.
+
+    Raises:
+        UsageError: there is one; both modules are named.
+    """
+    owners: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        module = name.rpartition(".")[0]
+        owner = owners.setdefault(id(parameter), module)
+        for pattern in include if owner != module else ():
+            names = (module, module.rpartition(".")[2])
+            named = any(fnmatch.fnmatchcase(text, _literal(pattern)) for text in names)
+            if named and not any(_matches(site, [pattern]) for site in sites):
+                raise UsageError(
+                    f"{module} shares its weight with {owner} (tied), so it has no score of its "
+                    f"own. Leave {pattern!r} out: PEFT would adapt the output alone, and merging "
+                    "that adapter would change both."
+                )
 
 
 def _mixes(site: Site) -> bool:

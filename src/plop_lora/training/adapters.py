@@ -27,7 +27,7 @@ from transformers import AutoConfig
 
 from plop_lora.errors import ExportError, ModelError, UsageError
 from plop_lora.export.adapters import WEIGHTS_FILE
-from plop_lora.export.dryrun import adapters_of, compare_adapters, lora_layers
+from plop_lora.export.dryrun import adapters_of, compare_adapters, lora_layers, with_every_module
 from plop_lora.export.names import parameter_sites
 from plop_lora.export.peft import peft_fields
 from plop_lora.files import atomic_folder
@@ -308,7 +308,7 @@ def _with_names(
 def _wrap(spec: TrialSpec, model: nn.Module, placement: Placement, heads: Sequence[str]) -> Any:
     from peft import EvaConfig, LoraConfig, get_peft_model
 
-    fields = peft_fields(placement)
+    fields = peft_fields(with_every_module(placement, model))
     # The scored model may have another name, or stand in another folder, than the trained one.
     fields |= {"base_model_name_or_path": spec.model, "revision": spec.revision}
     if placement.settings.init == "eva":

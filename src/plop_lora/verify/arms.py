@@ -246,7 +246,7 @@ def _from_file(name: str, scores: Scores) -> Placement:
         )
     placement = Placement.load(name)
     known = {host.name: host.parameters_per_rank for host in scores.hosts}
-    others = {entry.name for entry in scores.coverage.not_measured}
+    others = {entry.weight for entry in scores.coverage.not_measured}
     for site in placement.sites:
         cost = site.parameters // site.rank
         if known.get(site.name, cost if site.name in others else None) != cost:
