@@ -26,7 +26,7 @@ from plop_lora.records import (
 from plop_lora.scoring.collect import Measured
 from plop_lora.scoring.loading import describe
 from plop_lora.scoring.probe import Floats
-from plop_lora.scoring.sites import ALL_ZERO, NEVER_RAN, UNASSIGNABLE, UNREAD, Site, SiteMap
+from plop_lora.scoring.sites import ALL_ZERO, NEVER_RAN, UNASSIGNABLE, Site, SiteMap
 from plop_lora.statistics import ratio_estimate, type_estimate
 
 
@@ -101,8 +101,6 @@ def _reason(index: int, measured: Measured) -> str:
     """Return why a site has no score."""
     if index in measured.unassignable:
         return UNASSIGNABLE
-    if index in measured.unread:
-        return UNREAD
     return ALL_ZERO if index in measured.zeros else NEVER_RAN
 
 

@@ -32,7 +32,7 @@ class Measured:
     Site i has the rows `starts[i]` to `starts[i + 1]`: one, or one per expert. `alone` says that
     sequences went one at a time, because some module mixes those of a batch. `engine` is the one
     that ran, and `notes` says why where it is not the one that was asked for. `zeros` are the sites
-    whose weight is all zero, `unread` those whose module computes no product with its weight.
+    whose weight is all zero.
     """
 
     names: tuple[str, ...]
@@ -46,7 +46,6 @@ class Measured:
     engine: str = "memory"
     notes: tuple[str, ...] = ()
     zeros: frozenset[int] = frozenset()
-    unread: frozenset[int] = frozenset()
 
 
 @dataclass
@@ -90,7 +89,6 @@ class Collector:
             halvings=self.halvings,
             alone=self.alone,
             zeros=self.probe.zeros(),
-            unread=self.probe.unread(),
         )
 
 
@@ -119,7 +117,6 @@ def merge(pieces: Sequence[Measured]) -> Measured:
         engine=pieces[0].engine,
         notes=tuple(dict.fromkeys(note for piece in pieces for note in piece.notes)),
         zeros=frozenset().union(*(piece.zeros for piece in pieces)),
-        unread=frozenset().union(*(piece.unread for piece in pieces)),
     )
 
 

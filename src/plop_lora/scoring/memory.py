@@ -181,8 +181,7 @@ def body_of(model: nn.Module, sites: Sequence[Site]) -> Iterator[Callable[..., N
     """Yield what runs the model up to its output head, or all of it where a site needs that.
 
     Most models keep the body under `base_model`. Where they do not (T5), the full model runs and
-    is stopped at the door of its output head. What some call their output embedding is a table that
-    the body reads first (FSMT); only a module that comes after all sites ends the pass.
+    is stopped at the door of its output head.
     """
     body, head = model, None
     if isinstance(model, PreTrainedModel):
@@ -200,9 +199,8 @@ def body_of(model: nn.Module, sites: Sequence[Site]) -> Iterator[Callable[..., N
     def stop(module: nn.Module, arguments: Any) -> None:
         raise _HeadReachedError
 
-    places = {module: index for index, module in enumerate(model.modules())}
-    last = max(places.get(site.module, 0) for site in sites)
-    stops = isinstance(head, nn.Module) and places.get(head, 0) > last
+    sited = {site.module for site in sites}
+    stops = isinstance(head, nn.Module) and head not in sited
     handle = head.register_forward_pre_hook(stop) if stops and head is not None else None
     try:
         yield forward

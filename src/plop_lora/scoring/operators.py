@@ -147,57 +147,10 @@ class OpaqueOperator:
         images_KO, bias_O = self.product(draws_KI, self._run(draws_KI))
         return (part_norms(images_KO, bias_O, part) / row_norms(draws_KI)).mean()
 
-    def is_linear(self, rows_NI: torch.Tensor) -> bool:
-        """Whether twice the input gives twice the product, but for rounding."""
-        once_NO, bias_O = self.product(rows_NI, self._run(rows_NI))
-        twice_NO, _ = self.product(2 * rows_NI, self._run(2 * rows_NI))
-        assert bias_O is not None
-        error = (twice_NO.float() - bias_O.float()) - 2 * (once_NO.float() - bias_O.float())
-        return bool(error.norm() <= HALF_TOLERANCE * (twice_NO.float() - bias_O.float()).norm())
-
     def _run(self, features: torch.Tensor) -> torch.Tensor:
         """Call the layer without the hooks around it."""
         product: torch.Tensor = getattr(self.module, door_of(self.module))(features)
         return product
-
-
-CHECKED_ROWS = 8
-"""Rows of a first batch on which a module's output is compared with W z."""
-TOLERANCES = {torch.float32: 0.01, torch.float64: 0.01}
-HALF_TOLERANCE = 0.05
-"""Error of those rows, relative to their norm, that rounding may leave."""
-
-
-def confirmed(operator: Operator, features: torch.Tensor, output: Any) -> Operator | None:
-    """Return the operator whose product a module really computes.
-
-    A subclass of `nn.Linear` may multiply its output, quantise its input or use a part of its
-    weight. The norm of the output and that of the weight then belong to different maps, and their
-    ratio says nothing. Such a module is called on Gaussian rows, as a quantised layer is.
-
-    Args:
-        operator: what the module's weight suggests.
-        features: [..., I] of a forward pass.
-        output: what the module returned for them.
-
-    Returns:
-        None where the module computes no linear map, or one that cannot be called alone.
-    """
-    if not isinstance(operator, DenseOperator):
-        return operator
-    rows_NI = features.reshape(-1, features.shape[-1])[:CHECKED_ROWS]
-    rows_NO, bias_O = operator.product(features, output)
-    weight_OI = operator.weight_OI()
-    wanted_NO = nn.functional.linear(rows_NI.to(weight_OI.dtype), weight_OI).float()
-    bias_O = torch.zeros_like(wanted_NO[0]) if bias_O is None else bias_O.float()
-    tolerance = TOLERANCES.get(rows_NO.dtype, HALF_TOLERANCE)
-    error = (rows_NO[: len(rows_NI)].float() - bias_O - wanted_NO).norm()
-    # NaN is no misreading: it is told by the name of its module when the batch is over.
-    if not bool(error > tolerance * (wanted_NO.norm() + bias_O.norm())):
-        return operator
-    opaque = OpaqueOperator(operator.module)
-    declared = getattr(operator.module, "in_features", None) == rows_NI.shape[1]
-    return opaque if declared and opaque.is_linear(rows_NI) else None
 
 
 def part_norms(

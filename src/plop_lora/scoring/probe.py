@@ -28,7 +28,7 @@ from torch import nn
 from plop_lora.errors import MeasurementError
 from plop_lora.scoring.devices import sent, watched
 from plop_lora.scoring.nfn import expected_gain, row_norms
-from plop_lora.scoring.operators import Operator, confirmed, part_norms
+from plop_lora.scoring.operators import part_norms
 from plop_lora.scoring.sharded import ShardedOperator
 from plop_lora.scoring.sites import Site
 from plop_lora.scoring.slices import Part
@@ -140,7 +140,6 @@ class Probe:
     encoder: frozenset[nn.Module] = frozenset()
     current: Tally | None = None
     _gains: dict[int, torch.Tensor] = field(default_factory=dict)
-    _operators: dict[nn.Module, Operator | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Give each site its rows of the buffer."""
@@ -213,9 +212,8 @@ class Probe:
         output: Any,
         tokens_BT: torch.Tensor,
     ) -> None:
-        operator = self._operator(self.sites[indices[0]], features, output)
-        if operator is None:
-            return
+        operator = self.sites[indices[0]].operator
+        assert operator is not None
         rows_NO, bias_O = operator.product(features, output)
         inputs_N = tally.input_norms(features)
         if isinstance(operator, ShardedOperator):
@@ -243,21 +241,6 @@ class Probe:
             sums_RB[row] += torch.where(valid_BT, ratios_BT, 0.0).sum(dim=1)
             counts_RB[row] += valid_BT.sum(dim=1)
 
-    def _operator(self, site: Site, features: torch.Tensor, output: Any) -> Operator | None:
-        """Return how to read a module, which its first forward pass has confirmed."""
-        if site.module not in self._operators:
-            assert site.operator is not None
-            found = confirmed(site.operator, features, output)
-            self._operators[site.module] = found
-            if found is not site.operator:
-                # What is known was computed from the weight, which is not what the module uses.
-                self.known = {
-                    name: gain
-                    for name, gain in self.known.items()
-                    if name.partition("[")[0] != site.host.name
-                }
-        return self._operators[site.module]
-
     def _gain(
         self, index: int, device: torch.device, compute: Callable[[], torch.Tensor]
     ) -> torch.Tensor:
@@ -278,14 +261,6 @@ class Probe:
     def zeros(self) -> frozenset[int]:
         """Return the sites whose weight is all zero: it has no direction that it could prefer."""
         return frozenset(i for i, gain in self._gains.items() if not bool((gain != 0).any()))
-
-    def unread(self) -> frozenset[int]:
-        """Return the sites whose module computes something else than a product with its weight."""
-        return frozenset(
-            index
-            for index, site in enumerate(self.sites)
-            if self._operators.get(site.module, site.operator) is None and site.operator is not None
-        )
 
     def routing(
         self, hidden_TH: torch.Tensor, experts_S: torch.Tensor, tokens_S: torch.Tensor

@@ -10,11 +10,8 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import nn
-from torch.nn.utils.parametrize import ParametrizationList
 
 from plop_lora.errors import ModelError, UsageError, nearest
 from plop_lora.records import Host, NotMeasured
@@ -33,7 +30,6 @@ from plop_lora.scoring.stacks import stack_of
 NOT_SUPPORTED = "present, not measured: no operator for this kind of weight yet"
 NEVER_RAN = "never ran on this data"
 ALL_ZERO = "its weight is all zero, so it has no NFN"
-UNREAD = "its module computes something else than a product with its weight"
 LEFT_OUT = "left out by --include or --exclude"
 UNASSIGNABLE = "its input rows cannot be assigned to sequences"
 OUTSIDE = "outside the blocks"
@@ -154,12 +150,10 @@ def _matrices(model: nn.Module) -> list[_Weight]:
     found: list[_Weight] = []
     for name, module in model.named_modules():
         size = 0
-        for tensor in _own_matrices(module):
-            # What a parametrisation computes is another tensor each time.
-            owner = tensor if isinstance(tensor, nn.Parameter) else module
-            if id(owner) not in seen:
-                seen.add(id(owner))
-                size += tensor.numel()
+        for parameter in _own_matrices(module):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                size += parameter.numel()
         operator = operator_of(module)
         if isinstance(operator, OpaqueOperator) and id(module) not in seen:
             seen.add(id(module))
@@ -169,20 +163,13 @@ def _matrices(model: nn.Module) -> list[_Weight]:
     return found
 
 
-def _own_matrices(module: Any) -> Sequence[torch.Tensor]:
-    """Return the matrices that a module multiplies by, whatever holds their numbers.
-
-    The weight of a pruned or weight-normed layer is computed from parameters of other names, and
-    that of a frozen one may be a buffer.
-    """
+def _own_matrices(module: nn.Module) -> list[nn.Parameter]:
     stack = stack_of(module)
     if stack is not None:
         return [getattr(module, leaf) for leaf in stack.parameters]
-    if isinstance(module, ParametrizationList):
-        return []
     own = dict(module.named_parameters(recurse=False))
     if isinstance(operator_of(module), DenseOperator):
-        return [module.weight]
+        return [own["weight"]] if "weight" in own else []
     return [p for p in own.values() if sum(side > 1 for side in p.shape) >= 2]
 
 
