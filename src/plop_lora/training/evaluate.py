@@ -131,19 +131,23 @@ def _by_answers(
     spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], metric: str
 ) -> tuple[float, ...]:
     """Return the outcome of every row by a metric on greedily generated answers."""
+    from plop_lora.training.chats import template_arguments
     from plop_lora.training.generation import generate
 
     prompts = [prompt_of(row) for row in rows]
+    compare: dict[str, Callable[[str, str], bool]] = {"exact": is_exact, "numeric": is_numeric}
+    references = [reference_of(row) for row in rows] if metric in compare else None
     answers = generate(
         prepared,
         prompts,
         batch_size=spec.evaluation.batch_size,
         max_new_tokens=spec.evaluation.max_new_tokens,
+        arguments=[template_arguments(row) for row in rows],
+        references=references,
     )
     texts = [answer.text for answer in answers]
-    compare: dict[str, Callable[[str, str], bool]] = {"exact": is_exact, "numeric": is_numeric}
-    if metric in compare:
-        pairs = zip(texts, map(reference_of, rows), strict=True)
+    if references is not None:
+        pairs = zip(texts, references, strict=True)
         return tuple(float(compare[metric](text, reference)) for text, reference in pairs)
     if metric == "pass@1":
         return _passed(spec, rows, texts, [answer.tokens for answer in answers])

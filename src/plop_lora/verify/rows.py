@@ -18,6 +18,7 @@ from plop_lora.reading import read_rows
 from plop_lora.recipe import Proof
 from plop_lora.records.trial import CLASSIFY, GRPO, SFT
 from plop_lora.texts import fill_template, is_chat, template_fields
+from plop_lora.training.chats import without_nulls
 from plop_lora.training.task import Row
 
 PAIRS = (("prompt", "completion"), ("question", "answer"), ("instruction", "output"))
@@ -28,8 +29,8 @@ TEXT_PAIRS = (
 TEXTS = ("text", "sentence", "content", "review", "question")
 LABELS = ("label", "labels", "class", "category")
 PROMPTS = ("prompt", "question", "problem", "instruction")
-UNLABELLED = ("", "-1")
-"""-1 is the hub's mark of a row whose label is kept back."""
+KEPT_BACK = "-1"
+"""The hub's mark of a row whose label is kept back, unless the only other class is 1."""
 
 Read = Callable[[Row], dict[str, Any]]
 Reader = tuple[Read, tuple[str, ...]]
@@ -71,6 +72,8 @@ def read_task_rows(recipe: Proof, source: str) -> TaskRows:
             raise DataError(f"{source}, row {number}: {error}") from error
         kept = _beside(row, recipe.task, foreign)
         made.append(kept | used)
+    if recipe.task == CLASSIFY:
+        _check_labels([row["label"] for row in made], used_fields[-1], source)
     notes = [
         f"the column {name!r} of {source} is not text, numbers or lists and is left out"
         for name in sorted(foreign)
@@ -151,17 +154,17 @@ def _messages(value: list[Any], name: str) -> list[dict[str, Any]]:
             f"{name!r} must be a list of messages such as "
             '{"role": "user", "content": "…"}.'
         )  # fmt: skip
-    # Parquet fills every key that any message has; templates ask whether a key is there.
-    return [
-        {key: part for key, part in message.items() if part is not None or key == "content"}
-        for message in value
-    ]
+    messages: list[dict[str, Any]] = without_nulls(value)
+    return messages
 
 
 def _prompt_and_completion(row: Row) -> dict[str, Any]:
     prompt, completion = row.get("prompt"), row.get("completion")
     if isinstance(prompt, list) and isinstance(completion, list):
-        return {"messages": _messages([*prompt, *completion], "prompt")}
+        answer = _messages(completion, "completion")
+        if answer[-1]["role"] != "assistant":
+            raise DataError("the last message of 'completion' is not an assistant's")
+        return {"prompt": _messages(prompt, "prompt"), "completion": answer}
     if isinstance(prompt, list) or isinstance(completion, list):
         raise DataError("'prompt' and 'completion' must both be texts or both be lists of messages")
     return {"prompt": _text(row, "prompt"), "completion": _text(row, "completion")}
@@ -182,7 +185,11 @@ def _classify_reader(recipe: Proof, fields: Sequence[str], source: str) -> Reade
         raise UsageError("--completion is not for classify; its answer is the field --label.")
     label = _one(recipe.label, LABELS, fields, source, "--label")
     text, names = _classify_text(recipe, fields, source, label)
-    return lambda row: {"text": text(row), "label": _label(row, label)}, (*names, label)
+
+    def read(row: Row) -> dict[str, Any]:
+        return {"text": text(row), "label": _label(row, label)}
+
+    return read, (*names, label)
 
 
 def _classify_text(
@@ -207,9 +214,20 @@ def _label(row: Row, name: str) -> str:
     if isinstance(value, float | list | dict):
         raise DataError(f"the label {name!r} is {value!r}, which is no class")
     label = "" if value is None else str(value).strip()
-    if label in UNLABELLED:
+    if not label:
         raise DataError(f"there is no label in {name!r} ({value!r})")
     return label
+
+
+def _check_labels(labels: Sequence[str], name: str, source: str) -> None:
+    """Refuse -1 where it may stand for a label that is kept back; beside 1 alone it is a class."""
+    if KEPT_BACK not in labels or set(labels) == {KEPT_BACK, "1"}:
+        return
+    raise DataError(
+        f"{source}, row {labels.index(KEPT_BACK) + 1}: there is no label in {name!r} ('-1'), as in "
+        f"{labels.count(KEPT_BACK)} of {len(labels)} rows: -1 marks a label that is kept back. "
+        "Leave these rows out; where -1 is a class, write it as a word, such as negative."
+    )
 
 
 # --------------------------------------------------------------------------- grpo
@@ -296,7 +314,7 @@ def answer_text(row: Row) -> str:
     """Return what a prepared row answers, as one text; empty where it is part of the prompt."""
     if "prompt" not in row and "messages" in row:
         return _flat(row["messages"][len(_asked(row["messages"])) :])
-    return str(row.get("completion", row.get("label", "")))
+    return _flat(row.get("completion", row.get("label", "")))
 
 
 def _asked(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
@@ -305,9 +323,7 @@ def _asked(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]
 
 
 def _flat(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    return "\n".join(_contents(value))
+    return "\n".join(_contents(value)) if isinstance(value, list) else str(value)
 
 
 def _contents(messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
