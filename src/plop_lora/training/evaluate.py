@@ -13,16 +13,14 @@ from plop_lora.errors import DataError, UsageError, check_installed, nearest
 from plop_lora.records import TrialSpec
 from plop_lora.records.trial import CLASSIFY, GENERAL_LOSS, GRPO, SFT
 from plop_lora.training import harness
+from plop_lora.training.numbers import MARK, last_number, marked_number, reference_number
 from plop_lora.training.rewards import (
-    MARK,
     answer_of,
     as_completion,
     call_reward,
     checked_values,
     find_function,
     find_reward,
-    last_number,
-    marked_number,
     text_of,
 )
 from plop_lora.training.task import Judged, Prepared, Row, check_task, metric_of
@@ -208,16 +206,10 @@ def is_numeric(text: str, reference: str) -> bool:
     True
 
     Raises:
-        DataError: the reference has no number.
+        DataError: the reference has no number that can be read whole.
     """
     number = marked_number if MARK in reference else last_number
-    wanted = number(reference)
-    if wanted is None:
-        raise DataError(
-            f"The metric `numeric` finds no number in the reference {reference[:200]!r}. Use "
-            "exact, or rows whose answers have one."
-        )
-    return number(text) == wanted
+    return number(text) == reference_number(reference, "The metric `numeric`")
 
 
 # --------------------------------------------------------------------------- rows

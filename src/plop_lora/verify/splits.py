@@ -20,8 +20,10 @@ from plop_lora.errors import DataError, UsageError
 from plop_lora.files import atomic_file
 from plop_lora.recipe import Proof
 from plop_lora.records import TrialData
-from plop_lora.records.trial import CLASSIFY, SFT
+from plop_lora.records.trial import CLASSIFY, GRPO, SFT
 from plop_lora.training.chats import ARGUMENTS, TOOLS
+from plop_lora.training.numbers import reference_number
+from plop_lora.training.rewards import answer_of
 from plop_lora.training.task import Row
 from plop_lora.verify.rows import TaskRows, answer_text, prompt_text, read_task_rows
 
@@ -102,6 +104,7 @@ def prepare_splits(recipe: Proof, folder: Path | None = None) -> Splits:
     notes += note
     if recipe.task == CLASSIFY:
         notes += _contradictions(rows, recipe.train) + _contradictions(report, recipe.eval)
+    _check_numbers(recipe, {recipe.train: rows, recipe.eval: report})
     rest, selection = _hold_out(rows, recipe, keys)
     if len(report) < LEAST_REPORT:
         raise DataError(
@@ -188,6 +191,21 @@ def _without_overlap(
         f"{overlap} of {len(report)} evaluation rows ({share:.1%}) stand among the training rows, "
         f"where their prompts are left out ({len(rows) - len(kept)} of {len(rows)} rows)"
     ]  # fmt: skip
+
+
+def _check_numbers(recipe: Proof, files: Mapping[str, Sequence[Row]]) -> None:
+    """Refuse references whose number cannot be read whole, where numbers are compared."""
+    by_reward = recipe.task == GRPO and "number" in recipe.training.rewards
+    if not by_reward and recipe.evaluation.metric != "numeric":
+        return
+    reader = "The reward `number`" if by_reward else "The metric `numeric`"
+    for source, rows in files.items():
+        for row in rows:
+            reference = answer_of(row) if recipe.task == GRPO else answer_text(row)
+            try:
+                reference_number(reference or "", reader)
+            except DataError as error:
+                raise DataError(f"{source}: {error}") from error
 
 
 def _contradictions(rows: Sequence[Row], source: str) -> list[str]:
