@@ -20,11 +20,18 @@ from plop_lora.records.trial import CLASSIFY, GRPO, SFT
 from plop_lora.texts import fill_template, is_chat, template_fields
 from plop_lora.training.chats import without_nulls
 from plop_lora.training.task import Row
+from plop_lora.verify.shown import check_lost, shown
 
-PAIRS = (("prompt", "completion"), ("question", "answer"), ("instruction", "output"))
+PAIRS = (
+    ("prompt", "completion"), ("question", "answer"), ("instruction", "output"),
+    ("instruction", "response"),
+)  # fmt: skip
 """Names of prompt and answer; all but the first pair get a line break between them."""
+BESIDE = {"instruction": ("input", "context"), "question": ("context", "passage")}
+"""What a question is about, in a column of its own; it may be empty. Passages come first."""
 TEXT_PAIRS = (
     ("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"),
+    ("question", "sentence"), ("question", "passage"), ("title", "content"), ("title", "text"),
 )  # fmt: skip
 TEXTS = ("text", "sentence", "content", "review", "question")
 LABELS = ("label", "labels", "class", "category")
@@ -41,12 +48,13 @@ Reader = tuple[Read, tuple[str, ...]]
 class TaskRows:
     """The rows of a data set in the form of a task, with what there is to say about them.
 
-    `fields` are those that the rows were read by.
+    `fields` are those that the rows were read by, `shown` notes on what the model is given.
     """
 
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
     fields: tuple[str, ...]
+    shown: tuple[str, ...] = ()
 
 
 def read_task_rows(recipe: Proof, source: str) -> TaskRows:
@@ -78,7 +86,24 @@ def read_task_rows(recipe: Proof, source: str) -> TaskRows:
         f"the column {name!r} of {source} is not text, numbers or lists and is left out"
         for name in sorted(foreign)
     ]
-    return TaskRows(tuple(made), tuple(notes), used_fields)
+    if recipe.prompt is None and recipe.text is None:
+        _check_lost(recipe.task, rows, made, used_fields, source)
+    told = shown(rows, made, used_fields, recipe.task, source)
+    return TaskRows(tuple(made), tuple(notes), used_fields, tuple(told))
+
+
+def _check_lost(
+    task: str, rows: Sequence[Row], made: Sequence[Row], used: tuple[str, ...], source: str
+) -> None:
+    """Refuse a part of the question that the recognised columns leave out."""
+    whole = {"messages", "text"} & set(used) if task == SFT else ()
+    if whole:
+        return
+    guessed = task == CLASSIFY or (task == SFT and used != PAIRS[0])
+    try:
+        check_lost(rows, [prompt_text(row) for row in made], used, task, guessed=guessed)
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from error
 
 
 RESERVED = {
@@ -128,7 +153,8 @@ def _sft_reader(recipe: Proof, fields: Sequence[str], source: str) -> Reader:
             return _text_or_chat(name), (name,)
     for question, answer in PAIRS[1:]:
         if {question, answer} <= set(fields):
-            return _question_and_answer(question, answer), (question, answer)
+            asked, names = _asked_with(question, fields)
+            return _question_and_answer(asked, answer), (*names, answer)
     raise DataError(
         f"Cannot tell what to train on in {source}; it has: {', '.join(fields)}. Give --prompt "
         'and --completion, such as --prompt "{question}\\n" --completion "{answer}", or --text.'
@@ -170,11 +196,22 @@ def _prompt_and_completion(row: Row) -> dict[str, Any]:
     return {"prompt": _text(row, "prompt"), "completion": _text(row, "completion")}
 
 
-def _question_and_answer(question: str, answer: str) -> Read:
-    return lambda row: {
-        "prompt": f"{_text(row, question)}\n",
-        "completion": _text(row, answer),
-    }
+def _question_and_answer(asked: Callable[[Row], str], answer: str) -> Read:
+    return lambda row: {"prompt": f"{asked(row)}\n", "completion": _text(row, answer)}
+
+
+def _asked_with(
+    question: str, fields: Sequence[str]
+) -> tuple[Callable[[Row], str], tuple[str, ...]]:
+    """Return how a question is read with what it is about, and the columns, its own first."""
+    beside = [name for name in BESIDE.get(question, ()) if name in fields]
+
+    def read(row: Row) -> str:
+        own = _text(row, question)
+        given = [_text(row, name) for name in beside if str(row.get(name) or "").strip()]
+        return "\n".join([*given, own] if question == "question" else [own, *given])
+
+    return read, (question, *beside)
 
 
 # --------------------------------------------------------------------------- classify
@@ -240,12 +277,13 @@ def _grpo_reader(recipe: Proof, fields: Sequence[str], source: str) -> Reader:
         prompt = _template(recipe.prompt, fields, source)
         return lambda row: {"prompt": prompt(row)}, tuple(template_fields(recipe.prompt))
     name = _one(recipe.text, PROMPTS, fields, source, "--text")
+    asked, names = _asked_with(name, fields if recipe.text is None else ())
 
     def read(row: Row) -> dict[str, Any]:
         value = row.get(name)
-        return {"prompt": _messages(value, name) if isinstance(value, list) else _text(row, name)}
+        return {"prompt": _messages(value, name) if isinstance(value, list) else asked(row)}
 
-    return read, (name,)
+    return read, names
 
 
 # --------------------------------------------------------------------------- fields

@@ -111,6 +111,7 @@ def prepare_splits(recipe: Proof, folder: Path | None = None) -> Splits:
             f"{recipe.eval} has {len(report)} different rows; at least {LEAST_REPORT} are needed "
             "to tell arms apart, and some hundreds to tell them apart well."
         )
+    notes += train.shown
     parts = {TRAIN: rest, SELECT: selection, REPORT: report}
     digests = {name: _sha256(_json_lines(part)) for name, part in parts.items()}
     splits = Splits(
