@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import peft
 import pytest
@@ -13,9 +12,11 @@ import transformers
 from placements import placed
 from trials import LABELS, NO_DATA, checkpoint, rows, spec_of
 
+from plop_lora.demo import MODEL
 from plop_lora.errors import ExportError, ModelError, UsageError
 from plop_lora.export.dryrun import adapters_of
 from plop_lora.records import Host, Placement, TrialSpec
+from plop_lora.scoring.loading import load_tokenizer
 from plop_lora.training import adapters, eva
 from plop_lora.training.task import Prepared
 
@@ -138,18 +139,12 @@ def test_eva_that_never_settles_ends(encoder: str, monkeypatch) -> None:
 
 
 def test_texts_of_every_task() -> None:
-    """EVA sees what the model will: prompt with completion, or the conversation."""
-    plain = SimpleNamespace(chat_template=None)
-    talk = [{"role": "user", "content": "a day"}, {"role": "assistant", "content": "fine"}]
-    assert eva.text_of({"text": "sun"}, plain) == "sun"
-    assert eva.text_of({"prompt": "a", "completion": " day"}, plain) == "a day"
-    assert eva.text_of({"prompt": "a", "answer": "b"}, plain) == "a"
-    assert eva.text_of({"messages": talk}, plain) == "a day\nfine"
-    assert eva.text_of({"prompt": talk[:1], "completion": talk[1:]}, plain) == "a day\nfine"
-    chat = SimpleNamespace(
-        chat_template="x", apply_chat_template=lambda messages, tokenize: f"<{len(messages)}>"
-    )
-    assert eva.text_of({"messages": talk}, chat) == "<2>"
+    """EVA sees what the model will: prompt and completion with its end, prompts that stay open."""
+    tokenizer = load_tokenizer(str(MODEL))
+    assert eva.tokens_of({"text": "sun"}, tokenizer, "classify") == tokenizer("sun")["input_ids"]
+    row = {"prompt": "a", "completion": " day"}
+    assert eva.tokens_of(row, tokenizer, "sft") == tokenizer("a day</s>")["input_ids"]
+    assert eva.tokens_of(row, tokenizer, "grpo") == tokenizer("a")["input_ids"]
 
 
 def move(model: torch.nn.Module) -> None:

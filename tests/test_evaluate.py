@@ -14,6 +14,7 @@ from finetunes import CHATS, PROBLEMS, ROWS, prepared, spec
 from torch.nn import functional
 
 from plop_lora.errors import DataError, MeasurementError, ModelError, UsageError
+from plop_lora.training.chats import prompt_tokens
 from plop_lora.training.evaluate import (
     METRICS,
     check_metric,
@@ -23,7 +24,7 @@ from plop_lora.training.evaluate import (
     prompt_of,
     reference_of,
 )
-from plop_lora.training.generation import generate, prompt_tokens
+from plop_lora.training.generation import generate
 from plop_lora.training.losses import judgeable, row_losses
 from plop_lora.training.task import DEFAULT_METRIC, Prepared
 

@@ -11,7 +11,7 @@ import finetunes
 import pretend
 import pytest
 import torch
-from finetunes import ROWS, prepared
+from finetunes import prepared
 from placements import placed
 from test_verify import BETTER, Planted, folder, recipe, verify
 from trials import checkpoint, spec_of, write_data
@@ -24,7 +24,6 @@ from plop_lora.report.terminal import as_text
 from plop_lora.training.classify import _encoded
 from plop_lora.training.launcher import is_first_process, process_count, settled
 from plop_lora.training.learning import not_whole, unfinished, unmoved, unrewarded
-from plop_lora.training.losses import row_length
 from plop_lora.training.task import passes_of
 from plop_lora.training.trial import run_trial
 from plop_lora.verify import run as step
@@ -62,8 +61,9 @@ def test_rewards_that_teach_nothing() -> None:
 
 
 def test_answers_that_are_all_cut() -> None:
-    assert "3 of 3 answers are cut at max_new_tokens 8" in unfinished([8, 8, 8], 8)[0]
-    assert unfinished([8, 7], 8) == ()
+    assert "2 of 2 answers are cut at max_new_tokens 8" in unfinished([False, False], 8)[0]
+    assert unfinished([False, True], 8) == ()
+    assert unfinished([], 8) == ()
 
 
 def test_rows_that_are_not_seen_whole_are_counted() -> None:
@@ -74,15 +74,6 @@ def test_rows_that_are_not_seen_whole_are_counted() -> None:
     )
     assert "10 of 84 training rows (12%) lose their end" in cut
     assert not_whole(100, 5, 5, 128) == ()
-
-
-def test_the_length_of_a_row_has_its_end() -> None:
-    tokenizer = prepared().tokenizer
-    row = ROWS[0]
-    text = row["prompt"] + row["completion"]
-    whole = tokenizer(text)["input_ids"]
-    closed = 0 if whole[-1] == tokenizer.eos_token_id else 1
-    assert row_length(row, tokenizer) == len(whole) + closed
 
 
 def test_padding_of_a_classifier_is_on_the_right() -> None:

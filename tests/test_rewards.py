@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 
 from plop_lora.errors import DataError, UsageError
+from plop_lora.training.numbers import last_number, marked_number
 from plop_lora.training.rewards import (
     REWARDS,
     call_reward,
     checked,
     columns_of,
     find_reward,
-    last_number,
-    marked_number,
     try_rewards,
 )
 
@@ -95,7 +94,7 @@ def test_chats_are_read_by_their_last_message() -> None:
 
 def test_last_number() -> None:
     assert last_number("no number") is None
-    assert str(last_number("1,000 and then -2.5.")) == "-2.5"
+    assert last_number("1,000 and then -2.5.") == Decimal("-2.5")
 
 
 USER = '''

@@ -57,7 +57,7 @@ def test_no_prompt_stands_in_two_splits(recipe, tmp_path: Path) -> None:
     assert not (prompts[1] & prompts[2])
     assert parts[0] == list(splits.train)
     assert splits.overlap == 0
-    assert not splits.notes
+    assert [note.split(" becomes")[0][:13] for note in splits.notes] == ["the first row"]
 
 
 def test_the_seed_shuffles(recipe) -> None:
@@ -98,7 +98,7 @@ def test_repeats_are_left_out(recipe) -> None:
     splits = prepare_splits(recipe("sft", pairs(0, 80) * 2, pairs(500, 20) + pairs(500, 3)))
     assert len(splits.train) + len(splits.selection) == 80
     assert len(splits.report) == 20
-    assert [note.split(" ", 1)[0] for note in splits.notes] == ["80", "3"]
+    assert [note.split(" ", 1)[0] for note in splits.notes] == ["80", "3", "the"]
 
 
 def test_one_prompt_with_many_answers_is_no_overlap(recipe) -> None:

@@ -17,6 +17,8 @@ import torch
 
 from plop_lora.errors import DataError, ModelError, PlopError
 from plop_lora.records import TrialSpec
+from plop_lora.records.trial import GRPO, SFT
+from plop_lora.training.chats import example_of, prompt_tokens, template_arguments
 from plop_lora.training.precision import precision
 from plop_lora.training.task import Row
 
@@ -78,12 +80,10 @@ def _batches(tokenizer: Any, rows: Sequence[Row], spec: TrialSpec) -> list[dict[
     needed = 2 * max(site.rank for site in spec.placement.sites)
     groups: list[list[dict[str, Any]]] = [[]]
     for row in rows:
-        encoded = tokenizer(
-            text_of(row, tokenizer), truncation=True, max_length=spec.training.max_length
-        )
+        tokens = tokens_of(row, tokenizer, spec.task)[: spec.training.max_length]
         if len(groups[-1]) >= spec.training.batch_size and _tokens(groups[-1]) >= needed:
             groups.append([])
-        groups[-1].append(dict(encoded))
+        groups[-1].append({"input_ids": tokens, "attention_mask": [1] * len(tokens)})
     if len(groups) > 1 and _tokens(groups[-1]) < needed:
         groups[-2:] = [groups[-2] + groups[-1]]
     if _tokens(groups[-1]) < needed:
@@ -98,19 +98,14 @@ def _tokens(group: Sequence[dict[str, Any]]) -> int:
     return sum(len(row["input_ids"]) for row in group)
 
 
-def text_of(row: Row, tokenizer: Any) -> str:
-    """Return the text of a prepared row of any task as the model would see it."""
-    if "messages" in row:
-        return _conversation(row["messages"], tokenizer)
-    if "text" in row:
-        return str(row["text"])
-    prompt, completion = row["prompt"], row.get("completion", "")
-    if isinstance(prompt, str):
-        return f"{prompt}{completion}"
-    return _conversation([*prompt, *(completion or ())], tokenizer)
+def tokens_of(row: Row, tokenizer: Any, task: str) -> list[int]:
+    """Return the tokens of a prepared row as the model sees them in training.
 
-
-def _conversation(messages: Sequence[Any], tokenizer: Any) -> str:
-    if getattr(tokenizer, "chat_template", None):
-        return str(tokenizer.apply_chat_template(list(messages), tokenize=False))
-    return "\n".join(str(message["content"]) for message in messages)
+    Raises:
+        ModelError: it is a chat, but the tokenizer has no chat template.
+    """
+    if task == SFT:
+        return list(example_of(row, tokenizer).tokens)
+    if task == GRPO:
+        return prompt_tokens(row["prompt"], tokenizer, template_arguments(row))
+    return list(tokenizer(str(row["text"]), verbose=False)["input_ids"])

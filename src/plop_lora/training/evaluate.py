@@ -7,29 +7,24 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from plop_lora.errors import DataError, UsageError, check_installed, nearest
 from plop_lora.records import TrialSpec
 from plop_lora.records.trial import CLASSIFY, GENERAL_LOSS, GRPO, SFT
 from plop_lora.training import harness
 from plop_lora.training.learning import unfinished
+from plop_lora.training.numbers import MARK, last_number, marked_number, reference_number
 from plop_lora.training.rewards import (
-    MARK,
     answer_of,
     as_completion,
     call_reward,
     checked_values,
     find_function,
     find_reward,
-    last_number,
-    marked_number,
     text_of,
 )
 from plop_lora.training.task import Judged, Prepared, Row, check_task, metric_of
-
-if TYPE_CHECKING:
-    from plop_lora.training.generation import Completion
 
 METRICS = {
     SFT: ("loss", "exact", "numeric"),
@@ -137,41 +132,31 @@ def _by_answers(
     spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], metric: str
 ) -> tuple[tuple[float, ...], tuple[str, ...]]:
     """Return the outcome of every row by a metric on greedily generated answers, and doubts."""
+    from plop_lora.training.chats import template_arguments
     from plop_lora.training.generation import generate
 
     prompts = [prompt_of(row) for row in rows]
+    references = [reference_of(row) for row in rows] if metric in COMPARISONS else None
+    most = spec.evaluation.max_new_tokens
     answers = generate(
         prepared,
         prompts,
         batch_size=spec.evaluation.batch_size,
-        max_new_tokens=spec.evaluation.max_new_tokens,
+        max_new_tokens=most,
+        arguments=[template_arguments(row) for row in rows],
+        references=references,
     )
-    lengths = [len(answer.tokens) for answer in answers]
-    return (
-        _compared(spec, rows, prompts, answers, metric),
-        unfinished(lengths, spec.evaluation.max_new_tokens),
-    )
-
-
-def _compared(
-    spec: TrialSpec,
-    rows: Sequence[Row],
-    prompts: Sequence[Any],
-    answers: Sequence[Completion],
-    metric: str,
-) -> tuple[float, ...]:
-    """Return the outcome of every answer."""
+    doubts = unfinished([answer.ended for answer in answers], most)
     texts = [answer.text for answer in answers]
-    compare: dict[str, Callable[[str, str], bool]] = {"exact": is_exact, "numeric": is_numeric}
-    if metric in compare:
-        pairs = zip(texts, map(reference_of, rows), strict=True)
-        return tuple(float(compare[metric](text, reference)) for text, reference in pairs)
+    if references is not None:
+        pairs = zip(texts, references, strict=True)
+        return tuple(float(COMPARISONS[metric](text, right)) for text, right in pairs), doubts
     if metric == "pass@1":
-        return _passed(spec, rows, texts, [answer.tokens for answer in answers])
+        return _passed(spec, rows, texts, [answer.tokens for answer in answers]), doubts
     judge = find_function(metric, "metric", METRICS[spec.task])
     completions = [as_completion(p, text) for p, text in zip(prompts, texts, strict=True)]
     values = _judged_by_user(metric, judge, prompts, completions, rows)
-    return tuple(value for value in values if value is not None)
+    return tuple(value for value in values if value is not None), doubts
 
 
 def _judged_by_user(
@@ -225,16 +210,14 @@ def is_numeric(text: str, reference: str) -> bool:
     True
 
     Raises:
-        DataError: the reference has no number.
+        DataError: the reference has no number that can be read whole.
     """
     number = marked_number if MARK in reference else last_number
-    wanted = number(reference)
-    if wanted is None:
-        raise DataError(
-            f"The metric `numeric` finds no number in the reference {reference[:200]!r}. Use "
-            "exact, or rows whose answers have one."
-        )
-    return number(text) == wanted
+    return number(text) == reference_number(reference, "The metric `numeric`")
+
+
+COMPARISONS: dict[str, Callable[[str, str], bool]] = {"exact": is_exact, "numeric": is_numeric}
+"""Metrics that compare an answer with the right one."""
 
 
 # --------------------------------------------------------------------------- rows

@@ -7,27 +7,38 @@ happens at the start. Shape letters: B batch, T token.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import torch
 from transformers import GenerationConfig
 
 from plop_lora.errors import DataError, ModelError
+from plop_lora.training.chats import Ends, ends_of_turns, prompt_tokens
 from plop_lora.training.task import Prepared
 
 
 class Completion(NamedTuple):
-    """A generated answer: its text without special tokens, and its tokens up to the end."""
+    """A generated answer: its text without special tokens, and its tokens up to the end.
+
+    `ended` is False where it was cut at the most tokens that it might have.
+    """
 
     text: str
     tokens: tuple[int, ...]
+    ended: bool
 
 
 def generate(
-    prepared: Prepared, prompts: Sequence[Any], *, batch_size: int, max_new_tokens: int
+    prepared: Prepared,
+    prompts: Sequence[Any],
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    arguments: Sequence[Mapping[str, Any]] | None = None,
+    references: Sequence[str] | None = None,
 ) -> list[Completion]:
-    """Continue prompts greedily until the end of the sequence.
+    """Continue prompts greedily until the end of the sequence, or of the turn of a chat.
 
     A prompt that leaves no room for the answer in the model's positions loses its beginning.
 
@@ -36,6 +47,8 @@ def generate(
         prompts: texts, or chats as lists of messages.
         batch_size: prompts at once.
         max_new_tokens: of each answer.
+        arguments: what each prompt gives its chat template, by `chats.template_arguments`.
+        references: the right answers, if known; see `chats.ends_of_turns`.
 
     Returns:
         One completion for each prompt, in their order.
@@ -45,14 +58,20 @@ def generate(
         ModelError: a chat, but the tokenizer has no chat template; or no room for an answer.
     """
     room = _room(prepared.model, max_new_tokens)
-    rows = [prompt_tokens(prompt, prepared.tokenizer)[-room:] for prompt in prompts]
+    given = arguments or [{}] * len(prompts)
+    rows = [
+        prompt_tokens(prompt, prepared.tokenizer, own)[-room:]
+        for prompt, own in zip(prompts, given, strict=True)
+    ]
     for number, row in enumerate(rows, start=1):
         if not row:
             raise DataError(f"The prompt of row {number} has no tokens.")
     found: dict[int, Completion] = {}
-    with judging(prepared.model), greedy(prepared):
+    chats = any(not isinstance(prompt, str) for prompt in prompts)
+    ends = ends_of_turns(prepared.tokenizer, references) if chats else Ends()
+    with judging(prepared.model), greedy(prepared, ends):
         for group in by_length(list(map(len, rows)), batch_size):
-            answers = _generate(prepared, [rows[order] for order in group], max_new_tokens)
+            answers = _generate(prepared, [rows[order] for order in group], max_new_tokens, ends)
             found.update(zip(group, answers, strict=True))
     return [found[order] for order in range(len(rows))]
 
@@ -70,7 +89,7 @@ def _room(model: Any, max_new_tokens: int) -> int:
 
 
 def _generate(
-    prepared: Prepared, rows: Sequence[Sequence[int]], max_new_tokens: int
+    prepared: Prepared, rows: Sequence[Sequence[int]], max_new_tokens: int, ends: Ends
 ) -> list[Completion]:
     ids_BT, mask_BT = padded(rows, pad_token(prepared.tokenizer), left=True)
     device = next(prepared.model.parameters()).device
@@ -78,46 +97,25 @@ def _generate(
         input_ids=ids_BT.to(device),
         attention_mask=mask_BT.to(device),
         max_new_tokens=max_new_tokens,
+        **({"tokenizer": prepared.tokenizer} if ends.texts else {}),
     )
-    ends = set(end_tokens(prepared))
-    answers = []
-    for row in whole_BT[:, ids_BT.shape[1] :].tolist():
-        stop = next((place for place, token in enumerate(row) if token in ends), len(row))
-        text = prepared.tokenizer.decode(row[:stop], skip_special_tokens=True)
-        answers.append(Completion(text, tuple(row[:stop])))
-    return answers
+    last = {*end_tokens(prepared), *ends.tokens}
+    if ends.texts and prepared.tokenizer.pad_token_id is not None:
+        last.add(prepared.tokenizer.pad_token_id)  # fills an answer that a text has ended
+    return [
+        _completion(row, prepared.tokenizer, last, ends.texts, max_new_tokens)
+        for row in whole_BT[:, ids_BT.shape[1] :].tolist()
+    ]
 
 
-def prompt_tokens(prompt: Any, tokenizer: Any) -> list[int]:
-    """Return the tokens of a prompt, a text or a chat that waits for its answer.
-
-    Raises:
-        ModelError: it is a chat, but the tokenizer has no chat template.
-    """
-    if not isinstance(prompt, str):
-        return chat_tokens(prompt, tokenizer, waiting=True)
-    tokens = list(tokenizer(prompt, verbose=False)["input_ids"])
-    # Some tokenizers close every text; a prompt has to stay open.
-    if tokens and tokens[-1] == tokenizer.eos_token_id and not prompt.endswith(tokenizer.eos_token):
-        tokens.pop()
-    return tokens
-
-
-def chat_tokens(messages: Any, tokenizer: Any, *, waiting: bool = False) -> list[int]:
-    """Return the tokens of a chat; `waiting` adds the beginning of the assistant's turn.
-
-    Raises:
-        ModelError: the tokenizer has no chat template.
-    """
-    if not tokenizer.chat_template:
-        raise ModelError(
-            f"The rows are chats, but the tokenizer ({type(tokenizer).__name__}) has no chat "
-            "template. Give prompt and completion as plain text, or an instruct model."
-        )
-    given = tokenizer.apply_chat_template(
-        list(messages), add_generation_prompt=waiting, tokenize=True, return_dict=True
-    )
-    return list(given["input_ids"])
+def _completion(
+    row: Sequence[int], tokenizer: Any, last: Set[int], texts: Sequence[str], most: int
+) -> Completion:
+    """Return an answer up to the first token or text that ends it."""
+    stop = next((place for place, token in enumerate(row) if token in last), len(row))
+    text = tokenizer.decode(row[:stop], skip_special_tokens=True)
+    cut = min((place for end in texts if (place := text.find(end)) >= 0), default=len(text))
+    return Completion(text[:cut], tuple(row[:stop]), stop < most or cut < len(text))
 
 
 def pad_token(tokenizer: Any) -> int:
@@ -173,7 +171,7 @@ def judging(model: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def greedy(prepared: Prepared) -> Iterator[None]:
+def greedy(prepared: Prepared, ends: Ends) -> Iterator[None]:
     """Let the model generate greedily, and put its own way of sampling back.
 
     A checkpoint's temperature, top-p or repetition penalty would be mixed into a configuration
@@ -186,7 +184,8 @@ def greedy(prepared: Prepared) -> Iterator[None]:
         use_cache=True,
         pad_token_id=pad_token(prepared.tokenizer),
         bos_token_id=prepared.tokenizer.bos_token_id,
-        eos_token_id=end_tokens(prepared),
+        eos_token_id=[*end_tokens(prepared), *ends.tokens],
+        stop_strings=list(ends.texts) or None,
     )
     try:
         yield

@@ -12,6 +12,7 @@ from typing import Any
 
 from plop_lora.errors import DataError, UsageError, require
 from plop_lora.records import TrainingSettings, TrialSpec
+from plop_lora.training.chats import template_arguments
 from plop_lora.training.rewards import columns_of, find_reward, try_rewards
 from plop_lora.training.task import Prepared, Row, Session, Trained
 
@@ -79,7 +80,13 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
     check_prompts(rows)
     try_rewards(settings.rewards, rows)
     check_causal(prepared)
-    data = Dataset.from_dict({"prompt": [row["prompt"] for row in rows], **columns_of(rows)})
+    columns = {"prompt": [row["prompt"] for row in rows], **columns_of(rows)}
+    # Rows by their place: a table of them would give every object the keys of all.
+    data = Dataset.from_dict({"place": range(len(rows))}).with_transform(
+        lambda places: {
+            name: [values[place] for place in places["place"]] for name, values in columns.items()
+        }
+    )
     arguments = trl_arguments(
         GRPOConfig,
         spec,
@@ -104,16 +111,23 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
 
 
 def check_prompts(rows: Sequence[Row]) -> None:
-    """Refuse rows without a prompt.
+    """Refuse rows without a prompt, and those whose prompt the trainer would render in part.
 
     Raises:
-        DataError: a row has none.
+        DataError: a row has no prompt, or gives its chat template more than messages.
     """
     for number, row in enumerate(rows, start=1):
         if not row.get("prompt"):
             raise DataError(
                 f"Row {number} has no prompt, which the task grpo needs; it has: "
                 f"{', '.join(row)}. Give a template with --prompt."
+            )
+        given = {} if isinstance(row["prompt"], str) else template_arguments(row)
+        if given:
+            raise DataError(
+                f"Row {number} gives its chat template {', '.join(given)}, which GRPO's trainer "
+                "does not pass on: it would train on another prompt than the row's. Write the "
+                "prompt as the template renders it and give it as a text with --text."
             )
 
 

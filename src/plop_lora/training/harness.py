@@ -44,11 +44,12 @@ def judge(spec: TrialSpec, prepared: Prepared, metric: str) -> Judged:
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
+    from plop_lora.training.chats import Ends
     from plop_lora.training.generation import greedy
 
     name = metric.removeprefix(PREFIX)
     folder = spec.evaluation.include_path
-    with _quiet(), greedy(prepared):
+    with _quiet(), greedy(prepared, Ends()):
         manager = TaskManager(include_path=folder, include_defaults=folder is None)
         loaded = _load(manager, name, folder)
         task = loaded["tasks"][name]

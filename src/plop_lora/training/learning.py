@@ -44,17 +44,17 @@ def unrewarded(curve: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def unfinished(lengths: Sequence[int], most: int) -> tuple[str, ...]:
+def unfinished(ended: Sequence[bool], most: int) -> tuple[str, ...]:
     """Say so where every generated answer was cut.
 
     Args:
-        lengths: tokens of the answers, without the one that ends them.
+        ended: whether each answer came to its end.
         most: tokens that an answer may have.
     """
-    if lengths and min(lengths) >= most:
+    if ended and not any(ended):
         return (
-            f"{len(lengths)} of {len(lengths)} answers are cut at max_new_tokens {most}, so what "
-            "was judged are beginnings",
+            f"{len(ended)} of {len(ended)} answers are cut at max_new_tokens {most}, so what was "
+            "judged are beginnings",
         )
     return ()
 

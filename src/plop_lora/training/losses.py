@@ -6,25 +6,16 @@ with the end-of-sequence token. Shape letters: B batch, T token, V vocabulary.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from plop_lora.errors import DataError, MeasurementError
-from plop_lora.training.generation import by_length, chat_tokens, judging, pad_token, padded
+from plop_lora.training.chats import Example, example_of
+from plop_lora.training.generation import by_length, judging, pad_token, padded
 from plop_lora.training.heads import IGNORED, next_token_nats
 from plop_lora.training.task import Prepared, Row
-
-
-@dataclass(frozen=True, slots=True)
-class Judgeable:
-    """The tokens of a row; those from `start` on count."""
-
-    tokens: tuple[int, ...]
-    start: int
 
 
 def row_losses(
@@ -64,46 +55,17 @@ def row_losses(
     return [found[order] for order in range(len(rows))]
 
 
-def row_length(row: Row, tokenizer: Any) -> int:
-    """Return the tokens of a whole row, its end included."""
-    return len(judgeable(row, tokenizer, sys.maxsize).tokens)
-
-
-def judgeable(row: Row, tokenizer: Any, max_length: int) -> Judgeable:
-    """Tokenise a row as the trainer does, and cut it to `max_length`."""
-    if row.get("prompt") is not None:
-        prompt, whole = _prompt_and_whole(row["prompt"], row["completion"], tokenizer)
-        # A token can reach across the border; the completion starts where the two part.
-        pairs = zip(prompt, whole, strict=False)
-        start = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(prompt), len(whole)))
-    elif row.get("messages") is not None:
-        start, whole = 0, chat_tokens(row["messages"], tokenizer)
-    else:
-        start, whole = 0, _tokens(_closed(row["text"], tokenizer), tokenizer)
-    over = min(max(0, len(whole) - max_length), max(0, start - 1))
+def judgeable(row: Row, tokenizer: Any, max_length: int) -> Example:
+    """Tokenise a row as in training, and cut it to `max_length`."""
+    example = example_of(row, tokenizer)
+    length, start = len(example.tokens), example.start
+    over = min(max(0, length - max_length), max(0, start - 1))
     # The first token of all has nothing before it to be predicted from.
-    return Judgeable(tuple(whole[over : over + max_length]), max(1, start - over))
-
-
-def _prompt_and_whole(prompt: Any, completion: Any, tokenizer: Any) -> tuple[list[int], list[int]]:
-    if isinstance(prompt, str):
-        whole = _closed(prompt + completion, tokenizer)
-        return _tokens(prompt, tokenizer), _tokens(whole, tokenizer)
-    chat = [*prompt, *completion]
-    return chat_tokens(prompt, tokenizer, waiting=True), chat_tokens(chat, tokenizer)
-
-
-def _tokens(text: str, tokenizer: Any) -> list[int]:
-    return list(tokenizer(text, verbose=False)["input_ids"])
-
-
-def _closed(text: str, tokenizer: Any) -> str:
-    end: str = tokenizer.eos_token or ""
-    return text if text.endswith(end) else text + end
+    return Example(example.tokens[over : over + max_length], max(1, start - over))
 
 
 def labelled(
-    group: Sequence[Judgeable], prepared: Prepared
+    group: Sequence[Example], prepared: Prepared
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Return the inputs of a forward over some rows, and the labels of the tokens that count."""
     ids_BT, mask_BT = padded([s.tokens for s in group], pad_token(prepared.tokenizer), left=False)
@@ -116,7 +78,7 @@ def labelled(
     return inputs, labels_BT.to(device)
 
 
-def _losses(prepared: Prepared, group: Sequence[Judgeable]) -> list[float]:
+def _losses(prepared: Prepared, group: Sequence[Example]) -> list[float]:
     inputs, labels_BT = labelled(group, prepared)
     nats_N = next_token_nats(prepared.model, inputs, labels_BT).double()
     counts = [len(sequence.tokens) - sequence.start for sequence in group]

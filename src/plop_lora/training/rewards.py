@@ -12,59 +12,25 @@ import importlib
 import inspect
 import math
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from decimal import Decimal
+from fractions import Fraction
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from plop_lora.errors import DataError, PlopError, UsageError, nearest
+from plop_lora.training.numbers import (
+    MARK,
+    ends_in_number,
+    marked_number,
+    reference_number,
+)
 from plop_lora.training.task import Row
 
 Reward = Callable[..., Sequence[float | None]]
 
-MARK = "####"
-_NUMBER = re.compile(
-    r"(?:(?<![\w)])[-+])?"  # a sign, not a hyphen or a difference
-    r"(?<!\d)(?<!\d[.,])"  # not in the middle of a number
-    r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)"  # commas part thousands
-    r"(?:[eE][-+]?\d{1,3})?"
-    r"(?![.,]?\d)"  # "1,2,3" is a list, "1.2.3" a version
-)
-_PLAIN = str.maketrans({"−": "-", **dict.fromkeys("$€£¥₹")})
 _REFERENCES = ("answer", "solution", "completion")
 _SHOWN = 200
-
-# --------------------------------------------------------------------------- numbers in texts
-
-
-def marked_number(text: str) -> Decimal | None:
-    r"""Return the number right after the last `####` of a text, None where there is none.
-
-    >>> marked_number("6 * 3 = 18\n#### $1,018.50"), marked_number("It is 18.")
-    (Decimal('1018.50'), None)
-    """
-    _, mark, tail = text.rpartition(MARK)
-    found = _NUMBER.match(tail.translate(_PLAIN).lstrip()) if mark else None
-    return _decimal(found.group()) if found else None
-
-
-def last_number(text: str) -> Decimal | None:
-    """Return the last number of a text, None where it has none.
-
-    >>> last_number("10-5 leaves 5, so the answer is -2.")
-    Decimal('-2')
-    >>> last_number("1,234 and 1e5"), last_number("1,2,3")
-    (Decimal('1E+5'), None)
-    """
-    found = _NUMBER.findall(text.translate(_PLAIN))
-    return _decimal(found[-1]) if found else None
-
-
-def _decimal(text: str) -> Decimal:
-    return Decimal(text.replace(",", ""))
-
 
 # --------------------------------------------------------------------------- what rows hold
 
@@ -118,11 +84,12 @@ def as_completion(prompt: Any, text: str) -> Any:
 def number_reward(completions: Sequence[Any], **columns: Any) -> list[float]:
     """Return 1 where the number after the last `####` equals the reference's, else 0.
 
-    Numbers are compared as numbers, without commas and currency signs. The reference is the
-    number after its own `####`, or its last number where it has no such mark.
+    Numbers are compared as numbers, without commas, currency signs and emphasis; a fraction is
+    one number. The reference is the number after its own `####`, or its last number where it has
+    no such mark.
 
     Raises:
-        DataError: a row has no reference, or one without a number.
+        DataError: a row has no reference, or one whose number cannot be read whole.
     """
     wanted = [
         _reference_number({name: columns[name][order] for name in _REFERENCES if name in columns})
@@ -132,31 +99,19 @@ def number_reward(completions: Sequence[Any], **columns: Any) -> list[float]:
     return [float(a is not None and a == b) for a, b in zip(found, wanted, strict=True)]
 
 
-def _reference_number(row: Row) -> Decimal:
+def _reference_number(row: Row) -> Fraction:
     reference = answer_of(row)
     if reference is None:
         raise DataError(
             "The reward `number` finds no reference in a row: it reads the columns "
             f"{', '.join(_REFERENCES)}. Add one of them to the training rows."
         )
-    number = marked_number(reference) if MARK in reference else last_number(reference)
-    if number is None:
-        raise DataError(
-            f"The reward `number` finds no number in the reference {_shown(reference)}. "
-            f"Write references that end in a line '{MARK} 42'."
-        )
-    return number
+    return reference_number(reference, "The reward `number`")
 
 
 def format_reward(completions: Sequence[Any], **columns: Any) -> list[float]:
     """Return 1 where the last line that is not empty is `####` and a number, else 0."""
-    return [float(_ends_in_number(text_of(completion))) for completion in completions]
-
-
-def _ends_in_number(text: str) -> bool:
-    lines = text.strip().splitlines()
-    last = lines[-1].strip().translate(_PLAIN) if lines else ""
-    return last.startswith(MARK) and _NUMBER.fullmatch(last[len(MARK) :].strip()) is not None
+    return [float(ends_in_number(text_of(completion))) for completion in completions]
 
 
 REWARDS: dict[str, Reward] = {"number": number_reward, "format": format_reward}
@@ -385,6 +340,8 @@ def _ignore(name: str, value: Any) -> None:
 def try_rewards(names: Sequence[str], rows: Sequence[Row]) -> None:
     """Call every reward function once on the first two rows, before anything is trained.
 
+    The references of `number` are read in all rows.
+
     Raises:
         UsageError: no name at all, or one that there is no function of.
         DataError: a function that raises on these rows, or returns what it must not.
@@ -395,5 +352,26 @@ def try_rewards(names: Sequence[str], rows: Sequence[Row]) -> None:
             f"{', '.join(REWARDS)}, or a function of yours as module:function."
         )
     first = rows[:2]
+    if "number" in names:
+        check_references(map(answer_of, rows), "The reward `number`")
     for name in names:
         call_reward(find_reward(name), first, [f"A short answer.\n{MARK} 0"] * len(first))
+
+
+def check_references(references: Iterable[str | None], reader: str) -> None:
+    """Refuse the first reference whose number cannot be read whole; None is passed over.
+
+    Args:
+        references: those of all rows, in their order.
+        reader: what reads the numbers, for the text of the error.
+
+    Raises:
+        DataError: the row is named.
+    """
+    for number, reference in enumerate(references, start=1):
+        if reference is None:
+            continue
+        try:
+            reference_number(reference, reader)
+        except DataError as error:
+            raise DataError(f"Row {number}: {error}") from error

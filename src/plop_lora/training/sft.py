@@ -2,18 +2,23 @@
 
 The trainer neither wraps the model again nor draws its adapters anew: it sets the global seed,
 which by then only dropout reads. Rows of prompt and completion are trained on the completion
-alone, texts and chats on all their tokens; plain text gets an end-of-sequence token.
+alone, texts and chats on all their tokens; plain text gets an end-of-sequence token. The trainer
+is given tokens, the same that `losses` judges: a table of rows would give every message the keys
+of all, and the trainer's own rendering would leave some of what a row gives its template out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plop_lora.errors import DataError, require
 from plop_lora.records import TrialSpec
 from plop_lora.training.task import Prepared, Row, Session, Trained
+
+if TYPE_CHECKING:
+    from plop_lora.training.chats import Example
 
 KINDS = (("prompt", "completion"), ("messages",), ("text",))
 """Columns of each kind of row, in the order in which they are looked for."""
@@ -63,15 +68,16 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
     from plop_lora.training.adapters import optimizer_of
     from plop_lora.training.arguments import check_causal, run, trl_arguments
     from plop_lora.training.callbacks import Report, quiet
-    from plop_lora.training.losses import row_length
+    from plop_lora.training.chats import example_of
     from plop_lora.training.trainers import LossAtLabels, SimilarLengths, WarmedUp
 
     class Trainer(WarmedUp, SimilarLengths, LossAtLabels, SFTTrainer):  # type: ignore[misc]
         """TRL's trainer as every arm uses it."""
 
     check_causal(prepared)
-    kept = columns_kept(rows)
-    data = Dataset.from_list([{column: row[column] for column in kept} for row in rows])
+    columns_kept(rows)
+    examples = [example_of(row, prepared.tokenizer) for row in rows]
+    data = Dataset.from_list([_with_labels(example) for example in examples])
     with quiet():
         trainer = Trainer(
             model=prepared.model,
@@ -86,8 +92,16 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
         left, most = _left(trainer, spec), spec.training.max_length
         trained = run(trainer)
     dropped = len(rows) - left
-    long = sum(row_length(row, prepared.tokenizer) > most for row in rows)
+    long = sum(len(example.tokens) > most for example in examples)
     return replace(trained, rows_dropped=dropped, rows_cut=max(0, long - dropped))
+
+
+def _with_labels(example: Example) -> dict[str, list[int]]:
+    """Return a row as the trainer takes it ready-made; it cuts it, and drops what has no label."""
+    from plop_lora.training.heads import IGNORED
+
+    tokens = list(example.tokens)
+    return {"input_ids": tokens, "labels": [IGNORED] * example.start + tokens[example.start :]}
 
 
 def _left(trainer: Any, spec: TrialSpec) -> int:

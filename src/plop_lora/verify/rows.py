@@ -18,18 +18,26 @@ from plop_lora.reading import read_rows
 from plop_lora.recipe import Proof
 from plop_lora.records.trial import CLASSIFY, GRPO, SFT
 from plop_lora.texts import fill_template, is_chat, template_fields
+from plop_lora.training.chats import without_nulls
 from plop_lora.training.task import Row
+from plop_lora.verify.shown import check_lost, shown
 
-PAIRS = (("prompt", "completion"), ("question", "answer"), ("instruction", "output"))
+PAIRS = (
+    ("prompt", "completion"), ("question", "answer"), ("instruction", "output"),
+    ("instruction", "response"),
+)  # fmt: skip
 """Names of prompt and answer; all but the first pair get a line break between them."""
+BESIDE = {"instruction": ("input", "context"), "question": ("context", "passage")}
+"""What a question is about, in a column of its own; it may be empty. Passages come first."""
 TEXT_PAIRS = (
     ("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"),
+    ("question", "sentence"), ("question", "passage"), ("title", "content"), ("title", "text"),
 )  # fmt: skip
 TEXTS = ("text", "sentence", "content", "review", "question")
 LABELS = ("label", "labels", "class", "category")
 PROMPTS = ("prompt", "question", "problem", "instruction")
-UNLABELLED = ("", "-1")
-"""-1 is the hub's mark of a row whose label is kept back."""
+KEPT_BACK = "-1"
+"""The hub's mark of a row whose label is kept back, unless the only other class is 1."""
 
 Read = Callable[[Row], dict[str, Any]]
 Reader = tuple[Read, tuple[str, ...]]
@@ -40,12 +48,13 @@ Reader = tuple[Read, tuple[str, ...]]
 class TaskRows:
     """The rows of a data set in the form of a task, with what there is to say about them.
 
-    `fields` are those that the rows were read by.
+    `fields` are those that the rows were read by, `shown` notes on what the model is given.
     """
 
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
     fields: tuple[str, ...]
+    shown: tuple[str, ...] = ()
 
 
 def read_task_rows(recipe: Proof, source: str) -> TaskRows:
@@ -71,11 +80,30 @@ def read_task_rows(recipe: Proof, source: str) -> TaskRows:
             raise DataError(f"{source}, row {number}: {error}") from error
         kept = _beside(row, recipe.task, foreign)
         made.append(kept | used)
+    if recipe.task == CLASSIFY:
+        _check_labels([row["label"] for row in made], used_fields[-1], source)
     notes = [
         f"the column {name!r} of {source} is not text, numbers or lists and is left out"
         for name in sorted(foreign)
     ]
-    return TaskRows(tuple(made), tuple(notes), used_fields)
+    if recipe.prompt is None and recipe.text is None:
+        _check_lost(recipe.task, rows, made, used_fields, source)
+    told = shown(rows, made, used_fields, recipe.task, source)
+    return TaskRows(tuple(made), tuple(notes), used_fields, tuple(told))
+
+
+def _check_lost(
+    task: str, rows: Sequence[Row], made: Sequence[Row], used: tuple[str, ...], source: str
+) -> None:
+    """Refuse a part of the question that the recognised columns leave out."""
+    whole = {"messages", "text"} & set(used) if task == SFT else ()
+    if whole:
+        return
+    guessed = task == CLASSIFY or (task == SFT and used != PAIRS[0])
+    try:
+        check_lost(rows, [prompt_text(row) for row in made], used, task, guessed=guessed)
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from error
 
 
 RESERVED = {
@@ -125,7 +153,8 @@ def _sft_reader(recipe: Proof, fields: Sequence[str], source: str) -> Reader:
             return _text_or_chat(name), (name,)
     for question, answer in PAIRS[1:]:
         if {question, answer} <= set(fields):
-            return _question_and_answer(question, answer), (question, answer)
+            asked, names = _asked_with(question, fields)
+            return _question_and_answer(asked, answer), (*names, answer)
     raise DataError(
         f"Cannot tell what to train on in {source}; it has: {', '.join(fields)}. Give --prompt "
         'and --completion, such as --prompt "{question}\\n" --completion "{answer}", or --text.'
@@ -151,27 +180,38 @@ def _messages(value: list[Any], name: str) -> list[dict[str, Any]]:
             f"{name!r} must be a list of messages such as "
             '{"role": "user", "content": "…"}.'
         )  # fmt: skip
-    # Parquet fills every key that any message has; templates ask whether a key is there.
-    return [
-        {key: part for key, part in message.items() if part is not None or key == "content"}
-        for message in value
-    ]
+    messages: list[dict[str, Any]] = without_nulls(value)
+    return messages
 
 
 def _prompt_and_completion(row: Row) -> dict[str, Any]:
     prompt, completion = row.get("prompt"), row.get("completion")
     if isinstance(prompt, list) and isinstance(completion, list):
-        return {"messages": _messages([*prompt, *completion], "prompt")}
+        answer = _messages(completion, "completion")
+        if answer[-1]["role"] != "assistant":
+            raise DataError("the last message of 'completion' is not an assistant's")
+        return {"prompt": _messages(prompt, "prompt"), "completion": answer}
     if isinstance(prompt, list) or isinstance(completion, list):
         raise DataError("'prompt' and 'completion' must both be texts or both be lists of messages")
     return {"prompt": _text(row, "prompt"), "completion": _text(row, "completion")}
 
 
-def _question_and_answer(question: str, answer: str) -> Read:
-    return lambda row: {
-        "prompt": f"{_text(row, question)}\n",
-        "completion": _text(row, answer),
-    }
+def _question_and_answer(asked: Callable[[Row], str], answer: str) -> Read:
+    return lambda row: {"prompt": f"{asked(row)}\n", "completion": _text(row, answer)}
+
+
+def _asked_with(
+    question: str, fields: Sequence[str]
+) -> tuple[Callable[[Row], str], tuple[str, ...]]:
+    """Return how a question is read with what it is about, and the columns, its own first."""
+    beside = [name for name in BESIDE.get(question, ()) if name in fields]
+
+    def read(row: Row) -> str:
+        own = _text(row, question)
+        given = [_text(row, name) for name in beside if str(row.get(name) or "").strip()]
+        return "\n".join([*given, own] if question == "question" else [own, *given])
+
+    return read, (question, *beside)
 
 
 # --------------------------------------------------------------------------- classify
@@ -182,7 +222,11 @@ def _classify_reader(recipe: Proof, fields: Sequence[str], source: str) -> Reade
         raise UsageError("--completion is not for classify; its answer is the field --label.")
     label = _one(recipe.label, LABELS, fields, source, "--label")
     text, names = _classify_text(recipe, fields, source, label)
-    return lambda row: {"text": text(row), "label": _label(row, label)}, (*names, label)
+
+    def read(row: Row) -> dict[str, Any]:
+        return {"text": text(row), "label": _label(row, label)}
+
+    return read, (*names, label)
 
 
 def _classify_text(
@@ -207,9 +251,20 @@ def _label(row: Row, name: str) -> str:
     if isinstance(value, float | list | dict):
         raise DataError(f"the label {name!r} is {value!r}, which is no class")
     label = "" if value is None else str(value).strip()
-    if label in UNLABELLED:
+    if not label:
         raise DataError(f"there is no label in {name!r} ({value!r})")
     return label
+
+
+def _check_labels(labels: Sequence[str], name: str, source: str) -> None:
+    """Refuse -1 where it may stand for a label that is kept back; beside 1 alone it is a class."""
+    if KEPT_BACK not in labels or set(labels) == {KEPT_BACK, "1"}:
+        return
+    raise DataError(
+        f"{source}, row {labels.index(KEPT_BACK) + 1}: there is no label in {name!r} ('-1'), as in "
+        f"{labels.count(KEPT_BACK)} of {len(labels)} rows: -1 marks a label that is kept back. "
+        "Leave these rows out; where -1 is a class, write it as a word, such as negative."
+    )
 
 
 # --------------------------------------------------------------------------- grpo
@@ -222,12 +277,13 @@ def _grpo_reader(recipe: Proof, fields: Sequence[str], source: str) -> Reader:
         prompt = _template(recipe.prompt, fields, source)
         return lambda row: {"prompt": prompt(row)}, tuple(template_fields(recipe.prompt))
     name = _one(recipe.text, PROMPTS, fields, source, "--text")
+    asked, names = _asked_with(name, fields if recipe.text is None else ())
 
     def read(row: Row) -> dict[str, Any]:
         value = row.get(name)
-        return {"prompt": _messages(value, name) if isinstance(value, list) else _text(row, name)}
+        return {"prompt": _messages(value, name) if isinstance(value, list) else asked(row)}
 
-    return read, (name,)
+    return read, names
 
 
 # --------------------------------------------------------------------------- fields
@@ -296,7 +352,7 @@ def answer_text(row: Row) -> str:
     """Return what a prepared row answers, as one text; empty where it is part of the prompt."""
     if "prompt" not in row and "messages" in row:
         return _flat(row["messages"][len(_asked(row["messages"])) :])
-    return str(row.get("completion", row.get("label", "")))
+    return _flat(row.get("completion", row.get("label", "")))
 
 
 def _asked(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
@@ -305,9 +361,7 @@ def _asked(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]
 
 
 def _flat(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    return "\n".join(_contents(value))
+    return "\n".join(_contents(value)) if isinstance(value, list) else str(value)
 
 
 def _contents(messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:

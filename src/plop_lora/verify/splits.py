@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,10 @@ from plop_lora.errors import DataError, UsageError
 from plop_lora.files import atomic_file
 from plop_lora.recipe import Proof
 from plop_lora.records import TrialData
-from plop_lora.records.trial import CLASSIFY
+from plop_lora.records.trial import CLASSIFY, GRPO, SFT
+from plop_lora.training.chats import ARGUMENTS, TOOLS
+from plop_lora.training.numbers import reference_number
+from plop_lora.training.rewards import answer_of
 from plop_lora.training.task import Row
 from plop_lora.verify.rows import TaskRows, answer_text, prompt_text, read_task_rows
 
@@ -31,6 +35,8 @@ LARGEST_OVERLAP = 0.01
 LEAST_SELECTION, MOST_SELECTION = 16, 500
 LEAST_TRAIN = 16
 LEAST_REPORT = 16
+ANSWERS_A_PROMPT = 10
+"""Rows a prompt from which on prompts are no questions but tasks, told apart by their answers."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +75,8 @@ def prepare_splits(recipe: Proof, folder: Path | None = None) -> Splits:
 
     Evaluation rows whose prompt is also in the training rows (letter case and white space apart)
     are an error above 1 % of them; below, those prompts leave the training rows. Rows that repeat
-    another wholly are dropped on both sides. No prompt stands in two splits.
+    another wholly are dropped on both sides. No prompt stands in two splits, unless the training
+    rows share few prompts, which a note then says.
 
     Args:
         recipe: names the data and how its fields are read; its `seed` shuffles.
@@ -87,19 +94,24 @@ def prepare_splits(recipe: Proof, folder: Path | None = None) -> Splits:
     _check_fields(recipe, train.fields, evaluation.fields)
     notes = [*train.notes, *evaluation.notes]
     labels = _labels(recipe, train, evaluation) if recipe.task == CLASSIFY else ()
-    keys = _Keys(train.rows)
+    keys = _Keys(train.rows, recipe)
+    notes += keys.notes
     rows, note = _without_repeats(train.rows, f"training rows of {recipe.train}", keys)
     notes += note
     report, note = _without_repeats(evaluation.rows, f"rows of {recipe.eval}", keys)
     notes += note
     rows, overlap, note = _without_overlap(rows, report, recipe, keys)
     notes += note
+    if recipe.task == CLASSIFY:
+        notes += _contradictions(rows, recipe.train) + _contradictions(report, recipe.eval)
+    _check_numbers(recipe, {recipe.train: rows, recipe.eval: report})
     rest, selection = _hold_out(rows, recipe, keys)
     if len(report) < LEAST_REPORT:
         raise DataError(
             f"{recipe.eval} has {len(report)} different rows; at least {LEAST_REPORT} are needed "
             "to tell arms apart, and some hundreds to tell them apart well."
         )
+    notes += train.shown
     parts = {TRAIN: rest, SELECT: selection, REPORT: report}
     digests = {name: _sha256(_json_lines(part)) for name, part in parts.items()}
     splits = Splits(
@@ -124,20 +136,27 @@ def _check_fields(recipe: Proof, train: Sequence[str], evaluation: Sequence[str]
 class _Keys:
     """What of a row must not stand in two splits: its prompt, in lower case, white space as one.
 
-    Where most training rows share few prompts ("Write a story."), the answer counts too, since
-    then the prompt says nothing of what was seen.
+    Where the training rows share few prompts ("Write a story."), the answer counts too, since
+    then the prompt says nothing of what was seen. A question with several answers is still one
+    question, and so is a text with several labels.
     """
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[Row], recipe: Proof) -> None:
         prompts = {_plain(prompt_text(row)) for row in rows}
-        self.with_answer = len(prompts) <= len(rows) / 2 and any(answer_text(row) for row in rows)
+        few = len(prompts) < LEAST_SELECTION or len(rows) >= ANSWERS_A_PROMPT * len(prompts)
+        self.with_answer = recipe.task == SFT and few and any(answer_text(row) for row in rows)
+        self.notes = [
+            f"the {len(rows)} rows of {recipe.train} share {len(prompts)} prompts, so a row is "
+            "told by its prompt and its answer together: a prompt may stand in two splits"
+        ] * self.with_answer  # fmt: skip
 
     def __call__(self, row: Row) -> str:
         return self.whole(row) if self.with_answer else _plain(prompt_text(row))
 
     def whole(self, row: Row) -> str:
-        """Return prompt and answer: two rows that share it are one row twice."""
-        return f"{_plain(prompt_text(row))}\0{_plain(answer_text(row))}"
+        """Return all that a row says: two rows that share it are one row twice."""
+        given = json.dumps([row.get(name) for name in (TOOLS, ARGUMENTS)], default=str)
+        return f"{_plain(prompt_text(row))}\0{_plain(answer_text(row))}\0{given}"
 
 
 def _plain(text: str) -> str:
@@ -175,20 +194,82 @@ def _without_overlap(
     ]  # fmt: skip
 
 
+def _check_numbers(recipe: Proof, files: Mapping[str, Sequence[Row]]) -> None:
+    """Refuse references whose number cannot be read whole, where numbers are compared."""
+    by_reward = recipe.task == GRPO and "number" in recipe.training.rewards
+    if not by_reward and recipe.evaluation.metric != "numeric":
+        return
+    reader = "The reward `number`" if by_reward else "The metric `numeric`"
+    for source, rows in files.items():
+        for row in rows:
+            reference = answer_of(row) if recipe.task == GRPO else answer_text(row)
+            try:
+                reference_number(reference or "", reader)
+            except DataError as error:
+                raise DataError(f"{source}: {error}") from error
+
+
+def _contradictions(rows: Sequence[Row], source: str) -> list[str]:
+    """Return a note on texts that have several labels; no model can get all of them right."""
+    labels: dict[str, set[str]] = {}
+    for row in rows:
+        labels.setdefault(_plain(prompt_text(row)), set()).add(row["label"])
+    several = sum(len(found) > 1 for found in labels.values())
+    return [
+        f"{several} of {len(labels)} texts of {source} have more than one label; they are kept"
+    ] * (several > 0)
+
+
 def _hold_out(rows: list[Row], recipe: Proof, keys: _Keys) -> tuple[list[Row], list[Row]]:
-    """Shuffle, and part the selection split from the rest; no prompt stands in both."""
+    """Shuffle, and part the selection split from the rest; no prompt stands in both.
+
+    A prompt is held out with all its rows. Classes have their share in both parts and in the
+    first n rows of each, and those with two rows or more stand in both.
+    """
     rows = list(rows)
     random.Random(recipe.seed).shuffle(rows)
     wanted = min(MOST_SELECTION, max(LEAST_SELECTION, round(recipe.selection * len(rows))))
-    selection = rows[:wanted]
-    held = {keys(row) for row in selection}
-    rest = [row for row in rows[wanted:] if keys(row) not in held]
+    held = _first_prompts(_candidates(rows, recipe), wanted, keys)
+    selection = _spread([row for row in rows if keys(row) in held], recipe)
+    rest = _spread([row for row in rows if keys(row) not in held], recipe)
     if len(selection) < LEAST_SELECTION or len(rest) < LEAST_TRAIN:
         raise DataError(
             f"{recipe.train} leaves {len(rest)} training rows beside {len(selection)} that choose "
             f"the learning rate; at least {LEAST_TRAIN} and {LEAST_SELECTION} are needed."
         )
     return rest, selection
+
+
+def _first_prompts(rows: Sequence[Row], wanted: int, keys: _Keys) -> set[str]:
+    """Return the prompts of the first rows that together have as many rows as wanted."""
+    sizes = Counter(map(keys, rows))
+    held: dict[str, int] = {}
+    for row in rows:
+        if sum(held.values()) >= wanted:
+            break
+        key = keys(row)
+        held[key] = sizes[key]
+    return set(held)
+
+
+def _candidates(rows: Sequence[Row], recipe: Proof) -> list[Row]:
+    """Return the rows in the order in which they are held out; a class's only row comes last."""
+    if recipe.task != CLASSIFY:
+        return list(rows)
+    counts = Counter(row["label"] for row in rows)
+    return sorted(_spread(rows, recipe), key=lambda row: counts[row["label"]] == 1)
+
+
+def _spread(rows: Sequence[Row], recipe: Proof) -> list[Row]:
+    """Return rows so that each class has its share, and one row at least, of the first n."""
+    if recipe.task != CLASSIFY:
+        return list(rows)
+    counts, seen = Counter(row["label"] for row in rows), Counter[str]()
+    places = []
+    for row in rows:
+        places.append(seen[row["label"]] / counts[row["label"]])
+        seen[row["label"]] += 1
+    return [rows[index] for index in sorted(range(len(rows)), key=places.__getitem__)]
 
 
 def _labels(recipe: Proof, train: TaskRows, evaluation: TaskRows) -> tuple[str, ...]:
@@ -210,7 +291,7 @@ def _labels(recipe: Proof, train: TaskRows, evaluation: TaskRows) -> tuple[str, 
                 f"{recipe.eval}, row {number}: the label {row['label']!r} is not among those of "
                 f"{recipe.train}: {', '.join(sorted(found)[:20])}."
             )
-    numbers = all(label.removeprefix("-").isdigit() for label in found)
+    numbers = all(label.removeprefix("-").isdecimal() for label in found)
     return tuple(sorted(found, key=int) if numbers else sorted(found))
 
 

@@ -1,0 +1,219 @@
+"""Rows as tokens, and chats as their template renders them: one way for training and judging.
+
+What a row gives its template beside the messages, `tools` and `chat_template_kwargs`, reaches it
+wherever the row is rendered. No torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from plop_lora.errors import DataError, ModelError
+from plop_lora.training.task import Row
+
+TOOLS, ARGUMENTS = "tools", "chat_template_kwargs"
+"""Columns that a row gives its template."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """The tokens of a row; those from `start` on are learnt, and judged."""
+
+    tokens: tuple[int, ...]
+    start: int
+
+
+def example_of(row: Row, tokenizer: Any) -> Example:
+    """Tokenise a row of sft: a prompt with its completion, as texts or as messages, a chat, a text.
+
+    A text ends with the end-of-sequence token, once, and a chat as its template ends it. Of a
+    prompt and its completion the completion is learnt, of a chat or a text everything.
+
+    Raises:
+        DataError: `tools` or `chat_template_kwargs` that no template can take.
+        ModelError: it is a chat, but the tokenizer has no chat template.
+    """
+    if row.get("prompt") is not None:
+        prompt = prompt_tokens(row["prompt"], tokenizer, template_arguments(row))
+        whole = _whole(row, tokenizer)
+        # A token can reach across the border; the completion starts where the two part.
+        pairs = zip(prompt, whole, strict=False)
+        start = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(prompt), len(whole)))
+        return Example(tuple(whole), start)
+    if row.get("messages") is not None:
+        return Example(tuple(chat_tokens(row["messages"], tokenizer, template_arguments(row))), 0)
+    return Example(tuple(_closed(row["text"], tokenizer)), 0)
+
+
+def _whole(row: Row, tokenizer: Any) -> list[int]:
+    prompt, completion = row["prompt"], row["completion"]
+    if isinstance(prompt, str):
+        return _closed(prompt + completion, tokenizer)
+    return chat_tokens([*prompt, *completion], tokenizer, template_arguments(row))
+
+
+def _closed(text: str, tokenizer: Any) -> list[int]:
+    """Return the tokens of a text with one end-of-sequence token at its end."""
+    tokens = _tokens(text, tokenizer)
+    end = tokenizer.eos_token
+    if not end or text.endswith(end) or tokens[-1:] == [tokenizer.eos_token_id]:
+        return tokens
+    # As one text, since the end may stand before a separator that the tokenizer adds.
+    return _tokens(text + end, tokenizer)
+
+
+def _tokens(text: str, tokenizer: Any) -> list[int]:
+    return list(tokenizer(text, verbose=False)["input_ids"])
+
+
+def prompt_tokens(
+    prompt: Any, tokenizer: Any, arguments: Mapping[str, Any] | None = None
+) -> list[int]:
+    """Return the tokens of a prompt, a text or a chat that waits for its answer.
+
+    Args:
+        prompt: The text, or the messages.
+        tokenizer: The tokenizer, with a template where the prompt is a chat.
+        arguments: What the row gives its template; see `template_arguments`.
+
+    Raises:
+        ModelError: it is a chat, but the tokenizer has no chat template.
+    """
+    if not isinstance(prompt, str):
+        return chat_tokens(prompt, tokenizer, arguments, waiting=True)
+    tokens = _tokens(prompt, tokenizer)
+    # Some tokenizers close every text; a prompt has to stay open.
+    if tokens and tokens[-1] == tokenizer.eos_token_id and not prompt.endswith(tokenizer.eos_token):
+        tokens.pop()
+    return tokens
+
+
+# --------------------------------------------------------------------------- chats
+
+
+def chat_tokens(
+    messages: Sequence[Any],
+    tokenizer: Any,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    waiting: bool = False,
+) -> list[int]:
+    """Return the tokens of a chat; `waiting` adds the beginning of the assistant's turn.
+
+    Raises:
+        ModelError: the tokenizer has no chat template.
+    """
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"The rows are chats, but the tokenizer ({type(tokenizer).__name__}) has no chat "
+            "template. Give prompt and completion as plain text, or an instruct model."
+        )
+    given = tokenizer.apply_chat_template(
+        list(messages),
+        add_generation_prompt=waiting,
+        tokenize=True,
+        return_dict=True,
+        **(arguments or {}),
+    )
+    return list(given["input_ids"])
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """What ends an answer beside the end of the sequence: tokens, or texts."""
+
+    tokens: tuple[int, ...] = ()
+    texts: tuple[str, ...] = ()
+
+
+def ends_of_turns(tokenizer: Any, references: Sequence[str] | None = None) -> Ends:
+    """Return what a chat template writes after an answer, which a model learns to write there.
+
+    A special token ends the answer wherever it comes. Plain text does so where no right answer
+    holds it: a template that only breaks the line would cut every answer of several lines. What
+    it writes up to the next question ends an answer in any case.
+
+    Args:
+        tokenizer: The tokenizer, with its template.
+        references: The right answers, if they are known.
+    """
+    asked, answered, again = ({"role": role, "content": text} for role, text in _TURNS)
+    after = _after_answer(tokenizer, [asked, answered], None)
+    ids = tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
+    special = {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", ())}
+    token = next((number for number in ids if number in special), None)
+    if token is not None:
+        return Ends(tokens=(token,))
+    texts = []
+    if after.strip() or (references and not any(after in text.strip() for text in references)):
+        texts.append(after)
+    onwards = _after_answer(tokenizer, [asked, answered, again], again["content"])
+    if onwards.strip():
+        texts.append(onwards)
+    return Ends(texts=tuple(filter(None, texts)))
+
+
+_TURNS = (("user", "plopfirst"), ("assistant", "plopanswer"), ("user", "plopsecond"))
+"""Turns whose words no template writes by itself."""
+
+
+def _after_answer(tokenizer: Any, messages: list[dict[str, str]], until: str | None) -> str:
+    """Return what stands after the answer of a rendered chat, up to a text; "" if it is unknown."""
+    try:
+        text = str(tokenizer.apply_chat_template(messages, tokenize=False))
+    except Exception:  # templates are programs and raise what they like
+        return ""
+    _, found, rest = text.rpartition(messages[1]["content"])
+    if until is not None:
+        rest, found, _ = rest.partition(until)
+    return rest if found else ""
+
+
+def template_arguments(row: Row) -> dict[str, Any]:
+    """Return what a row gives its chat template beside the messages.
+
+    Raises:
+        DataError: `tools` are no list, or `chat_template_kwargs` no object, nor the JSON of one.
+    """
+    arguments = _value(row, ARGUMENTS, dict)
+    tools = _value(row, TOOLS, list)
+    return {**(arguments or {}), **({TOOLS: tools} if tools else {})}
+
+
+def _value(row: Row, name: str, kind: type) -> Any:
+    given = row.get(name)
+    value = given
+    if isinstance(given, str) and given.strip():
+        try:
+            value = json.loads(given)
+        except ValueError:
+            value = given
+    if value and not isinstance(value, kind):
+        wanted = "list of tools" if kind is list else "object of arguments by name"
+        raise DataError(
+            f"The column {name!r} of a chat holds {str(given)[:60]!r}, which is no {wanted}, nor "
+            "the JSON of one. Rename the column if it is not for the chat template."
+        )
+    return without_nulls(value)
+
+
+def without_nulls(value: Any) -> Any:
+    """Return a value without the keys that have none, but for the content of a message.
+
+    A table gives every object the keys of all; templates ask whether a key is there.
+
+    >>> without_nulls([{"role": "user", "content": None, "name": None}])
+    [{'role': 'user', 'content': None}]
+    """
+    if isinstance(value, list):
+        return [without_nulls(entry) for entry in value]
+    if isinstance(value, dict):
+        return {
+            key: without_nulls(entry)
+            for key, entry in value.items()
+            if entry is not None or (key == "content" and "role" in value)
+        }
+    return value
