@@ -10,7 +10,9 @@ Shape letters: B batch, T token.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,6 +79,7 @@ def encode(
     max_length: int,
     vocabulary: int | None,
     encoder_decoder: bool,
+    target_vocabulary: int | None = None,
 ) -> tuple[list[TokenSequence], int, int]:
     """Tokenise documents.
 
@@ -87,6 +90,7 @@ def encode(
         max_length: tokens kept of each side.
         vocabulary: rows of the model's embedding, if known.
         encoder_decoder: whether the model has a decoder of its own inputs.
+        target_vocabulary: rows of the decoder's own embedding, if known.
 
     Returns:
         Sequences in the order of the documents, the number truncated, and the number dropped
@@ -98,44 +102,96 @@ def encode(
     """
     sequences: list[TokenSequence] = []
     truncated = dropped = 0
+    read = functools.partial(_tokens, tokenizer, max_length=max_length)
     for document in documents:
         whole = document.text
         if document.target is not None and not encoder_decoder:
             whole += document.target
         special = not document.rendered
-        tokens = _token_numbers(tokenizer, whole, special)
+        tokens, cut = read(whole, special=special)
         target = None
         if encoder_decoder:
-            target = _token_numbers(tokenizer, document.target or whole, special)
-        if not tokens or target == []:
+            target, also = read(document.target or whole, special=special, as_target=True)
+            cut = cut or also
+        if not tokens or target == ():
             dropped += 1
             continue
-        truncated += len(tokens) > max_length or len(target or ()) > max_length
+        truncated += cut
         sequences.append(
             TokenSequence(
                 name=_name(document.text + (document.target or "")),
-                tokens=tuple(tokens[:max_length]),
-                target_tokens=None if target is None else tuple(target[:max_length]),
+                tokens=tokens,
+                target_tokens=target,
                 group=document.group,
             )
         )
     if not sequences:
         raise DataError("Every text came out of the tokenizer with zero tokens.")
-    _check_vocabulary(sequences, tokenizer, vocabulary)
+    _check_vocabulary((s.tokens for s in sequences), tokenizer, vocabulary)
+    targets = (s.target_tokens or () for s in sequences)
+    _check_vocabulary(targets, tokenizer, target_vocabulary)
     return sequences, truncated, dropped
 
 
-def _token_numbers(tokenizer: Any, text: str, special: bool) -> list[int]:
+def _tokens(
+    tokenizer: Any, text: str, *, max_length: int, special: bool, as_target: bool = False
+) -> tuple[tuple[int, ...], bool]:
+    """Return at most `max_length` tokens of a text, and whether it was cut.
+
+    What is too long is cut as the tokenizer itself cuts: on its own side, and with the special
+    token that closes a text, by which models know its end.
+    """
     # JSON can hold half of a surrogate pair, which no tokenizer reads: it becomes "?".
     text = text.encode(errors="replace").decode()
+    read = functools.partial(_token_numbers, tokenizer, special=special, as_target=as_target)
+    tokens = read(text)
+    if special:
+        bare = _without_marks(tokenizer, text, tokens)
+        text, tokens = (text, tokens) if bare == text else (bare, read(bare))
+    if len(tokens) <= max_length:
+        return tuple(tokens), False
+    # A tokenizer that knows no truncation, or fewer tokens than its marks take, is cut here.
+    return tuple(read(text, truncation=True, max_length=max_length)[:max_length]), True
+
+
+def _token_numbers(
+    tokenizer: Any, text: str, *, special: bool, as_target: bool, **options: Any
+) -> list[int]:
     # verbose=False: the tokenizer's warning about long texts is ours to give, once, as a note.
-    return list(tokenizer(text, verbose=False, add_special_tokens=special)["input_ids"])
+    options |= {"verbose": False, "add_special_tokens": special}
+    if as_target and "text_target" in inspect.signature(tokenizer).parameters:
+        # Translators mark their two sides by different tokens, or have a vocabulary for each.
+        return list(tokenizer(text_target=text, **options)["input_ids"])
+    return list(tokenizer(text, **options)["input_ids"])
+
+
+def _without_marks(tokenizer: Any, text: str, tokens: Sequence[int]) -> str:
+    """Return a text without the marks of its beginning and end that the tokenizer adds as well.
+
+    A text that a chat template has rendered already begins as the tokenizer begins texts; the
+    mark would stand there twice.
+    """
+    firsts, lasts = _marks(tokenizer, "bos", "cls"), _marks(tokenizer, "eos", "sep")
+    if len(tokens) > 1 and tokens[0] == tokens[1] and tokens[0] in firsts:
+        text = text.lstrip().removeprefix(firsts[tokens[0]])
+    if len(tokens) > 1 and tokens[-1] == tokens[-2] and tokens[-1] in lasts:
+        text = text.rstrip().removesuffix(lasts[tokens[-1]])
+    return text
+
+
+def _marks(tokenizer: Any, *names: str) -> dict[int, str]:
+    """Return the number and the text of some of a tokenizer's special tokens."""
+    marks = (
+        (getattr(tokenizer, f"{name}_token_id", None), getattr(tokenizer, f"{name}_token", None))
+        for name in names
+    )
+    return {number: mark for number, mark in marks if number is not None and mark}
 
 
 def _check_vocabulary(
-    sequences: Sequence[TokenSequence], tokenizer: Any, vocabulary: int | None
+    sequences: Iterable[Sequence[int]], tokenizer: Any, vocabulary: int | None
 ) -> None:
-    largest = max(max(s.tokens + (s.target_tokens or ())) for s in sequences)
+    largest = max(max(tokens, default=0) for tokens in sequences)
     if vocabulary is not None and largest >= vocabulary:
         raise ModelError(
             f"The tokenizer ({type(tokenizer).__name__}) makes token number {largest}, but the "

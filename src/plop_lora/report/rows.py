@@ -101,6 +101,7 @@ def scores_table(scores: Scores) -> Table:
         f"{plural(scores.sequences, 'sequence')}, {scores.tokens:,} tokens of "
         f"{short_name(made.data)}; {made.dtype} on {made.device}, {made.elapsed_seconds:.1f} s, "
         f"peak {made.peak_memory_bytes / 2**30:.1f} GiB.",
+        *_text_lines(scores),
         "A low NFN is room for an adapter; ✓ marks what plop place chooses by default.",
     ]
     columns = (
@@ -108,6 +109,15 @@ def scores_table(scores: Scores) -> Table:
         Column("by layer", starts=True),
     )  # fmt: skip
     return Table(f"NFN of {short_name(scores.model.name)}", columns, rows, tuple(lines))
+
+
+def _text_lines(scores: Scores) -> list[str]:
+    """Say what of a row was scored, and how long its texts are; pixels have no tokens."""
+    if not scores.tokens:
+        return []
+    field = scores.provenance.settings.get("field")
+    length = f"{scores.tokens / scores.sequences:.1f} tokens a sequence on average"
+    return [f"Text: {field}, {length}." if field else f"Length: {length}."]
 
 
 def _stopping_lines(stopping: Stopping) -> list[str]:

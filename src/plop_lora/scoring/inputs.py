@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import itertools
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ from plop_lora.texts import Document
 
 CPU_TOKEN_BUDGET = 4096
 ACCELERATOR_TOKEN_BUDGET = 16384
+DAY = datetime.datetime(2024, 7, 26)
+"""What chat templates are told is now; Llama 3's own template falls back to that day."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +40,7 @@ class Given:
             every batch ends one.
         rehearsal: the longest text, where it does not come early by itself.
         groups: the group of each sequence in the order of scoring.
+        field: what of a row is its text, where that is known.
     """
 
     batches: Sequence[Batch]
@@ -44,6 +49,7 @@ class Given:
     looks: frozenset[int] | None = None
     rehearsal: Batch | None = None
     groups: tuple[str | None, ...] = ()
+    field: str | None = None
 
     def rounds(self) -> list[list[Batch]]:
         """Return the batches in runs that each end where one may look."""
@@ -93,10 +99,28 @@ def as_documents(texts: Any, tokenizer: Any = None, seed: int = 0) -> Documents:
 
 
 def chat_of(tokenizer: Any) -> Callable[..., str] | None:
-    """Return what renders messages by a tokenizer's template, None where it has none."""
-    if not getattr(tokenizer, "chat_template", None):
+    """Return what renders messages by a tokenizer's template, None where it has none.
+
+    A template that writes the day is given the same one always: a chat would else be another
+    sequence tomorrow, and two scores of it could not be compared.
+    """
+    template = getattr(tokenizer, "chat_template", None)
+    if not template:
         return None
-    return functools.partial(tokenizer.apply_chat_template, tokenize=False)
+    render: Callable[..., str] = functools.partial(tokenizer.apply_chat_template, tokenize=False)
+    if _NOW.search(str(template)) is None:
+        return render
+
+    def on_one_day(messages: Any, tools: Any = None) -> str:
+        written = tokenizer.get_chat_template(None, tools)
+        dated = _NOW.sub(lambda call: repr(DAY.strftime(call["form"])), written)
+        return render(messages, tools=tools, chat_template=dated)
+
+    return on_one_day
+
+
+_NOW = re.compile(r"""strftime_now\(\s*(?P<mark>\\?['"])(?P<form>[^'"\\]*)(?P=mark)\s*\)""")
+"""A call of what gives templates the time, whose argument stands there as a text."""
 
 
 def tokenise(
@@ -121,12 +145,12 @@ def tokenise(
     config = getattr(model, "config", None)
     limit = min(max_length, _positions(model), tokenizer.model_max_length)
     encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
-    embedding = _input_embedding(model)
     sequences, truncated, dropped = encode(
         documents.items,
         tokenizer,
         max_length=limit,
-        vocabulary=None if embedding is None else embedding.num_embeddings,
+        vocabulary=_rows(_input_embedding(model)),
+        target_vocabulary=_rows(_input_embedding(_decoder(model))),
         encoder_decoder=encoder_decoder,
     )
     on_cpu = home_of(model).type == "cpu"
@@ -155,6 +179,7 @@ def tokenise(
         looks=frozenset(ends),
         rehearsal=_rehearsal(chunks, batched),
         groups=tuple(sequence.group for sequence in sequences),
+        field=documents.field,
     )
 
 
@@ -188,6 +213,16 @@ def _positions(model: nn.Module) -> int:
         if table and module.padding_idx is not None and module.num_embeddings == limit:
             return limit - int(module.padding_idx) - 1
     return limit
+
+
+def _decoder(model: nn.Module) -> nn.Module:
+    """Return the decoder of an encoder-decoder, which may have a vocabulary of its own."""
+    decoder = getattr(model, "get_decoder", lambda: None)()
+    return decoder if isinstance(decoder, nn.Module) else model
+
+
+def _rows(embedding: nn.Embedding | None) -> int | None:
+    return None if embedding is None else embedding.num_embeddings
 
 
 def _input_embedding(model: nn.Module) -> nn.Embedding | None:

@@ -16,6 +16,7 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.models.auto import modeling_auto
+from transformers.utils import cached_file
 
 from plop_lora.errors import ModelError, PlopError, UsageError
 from plop_lora.models.folders import check_tokenizer, model_name, not_given, own_code
@@ -150,7 +151,24 @@ def load_tokenizer(name: str, origin: Origin = PLAIN) -> Any:
     """
     check_tokenizer(name)
     with explained(name, "tokenizer", origin):
-        return AutoTokenizer.from_pretrained(name, **origin.loading())
+        tokenizer = AutoTokenizer.from_pretrained(name, **origin.loading())
+        if not getattr(tokenizer, "chat_template", None):
+            tokenizer.chat_template = _processor_template(name, origin)
+    return tokenizer
+
+
+def _processor_template(name: str, origin: Origin) -> str | None:
+    """Return the chat template of a model whose processor alone has one, as of older releases."""
+    for file in ("chat_template.json", "processor_config.json"):
+        path = cached_file(
+            name, file, _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False, **origin.files(),
+        )  # fmt: skip
+        if path is not None:
+            template = json.loads(Path(path).read_text(encoding="utf-8")).get("chat_template")
+            if template:
+                return str(template)
+    return None
 
 
 @contextlib.contextmanager

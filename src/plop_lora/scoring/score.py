@@ -19,6 +19,7 @@ from plop_lora.placement.place import DEFAULT_TOP
 from plop_lora.placement.stopping import Rule
 from plop_lora.records import Scores
 from plop_lora.scoring.assemble import assemble
+from plop_lora.scoring.collect import Measured
 from plop_lora.scoring.devices import slow_dtype
 from plop_lora.scoring.engines import engine_for, measure_in_rounds
 from plop_lora.scoring.inputs import Given, as_documents, known_name, tokenise
@@ -149,6 +150,7 @@ def score(
         "exclude": list(exclude),
         "engine": measured.engine,
         **_recorded(origin, name, tokenizer),
+        **_read_as(given, measured),
     }
     provenance = provenance_of(
         given.source, measured, loaded, seed=seed, baseline=baseline, settings=settings,
@@ -175,6 +177,12 @@ def _recorded(origin: Origin, name: str | None, tokenizer: Any) -> dict[str, Any
     if source and source != name:
         recorded["tokenizer"] = source
     return recorded
+
+
+def _read_as(given: Given, measured: Measured) -> dict[str, Any]:
+    """Return what a record says of what was scored: the field, and how long its texts are."""
+    length = {"tokens_per_sequence": round(measured.tokens / len(measured.names), 1)}
+    return length if given.field is None else {"field": given.field} | length
 
 
 def _check_new(sites: Sequence[Site], new: Sequence[str]) -> None:
