@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import inspect
 import itertools
 import re
 import sys
@@ -16,7 +17,7 @@ from torch import nn
 
 from plop_lora.data import Batch, TokenSequence, encode, make_batches
 from plop_lora.documents import Documents, different, key_of, load_documents
-from plop_lora.errors import DataError, UsageError
+from plop_lora.errors import DataError, ModelError, UsageError
 from plop_lora.sampling import scoring_order
 from plop_lora.scoring.devices import home_of
 from plop_lora.scoring.stopping import chunk_ends
@@ -24,6 +25,7 @@ from plop_lora.texts import Document
 
 CPU_TOKEN_BUDGET = 4096
 ACCELERATOR_TOKEN_BUDGET = 16384
+INPUT_IDS = "input_ids"
 DAY = datetime.datetime(2024, 7, 26)
 """What chat templates are told is now; Llama 3's own template falls back to that day."""
 
@@ -142,6 +144,7 @@ def tokenise(
         shuffle_seed: makes chunks in random order, for a run that may stop after any of them;
             None makes one chunk of all.
     """
+    _check_reads_texts(model)
     config = getattr(model, "config", None)
     limit = min(max_length, _positions(model), tokenizer.model_max_length)
     encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
@@ -181,6 +184,20 @@ def tokenise(
         groups=tuple(sequence.group for sequence in sequences),
         field=documents.field,
     )
+
+
+def _check_reads_texts(model: nn.Module) -> None:
+    """Refuse a model of images or sound, before it is given texts.
+
+    Raises:
+        ModelError: the model says that it reads something else, and has no place for texts.
+    """
+    wanted = getattr(model, "main_input_name", INPUT_IDS)
+    if wanted != INPUT_IDS and INPUT_IDS not in inspect.signature(model.forward).parameters:
+        raise ModelError(
+            f"{type(model).__name__} reads {wanted} and not texts. Score what its processor "
+            "returns: plop.score(model, batches=[processor(…, return_tensors='pt'), …])."
+        )
 
 
 def _rehearsal(
@@ -226,8 +243,11 @@ def _rows(embedding: nn.Embedding | None) -> int | None:
 
 
 def _input_embedding(model: nn.Module) -> nn.Embedding | None:
-    getter = getattr(model, "get_input_embeddings", None)
-    embedding = getter() if getter is not None else None
+    getter = getattr(model, "get_input_embeddings", lambda: None)
+    try:
+        embedding = getter()
+    except NotImplementedError:  # of models with several inputs, none of which is the first
+        return None
     return embedding if isinstance(embedding, nn.Embedding) else None
 
 

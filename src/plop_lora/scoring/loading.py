@@ -30,6 +30,8 @@ from plop_lora.status import status
 
 _LONGEST_REASON = 300
 _ASKS_FOR_CODE = "trust_remote_code"
+_NEWER = ("any variant of untagged enum", "unknown variant")
+"""What tokenizers says of a file with a part that it does not know."""
 
 
 def load_model(
@@ -180,9 +182,9 @@ def explained(name: str, what: str, origin: Origin = PLAIN) -> Iterator[None]:
     with hub_or_cache(name):
         try:
             yield
-        except PlopError:
+        except (PlopError, MemoryError):
             raise
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        except Exception as error:  # of json, of tokenizers, of checks of a configuration
             raise ModelError(_explanation(name, what, origin, error)) from error
 
 
@@ -194,6 +196,11 @@ def _explanation(name: str, what: str, origin: Origin, error: BaseException) -> 
     reason = reason or type(error).__name__
     if len(reason) > _LONGEST_REASON:
         reason = reason[:_LONGEST_REASON] + " …"
+    if any(sign in reason for sign in _NEWER):
+        return (
+            f"Cannot load the {what} {name}: it was written by a newer release than the installed "
+            f"one ({reason}). Install one: pip install --upgrade transformers tokenizers."
+        )
     if path.is_dir():
         return (
             f"Cannot load the {what} in {name}: {reason}. Give a folder that transformers "
