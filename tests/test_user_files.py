@@ -75,7 +75,7 @@ def test_a_pointer_of_git_lfs_is_no_model(folder: Path, name: str) -> None:
 
 
 def test_a_tokenizer_that_is_newer_than_the_library(folder: Path) -> None:
-    """tokenizers raises a bare Exception for a part that it does not know."""
+    """Tokenizers raises a bare Exception for a part that it does not know."""
     path = folder / "tokenizer.json"
     _change(path, model=json.loads(path.read_text())["model"] | {"type": "Novel"})
     with pytest.raises(ModelError, match=r"written by a newer release.*pip install --upgrade"):
@@ -83,7 +83,7 @@ def test_a_tokenizer_that_is_newer_than_the_library(folder: Path) -> None:
 
 
 def test_a_setting_of_the_wrong_kind(folder: Path) -> None:
-    """transformers checks settings with errors of a class of its own."""
+    """Transformers checks settings with errors of a class of its own."""
     _change(folder / "config.json", rope_parameters="linear")
     with pytest.raises(ModelError, match=r"Cannot load the model .*rope_parameters.*linear"):
         load_model(str(folder))
@@ -115,7 +115,6 @@ def test_a_classifier_without_a_pad_token() -> None:
 
 def test_an_error_of_our_own_is_not_the_models(models, monkeypatch) -> None:
     """A fault in the probe that is called a refusal of the model would never be reported."""
-
     code = compile("def row_norms(features): raise ValueError('ours')", "probe.py", "exec")
     names: dict = {"__name__": "plop_lora.scoring.nfn"}
     exec(code, names)

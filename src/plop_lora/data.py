@@ -268,22 +268,45 @@ def _pad(
     return ids_BT, mask_BT
 
 
-def ready_batches(batches: Iterable[Mapping[str, Any]]) -> Iterator[Batch]:
+@dataclass(frozen=True, slots=True)
+class Padding:
+    """The token that fills rows up, None where nobody knows; `ends` if it also ends texts."""
+
+    token: int | None = None
+    ends: bool = False
+
+
+def ready_batches(
+    batches: Iterable[Mapping[str, Any]], padding: Padding | None = None
+) -> Iterator[Batch]:
     """Take batches that the user made; name each row by its content and drop `labels`.
 
     Left padding is moved to the right, row by row, so that the side never changes a position.
 
+    Args:
+        batches: Inputs of the model by keyword.
+        padding: By which padding is told in a batch of token numbers without a mask.
+
     Raises:
-        DataError: a batch without tensors, rows that differ between tensors, zero tokens.
+        DataError: a batch without tensors, rows that differ between tensors, zero tokens, a mask
+            that is not that of the tokens, or none where padding cannot be told.
     """
     for order, given in enumerate(batches):
-        inputs = {key: value for key, value in dict(given).items() if key != "labels"}
+        inputs = {
+            key: value
+            for key, value in dict(given).items()
+            if key != "labels" and not (key in SIDES and value is None)
+        }
         tensors = [v for v in inputs.values() if isinstance(v, torch.Tensor) and v.ndim]
         if not tensors:
             raise DataError(f"Batch {order} holds no tensors; it has: {', '.join(inputs)}.")
         rows = len(inputs.get("input_ids", tensors[0]))
-        for mask in SIDES:
-            if _is_mask(inputs.get(mask)):
+        for ids, mask in zip(_IDS, SIDES, strict=True):
+            if mask in inputs:
+                _check_mask(order, mask, inputs[mask])
+            elif padding is not None:
+                inputs = _masked(order, inputs, ids, mask, padding)
+            if mask in inputs:
                 inputs = _right_padded(order, inputs, mask)
         inputs = _told_apart(inputs)
         yield Batch(inputs, tuple(_row_name(inputs, row, rows) for row in range(rows)))
@@ -291,9 +314,54 @@ def ready_batches(batches: Iterable[Mapping[str, Any]]) -> Iterator[Batch]:
 
 SIDES = ("attention_mask", "decoder_attention_mask")
 """The masks of a batch: of the encoder, or of a model with one stack, and of the decoder."""
+_IDS = ("input_ids", "decoder_input_ids")
 _DECODER = "decoder_"
-_DECODER_IDS = "decoder_input_ids"
 _DECODER_MASK = "decoder_attention_mask"
+_POSITIONS = "position_ids"
+
+
+def _check_mask(order: int, name: str, mask: Any) -> None:
+    """Refuse a mask that does not say which tokens there are, as those made for attention.
+
+    Raises:
+        DataError: it has not one place for each token, or other values than 0 and 1.
+    """
+    if _is_mask(mask) and bool(((mask == 0) | (mask == 1)).all()):
+        return
+    shape = (
+        f"of shape {list(mask.shape)}" if isinstance(mask, torch.Tensor) else type(mask).__name__
+    )
+    raise DataError(
+        f"Batch {order} has an {name} ({shape}) that does not say which tokens there are. Give "
+        "one of shape [batch, token], 1 for a token and 0 for padding; the model makes from it "
+        "what its attention needs."
+    )
+
+
+def _masked(
+    order: int, inputs: dict[str, Any], ids: str, mask: str, padding: Padding
+) -> dict[str, Any]:
+    """Add the mask of token numbers that end, or begin, with padding.
+
+    Raises:
+        DataError: padding cannot be told from the end of a text.
+    """
+    ids_BT = inputs.get(ids)
+    if padding.token is None or not isinstance(ids_BT, torch.Tensor) or ids_BT.ndim != 2:
+        return inputs
+    padding_BT = (ids_BT == padding.token).long()
+    ends_BT = padding_BT.flip(1).cumprod(1).flip(1)
+    # A decoder begins with the padding token in many models.
+    begins_BT = torch.zeros_like(ends_BT) if mask == _DECODER_MASK else padding_BT.cumprod(1)
+    padded_BT = ends_BT | begins_BT
+    if padding.ends and bool((padded_BT.sum(1) > 1).any() or begins_BT.any()):
+        raise DataError(
+            f"Batch {order} has no {mask}, and token {padding.token} both fills up rows and ends "
+            f"texts. Give its {mask}, of shape [batch, token] with 1 for a token and 0 for padding."
+        )
+    if padding.ends or not padded_BT.any():
+        return inputs
+    return inputs | {mask: 1 - padded_BT}
 
 
 def _is_mask(value: Any) -> bool:
@@ -328,6 +396,10 @@ def _right_padded(order: int, inputs: dict[str, Any], mask: str) -> dict[str, An
     order_BT = mask_BT.argsort(dim=1, descending=True, stable=True)
     rows_B1 = torch.arange(len(mask_BT), device=mask_BT.device)[:, None]
     moved = {key: inputs[key][rows_B1, order_BT] for key in _of_side(inputs, mask)}
+    positions = inputs.get(_POSITIONS)
+    if mask == SIDES[0] and isinstance(positions, torch.Tensor) and positions.ndim == 3:
+        # Models that see have a position in time, height and width for each token.
+        moved[_POSITIONS] = positions[:, rows_B1, order_BT]
     return inputs | moved
 
 
@@ -337,17 +409,26 @@ def _told_apart(inputs: dict[str, Any]) -> dict[str, Any]:
     The probe tells the encoder's tokens from the decoder's by their number: with one number for
     both, the encoder's mask would count the decoder's padding as tokens.
     """
-    ids, decoder_ids = inputs.get("input_ids"), inputs.get(_DECODER_IDS)
-    if not isinstance(ids, torch.Tensor) or not isinstance(decoder_ids, torch.Tensor):
+    places, decoder_places = _places(inputs, SIDES[0]), _places(inputs, _DECODER_MASK)
+    if places is None or decoder_places is None or places.shape[:2] != decoder_places.shape[:2]:
         return inputs
-    if ids.shape != decoder_ids.shape or ids.ndim != 2:
-        return inputs
-    masked = {_DECODER_MASK: torch.ones_like(decoder_ids)} | inputs
+    mask_BT = torch.ones(places.shape[:2], dtype=torch.long, device=decoder_places.device)
+    masked = {_DECODER_MASK: mask_BT} | inputs
     wider = {
         key: torch.cat([masked[key], torch.zeros_like(masked[key][:, :1])], dim=1)
         for key in _of_side(masked, _DECODER_MASK)
     }
     return masked | wider
+
+
+def _places(inputs: Mapping[str, Any], mask: str) -> torch.Tensor | None:
+    """Return a tensor with a place for each token of a mask's side, None where there is none."""
+    side = mask.removesuffix("attention_mask")
+    for key in (mask, f"{side}input_ids", f"{side}inputs_embeds"):
+        value = inputs.get(key)
+        if isinstance(value, torch.Tensor) and value.ndim > 1:
+            return value
+    return None
 
 
 def _row_name(inputs: Mapping[str, Any], row: int, rows: int) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from plop_lora.data import Batch, TokenSequence, encode, make_batches
+from plop_lora.data import Batch, Padding, TokenSequence, encode, make_batches
 from plop_lora.documents import Documents, different, key_of, load_documents
 from plop_lora.errors import DataError, ModelError, UsageError
 from plop_lora.sampling import scoring_order
@@ -249,6 +249,15 @@ def _input_embedding(model: nn.Module) -> nn.Embedding | None:
     except NotImplementedError:  # of models with several inputs, none of which is the first
         return None
     return embedding if isinstance(embedding, nn.Embedding) else None
+
+
+def padding_of(model: nn.Module) -> Padding:
+    """Return the padding of a model as its configuration has it."""
+    config = getattr(model, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    token = getattr(text, "pad_token_id", None)
+    ends = getattr(text, "eos_token_id", None)
+    return Padding(token, token in (ends if isinstance(ends, list) else [ends]))
 
 
 def known_name(model: nn.Module) -> str:

@@ -22,7 +22,7 @@ from plop_lora.scoring.assemble import assemble
 from plop_lora.scoring.collect import Measured
 from plop_lora.scoring.devices import slow_dtype
 from plop_lora.scoring.engines import engine_for, measure_in_rounds
-from plop_lora.scoring.inputs import Given, as_documents, known_name, tokenise
+from plop_lora.scoring.inputs import Given, as_documents, known_name, padding_of, tokenise
 from plop_lora.scoring.job import Job
 from plop_lora.scoring.loading import load_tokenizer
 from plop_lora.scoring.parallel import Processes
@@ -130,7 +130,7 @@ def score(
     check_top(top, found.sites)
     _check_new(found.sites, chosen.new)
     if batches is not None:
-        given = Given(tuple(ready_batches(batches)), "ready batches", ())
+        given = Given(tuple(ready_batches(batches, padding_of(loaded))), "ready batches", ())
     else:
         tokenizer = _tokenizer(tokenizer, name, loaded, origin)
         shuffle_seed = seed if stop == ADAPTIVE else None
