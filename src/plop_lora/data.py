@@ -292,11 +292,8 @@ def ready_batches(
             that is not that of the tokens, or none where padding cannot be told.
     """
     for order, given in enumerate(batches):
-        inputs = {
-            key: value
-            for key, value in dict(given).items()
-            if key != "labels" and not (key in SIDES and value is None)
-        }
+        named = {key: value for key, value in dict(given).items() if key != "labels"}
+        inputs = {k: v for k, v in named.items() if v is not None or k not in SIDES}
         tensors = [v for v in inputs.values() if isinstance(v, torch.Tensor) and v.ndim]
         if not tensors:
             raise DataError(f"Batch {order} holds no tensors; it has: {', '.join(inputs)}.")
@@ -317,7 +314,6 @@ SIDES = ("attention_mask", "decoder_attention_mask")
 _IDS = ("input_ids", "decoder_input_ids")
 _DECODER = "decoder_"
 _DECODER_MASK = "decoder_attention_mask"
-_POSITIONS = "position_ids"
 
 
 def _check_mask(order: int, name: str, mask: Any) -> None:
@@ -396,10 +392,10 @@ def _right_padded(order: int, inputs: dict[str, Any], mask: str) -> dict[str, An
     order_BT = mask_BT.argsort(dim=1, descending=True, stable=True)
     rows_B1 = torch.arange(len(mask_BT), device=mask_BT.device)[:, None]
     moved = {key: inputs[key][rows_B1, order_BT] for key in _of_side(inputs, mask)}
-    positions = inputs.get(_POSITIONS)
+    positions = inputs.get("position_ids")
     if mask == SIDES[0] and isinstance(positions, torch.Tensor) and positions.ndim == 3:
         # Models that see have a position in time, height and width for each token.
-        moved[_POSITIONS] = positions[:, rows_B1, order_BT]
+        moved["position_ids"] = positions[:, rows_B1, order_BT]
     return inputs | moved
 
 

@@ -251,9 +251,38 @@ def _input_embedding(model: nn.Module) -> nn.Embedding | None:
     return embedding if isinstance(embedding, nn.Embedding) else None
 
 
+def vocabulary_of(model: nn.Module, tokenizer: Any = None) -> list[int]:
+    """Return the tokens that texts are made of: no special ones, and none that a model lacks.
+
+    Args:
+        model: says how many rows its embeddings have.
+        tokenizer: a transformers tokenizer; None leaves it to the configuration of the model.
+
+    Returns:
+        In their order; none at all where the model has no embedding of tokens.
+    """
+    sizes = [_rows(_input_embedding(model)), _rows(_input_embedding(_decoder(model)))]
+    if hasattr(tokenizer, "__len__"):
+        sizes.append(len(tokenizer))
+    known = [size for size in sizes if size is not None]
+    if sizes[0] is None:
+        return []
+    config = getattr(model, "config", None)
+    named = (getattr(config, name, None) for name in _SPECIAL)
+    special = {token for ids in named for token in (ids if isinstance(ids, list) else [ids])}
+    special.update(getattr(tokenizer, "all_special_ids", ()))
+    special.update(getattr(tokenizer, "added_tokens_decoder", ()))
+    return [token for token in range(min(known)) if token not in special]
+
+
+_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "unk_token_id",
+            "decoder_start_token_id")  # fmt: skip
+"""Special tokens as a configuration names them."""
+
+
 def padding_of(model: nn.Module) -> Padding:
     """Return the padding of a model as its configuration has it."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     token = getattr(text, "pad_token_id", None)
     ends = getattr(text, "eos_token_id", None)
