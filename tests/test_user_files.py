@@ -19,6 +19,7 @@ import plop_lora as plop
 from plop_lora.demo import MODEL
 from plop_lora.documents import load_documents
 from plop_lora.errors import DataError, MeasurementError, ModelError, PlopError
+from plop_lora.models.folders import model_name
 from plop_lora.scoring.loading import load_model, load_tokenizer
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 123456\n"
@@ -72,6 +73,13 @@ def test_a_pointer_of_git_lfs_is_no_model(folder: Path, name: str) -> None:
     (folder / name).write_text(POINTER)
     with pytest.raises(ModelError, match=rf"{name} in .* is a pointer of Git LFS.*lfs pull"):
         plop.score(folder, texts=LINES, progress=False)
+
+
+def test_a_pointer_that_nobody_reads_is_no_fault(folder: Path) -> None:
+    """Who fetches the weights of one format only leaves those of the others as pointers."""
+    (folder / "pytorch_model.bin").write_text(POINTER)
+    (folder / "picture.png").write_text(POINTER)
+    assert model_name(str(folder)) == str(folder)
 
 
 def test_a_tokenizer_that_is_newer_than_the_library(folder: Path) -> None:

@@ -143,8 +143,13 @@ def _check_folder(name: str, path: Path) -> None:
 
 
 def _check_fetched(name: str, path: Path) -> None:
-    """Refuse a clone whose large files are still pointers, which no library reads as such."""
-    pointers = sorted(entry.name for entry in path.iterdir() if is_lfs_pointer(entry))
+    """Refuse a clone whose large files are still pointers, which no library reads as such.
+
+    Only what is loaded counts: many fetch the weights of one format and leave the others.
+    """
+    weights = sorted(path.glob("model*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
+    needed = [path / CONFIG, *(path / file for file in _TOKENIZER), *weights]
+    pointers = [entry.name for entry in needed if is_lfs_pointer(entry)]
     if pointers:
         more = f" and {len(pointers) - 1} more" if len(pointers) > 1 else ""
         raise ModelError(
