@@ -55,17 +55,30 @@ def test_random_tokens_have_the_shapes_and_no_special_token(bundled) -> None:
     assert not torch.equal(made[0].inputs["input_ids"], other[0].inputs["input_ids"])
 
 
-def test_none_where_the_vocabulary_is_unknown(models) -> None:
-    """Embeddings, pixels, and tokens that stand for pixels cannot be drawn from a vocabulary."""
+def test_none_where_the_vocabulary_is_unknown(models, tokenizer) -> None:
+    """Embeddings, pixels, and tokens that stand for pixels cannot be drawn from a vocabulary.
+
+    Nor can those of a ready batch without a tokenizer: nobody knows which of them are special.
+    """
     whole = _batch(2)
     embedded = Batch({"inputs_embeds": torch.ones(2, 3, 8)}, ("a", "b"))
     with_pixels = Batch(whole.inputs | {"pixel_values": torch.ones(2, 3, 8, 8)}, ("a", "b"))
     for batch in (embedded, with_pixels):
-        assert random_batches([batch], models("llama"), None, 0) == ()
-    assert random_batches([whole], models("vit"), None, 0) == ()
-    assert len(random_batches([whole], models("llama"), None, 0)) == 1
+        assert random_batches([batch], models("llama"), tokenizer, 0) == ()
+    assert random_batches([whole], models("vit"), tokenizer, 0) == ()
+    assert random_batches([whole], models("llama"), None, 0) == ()
+    assert len(random_batches([whole], models("llama"), tokenizer, 0)) == 1
     scores = plop.score(models("vit"), batches=[conftest.make_batch("vit")], progress=False)
     assert scores.references == ()
+
+
+def test_ready_batches_have_a_control_where_a_tokenizer_is_given(bundled) -> None:
+    model, tokenizer = bundled
+    batches = [_batch(6).inputs]
+    assert plop.score(model, batches=batches, progress=False).references == ()
+    for given in (tokenizer, str(MODEL)):
+        scores = plop.score(model, given, batches=batches, progress=False)
+        assert [row.name for row in scores.references] == ["random tokens"]
 
 
 @pytest.mark.parametrize("engine", ENGINES)

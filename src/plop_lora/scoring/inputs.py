@@ -251,33 +251,25 @@ def _input_embedding(model: nn.Module) -> nn.Embedding | None:
     return embedding if isinstance(embedding, nn.Embedding) else None
 
 
-def vocabulary_of(model: nn.Module, tokenizer: Any = None) -> list[int]:
+def vocabulary_of(model: nn.Module, tokenizer: Any) -> list[int]:
     """Return the tokens that texts are made of: no special ones, and none that a model lacks.
 
     Args:
         model: says how many rows its embeddings have.
-        tokenizer: a transformers tokenizer; None leaves it to the configuration of the model.
+        tokenizer: a transformers tokenizer; None where nobody knows which tokens are special.
 
     Returns:
-        In their order; none at all where the model has no embedding of tokens.
+        In their order; none at all without a tokenizer or an embedding of tokens.
     """
     sizes = [_rows(_input_embedding(model)), _rows(_input_embedding(_decoder(model)))]
+    if tokenizer is None or sizes[0] is None:
+        return []
     if hasattr(tokenizer, "__len__"):
         sizes.append(len(tokenizer))
-    known = [size for size in sizes if size is not None]
-    if sizes[0] is None:
-        return []
-    config = getattr(model, "config", None)
-    named = (getattr(config, name, None) for name in _SPECIAL)
-    special = {token for ids in named for token in (ids if isinstance(ids, list) else [ids])}
-    special.update(getattr(tokenizer, "all_special_ids", ()))
+    special = {*getattr(tokenizer, "all_special_ids", ())}
     special.update(getattr(tokenizer, "added_tokens_decoder", ()))
-    return [token for token in range(min(known)) if token not in special]
-
-
-_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "unk_token_id",
-            "decoder_start_token_id")  # fmt: skip
-"""Special tokens as a configuration names them."""
+    least = min(size for size in sizes if size is not None)
+    return [token for token in range(least) if token not in special]
 
 
 def padding_of(model: nn.Module) -> Padding:

@@ -134,6 +134,7 @@ def score(
     check_top(top, found.sites)
     _check_new(found.sites, chosen.new)
     if batches is not None:
+        tokenizer = tokenizer and _tokenizer(tokenizer, name, loaded, origin)
         given = Given(tuple(ready_batches(batches, padding_of(loaded))), "ready batches", ())
     else:
         tokenizer = _tokenizer(tokenizer, name, loaded, origin)
