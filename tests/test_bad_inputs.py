@@ -86,7 +86,7 @@ def _write_texts(here: Path) -> None:
     lines("spaces.jsonl", {"text": "  "}, {"text": ""})
     lines("fields.jsonl", {"one": "a", "two": "b"})
     lines("nested.jsonl", {"inner": {"text": "a"}})
-    lines("chat.jsonl", {"messages": [{"from": "user", "value": "hello"}]})
+    lines("chat.jsonl", {"messages": [{"by": "user", "value": "hello"}]})
     plain = {
         "empty.jsonl": "", "blank.jsonl": "\n\n", "torn.jsonl": '{"text": "a"}\n{"text": \n',
         "empty.json": "", "text.json": "not json", "bare.json": "3", "items.json": '["a", 1]',

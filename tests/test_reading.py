@@ -236,7 +236,7 @@ def test_a_rendered_chat_gets_no_second_beginning(tokenizer) -> None:
     ("row", "message"),
     [
         ({"messages": "hi"}, r"row 2: 'messages' must be a list of messages"),
-        ({"messages": [{"from": "human", "value": "hi"}]}, r"row 2: 'messages' must be a list"),
+        ({"messages": [{"from": "nobody", "value": "hi"}]}, r"row 2: 'messages' must be a list"),
         (
             {"messages": [TALK[0] | {"tool_calls": []}]},
             r"row 2: the chat template refuses.*Assertion",

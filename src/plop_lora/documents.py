@@ -7,7 +7,9 @@ else than text is an error that names the row. No torch.
 from __future__ import annotations
 
 import dataclasses
+import enum
 import hashlib
+import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ from plop_lora.texts import (
     Chat,
     Document,
     UnreadableError,
+    as_chat,
     field_names,
     from_chat,
     from_field,
@@ -31,6 +34,7 @@ from plop_lora.texts import (
 )
 
 NO_GROUP = "(none)"
+MESSAGES = "messages"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,7 @@ class Documents:
     """Sampled documents, with what was passed over on the way.
 
     `skipped` counts rows without text, `duplicates` those whose text another row has already.
+    `field` says what of a row is its text: a field, several, or a template.
     """
 
     source: str
@@ -45,6 +50,7 @@ class Documents:
     rows: int
     skipped: int
     duplicates: int = 0
+    field: str | None = None
 
 
 def load_documents(
@@ -89,7 +95,8 @@ def load_documents(
     fields = _fields_of(rows)
     if not fields.rows:
         raise DataError(f"{rows.source} holds no rows. Give a file with at least one.")
-    read = _reader(fields, rows.source, text, template, chat)
+    reader = _reader(fields, rows.source, text, template, chat)
+    read = reader.read
     if group is not None:
         read = _grouped(read, fields, rows.source, group)
     texts = _texts_of(read, rows, grouped=group is not None)
@@ -103,12 +110,15 @@ def load_documents(
     numbers = [texts.numbers[firsts[index]] for index in draw(groups, samples, seed)]
     items = tuple(_drawn(read, rows, numbers))
     _check_words(items, rows.source)
+    if reader.guessed:
+        _check_not_names(items, rows.source, reader.field)
     return Documents(
         rows.source,
         items,
         rows=fields.rows,
         skipped=fields.rows - len(texts.keys),
         duplicates=len(texts.keys) - len(firsts),
+        field=reader.field,
     )
 
 
@@ -167,11 +177,39 @@ def different(keys: Sequence[int], source: str) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class _Fields:
-    """What all rows together have: how many they are, their fields, and those with a string."""
+    """What all rows together have: how many they are, their fields, and what these hold."""
 
     rows: int
-    names: list[str]
-    texts: list[str]
+    kinds: dict[str, _Kind]
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.kinds)
+
+    def of(self, kind: _Kind) -> list[str]:
+        """Return the fields of a kind."""
+        return [name for name, own in self.kinds.items() if own is kind]
+
+
+class _Kind(enum.IntEnum):
+    """What a field holds; where its rows differ, the larger counts."""
+
+    other = 0
+    nested = 1
+    text = 2
+    chat = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """What turns a row into a document, or into None where it has no text.
+
+    `field` says what it reads, and `guessed` that nothing but its being alone speaks for it.
+    """
+
+    read: Callable[[Row], Document | None]
+    field: str
+    guessed: bool = False
 
 
 def _rows_of(source: str | Path | Iterable[Row | str], token: str | None) -> Rows:
@@ -196,14 +234,23 @@ def _as_row(row: Any) -> Row:
 
 
 def _fields_of(rows: Iterable[Row]) -> _Fields:
-    names: dict[str, bool] = {}
+    kinds: dict[str, _Kind] = {}
     count = 0
     for row in rows:
         count += 1
         for name, value in row.items():
-            if not names.get(name):
-                names[name] = isinstance(value, str)
-    return _Fields(count, list(names), [name for name, is_text in names.items() if is_text])
+            known = kinds.setdefault(name, _Kind.other)
+            if known < _Kind.chat:
+                kinds[name] = max(known, _kind_of(value))
+    return _Fields(count, kinds)
+
+
+def _kind_of(value: Any) -> _Kind:
+    if as_chat(value) is not None:
+        return _Kind.chat
+    if isinstance(value, str):
+        return _Kind.text
+    return _Kind.nested if isinstance(value, dict | list | tuple) else _Kind.other
 
 
 def _drawn(
@@ -233,6 +280,22 @@ def _check_words(items: Sequence[Document], source: str) -> None:
         )
 
 
+def _check_not_names(items: Sequence[Document], source: str, field: str) -> None:
+    """Refuse a column of names, which nobody called the text and which no text stands in.
+
+    Raises:
+        DataError: all of the texts are one word of letters and digits, as ids are.
+    """
+    if all(_NAME.fullmatch(document.text.strip()) for document in items):
+        raise DataError(
+            f"The only field of {source} with strings is {field!r}, and each of them is one word, "
+            f"such as {items[0].text!r}, as ids are. If that is the text, say so: --text {field}."
+        )
+
+
+_NAME = re.compile(r"[A-Za-z0-9_.:/#-]{1,64}")
+
+
 def _is_number(text: str) -> bool:
     try:
         float(text)
@@ -251,17 +314,17 @@ def _each(read: Callable[[Row], Document | None], rows: Rows) -> Iterator[Docume
 
 def _reader(
     fields: _Fields, source: str, text: str | None, template: str | None, chat: Chat | None
-) -> Callable[[Row], Document | None]:
-    """Return what turns a row into a document, or into None where it has no text."""
+) -> _Reader:
+    """Return what turns a row into a document."""
     if text is not None and template is not None:
         raise UsageError("Give --text or --template, not both.")
     if text is not None:
         _demand([text], fields.names, source)
-        return lambda row: from_field(row, text, chat)
+        return _Reader(lambda row: from_field(row, text, chat), text)
     if template is not None:
         names = field_names(template)
         _demand([name.partition("[")[0] for name in names], fields.names, source)
-        return lambda row: from_template(template, names, row)
+        return _Reader(lambda row: from_template(template, names, row), template)
     return _recognise(fields, source, chat)
 
 
@@ -280,24 +343,48 @@ def _grouped(
     return grouped
 
 
-def _recognise(fields: _Fields, source: str, chat: Chat | None) -> Callable[[Row], Document | None]:
-    names, columns = fields.names, fields.texts
-    if "messages" in names:
-        return lambda row: from_chat(row.get("messages"), row, chat, "messages")
+def _recognise(fields: _Fields, source: str, chat: Chat | None) -> _Reader:
+    """Find the text of a row by the names that are usual, by the shape of a chat, or by itself.
+
+    Raises:
+        DataError: none, or several that may be it.
+    """
+    names, columns, chats = fields.names, fields.of(_Kind.text), fields.of(_Kind.chat)
+    if MESSAGES in names:
+        return _Reader(lambda row: from_chat(row.get(MESSAGES), row, chat, MESSAGES), MESSAGES)
     if {"prompt", "completion"} <= set(names):
-        return lambda row: from_pair(row, chat)
+        return _Reader(lambda row: from_pair(row, chat), "prompt, completion")
     if "text" in names:
-        return lambda row: from_field(row, "text", chat)
-    if len(columns) == 1:
-        return lambda row: from_field(row, columns[0], chat)
+        return _Reader(lambda row: from_field(row, "text", chat), "text")
+    if len(chats) == 1:
+        talk = chats[0]
+        return _Reader(lambda row: from_chat(row.get(talk), row, chat, talk), talk)
+    if len(columns) == 1 and not chats and not fields.of(_Kind.nested):
+        return _Reader(lambda row: from_field(row, columns[0], chat), columns[0], guessed=True)
+    raise DataError(_cannot_tell(fields, source))
+
+
+def _cannot_tell(fields: _Fields, source: str) -> str:
+    names, columns, chats = fields.names, fields.of(_Kind.text), fields.of(_Kind.chat)
+    if len(chats) > 1:
+        return (
+            f"{source} holds several chats: {', '.join(chats)}. Name the one to score with --text."
+        )
     if not columns:
-        raise DataError(
+        return (
             f"No field of {source} holds plain text; it has: {', '.join(names)}. Reach into one "
             'with --template "{field[key]}"; a list of messages with role and content counts as '
             "text, name it with --text."
         )
+    if len(columns) == 1:
+        nested = ", ".join(fields.of(_Kind.nested))
+        return (
+            f"Cannot tell which field of {source} is the text: {columns[0]!r} holds strings, but "
+            f"beside it stand lists or dictionaries ({nested}). If it is the text, say so: "
+            f'--text {columns[0]}; or reach into another with --template "{{field[key]}}".'
+        )
     example = "\\n".join(f"{{{field}}}" for field in columns)
-    raise DataError(
+    return (
         f"Cannot tell which field of {source} is the text; it has: {', '.join(names)}. "
         f'Name one with --text, or join several with --template "{example}".'
     )

@@ -1,7 +1,7 @@
 """The text of a data file, line by line: plain, compressed with gzip, or from standard input.
 
 Nothing is held but the line at hand. What is no UTF-8 text is told by its first bytes, with the
-command that makes it so. Imports the standard library and the errors only.
+command that makes it so. Imports neither torch nor what reads tables.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import weakref
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from plop_lora.errors import DataError, UsageError
+from plop_lora.models.folders import LFS_POINTER
 
 STDIN = "-"
 """How a source says standard input."""
@@ -34,6 +35,7 @@ _KINDS = {
     b"\x28\xb5\x2f\xfd": "compressed with zstd; unpack it: unzstd {path}",
     b"GGUF": "the weights of a model; --data wants texts",
     b"%PDF": "a PDF; save its text",
+    LFS_POINTER: "a pointer of Git LFS and not the file itself; fetch it: git lfs pull",
 }
 _WIDE = {
     b"\xff\xfe\x00\x00": "utf-32",
@@ -41,6 +43,24 @@ _WIDE = {
     b"\xff\xfe": "utf-16",
     b"\xfe\xff": "utf-16",
 }
+
+
+class _CarriageReturns(io.RawIOBase):
+    """A file whose lines end in CR alone, as old Macs and some spreadsheets write them, in LF."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        """Keep the file, which whoever opened it closes."""
+        self._file = file
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read into a buffer, with one end of a line for the other."""
+        data = self._file.read(len(buffer)).replace(b"\r", b"\n")
+        buffer[: len(data)] = data
+        return len(data)
 
 
 class DataFile:
@@ -110,6 +130,8 @@ class DataFile:
             head = file.read(_HEAD)
             self._check(head)
             file.seek(0)
+            if b"\r" in head and b"\n" not in head:
+                file = io.BufferedReader(_CarriageReturns(file))
             number = 0
             while line := file.readline(LONGEST_LINE + 1):
                 number += 1

@@ -231,8 +231,9 @@ def _read_csv(file: DataFile, delimiter: str | None = None) -> Iterator[Row]:
         return
     number, header = first
     lines = itertools.chain([header], (line for _, line in numbered))
-    reader = csv.DictReader(lines, delimiter=delimiter or _delimiter(header), strict=True)
+    reader: csv.DictReader[str] | None = None
     try:
+        reader = csv.DictReader(lines, delimiter=delimiter or _delimiter(header), strict=True)
         _check_names(file, reader.fieldnames or ())
         for row in reader:
             if None in row:
@@ -242,8 +243,9 @@ def _read_csv(file: DataFile, delimiter: str | None = None) -> Iterator[Row]:
                 )
             yield row
     except csv.Error as error:
+        read = 1 if reader is None else reader.line_num
         raise DataError(
-            f'{file}, line {number - 1 + reader.line_num}, is not CSV: {error}. Quote texts with " '
+            f'{file}, line {number - 1 + read}, is not CSV: {error}. Quote texts with " '
             "and double the quotes inside them."
         ) from error
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from plop_lora.errors import DataError
+from plop_lora.models.folders import is_lfs_pointer
 
 SAVED = ("dataset_info.json", "state.json")
 SAVED_SPLITS = "dataset_dict.json"
@@ -73,6 +74,10 @@ def read_parquet(path: Path) -> Iterator[Mapping[str, Any]]:
                     raise _unpacks(path, f"{_BATCH_ROWS} rows of it take {batch.nbytes:,} bytes")
                 yield from batch.to_pylist()
     except pyarrow.ArrowException as error:
+        if is_lfs_pointer(path):
+            raise DataError(
+                f"{path} is a pointer of Git LFS and not the file itself; fetch it: git lfs pull."
+            ) from error
         raise DataError(f"{path} is not a Parquet file: {_first_line(error)}.") from error
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror or _first_line(error)}.") from error

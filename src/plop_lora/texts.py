@@ -5,6 +5,7 @@ Something else than text is an error that says what stands there instead. No tor
 
 from __future__ import annotations
 
+import json
 import math
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +17,20 @@ from plop_lora.reading import Row
 
 Chat = Callable[..., str]
 """Renders a list of messages; takes `tools=` as well."""
+INSTRUCTION = "instruction"
+BESIDE_INSTRUCTION = frozenset({"input", "context", "system"})
+"""Fields beside an instruction that are empty where it needs nothing more."""
+SPEAKERS = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+    "observation": "tool",
+    "tool": "tool",
+    "function_call": "assistant",
+}
+"""Who speaks in messages of `from` and `value`, as ShareGPT has them → their role."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +81,7 @@ def from_field(row: Row, field: str, chat: Chat | None) -> Document | None:
         UnreadableError: the field holds something else.
     """
     value = row.get(field)
-    if is_chat(value):
+    if as_chat(value) is not None:
         return from_chat(value, row, chat, field)
     text = plain(value, field)
     if text is not None and not isinstance(value, str):
@@ -124,13 +139,22 @@ def _reach(row: Row, name: str) -> Any:
 
 
 def from_template(template: str, names: list[str], row: Row) -> Document | None:
-    """Fill the template; a row that lacks one of its fields has no text."""
-    if any(plain(_reach(row, name), name) is None for name in names):
+    """Fill the template; a row that lacks one of its fields has no text.
+
+    What an instruction is given to work on may be empty: most instructions need nothing.
+    """
+    values = {name: plain(_reach(row, name), name) for name in names}
+    absent = [name for name in names if values[name] is None]
+    if len(absent) == len(names) or not set(absent) <= _may_be_empty(names):
         return None
     try:
-        return Document(_Filler().vformat(template, (), row))
+        return Document(_Filler().vformat(template, (), {**row, **dict.fromkeys(absent, "")}))
     except (ValueError, TypeError) as error:
         raise UnreadableError(f"the template {template!r} does not fit: {error}.") from error
+
+
+def _may_be_empty(names: Iterable[str]) -> frozenset[str]:
+    return BESIDE_INSTRUCTION if INSTRUCTION in names else frozenset()
 
 
 def fill_template(template: str, row: Row) -> str | None:
@@ -164,7 +188,7 @@ def template_fields(template: str) -> list[str]:
 
 
 def is_chat(value: Any) -> bool:
-    """Whether a value is a list of chat messages."""
+    """Whether a value is a list of messages with roles."""
     return (
         isinstance(value, list)
         and bool(value)
@@ -172,30 +196,90 @@ def is_chat(value: Any) -> bool:
     )
 
 
+def as_chat(value: Any) -> list[dict[str, Any]] | None:
+    """Return a value as a list of messages with roles, or None where it is no chat.
+
+    A chat is known by its shape, whatever its field is called: messages of `role` and `content`
+    or of `from` and `value`; as a list, as the columns that `datasets` makes of one, or as the
+    JSON of one. Keys without a value are left out: a table gives every message the keys of all,
+    and templates ask whether a key is there.
+
+    >>> as_chat([{"from": "human", "value": "hi"}])
+    [{'role': 'user', 'content': 'hi'}]
+    """
+    if isinstance(value, str):
+        value = _parsed(value)
+    if isinstance(value, dict):
+        value = _rows_of_columns(value)
+    if not isinstance(value, list) or not value or not isinstance(value[0], dict):
+        return None
+    messages = [_with_role(message) for message in value]
+    return None if None in messages else _without_nulls(messages)
+
+
+def _parsed(text: str) -> Any:
+    """Return the list that a text is the JSON of, or the text."""
+    if not text.lstrip().startswith("["):
+        return text
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _rows_of_columns(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of lists of one length; none where they are not that."""
+    lengths = {len(values) if isinstance(values, list) else -1 for values in columns.values()}
+    if len(lengths) != 1 or -1 in lengths:
+        return []
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _with_role(message: Any) -> dict[str, Any] | None:
+    """Return a message with `role` and `content`, or None where it is no message."""
+    if not isinstance(message, dict) or isinstance(message.get("role"), str):
+        return message if isinstance(message, dict) else None
+    role = SPEAKERS.get(str(message.get("from")))
+    if role is None or "value" not in message:
+        return None
+    rest = {key: part for key, part in message.items() if key not in ("from", "value", "role")}
+    return {"role": role, "content": message["value"]} | rest
+
+
+def _without_nulls(value: Any) -> Any:
+    """Return a value without the keys that have none, but for a message's own content."""
+    if isinstance(value, list):
+        return [_without_nulls(entry) for entry in value]
+    if isinstance(value, dict):
+        return {
+            key: _without_nulls(entry)
+            for key, entry in value.items()
+            if entry is not None or (key == "content" and "role" in value)
+        }
+    return value
+
+
 def from_chat(value: Any, row: Row, chat: Chat | None, field: str) -> Document | None:
     """Return a list of messages as a chat template renders it; None where there is no message.
 
     Raises:
-        UnreadableError: no messages, one without content, or no template for them.
+        UnreadableError: no messages, one without content or with an image, tools that are no
+            list, or no template for them.
     """
     if not value:
         return None
-    if not is_chat(value):
+    messages = as_chat(value)
+    if messages is None:
         raise UnreadableError(
             f"{field!r} must be a list of messages such as "
             '{"role": "user", "content": "…"}. Rename its keys, or name another field with --text.'
         )
-    _check_messages(value, field)
-    # Parquet fills every key that any message has; templates ask whether a key is there.
-    messages = [
-        {key: part for key, part in message.items() if part is not None or key == "content"}
-        for message in value
-    ]
-    tools = {"tools": row["tools"]} if row.get("tools") else {}
+    _check_messages(messages, field)
+    tools = _tools_of(row)
     try:
         if chat is None:
             raise NoTemplateError("the tokenizer")
-        text = chat(messages, **tools)
+        text = _rendered(chat, messages, {"tools": tools} if tools else {})
     except NoTemplateError as error:
         raise UnreadableError(
             f"{field!r} holds a chat, but {error} has no chat template. Name another field with "
@@ -210,17 +294,102 @@ def from_chat(value: Any, row: Row, chat: Chat | None, field: str) -> Document |
     return Document(text, rendered=True) if text.strip() else None
 
 
+def _tools_of(row: Row) -> list[Any]:
+    """Return the tools of a row: a list, or the JSON of one."""
+    given = row.get("tools")
+    if not given:
+        return []
+    tools = _without_nulls(_parsed(given) if isinstance(given, str) else given)
+    if not isinstance(tools, list):
+        raise UnreadableError(
+            f"'tools' holds {str(given)[:60]!r}, which is no list of tools, nor the JSON of one."
+        )
+    return tools
+
+
 def _check_messages(messages: Iterable[Mapping[str, Any]], field: str) -> None:
     """Refuse a message that says nothing; many templates render it as the word None."""
     for number, message in enumerate(messages, start=1):
         content = message.get("content")
-        if isinstance(content, str | list) or (content is None and message.get("tool_calls")):
+        where = f"message {number} of {field!r} ({message['role']})"
+        if isinstance(content, list):
+            _check_parts(content, where)
+            continue
+        if isinstance(content, str) or (content is None and message.get("tool_calls")):
             continue
         what = "no content" if content is None else f"the content {content!r}, which is no text"
         raise UnreadableError(
-            f"message {number} of {field!r} ({message['role']}) has {what}. Every message needs "
-            "content, or tool_calls in its place."
+            f"{where} has {what}. Every message needs content, or tool_calls in its place."
         )
+
+
+def _check_parts(parts: Iterable[Any], where: str) -> None:
+    """Refuse a part that is no text: the tokenizer alone cannot turn it into the model's input."""
+    for part in parts:
+        if _said(part) is None:
+            kind = part.get("type", "no type") if isinstance(part, dict) else type(part).__name__
+            raise UnreadableError(
+                f"{where} has a part that is no text ({kind}). Leave it out, or score the batches "
+                "that the model's processor makes: plop.score(model, batches=…)."
+            )
+
+
+def _said(part: Any) -> str | None:
+    """Return the text of a part of a message, None where it is something else."""
+    text = part.get("text") if isinstance(part, dict) else part
+    return text if isinstance(text, str) else None
+
+
+def _rendered(chat: Chat, messages: list[dict[str, Any]], tools: Mapping[str, Any]) -> str:
+    """Return a chat as its template renders it, with contents in the form that it can read.
+
+    Some templates know contents as texts only and print a list of parts as Python does, others
+    know parts only and pass over a text. So where what was said is missing, the other form is
+    tried as well, and the one that says more is taken.
+
+    Raises:
+        UnreadableError: the template reads neither form.
+        Exception: what the template raised for both.
+    """
+    said = [_joined(message["content"]).strip() for message in messages if message.get("content")]
+    faults: list[Exception] = []
+    found: list[tuple[int, str]] = []
+    for form in (messages, [_other_form(message) for message in messages]):
+        try:
+            text = chat(form, **tools)
+        except (NoTemplateError, PlopError):
+            raise
+        except Exception as fault:  # templates are programs and raise what they like
+            faults.append(fault)
+            continue
+        if not any(_prints(text, message.get("content")) for message in form):
+            found.append((sum(part in text for part in said), text))
+            if found[-1][0] == len(said):
+                break
+    if found:
+        return max(found, key=lambda pair: pair[0])[1]
+    raise faults[0] if faults else UnreadableError("the chat template cannot read its messages.")
+
+
+def _joined(content: str | list[Any]) -> str:
+    return content if isinstance(content, str) else "".join(_said(part) or "" for part in content)
+
+
+def _other_form(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message with its parts as one text, or its text as one part."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return message | {"content": _joined(content)}
+    if isinstance(content, str):
+        return message | {"content": [{"type": "text", "text": content}]}
+    return message
+
+
+def _prints(text: str, content: Any) -> bool:
+    """Whether a rendered chat shows a list of parts as Python or JSON writes it."""
+    if not isinstance(content, list):
+        return False
+    return any(written(content) in text for written in (str, json.dumps))
 
 
 def from_pair(row: Row, chat: Chat | None) -> Document | None:
@@ -234,8 +403,9 @@ def from_pair(row: Row, chat: Chat | None) -> Document | None:
         return None
     if isinstance(prompt, str) and isinstance(completion, str):
         return Document(prompt, target=completion)
-    if isinstance(prompt, str) or isinstance(completion, str):
+    asked, answered = as_chat(prompt), as_chat(completion)
+    if asked is None or answered is None:
         raise UnreadableError(
             "'prompt' and 'completion' must both be texts or both be lists of messages."
         )
-    return from_chat([*prompt, *completion], row, chat, "prompt")
+    return from_chat([*asked, *answered], row, chat, "prompt")

@@ -137,6 +137,14 @@ def score(
             rich_help_panel=STOPPING,
         ),
     ] = 3,
+    no_reference: Annotated[
+        bool,
+        typer.Option(
+            "--no-reference",
+            help="Leave out the random tokens that tell whether the choice needs these texts.",
+            rich_help_panel=STOPPING,
+        ),
+    ] = False,
     engine: Annotated[
         str,
         typer.Option(
@@ -246,7 +254,7 @@ def score(
         stop=stop, tolerance=tolerance, top=top,
         engine=engine, ray_address=ray_address, cache=not no_cache,
         revision=revision, token=token, trust_remote_code=trust_remote_code,
-        processes=processes, progress=form is not Format.quiet,
+        processes=processes, progress=form is not Format.quiet, reference=not no_reference,
     )  # fmt: skip
     if processes is None or processes.first:
         finish(scores, output, form)

@@ -29,6 +29,8 @@ _TOKENIZER = (
     "sentencepiece.bpe.model",
     "tekken.json",
 )
+LFS_POINTER = b"version https://git-lfs"
+"""How a file begins that Git LFS left in place of a large one."""
 
 
 def model_name(name: str) -> str:
@@ -129,6 +131,7 @@ def _is_a_file(name: str, path: Path) -> str:
 
 def _check_folder(name: str, path: Path) -> None:
     if (path / CONFIG).exists():
+        _check_fetched(name, path)
         return
     if (path / _ADAPTER).exists():
         base = _read(path / _ADAPTER).get("base_model_name_or_path")
@@ -137,6 +140,31 @@ def _check_folder(name: str, path: Path) -> None:
             f"{f': {base}' if base else ', which its adapter_config.json does not name'}."
         )
     raise ModelError(_without_config(name, path))
+
+
+def _check_fetched(name: str, path: Path) -> None:
+    """Refuse a clone whose large files are still pointers, which no library reads as such.
+
+    Only what is loaded counts: many fetch the weights of one format and leave the others.
+    """
+    weights = sorted(path.glob("model*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
+    needed = [path / CONFIG, *(path / file for file in _TOKENIZER), *weights]
+    pointers = [entry.name for entry in needed if is_lfs_pointer(entry)]
+    if pointers:
+        more = f" and {len(pointers) - 1} more" if len(pointers) > 1 else ""
+        raise ModelError(
+            f"{pointers[0]}{more} in {name} is a pointer of Git LFS and not the file itself. Fetch "
+            f"the files: git -C {name} lfs pull."
+        )
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether a file is what Git LFS leaves in place of one that was not fetched."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(LFS_POINTER)) == LFS_POINTER
+    except OSError:
+        return False
 
 
 def _without_config(name: str, path: Path) -> str:

@@ -236,6 +236,27 @@ class Stopping:
     groups: tuple[GroupCount, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class ReferenceChoice:
+    """The choice of the same model on inputs that are not the user's data.
+
+    Attributes:
+        name: what the inputs are, such as `random tokens`.
+        chosen: the lowest types there, as many as the choice holds, lowest first.
+        same_choice: whether these are the types that are lowest on the user's data.
+        nfn: NFN of every type that a placement may choose; types of hosts, as in `chosen`.
+        sequences: how many there were.
+        tokens: how many tokens they had.
+    """
+
+    name: str
+    chosen: tuple[str, ...]
+    same_choice: bool
+    nfn: dict[str, float]
+    sequences: int
+    tokens: int
+
+
 @dataclass(frozen=True, repr=False)
 class Scores(Record):
     """NFN of every module type and site of a model on a data sample; `types` lowest first."""
@@ -253,6 +274,7 @@ class Scores(Record):
     measurements: Measurements
     notes: tuple[str, ...] = ()
     stopping: Stopping | None = None
+    references: tuple[ReferenceChoice, ...] = ()
 
     def __getitem__(self, name: str) -> TypeScore:
         """Return the score of a module type: `scores["q_proj"].nfn`.

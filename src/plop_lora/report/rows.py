@@ -14,6 +14,7 @@ from plop_lora.records import (
     Comparison,
     Gap,
     Placement,
+    ReferenceChoice,
     Scores,
     Stopping,
     TrialResult,
@@ -63,6 +64,7 @@ NFN = Column("NFN")
 INTERVAL = Column("95 % interval")
 DIFFERENCE = Column("difference")
 VERDICT = Column("verdict")
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 LISTED_PAIRS = 3
 LISTED_GROUPS = 12
 LONGEST_GROUP = 32
@@ -96,11 +98,13 @@ def scores_table(scores: Scores) -> Table:
     lines += _expert_lines(scores)
     lines += [f"Note: {note}." for note in scores.notes]
     lines += [] if scores.stopping is None else _stopping_lines(scores.stopping)
+    lines += list(map(_reference_line, scores.references))
     made = scores.provenance
     lines += [
         f"{plural(scores.sequences, 'sequence')}, {scores.tokens:,} tokens of "
         f"{short_name(made.data)}; {made.dtype} on {made.device}, {made.elapsed_seconds:.1f} s, "
         f"peak {made.peak_memory_bytes / 2**30:.1f} GiB.",
+        *_text_lines(scores),
         "A low NFN is room for an adapter; ✓ marks what plop place chooses by default.",
     ]
     columns = (
@@ -108,6 +112,31 @@ def scores_table(scores: Scores) -> Table:
         Column("by layer", starts=True),
     )  # fmt: skip
     return Table(f"NFN of {short_name(scores.model.name)}", columns, rows, tuple(lines))
+
+
+def _reference_line(reference: ReferenceChoice) -> str:
+    """Say whether the choice would be the same without the user's data."""
+    number = len(reference.chosen)
+    if reference.same_choice:
+        word = NUMBERS[number] if number < len(NUMBERS) else str(number)
+        which = f"{word} types are" if number != 1 else "type is"
+        return (
+            f"The same {which} lowest on {reference.name}: this is a property of the model more "
+            "than of the data."
+        )
+    return (
+        f"On {reference.name} the lowest are {', '.join(reference.chosen)}: the choice depends on "
+        "the data."
+    )
+
+
+def _text_lines(scores: Scores) -> list[str]:
+    """Say what of a row was scored, and how long its texts are; pixels have no tokens."""
+    if not scores.tokens:
+        return []
+    field = scores.provenance.settings.get("field")
+    length = f"{scores.tokens / scores.sequences:.1f} tokens a sequence on average"
+    return [f"Text: {field}, {length}." if field else f"Length: {length}."]
 
 
 def _stopping_lines(stopping: Stopping) -> list[str]:

@@ -18,6 +18,7 @@ from plop_lora.records import (
     Measurements,
     NotMeasured,
     Provenance,
+    ReferenceChoice,
     Scores,
     SiteScore,
     Stopping,
@@ -38,6 +39,7 @@ def assemble(
     provenance: Provenance,
     stopping: Stopping,
     notes: tuple[str, ...] = (),
+    references: tuple[ReferenceChoice, ...] = (),
 ) -> Scores:
     """Turn sums into a record; sites without a token are listed as not measured.
 
@@ -75,6 +77,7 @@ def assemble(
         measurements=measurements,
         notes=(*notes, *_idle_experts(sites, usable, measured)),
         stopping=stopping,
+        references=references,
     )
 
 

@@ -5,10 +5,12 @@ Shape letters: B batch, R rows of the probe's buffer, N sequences.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from plop_lora.errors import DataError
 from plop_lora.scoring.probe import Floats, Probe
@@ -118,6 +120,28 @@ def merge(pieces: Sequence[Measured]) -> Measured:
         notes=tuple(dict.fromkeys(note for piece in pieces for note in piece.notes)),
         zeros=frozenset().union(*(piece.zeros for piece in pieces)),
     )
+
+
+def divided(measured: Measured, names: frozenset[str], tokens: int) -> tuple[Measured, Measured]:
+    """Return a measurement without the sequences of some names, and that of those alone.
+
+    Args:
+        measured: of all of them together.
+        names: of the sequences that are taken out.
+        tokens: how many tokens those have.
+    """
+    apart_N = np.array([name in names for name in measured.names])
+
+    def kept(keep_N: NDArray[np.bool_], tokens: int) -> Measured:
+        return replace(
+            measured,
+            names=tuple(itertools.compress(measured.names, keep_N)),
+            sums_RN=measured.sums_RN[:, keep_N],
+            counts_RN=measured.counts_RN[:, keep_N],
+            tokens=tokens,
+        )
+
+    return kept(~apart_N, measured.tokens - tokens), kept(apart_N, tokens)
 
 
 def _ordered(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
+import inspect
 import itertools
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +15,9 @@ from typing import Any
 
 from torch import nn
 
-from plop_lora.data import Batch, TokenSequence, encode, make_batches
+from plop_lora.data import Batch, Padding, TokenSequence, encode, make_batches
 from plop_lora.documents import Documents, different, key_of, load_documents
-from plop_lora.errors import DataError, UsageError
+from plop_lora.errors import DataError, ModelError, UsageError
 from plop_lora.sampling import scoring_order
 from plop_lora.scoring.devices import home_of
 from plop_lora.scoring.stopping import chunk_ends
@@ -22,6 +25,9 @@ from plop_lora.texts import Document
 
 CPU_TOKEN_BUDGET = 4096
 ACCELERATOR_TOKEN_BUDGET = 16384
+INPUT_IDS = "input_ids"
+DAY = datetime.datetime(2024, 7, 26)
+"""What chat templates are told is now; Llama 3's own template falls back to that day."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +42,7 @@ class Given:
             every batch ends one.
         rehearsal: the longest text, where it does not come early by itself.
         groups: the group of each sequence in the order of scoring.
+        field: what of a row is its text, where that is known.
     """
 
     batches: Sequence[Batch]
@@ -44,6 +51,7 @@ class Given:
     looks: frozenset[int] | None = None
     rehearsal: Batch | None = None
     groups: tuple[str | None, ...] = ()
+    field: str | None = None
 
     def rounds(self) -> list[list[Batch]]:
         """Return the batches in runs that each end where one may look."""
@@ -93,10 +101,28 @@ def as_documents(texts: Any, tokenizer: Any = None, seed: int = 0) -> Documents:
 
 
 def chat_of(tokenizer: Any) -> Callable[..., str] | None:
-    """Return what renders messages by a tokenizer's template, None where it has none."""
-    if not getattr(tokenizer, "chat_template", None):
+    """Return what renders messages by a tokenizer's template, None where it has none.
+
+    A template that writes the day is given the same one always: a chat would else be another
+    sequence tomorrow, and two scores of it could not be compared.
+    """
+    template = getattr(tokenizer, "chat_template", None)
+    if not template:
         return None
-    return functools.partial(tokenizer.apply_chat_template, tokenize=False)
+    render: Callable[..., str] = functools.partial(tokenizer.apply_chat_template, tokenize=False)
+    if _NOW.search(str(template)) is None:
+        return render
+
+    def on_one_day(messages: Any, tools: Any = None) -> str:
+        written = tokenizer.get_chat_template(None, tools)
+        dated = _NOW.sub(lambda call: repr(DAY.strftime(call["form"])), written)
+        return render(messages, tools=tools, chat_template=dated)
+
+    return on_one_day
+
+
+_NOW = re.compile(r"""strftime_now\(\s*(?P<mark>\\?['"])(?P<form>[^'"\\]*)(?P=mark)\s*\)""")
+"""A call of what gives templates the time, whose argument stands there as a text."""
 
 
 def tokenise(
@@ -118,15 +144,16 @@ def tokenise(
         shuffle_seed: makes chunks in random order, for a run that may stop after any of them;
             None makes one chunk of all.
     """
+    _check_reads_texts(model)
     config = getattr(model, "config", None)
     limit = min(max_length, _positions(model), tokenizer.model_max_length)
     encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
-    embedding = _input_embedding(model)
     sequences, truncated, dropped = encode(
         documents.items,
         tokenizer,
         max_length=limit,
-        vocabulary=None if embedding is None else embedding.num_embeddings,
+        vocabulary=_rows(_input_embedding(model)),
+        target_vocabulary=_rows(_input_embedding(_decoder(model))),
         encoder_decoder=encoder_decoder,
     )
     on_cpu = home_of(model).type == "cpu"
@@ -155,7 +182,22 @@ def tokenise(
         looks=frozenset(ends),
         rehearsal=_rehearsal(chunks, batched),
         groups=tuple(sequence.group for sequence in sequences),
+        field=documents.field,
     )
+
+
+def _check_reads_texts(model: nn.Module) -> None:
+    """Refuse a model of images or sound, before it is given texts.
+
+    Raises:
+        ModelError: the model says that it reads something else, and has no place for texts.
+    """
+    wanted = getattr(model, "main_input_name", INPUT_IDS)
+    if wanted != INPUT_IDS and INPUT_IDS not in inspect.signature(model.forward).parameters:
+        raise ModelError(
+            f"{type(model).__name__} reads {wanted} and not texts. Score what its processor "
+            "returns: plop.score(model, batches=[processor(…, return_tensors='pt'), …])."
+        )
 
 
 def _rehearsal(
@@ -190,10 +232,53 @@ def _positions(model: nn.Module) -> int:
     return limit
 
 
+def _decoder(model: nn.Module) -> nn.Module:
+    """Return the decoder of an encoder-decoder, which may have a vocabulary of its own."""
+    decoder = getattr(model, "get_decoder", lambda: None)()
+    return decoder if isinstance(decoder, nn.Module) else model
+
+
+def _rows(embedding: nn.Embedding | None) -> int | None:
+    return None if embedding is None else embedding.num_embeddings
+
+
 def _input_embedding(model: nn.Module) -> nn.Embedding | None:
-    getter = getattr(model, "get_input_embeddings", None)
-    embedding = getter() if getter is not None else None
+    getter = getattr(model, "get_input_embeddings", lambda: None)
+    try:
+        embedding = getter()
+    except NotImplementedError:  # of models with several inputs, none of which is the first
+        return None
     return embedding if isinstance(embedding, nn.Embedding) else None
+
+
+def vocabulary_of(model: nn.Module, tokenizer: Any) -> list[int]:
+    """Return the tokens that texts are made of: no special ones, and none that a model lacks.
+
+    Args:
+        model: says how many rows its embeddings have.
+        tokenizer: a transformers tokenizer; None where nobody knows which tokens are special.
+
+    Returns:
+        In their order; none at all without a tokenizer or an embedding of tokens.
+    """
+    sizes = [_rows(_input_embedding(model)), _rows(_input_embedding(_decoder(model)))]
+    if tokenizer is None or sizes[0] is None:
+        return []
+    if hasattr(tokenizer, "__len__"):
+        sizes.append(len(tokenizer))
+    special = {*getattr(tokenizer, "all_special_ids", ())}
+    special.update(getattr(tokenizer, "added_tokens_decoder", ()))
+    least = min(size for size in sizes if size is not None)
+    return [token for token in range(least) if token not in special]
+
+
+def padding_of(model: nn.Module) -> Padding:
+    """Return the padding of a model as its configuration has it."""
+    config: Any = getattr(model, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    token = getattr(text, "pad_token_id", None)
+    ends = getattr(text, "eos_token_id", None)
+    return Padding(token, token in (ends if isinstance(ends, list) else [ends]))
 
 
 def known_name(model: nn.Module) -> str:

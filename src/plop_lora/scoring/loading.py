@@ -16,6 +16,7 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.models.auto import modeling_auto
+from transformers.utils import cached_file
 
 from plop_lora.errors import ModelError, PlopError, UsageError
 from plop_lora.models.folders import check_tokenizer, model_name, not_given, own_code
@@ -29,6 +30,8 @@ from plop_lora.status import status
 
 _LONGEST_REASON = 300
 _ASKS_FOR_CODE = "trust_remote_code"
+_NEWER = ("any variant of untagged enum", "unknown variant")
+"""What tokenizers says of a file with a part that it does not know."""
 
 
 def load_model(
@@ -150,7 +153,24 @@ def load_tokenizer(name: str, origin: Origin = PLAIN) -> Any:
     """
     check_tokenizer(name)
     with explained(name, "tokenizer", origin):
-        return AutoTokenizer.from_pretrained(name, **origin.loading())
+        tokenizer = AutoTokenizer.from_pretrained(name, **origin.loading())
+        if not getattr(tokenizer, "chat_template", None):
+            tokenizer.chat_template = _processor_template(name, origin)
+    return tokenizer
+
+
+def _processor_template(name: str, origin: Origin) -> str | None:
+    """Return the chat template of a model whose processor alone has one, as of older releases."""
+    for file in ("chat_template.json", "processor_config.json"):
+        path = cached_file(
+            name, file, _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False, **origin.files(),
+        )  # fmt: skip
+        if path is not None:
+            template = json.loads(Path(path).read_text(encoding="utf-8")).get("chat_template")
+            if template:
+                return str(template)
+    return None
 
 
 @contextlib.contextmanager
@@ -162,9 +182,9 @@ def explained(name: str, what: str, origin: Origin = PLAIN) -> Iterator[None]:
     with hub_or_cache(name):
         try:
             yield
-        except PlopError:
+        except (PlopError, MemoryError):
             raise
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        except Exception as error:  # of json, of tokenizers, of checks of a configuration
             raise ModelError(_explanation(name, what, origin, error)) from error
 
 
@@ -176,6 +196,11 @@ def _explanation(name: str, what: str, origin: Origin, error: BaseException) -> 
     reason = reason or type(error).__name__
     if len(reason) > _LONGEST_REASON:
         reason = reason[:_LONGEST_REASON] + " …"
+    if any(sign in reason for sign in _NEWER):
+        return (
+            f"Cannot load the {what} {name}: it was written by a newer release than the installed "
+            f"one ({reason}). Install one: pip install --upgrade transformers tokenizers."
+        )
     if path.is_dir():
         return (
             f"Cannot load the {what} in {name}: {reason}. Give a folder that transformers "

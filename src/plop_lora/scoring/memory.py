@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from plop_lora.data import SIDES, Batch
-from plop_lora.errors import MeasurementError
+from plop_lora.errors import MeasurementError, PlopError
 from plop_lora.models.memory import is_out_of_memory
 from plop_lora.scoring.cache import GainCache
 from plop_lora.scoring.collect import Collector, Measured, Part
@@ -147,8 +147,31 @@ def measure_batch(
             f"The model refused a batch: {error}. Either a text is longer than the model has "
             "positions (try a smaller --max-length), or the tokenizer is not the model's own."
         ) from error
+    except Exception as error:  # models raise what they like
+        if probe.in_step or is_out_of_memory(error) or not _is_of_model(error):
+            raise
+        raise MeasurementError(_refused(error, batch)) from error
     sums_RB, counts_RB, unassignable = probe.finish()
     return Part(batch.names, sums_RB, counts_RB, counted, unassignable)
+
+
+def _is_of_model(error: BaseException) -> bool:
+    """Whether an error was raised outside of this package, by the model that it ran."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    package = __name__.partition(".")[0]
+    module = "" if frame is None else frame.tb_frame.f_globals.get("__name__", "")
+    return not isinstance(error, PlopError) and module.partition(".")[0] != package
+
+
+def _refused(error: Exception, batch: Batch) -> str:
+    reason = (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
+    return (
+        f"The model refused a batch of {', '.join(batch.inputs)} ({type(error).__name__}: "
+        f"{reason}). If it reads one text at a time, give --batch-size 1. If it needs more, such "
+        "as images or sound, score what its processor returns: plop.score(model, batches=…)."
+    )
 
 
 def encoder_of(model: nn.Module) -> nn.Module | None:

@@ -19,14 +19,16 @@ from plop_lora.placement.place import DEFAULT_TOP
 from plop_lora.placement.stopping import Rule
 from plop_lora.records import Scores
 from plop_lora.scoring.assemble import assemble
+from plop_lora.scoring.collect import Measured
 from plop_lora.scoring.devices import slow_dtype
-from plop_lora.scoring.engines import engine_for, measure_in_rounds
-from plop_lora.scoring.inputs import Given, as_documents, known_name, tokenise
+from plop_lora.scoring.engines import engine_for
+from plop_lora.scoring.inputs import Given, as_documents, known_name, padding_of, tokenise
 from plop_lora.scoring.job import Job
 from plop_lora.scoring.loading import load_tokenizer
 from plop_lora.scoring.parallel import Processes
 from plop_lora.scoring.progress import progress_bar
 from plop_lora.scoring.provenance import provenance_of
+from plop_lora.scoring.reference import measure_beside, random_batches, references_of
 from plop_lora.scoring.sites import Site, find_sites
 from plop_lora.scoring.stopping import Watch, check_top, stopping_of
 
@@ -58,6 +60,7 @@ def score(  # noqa: PLR0913
     trust_remote_code: bool = False,
     processes: Processes | None = None,
     progress: bool = True,
+    reference: bool = True,
 ) -> Scores:
     """Score every module type of a model on unlabelled texts, with forward passes only.
 
@@ -95,6 +98,8 @@ def score(  # noqa: PLR0913
         processes: those that measure together, from `parallel.together()`; each makes the same
             call and gets the same scores.
         progress: draw a bar on stderr.
+        reference: whether to score a few sequences of random tokens as well, which say whether
+            the choice would be the same without these texts.
 
     Returns:
         Scores; NFN about 1 means no more response than to noise, and a low NFN means room for
@@ -129,7 +134,8 @@ def score(  # noqa: PLR0913
     check_top(top, found.sites)
     _check_new(found.sites, chosen.new)
     if batches is not None:
-        given = Given(tuple(ready_batches(batches)), "ready batches", ())
+        tokenizer = tokenizer and _tokenizer(tokenizer, name, loaded, origin)
+        given = Given(tuple(ready_batches(batches, padding_of(loaded))), "ready batches", ())
     else:
         tokenizer = _tokenizer(tokenizer, name, loaded, origin)
         shuffle_seed = seed if stop == ADAPTIVE else None
@@ -137,9 +143,10 @@ def score(  # noqa: PLR0913
         given = tokenise(loaded, tokenizer, documents, max_length, batch_size, shuffle_seed)
     watch = Watch(found.sites, rule)
     total = sum(len(batch.names) for batch in given.batches)
+    random = random_batches(given.batches, loaded, tokenizer, seed) if reference else ()
     with progress_bar(total, progress and processes.first) as advance:
-        measured = measure_in_rounds(
-            chosen, found.sites, given, processes,
+        measured, by_chance = measure_beside(
+            chosen, found.sites, given, random, processes,
             enough=watch if stop == ADAPTIVE else None, advance=advance,
         )  # fmt: skip
     settings = {
@@ -149,6 +156,7 @@ def score(  # noqa: PLR0913
         "exclude": list(exclude),
         "engine": measured.engine,
         **_recorded(origin, name, tokenizer),
+        **_read_as(given, measured),
     }
     provenance = provenance_of(
         given.source, measured, loaded, seed=seed, baseline=baseline, settings=settings,
@@ -156,7 +164,8 @@ def score(  # noqa: PLR0913
     )  # fmt: skip
     stopping = stopping_of(watch, stop, measured, total, given.groups)
     notes = (*given.notes, *measured.notes, *_slow(loaded))
-    return assemble(loaded, name, found, measured, provenance, stopping, notes)
+    references = references_of(watch, measured, by_chance)
+    return assemble(loaded, name, found, measured, provenance, stopping, notes, references)
 
 
 def _tokenizer(given: Any, name: str | None, model: nn.Module, origin: Origin) -> Any:
@@ -175,6 +184,12 @@ def _recorded(origin: Origin, name: str | None, tokenizer: Any) -> dict[str, Any
     if source and source != name:
         recorded["tokenizer"] = source
     return recorded
+
+
+def _read_as(given: Given, measured: Measured) -> dict[str, Any]:
+    """Return what a record says of what was scored: the field, and how long its texts are."""
+    length = {"tokens_per_sequence": round(measured.tokens / len(measured.names), 1)}
+    return length if given.field is None else {"field": given.field} | length
 
 
 def _check_new(sites: Sequence[Site], new: Sequence[str]) -> None:

@@ -10,6 +10,8 @@ from plop_lora.errors import ModelError
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the model inside `torch.compile`, `DataParallel` or `DistributedDataParallel`.
 
+    Of a `SentenceTransformer` it is the transformer, which is what an adapter goes into.
+
     The wrapper is not changed; the forward passes of a score run on the model itself.
 
     Raises:
@@ -42,6 +44,9 @@ def _inside(model: nn.Module) -> nn.Module | None:
         return compiled
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return model.module  # type: ignore[no-any-return]
+    if isinstance(model, nn.Sequential) and len(model):
+        transformer = getattr(model[0], "auto_model", None)
+        return transformer if isinstance(transformer, nn.Module) else None
     return None
 
 
