@@ -203,7 +203,7 @@ def _stubbed(ready: Prepared, monkeypatch: pytest.MonkeyPatch, answers: list[str
     """Let the model give known answers, so that a metric's rule is what is tested."""
     from plop_lora.training import generation
 
-    made = [generation.Completion(answer, (5,)) for answer in answers]
+    made = [generation.Completion(answer, (5,), True) for answer in answers]
     monkeypatch.setattr(generation, "generate", lambda *args, **settings: made)
 
 
