@@ -190,7 +190,7 @@ def _type_scores(sites: list[Site], measurements: Measurements) -> tuple[TypeSco
                 modules=len(orders),
                 parameters=sum(sites[order].parameters for order in orders),
                 role=first.role,
-                eligible=first.eligible,
+                eligible=all(sites[order].eligible for order in orders),
             )
         )
     return tuple(sorted(scores, key=lambda row: (row.nfn, row.type)))

@@ -8,8 +8,9 @@ experts from the attributes that describe their layout.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
@@ -25,6 +26,7 @@ from plop_lora.scoring.operators import (
 from plop_lora.scoring.places import Place, locator, printed_types, role_of
 from plop_lora.scoring.sharded import check_sharded, is_sharded
 from plop_lora.scoring.slices import Part, parts_of
+from plop_lora.scoring.sources import bare_weights, records_no_graph
 from plop_lora.scoring.stacks import stack_of
 
 NOT_SUPPORTED = "present, not measured: no operator for this kind of weight yet"
@@ -37,8 +39,9 @@ TOWER = "vision or audio tower"
 ROUTER = "router"
 EMBEDDING = "embedding"
 CONVOLUTION = "convolution"
-BYPASSED = "state-space output, whose module training kernels bypass"
-BY_RULE = (OUTSIDE, TOWER, ROUTER, EMBEDDING, CONVOLUTION, BYPASSED)
+BYPASSED = "its model takes the bare weight in training, so that an adapter would not run"
+NO_GRADIENT = "no gradient reaches it"
+BY_RULE = (OUTSIDE, TOWER, ROUTER, EMBEDDING, CONVOLUTION, BYPASSED, NO_GRADIENT)
 """Weights that are never proposed, and scored only where --include names them."""
 
 
@@ -143,6 +146,37 @@ def find_sites(
     return SiteMap(tuple(s for s in sites if s in kept), tuple(missing), blocks)
 
 
+def refine(
+    found: SiteMap,
+    stuck: Container[nn.Module],
+    whole: Container[str],
+    *,
+    keep: bool = False,
+) -> SiteMap:
+    """Return the sites once the model has been looked at.
+
+    Args:
+        found: from `find_sites`.
+        stuck: modules that no gradient reaches.
+        whole: hosts that are not sliced as their names say, and get one score.
+        keep: let sites that cannot learn stay to be scored; they are not proposed.
+    """
+    sites: dict[str, Site] = {}
+    for site in found.sites:
+        one = site
+        if site.host.name in whole:
+            one = replace(site, name=site.host.name, type=site.host.type, part=None)
+        if one.eligible and one.module in stuck:
+            one = replace(one, rule=NO_GRADIENT)
+        sites[one.name] = one
+    gone = [site for site in sites.values() if site.rule == NO_GRADIENT]
+    blocks = sum(site.parameters for site in sites.values() if site.eligible)
+    blocks += found.block_parameters - sum(s.parameters for s in found.sites if s.eligible)
+    kept = tuple(site for site in sites.values() if keep or site not in gone)
+    left = () if keep else tuple(_left_out(site) for site in gone)
+    return SiteMap(kept, (*found.not_measured, *left), blocks)
+
+
 def _matrices(model: nn.Module) -> list[_Weight]:
     """List modules that own a matrix; shared weights go to their first name."""
     seen: set[int] = set()
@@ -216,7 +250,8 @@ def _sites_of(
         )
         owner, _, leaf = weight.name.rpartition(".")
         parts = parts_of(model.get_submodule(owner), leaf, operator.out_features)
-        rule = _rule(weight, operator, place, routed) or _bypassed(model.get_submodule(owner), leaf)
+        rule = _rule(weight, operator, place, routed)
+        rule = rule or _unlearnable(model, weight.name, place)
         yield from _split(model, weight, host, place, operator, parts, rule)
 
 
@@ -257,14 +292,16 @@ def _rule(weight: _Weight, operator: Operator, place: Place, routed: dict[str, i
     return ROUTER if _is_router(weight.name, operator.out_features, routed) else None
 
 
-def _bypassed(owner: nn.Module, leaf: str) -> str | None:
-    """Return a rule for the output of a Mamba mixer, known by its skip `D` beside its `A_log`.
-
-    In training its fused kernels take the bare weight, so that an adapter on the module never
-    runs (PEFT issue 2556, which refuses some of these models and not others).
-    """
-    mixer = all(hasattr(owner, name) for name in ("A_log", "D", "in_proj", "conv1d"))
-    return BYPASSED if mixer and leaf == "out_proj" else None
+def _unlearnable(model: nn.Module, name: str, place: Place) -> str | None:
+    """Return the rule of a weight that its own model keeps from learning, by its classes."""
+    owner, _, leaf = name.rpartition(".")
+    parts = owner.split(".")
+    above = (model.get_submodule(".".join(parts[:end])) for end in range(len(parts), 0, -1))
+    # The path inside the block has as many steps as there are modules up to the block itself.
+    kinds: list[Any] = [type(one) for one, _ in zip(above, place.path, strict=False)]
+    if kinds and leaf in bare_weights(kinds[0]):
+        return BYPASSED
+    return NO_GRADIENT if any(records_no_graph(kind) for kind in kinds) else None
 
 
 def _is_router(name: str, out_features: int, routed: dict[str, int]) -> bool:
