@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from plop_lora.errors import MeasurementError
+from plop_lora.placement.place import LEAST_COVERAGE
 from plop_lora.records import (
     Coverage,
     ExpertScore,
@@ -59,6 +60,7 @@ def assemble(
     sites = [found.sites[index] for index in usable]
     measurements = _pack(measured.names, sums_SN[usable], counts_SN[usable])
     covered = sum(site.parameters for site in sites if site.eligible)
+    coverage = Coverage(covered, found.block_parameters, (*missing, *found.not_measured))
     if measured.halvings:
         notes = (*notes, f"a batch did not fit in memory and was halved {measured.halvings} times")
     if measured.alone:
@@ -70,10 +72,10 @@ def assemble(
         hosts=_hosts(sites),
         sequences=len(measured.names),
         tokens=measured.tokens,
-        coverage=Coverage(covered, found.block_parameters, (*missing, *found.not_measured)),
+        coverage=coverage,
         provenance=provenance,
         measurements=measurements,
-        notes=(*notes, *_idle_experts(sites, usable, measured)),
+        notes=(*notes, *_idle_experts(sites, usable, measured), *_too_little(coverage)),
         stopping=stopping,
     )
 
@@ -165,6 +167,15 @@ def _idle_experts(sites: list[Site], usable: list[int], measured: Measured) -> t
     if not idle:
         return ()
     return (f"no token was routed to {idle} of {total} expert weights, which have no score",)
+
+
+def _too_little(coverage: Coverage) -> tuple[str, ...]:
+    if not coverage.measured_parameters or coverage.share_of_asked >= LEAST_COVERAGE:
+        return ()
+    return (
+        f"{coverage.share_of_asked:.0%} of the block parameters were measured; below "
+        f"{LEAST_COVERAGE:.0%} nothing is chosen by default",
+    )
 
 
 def _hosts(sites: list[Site]) -> tuple[Host, ...]:

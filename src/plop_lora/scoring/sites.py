@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from plop_lora.errors import ModelError, UsageError, nearest
-from plop_lora.records import Host, NotMeasured
+from plop_lora.records import LEFT_OUT, Host, NotMeasured
 from plop_lora.scoring.operators import (
     DenseOperator,
     EmbeddingOperator,
@@ -32,7 +32,6 @@ from plop_lora.scoring.stacks import stack_of
 NOT_SUPPORTED = "present, not measured: no operator for this kind of weight yet"
 NEVER_RAN = "never ran on this data"
 ALL_ZERO = "its weight is all zero, so it has no NFN"
-LEFT_OUT = "left out by --include or --exclude"
 UNASSIGNABLE = "its input rows cannot be assigned to sequences"
 OUTSIDE = "outside the blocks"
 TOWER = "vision or audio tower"
@@ -125,7 +124,7 @@ def find_sites(
     places = _places(model, weights)
     stacks = {name for name in places if name not in {weight.name for weight in weights}}
     printed = printed_types(places, stacks)
-    routed = _routed(weights)
+    routed = _routed(model, weights)
     sites: list[Site] = []
     missing: list[NotMeasured] = []
     for weight in weights:
@@ -217,10 +216,33 @@ def _places(model: nn.Module, weights: Sequence[_Weight]) -> dict[str, Place]:
     return {name: locate(name) for name in names}
 
 
-def _routed(weights: Sequence[_Weight]) -> dict[str, int]:
-    """Return the owner of each stack of experts with the number of experts."""
-    stacks = ((weight.name, stack_of(weight.module)) for weight in weights)
-    return {name.rpartition(".")[0]: stack.copies for name, stack in stacks if stack is not None}
+def _routed(model: nn.Module, weights: Sequence[_Weight]) -> dict[str, int]:
+    """Return the owner of each set of experts with their number.
+
+    Experts are a described stack, a parameter of three dimensions that nothing describes
+    (JetMoE's), or a list of equal modules inside a block.
+    """
+    routed: dict[str, int] = {}
+    for weight in weights:
+        stack = stack_of(weight.module)
+        copies = stack.copies if stack is not None else _stacked(weight.module)
+        if copies is not None:
+            routed[weight.name.rpartition(".")[0]] = copies
+    lists = {name: one for name, one in model.named_modules() if isinstance(one, nn.ModuleList)}
+    for name, entries in lists.items():
+        owner = name.rpartition(".")[0]
+        inside = any(owner.startswith(f"{other}.") for other in lists)
+        if inside and len(entries) > 1 and len(set(map(type, entries))) == 1:
+            routed.setdefault(owner, len(entries))
+    return routed
+
+
+def _stacked(module: nn.Module) -> int | None:
+    """Return how many matrices a module holds in one parameter, None where it holds none so."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return None
+    sizes = (p.shape for p in module.parameters(recurse=False))
+    return next((shape[0] for shape in sizes if len(shape) == 3 and min(shape) > 1), None)
 
 
 def _sites_of(
