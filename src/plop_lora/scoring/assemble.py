@@ -27,7 +27,14 @@ from plop_lora.records import (
 from plop_lora.scoring.collect import Measured
 from plop_lora.scoring.loading import describe
 from plop_lora.scoring.probe import Floats
-from plop_lora.scoring.sites import ALL_ZERO, NEVER_RAN, UNASSIGNABLE, Site, SiteMap
+from plop_lora.scoring.sites import (
+    ALL_ZERO,
+    NEVER_RAN,
+    UNASSIGNABLE,
+    ZERO_INPUT,
+    Site,
+    SiteMap,
+)
 from plop_lora.statistics import ratio_estimate, type_estimate
 
 
@@ -75,7 +82,12 @@ def assemble(
         coverage=coverage,
         provenance=provenance,
         measurements=measurements,
-        notes=(*notes, *_idle_experts(sites, usable, measured), *_too_little(coverage)),
+        notes=(
+            *notes,
+            *found.notes,
+            *_idle_experts(sites, usable, measured),
+            *_too_little(coverage),
+        ),
         stopping=stopping,
     )
 
@@ -103,7 +115,9 @@ def _reason(index: int, measured: Measured) -> str:
     """Return why a site has no score."""
     if index in measured.unassignable:
         return UNASSIGNABLE
-    return ALL_ZERO if index in measured.zeros else NEVER_RAN
+    if index in measured.zeros:
+        return ALL_ZERO
+    return ZERO_INPUT if index in measured.ran else NEVER_RAN
 
 
 def _not_measured(site: Site, reason: str) -> NotMeasured:

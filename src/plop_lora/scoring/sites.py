@@ -31,6 +31,7 @@ from plop_lora.scoring.stacks import stack_of
 
 NOT_SUPPORTED = "present, not measured: no operator for this kind of weight yet"
 NEVER_RAN = "never ran on this data"
+ZERO_INPUT = "its input was zero on this data, which has no direction"
 ALL_ZERO = "its weight is all zero, so it has no NFN"
 UNASSIGNABLE = "its input rows cannot be assigned to sequences"
 OUTSIDE = "outside the blocks"
@@ -85,12 +86,13 @@ class SiteMap:
     """All sites of a model, what is present but will not be measured, and the block parameters.
 
     `block_parameters` counts the matrices inside the blocks that a placement could choose: it is
-    what coverage refers to.
+    what coverage refers to. `notes` says what a reader of the types would not expect.
     """
 
     sites: tuple[Site, ...]
     not_measured: tuple[NotMeasured, ...]
     block_parameters: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,7 +144,8 @@ def find_sites(
     missing += [_left_out(site) for site in sites if site not in kept]
     blocks = sum(site.parameters for site in sites if site.eligible)
     blocks += sum(entry.parameters for entry in missing if entry.reason == NOT_SUPPORTED)
-    return SiteMap(tuple(s for s in sites if s in kept), tuple(missing), blocks)
+    shown = tuple(site for site in sites if site in kept)
+    return SiteMap(shown, tuple(missing), blocks, tuple(_absent_values(model, shown)))
 
 
 def refine(
@@ -173,7 +176,7 @@ def refine(
     blocks += found.block_parameters - sum(s.parameters for s in found.sites if s.eligible)
     kept = tuple(site for site in sites.values() if keep or site not in gone)
     left = () if keep else tuple(_left_out(site) for site in gone)
-    return SiteMap(kept, (*found.not_measured, *left), blocks)
+    return SiteMap(kept, (*found.not_measured, *left), blocks, found.notes)
 
 
 def _matrices(model: nn.Module) -> list[_Weight]:
@@ -343,6 +346,22 @@ def _without_operator(weight: _Weight, place: Place, type_name: str) -> NotMeasu
     elif place.in_tower:
         reason = TOWER
     return NotMeasured(weight.name, type_name, weight.parameters, reason, reason in BY_RULE)
+
+
+def _absent_values(model: nn.Module, sites: Sequence[Site]) -> Iterator[str]:
+    """Say where an attention that others of its kind give a `v_proj` has None there (Gemma 4)."""
+    keys = [site for site in sites if site.name.rpartition(".")[2] == "k_proj"]
+    owners = [model.get_submodule(site.name.rpartition(".")[0]) for site in keys]
+    without = [
+        str(site.layer)
+        for site, owner in zip(keys, owners, strict=True)
+        if getattr(owner, "v_proj", owner) is None
+    ]
+    if without:
+        yield (
+            f"the layers {', '.join(without)} have no v_proj: the output of k_proj serves as value "
+            "there, so that an adapter on k_proj changes both"
+        )
 
 
 def _left_out(site: Site) -> NotMeasured:
