@@ -6,9 +6,8 @@ and is never proposed. The graph is only walked: what it would keep for a backwa
 so that it costs the memory of a forward pass.
 
 The slices of a fused projection are tried on the module that owns it: with the rows called v set
-to zero its attention mixes nothing, with the rows called up set to zero the gate opens on nothing,
-so what the other rows hold must not matter. A layout that fails is not believed, and the weight
-gets one score. Nothing is said of what could not be tried.
+to zero its attention mixes nothing, so what the other rows hold must not matter. A layout that
+fails is not believed, and the weight gets one score. Nothing is said of what could not be tried.
 """
 
 from __future__ import annotations
@@ -25,8 +24,9 @@ from plop_lora.scoring.devices import home_of, sent
 from plop_lora.scoring.memory import body_of, evaluating
 from plop_lora.scoring.sites import Site, SiteMap, refine
 
-_SILENT = ("v", "up")
-"""Slices that silence the others of their weight when they are zero."""
+_SILENT = "v"
+"""The slice that silences the others of its weight when it is zero. That of an MLP is not tried:
+gpt-oss and others multiply by up + 1, which zero does not silence."""
 _TOLERANCE = 1e-3
 """Of the largest entry: what rounding may move where nothing should."""
 _RESULTS = ("last_hidden_state", "logits")
@@ -162,7 +162,7 @@ def _tried(model: nn.Module, sites: Sequence[Site]) -> list[Site]:
     """Return the silencing slice of one weight for each kind of owner and type."""
     first: dict[tuple[type, str], Site] = {}
     for site in sites:
-        if site.part is not None and site.operator is not None and site.part.name in _SILENT:
+        if site.part is not None and site.operator is not None and site.part.name == _SILENT:
             first.setdefault((type(_owner(model, site)), site.host.type), site)
     return list(first.values())
 
@@ -217,7 +217,7 @@ def _silenced(owner: nn.Module, site: Site, call: Call) -> bool:
                 result = owner(*_detached(call[0]), **_detached(call[1]))
         finally:
             handle.remove()
-        outputs.append(result[0] if isinstance(result, tuple) else result)
+        outputs.append(result[0] if isinstance(result, tuple | list) else result)
     first, second = (output.float() for output in outputs)
     scale = float(first.abs().max()) or 1.0
     return bool((first - second).abs().max() <= _TOLERANCE * scale)
