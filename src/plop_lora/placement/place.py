@@ -38,6 +38,8 @@ Ties = Mapping[tuple[str, str], Gap]
 
 DEFAULT_TOP = 3
 DEFAULT_RANK = 16
+LEAST_COVERAGE = 0.5
+"""Share of the block parameters below which what was measured speaks for too little of a model."""
 INITS = ("default", "gaussian", "orthogonal", "pissa", "olora", "eva", "corda", "loftq", "lora_ga",
          "mica")  # fmt: skip
 """PEFT's initialisations; `pissa_niter_N` is one as well."""
@@ -59,7 +61,9 @@ def place(  # noqa: PLR0913
     """Choose module types and ranks from scores.
 
     Args:
-        scores: result of `score`, or the file of one; what is never proposed (towers, routers,
+        scores: result of `score`, or the file of one. Where it covers less than `LEAST_COVERAGE`
+            of the block parameters there is no default choice, and `top` or `types` must say
+            what is wanted; what is never proposed (towers, routers,
             modules outside the blocks) is placed only where `types` names it.
         strategy: a name in `STRATEGIES`.
         top: how many types the strategies `plop`, `plop-inverse` and `random` take; default 3.
@@ -86,6 +90,8 @@ def place(  # noqa: PLR0913
     every = groups_of(scores)
     eligible = [group for group in every if group.eligible]
     _check(row, eligible, top, rank, budget, types)
+    if row.by_score and top is None:
+        _check_coverage(scores)
     check_settings(scaling, settings)
     taken = min(DEFAULT_TOP, len(eligible)) if top is None else top
     chosen = row.choose(eligible, Request(taken, seed, tuple(types), tuple(every)))
@@ -119,7 +125,9 @@ def place(  # noqa: PLR0913
 
 
 def default_choice(scores: Scores) -> set[str]:
-    """Return the types that `place(scores)` would choose, for marking them in a table."""
+    """Return the types that `place(scores)` would choose, perhaps none, for marking them."""
+    if scores.coverage.share_of_asked < LEAST_COVERAGE:
+        return set()
     eligible = [group for group in groups_of(scores) if group.eligible]
     return {member.type for group in eligible[:DEFAULT_TOP] for member in group.members}
 
@@ -155,6 +163,22 @@ def _check(
         raise UsageError("Give --rank or --budget, not both: a budget decides the ranks.")
     if rank is not None and rank < 1:
         raise UsageError(f"--rank {rank} is not possible; give 1 or more.")
+
+
+def _check_coverage(scores: Scores) -> None:
+    """Refuse a default choice among types that make up too little of the model.
+
+    Raises:
+        UsageError: the text says what was measured and how to choose all the same.
+    """
+    share = scores.coverage.share_of_asked
+    if share < LEAST_COVERAGE:
+        raise UsageError(
+            f"These scores cover {share:.0%} of the block parameters, and below "
+            f"{LEAST_COVERAGE:.0%} there is no default choice: the rest may well have a lower NFN. "
+            f"To choose among what was measured, give --top {DEFAULT_TOP}, or name types with "
+            "--strategy custom --types NAME."
+        )
 
 
 def check_settings(scaling: float, settings: AdapterSettings) -> None:

@@ -15,6 +15,7 @@ from plop_lora.records.placement import (
     Placement,
 )
 from plop_lora.records.scores import (
+    LEFT_OUT,
     BoundaryPair,
     Coverage,
     ExpertScore,
@@ -59,6 +60,7 @@ from plop_lora.records.verification import (
 
 __all__ = [
     "DECIDED",
+    "LEFT_OUT",
     "TIE",
     "UNDECIDED",
     "UNSCORED",

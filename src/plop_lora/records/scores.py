@@ -10,6 +10,9 @@ from typing import Any, ClassVar
 from plop_lora.errors import UnknownNameError, UsageError, nearest
 from plop_lora.records.base import Record, frame
 
+LEFT_OUT = "left out by --include or --exclude"
+"""Why a weight has no score that nobody asked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelReference:
@@ -149,6 +152,13 @@ class Coverage:
     def share(self) -> float:
         """Measured share of the block parameters, 0 to 1."""
         return self.measured_parameters / self.block_parameters if self.block_parameters else 0.0
+
+    @property
+    def share_of_asked(self) -> float:
+        """Measured share of the block parameters that --include and --exclude leave, 0 to 1."""
+        left = sum(e.parameters for e in self.not_measured if e.reason == LEFT_OUT)
+        asked = self.block_parameters - left
+        return self.measured_parameters / asked if asked > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)

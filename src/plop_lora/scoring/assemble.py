@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from plop_lora.errors import MeasurementError
+from plop_lora.placement.place import LEAST_COVERAGE
 from plop_lora.records import (
     Coverage,
     ExpertScore,
@@ -27,7 +28,14 @@ from plop_lora.records import (
 from plop_lora.scoring.collect import Measured
 from plop_lora.scoring.loading import describe
 from plop_lora.scoring.probe import Floats
-from plop_lora.scoring.sites import ALL_ZERO, NEVER_RAN, UNASSIGNABLE, Site, SiteMap
+from plop_lora.scoring.sites import (
+    ALL_ZERO,
+    NEVER_RAN,
+    UNASSIGNABLE,
+    ZERO_INPUT,
+    Site,
+    SiteMap,
+)
 from plop_lora.statistics import ratio_estimate, type_estimate
 
 
@@ -61,6 +69,7 @@ def assemble(
     sites = [found.sites[index] for index in usable]
     measurements = _pack(measured.names, sums_SN[usable], counts_SN[usable])
     covered = sum(site.parameters for site in sites if site.eligible)
+    coverage = Coverage(covered, found.block_parameters, (*missing, *found.not_measured))
     if measured.halvings:
         notes = (*notes, f"a batch did not fit in memory and was halved {measured.halvings} times")
     if measured.alone:
@@ -72,10 +81,15 @@ def assemble(
         hosts=_hosts(sites),
         sequences=len(measured.names),
         tokens=measured.tokens,
-        coverage=Coverage(covered, found.block_parameters, (*missing, *found.not_measured)),
+        coverage=coverage,
         provenance=provenance,
         measurements=measurements,
-        notes=(*notes, *_idle_experts(sites, usable, measured)),
+        notes=(
+            *notes,
+            *found.notes,
+            *_idle_experts(sites, usable, measured),
+            *_too_little(coverage),
+        ),
         stopping=stopping,
         references=references,
     )
@@ -104,7 +118,9 @@ def _reason(index: int, measured: Measured) -> str:
     """Return why a site has no score."""
     if index in measured.unassignable:
         return UNASSIGNABLE
-    return ALL_ZERO if index in measured.zeros else NEVER_RAN
+    if index in measured.zeros:
+        return ALL_ZERO
+    return ZERO_INPUT if index in measured.ran else NEVER_RAN
 
 
 def _not_measured(site: Site, reason: str) -> NotMeasured:
@@ -170,6 +186,15 @@ def _idle_experts(sites: list[Site], usable: list[int], measured: Measured) -> t
     return (f"no token was routed to {idle} of {total} expert weights, which have no score",)
 
 
+def _too_little(coverage: Coverage) -> tuple[str, ...]:
+    if not coverage.measured_parameters or coverage.share_of_asked >= LEAST_COVERAGE:
+        return ()
+    return (
+        f"{coverage.share_of_asked:.0%} of the block parameters were measured; below "
+        f"{LEAST_COVERAGE:.0%} nothing is chosen by default",
+    )
+
+
 def _hosts(sites: list[Site]) -> tuple[Host, ...]:
     return tuple(dict.fromkeys(site.host for site in sites))
 
@@ -193,7 +218,7 @@ def _type_scores(sites: list[Site], measurements: Measurements) -> tuple[TypeSco
                 modules=len(orders),
                 parameters=sum(sites[order].parameters for order in orders),
                 role=first.role,
-                eligible=first.eligible,
+                eligible=all(sites[order].eligible for order in orders),
             )
         )
     return tuple(sorted(scores, key=lambda row: (row.nfn, row.type)))

@@ -34,7 +34,7 @@ class Measured:
     Site i has the rows `starts[i]` to `starts[i + 1]`: one, or one per expert. `alone` says that
     sequences went one at a time, because some module mixes those of a batch. `engine` is the one
     that ran, and `notes` says why where it is not the one that was asked for. `zeros` are the sites
-    whose weight is all zero.
+    whose weight is all zero, `ran` those that a forward pass came to.
     """
 
     names: tuple[str, ...]
@@ -48,6 +48,7 @@ class Measured:
     engine: str = "memory"
     notes: tuple[str, ...] = ()
     zeros: frozenset[int] = frozenset()
+    ran: frozenset[int] = frozenset()
 
 
 @dataclass
@@ -91,6 +92,7 @@ class Collector:
             halvings=self.halvings,
             alone=self.alone,
             zeros=self.probe.zeros(),
+            ran=self.probe.ran(),
         )
 
 
@@ -119,6 +121,7 @@ def merge(pieces: Sequence[Measured]) -> Measured:
         engine=pieces[0].engine,
         notes=tuple(dict.fromkeys(note for piece in pieces for note in piece.notes)),
         zeros=frozenset().union(*(piece.zeros for piece in pieces)),
+        ran=frozenset().union(*(piece.ran for piece in pieces)),
     )
 
 

@@ -200,11 +200,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def body_of(model: nn.Module, sites: Sequence[Site]) -> Iterator[Callable[..., None]]:
+def body_of(model: nn.Module, sites: Sequence[Site]) -> Iterator[Callable[..., Any]]:
     """Yield what runs the model up to its output head, or all of it where a site needs that.
 
     Most models keep the body under `base_model`. Where they do not (T5), the full model runs and
-    is stopped at the door of its output head.
+    is stopped at the door of its output head. What came out, or came to the door, is returned.
     """
     body, head = model, None
     if isinstance(model, PreTrainedModel):
@@ -215,12 +215,14 @@ def body_of(model: nn.Module, sites: Sequence[Site]) -> Iterator[Callable[..., N
     if "use_cache" in inspect.signature(body.forward).parameters:
         fixed["use_cache"] = False
 
-    def forward(**inputs: Any) -> None:
-        with contextlib.suppress(_HeadReachedError):
-            body(**inputs, **fixed)
+    def forward(**inputs: Any) -> Any:
+        try:
+            return body(**inputs, **fixed)
+        except _HeadReachedError as reached:
+            return reached.args
 
     def stop(module: nn.Module, arguments: Any) -> None:
-        raise _HeadReachedError
+        raise _HeadReachedError(*arguments)
 
     sited = {site.module for site in sites}
     stops = isinstance(head, nn.Module) and head not in sited

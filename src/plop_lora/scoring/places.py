@@ -1,21 +1,29 @@
 """Where a weight stands in a model: component, block, path inside the block, and its printed type.
 
-Blocks are the outermost `ModuleList`s, a type is the path inside the block without numbers, and
-the printed name is the shortest ending of that path that no other type shares. Nothing here knows
-an architecture by name.
+Blocks are the outermost `ModuleList`s whose entries hold several layers; a list of bare layers
+(Gemma 3n's `altup_projections`, the heads of a codec) stands outside the blocks, and so does a list
+without attention between the parts of a model that is made of others (a projector). A type is the
+path inside the block without the numbers of lists, and the printed name is the shortest ending of
+that path that no other type shares. Nothing here knows an architecture by name.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
-_STATE_MIXERS = ("mamba", "ssm", "recurrent", "rglru")
+_ATTENTION = frozenset({"attn", "attention", "attentions", "selfattention", "mha"})
+_STATE_MIXERS = frozenset({"mamba", "ssm", "recurrent", "rglru", "lstm", "mlstm", "slstm"})
 _TOWERS = frozenset({"vision", "audio"})
+_SENSED = frozenset({"pixel_values", "input_features", "input_values"})
+"""Main inputs of models that see or hear."""
+_WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,33 +34,117 @@ class Place:
     layer: int | None
     path: tuple[str, ...]
     in_block: bool
-
-    @property
-    def in_tower(self) -> bool:
-        """Whether it belongs to the vision or audio part of a larger model."""
-        return self.component in _TOWERS
+    in_tower: bool = False
+    """Whether it belongs to the vision or audio part of a larger model."""
 
 
 def locator(model: nn.Module) -> Callable[[str], Place]:
     """Return what finds the place of a module name in the model's blocks."""
-    lists = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and any(True for _ in module.parameters())
-    ]
-    outermost = [n for n in lists if not any(n.startswith(f"{other}.") for other in lists)]
+    outermost = _block_lists(model)
     components = _component_names(model, outermost)
+    towers = {name for name in outermost if components[name] in _TOWERS or _senses(model, name)}
 
     def locate(name: str) -> Place:
         for block_list in outermost:
             if name.startswith(f"{block_list}."):
                 layer, *path = name[len(block_list) + 1 :].split(".")
-                words = tuple(part for part in path if not part.isdigit()) or (block_list,)
-                return Place(components[block_list], int(layer), words, True)
+                words = _without_indices(model, f"{block_list}.{layer}", path) or (block_list,)
+                tower = block_list in towers
+                return Place(components[block_list], int(layer), words, True, tower)
         words = tuple(part for part in name.split(".") if not part.isdigit()) or (name,)
         return Place("", None, words, not outermost)
 
     return locate
+
+
+def _without_indices(model: nn.Module, start: str, path: list[str]) -> tuple[str, ...]:
+    """Return a path without the numbers of repeated parts.
+
+    A number in a `Sequential` is a step of its own (CTRL's `ffn.0` and `ffn.2`) and stays.
+    """
+    words = []
+    for index, word in enumerate(path):
+        owner = model.get_submodule(".".join([start, *path[:index]]))
+        if not word.isdigit() or isinstance(owner, nn.Sequential):
+            words.append(word)
+    return tuple(words)
+
+
+def _block_lists(model: nn.Module) -> list[str]:
+    """Return the outermost lists of blocks; of lists of bare layers where there is nothing else."""
+    lists = {
+        name: list(module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and any(True for _ in module.parameters())
+    }
+    blocks = {name: entries for name, entries in lists.items() if any(map(_holds_layers, entries))}
+    outermost = _outermost(blocks or lists)
+    parts = [name for name in outermost if _part_above(model, name)[0]]
+    return [
+        name
+        for name in outermost
+        if not _stands_between(model, name, parts) or any(map(_attends, lists[name]))
+    ]
+
+
+def _outermost(names: Iterable[str]) -> list[str]:
+    listed = list(names)
+    return [name for name in listed if not any(name.startswith(f"{one}.") for one in listed)]
+
+
+def _holds_layers(entry: nn.Module) -> bool:
+    """Whether an entry of a list is made of others that own a matrix, as a block is."""
+    return any(parameter.ndim > 1 for inner in entry.children() for parameter in inner.parameters())
+
+
+def _stands_between(model: nn.Module, name: str, parts: list[str]) -> bool:
+    """Whether a list belongs to a model whose parts, models themselves, hold lists of their own."""
+    above = _part_above(model, name)[0]
+    inside = f"{above}." if above else ""
+    return any(
+        part != name and part.startswith(inside) and len(_part_above(model, part)[0]) > len(above)
+        for part in parts
+    )
+
+
+def _part_above(model: nn.Module, name: str) -> tuple[str, nn.Module]:
+    """Return the nearest transformers model at or above a name, else the model itself."""
+    words = name.split(".")
+    for end in range(len(words), 0, -1):
+        path = ".".join(words[:end])
+        owner = model.get_submodule(path)
+        if isinstance(owner, PreTrainedModel):
+            return path, owner
+    return "", model
+
+
+def _attends(block: nn.Module) -> bool:
+    return any(_ATTENTION & _words_in(type(module).__name__) for module in block.modules())
+
+
+def _senses(model: nn.Module, name: str) -> bool:
+    """Whether a list belongs to a part that sees or hears, of a model that reads text as well.
+
+    The encoder of an encoder-decoder that transcribes is no tower: it is half of the model.
+    """
+    path, part = _part_above(model, name)
+    config: Any = getattr(model, "config", None)
+    if not path or "text" not in _modalities(model) or _encodes(model, part, config):
+        return False
+    return "text" not in _modalities(part) or part.main_input_name in _SENSED
+
+
+def _encodes(model: nn.Module, part: nn.Module, config: Any) -> bool:
+    if not getattr(config, "is_encoder_decoder", False):
+        return False
+    find: Any = getattr(model, "get_encoder", None)
+    return find is not None and find() is part
+
+
+def _modalities(model: nn.Module) -> set[str]:
+    """Return what a model says it takes; transformers writes one word or several."""
+    said = getattr(model, "input_modalities", "text")
+    return {said} if isinstance(said, str) else set(said)
 
 
 def _component_names(model: nn.Module, block_lists: list[str]) -> dict[str, str]:
@@ -74,16 +166,23 @@ def _component_names(model: nn.Module, block_lists: list[str]) -> dict[str, str]
 
 
 def _sub_config(model: nn.Module, path: str) -> str | None:
-    config: Any = getattr(model, "config", None)
-    sub_configs = getattr(type(config), "sub_configs", {})
+    """Return the name of the sub-configuration, at any depth, that a list's owner is made of."""
+    known = dict(_sub_configs(getattr(model, "config", None)))
     owners = [model.get_submodule(path[:end]) for end in _prefix_ends(path)]
     for owner in reversed(owners):
-        for key in sub_configs:
-            own: Any = getattr(owner, "config", None)
-            if own is not None and own is getattr(config, key, None):
-                word = key.removesuffix("_config")
-                return "lm" if word == "text" else word
+        word = known.get(id(getattr(owner, "config", None)))
+        if word is not None:
+            return "lm" if word == "text" else word
     return None
+
+
+def _sub_configs(config: Any) -> Iterator[tuple[int, str]]:
+    """Yield the identity and the name of each sub-configuration; outer ones win."""
+    for key in getattr(type(config), "sub_configs", {}):
+        inner = getattr(config, key, None)
+        if inner is not None:
+            yield from _sub_configs(inner)
+            yield id(inner), key.removesuffix("_config")
 
 
 def _prefix_ends(path: str) -> list[int]:
@@ -104,6 +203,8 @@ def printed_types(places: dict[str, Place], stacked: Container[str] = ()) -> dic
     for name, place in places.items():
         path = place.path
         last = len(path) - (2 if name in stacked else 1)
+        while last > 0 and path[last].isdigit():
+            last -= 1
         shortest = next((path[s:] for s in range(last, -1, -1) if endings[path[s:]] == 1), path)
         words = shortest
         if len(components) > 1 and place.component:
@@ -113,16 +214,43 @@ def printed_types(places: dict[str, Place], stacked: Container[str] = ()) -> dic
 
 
 def role_of(model: nn.Module, name: str, place: Place) -> str:
-    """Tell attention, mlp and other apart, from the names and classes above a module."""
+    """Tell attention, mlp and other apart, from the modules between a weight and its block.
+
+    Whole words of their names and classes say attention or a state-space mixer; a convolution
+    beside the weight says that its module mixes tokens (a short convolution, a gated recurrence).
+    The class of the block itself counts where the weight is the block's own, as in XLM, whose
+    lists hold attentions and feed-forward parts apart.
+    """
     if not place.in_block:
         return "other"
-    words = [word.lower() for word in place.path[:-1]]
-    depth = len(place.path)
-    parts = name.split(".")
-    for end in range(max(1, len(parts) - depth), len(parts)):
-        owner = model.get_submodule(".".join(parts[:end]))
-        if end > len(parts) - depth:
-            words.append(type(owner).__name__.lower())
-    if any("attn" in word or "attention" in word for word in words):
+    above = _modules_above(model, name, place)
+    words = set().union(*(_words_in(word) for word in place.path[:-1]), *map(_words_of, above))
+    if words & _ATTENTION:
         return "attention"
-    return "other" if any(mark in word for word in words for mark in _STATE_MIXERS) else "mlp"
+    mixes = bool(above) and any(isinstance(child, nn.Conv1d) for child in above[-1].children())
+    return "other" if mixes or words & _STATE_MIXERS else "mlp"
+
+
+def _modules_above(model: nn.Module, name: str, place: Place) -> list[nn.Module]:
+    """Return the modules between a weight and its block, which counts if there is no other."""
+    parts = name.split(".")
+    if place.layer is None:
+        return [model.get_submodule(".".join(parts[:end])) for end in range(1, len(parts))]
+    numbered = (
+        end
+        for end in range(1, len(parts))
+        if parts[end - 1] == str(place.layer)
+        and isinstance(model.get_submodule(".".join(parts[: end - 1])), nn.ModuleList)
+    )
+    block = next(numbered, len(parts))
+    ends = range(block + 1, len(parts)) or range(block, block + 1)
+    return [model.get_submodule(".".join(parts[:end])) for end in ends]
+
+
+def _words_of(module: nn.Module) -> set[str]:
+    return _words_in(type(module).__name__)
+
+
+def _words_in(name: str) -> set[str]:
+    """Return the whole words of a name: `GptOssMLP` has gpt, oss and mlp, and no ssm."""
+    return {word.lower() for word in _WORD.findall(name)}

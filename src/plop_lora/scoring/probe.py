@@ -262,6 +262,10 @@ class Probe:
         """Return the sites whose weight is all zero: it has no direction that it could prefer."""
         return frozenset(i for i, gain in self._gains.items() if not bool((gain != 0).any()))
 
+    def ran(self) -> frozenset[int]:
+        """Return the sites that a forward pass came to, whatever it brought them."""
+        return frozenset(self._gains)
+
     def routing(
         self, hidden_TH: torch.Tensor, experts_S: torch.Tensor, tokens_S: torch.Tensor
     ) -> Routing | None:

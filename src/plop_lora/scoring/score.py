@@ -25,6 +25,7 @@ from plop_lora.scoring.engines import engine_for
 from plop_lora.scoring.inputs import Given, as_documents, known_name, padding_of, tokenise
 from plop_lora.scoring.job import Job
 from plop_lora.scoring.loading import load_tokenizer
+from plop_lora.scoring.look import looked_at
 from plop_lora.scoring.parallel import Processes
 from plop_lora.scoring.progress import progress_bar
 from plop_lora.scoring.provenance import provenance_of
@@ -141,6 +142,7 @@ def score(  # noqa: PLR0913
         shuffle_seed = seed if stop == ADAPTIVE else None
         documents = as_documents(texts, tokenizer, seed)
         given = tokenise(loaded, tokenizer, documents, max_length, batch_size, shuffle_seed)
+    found, looked = looked_at(loaded, found, given.batches, asked=bool(include))
     watch = Watch(found.sites, rule)
     total = sum(len(batch.names) for batch in given.batches)
     random = random_batches(given.batches, loaded, tokenizer, seed) if reference else ()
@@ -163,7 +165,7 @@ def score(  # noqa: PLR0913
         elapsed=time.monotonic() - started,
     )  # fmt: skip
     stopping = stopping_of(watch, stop, measured, total, given.groups)
-    notes = (*given.notes, *measured.notes, *_slow(loaded))
+    notes = (*given.notes, *looked, *measured.notes, *_slow(loaded))
     references = references_of(watch, measured, by_chance)
     return assemble(loaded, name, found, measured, provenance, stopping, notes, references)
 

@@ -8,13 +8,14 @@ experts from the attributes that describe their layout.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
 from plop_lora.errors import ModelError, UsageError, nearest
-from plop_lora.records import Host, NotMeasured
+from plop_lora.records import LEFT_OUT, Host, NotMeasured
 from plop_lora.scoring.operators import (
     DenseOperator,
     EmbeddingOperator,
@@ -25,20 +26,22 @@ from plop_lora.scoring.operators import (
 from plop_lora.scoring.places import Place, locator, printed_types, role_of
 from plop_lora.scoring.sharded import check_sharded, is_sharded
 from plop_lora.scoring.slices import Part, parts_of
+from plop_lora.scoring.sources import bare_weights, records_no_graph
 from plop_lora.scoring.stacks import stack_of
 
 NOT_SUPPORTED = "present, not measured: no operator for this kind of weight yet"
 NEVER_RAN = "never ran on this data"
+ZERO_INPUT = "its input was zero on this data, which has no direction"
 ALL_ZERO = "its weight is all zero, so it has no NFN"
-LEFT_OUT = "left out by --include or --exclude"
 UNASSIGNABLE = "its input rows cannot be assigned to sequences"
 OUTSIDE = "outside the blocks"
 TOWER = "vision or audio tower"
 ROUTER = "router"
 EMBEDDING = "embedding"
 CONVOLUTION = "convolution"
-BYPASSED = "state-space output, whose module training kernels bypass"
-BY_RULE = (OUTSIDE, TOWER, ROUTER, EMBEDDING, CONVOLUTION, BYPASSED)
+BYPASSED = "its model takes the bare weight in training, so that an adapter would not run"
+NO_GRADIENT = "no gradient reaches it"
+BY_RULE = (OUTSIDE, TOWER, ROUTER, EMBEDDING, CONVOLUTION, BYPASSED, NO_GRADIENT)
 """Weights that are never proposed, and scored only where --include names them."""
 
 
@@ -83,12 +86,13 @@ class SiteMap:
     """All sites of a model, what is present but will not be measured, and the block parameters.
 
     `block_parameters` counts the matrices inside the blocks that a placement could choose: it is
-    what coverage refers to.
+    what coverage refers to. `notes` says what a reader of the types would not expect.
     """
 
     sites: tuple[Site, ...]
     not_measured: tuple[NotMeasured, ...]
     block_parameters: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,7 +126,7 @@ def find_sites(
     places = _places(model, weights)
     stacks = {name for name in places if name not in {weight.name for weight in weights}}
     printed = printed_types(places, stacks)
-    routed = _routed(weights)
+    routed = _routed(model, weights)
     sites: list[Site] = []
     missing: list[NotMeasured] = []
     for weight in weights:
@@ -141,7 +145,39 @@ def find_sites(
     missing += [_left_out(site) for site in sites if site not in kept]
     blocks = sum(site.parameters for site in sites if site.eligible)
     blocks += sum(entry.parameters for entry in missing if entry.reason == NOT_SUPPORTED)
-    return SiteMap(tuple(s for s in sites if s in kept), tuple(missing), blocks)
+    shown = tuple(site for site in sites if site in kept)
+    return SiteMap(shown, tuple(missing), blocks, tuple(_absent_values(model, shown)))
+
+
+def refine(
+    found: SiteMap,
+    stuck: Container[nn.Module],
+    whole: Container[str],
+    *,
+    keep: bool = False,
+) -> SiteMap:
+    """Return the sites once the model has been looked at.
+
+    Args:
+        found: from `find_sites`.
+        stuck: modules that no gradient reaches.
+        whole: hosts that are not sliced as their names say, and get one score.
+        keep: let sites that cannot learn stay to be scored; they are not proposed.
+    """
+    sites: dict[str, Site] = {}
+    for site in found.sites:
+        one = site
+        if site.host.name in whole:
+            one = replace(site, name=site.host.name, type=site.host.type, part=None)
+        if one.eligible and one.module in stuck:
+            one = replace(one, rule=NO_GRADIENT)
+        sites[one.name] = one
+    gone = [site for site in sites.values() if site.rule == NO_GRADIENT]
+    blocks = sum(site.parameters for site in sites.values() if site.eligible)
+    blocks += found.block_parameters - sum(s.parameters for s in found.sites if s.eligible)
+    kept = tuple(site for site in sites.values() if keep or site not in gone)
+    left = () if keep else tuple(_left_out(site) for site in gone)
+    return SiteMap(kept, (*found.not_measured, *left), blocks, found.notes)
 
 
 def _matrices(model: nn.Module) -> list[_Weight]:
@@ -184,10 +220,33 @@ def _places(model: nn.Module, weights: Sequence[_Weight]) -> dict[str, Place]:
     return {name: locate(name) for name in names}
 
 
-def _routed(weights: Sequence[_Weight]) -> dict[str, int]:
-    """Return the owner of each stack of experts with the number of experts."""
-    stacks = ((weight.name, stack_of(weight.module)) for weight in weights)
-    return {name.rpartition(".")[0]: stack.copies for name, stack in stacks if stack is not None}
+def _routed(model: nn.Module, weights: Sequence[_Weight]) -> dict[str, int]:
+    """Return the owner of each set of experts with their number.
+
+    Experts are a described stack, a parameter of three dimensions that nothing describes
+    (JetMoE's), or a list of equal modules inside a block.
+    """
+    routed: dict[str, int] = {}
+    for weight in weights:
+        stack = stack_of(weight.module)
+        copies = stack.copies if stack is not None else _stacked(weight.module)
+        if copies is not None:
+            routed[weight.name.rpartition(".")[0]] = copies
+    lists = {name: one for name, one in model.named_modules() if isinstance(one, nn.ModuleList)}
+    for name, entries in lists.items():
+        owner = name.rpartition(".")[0]
+        inside = any(owner.startswith(f"{other}.") for other in lists)
+        if inside and len(entries) > 1 and len(set(map(type, entries))) == 1:
+            routed.setdefault(owner, len(entries))
+    return routed
+
+
+def _stacked(module: nn.Module) -> int | None:
+    """Return how many matrices a module holds in one parameter, None where it holds none so."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return None
+    sizes = (p.shape for p in module.parameters(recurse=False))
+    return next((shape[0] for shape in sizes if len(shape) == 3 and min(shape) > 1), None)
 
 
 def _sites_of(
@@ -217,7 +276,8 @@ def _sites_of(
         )
         owner, _, leaf = weight.name.rpartition(".")
         parts = parts_of(model.get_submodule(owner), leaf, operator.out_features)
-        rule = _rule(weight, operator, place, routed) or _bypassed(model.get_submodule(owner), leaf)
+        rule = _rule(weight, operator, place, routed)
+        rule = rule or _unlearnable(model, weight.name, place)
         yield from _split(model, weight, host, place, operator, parts, rule)
 
 
@@ -258,14 +318,16 @@ def _rule(weight: _Weight, operator: Operator, place: Place, routed: dict[str, i
     return ROUTER if _is_router(weight.name, operator.out_features, routed) else None
 
 
-def _bypassed(owner: nn.Module, leaf: str) -> str | None:
-    """Return a rule for the output of a Mamba mixer, known by its skip `D` beside its `A_log`.
-
-    In training its fused kernels take the bare weight, so that an adapter on the module never
-    runs (PEFT issue 2556, which refuses some of these models and not others).
-    """
-    mixer = all(hasattr(owner, name) for name in ("A_log", "D", "in_proj", "conv1d"))
-    return BYPASSED if mixer and leaf == "out_proj" else None
+def _unlearnable(model: nn.Module, name: str, place: Place) -> str | None:
+    """Return the rule of a weight that its own model keeps from learning, by its classes."""
+    owner, _, leaf = name.rpartition(".")
+    parts = owner.split(".")
+    above = (model.get_submodule(".".join(parts[:end])) for end in range(len(parts), 0, -1))
+    # The path inside the block has as many steps as there are modules up to the block itself.
+    kinds: list[Any] = [type(one) for one, _ in zip(above, place.path, strict=False)]
+    if kinds and leaf in bare_weights(kinds[0]):
+        return BYPASSED
+    return NO_GRADIENT if any(records_no_graph(kind) for kind in kinds) else None
 
 
 def _is_router(name: str, out_features: int, routed: dict[str, int]) -> bool:
@@ -285,6 +347,22 @@ def _without_operator(weight: _Weight, place: Place, type_name: str) -> NotMeasu
     elif place.in_tower:
         reason = TOWER
     return NotMeasured(weight.name, type_name, weight.parameters, reason, reason in BY_RULE)
+
+
+def _absent_values(model: nn.Module, sites: Sequence[Site]) -> Iterator[str]:
+    """Say where an attention that others of its kind give a `v_proj` has None there (Gemma 4)."""
+    keys = [site for site in sites if site.name.rpartition(".")[2] == "k_proj"]
+    owners = [model.get_submodule(site.name.rpartition(".")[0]) for site in keys]
+    without = [
+        str(site.layer)
+        for site, owner in zip(keys, owners, strict=True)
+        if getattr(owner, "v_proj", owner) is None
+    ]
+    if without:
+        yield (
+            f"the layers {', '.join(without)} have no v_proj: the output of k_proj serves as value "
+            "there, so that an adapter on k_proj changes both"
+        )
 
 
 def _left_out(site: Site) -> NotMeasured:

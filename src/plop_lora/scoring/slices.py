@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from plop_lora.scoring.sources import groups_by_head, order_of_heads
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -101,11 +103,14 @@ def _concatenated_qkv(owner: nn.Module, rows: int) -> tuple[int, Sizes] | None:
     Two thirds of them are missing in a cross-attention that keeps its queries apart (GPT-2).
     """
     heads = _heads(owner)
-    if heads is None:
+    kind: Any = type(owner)
+    if heads is None or order_of_heads(kind) not in (None, "qkv"):
         return None
+    if groups_by_head(kind) and not getattr(owner, "multi_query", False):
+        return _qkv_by_head(owner, rows)
     if getattr(owner, "is_cross_attention", False):
         return 1, (("k", rows // 2), ("v", rows // 2))
-    key_heads = _number(owner, "num_key_value_heads") or heads
+    key_heads = _number(owner, "kv_heads", "num_key_value_heads") or heads
     head = rows // (heads + 2 * key_heads)
     return 1, (("q", heads * head), ("k", key_heads * head), ("v", key_heads * head))
 

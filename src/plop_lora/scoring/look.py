@@ -1,0 +1,239 @@
+"""Look at a loaded model before it is measured: what can learn, and what its slices do.
+
+One short row of the data goes through the model with its graph recorded. What no gradient reaches
+from the output (an indexer that runs without a graph, a choice of the k largest) cannot be trained
+and is never proposed. The graph is only walked: what it would keep for a backward pass is dropped,
+so that it costs the memory of a forward pass.
+
+The slices of a fused projection are tried on the module that owns it: with the rows called v set
+to zero its attention mixes nothing, so what the other rows hold must not matter. A layout that
+fails is not believed, and the weight gets one score. Nothing is said of what could not be tried.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from plop_lora.data import Batch
+from plop_lora.scoring.devices import home_of, sent
+from plop_lora.scoring.memory import body_of, evaluating
+from plop_lora.scoring.sites import Site, SiteMap, refine
+
+_SILENT = "v"
+"""The slice that silences the others of its weight when it is zero. That of an MLP is not tried:
+gpt-oss and others multiply by up + 1, which zero does not silence."""
+_TOLERANCE = 1e-3
+"""Of the largest entry: what rounding may move where nothing should."""
+_RESULTS = ("last_hidden_state", "logits")
+"""Outputs that a loss is made of; without one, all that the model returns count."""
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def looked_at(
+    model: nn.Module, found: SiteMap, batches: Sequence[Batch], *, asked: bool = False
+) -> tuple[SiteMap, tuple[str, ...]]:
+    """Return the sites as one row of the data shows them, and notes for the record.
+
+    Args:
+        model: loaded; a skeleton without weights is not looked at.
+        found: from `find_sites(model)`.
+        batches: what will be measured, of which the shortest row is run.
+        asked: whether --include names the sites, so that those that cannot learn stay.
+    """
+    if not batches or any(tensor.is_meta for tensor in model.parameters()):
+        return found, ()
+    row = _shortest(batches)
+    try:
+        with evaluating(model), torch.inference_mode(False):
+            reached, calls = _run(model, found.sites, row)
+            wrong = {
+                name
+                for name, (site, call) in calls.items()
+                if not _silenced(_owner(model, site), site, call)
+            }
+    except Exception as error:  # a model that cannot run says so when it is measured
+        return found, (f"what can learn was not looked at: {type(error).__name__}",)
+    stuck = frozenset(module for module, learns in reached.items() if not learns)
+    if len(stuck) == len(reached):
+        return found, ("no gradient passes this model at all, so what can learn is not known",)
+    return refine(found, stuck, _alike(model, found, wrong), keep=asked), ()
+
+
+def _shortest(batches: Sequence[Batch]) -> dict[str, Any]:
+    """Return one row of the batch whose texts are shortest."""
+
+    def width(batch: Batch) -> int:
+        return max((v.shape[1] for v in batch.inputs.values()
+                    if isinstance(v, torch.Tensor) and v.ndim > 1), default=0)  # fmt: skip
+
+    batch = min(batches, key=width)
+    whole = len(batch.names) > 1 and not batch.can_split()
+    return (batch if whole else batch.part(0, 1)).inputs
+
+
+# --------------------------------------------------------------------------- gradients
+
+
+def _run(
+    model: nn.Module, sites: Sequence[Site], inputs: Mapping[str, Any]
+) -> tuple[dict[nn.Module, bool], dict[str, tuple[Site, Call]]]:
+    """Run one row; return which modules a gradient reaches, and the calls of fused owners."""
+    marks: dict[int, tuple[torch.Tensor, nn.Module]] = {}
+    calls: dict[str, tuple[Site, Call]] = {}
+    device = home_of(model)
+    given = {k: sent(v, device) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
+    with contextlib.ExitStack() as stack:
+        for module in {site.module: None for site in sites if site.eligible}:
+            stack.enter_context(_marked(module, marks))
+        for site in _tried(model, sites):
+            stack.enter_context(_caught(model, site, calls))
+        stack.enter_context(
+            torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, lambda kept: kept)
+        )
+        stack.enter_context(torch.enable_grad())
+        output = stack.enter_context(body_of(model, sites))(**given)
+    reached = _leaves(list(_results(output)))
+    learns: dict[nn.Module, bool] = {}
+    for key, (_, module) in marks.items():
+        learns[module] = learns.get(module, False) or key in reached
+    return learns, calls
+
+
+@contextlib.contextmanager
+def _marked(module: nn.Module, marks: dict[int, tuple[torch.Tensor, nn.Module]]) -> Iterator[None]:
+    """Add a zero that wants a gradient to what a module returns, one for each of its calls."""
+
+    def add(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(add(item) for item in value)
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            return value
+        mark = torch.zeros((), dtype=value.dtype, device=value.device, requires_grad=True)
+        marks[id(mark)] = (mark, module)
+        return value + mark
+
+    handle = module.register_forward_hook(lambda one, arguments, output: add(output))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _results(output: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors that a loss would be made of."""
+    if isinstance(output, torch.Tensor):
+        if output.requires_grad:
+            yield output
+    elif isinstance(output, Mapping):
+        main = [output[name] for name in _RESULTS if output.get(name) is not None]
+        for value in main or output.values():
+            yield from _results(value)
+    elif isinstance(output, list | tuple):
+        for value in output:
+            yield from _results(value)
+
+
+def _leaves(tensors: Sequence[torch.Tensor]) -> set[int]:
+    """Return the ids of the leaves that the graph of some tensors comes from."""
+    nodes: list[Any] = [tensor.grad_fn for tensor in tensors]
+    seen: set[Any] = set()
+    found: set[int] = set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
+        nodes += [following for following, _ in node.next_functions]
+    return found
+
+
+# --------------------------------------------------------------------------- slices
+
+
+def _tried(model: nn.Module, sites: Sequence[Site]) -> list[Site]:
+    """Return the silencing slice of one weight for each kind of owner and type."""
+    first: dict[tuple[type, str], Site] = {}
+    for site in sites:
+        if site.part is not None and site.operator is not None and site.part.name == _SILENT:
+            first.setdefault((type(_owner(model, site)), site.host.type), site)
+    return list(first.values())
+
+
+def _owner(model: nn.Module, site: Site) -> nn.Module:
+    return model.get_submodule(site.host.name.rpartition(".")[0])
+
+
+@contextlib.contextmanager
+def _caught(model: nn.Module, site: Site, calls: dict[str, tuple[Site, Call]]) -> Iterator[None]:
+    """Keep what the owner of a fused projection is called with."""
+
+    def keep(module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        calls[site.host.name] = (site, (_detached(arguments), _detached(options)))
+
+    handle = _owner(model, site).register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, tuple | list):
+        return type(value)(_detached(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _detached(item) for key, item in value.items()}
+    return value
+
+
+def _silenced(owner: nn.Module, site: Site, call: Call) -> bool:
+    """Whether nothing that the other slices hold matters while this one is zero."""
+    part = site.part
+    assert part is not None
+    outputs = []
+    for seed in (0, 1):
+        generator = torch.Generator().manual_seed(seed)
+
+        def replace(
+            module: nn.Module, arguments: Any, output: torch.Tensor,
+            generator: torch.Generator = generator,
+        ) -> torch.Tensor:  # fmt: skip
+            drawn = torch.randn(output.shape, generator=generator).to(output)
+            part.of_output(drawn).zero_()
+            return drawn
+
+        handle = site.module.register_forward_hook(replace)
+        try:
+            with torch.no_grad():
+                result = owner(*_detached(call[0]), **_detached(call[1]))
+        finally:
+            handle.remove()
+        outputs.append(result[0] if isinstance(result, tuple | list) else result)
+    first, second = (output.float() for output in outputs)
+    scale = float(first.abs().max()) or 1.0
+    return bool((first - second).abs().max() <= _TOLERANCE * scale)
+
+
+def _alike(model: nn.Module, found: SiteMap, wrong: set[str]) -> frozenset[str]:
+    """Return the weights whose owner and type are those of a weight that failed."""
+    kinds = {
+        (type(_owner(model, site)), site.host.type)
+        for site in found.sites
+        if site.host.name in wrong
+    }
+    return frozenset(
+        site.host.name
+        for site in found.sites
+        if site.part is not None
+        and site.operator is not None
+        and (type(_owner(model, site)), site.host.type) in kinds
+    )
