@@ -101,6 +101,8 @@ def _reason(index: int, measured: Measured) -> str:
     """Return why a site has no score."""
     if index in measured.unassignable:
         return UNASSIGNABLE
+    if index in measured.left_out:
+        return measured.left_out[index]
     return ALL_ZERO if index in measured.zeros else NEVER_RAN
 
 

@@ -24,7 +24,9 @@ from plop_lora.scoring.cache import GainCache
 from plop_lora.scoring.collect import Collector, Measured, Part
 from plop_lora.scoring.devices import home_of, sent
 from plop_lora.scoring.experts import experts_measured
+from plop_lora.scoring.padding import is_text, padded, window_of, without_padding
 from plop_lora.scoring.probe import Layout, Probe, attach
+from plop_lora.scoring.same import unchanged
 from plop_lora.scoring.sites import Site
 
 
@@ -66,8 +68,13 @@ def measure(
         evaluating(model),
         body_of(model, sites) as forward,
         attach(
-            sites, baseline=baseline, seed=seed, known=gains.known, encoder=encoder_of(model)
-        ) as probe,
+            sites,
+            baseline=baseline,
+            seed=seed,
+            known=gains.known,
+            encoder=encoder_of(model),
+            window=window_of(model),
+        ) as probe,  # fmt: skip
         experts_measured(sites, probe),
     ):
         collector = Collector(probe)
@@ -111,10 +118,10 @@ def _fitting(
 
 
 def rows_of(batch: Batch) -> list[Batch]:
-    """Return a batch row by row, where its tensors allow it."""
+    """Return a batch row by row and without padding, where its tensors allow it."""
     if not batch.can_split():
         return [batch]
-    return [batch.part(row, row + 1) for row in range(len(batch.names))]
+    return [without_padding(batch.part(row, row + 1)) for row in range(len(batch.names))]
 
 
 def measure_batch(
@@ -139,7 +146,12 @@ def measure_batch(
         masks = {SIDES[0]: torch.ones_like(inputs["input_ids"], dtype=torch.bool)} | masks
         counted += inputs["input_ids"].numel()
     of_encoder = tuple(mask for key, mask in masks.items() if key == SIDES[0])
-    probe.begin(Layout(len(batch.names), tuple(masks.values()), of_encoder))
+    of_model = tuple(masks.values())
+    if probe.window is not None:
+        of_encoder += tuple(padded(mask, probe.window) for mask in of_encoder)
+        of_model += tuple(padded(mask, probe.window) for mask in masks.values())
+    layout = Layout(len(batch.names), of_model, of_encoder, is_text(batch))
+    probe.begin(layout)
     try:
         forward(**inputs)
     except IndexError as error:
@@ -147,8 +159,8 @@ def measure_batch(
             f"The model refused a batch: {error}. Either a text is longer than the model has "
             "positions (try a smaller --max-length), or the tokenizer is not the model's own."
         ) from error
-    sums_RB, counts_RB, unassignable = probe.finish()
-    return Part(batch.names, sums_RB, counts_RB, counted, unassignable)
+    sums_RB, counts_RB, unassignable, left_out = probe.finish()
+    return Part(batch.names, sums_RB, counts_RB, counted, unassignable, left_out)
 
 
 def encoder_of(model: nn.Module) -> nn.Module | None:
@@ -161,19 +173,15 @@ def encoder_of(model: nn.Module) -> nn.Module | None:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run the block in eval and inference mode, then give each module its own mode back.
+    """Run the block in eval and inference mode, then give each module its own state back.
 
     A module that was compiled in place runs uncompiled meanwhile: a graph made before our hooks
     came would not call them.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with unchanged(model):
+        model.eval()
         with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
             yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextlib.contextmanager
@@ -196,8 +204,10 @@ def body_of(model: nn.Module, sites: Sequence[Site]) -> Iterator[Callable[..., N
         with contextlib.suppress(_HeadReachedError):
             body(**inputs, **fixed)
 
-    def stop(module: nn.Module, arguments: Any) -> None:
-        raise _HeadReachedError
+    def stop(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        # FSMT names the decoder's embedding as its head: token numbers do not end a model.
+        if arguments and arguments[0].is_floating_point():
+            raise _HeadReachedError
 
     sited = {site.module for site in sites}
     stops = isinstance(head, nn.Module) and head not in sited

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from plop_lora.errors import ModelError, UsageError, nearest
 from plop_lora.records import Host, NotMeasured
@@ -32,6 +33,8 @@ NEVER_RAN = "never ran on this data"
 ALL_ZERO = "its weight is all zero, so it has no NFN"
 LEFT_OUT = "left out by --include or --exclude"
 UNASSIGNABLE = "its input rows cannot be assigned to sequences"
+NO_TOKENS = "its input rows are not the tokens of a text"
+NO_PRODUCT = "its output is not the product of its weight and its input"
 OUTSIDE = "outside the blocks"
 TOWER = "vision or audio tower"
 ROUTER = "router"
@@ -154,8 +157,10 @@ def _matrices(model: nn.Module) -> list[_Weight]:
                 seen.add(id(parameter))
                 size += parameter.numel()
         operator = operator_of(module)
-        if isinstance(operator, OpaqueOperator) and id(module) not in seen:
+        computed = isinstance(operator, DenseOperator) and "weight" not in module._parameters
+        if (computed or isinstance(operator, OpaqueOperator)) and id(module) not in seen:
             seen.add(id(module))
+            assert operator is not None
             size = operator.in_features * operator.out_features
         if size and name:
             found.append(_Weight(name, module, size))
@@ -163,6 +168,13 @@ def _matrices(model: nn.Module) -> list[_Weight]:
 
 
 def _own_matrices(module: nn.Module) -> list[nn.Parameter]:
+    """List the matrices that a module holds as parameters.
+
+    A weight that is computed from others (pruned, weight-normed, parametrized) or is a buffer
+    belongs to the module that has it under the name `weight`.
+    """
+    if isinstance(module, ParametrizationList):
+        return []
     stack = stack_of(module)
     if stack is not None:
         return [getattr(module, leaf) for leaf in stack.parameters]
