@@ -130,6 +130,12 @@ def _is_a_file(name: str, path: Path) -> str:
 
 
 def _check_folder(name: str, path: Path) -> None:
+    if (path / CONFIG).exists() and (path / _ADAPTER).exists():
+        raise ModelError(
+            f"{name} holds a model and an adapter, which transformers puts on it: its layers would "
+            "be taken for the model's own. Move adapter_config.json and adapter_model.safetensors "
+            "to a folder of their own, or merge them and give the folder of the merged model."
+        )
     if (path / CONFIG).exists():
         _check_fetched(name, path)
         return

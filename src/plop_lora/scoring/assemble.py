@@ -118,6 +118,8 @@ def _reason(index: int, measured: Measured) -> str:
     """Return why a site has no score."""
     if index in measured.unassignable:
         return UNASSIGNABLE
+    if index in measured.left_out:
+        return measured.left_out[index]
     if index in measured.zeros:
         return ALL_ZERO
     return ZERO_INPUT if index in measured.ran else NEVER_RAN

@@ -6,7 +6,7 @@ Shape letters: B batch, R rows of the probe's buffer, N sequences.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -25,6 +25,7 @@ class Part:
     counts_RB: Floats
     tokens: int
     unassignable: frozenset[int] = frozenset()
+    left_out: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +35,8 @@ class Measured:
     Site i has the rows `starts[i]` to `starts[i + 1]`: one, or one per expert. `alone` says that
     sequences went one at a time, because some module mixes those of a batch. `engine` is the one
     that ran, and `notes` says why where it is not the one that was asked for. `zeros` are the sites
-    whose weight is all zero, `ran` those that a forward pass came to.
+    whose weight is all zero, `ran` those that a forward pass came to, and `left_out` those with
+    calls that count nowhere, with the reason.
     """
 
     names: tuple[str, ...]
@@ -49,6 +51,7 @@ class Measured:
     notes: tuple[str, ...] = ()
     zeros: frozenset[int] = frozenset()
     ran: frozenset[int] = frozenset()
+    left_out: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -93,6 +96,7 @@ class Collector:
             alone=self.alone,
             zeros=self.probe.zeros(),
             ran=self.probe.ran(),
+            left_out=_united(part.left_out for part in self.parts),
         )
 
 
@@ -122,6 +126,7 @@ def merge(pieces: Sequence[Measured]) -> Measured:
         notes=tuple(dict.fromkeys(note for piece in pieces for note in piece.notes)),
         zeros=frozenset().union(*(piece.zeros for piece in pieces)),
         ran=frozenset().union(*(piece.ran for piece in pieces)),
+        left_out=_united(piece.left_out for piece in pieces),
     )
 
 
@@ -156,6 +161,10 @@ def _ordered(
     """
     order = np.lexsort((sums_RN.sum(axis=0), np.array(names)))
     return tuple(names[index] for index in order), sums_RN[:, order], counts_RN[:, order]
+
+
+def _united(pieces: Iterable[Mapping[int, str]]) -> dict[int, str]:
+    return {index: reason for piece in pieces for index, reason in piece.items()}
 
 
 def _joined(pieces: Iterable[Floats]) -> Floats:

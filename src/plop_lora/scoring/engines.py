@@ -95,6 +95,7 @@ def engine_for(
         found = load_weights(
             model, device=home, dtype=job.dtype, progress=progress, origin=job.origin
         )
+        unwrap(found.model)  # transformers puts an adapter beside the weights on the model
     notes, loaded = (*notes, *found.notes), found.model
     if engine == "ray":
         measure = functools.partial(_on_ray, job, ray_address)

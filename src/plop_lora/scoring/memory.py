@@ -24,7 +24,9 @@ from plop_lora.scoring.cache import GainCache
 from plop_lora.scoring.collect import Collector, Measured, Part
 from plop_lora.scoring.devices import home_of, sent
 from plop_lora.scoring.experts import experts_measured
+from plop_lora.scoring.padding import is_text, padded, window_of, without_padding
 from plop_lora.scoring.probe import Layout, Probe, attach
+from plop_lora.scoring.same import unchanged
 from plop_lora.scoring.sites import Site
 
 
@@ -66,8 +68,13 @@ def measure(
         evaluating(model),
         body_of(model, sites) as forward,
         attach(
-            sites, baseline=baseline, seed=seed, known=gains.known, encoder=encoder_of(model)
-        ) as probe,
+            sites,
+            baseline=baseline,
+            seed=seed,
+            known=gains.known,
+            encoder=encoder_of(model),
+            window=window_of(model),
+        ) as probe,  # fmt: skip
         experts_measured(sites, probe),
     ):
         collector = Collector(probe)
@@ -111,10 +118,10 @@ def _fitting(
 
 
 def rows_of(batch: Batch) -> list[Batch]:
-    """Return a batch row by row, where its tensors allow it."""
+    """Return a batch row by row and without padding, where its tensors allow it."""
     if not batch.can_split():
         return [batch]
-    return [batch.part(row, row + 1) for row in range(len(batch.names))]
+    return [without_padding(batch.part(row, row + 1)) for row in range(len(batch.names))]
 
 
 def measure_batch(
@@ -139,7 +146,12 @@ def measure_batch(
         masks = {SIDES[0]: torch.ones_like(inputs["input_ids"], dtype=torch.bool)} | masks
         counted += inputs["input_ids"].numel()
     of_encoder = tuple(mask for key, mask in masks.items() if key == SIDES[0])
-    probe.begin(Layout(len(batch.names), tuple(masks.values()), of_encoder))
+    of_model = tuple(masks.values())
+    if probe.window is not None:
+        of_encoder += tuple(padded(mask, probe.window) for mask in of_encoder)
+        of_model += tuple(padded(mask, probe.window) for mask in masks.values())
+    layout = Layout(len(batch.names), of_model, of_encoder, is_text(batch))
+    probe.begin(layout)
     try:
         forward(**inputs)
     except IndexError as error:
@@ -151,8 +163,8 @@ def measure_batch(
         if probe.in_step or is_out_of_memory(error) or not _is_of_model(error):
             raise
         raise MeasurementError(_refused(error, batch)) from error
-    sums_RB, counts_RB, unassignable = probe.finish()
-    return Part(batch.names, sums_RB, counts_RB, counted, unassignable)
+    sums_RB, counts_RB, unassignable, left_out = probe.finish()
+    return Part(batch.names, sums_RB, counts_RB, counted, unassignable, left_out)
 
 
 def _is_of_model(error: BaseException) -> bool:
@@ -184,19 +196,15 @@ def encoder_of(model: nn.Module) -> nn.Module | None:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run the block in eval and inference mode, then give each module its own mode back.
+    """Run the block in eval and inference mode, then give each module its own state back.
 
     A module that was compiled in place runs uncompiled meanwhile: a graph made before our hooks
     came would not call them.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with unchanged(model):
+        model.eval()
         with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
             yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextlib.contextmanager
@@ -221,11 +229,13 @@ def body_of(model: nn.Module, sites: Sequence[Site]) -> Iterator[Callable[..., A
         except _HeadReachedError as reached:
             return reached.args
 
-    def stop(module: nn.Module, arguments: Any) -> None:
+    def stop(module: nn.Module, arguments: tuple[Any, ...]) -> None:
         raise _HeadReachedError(*arguments)
 
-    sited = {site.module for site in sites}
-    stops = isinstance(head, nn.Module) and head not in sited
+    # FSMT calls its decoder's table a head: only what comes after all sites ends the pass.
+    places = {module: index for index, module in enumerate(model.modules())}
+    last = max(places.get(site.module, 0) for site in sites)
+    stops = isinstance(head, nn.Module) and places.get(head, 0) > last
     handle = head.register_forward_pre_hook(stop) if stops and head is not None else None
     try:
         yield forward

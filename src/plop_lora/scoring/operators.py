@@ -24,6 +24,9 @@ from plop_lora.scoring.nfn import PROBED_DRAWS, expected_gain, gaussian, row_nor
 from plop_lora.scoring.sharded import ShardedOperator, is_spread
 from plop_lora.scoring.slices import Part
 
+_CONFIRMED_ROWS = 8
+_TOLERANCE = 0.03
+"""How far, relative to its norm, rounding in half precision may take a product."""
 Product = tuple[torch.Tensor, torch.Tensor | None]
 """Rows [N, O] of a module's output, and the bias [O] that is still in them, or None."""
 
@@ -147,10 +150,51 @@ class OpaqueOperator:
         images_KO, bias_O = self.product(draws_KI, self._run(draws_KI))
         return (part_norms(images_KO, bias_O, part) / row_norms(draws_KI)).mean()
 
+    def is_linear(self, rows_NI: torch.Tensor) -> bool:
+        """Whether twice the input gives twice the output, beside what zero gives."""
+        once, twice = self.product(rows_NI, self._run(rows_NI)), self._run(rows_NI * 2)
+        bias_O = once[1] if once[1] is not None else 0.0
+        return _close((twice - bias_O).float(), 2 * (once[0] - bias_O).float())
+
     def _run(self, features: torch.Tensor) -> torch.Tensor:
         """Call the layer without the hooks around it."""
         product: torch.Tensor = getattr(self.module, door_of(self.module))(features)
         return product
+
+
+def confirmed(operator: Operator, features: torch.Tensor, output: Any) -> Operator | None:
+    """Return what reads a module whose first call gave `output` for `features`.
+
+    A layer that does more than multiply by its weight (BitNet scales its output) is opaque where
+    it is linear all the same, and is not read where it is not.
+    """
+    if not isinstance(operator, DenseOperator):
+        return operator
+    module, width = operator.module, operator.out_features
+    own = type(module).forward in (nn.Linear.forward, Conv1D.forward)
+    if own and "forward" not in vars(module):
+        return operator
+    if features.shape[-1] != operator.in_features:
+        return None
+    if not isinstance(output, torch.Tensor) or output.shape != (*features.shape[:-1], width):
+        return operator  # a router, whose product is made from its weight
+    few_NI = features.reshape(-1, features.shape[-1])[:_CONFIRMED_ROWS]
+    rows_NO = output.reshape(-1, width)[:_CONFIRMED_ROWS].float()
+    weight_OI, bias_O = operator.weight_OI(), getattr(module, "bias", None)
+    product_NO = nn.functional.linear(few_NI.to(weight_OI.dtype), weight_OI).float()
+    expected_NO = product_NO if bias_O is None else product_NO + bias_O.float()
+    if _close(rows_NO, expected_NO):
+        return operator
+    declared = (getattr(module, "out_features", None), getattr(module, "in_features", None))
+    if declared != (width, operator.in_features):
+        return None
+    opaque = OpaqueOperator(module)
+    return opaque if opaque.is_linear(few_NI) else None
+
+
+def _close(found_NO: torch.Tensor, expected_NO: torch.Tensor) -> bool:
+    difference = torch.linalg.vector_norm(found_NO - expected_NO)
+    return not bool(difference > _TOLERANCE * torch.linalg.vector_norm(expected_NO))
 
 
 def part_norms(

@@ -28,9 +28,9 @@ from torch import nn
 from plop_lora.errors import MeasurementError
 from plop_lora.scoring.devices import sent, watched
 from plop_lora.scoring.nfn import expected_gain, row_norms
-from plop_lora.scoring.operators import part_norms
+from plop_lora.scoring.operators import Operator, confirmed, part_norms
 from plop_lora.scoring.sharded import ShardedOperator
-from plop_lora.scoring.sites import Site
+from plop_lora.scoring.sites import NO_PRODUCT, NO_TOKENS, Site
 from plop_lora.scoring.slices import Part
 
 Floats = NDArray[np.float64]
@@ -47,11 +47,25 @@ class Layout:
     different width in an encoder-decoder. The encoder sees those in `encoder_masks` only: where it
     shortens its input, its rows can be as many as the decoder's tokens. A decoder sees both, since
     its cross-attention reads what the encoder made.
+
+    `text_only` says that the model gets nothing but tokens: rows that are not theirs (padding to
+    a window, prompts, summaries, tables of positions) are then the model's own and count nowhere.
     """
 
     size: int
     masks: tuple[torch.Tensor, ...]
     encoder_masks: tuple[torch.Tensor, ...] = ()
+    text_only: bool = False
+
+    def batch_first(self, features: torch.Tensor, output: Any) -> tuple[torch.Tensor, Any]:
+        """Return features and output as [B, T, ...], also where a module runs time first."""
+        shapes = {tuple(mask_BT.shape) for mask_BT in self.masks}
+        leading = tuple(features.shape[:2])
+        if features.ndim < 3 or leading in shapes or leading[::-1] not in shapes:
+            return features, output
+        if isinstance(output, torch.Tensor) and tuple(output.shape[:2]) == leading:
+            output = output.transpose(0, 1)
+        return features.transpose(0, 1), output
 
     def tokens_of(self, features: torch.Tensor, *, in_encoder: bool = False) -> torch.Tensor | None:
         """Return which rows of [..., I] count, as [B, T] bool, or None if nobody can tell."""
@@ -61,6 +75,10 @@ class Layout:
                 return sent(mask_BT, features.device)
         whole = features.ndim >= 3 and features.shape[0] == self.size
         alone = self.size == 1 or rows == self.size
+        if self.text_only and self.masks and rows != self.size:
+            # Rows of a text alone, as a router hands them out; more rows are the model's own.
+            routed = features.ndim == 2 and rows < max(map(torch.Tensor.numel, self.masks))
+            whole, alone = False, self.size == 1 and routed
         if whole or alone or (not self.masks and rows % self.size == 0):
             shape = (self.size, rows // self.size)
             return torch.ones(shape, dtype=torch.bool, device=features.device)
@@ -91,7 +109,8 @@ class Tally:
     """What an open batch has added up to: sums and counts on each device, as one tensor [2, R, B].
 
     `order` lists the sites as they ran, `unassignable` those whose rows nobody can tell apart,
-    and `last` the newest input with its row norms.
+    `left_out` those with a call that counts nowhere, with the reason, and `last` the newest input
+    with its row norms.
     """
 
     layout: Layout
@@ -99,6 +118,7 @@ class Tally:
     buffers: dict[torch.device, torch.Tensor] = field(default_factory=dict)
     order: list[int] = field(default_factory=list)
     unassignable: set[int] = field(default_factory=set)
+    left_out: dict[int, str] = field(default_factory=dict)
     last: tuple[weakref.ref[torch.Tensor], torch.Tensor] | None = None
 
     def on(self, device: torch.device) -> torch.Tensor:
@@ -130,7 +150,8 @@ class Probe:
     The hooks write to the tally in `current`. An engine that has several batches under way
     changes it whenever another batch takes its turn.
     `known` holds gains by the name of their site, as `gains` returned them another time, and
-    `encoder` the modules of the encoder of an encoder-decoder.
+    `encoder` the modules of the encoder of an encoder-decoder, and `window` the length to whose
+    multiples the model pads its inputs.
     """
 
     sites: Sequence[Site]
@@ -138,8 +159,10 @@ class Probe:
     seed: int
     known: Mapping[str, Gain] = field(default_factory=dict)
     encoder: frozenset[nn.Module] = frozenset()
+    window: int | None = None
     current: Tally | None = None
     _gains: dict[int, torch.Tensor] = field(default_factory=dict)
+    _operators: dict[nn.Module, Operator | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Give each site its rows of the buffer."""
@@ -159,12 +182,13 @@ class Probe:
         """Open a tally for a batch of `layout.size` sequences."""
         self.current = Tally(layout, self.starts[-1])
 
-    def finish(self) -> tuple[Floats, Floats, frozenset[int]]:
+    def finish(self) -> tuple[Floats, Floats, frozenset[int], dict[int, str]]:
         """Close the current tally.
 
         Returns:
             Its sums and counts, both [R, B], moved to the host in one transfer a device, and the
-            sites whose rows could not be assigned to sequences.
+            sites whose rows could not be assigned to sequences, and those with a call that was
+            left out, with the reason.
 
         Raises:
             MeasurementError: a site saw NaN or infinity; the first in forward order is named.
@@ -182,7 +206,7 @@ class Probe:
                 "anything. If the model runs in float16 or bfloat16, score it with "
                 "--dtype float32; if that does not help, its weights are damaged."
             )
-        return both[0], both[1], frozenset(tally.unassignable)
+        return both[0], both[1], frozenset(tally.unassignable), tally.left_out
 
     def hook(self, indices: Sequence[int]) -> Hook:
         """Return the forward hook of a module that holds the sites at `indices`."""
@@ -196,9 +220,13 @@ class Probe:
             if isinstance(features, torch.Tensor):
                 if not features.is_floating_point():
                     features = features.unsqueeze(-1)
+                features, output = tally.layout.batch_first(features, output)
                 tokens_BT = tally.layout.tokens_of(features, in_encoder=module in self.encoder)
             if features is None or tokens_BT is None:
-                tally.unassignable.update(indices)
+                if tally.layout.size == 1 and tally.layout.text_only:
+                    tally.left_out.update(dict.fromkeys(indices, NO_TOKENS))
+                else:
+                    tally.unassignable.update(indices)
                 return
             self._add(tally, indices, features, output, tokens_BT)
 
@@ -212,8 +240,10 @@ class Probe:
         output: Any,
         tokens_BT: torch.Tensor,
     ) -> None:
-        operator = self.sites[indices[0]].operator
-        assert operator is not None
+        operator = self._operator(indices[0], features, output)
+        if operator is None:
+            tally.left_out.update(dict.fromkeys(indices, NO_PRODUCT))
+            return
         rows_NO, bias_O = operator.product(features, output)
         inputs_N = tally.input_norms(features)
         if isinstance(operator, ShardedOperator):
@@ -240,6 +270,14 @@ class Probe:
             valid_BT = seen_BT & (gain != 0)
             sums_RB[row] += torch.where(valid_BT, ratios_BT, 0.0).sum(dim=1)
             counts_RB[row] += valid_BT.sum(dim=1)
+
+    def _operator(self, index: int, features: torch.Tensor, output: Any) -> Operator | None:
+        """Return how to read a site, decided by its first call; None where nothing reads it."""
+        site = self.sites[index]
+        if site.module not in self._operators:
+            assert site.operator is not None
+            self._operators[site.module] = confirmed(site.operator, features, output)
+        return self._operators[site.module]
 
     def _gain(
         self, index: int, device: torch.device, compute: Callable[[], torch.Tensor]
@@ -332,12 +370,13 @@ def attach(
     seed: int,
     known: Mapping[str, Gain] | None = None,
     encoder: nn.Module | None = None,
+    window: int | None = None,
 ) -> Iterator[Probe]:
     """Watch the sites for the length of the block; the hooks go whatever happens inside."""
     inside = frozenset(encoder.modules()) if encoder is not None else frozenset()
     gains = known or {}
     fitting = {s.name: gains[s.name] for s in sites if _fits(s, gains.get(s.name))}
-    probe = Probe(sites, baseline, seed, fitting, inside)
+    probe = Probe(sites, baseline, seed, fitting, inside, window)
     members: dict[nn.Module, list[int]] = defaultdict(list)
     for index, site in enumerate(sites):
         if site.operator is not None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from plop_lora.errors import ModelError, UsageError, nearest
 from plop_lora.records import LEFT_OUT, Host, NotMeasured
@@ -34,6 +35,8 @@ NEVER_RAN = "never ran on this data"
 ZERO_INPUT = "its input was zero on this data, which has no direction"
 ALL_ZERO = "its weight is all zero, so it has no NFN"
 UNASSIGNABLE = "its input rows cannot be assigned to sequences"
+NO_TOKENS = "its input rows are not the tokens of a text"
+NO_PRODUCT = "its output is not the product of its weight and its input"
 OUTSIDE = "outside the blocks"
 TOWER = "vision or audio tower"
 ROUTER = "router"
@@ -191,8 +194,10 @@ def _matrices(model: nn.Module) -> list[_Weight]:
                 seen.add(id(parameter))
                 size += parameter.numel()
         operator = operator_of(module)
-        if isinstance(operator, OpaqueOperator) and id(module) not in seen:
+        computed = isinstance(operator, DenseOperator) and "weight" not in module._parameters
+        if (computed or isinstance(operator, OpaqueOperator)) and id(module) not in seen:
             seen.add(id(module))
+            assert operator is not None
             size = operator.in_features * operator.out_features
         if size and name:
             found.append(_Weight(name, module, size))
@@ -200,6 +205,13 @@ def _matrices(model: nn.Module) -> list[_Weight]:
 
 
 def _own_matrices(module: nn.Module) -> list[nn.Parameter]:
+    """List the matrices that a module holds as parameters.
+
+    A weight that is computed from others (pruned, weight-normed, parametrized) or is a buffer
+    belongs to the module that has it under the name `weight`.
+    """
+    if isinstance(module, ParametrizationList):
+        return []
     stack = stack_of(module)
     if stack is not None:
         return [getattr(module, leaf) for leaf in stack.parameters]

@@ -30,6 +30,7 @@ from plop_lora.scoring.collect import Collector, Measured, Part
 from plop_lora.scoring.experts import experts_measured
 from plop_lora.scoring.lockstep import Answer, Call, Pass, conduct, doors_at
 from plop_lora.scoring.memory import body_of, encoder_of, evaluating, halved, measure_batch
+from plop_lora.scoring.padding import window_of
 from plop_lora.scoring.probe import Probe, Tally, attach
 from plop_lora.scoring.sites import Site
 from plop_lora.scoring.spill import Spill
@@ -81,8 +82,9 @@ def measure(  # noqa: PLR0913
     try:
         encoder = encoder_of(checkpoint.model)
         with attach(
-            sites, baseline=baseline, seed=seed, known=gains.known, encoder=encoder
-        ) as probe:
+            sites, baseline=baseline, seed=seed, known=gains.known, encoder=encoder,
+            window=window_of(checkpoint.model),
+        ) as probe:  # fmt: skip
             measured = _streamed(checkpoint, probe, given, bar, hidden_limit)
         gains.learn(probe.gains())
     except UnstreamableError as reason:

@@ -1,0 +1,33 @@
+"""A scored model is the same after as before, whatever its forward changes about itself."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+@contextlib.contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Put back the modes, plain attributes and inner modules that the block changes.
+
+    BigBird replaces its sparse attention for good when it meets a short text.
+    """
+    before = [(module, _plain(module), dict(module._modules)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, plain, inner in before:
+            for name in _plain(module).keys() - plain.keys():
+                del vars(module)[name]
+            vars(module).update(plain)
+            module._modules.clear()
+            module._modules.update(inner)
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
+    return {name: value for name, value in vars(module).items() if isinstance(value, _PLAIN)}
