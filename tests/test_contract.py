@@ -233,10 +233,7 @@ class _Waits(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", ["llama", "qwen3_moe", "gpt2"])
 def test_hooks_never_wait_for_the_device(name: str) -> None:
-    """One number read inside a forward drains the queue of a GPU, once a layer and batch.
-
-    The first batch asks each module once whether its output is the product with its weight.
-    """
+    """One number read inside a forward drains the queue of a GPU, once a layer and batch."""
     model, batch = families.build(name), families.batch_of(name)
     body = model.base_model
     waits: list[int] = []
@@ -252,13 +249,12 @@ def test_hooks_never_wait_for_the_device(name: str) -> None:
     handles = body.register_forward_pre_hook(enter), body.register_forward_hook(leave)
     with torch.inference_mode():
         body(**batch, use_cache=False)
-    batches = [batch, families.batch_of(name, seed=2)]
-    scores = plop.score(model, batches=batches, stop="fixed", progress=False)
+    _score(model, batch)
     for handle in handles:
         handle.remove()
-    plain, first, second = waits
-    assert first <= plain + len(scores.hosts)
-    assert second <= plain
+    plain, *ours = waits
+    assert ours
+    assert max(ours) <= plain
 
 
 def test_waiting_is_counted() -> None:

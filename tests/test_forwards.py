@@ -85,7 +85,7 @@ def test_a_map_that_is_not_linear_has_no_score() -> None:
     scores = _score(_model(Squared))
     assert not [site for site in scores.sites if site.type == "v_proj"]
     reasons = {entry.reason for entry in scores.coverage.not_measured if entry.type == "v_proj"}
-    assert reasons == {"its module computes something else than a product with its weight"}
+    assert reasons == {"its output is not the product of its weight and its input"}
     assert scores.coverage.share < 1.0
 
 

@@ -142,9 +142,13 @@ def measure_batch(
         if isinstance(inputs.get(key), torch.Tensor) and inputs[key].ndim == 2
     }
     counted = sum(int(batch.inputs[key].sum()) for key in SIDES if key in batch.inputs)
-    if SIDES[0] not in masks and isinstance(inputs.get("input_ids"), torch.Tensor):
-        masks = {SIDES[0]: torch.ones_like(inputs["input_ids"], dtype=torch.bool)} | masks
-        counted += inputs["input_ids"].numel()
+    # A decoder without tokens of its own is given them from the labels.
+    answers = ("decoder_input_ids", "labels") if probe.encoder else ("decoder_input_ids",)
+    for side, names in zip(SIDES, (("input_ids",), answers), strict=True):
+        tokens = next((inputs[name] for name in names if name in inputs), None)
+        if side not in masks and isinstance(tokens, torch.Tensor) and tokens.ndim == 2:
+            masks[side] = torch.ones_like(tokens, dtype=torch.bool)
+            counted += tokens.numel()
     of_encoder = tuple(mask for key, mask in masks.items() if key == SIDES[0])
     of_model = tuple(masks.values())
     if probe.window is not None:
