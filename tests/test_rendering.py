@@ -10,6 +10,7 @@ from finetunes import prepared, session, spec
 
 from plop_lora.errors import DataError
 from plop_lora.recipe import VerifyRecipe
+from plop_lora.texts import UnreadableError, messages_of
 from plop_lora.training import eva, sft
 from plop_lora.training.chats import example_of, prompt_tokens, template_arguments
 from plop_lora.training.losses import judgeable
@@ -156,3 +157,31 @@ def test_a_tokenizer_that_ends_texts_itself_ends_them_once(ready: Prepared, row:
     plain = example_of(row, ready.tokenizer)
     assert example_of(row, _Closing(ready.tokenizer)) == plain
     assert plain.tokens.count(1) == 1
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [
+            {"from": "human", "value": "Who?"},
+            {"from": "gpt", "value": "Me."},
+        ],
+        [
+            {"role": "user", "content": [{"type": "text", "text": "Who?"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "Me."}]},
+        ],
+    ],
+    ids=["speakers", "parts"],
+)
+def test_chats_are_read_as_scoring_reads_them(messages: list[dict[str, Any]]) -> None:
+    """`plop score` knew these forms, and `plop verify` refused them or printed their brackets."""
+    assert messages_of(messages, "conversations") == [
+        {"role": "user", "content": "Who?"},
+        {"role": "assistant", "content": "Me."},
+    ]
+
+
+def test_a_part_that_is_no_text_is_refused() -> None:
+    image = [{"role": "user", "content": [{"type": "image", "url": "a.png"}]}]
+    with pytest.raises(UnreadableError, match="a part that is no text"):
+        messages_of(image, "messages")

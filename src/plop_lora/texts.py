@@ -187,15 +187,6 @@ def template_fields(template: str) -> list[str]:
 # --------------------------------------------------------------------------- chats
 
 
-def is_chat(value: Any) -> bool:
-    """Whether a value is a list of messages with roles."""
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(message, dict) and "role" in message for message in value)
-    )
-
-
 def as_chat(value: Any) -> list[dict[str, Any]] | None:
     """Return a value as a list of messages with roles, or None where it is no chat.
 
@@ -214,7 +205,7 @@ def as_chat(value: Any) -> list[dict[str, Any]] | None:
     if not isinstance(value, list) or not value or not isinstance(value[0], dict):
         return None
     messages = [_with_role(message) for message in value]
-    return None if None in messages else _without_nulls(messages)
+    return None if None in messages else without_nulls(messages)
 
 
 def _parsed(text: str) -> Any:
@@ -246,13 +237,19 @@ def _with_role(message: Any) -> dict[str, Any] | None:
     return {"role": role, "content": message["value"]} | rest
 
 
-def _without_nulls(value: Any) -> Any:
-    """Return a value without the keys that have none, but for a message's own content."""
+def without_nulls(value: Any) -> Any:
+    """Return a value without the keys that have none, but for the content of a message.
+
+    A table gives every object the keys of all; templates ask whether a key is there.
+
+    >>> without_nulls([{"role": "user", "content": None, "name": None}])
+    [{'role': 'user', 'content': None}]
+    """
     if isinstance(value, list):
-        return [_without_nulls(entry) for entry in value]
+        return [without_nulls(entry) for entry in value]
     if isinstance(value, dict):
         return {
-            key: _without_nulls(entry)
+            key: without_nulls(entry)
             for key, entry in value.items()
             if entry is not None or (key == "content" and "role" in value)
         }
@@ -299,12 +296,30 @@ def _tools_of(row: Row) -> list[Any]:
     given = row.get("tools")
     if not given:
         return []
-    tools = _without_nulls(_parsed(given) if isinstance(given, str) else given)
+    tools = without_nulls(_parsed(given) if isinstance(given, str) else given)
     if not isinstance(tools, list):
         raise UnreadableError(
             f"'tools' holds {str(given)[:60]!r}, which is no list of tools, nor the JSON of one."
         )
     return tools
+
+
+def messages_of(value: Any, field: str) -> list[dict[str, Any]]:
+    """Return a chat with contents that are texts; parts of a content are one text.
+
+    Raises:
+        UnreadableError: it is no chat, or a message says nothing or has a part that is no text.
+    """
+    messages = as_chat(value)
+    if messages is None:
+        raise UnreadableError(
+            f'{field!r} must be a list of messages such as {{"role": "user", "content": "…"}}.'
+        )
+    _check_messages(messages, field)
+    return [
+        message | {"content": _joined(message["content"])} if message.get("content") else message
+        for message in messages
+    ]
 
 
 def _check_messages(messages: Iterable[Mapping[str, Any]], field: str) -> None:

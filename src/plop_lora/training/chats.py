@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from plop_lora.errors import DataError, ModelError
+from plop_lora.texts import without_nulls
 from plop_lora.training.task import Row
 
 TOOLS, ARGUMENTS = "tools", "chat_template_kwargs"
@@ -198,22 +199,3 @@ def _value(row: Row, name: str, kind: type) -> Any:
             "the JSON of one. Rename the column if it is not for the chat template."
         )
     return without_nulls(value)
-
-
-def without_nulls(value: Any) -> Any:
-    """Return a value without the keys that have none, but for the content of a message.
-
-    A table gives every object the keys of all; templates ask whether a key is there.
-
-    >>> without_nulls([{"role": "user", "content": None, "name": None}])
-    [{'role': 'user', 'content': None}]
-    """
-    if isinstance(value, list):
-        return [without_nulls(entry) for entry in value]
-    if isinstance(value, dict):
-        return {
-            key: without_nulls(entry)
-            for key, entry in value.items()
-            if entry is not None or (key == "content" and "role" in value)
-        }
-    return value

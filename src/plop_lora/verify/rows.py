@@ -17,8 +17,7 @@ from plop_lora.errors import DataError, UsageError, nearest
 from plop_lora.reading import read_rows
 from plop_lora.recipe import Proof
 from plop_lora.records.trial import CLASSIFY, GRPO, SFT
-from plop_lora.texts import fill_template, is_chat, template_fields
-from plop_lora.training.chats import without_nulls
+from plop_lora.texts import UnreadableError, fill_template, messages_of, template_fields
 from plop_lora.training.task import Row
 from plop_lora.verify.shown import check_lost, shown
 
@@ -148,7 +147,7 @@ def _sft_reader(recipe: Proof, fields: Sequence[str], source: str) -> Reader:
         return _text_or_chat(_known(recipe.text, fields, source)), (recipe.text,)
     if {"prompt", "completion"} <= set(fields):
         return _prompt_and_completion, PAIRS[0]
-    for name in ("messages", "text"):
+    for name in ("messages", "conversations", "text"):
         if name in fields:
             return _text_or_chat(name), (name,)
     for question, answer in PAIRS[1:]:
@@ -175,13 +174,10 @@ def _text_or_chat(name: str) -> Read:
 
 
 def _messages(value: list[Any], name: str) -> list[dict[str, Any]]:
-    if not is_chat(value):
-        raise DataError(
-            f"{name!r} must be a list of messages such as "
-            '{"role": "user", "content": "…"}.'
-        )  # fmt: skip
-    messages: list[dict[str, Any]] = without_nulls(value)
-    return messages
+    try:
+        return messages_of(value, name)
+    except UnreadableError as error:
+        raise DataError(str(error)) from error
 
 
 def _prompt_and_completion(row: Row) -> dict[str, Any]:
