@@ -37,7 +37,9 @@ from plop_lora.scoring.probe import Gain
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 _HEADER_BYTES = 65536
-_FORMULA = (nfn.EXACT_WIDTH, nfn.PROBES, nfn.MONTE_CARLO_DRAWS, nfn.PROBED_DRAWS)
+_READING = 2
+"""Counts up when a module of the same weight may be read as another map."""
+_FORMULA = (nfn.EXACT_WIDTH, nfn.PROBES, nfn.MONTE_CARLO_DRAWS, nfn.PROBED_DRAWS, _READING)
 _VERSIONS = (__version__, transformers.__version__, *map(str, _FORMULA))
 
 
