@@ -89,6 +89,7 @@ def test_only_adapters_and_head_train(encoder: str) -> None:
     assert prepared.model.config.pad_token_id == prepared.tokenizer.pad_token_id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", ["default", "gaussian", "orthogonal"])
 def test_arms_share_what_they_have_in_common(encoder: str, init: str) -> None:
     """Arms start from one head, and from the same A where both adapt a weight."""
@@ -110,6 +111,7 @@ def test_arms_share_what_they_have_in_common(encoder: str, init: str) -> None:
     assert not torch.equal(layers[0], layers[1]), "every weight has a draw of its own"
 
 
+@pytest.mark.slow
 def test_eva_sees_the_features(encoder: str) -> None:
     """EVA is not PEFT's silent Kaiming: orthonormal directions of the features, ranks as placed."""
     spec = spec_of(encoder, on_encoder(init="eva"), NO_DATA)
@@ -155,6 +157,7 @@ def move(model: torch.nn.Module) -> None:
             parameter.data += 0.05 * torch.randn_like(parameter)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", ["default", "orthogonal", "pissa", "olora"])
 @pytest.mark.parametrize("rslora", [False, True], ids=["alpha", "rslora"])
 def test_saved_adapter_works_on_the_untouched_base(

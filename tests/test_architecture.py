@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 import plop_lora as plop
 from plop_lora.export import TARGETS
 from plop_lora.placement import STRATEGIES
@@ -139,6 +141,7 @@ def test_generated_reference_is_current() -> None:
     assert page == _generator().cli_page()
 
 
+@pytest.mark.slow
 def test_table_of_architectures_is_current() -> None:
     """What the documentation claims of each family and trainer is what a run of today gives."""
     page = (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8")

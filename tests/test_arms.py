@@ -59,6 +59,7 @@ def _by_name(arms: tuple[Arm, ...]) -> dict[str, Arm]:
     return {arm.name: arm for arm in arms}
 
 
+@pytest.mark.slow
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -97,6 +98,7 @@ def test_every_arm_meets_the_budget_or_is_refused(scores, data, factor, uniform)
         assert not uniform or max(ranks) <= 32
 
 
+@pytest.mark.slow
 def test_usual_arms(scores) -> None:
     budget = budget_of(scores, 8)
     arms = make_arms((), scores, budget=budget, seeds=SEEDS)
@@ -310,6 +312,7 @@ def test_swaps_reach_what_single_ranks_cannot() -> None:
     assert tighten(costs, [1, 2], 270, 2) == [2, 1]
 
 
+@pytest.mark.slow
 def test_arms_need_no_torch() -> None:
     code = (
         "import sys, plop_lora.verify.arms, plop_lora.verify.decide; "

@@ -132,6 +132,7 @@ def test_the_table_is_large_and_names_each_line_once() -> None:
     assert len(set(lines)) == len(lines)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.line)
 def test_a_bad_input_is_one_line_that_helps(row: Row, plop_command, folder: Path) -> None:

@@ -62,6 +62,7 @@ def test_the_second_run_computes_no_gain(folder: Path, computed: list[str]) -> N
     assert _numbers(second) == _numbers(first)
 
 
+@pytest.mark.slow
 def test_settings_that_change_a_gain_have_their_own(folder: Path, computed: list[str]) -> None:
     """A gain of another baseline, seed or precision must not be taken."""
     sites = len(_score().sites)
@@ -99,6 +100,7 @@ def test_changed_weights_are_seen(folder: Path, tmp_path: Path) -> None:
     assert _numbers(after) != _numbers(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [
@@ -140,6 +142,7 @@ def test_a_multiplied_gain_is_computed_anew(folder: Path) -> None:
     assert json.loads(path.read_text()) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [0.0, -1.0, [1.0, 2.0], [[1.0]], "1", None, 1])
 def test_gains_that_cannot_be_are_computed_anew(folder: Path, value: object) -> None:
     """Zeros and lists of another length raised, or gave infinity, with a checksum or without."""
@@ -193,6 +196,7 @@ def test_a_loaded_module_is_not_cached(folder: Path) -> None:
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ def session(folder: Path, log: Any = None, size: int = 8) -> Session:
     return Session(folder, log or (lambda row: None), size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "placement"), [("encoder", BERT), ("decoder", LLAMA)])
 def test_training_learns(request, tmp_path: Path, family: str, placement: Any) -> None:
     """A label that follows from one word is learnt, with a pad token and without."""
@@ -52,6 +53,7 @@ def test_training_learns(request, tmp_path: Path, family: str, placement: Any) -
     assert not list(tmp_path.iterdir()), "no checkpoints, no logs"
 
 
+@pytest.mark.slow
 def test_rows_of_the_curve(encoder: str, tmp_path: Path, capsys) -> None:
     """The first step and every twentieth of the way is logged, and nothing is printed."""
     logged: list[Any] = []
@@ -66,6 +68,7 @@ def test_rows_of_the_curve(encoder: str, tmp_path: Path, capsys) -> None:
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_accumulation_keeps_the_batch(encoder: str, tmp_path: Path) -> None:
     """Half the batch and twice the accumulation, as after a lack of memory, train the same."""
     losses = []
@@ -85,6 +88,7 @@ def disable_dropout(model: torch.nn.Module) -> None:
             module.p = 0.0
 
 
+@pytest.mark.slow
 def test_checkpointing_changes_no_number(encoder: str, tmp_path: Path) -> None:
     losses = []
     for recompute in (False, True):
@@ -111,6 +115,7 @@ def test_nan_is_logged_as_nan(encoder: str, tmp_path: Path) -> None:
     assert logged[0]["step"] == 1
 
 
+@pytest.mark.slow
 def test_half_precision_trains_and_judges(encoder: str, tmp_path: Path) -> None:
     """Frozen bfloat16 weights, float32 adapters and head."""
     spec = spec_of(encoder, BERT, NO_DATA, steps=40, dtype="bfloat16")

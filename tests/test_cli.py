@@ -46,6 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return here
 
 
+@pytest.mark.slow
 def test_score_prints_what_it_writes(folder: Path) -> None:
     """`--format json` is one document, the same as the file's, and nothing else."""
     printed = json.loads((folder / "stdout.json").read_text())
@@ -53,6 +54,7 @@ def test_score_prints_what_it_writes(folder: Path) -> None:
     assert printed["sequences"] == 64
 
 
+@pytest.mark.slow
 def test_place_export_compare(folder: Path) -> None:
     done = plop_command(
         "place", "scores.json", "--budget", "2%", "-o", "placement.json", folder=folder
@@ -66,6 +68,7 @@ def test_place_export_compare(folder: Path) -> None:
     assert "paired over 64 sequences" in done.stdout
 
 
+@pytest.mark.slow
 def test_demo_from_any_folder(tmp_path: Path) -> None:
     done = plop_command("demo", folder=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -74,6 +77,7 @@ def test_demo_from_any_folder(tmp_path: Path) -> None:
     assert names == {"problems.json", "snippets.json", "placement.json", "adapter"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -157,6 +161,7 @@ def test_a_model_folder_with_a_typing_error(run: Run, tmp_path: Path) -> None:
     assert "is not there. Did you mean 'my-model'?" in errors
 
 
+@pytest.mark.slow
 def test_debug_shows_the_traceback(folder: Path) -> None:
     words = ("place", "scores.json", "--top", "9")
     done = plop_command(*words, folder=folder)
@@ -244,6 +249,7 @@ def test_ctrl_c_in_the_forward(run: Run, tmp_path: Path, monkeypatch) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_stdout_that_goes_away(folder: Path) -> None:
     """`plop place scores.json | head -1` ends without a complaint; a full disk is one line."""
     command = f"{sys.executable} -m plop_lora place scores.json --format json"
@@ -260,6 +266,7 @@ def test_stdout_that_goes_away(folder: Path) -> None:
         assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_terminals_without_unicode(folder: Path, encoding: str) -> None:
     """Bars, dashes and ticks must not end a run; JSON is UTF-8 everywhere."""
@@ -276,6 +283,7 @@ def test_terminals_without_unicode(folder: Path, encoding: str) -> None:
     assert json.loads(document.stdout.decode())["kind"] == "placement"
 
 
+@pytest.mark.slow
 def test_no_file_after_a_failed_score(tmp_path: Path) -> None:
     """A damaged model fails in the forward; the output must not exist."""
     import torch
@@ -294,6 +302,7 @@ def test_no_file_after_a_failed_score(tmp_path: Path) -> None:
     assert not (tmp_path / "scores.json").exists()
 
 
+@pytest.mark.slow
 def test_version_help_and_completion(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("--version") == (0, f"plop-lora {plop.__version__}\n", "")
     code, output, _ = run()
@@ -305,6 +314,7 @@ def test_version_help_and_completion(run: Run, monkeypatch: pytest.MonkeyPatch) 
     assert "complete -o default -F _plop_completion plop" in done.stdout
 
 
+@pytest.mark.slow
 def test_every_verb_has_help_and_docs() -> None:
     reference = (Path(__file__).parents[1] / "docs" / "reference" / "cli.md").read_text()
     for verb in VERBS:
@@ -322,6 +332,7 @@ def test_export_help_names_every_trainer() -> None:
     assert all(name in text for name in TARGETS)
 
 
+@pytest.mark.slow
 def test_retries_of_the_hub_are_not_told() -> None:
     """huggingface_hub warns at each of ten; the error that follows says what happened."""
     code = (

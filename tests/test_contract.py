@@ -45,6 +45,7 @@ def exact_gain(weight: torch.Tensor) -> float:
     return float(expected) / gaussian_norm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_splitting_and_order_do_not_matter(models, name: str) -> None:
     """One batch, single rows and reversed rows must agree, sequence by sequence."""
@@ -59,6 +60,7 @@ def test_splitting_and_order_do_not_matter(models, name: str) -> None:
     assert whole.measurements.counts == split.measurements.counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEXT_MODELS)
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_never_counts(models, name: str, side: str) -> None:

@@ -147,6 +147,7 @@ def test_vocabulary_mismatch(models) -> None:
         plop.score(models("llama"), WordTokenizer(500), ["some words here"], progress=False)
 
 
+@pytest.mark.slow
 def test_tokenizer_without_a_pad_token(texts) -> None:
     """GPT-2's and Llama's have none; padding is ours, masked, and any token will do."""
     import transformers

@@ -58,6 +58,7 @@ def _verdicts(decision) -> dict[str, str]:
     return {row.arm: row.verdict for row in decision.comparisons}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_equal_arms_are_seldom_called_better(seeds: int) -> None:
     """Seven rivals, none better: with a margin of 0 one of them is named in 5 of 100 at most."""
@@ -91,6 +92,7 @@ def test_equal_arms_within_a_wide_margin_confirm() -> None:
     assert set(_verdicts(decision).values()) == {SHORTLIST, NON_INFERIOR}
 
 
+@pytest.mark.slow
 def test_a_better_rival_is_found() -> None:
     """Power: five seeds find a rival that is better by ten times the seeds' spread."""
     found = 0

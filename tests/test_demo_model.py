@@ -71,6 +71,7 @@ def test_loss_on_the_shipped_task_again() -> None:
     assert sum(losses) / len(losses) < 0.6
 
 
+@pytest.mark.slow
 def test_types_separate_and_random_weights_do_not() -> None:
     """The positive control of the whole method on one page."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL)

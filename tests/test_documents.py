@@ -36,6 +36,7 @@ def test_readme_python_block(tmp_path, monkeypatch, capsys) -> None:
         exec(compile(block, "README", "exec"), {})
 
 
+@pytest.mark.slow
 def test_readme_shell_block(tmp_path) -> None:
     """The commands of the README, with the bundled model and data in place of the user's."""
     block = re.search(r"```sh\n(plop score.*?)```", README, re.DOTALL)[1]
@@ -49,6 +50,7 @@ def test_readme_shell_block(tmp_path) -> None:
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md", "docs/explanation.md"])
 def test_printed_scores_are_the_bundled_models(page: str, problems) -> None:
     """A table in the documentation that no longer comes out of the program misleads."""
@@ -73,6 +75,7 @@ def test_losses_of_the_bundled_model_are_those_of_its_training() -> None:
         assert "| " + " | ".join(map(str, row)) + " |" in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.stem)
 def test_examples(path: Path, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)

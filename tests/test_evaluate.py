@@ -96,6 +96,7 @@ def test_loss_counts_what_the_trainer_counts(tmp_path: Path) -> None:
             assert max(1, counted[0]) == ours.start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [ROWS[:7], CHATS[:7]])
 def test_loss_does_not_depend_on_the_batch(ready: Prepared, rows: list[Any]) -> None:
     """Ragged rows in one batch are padded; padding must neither count nor be looked at."""
@@ -130,6 +131,7 @@ def test_rows_without_a_token_and_losses_that_are_not_finite(ready: Prepared) ->
 # --------------------------------------------------------------------------- generation
 
 
+@pytest.mark.slow
 def test_generation_does_not_depend_on_the_batch(ready: Prepared) -> None:
     """Left padding and sorting change neither an answer nor its place."""
     prompts = [row["prompt"] for row in ROWS[:9]]
@@ -141,6 +143,7 @@ def test_generation_does_not_depend_on_the_batch(ready: Prepared) -> None:
     assert turned[::-1] == alone
 
 
+@pytest.mark.slow
 def test_generation_is_greedy_ends_and_leaves_no_trace(
     ready: Prepared, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -112,6 +112,7 @@ def test_types_within_their_error_are_left_out(evidence, tmp_path: Path) -> None
     assert "cannot be told apart" in evidence.read(tmp_path / "pair").excluded
 
 
+@pytest.mark.slow
 def test_p_of_labels_that_mean_nothing(evidence, tmp_path: Path) -> None:
     """Of the 24 orders of four types, 2 give a rho of −1 or 1."""
     write_pair(tmp_path / "one", RULES | SINGLE)

@@ -32,6 +32,7 @@ def _read_back(placement: Placement, name: str) -> dict[str, tuple[int, float]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ def _lost(rendered: Any, word: str) -> bool:
     return any(loss.what.startswith(f"the {word}") for loss in rendered.losses)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", RULES)
 def test_a_file_trains_what_it_claims(name: str, case: str) -> None:
@@ -77,6 +78,7 @@ def test_a_file_trains_what_it_claims(name: str, case: str) -> None:
         assert trained == placement.trainable_parameters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", FAMILY)
 def test_export_checks_itself(name: str, case: str, tmp_path) -> None:

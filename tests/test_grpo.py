@@ -29,6 +29,7 @@ def _weights(model: Any, *, adapters: bool) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.slow
 def test_three_steps(tmp_path: Path, capsys: Any) -> None:
     """Rewards reach the curve under their names, tokens are counted, the base stays as it was."""
     ready = prepared()
@@ -61,6 +62,7 @@ def vowels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "plop_test_vowels:vowels"
 
 
+@pytest.mark.slow
 def test_a_reward_that_differs_moves_the_adapters(tmp_path: Path, vowels: str) -> None:
     """Only differences within a group train; a comparison with the start leaves no copy behind."""
     ready = prepared("q_proj", "v_proj")
@@ -79,6 +81,7 @@ def test_a_reward_that_differs_moves_the_adapters(tmp_path: Path, vowels: str) -
     assert all(torch.equal(weight, rest[name]) for name, weight in base.items())
 
 
+@pytest.mark.slow
 def test_comparing_with_the_start_does_not_rewrite_the_base(tmp_path: Path, vowels: str) -> None:
     """PiSSA takes its part out of the base whenever an adapter is added; TRL adds one."""
     ready = prepared(init_lora_weights="pissa_niter_2")
@@ -90,6 +93,7 @@ def test_comparing_with_the_start_does_not_rewrite_the_base(tmp_path: Path, vowe
     assert ready.model.peft_config["default"].init_lora_weights == "pissa_niter_2"
 
 
+@pytest.mark.slow
 def test_chats_and_a_smaller_batch(tmp_path: Path) -> None:
     """A batch made smaller after running out of memory still holds whole groups a step."""
     rows = [

@@ -79,6 +79,7 @@ def _replaced(value: Any, old: str, new: str) -> Any:
     return new if value == old else value
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(HOSTILE, HOSTILE, HOSTILE, HOSTILE)
 @pytest.mark.parametrize("to", TARGETS)
@@ -95,6 +96,7 @@ def test_a_file_says_what_was_meant(
         assert kinds == [ast.Assign, ast.Assign, ast.FunctionDef]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", TARGETS)
 def test_nothing_of_an_export_is_executed(
     to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -119,6 +121,7 @@ def test_a_literal_is_read_and_nothing_else() -> None:
         read_constant("B = 1", "A")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["unsloth", "trl"])
 def test_a_hostile_file_is_refused_before_anything_is_made_of_it(to: str, tmp_path: Path) -> None:
     """The record itself is refused on the command line, with the field named."""

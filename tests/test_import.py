@@ -50,6 +50,7 @@ def _same(found: Placement, wanted: Placement) -> None:
 # --------------------------------------------------------------------------- round trip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bert", "t5"])
 @pytest.mark.parametrize(
     "options",

@@ -176,6 +176,7 @@ def test_another_engine_is_refused(monkeypatch) -> None:
 # --------------------------------------------------------------------------- claims
 
 
+@pytest.mark.slow
 def test_a_trial_that_moved_nothing_says_so(tmp_path: Path) -> None:
     model = checkpoint(tmp_path / "encoder", "BertModel")
     made = spec_of(model, placed("bert", {"attention.self.query": 4}), write_data(tmp_path))
@@ -210,6 +211,7 @@ class Still(Planted):
         return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ladder", [False, True])
 @pytest.mark.parametrize("arm", ["plop", "mlp"])
 def test_what_learnt_nothing_confirms_nothing(scores, recipe, tmp_path, arm, ladder) -> None:

@@ -121,6 +121,7 @@ def test_weights_of_another_shape(checkpoint: Path, engine: str) -> None:
         _score(_rewrite(checkpoint, cut), engine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["memory", "stream"])
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
 def test_prefixes_of_wrappers_are_taken_off(checkpoint: Path, prefix: str, engine: str) -> None:
@@ -135,6 +136,7 @@ def test_prefixes_of_wrappers_are_taken_off(checkpoint: Path, prefix: str, engin
     assert any("_orig_mod" in note for note in scores.notes)
 
 
+@pytest.mark.slow
 def test_a_trial_says_that_it_took_prefixes_off(tmp_path: Path) -> None:
     """Scores had the note, and the trials of the same checkpoint had none."""
 
@@ -383,6 +385,7 @@ def test_offline_is_respected_at_once(monkeypatch, asked_again: None) -> None:
         read_rows("nobody/nothing")
 
 
+@pytest.mark.slow
 def test_a_name_out_of_reach_is_told_before_torch_is_loaded(tmp_path: Path) -> None:
     """The hub was asked after seconds of imports, by way of a tokenizer."""
     (tmp_path / "a.txt").write_text("one text")
@@ -406,6 +409,7 @@ def test_a_name_out_of_reach_is_told_before_torch_is_loaded(tmp_path: Path) -> N
     assert done.stdout.splitlines() == ["ModelError True", "DataError True", "[]"]
 
 
+@pytest.mark.slow
 def test_an_unknown_user_without_a_home(tmp_path: Path) -> None:
     """A container that runs as any number has neither HOME nor a line in the list of users."""
     program = (

@@ -61,6 +61,7 @@ def test_what_belongs_to_the_machine(error: Exception, of_machine: bool) -> None
     assert is_of_machine(error) == of_machine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ["crash", "killed", "silent", "memory"])
 def test_what_the_trial_did_not_write_is_not_kept(run, tmp_path: Path, arm: str) -> None:
     """A segmentation fault of a driver was the outcome of the placement."""

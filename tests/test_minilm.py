@@ -18,6 +18,7 @@ def _folder() -> str:
     return str(next(root.rglob("config.json")).parent)
 
 
+@pytest.mark.slow
 def test_order_on_word_problems() -> None:
     """The authors' order on real weights: value lowest, intermediate highest, dense apart."""
     folder = _folder()

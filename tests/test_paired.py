@@ -38,6 +38,7 @@ def _table(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [2, 3, 5, 8])
 @pytest.mark.parametrize("name", SPREADS)
 def test_the_interval_covers_the_truth(name: str, seeds: int) -> None:
@@ -147,6 +148,7 @@ def test_spearman() -> None:
     assert spearman([1, 1, 1, 1], [1, 2, 3, 4]) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 5, 8])
 def test_what_is_called_detectable_is_detected(seeds: int) -> None:
     """The planned power of 0.8 is that of the interval that is used."""

@@ -32,6 +32,7 @@ FIELDS: list[tuple[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("field", "value"), FIELDS, ids=[field for field, _ in FIELDS])
 def test_a_hanging_pattern_is_named_within_seconds(field: str, value: Any) -> None:
     """A pattern of a foreign configuration held the program for ever; Ctrl-C did not help."""
@@ -66,6 +67,7 @@ def test_lists_of_names_start_no_process(monkeypatch: pytest.MonkeyPatch) -> Non
     check_patterns({**CONFIG, "rank_pattern": {r"self_attn\.q_proj": 8}}, NAMES, "here")
 
 
+@pytest.mark.slow
 def test_every_reader_of_a_configuration_tries_first(tmp_path: Path, models: Any) -> None:
     """Import, fold and lint all match foreign patterns."""
     adapter = _train(tmp_path / "adapter", "llama", target_modules=["q_proj"])
@@ -81,6 +83,7 @@ def test_every_reader_of_a_configuration_tries_first(tmp_path: Path, models: Any
         lint(config, "vllm", modules=NAMES)
 
 
+@pytest.mark.slow
 def test_the_command_answers(tmp_path: Path) -> None:
     """One line, no traceback, exit code 1."""
     adapter = _train(tmp_path / "adapter", "llama", target_modules=["q_proj"])

@@ -32,6 +32,7 @@ def test_nothing_is_imported_at_the_top_that_windows_lacks() -> None:
     assert found == []
 
 
+@pytest.mark.slow
 def test_help_and_placing_work_without(tmp_path: Path) -> None:
     """What needs no lock and no measure of memory needs no POSIX either."""
     golden = Path(__file__).parent / "golden" / "llama-scores.json"

@@ -81,6 +81,7 @@ def types_of(placement: Placement) -> set[str]:
 # --------------------------------------------------------------------------- the verdict
 
 
+@pytest.mark.slow
 def test_a_shortlist_that_is_right_is_confirmed(place: Place, tmp_path: Path) -> None:
     """Adapters on o_proj learn what adapters elsewhere cannot; a proof that misses it is none."""
     scores = lowest(place.scores, "o_proj")
@@ -110,6 +111,7 @@ def test_a_shortlist_that_is_right_is_confirmed(place: Place, tmp_path: Path) ->
         assert sum(result.items["exact"]) / 32 == result.metrics["exact"]
 
 
+@pytest.mark.slow
 def test_a_shortlist_that_is_wrong_is_beaten(place: Place, tmp_path: Path) -> None:
     """The same network, with scores that send the adapters where they can change nothing."""
     scores = lowest(place.scores, "up_proj")
@@ -126,6 +128,7 @@ def test_a_shortlist_that_is_wrong_is_beaten(place: Place, tmp_path: Path) -> No
     assert record.arms[-1].arm == "plop"
 
 
+@pytest.mark.slow
 def test_what_cannot_matter_is_never_better(tmp_path: Path) -> None:
     """The last norm lets nothing through: any difference would come from us, not from an arm."""
     model = planted.write_network(tmp_path / "dead", dead=True)
@@ -234,6 +237,7 @@ def resumed(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return here
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_anywhere_ends_as_if_it_was_not(
     place: Place, resumed: Path, tmp_path: Path
 ) -> None:
@@ -254,6 +258,7 @@ def test_a_run_that_is_killed_anywhere_ends_as_if_it_was_not(
     assert kept(resumed / "run") == before
 
 
+@pytest.mark.slow
 def test_ray_gives_the_numbers_of_the_local_pool(
     place: Place, resumed: Path, tmp_path: Path
 ) -> None:
@@ -279,6 +284,7 @@ def test_ray_gives_the_numbers_of_the_local_pool(
 # --------------------------------------------------------------------------- tune
 
 
+@pytest.mark.slow
 def test_a_search_ends_in_files_that_the_next_steps_take(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -240,6 +240,7 @@ def _luminance(colour) -> float:
 # --------------------------------------------------------------------------- noise
 
 
+@pytest.mark.slow
 def test_imports_keep_the_terminal_clean() -> None:
     """Every user was greeted with warnings about libraries of GPUs that are not there."""
     code = "import plop_lora as plop; plop.score; plop.place; plop.apply; plop.verify; plop.tune"

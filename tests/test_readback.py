@@ -130,6 +130,7 @@ def _wrong_rank(text: str) -> str:
     return re.sub(r"(rank|dim|lora_r): 4", r"\1: 5", text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", NATIVE)
 def test_the_command_says_by_what_a_file_was_read_back(to: str, scores, tmp_path: Path) -> None:
     path = plop.place(scores, strategy="custom", types=["q_proj", "o_proj"]).save(tmp_path / "p")
@@ -166,6 +167,7 @@ def gemma4(tmp_path_factory: pytest.TempPathFactory) -> Placement:
     return plop.import_adapter(path, _gemma4())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", TARGETS)
 def test_an_ending_hits_no_container(to: str, gemma4: Placement, tmp_path: Path) -> None:
     """A tower's `q_proj` may be a container around `q_proj.linear`, which PEFT refuses whole."""

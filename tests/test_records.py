@@ -34,6 +34,7 @@ DIFFERENCES = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(
     st.builds(
         Comparison, TEXT, TEXT, st.lists(DIFFERENCES).map(tuple),

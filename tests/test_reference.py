@@ -81,6 +81,7 @@ def test_ready_batches_have_a_control_where_a_tokenizer_is_given(bundled) -> Non
         assert [row.name for row in scores.references] == ["random tokens"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("stop", ["adaptive", "fixed"])
 def test_the_control_changes_no_score(engine: str, stop: str) -> None:
@@ -112,6 +113,7 @@ def test_an_encoder_decoder_has_a_control(models, tokenizer, texts) -> None:
     assert len(scores.references[0].chosen) == 3
 
 
+@pytest.mark.slow
 def test_the_choice_of_the_bundled_model_is_its_own(tmp_path, run) -> None:
     """Seven interval estimates say that a choice is sure, and none that any text gives it."""
     record = tmp_path / "scores.json"

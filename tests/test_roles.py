@@ -100,6 +100,7 @@ def test_steps_of_a_sequence_are_types_of_their_own() -> None:
     assert all(len(found) == 1 for found in shapes.values())
 
 
+@pytest.mark.slow
 def test_a_tower_a_level_deeper_is_a_tower() -> None:
     """Qwen2.5-Omni's thinker holds an audio and a vision encoder in a configuration of its own."""
     with torch.device("meta"):

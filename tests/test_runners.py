@@ -83,6 +83,7 @@ def test_events_tell_waiting_running_finished_in_that_order(run) -> None:
     assert all((event.result is not None) == (event.state == FINISHED) for event in seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arm", "cause"),
     [
@@ -198,6 +199,7 @@ def usual_signals():
     assert after == usual
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ["long", "stubborn", "child"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_all_trials_and_records_none(
@@ -233,6 +235,7 @@ def test_a_signal_ends_all_trials_and_records_none(
     assert not list(root.glob("*/result.json"))
 
 
+@pytest.mark.slow
 def test_a_trial_that_dies_of_the_same_signal_as_the_run_has_not_failed(
     run, usual_signals: None, tmp_path: Path
 ) -> None:
@@ -275,6 +278,7 @@ def _start_runner(root: Path, arm: str, command: tuple[str, ...]) -> subprocess.
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
 def test_no_trial_outlives_a_killed_runner(tmp_path: Path) -> None:
     """Nobody would know of it, and it would hold its GPU for hours."""
@@ -288,6 +292,7 @@ def test_no_trial_outlives_a_killed_runner(tmp_path: Path) -> None:
     until(lambda: all(gone(int(words[1])) for words in notes(root, "start")), 5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
 @pytest.mark.parametrize("luck", [1, 2, 3])
 def test_a_run_that_was_killed_goes_on(tmp_path: Path, luck: int) -> None:
@@ -323,6 +328,7 @@ def test_a_run_in_a_thread_leaves_the_signals_alone(run) -> None:
     assert results[0].done
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_folder_share_the_trials(run, tmp_path: Path) -> None:
     """The same command on two machines must halve the time, not double the cost."""
     specs = [spec(seed=n, learning_rate=0.05) for n in range(4)]

@@ -34,6 +34,7 @@ def running() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_ray_equals_the_local_pool(running: None, tmp_path: Path) -> None:
     """Where a trial runs must not show in its result; a lost worker costs a second start."""
     command = pretend.command(tmp_path)
@@ -55,6 +56,7 @@ def test_ray_equals_the_local_pool(running: None, tmp_path: Path) -> None:
         assert states == [WAITING, RUNNING, FINISHED]
 
 
+@pytest.mark.slow
 def test_a_worker_lost_for_good_is_a_failed_trial(
     running: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,7 @@ def test_standard_input(content: str | bytes, expected: list[dict], monkeypatch)
     assert list(read_rows("-")) == expected
 
 
+@pytest.mark.slow
 def test_standard_input_from_the_command_line(tmp_path: Path) -> None:
     """`zcat texts.gz | plop score MODEL --data -`, with three passes over one pipe."""
     program = "from plop_lora.documents import load_documents as l; print(len(l('-').items))"
@@ -276,6 +277,7 @@ def _peak(program: str, *words: str) -> int:
     return int(done.stdout) * 1024
 
 
+@pytest.mark.slow
 def test_sixteen_texts_of_a_long_file_need_little_memory(tmp_path: Path) -> None:
     """Half a gigabyte was held for sixteen texts of a million lines."""
     source = tmp_path / "long.jsonl"
@@ -286,6 +288,7 @@ def test_sixteen_texts_of_a_long_file_need_little_memory(tmp_path: Path) -> None
     assert grown < 40 << 20, f"{grown >> 20} MiB for a file of {source.stat().st_size >> 20}"
 
 
+@pytest.mark.slow
 def test_a_small_parquet_file_with_gigabytes_inside(tmp_path: Path) -> None:
     """521 bytes took 7.2 GB: equal values are stored once."""
     column = pyarrow.DictionaryArray.from_arrays(
@@ -303,6 +306,7 @@ def test_a_small_parquet_file_with_gigabytes_inside(tmp_path: Path) -> None:
     assert grown < 100 << 20, f"{grown >> 20} MiB"
 
 
+@pytest.mark.slow
 def test_parquet_that_declares_too_much_is_not_read(tmp_path: Path) -> None:
     """One page of zeros, compressed, fills memory before a row is seen."""
     table = pyarrow.table({"text": ["x" * (100 << 20)]})

@@ -144,6 +144,7 @@ def _gap(left: torch.Tensor, right: torch.Tensor) -> float:
     return (left - right).abs().max().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_folding_changes_no_output(case: str, tmp_path: Path) -> None:
     """PEFT computes the same before and after; so does vLLM's rule, only after."""

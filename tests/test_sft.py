@@ -25,6 +25,7 @@ def _weights(model: Any, *, adapters: bool) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.slow
 def test_loss_falls_and_only_adapters_change(tmp_path: Path, capsys: Any) -> None:
     """Ten steps on real rows; a changed base weight would poison every later comparison."""
     ready = prepared("q_proj", "down_proj")
@@ -47,6 +48,7 @@ def test_loss_falls_and_only_adapters_change(tmp_path: Path, capsys: Any) -> Non
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_tokens_are_those_of_the_rows(tmp_path: Path) -> None:
     """One epoch passes every token of every row once, the end of the sequence included."""
     ready = prepared()
@@ -63,12 +65,14 @@ def _curve(folder: Path, **settings: Any) -> list[float]:
     return [row["loss"] for row in curve if "loss" in row]
 
 
+@pytest.mark.slow
 def test_same_seed_same_losses_and_another_differs(tmp_path: Path) -> None:
     first = _curve(tmp_path)
     assert first == _curve(tmp_path)
     assert first != _curve(tmp_path, seed=4)
 
 
+@pytest.mark.slow
 def test_a_smaller_batch_takes_the_same_steps(tmp_path: Path) -> None:
     """After running out of memory the optimizer sees the same rows a step, only in parts."""
     whole = _curve(tmp_path, batch_size=4)
@@ -88,6 +92,7 @@ def _order(ready: Prepared, folder: Path) -> list[list[int]]:
     return seen
 
 
+@pytest.mark.slow
 def test_order_of_the_data_does_not_depend_on_the_arm(tmp_path: Path) -> None:
     """Arms draw different numbers of random weights; the order of the rows must not notice."""
     first = _order(prepared("q_proj"), tmp_path)
@@ -97,6 +102,7 @@ def test_order_of_the_data_does_not_depend_on_the_arm(tmp_path: Path) -> None:
     assert first == second
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [CHATS[:8], [{"text": row["prompt"]} for row in ROWS[:8]]])
 def test_chats_and_texts(tmp_path: Path, rows: list[Any]) -> None:
     given, curve = session(tmp_path)
@@ -105,6 +111,7 @@ def test_chats_and_texts(tmp_path: Path, rows: list[Any]) -> None:
     assert all(math.isfinite(row["loss"]) for row in curve if "loss" in row)
 
 
+@pytest.mark.slow
 def test_checkpointing_and_half_precision_train(tmp_path: Path) -> None:
     ready = prepared(dtype="bfloat16")
     before = _weights(ready.model, adapters=True)
@@ -115,6 +122,7 @@ def test_checkpointing_and_half_precision_train(tmp_path: Path) -> None:
     assert any(not torch.equal(weight, after[name]) for name, weight in before.items())
 
 
+@pytest.mark.slow
 def test_what_the_log_raises_ends_the_training(tmp_path: Path) -> None:
     """A trial stops on a loss that is NaN, so the trainer must neither hide it nor go on."""
     seen: list[Any] = []
@@ -132,6 +140,7 @@ def test_what_the_log_raises_ends_the_training(tmp_path: Path) -> None:
     assert len(seen) == 1
 
 
+@pytest.mark.slow
 def test_nothing_is_sent_to_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TRL reports every trainer that is made unless it is told not to."""
     from huggingface_hub import constants
@@ -150,6 +159,7 @@ def test_nothing_is_sent_to_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert constants.HF_HUB_DISABLE_TELEMETRY is False
 
 
+@pytest.mark.slow
 def test_rows_beyond_the_length_are_counted(tmp_path: Path) -> None:
     rows = [*ROWS[:7], {"prompt": "word " * 300, "completion": "end"}]
     trained = sft.train(spec(), prepared(), rows, session(tmp_path)[0])

@@ -52,6 +52,7 @@ class Split(nn.Module):
         return output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL_FUSED)
 def test_equals_an_unfused_model(name: str) -> None:
     """Taken apart, the model gives the same outputs, and each piece the score of its slice."""

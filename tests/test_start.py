@@ -50,6 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return here
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -79,6 +80,7 @@ def test_errors_come_before_heavy_imports(
     assert message in errors
 
 
+@pytest.mark.slow
 def test_a_chat_without_a_template_names_the_model(folder: Path) -> None:
     """The tokenizer is loaded only where the data hold a chat; what it lacks is said plainly."""
     plain = folder / "plain"
@@ -89,6 +91,7 @@ def test_a_chat_without_a_template_names_the_model(folder: Path) -> None:
     assert errors.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_scoring_imports_only_what_the_model_needs(folder: Path) -> None:
     """Llama-4's code, for which every model waited two seconds, is that of Llama-4 alone.
 
@@ -100,6 +103,7 @@ def test_scoring_imports_only_what_the_model_needs(folder: Path) -> None:
     assert returned == 0, errors
 
 
+@pytest.mark.slow
 def test_sharded_weights_are_found_without_importing_their_class() -> None:
     code = (
         "import sys, torch\n"
@@ -139,6 +143,7 @@ def test_examples_can_be_typed(verb) -> None:
         command.make_context("plop", words[2:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 @pytest.mark.parametrize("verb", ["", *map(verb_name, VERBS)])
 def test_help_fits_a_terminal(verb: str, flag: str) -> None:
@@ -149,6 +154,7 @@ def test_help_fits_a_terminal(verb: str, flag: str) -> None:
     assert not verb or "Examples" in done.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

@@ -108,6 +108,7 @@ def _naive(values_SK: np.ndarray, rule: Rule) -> tuple[str, ...] | None:
     return tuple(f"type{i}" for i in order[: rule.top]) if low > -rule.tolerance else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [_normal, _student, _lognormal, _two_kinds])
 @pytest.mark.parametrize(
     ("means", "top", "spread"),
@@ -237,6 +238,7 @@ def rows(tmp_path) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_a_clear_choice_stops_early(tmp_path) -> None:
     """The bundled model's gap is wide: a few texts are enough, and their sums are those of all."""
     documents = plop.load_documents(DATA / "problems.jsonl", text="question")
@@ -319,11 +321,14 @@ def test_longest_text_is_tried_first_and_not_counted(models) -> None:
     model = models("llama")
     handle = model.model.register_forward_pre_hook(watch, with_kwargs=True)
     try:
-        scores = plop.score(model, WordTokenizer(), texts, tolerance=9, progress=False)
+        scores = plop.score(
+            model, WordTokenizer(), texts, tolerance=9, progress=False, reference=False
+        )
     finally:
         handle.remove()
-    assert widths[0] == 40
-    assert max(widths[1:]) == 2
+    # One short row is looked at before, and random tokens come last.
+    assert widths[:2] == [2, 40]
+    assert max(widths[2:]) == 2
     assert scores.sequences == LEAST
     assert scores.tokens == 2 * LEAST
 

@@ -117,6 +117,7 @@ def _threads() -> list[str]:
     return [one.name for one in threading.enumerate() if one.name.startswith("plop-lora")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", families.FAMILIES)
 def test_equals_the_memory_engine_to_the_last_bit(name: str, tmp_path: Path) -> None:
     """A weight renamed, fused or left out wrongly, a wrong mask or buffer moves every sum."""
@@ -125,6 +126,7 @@ def test_equals_the_memory_engine_to_the_last_bit(name: str, tmp_path: Path) -> 
     assert not _threads()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NARROW)
 def test_equals_the_memory_engine_in_bfloat16(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -137,6 +139,7 @@ def test_equals_the_memory_engine_in_bfloat16(
     _assert_equal(*_both(loaded, folder, _batches(name, torch.bfloat16)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_unusual_blocks(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A block called many times, or one that shares its weights with another."""
@@ -157,6 +160,7 @@ def test_a_head_that_is_scored_is_loaded(tied: bool, tmp_path: Path) -> None:
     _assert_equal(*_both(model, folder, _batches("llama"), include=include))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "mixtral"])
 def test_another_dtype_than_on_disk(name: str, tmp_path: Path) -> None:
     """Stored in float32 and run in bfloat16, as `--dtype` does."""
@@ -185,6 +189,7 @@ def test_the_record_is_that_of_the_memory_engine(
         assert getattr(streamed, field) == getattr(plain, field), field
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["memory", "stream"])
 def test_the_command_line(
     engine: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bundled: dict[str, plop.Scores]
@@ -249,6 +254,7 @@ def test_hidden_states_spill_to_a_file(tmp_path: Path, monkeypatch: pytest.Monke
     assert all(written)
 
 
+@pytest.mark.slow
 def test_large_embeddings_are_read_by_the_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,6 +327,7 @@ print(*(min(peak(folder) for _ in range(3)) for folder in sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_is_two_blocks_whatever_the_depth(tmp_path: Path) -> None:
     """A block that is kept, or a file that is read whole, shows as memory that grows with depth."""

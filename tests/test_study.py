@@ -85,6 +85,7 @@ class _Trials:
             watch(Event(spec, root / spec.digest()[:16], FINISHED, self.outcome(spec)))
 
 
+@pytest.mark.slow
 def test_every_arm_has_the_same_number_of_parameters(scripts: Any, prepared: Any) -> None:
     study = _open(scripts, prepared[1], prepared[1] / "arms")
     budget = study.arms["all-linear"].trainable_parameters
@@ -95,6 +96,7 @@ def test_every_arm_has_the_same_number_of_parameters(scripts: Any, prepared: Any
     assert {"plop", "plop-inverse", "attention", "type-v_proj", "v-o-down"} <= study.arms.keys()
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_run_once_and_further_seeds_at_the_best_rate(
     scripts: Any, prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +153,7 @@ def test_a_diverged_trial_is_a_result_and_one_of_the_machine_is_not(
     assert "mlp" not in study.best_rates()
 
 
+@pytest.mark.slow
 def test_records_of_another_protocol_are_not_joined(
     scripts: Any, prepared: Any, tmp_path: Path
 ) -> None:
@@ -173,6 +176,7 @@ def test_one_run_a_pair(scripts: Any, prepared: Any, tmp_path: Path) -> None:
                 pass
 
 
+@pytest.mark.slow
 def test_preparing_again_gives_the_same_rows(scripts: Any, prepared: Any, tmp_path: Path) -> None:
     """Records made in different weeks stand beside each other, so the rows must be the same."""
     small, root, source = prepared
@@ -187,6 +191,7 @@ def test_preparing_again_gives_the_same_rows(scripts: Any, prepared: Any, tmp_pa
     assert len(general) == 64
 
 
+@pytest.mark.slow
 def test_classifications_have_several_classes_in_both_parts(scripts: Any) -> None:
     for name in ("docstrings", "exceptions"):
         train, judged = scripts[3].DATA[name](None, 1920, 500)
@@ -195,6 +200,7 @@ def test_classifications_have_several_classes_in_both_parts(scripts: Any) -> Non
         assert not {row["text"] for row in train} & {row["text"] for row in judged}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "unique"), [("summaries", "completion"), ("signatures", "prompt")]
 )
@@ -230,6 +236,7 @@ def test_no_file_is_trained_on_and_judged_by(scripts: Any) -> None:
     assert not [row for part in parts for row in part if " f1_1(" in row["prompt"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "text"),
     [
@@ -248,6 +255,7 @@ def test_what_the_user_can_put_right_is_one_line(words: Sequence[str], text: str
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("--workers", "0"), ("--seconds", "-5"), ("--seconds", "nan")])
 def test_numbers_of_a_run_are_above_0(words: Sequence[str]) -> None:
     ended = subprocess.run(

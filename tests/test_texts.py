@@ -60,6 +60,7 @@ def _text(source: str, template: str = OF_TEXTS, **options: object) -> str:
 # --------------------------------------------------------------------------- which field
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "value",
     [

@@ -67,6 +67,7 @@ def test_without_warm_up_the_schedule_is_the_usual_one() -> None:
     assert _rates(4, 0.0) == pytest.approx([1.0, 0.75, 0.5, 0.25])
 
 
+@pytest.mark.slow
 def test_one_step_changes_the_adapter(tmp_path: Path) -> None:
     ready = prepared()
     sft.train(spec(steps=1, batch_size=8), ready, NEW[:8], session(tmp_path)[0])
@@ -133,6 +134,7 @@ def _model(name: str) -> Any:
     return transformers.AutoModelForCausalLM.from_config(config).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_logits_of_judged_tokens_are_those_of_all(name: str) -> None:
     """What a model does to its logits after the head must be done to those that are left."""
@@ -173,6 +175,7 @@ def _adapter(ready: Any) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in ready.model.parameters() if p.requires_grad])
 
 
+@pytest.mark.slow
 def test_the_loss_and_its_gradients_are_those_of_trl(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +218,7 @@ def _trial(folder: Path, general: str | None) -> TrialSpec:
 GENERAL = '{"text": "A day and a night."}\n{"text": "Rain, or sun."}\n{"text": "All is well."}\n'
 
 
+@pytest.mark.slow
 def test_general_text_is_judged_beside_the_task(tmp_path: Path) -> None:
     """A placement that costs more elsewhere must show it, item by item."""
     made = prepared_spec(tmp_path)

@@ -82,6 +82,7 @@ def test_a_spec_becomes_a_result(spec: TrialSpec, tmp_path: Path) -> None:
     assert "judge on evaluation.jsonl" in str(spec)
 
 
+@pytest.mark.slow
 def test_the_same_spec_gives_the_same_numbers(spec: TrialSpec, tmp_path: Path) -> None:
     """Head, adapters, dropout and the order of the rows are functions of the seed alone."""
     torch.manual_seed(123)
@@ -98,12 +99,14 @@ def curve_losses(folder: Path) -> list[float]:
     return [row["loss"] for row in curve(folder) if "loss" in row]
 
 
+@pytest.mark.slow
 def test_only_the_first_rows_are_used(spec: TrialSpec, tmp_path: Path) -> None:
     spec = replace(spec, data=replace(spec.data, rows=8))
     result = run_trial(spec, tmp_path / "trial", root=tmp_path)
     assert result.cost.tokens == 4 * sum(len(row["text"].split()) for row in rows(8))
 
 
+@pytest.mark.slow
 def test_paths_are_relative_to_the_folder(encoder: str, tmp_path: Path) -> None:
     data = write_data(tmp_path)
     data = replace(data, train=f"../{TRAIN}", evaluation=f"../{EVALUATION}")
@@ -121,6 +124,7 @@ def command(*words: str, folder: Path) -> list[str]:
     return [sys.executable, "-m", "plop_lora", "trial", *words, "--folder", str(folder)]
 
 
+@pytest.mark.slow
 def test_a_finished_trial_is_not_repeated(spec: TrialSpec, tmp_path: Path, monkeypatch) -> None:
     """The second call reads the result and does not even load torch, nor need the data."""
     first = run_trial(spec, tmp_path / "trial", root=tmp_path)
@@ -141,6 +145,7 @@ def test_a_finished_trial_is_not_repeated(spec: TrialSpec, tmp_path: Path, monke
     assert TrialResult.from_dict(json.loads(done.stdout)) == first
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_trial_is_refused(spec: TrialSpec, tmp_path: Path) -> None:
     folder = trial_folder(tmp_path, spec)
     write_spec(tmp_path, spec)
@@ -253,6 +258,7 @@ def training(monkeypatch: pytest.MonkeyPatch, train: Train) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_a_lost_loss_stops_at_once(encoder: str, tmp_path: Path) -> None:
     spec = spec_of(encoder, PLACEMENT, write_data(tmp_path), steps=200, learning_rate=1e30)
     result = run_trial(spec, tmp_path / "trial", root=tmp_path)
@@ -269,6 +275,7 @@ def test_a_lost_loss_stops_at_once(encoder: str, tmp_path: Path) -> None:
     assert result.cause in str(result)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [
@@ -315,6 +322,7 @@ def test_memory_that_never_suffices(spec: TrialSpec, tmp_path: Path, monkeypatch
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_memory_in_evaluation_does_not_train_again(spec, tmp_path: Path, monkeypatch) -> None:
     own, sizes = judging.evaluate, []
 
@@ -353,6 +361,7 @@ def test_being_stopped_is_no_result(spec, tmp_path: Path, monkeypatch, stop) -> 
     assert "result.json" not in files(tmp_path / "trial")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("judged", "cause"),
     [
@@ -370,6 +379,7 @@ def test_evaluation_without_a_number(spec, tmp_path: Path, monkeypatch, judged, 
     assert "adapter" in files(tmp_path / "trial")
 
 
+@pytest.mark.slow
 def test_other_metrics_may_be_missing(spec: TrialSpec, tmp_path: Path, monkeypatch) -> None:
     judged = Judged({"accuracy": (1.0, 0.0)}, {"accuracy": 0.5, "perplexity": float("inf")})
     monkeypatch.setattr(judging, "evaluate", lambda *parts, **others: judged)
@@ -414,6 +424,7 @@ def plop(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     return stop.value.code
 
 
+@pytest.mark.slow
 def test_the_verb(spec: TrialSpec, tmp_path: Path, monkeypatch, capfd) -> None:
     """The result alone goes to stdout, whatever trainers print; exit code 0."""
     spec.save(tmp_path / "spec.json")

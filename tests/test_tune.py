@@ -198,6 +198,7 @@ def _at_random(space: Space, trials: int, seed: int) -> float:
     return min(losses)
 
 
+@pytest.mark.slow
 def test_it_finds_what_was_planted_and_beats_chance(scores, tmp_path) -> None:
     """Positive control: the best placement and rate are known, chance has as many trials."""
     found, wins, chance = 0, 0, []
@@ -279,6 +280,7 @@ def test_a_model_that_trains_more_than_planned_is_not_taken(scores, tmp_path) ->
 # --------------------------------------------------------------------------- stops and starts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [2, 5, 9, 14, 22])
 def test_a_killed_search_goes_on(scores, tmp_path, moment: int) -> None:
     """In the ladder, the search and the confirmation; batches of three."""
@@ -325,6 +327,7 @@ def test_half_a_line_in_the_journal_is_no_end(scores, tmp_path) -> None:
     assert len(tuning.ladder) + sum(t.state == SEARCHED for t in tuning.history) == 12
 
 
+@pytest.mark.slow
 def test_another_recipe_in_the_folder_is_another_search(scores, tmp_path) -> None:
     """What was measured under other training settings must not guide this one."""
     tune(scores, changed(trials=12), tmp_path, steps=Machine().steps)
@@ -345,6 +348,7 @@ def test_two_processes_do_not_share_a_folder(scores, tmp_path) -> None:
             tune(scores, RECIPE, tmp_path, steps=Machine().steps)
 
 
+@pytest.mark.slow
 def test_workers_share_a_database(scores, tmp_path) -> None:
     """Each has its folder; the first that came confirms what both have found."""
     url = f"sqlite:///{tmp_path / 'search.db'}"
@@ -645,6 +649,7 @@ def test_a_file_of_another_model_is_refused(scores, tmp_path) -> None:
 # --------------------------------------------------------------------------- start and command
 
 
+@pytest.mark.slow
 def test_import_is_light() -> None:
     code = (
         "import sys, plop_lora.tune, plop_lora.cli.tune; "

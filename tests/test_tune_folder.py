@@ -98,6 +98,7 @@ def test_a_folder_of_tasks_goes_by_its_whole_path(scores, tmp_path: Path, monkey
 # --------------------------------------------------------------------------- stops and starts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_search_whose_worker_file_is_gone_goes_on(scores, tmp_path: Path, shared: bool) -> None:
     """It took itself for another worker, waited for the first, and never confirmed."""
@@ -143,6 +144,7 @@ class Losing(Machine):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("phase", "what"), [(LADDER, "ladder"), (SEARCH, "search")])
 def test_a_lost_trial_is_told_and_run_at_the_next_start(
     scores, tmp_path: Path, phase: str, what: str

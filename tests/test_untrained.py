@@ -24,6 +24,7 @@ __all__ = ["encoder", "spec"]
 UNTRAINED = {"learning_rate": 0.0, "steps": 1, "phase": "untrained", "arm": "untrained model"}
 
 
+@pytest.mark.slow
 def test_one_step_at_no_rate_changes_nothing(encoder: str, tmp_path: Path) -> None:
     """Two placements give the same numbers, since neither does anything yet."""
     data, results = write_data(tmp_path), []
@@ -39,6 +40,7 @@ def test_one_step_at_no_rate_changes_nothing(encoder: str, tmp_path: Path) -> No
     assert trained.items["loss"] != results[0].items["loss"]
 
 
+@pytest.mark.slow
 def test_one_step_of_a_language_model_as_well(tmp_path: Path) -> None:
     pytest.importorskip("trl")
     model = checkpoint(tmp_path / "llama", "LlamaForCausalLM")
@@ -63,6 +65,7 @@ def _texts(folder: Path) -> TrialData:
     return TrialData("texts.jsonl", digest, "texts.jsonl", digest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [
@@ -85,6 +88,7 @@ def test_a_fault_of_the_machine_leaves_no_result(
     assert run_trial(spec, tmp_path / "trial", root=tmp_path).done
 
 
+@pytest.mark.slow
 def test_one_step_of_reinforcement_learning_as_well(tmp_path: Path) -> None:
     """A reward may move nothing: sampling and the step at a rate of 0 leave the adapters."""
     pytest.importorskip("trl")

@@ -240,6 +240,7 @@ VERDICTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("verdict", "code", "accuracy", "better"), VERDICTS)
 def test_verdicts(scores, recipe, tmp_path: Path, verdict, code, accuracy, better) -> None:
     record = verify(scores, recipe, tmp_path, Planted(accuracy))
@@ -306,6 +307,7 @@ def test_quick_is_marked_everywhere(scores, recipe, tmp_path: Path) -> None:
     assert "SMOKE TEST" in as_text(record, 120)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [80, 120])
 def test_tables_fit(scores, recipe, tmp_path: Path, width: int) -> None:
     record = verify(scores, recipe, tmp_path, Planted(BETTER))
@@ -316,6 +318,7 @@ def test_tables_fit(scores, recipe, tmp_path: Path, width: int) -> None:
 # --------------------------------------------------------------------------- going on
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trials", [0, 5, 12, 17])
 def test_a_stopped_run_goes_on(scores, recipe, tmp_path: Path, trials: int) -> None:
     planted = Planted(BETTER, die_after=trials)
@@ -336,6 +339,7 @@ def test_more_seeds_and_arms_go_on(scores, recipe, tmp_path: Path) -> None:
     assert len(planted.ran) == 25 + 4 * 2 + (3 + 5)
 
 
+@pytest.mark.slow
 def test_signals_are_measured_once(scores, recipe, tmp_path: Path, monkeypatch) -> None:
     """A second measurement could move a placement and with it repeat finished trials."""
     asked = []
@@ -367,6 +371,7 @@ def test_signals_are_measured_once(scores, recipe, tmp_path: Path, monkeypatch) 
         verify(scores, recipe, tmp_path, planted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("update", "message"),
     [({"rank": 8}, "its rank is 16, now 8"), ({"seed": 3}, "its seed is 0, now 3")],
@@ -465,6 +470,7 @@ def test_a_small_disk_is_refused(scores, recipe, tmp_path: Path, monkeypatch) ->
 # --------------------------------------------------------------------------- the plan
 
 
+@pytest.mark.slow
 def test_the_plan_counts_what_runs(scores, recipe, tmp_path: Path) -> None:
     priced = VerifyRecipe.read("recipe.yaml", {"price": {"hourly": 2.0}})
     plan = step.plan(scores, priced, folder=tmp_path / "run")
@@ -496,6 +502,7 @@ def test_finished_trials_say_what_others_take(scores, recipe, tmp_path, monkeypa
     assert 24 * 2.0 < plan.seconds < 24 * 20.0
 
 
+@pytest.mark.slow
 def test_arithmetic_grows_with_the_work(scores, recipe, tmp_path: Path) -> None:
     planted = Planted(BETTER)
     verify(scores, recipe, tmp_path, planted)
@@ -530,6 +537,7 @@ def plop_verify(monkeypatch, capfd, folder: Path, tmp_path: Path):
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("verdict", "code", "accuracy", "better"), VERDICTS)
 def test_exit_codes(plop_verify, tmp_path: Path, verdict, code, accuracy, better) -> None:
     words = ("--recipe", "recipe.yaml", "-o", str(tmp_path / "v.json"))
@@ -540,6 +548,7 @@ def test_exit_codes(plop_verify, tmp_path: Path, verdict, code, accuracy, better
     assert Verification.load(tmp_path / "v.json").verdict == verdict
 
 
+@pytest.mark.slow
 def test_options_alone_and_before_the_recipe(plop_verify, tmp_path: Path) -> None:
     words = ("--task", "classify", "--train", "train.jsonl", "--eval", "eval.jsonl")
     words += ("--arms", "mlp, all-linear", "--seeds", "2", "--format", "json", "--price", "3")
@@ -592,6 +601,7 @@ def test_ctrl_c_says_how_to_go_on(plop_verify, tmp_path: Path) -> None:
     assert f"the same command with --folder {tmp_path / 'run'} goes on" in errors
 
 
+@pytest.mark.slow
 def test_a_plan_needs_no_torch_and_writes_nothing(folder: Path) -> None:
     """A plan is made before the machine with the accelerator is hired."""
     code = (

@@ -288,7 +288,7 @@ def test_rewards_are_tried_on_evaluation_rows(scores, traps: Path) -> None:
     text = (traps / "eval.jsonl").read_text()
     (traps / "eval.jsonl").write_text(text.replace('"answer"', '"reply"'))
     training = {**GRPO["training"], "rewards": ["number"]}
-    with pytest.raises(DataError, match="finds no reference in a row"):
+    with pytest.raises(DataError, match="finds no number in the reference"):
         plop.verify(
             scores,
             VerifyRecipe.model_validate({**GRPO, "training": training}),

@@ -41,6 +41,7 @@ def test_distributed_data_parallel(models, tmp_path) -> None:
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_compiled_in_place(models) -> None:
     """A graph made before the hooks came would never call them."""
     model = families.build("llama")

@@ -49,7 +49,7 @@ def import_(
 
     loaded = None if scores is None else Scores.load(scores)
     if model is not None:
-        model_name(model)
+        model_name(model, weights=False)
     with waiting(f"reading {adapter} with torch, transformers and peft", form):
         from plop_lora.export.imported import import_adapter
 

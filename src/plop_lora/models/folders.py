@@ -33,8 +33,12 @@ LFS_POINTER = b"version https://git-lfs"
 """How a file begins that Git LFS left in place of a large one."""
 
 
-def model_name(name: str) -> str:
+def model_name(name: str, *, weights: bool = True) -> str:
     """Return the name to load a model by: `~` is expanded, all else stays as it was typed.
+
+    Args:
+        name: as it was typed.
+        weights: whether they are loaded, which an adapter in the folder would change.
 
     Raises:
         ModelError: the name is a file, a folder that holds no model, or looks like a path and is
@@ -42,7 +46,7 @@ def model_name(name: str) -> str:
     """
     path = Path(expanded(name))
     if path.is_dir():
-        _check_folder(name, path)
+        _check_folder(name, path, weights)
     elif path.exists():
         raise ModelError(_is_a_file(name, path))
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
@@ -129,8 +133,8 @@ def _is_a_file(name: str, path: Path) -> str:
     return f"The model {name} is a file, not a folder. {_GIVE}"
 
 
-def _check_folder(name: str, path: Path) -> None:
-    if (path / CONFIG).exists() and (path / _ADAPTER).exists():
+def _check_folder(name: str, path: Path, weights: bool) -> None:
+    if weights and (path / CONFIG).exists() and (path / _ADAPTER).exists():
         raise ModelError(
             f"{name} holds a model and an adapter, which transformers puts on it: its layers would "
             "be taken for the model's own. Move adapter_config.json and adapter_model.safetensors "

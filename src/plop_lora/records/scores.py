@@ -5,13 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from plop_lora.errors import UnknownNameError, UsageError, nearest
 from plop_lora.records.base import Record, frame
 
 LEFT_OUT = "left out by --include or --exclude"
 """Why a weight has no score that nobody asked for."""
+
+_Unless = Field(exclude_if=lambda value: not value)
+"""A field that older records lack is left out where it says nothing, so that they keep their
+identity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +290,7 @@ class Scores(Record):
     measurements: Measurements
     notes: tuple[str, ...] = ()
     stopping: Stopping | None = None
-    references: tuple[ReferenceChoice, ...] = ()
+    references: Annotated[tuple[ReferenceChoice, ...], _Unless] = ()
 
     def __getitem__(self, name: str) -> TypeScore:
         """Return the score of a module type: `scores["q_proj"].nfn`.

@@ -30,7 +30,7 @@ from transformers.modeling_utils import _get_dtype
 from transformers.utils.generic import ContextManagers
 from transformers.utils.loading_report import LoadStateDictInfo
 
-from plop_lora.errors import ModelError
+from plop_lora.errors import ModelError, PlopError
 from plop_lora.models.origin import PLAIN, Origin
 from plop_lora.scoring import lookups
 from plop_lora.scoring.loading import architecture_of
@@ -41,7 +41,7 @@ from plop_lora.scoring.weights import KEY_MAPPING, check_weights, is_wrapped, un
 _ALIGNMENT = 64
 
 
-class UnstreamableError(Exception):
+class UnstreamableError(PlopError):
     """Why a model cannot be streamed; never leaves the package, which then loads it whole."""
 
 

@@ -131,7 +131,7 @@ def load_skeleton(name: str, origin: Origin = PLAIN) -> nn.Module:
     Raises:
         ModelError: no such model, or transformers does not know it.
     """
-    name = model_name(name)
+    name = model_name(name, weights=False)
     with explained(name, "model", origin):
         config = AutoConfig.from_pretrained(name, **origin.loading())
         declared = architecture_of(config)

@@ -163,8 +163,8 @@ def measure_batch(
             f"The model refused a batch: {error}. Either a text is longer than the model has "
             "positions (try a smaller --max-length), or the tokenizer is not the model's own."
         ) from error
-    except Exception as error:  # models raise what they like
-        if probe.in_step or is_out_of_memory(error) or not _is_of_model(error):
+    except (AttributeError, TypeError, ValueError) as error:  # an input that it lacks
+        if probe.in_step or not _is_of_model(error):
             raise
         raise MeasurementError(_refused(error, batch)) from error
     sums_RB, counts_RB, unassignable, left_out = probe.finish()

@@ -152,14 +152,10 @@ def score(  # noqa: PLR0913
             enough=watch if stop == ADAPTIVE else None, advance=advance,
         )  # fmt: skip
     settings = {
-        "max_length": max_length,
-        "batch_size": batch_size or "auto",
-        "include": list(include),
-        "exclude": list(exclude),
-        "engine": measured.engine,
-        **_recorded(origin, name, tokenizer),
+        "max_length": max_length, "batch_size": batch_size or "auto", "include": list(include),
+        "exclude": list(exclude), "engine": measured.engine, **_recorded(origin, name, tokenizer),
         **_read_as(given, measured),
-    }
+    }  # fmt: skip
     provenance = provenance_of(
         given.source, measured, loaded, seed=seed, baseline=baseline, settings=settings,
         elapsed=time.monotonic() - started,
