@@ -26,6 +26,8 @@ from plop_lora.records import (
 )
 from plop_lora.records.verification import ArmResult, Predictive
 
+pytestmark = pytest.mark.slow
+
 SCRIPTS = Path(__file__).parents[1] / "scripts" / "experiments"
 NAMES = ("arithmetic", "docstrings", "report")
 
@@ -42,7 +44,6 @@ def scripts():
             sys.modules.pop(name, None)
 
 
-@pytest.mark.slow
 def test_no_script_imports_torch() -> None:
     """Data and reports are made where no trainer is installed."""
     code = "import sys\n" + "\n".join(f"import {name}" for name in NAMES)
@@ -110,7 +111,6 @@ def rows(scripts):
     return scripts["docstrings"].build(scripts["docstrings"].library(), 0)
 
 
-@pytest.mark.slow
 def test_docstrings_are_seeded(scripts, rows) -> None:
     assert scripts["docstrings"].build(scripts["docstrings"].library(), 0) == rows
 
@@ -274,7 +274,6 @@ def run(arguments: list[str]) -> None:
     subprocess.run([sys.executable, str(SCRIPTS / "report.py"), *arguments], check=True)
 
 
-@pytest.mark.slow
 def test_report(tmp_path: Path) -> None:
     """Rows of the table, correlation and curves come from the records beside each other."""
     for task, metric, quantity in (("sft", "loss", "loss"), ("grpo", "pass@1", "reward")):

@@ -244,6 +244,7 @@ def test_model_is_not_touched(models, tmp_path) -> None:
     assert not any("lora" in name for name, _ in model.named_modules())
 
 
+@pytest.mark.slow
 def test_a_folder_needs_no_weights(models, tmp_path) -> None:
     """Only config.json is read: an import must not cost the download of a model."""
     models("llama").config.save_pretrained(tmp_path)

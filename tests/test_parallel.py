@@ -30,6 +30,8 @@ from plop_lora.scoring.collect import Measured, merge
 from plop_lora.scoring.parallel import Board, Processes
 from plop_lora.scoring.sharded import check_sharded
 
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(__file__).parents[1] / "src"
 DATA_OPTIONS = ["--data", str(DATA / "problems.jsonl"), "--samples", "9", "--batch-size", "2"]
 TEMPLATE = TASKS["problems"]["template"]
@@ -119,7 +121,6 @@ def in_two(tmp_path_factory: pytest.TempPathFactory):
     return folder, done.stdout, model, batches
 
 
-@pytest.mark.slow
 def test_two_processes_equal_one(in_two, one_thread: None) -> None:
     """Nine texts in batches of two: a share that is lost, doubled or cut moves a number."""
     folder, printed, _, _ = in_two
@@ -174,7 +175,6 @@ main()
 """
 
 
-@pytest.mark.slow
 def test_a_killed_process_ends_all(tmp_path: Path) -> None:
     """The other process waits for sums that will never come, and has a file to write."""
     script, stamp, output = tmp_path / "killed.py", tmp_path / "stamp", tmp_path / "output"

@@ -18,7 +18,10 @@ from plop_lora.scoring.cluster import connected, run_tasks
 
 ray = pytest.importorskip("ray")
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, which differ by version
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),  # Ray's own, which differ by version
+]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,6 @@ def _score(**options: object) -> plop.Scores:
     return plop.score(str(MODEL), texts=documents, batch_size=2, progress=False, **options)
 
 
-@pytest.mark.slow
 def test_ray_equals_one_process(running: None) -> None:
     """A task that measured other sites, or put its sums elsewhere, would move a score."""
     spread, here = _score(engine="ray"), _score()
@@ -46,7 +48,6 @@ def test_ray_equals_one_process(running: None) -> None:
     assert spread.provenance.data_fingerprint == here.provenance.data_fingerprint
 
 
-@pytest.mark.slow
 def test_a_lost_workers_shard_is_run_again(running: None, tmp_path: Path) -> None:
     """One worker is killed in the middle of its shard; every shard still has its result."""
     flag = str(tmp_path / "killed")
@@ -74,7 +75,6 @@ def test_a_worker_lost_for_good_ends_the_run(
         list(run_tasks(shard, [(0,)]))
 
 
-@pytest.mark.slow
 def test_an_error_of_a_worker_is_told_as_ours(running: None) -> None:
     """Ray wraps errors in pages of traceback; the user needs the line that we wrote."""
 

@@ -21,6 +21,7 @@ ray = pytest.importorskip("ray")
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore"),  # Ray's own, which differ by version
 ]
 RAY = Runner(kind="ray")
@@ -34,7 +35,6 @@ def running() -> Iterator[None]:
         yield
 
 
-@pytest.mark.slow
 def test_ray_equals_the_local_pool(running: None, tmp_path: Path) -> None:
     """Where a trial runs must not show in its result; a lost worker costs a second start."""
     command = pretend.command(tmp_path)
@@ -56,7 +56,6 @@ def test_ray_equals_the_local_pool(running: None, tmp_path: Path) -> None:
         assert states == [WAITING, RUNNING, FINISHED]
 
 
-@pytest.mark.slow
 def test_a_worker_lost_for_good_is_a_failed_trial(
     running: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,8 @@ from plop_lora.demo import DATA, MODEL
 from plop_lora.records import TrialResult, TrialSpec
 from plop_lora.training.events import FINISHED, Event
 
+pytestmark = pytest.mark.slow
+
 SCRIPTS = Path(__file__).parents[1] / "scripts" / "experiments"
 PAIR = "smollm2-gsm8k"
 
@@ -85,7 +87,6 @@ class _Trials:
             watch(Event(spec, root / spec.digest()[:16], FINISHED, self.outcome(spec)))
 
 
-@pytest.mark.slow
 def test_every_arm_has_the_same_number_of_parameters(scripts: Any, prepared: Any) -> None:
     study = _open(scripts, prepared[1], prepared[1] / "arms")
     budget = study.arms["all-linear"].trainable_parameters
@@ -96,7 +97,6 @@ def test_every_arm_has_the_same_number_of_parameters(scripts: Any, prepared: Any
     assert {"plop", "plop-inverse", "attention", "type-v_proj", "v-o-down"} <= study.arms.keys()
 
 
-@pytest.mark.slow
 def test_what_is_missing_is_run_once_and_further_seeds_at_the_best_rate(
     scripts: Any, prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,7 +153,6 @@ def test_a_diverged_trial_is_a_result_and_one_of_the_machine_is_not(
     assert "mlp" not in study.best_rates()
 
 
-@pytest.mark.slow
 def test_records_of_another_protocol_are_not_joined(
     scripts: Any, prepared: Any, tmp_path: Path
 ) -> None:
@@ -176,7 +175,6 @@ def test_one_run_a_pair(scripts: Any, prepared: Any, tmp_path: Path) -> None:
                 pass
 
 
-@pytest.mark.slow
 def test_preparing_again_gives_the_same_rows(scripts: Any, prepared: Any, tmp_path: Path) -> None:
     """Records made in different weeks stand beside each other, so the rows must be the same."""
     small, root, source = prepared
@@ -191,7 +189,6 @@ def test_preparing_again_gives_the_same_rows(scripts: Any, prepared: Any, tmp_pa
     assert len(general) == 64
 
 
-@pytest.mark.slow
 def test_classifications_have_several_classes_in_both_parts(scripts: Any) -> None:
     for name in ("docstrings", "exceptions"):
         train, judged = scripts[3].DATA[name](None, 1920, 500)
@@ -200,7 +197,6 @@ def test_classifications_have_several_classes_in_both_parts(scripts: Any) -> Non
         assert not {row["text"] for row in train} & {row["text"] for row in judged}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "unique"), [("summaries", "completion"), ("signatures", "prompt")]
 )
@@ -236,7 +232,6 @@ def test_no_file_is_trained_on_and_judged_by(scripts: Any) -> None:
     assert not [row for part in parts for row in part if " f1_1(" in row["prompt"]]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "text"),
     [
@@ -255,7 +250,6 @@ def test_what_the_user_can_put_right_is_one_line(words: Sequence[str], text: str
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("words", [("--workers", "0"), ("--seconds", "-5"), ("--seconds", "nan")])
 def test_numbers_of_a_run_are_above_0(words: Sequence[str]) -> None:
     ended = subprocess.run(
@@ -272,7 +266,6 @@ def test_a_data_set_that_is_not_there_is_named(scripts: Any, tmp_path: Path) -> 
         scripts[3].DATA["gsm8k"](tmp_path, 1, 1)
 
 
-@pytest.mark.slow
 def test_real_trials_are_the_same_in_a_process_that_stays(
     scripts: Any, prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
