@@ -122,6 +122,15 @@ def test_settings_that_no_trial_can_have(settings: dict[str, Any], words: str) -
         )
 
 
+def test_half_precision_on_a_processor_is_told_before_any_trial(scores, recipe, tmp_path) -> None:
+    """Every trial failed in its first step."""
+    half = recipe.model_copy(update={"training": TrainingSettings(dtype="float16", device="cpu")})
+    planted = Planted(BETTER)
+    with pytest.raises(UsageError, match="float16 is for a GPU"):
+        verify(scores, half, tmp_path, planted)
+    assert planted.ran == []
+
+
 # --------------------------------------------------------------------------- environment
 
 

@@ -195,6 +195,17 @@ def test_none_arrays_and_truths_are_allowed() -> None:
     assert call_reward(mixed, ROWS, ["a", "b"]) == [None, 1.0]
 
 
+def test_rewards_that_apply_to_no_row_are_refused(tmp_path: Path, monkeypatch) -> None:
+    """Training ran to its end with a reward of NaN."""
+    (tmp_path / "silent_rewards.py").write_text(
+        "def none(prompts, completions, **columns):\n    return [None] * len(prompts)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(DataError, match="None for each of the first 2 rows"):
+        try_rewards(("silent_rewards:none",), ROWS)
+    try_rewards(("silent_rewards:none", "format"), ROWS)
+
+
 def test_trying_refuses_before_training(user_module: str) -> None:
     """A reward that needs a column which the rows lack must not fail after an hour."""
     try_rewards((*REWARDS, f"{user_module}:length"), ROWS)

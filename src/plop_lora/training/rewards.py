@@ -344,7 +344,8 @@ def try_rewards(names: Sequence[str], rows: Sequence[Row]) -> None:
 
     Raises:
         UsageError: no name at all, or one that there is no function of.
-        DataError: a function that raises on these rows, or returns what it must not.
+        DataError: a function that raises on these rows, or returns what it must not, or none that
+            rewards them.
     """
     if not names:
         raise UsageError(
@@ -354,8 +355,13 @@ def try_rewards(names: Sequence[str], rows: Sequence[Row]) -> None:
     first = rows[:2]
     if "number" in names:
         check_references(map(answer_of, rows), "The reward `number`")
-    for name in names:
-        call_reward(find_reward(name), first, [f"A short answer.\n{MARK} 0"] * len(first))
+    answers = [f"A short answer.\n{MARK} 0"] * len(first)
+    values = [call_reward(find_reward(name), first, answers) for name in names]
+    if first and all(value is None for given in values for value in given):
+        raise DataError(
+            f"{', '.join(names)}: None for each of the first {len(first)} rows, so nothing would "
+            "be rewarded. Return a number where a reward applies, or name one that does."
+        )
 
 
 def check_references(references: Iterable[str | None], reader: str) -> None:

@@ -16,6 +16,7 @@ from plop_lora.recipe import Proof, VerifyRecipe
 from plop_lora.records import (
     Placement,
     Scores,
+    TrainingSettings,
     TrialResult,
     TrialSpec,
     Verification,
@@ -193,11 +194,29 @@ def check_what_runs(
         ModelError: the model to be trained is not there, or is another than was scored.
         DataError, UsageError: as `check_functions`.
     """
+    check_dtype(recipe.training)
     check_functions(recipe, splits)
     model = model_of(recipe, scores)
     check_config(model, scores, download=True)
     if not is_scored(recipe, scores):
         check_weights_fit(model, placements)
+
+
+def check_dtype(training: TrainingSettings) -> None:
+    """Refuse float16 on a processor, where sums of a long row overflow and most products are slow.
+
+    Raises:
+        UsageError: the text names what to take instead.
+    """
+    if training.dtype != "float16":
+        return
+    from plop_lora.scoring.loading import device_named
+
+    if device_named(training.device).type == "cpu":
+        raise UsageError(
+            "training.dtype float16 is for a GPU, and trials run on a processor here. Take "
+            "float32, bfloat16, or auto."
+        )
 
 
 def check_task_fits(scores: Scores, recipe: Proof) -> None:
