@@ -192,12 +192,15 @@ def check_what_runs(
 
     Raises:
         ModelError: the model to be trained is not there, or is another than was scored.
-        DataError, UsageError: as `check_functions`.
+        DataError, UsageError: as `check_functions`, or rows that no trial could read.
     """
+    from plop_lora.verify.fit import check_rows_fit
+
     check_dtype(recipe.training)
     check_functions(recipe, splits)
     model = model_of(recipe, scores)
     check_config(model, scores, download=True)
+    check_rows_fit(recipe, model, splits)
     if not is_scored(recipe, scores):
         check_weights_fit(model, placements)
 

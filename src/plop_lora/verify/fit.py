@@ -1,0 +1,126 @@
+"""Whether the rows of a study fit its model: found once, before the first trial, and not in each.
+
+A tokenizer that cannot be loaded is left to the first trial, whose error says what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from plop_lora.errors import DataError, ModelError, PlopError, UsageError
+from plop_lora.models.origin import Origin
+from plop_lora.recipe import Proof
+from plop_lora.records.trial import CLASSIFY, GRPO
+from plop_lora.training.weights import TrainedModel
+from plop_lora.verify.splits import Splits
+
+Row = Mapping[str, Any]
+
+
+def check_rows_fit(recipe: Proof, model: TrainedModel, splits: Splits) -> None:
+    """Refuse rows that no trial of a study could read.
+
+    Args:
+        recipe: has the task and the tokens that a row may have.
+        model: what the trials load; only its configuration and its tokenizer are read.
+        splits: all rows.
+
+    Raises:
+        DataError: a chat that the template refuses.
+        UsageError: rows longer than the model has positions, or a pad token beyond its
+            vocabulary.
+    """
+    from plop_lora.scoring.loading import load_skeleton, load_tokenizer
+
+    origin = Origin(model.revision)
+    try:
+        tokenizer = load_tokenizer(model.name, origin)
+        skeleton = load_skeleton(model.name, origin)
+    except ModelError:
+        return
+    _check_pad_token(tokenizer, skeleton, model.name)
+    parts = {"training": splits.train, "selection": splits.selection, "report": splits.report}
+    longest = max(
+        (
+            _length(recipe.task, row, tokenizer, f"row {number} of the {part} rows")
+            for part, rows in parts.items()
+            for number, row in enumerate(rows, start=1)
+        ),
+        default=0,
+    )
+    _check_positions(recipe, skeleton, longest, model.name)
+
+
+def _length(task: str, row: Row, tokenizer: Any, where: str) -> int:
+    """Return the tokens of a row as its task reads it."""
+    from plop_lora.training.chats import example_of, prompt_tokens, template_arguments
+
+    try:
+        if task == CLASSIFY:
+            return len(tokenizer(str(row["text"]))["input_ids"])
+        if task == GRPO:
+            return len(prompt_tokens(row["prompt"], tokenizer, template_arguments(row)))
+        return len(example_of(row, tokenizer).tokens)
+    except PlopError:
+        raise
+    except Exception as error:  # templates are programs and raise what they like
+        raise DataError(
+            f"The chat template refuses {where} ({type(error).__name__}: {error}). Change its "
+            "roles or their order, or leave the row out."
+        ) from error
+
+
+def _check_pad_token(tokenizer: Any, skeleton: Any, name: str) -> None:
+    table = skeleton.get_input_embeddings()
+    pad = tokenizer.pad_token_id
+    if pad is not None and isinstance(table, nn.Embedding) and pad >= table.num_embeddings:
+        raise UsageError(
+            f"The pad token of {name} has the number {pad}, and the model has "
+            f"{table.num_embeddings:,} embeddings. Give its tokenizer a pad token that the model "
+            "has, such as its end of sequence, or enlarge the model with resize_token_embeddings."
+        )
+
+
+def _check_positions(recipe: Proof, skeleton: Any, longest: int, name: str) -> None:
+    positions = learned_positions(skeleton)
+    if positions is None:
+        return
+    settings = recipe.training
+    if recipe.task == GRPO:
+        needed = longest + settings.completion_length
+        cure = f"training.completion_length {max(1, positions - longest)} or shorter prompts"
+    else:
+        needed = min(longest, settings.max_length)
+        cure = f"training.max_length {positions}"
+    if needed > positions:
+        raise UsageError(
+            f"{name} has {positions} positions, and a row would take {needed} of them. Give {cure}."
+        )
+
+
+def _before_the_first(table: nn.Embedding) -> int:
+    return 0 if table.padding_idx is None else 1 + int(table.padding_idx)
+
+
+def learned_positions(model: Any) -> int | None:
+    """Return how many positions a model has a learned vector for, None where it computes them.
+
+    A table of positions is an embedding of as many rows as the configuration has positions, or of
+    two more; where it has a row for padding, positions begin behind that.
+    """
+    config = model.config.get_text_config()
+    declared = getattr(config, "max_position_embeddings", None)
+    if not isinstance(declared, int):
+        return None
+    table = model.get_input_embeddings()
+    found = [
+        min(declared, module.num_embeddings - _before_the_first(module))
+        for module in model.modules()
+        if isinstance(module, nn.Embedding)
+        and module is not table
+        and declared <= module.num_embeddings <= declared + 2
+    ]
+    return min(found, default=None)
