@@ -243,7 +243,12 @@ def test_ctrl_c_in_the_forward(run: Run, tmp_path: Path, monkeypatch) -> None:
         time.sleep(10)
 
     monkeypatch.setattr(importlib.import_module("plop_lora.scoring.memory"), "measure", wait)
-    code, output, errors = run(*_score_words("-o", str(tmp_path / "scores.json")))
+    # A shell starts what runs in its background with SIGINT ignored, these tests among it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        code, output, errors = run(*_score_words("-o", str(tmp_path / "scores.json")))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (code, output) == (130, "")
     assert errors.strip() == "Stopped. No half-written file is left."
     assert not list(tmp_path.iterdir())
