@@ -235,7 +235,7 @@ def test_full_disk_after_the_forward_loses_nothing(
         assert plop.Scores.from_dict(json.loads(output)).sequences == 3
 
 
-def test_ctrl_c_in_the_forward(run: Run, tmp_path: Path, monkeypatch) -> None:
+def test_ctrl_c_in_the_forward(run: Run, tmp_path: Path, monkeypatch, capfd) -> None:
     """One line, the shell's exit code for a stop, and no file, whole or half."""
 
     def wait(*_: object, **__: object) -> None:
@@ -243,6 +243,7 @@ def test_ctrl_c_in_the_forward(run: Run, tmp_path: Path, monkeypatch) -> None:
         time.sleep(10)
 
     monkeypatch.setattr(importlib.import_module("plop_lora.scoring.memory"), "measure", wait)
+    capfd.readouterr()  # what libraries say when they are imported
     # A shell starts what runs in its background with SIGINT ignored, these tests among it.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
