@@ -429,9 +429,10 @@ def main() -> int:
     if given.page is None:
         print(text, end="")
         return 0
-    before, mark, _ = given.page.read_text(encoding="utf-8").partition(MARK)
+    page = given.page.read_text(encoding="utf-8") if given.page.is_file() else ""
+    before, mark, _ = page.partition(MARK)
     if not mark:
-        print(f"Error: {given.page} has no line {MARK}.", file=sys.stderr)
+        print(f"Error: {given.page} is no page with the line {MARK}.", file=sys.stderr)
         return 1
     with atomic_file(given.page) as file:
         file.write(f"{before}{MARK}\n\n{text}")

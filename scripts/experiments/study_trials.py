@@ -8,10 +8,9 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 
 from arms import all_arms, distinct
-from evidence import UNTRAINED, seeds_wanted
+from evidence import UNTRAINED, seeds_wanted, selected
 from pairs import PAIRS, Pair, StudyError
 from preparing import ROWS, SCORES, checked_network, describe, digest
 
@@ -95,7 +94,7 @@ class Study:
         found: dict[str, dict[float, float]] = {}
         for record in self.records().values():
             if record.seed == 0 and record.arm != UNTRAINED:
-                found.setdefault(record.arm, {})[record.learning_rate] = selected_loss(record)
+                found.setdefault(record.arm, {})[record.learning_rate] = selected(record)
         return found
 
     def confirmation(self) -> list[TrialSpec]:
@@ -178,12 +177,6 @@ def rounded(rate: float) -> float:
 def name_of(spec: TrialSpec) -> str:
     """Return the file name of the record of a trial."""
     return record_name(spec.arm, spec.learning_rate, spec.seed)
-
-
-def selected_loss(record: TrialResult) -> float:
-    """Return the mean loss on the selection rows, infinite for a trial that diverged."""
-    items = record.items.get("loss", ())
-    return fmean(items[: len(items) // 2]) if record.done and items else float("inf")
 
 
 def open_study(name: str, results: Path, models: Path, device: str) -> Study:

@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_WRAPPER = re.compile(
-    r"(?<![\w])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\\?(?:\.|$)"
-)
-"""Of `torch.compile`, FSDP and activation checkpointing; in a pattern the dot may be escaped."""
+from plop_lora.models.wrappers import WRAPPERS
+
+_WRAPPER = re.compile(rf"(?<![\w])({'|'.join(WRAPPERS)})\\?(?:\.|$)")
+"""In a pattern the dot may be escaped."""
 _PARALLEL = re.compile(r"^(base_model\.model\.)?(module)\\?\.")
 """Of `DataParallel` and its distributed kin, which stands outermost."""
 _FIELDS = ("target_modules", "target_parameters", "exclude_modules", "rank_pattern",

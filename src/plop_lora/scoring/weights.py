@@ -18,9 +18,8 @@ from typing import Any
 from torch import nn
 
 from plop_lora.errors import ModelError
+from plop_lora.models.wrappers import WRAPPERS
 
-WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""What torch.compile, FSDP and activation checkpointing put before names, anywhere in them."""
 _CHAIN = rf"(?:(?:{'|'.join(WRAPPERS)})\.)+"
 _LEADING = rf"^(?:(?:module|{'|'.join(WRAPPERS)})\.)+"
 KEY_MAPPING = {

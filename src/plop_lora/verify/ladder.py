@@ -83,7 +83,7 @@ def choose_rates(study: Study, results: Sequence[TrialResult]) -> Rates:
 
 def _lost(results: Sequence[TrialResult]) -> dict[str, str]:
     """Say of each arm which trial of its ladder the machine has ended."""
-    return {result.arm: _LOST.format(rate=result.learning_rate, cause=_cause(result))
+    return {result.arm: _LOST.format(rate=result.learning_rate, cause=cause_within(result))
             for result in results if result.mendable}  # fmt: skip
 
 
@@ -97,7 +97,8 @@ _LOST = (
 )
 
 
-def _cause(result: TrialResult) -> str:
+def cause_within(result: TrialResult) -> str:
+    """Return the cause of a failed trial as a part of a sentence."""
     return (result.cause or "no cause given").rstrip(".")
 
 

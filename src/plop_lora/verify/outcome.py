@@ -19,7 +19,7 @@ from plop_lora.records import (
 from plop_lora.records.trial import CONFIRM, LADDER
 from plop_lora.verify.arms import Arm
 from plop_lora.verify.decide import ArmComparison, Doubts, Outcome, decide, predictive
-from plop_lora.verify.ladder import Rates, cause_of, value_of
+from plop_lora.verify.ladder import Rates, cause_of, cause_within, value_of
 from plop_lora.verify.plan import SHORTLIST, UNTRAINED_MODEL, Study
 from plop_lora.verify.references import best_reference, references_of
 from plop_lora.verify.selectors import Signal
@@ -103,8 +103,8 @@ def _doubts(trials: Trials) -> dict[str, str]:
             # The seeds that are left may be the luckier ones.
             found[result.arm] = (
                 f"its trial with the seed {result.seed} was lost to the machine "
-                f"({(result.cause or 'no cause given').rstrip('.')}), so it has fewer seeds than "
-                "the others; start again to run it"
+                f"({cause_within(result)}), so it has fewer seeds than the others; start again to "
+                "run it"
             )
         elif result.nothing_learned:
             found[result.arm] = (
