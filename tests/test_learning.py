@@ -21,7 +21,7 @@ from plop_lora.recipe import VerifyRecipe
 from plop_lora.records import TrainingSettings, TrialResult, TrialSpec
 from plop_lora.records.trial import CONFIRM, LADDER
 from plop_lora.report.terminal import as_text
-from plop_lora.training.classify import _encoded
+from plop_lora.training.classify import _cut, _encoded
 from plop_lora.training.launcher import is_first_process, process_count, settled
 from plop_lora.training.learning import not_whole, unfinished, unmoved, unrewarded
 from plop_lora.training.task import passes_of
@@ -74,6 +74,14 @@ def test_rows_that_are_not_seen_whole_are_counted() -> None:
     )
     assert "10 of 84 training rows (12%) lose their end" in cut
     assert not_whole(100, 5, 5, 128) == ()
+
+
+def test_rows_of_a_classifier_that_lose_their_end_are_counted() -> None:
+    tokenizer = prepared().tokenizer
+    rows = [{"text": "word " * count} for count in (3, 40, 80)]
+    most = len(tokenizer(rows[1]["text"])["input_ids"])
+    examples = [tokenizer(r["text"], truncation=True, max_length=most) for r in rows]
+    assert _cut(rows, examples, tokenizer, most) == 1
 
 
 def test_padding_of_a_classifier_is_on_the_right() -> None:

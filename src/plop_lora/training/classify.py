@@ -37,7 +37,6 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
         DataError: a row has no text, or a label that is none of the spec's.
     """
     tokenizer, model = prepared.tokenizer, prepared.model
-    lengths = map(len, tokenizer([str(row.get("text", "")) for row in rows])["input_ids"])
     numbers = label_numbers(rows, spec.labels)
     examples = [
         {**encoded, "labels": number}
@@ -61,8 +60,14 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
         tokens=int(trainer.state.num_input_tokens_seen),
         steps=int(trainer.state.global_step),
         last_log=history[-1] if history else {},
-        rows_cut=sum(length > spec.training.max_length for length in lengths),
+        rows_cut=_cut(rows, examples, tokenizer, spec.training.max_length),
     )
+
+
+def _cut(rows: Sequence[Row], examples: Sequence[Any], tokenizer: Any, most: int) -> int:
+    """Return how many rows lost their end; only those of full length are tokenised again."""
+    full = [row for row, made in zip(rows, examples, strict=True) if len(made["input_ids"]) >= most]
+    return sum(len(tokenizer(str(row["text"]), verbose=False)["input_ids"]) > most for row in full)
 
 
 def _mean_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
