@@ -15,7 +15,7 @@ import pytest
 import plop_lora as plop
 from plop_lora.export import TARGETS
 from plop_lora.placement import STRATEGIES
-from plop_lora.verify.arms import ARMS
+from plop_lora.verification.arms import ARMS
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "plop_lora"

@@ -15,7 +15,7 @@ import plop_lora as plop
 from plop_lora.errors import RecordError, UsageError
 from plop_lora.placement.budget import RankCost, share_out, tighten
 from plop_lora.records import AdapterSettings, Scores
-from plop_lora.verify.arms import (
+from plop_lora.verification.arms import (
     ARMS,
     DEFAULT_ARMS,
     Arm,
@@ -24,8 +24,8 @@ from plop_lora.verify.arms import (
     make_arms,
     signals_for,
 )
-from plop_lora.verify.equal import TOLERANCE
-from plop_lora.verify.selectors import Signal
+from plop_lora.verification.equal import TOLERANCE
+from plop_lora.verification.selectors import Signal
 
 SEEDS = (0, 1, 2)
 SIDES = st.integers(1, 400)
@@ -315,7 +315,7 @@ def test_swaps_reach_what_single_ranks_cannot() -> None:
 @pytest.mark.slow
 def test_arms_need_no_torch() -> None:
     code = (
-        "import sys, plop_lora.verify.arms, plop_lora.verify.decide; "
+        "import sys, plop_lora.verification.arms, plop_lora.verification.decide; "
         "assert not {'torch', 'peft', 'statsmodels'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,7 +9,7 @@ import pytest
 
 from plop_lora.errors import MeasurementError, UsageError
 from plop_lora.records.verification import BEATEN, CONFIRMED, INCONCLUSIVE
-from plop_lora.verify.decide import (
+from plop_lora.verification.decide import (
     BETTER,
     FAILED,
     NON_INFERIOR,

@@ -15,8 +15,8 @@ from plop_lora.errors import DataError, UsageError
 from plop_lora.recipe import VerifyRecipe
 from plop_lora.scoring.loading import load_skeleton
 from plop_lora.training.weights import trained_model
-from plop_lora.verify.fit import check_rows_fit, learned_positions
-from plop_lora.verify.splits import Splits
+from plop_lora.study.fit import check_rows_fit, learned_positions
+from plop_lora.study.splits import Splits
 
 LONG = {"text": "day " * 100, "label": "good"}
 SHORT = {"text": "day", "label": "bad"}

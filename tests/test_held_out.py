@@ -11,7 +11,7 @@ import pytest
 
 from plop_lora.errors import DataError
 from plop_lora.recipe import VerifyRecipe
-from plop_lora.verify.splits import Splits, prepare_splits
+from plop_lora.study.splits import Splits, prepare_splits
 
 Rows = list[dict[str, Any]]
 

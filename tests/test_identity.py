@@ -17,10 +17,10 @@ from plop_lora.models.origin import Origin
 from plop_lora.recipe import TuneRecipe, VerifyRecipe
 from plop_lora.records import Scores, TrialSpec
 from plop_lora.training.weights import TrainedModel, check_weights, trained_model, weights_key
-from plop_lora.tune.stages import _job
-from plop_lora.verify import run as step
-from plop_lora.verify.folder import check_owner, claim, mark
-from plop_lora.verify.model import check_config, check_weights_fit, model_of
+from plop_lora.tuning.stages import _job
+from plop_lora.verification import run as step
+from plop_lora.study.folder import check_owner, claim, mark
+from plop_lora.study.model import check_config, check_weights_fit, model_of
 
 
 @pytest.fixture

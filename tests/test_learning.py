@@ -26,7 +26,7 @@ from plop_lora.training.launcher import is_first_process, process_count, settled
 from plop_lora.training.learning import not_whole, unfinished, unmoved, unrewarded
 from plop_lora.training.task import passes_of
 from plop_lora.training.trial import run_trial
-from plop_lora.verify import run as step
+from plop_lora.verification import run as step
 
 __all__ = ["folder", "recipe"]
 """Fixtures of the planted trials."""

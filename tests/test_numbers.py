@@ -13,7 +13,7 @@ from plop_lora.recipe import VerifyRecipe
 from plop_lora.training.evaluate import is_numeric
 from plop_lora.training.numbers import reference_number
 from plop_lora.training.rewards import call_reward, find_reward, try_rewards
-from plop_lora.verify.splits import prepare_splits
+from plop_lora.study.splits import prepare_splits
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from plop_lora.report.rows import shown
 from plop_lora.report.terminal import as_html, as_text
 from plop_lora.sampling import shares
 from plop_lora.training.events import FINISHED, Event
-from plop_lora.verify.folder import check_disk
+from plop_lora.study.folder import check_disk
 
 GOLDEN = Path(__file__).parent / "golden"
 Run = Callable[..., tuple[int, str, str]]

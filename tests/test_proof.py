@@ -27,9 +27,9 @@ from plop_lora.recipe import Runner, TuneRecipe, VerifyRecipe
 from plop_lora.records import Placement, Scores, TrialResult, Tuning, Verification
 from plop_lora.records.trial import CONFIRM, UNTRAINED
 from plop_lora.training.folder import trial_folder
-from plop_lora.verify import run as step
-from plop_lora.verify.folder import claim
-from plop_lora.verify.model import model_of
+from plop_lora.verification import run as step
+from plop_lora.study.folder import claim
+from plop_lora.study.model import model_of
 
 pytest.importorskip("trl")
 pytestmark = [
@@ -290,8 +290,8 @@ def test_a_search_ends_in_files_that_the_next_steps_take(
 ) -> None:
     """The whole search with real trials; what it leaves is used by verify and export as it is."""
     pytest.importorskip("optuna")
-    from plop_lora.tune import tune
-    from plop_lora.tune.steps import usual_steps
+    from plop_lora.tuning import tune
+    from plop_lora.tuning.steps import usual_steps
 
     shared = place.recipe().model_dump(include={*TuneRecipe.model_fields} - {"seeds", "rank"})
     recipe = TuneRecipe.model_validate(

@@ -10,8 +10,8 @@ from families import DECODER, ENCODER
 
 from plop_lora.errors import DataError, MeasurementError, ModelError, UsageError
 from plop_lora.scoring.sites import find_sites
-from plop_lora.verify.batches import batches_of
-from plop_lora.verify.selectors import SELECTORS, measure_signal
+from plop_lora.verification.batches import batches_of
+from plop_lora.verification.selectors import SELECTORS, measure_signal
 
 ROWS = [{"text": text} for text in TEXTS]
 
@@ -144,7 +144,7 @@ def test_eva_shares_out_the_mean_rank(llama, batches) -> None:
 
 def test_eva_gives_up_instead_of_going_round_for_ever(llama, monkeypatch) -> None:
     """Two components of noise never settle in batches of a few tokens."""
-    import plop_lora.verify.selectors as selectors
+    import plop_lora.verification.selectors as selectors
 
     monkeypatch.setattr(selectors, "_MOST_FORWARDS", 3)
     batches = batches_of(ROWS, WordTokenizer(), batch_size=2)

@@ -10,7 +10,7 @@ import pytest
 
 from plop_lora.errors import DataError
 from plop_lora.recipe import VerifyRecipe
-from plop_lora.verify.rows import TaskRows, prompt_text, read_task_rows
+from plop_lora.study.rows import TaskRows, prompt_text, read_task_rows
 
 
 @pytest.fixture

@@ -49,10 +49,10 @@ from plop_lora.records.tuning import (
 )
 from plop_lora.report.terminal import as_text
 from plop_lora.training.folder import trial_folder
-from plop_lora.tune import plan, tune
-from plop_lora.tune.confirm import decide, verdict_of
-from plop_lora.tune.space import Space, build_space, ladder_rates, reranked
-from plop_lora.tune.steps import Rows, RowsFile, Steps, Versus
+from plop_lora.tuning import plan, tune
+from plop_lora.tuning.confirm import decide, verdict_of
+from plop_lora.tuning.space import Space, build_space, ladder_rates, reranked
+from plop_lora.tuning.steps import Rows, RowsFile, Steps, Versus
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -652,7 +652,7 @@ def test_a_file_of_another_model_is_refused(scores, tmp_path) -> None:
 @pytest.mark.slow
 def test_import_is_light() -> None:
     code = (
-        "import sys, plop_lora.tune, plop_lora.cli.tune; "
+        "import sys, plop_lora.tuning, plop_lora.cli.tune; "
         "assert not {'torch', 'optuna', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -668,7 +668,7 @@ def test_without_optuna_the_extra_is_named(scores, tmp_path, monkeypatch) -> Non
 def command(scores: Scores, tmp_path, monkeypatch) -> Callable[..., tuple[int, str, str]]:
     """`plop tune` in this process, with a machine that costs nothing."""
     machine = Machine()
-    monkeypatch.setattr("plop_lora.tune.stages.usual_steps", lambda: machine.steps)
+    monkeypatch.setattr("plop_lora.tuning.stages.usual_steps", lambda: machine.steps)
     scores.save(tmp_path / "scores.json")
     monkeypatch.chdir(tmp_path)
 
@@ -720,7 +720,7 @@ def test_wrong_words(command, tmp_path, words, text: str) -> None:
 
 def test_the_page_names_what_can_be_chosen() -> None:
     """A choice that the how-to does not name is one that users will not find."""
-    space = importlib.import_module("plop_lora.tune.space")
+    space = importlib.import_module("plop_lora.tuning.space")
     page = (Path(__file__).parents[1] / "docs" / "how-to" / "tune.md").read_text()
     for name in (*space.INITS, *space.USUAL, *TuneRecipe.model_fields):
         assert f"`{name}`" in page, name

@@ -20,8 +20,8 @@ from plop_lora.records import TrialResult, TrialSpec
 from plop_lora.records.trial import CONFIRM, LADDER, SEARCH
 from plop_lora.records.tuning import UNCONFIRMED
 from plop_lora.statistics import paired_t
-from plop_lora.tune import plan, tune
-from plop_lora.tune.steps import _compare
+from plop_lora.tuning import plan, tune
+from plop_lora.tuning.steps import _compare
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -62,7 +62,7 @@ def test_a_plan_in_a_folder_with_trials_leaves_it_alone(scores, tmp_path: Path) 
 
 def test_other_data_are_refused(scores, here: Path) -> None:
     """The page promised another search beside it."""
-    from plop_lora.tune.steps import usual_steps
+    from plop_lora.tuning.steps import usual_steps
 
     steps = dataclasses.replace(usual_steps(), run=Machine(die_at=0).run)
     with pytest.raises(Stopped):

@@ -32,9 +32,9 @@ from plop_lora.records.trial import CONFIRM, LADDER, UNTRAINED
 from plop_lora.report.terminal import as_html, as_text
 from plop_lora.training.events import RUNNING, Event
 from plop_lora.training.trial import trial_folder
-from plop_lora.verify import run as step
-from plop_lora.verify.estimate import CHARACTERS_A_TOKEN, Work, arithmetic, estimate
-from plop_lora.verify.selectors import Signal
+from plop_lora.verification import run as step
+from plop_lora.study.estimate import CHARACTERS_A_TOKEN, Work, arithmetic, estimate
+from plop_lora.verification.selectors import Signal
 
 ROWS, REPORT_ROWS = 200, 400
 ARMS = ("plop", "attention", "mlp", "all-linear")
@@ -349,7 +349,7 @@ def test_signals_are_measured_once(scores, recipe, tmp_path: Path, monkeypatch) 
         values = {host.name: float(len(host.name)) for host in study.scores.hosts}
         return {name: Signal(name, values, False, 2.0, 100) for name in names}
 
-    monkeypatch.setattr("plop_lora.verify.signals._measured", measure)
+    monkeypatch.setattr("plop_lora.verification.signals._measured", measure)
     recipe = recipe.model_copy(update={"arms": ("plop", "gradient", "attention")})
     plan = step.plan(scores, recipe, folder=tmp_path / "run")
     assert not asked
@@ -460,7 +460,7 @@ def test_the_task_fits_the_model(scores, recipe, tmp_path: Path) -> None:
 def test_a_small_disk_is_refused(scores, recipe, tmp_path: Path, monkeypatch) -> None:
     """A disk that fills up in the last trial costs the whole night."""
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("plop_lora.verify.folder.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("plop_lora.study.folder.shutil.disk_usage", lambda path: usage)
     planted = Planted(BETTER)
     with pytest.raises(OutputError, match=r"24 adapters of .* need"):
         verify(scores, recipe, tmp_path, planted)

@@ -17,10 +17,10 @@ from plop_lora.recipe import TuneRecipe, VerifyRecipe
 from plop_lora.records import TrialResult, TrialSpec, Verification, VerificationPlan
 from plop_lora.records.trial import CONFIRM, LADDER
 from plop_lora.report.terminal import as_text
-from plop_lora.tune import plan as plan_of_tune
-from plop_lora.tune import tune
-from plop_lora.verify import run as step
-from plop_lora.verify.decide import Doubts, Outcome, decide
+from plop_lora.tuning import plan as plan_of_tune
+from plop_lora.tuning import tune
+from plop_lora.verification import run as step
+from plop_lora.verification.decide import Doubts, Outcome, decide
 
 __all__ = ["folder", "plop_verify", "recipe"]
 """Fixtures of the planted trials."""
@@ -353,7 +353,7 @@ def test_a_run_of_an_older_release_goes_on(scores, recipe, tmp_path: Path) -> No
 def test_logging_of_transformers_is_put_back(scores, recipe, tmp_path, monkeypatch) -> None:
     """After `verify` a notebook saw no warning and no progress bar of transformers any more."""
     from plop_lora.training import adapters
-    from plop_lora.verify import signals
+    from plop_lora.verification import signals
 
     log = transformers.utils.logging
 

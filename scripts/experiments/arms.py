@@ -13,7 +13,7 @@ from pairs import SEED, Pair
 
 from plop_lora.placement import groups_of, place
 from plop_lora.records import AdapterSettings, Placement, Scores
-from plop_lora.verify.equal import alpha_for, draft, fitted
+from plop_lora.verification.equal import alpha_for, draft, fitted
 
 BUDGET_RANK = 4
 SCALING = 2.0

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from plop_lora.placement import STRATEGIES, place
     from plop_lora.records import Placement, Scores, Verification
     from plop_lora.scoring import score
-    from plop_lora.tune.stages import tune
-    from plop_lora.verify.run import verify
+    from plop_lora.tuning.stages import tune
+    from plop_lora.verification.run import verify
 
 _HOMES = {
     "STRATEGIES": "placement",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -275,22 +275,36 @@ class Price(Section):
     currency: str = Field(default="USD", description="Its name in the report.")
 
 
-class Proof(Section):
-    """What `verify` and `tune` share: task, data, training, evaluation, where and at what price."""
+class DataRecipe(Section):
+    """Which rows a study trains on and judges by, and how they are read and split."""
 
     task: str = Field(description="sft, classify or grpo.")
     train: str = Field(description="Training rows: a local file or a hub data set.")
     eval: str = Field(description="Rows of the report, never trained on and never selected on.")
+    text: str | None = Field(None, description="Field of the text or of the chat messages.")
+    prompt: str | None = Field(None, description='Template of the prompt: "Q: {question}\\nA:".')
+    completion: str | None = Field(None, description='Template of the answer: " {answer}".')
+    label: str | None = Field(None, description="Field of the class, for classify.")
+    selection: float = Field(
+        0.1, gt=0, lt=0.5, description="Share of the training rows that chooses learning rates."
+    )
+    seed: int = Field(
+        0, ge=0, le=LARGEST_SEED, description="Of the splits; trials count up from it."
+    )
+
+
+class FinetuneRecipe(DataRecipe):
+    """What `verify` and `tune` share: data, model, training, evaluation, where, at what price."""
+
+    CHANGEABLE: ClassVar[tuple[str, ...]] = ("runner", "price", "report_to")
+    """What may change between two starts in one folder: no finished trial turns wrong by it."""
+
     model: str | None = Field(None, description="Hub id or folder; the scored model without it.")
     revision: str | None = Field(
         None,
         description="Branch, tag or commit of the model on the hub; the scored one without it.",
         exclude_if=lambda value: value is None,
     )
-    text: str | None = Field(None, description="Field of the text or of the chat messages.")
-    prompt: str | None = Field(None, description='Template of the prompt: "Q: {question}\\nA:".')
-    completion: str | None = Field(None, description='Template of the answer: " {answer}".')
-    label: str | None = Field(None, description="Field of the class, for classify.")
     training: TrainingSettings = Field(
         TrainingSettings(), description="How every trial trains; its keys stand below."
     )
@@ -300,14 +314,8 @@ class Proof(Section):
     budget: str | int | None = Field(None, description="Adapter parameters; 10M, 0.5%.")
     rank: int = Field(16, ge=1, description="Of the shortlist, whose size is the budget then.")
     top: int | None = Field(None, ge=1, description="Types of the shortlist; 3 by default.")
-    selection: float = Field(
-        0.1, gt=0, lt=0.5, description="Share of the training rows that chooses learning rates."
-    )
     full_rate: float | None = Field(
         None, gt=0, description="Rate of a full finetune; LoRA starts from ten times that."
-    )
-    seed: int = Field(
-        0, ge=0, le=LARGEST_SEED, description="Of the splits; trials count up from it."
     )
     runner: Runner = Field(Runner(), description="Where trials run; its keys stand below.")
     price: Price = Field(Price(), description="What a device costs; its keys stand below.")
@@ -351,8 +359,8 @@ def _one_of(word: str, allowed: tuple[str, ...], key: str = "") -> str:
     return word
 
 
-class VerifyRecipe(Proof):
-    """Everything `plop verify` can be told."""
+class VerifyDesign(Section):
+    """What is compared in a verification: the arms, at which rates and seeds, by which margin."""
 
     arms: tuple[str, ...] = Field(
         (), description="Rivals by name, or files of placements; the usual ones if empty."
@@ -364,21 +372,39 @@ class VerifyRecipe(Proof):
     ladder: tuple[float, ...] = Field(
         (0.3, 1.0, 3.0), min_length=1, max_length=100, description="Factors of the rate."
     )
+    learning_rates: tuple[float, ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=100,
+        description="The rates of the ladder themselves, in place of factors.",
+        exclude_if=lambda value: value is None,
+    )
     ladder_share: float = Field(
         0.25, gt=0, le=1, description="Share of the training rows for the ladder."
     )
     quick: bool = Field(False, description="Two seeds: a smoke test, marked as one.")
 
-    @field_validator("ladder")
+    @field_validator("ladder", "learning_rates")
     @classmethod
-    def _rising(cls, ladder: tuple[float, ...]) -> tuple[float, ...]:
-        if min(ladder) <= 0 or len(set(ladder)) < len(ladder):
-            raise ValueError("the factors must be above 0 and differ from each other")
-        return tuple(sorted(ladder))
+    def _rising(cls, rungs: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if rungs is None:
+            return None
+        if min(rungs) <= 0 or len(set(rungs)) < len(rungs):
+            raise ValueError("the numbers must be above 0 and differ from each other")
+        return tuple(sorted(rungs))
 
 
-class TuneRecipe(Proof):
-    """Everything `plop tune` can be told."""
+class VerifyRecipe(VerifyDesign, FinetuneRecipe):
+    """Everything `plop verify` can be told."""
+
+    CHANGEABLE: ClassVar[tuple[str, ...]] = (
+        "arms", "seeds", "margin", "quick", *FinetuneRecipe.CHANGEABLE,
+    )  # fmt: skip
+    """More seeds or another rival go on from the trials that are there."""
+
+
+class TuneDesign(Section):
+    """What a search may choose from, and how long it may take."""
 
     placements: tuple[str, ...] = Field(
         (), description="Strategies or files of placements to choose from."
@@ -388,6 +414,11 @@ class TuneRecipe(Proof):
     rates: tuple[float, float] = Field(
         (0.1, 10.0), description="Range of the rate, as factors of ten times the full rate."
     )
+    learning_rates: tuple[float, float] | None = Field(
+        None,
+        description="The lowest and the highest rate themselves, in place of factors.",
+        exclude_if=lambda value: value is None,
+    )
     loraplus: tuple[float, ...] = Field((1.0,), description="LoRA+ ratios; 1 is without.")
     trials: int = Field(
         20, ge=1, le=MOST_TRIALS, description="Trials of the search, the ladder included."
@@ -395,3 +426,11 @@ class TuneRecipe(Proof):
     hours: float | None = Field(None, gt=0, description="Device-hours after which none starts.")
     seeds: int = Field(3, ge=1, le=MOST_SEEDS, description="Fresh seeds of the confirmation.")
     storage: str | None = Field(None, description="Database URL for many workers.")
+
+
+class TuneRecipe(TuneDesign, FinetuneRecipe):
+    """Everything `plop tune` can be told."""
+
+    CHANGEABLE: ClassVar[tuple[str, ...]] = (
+        "trials", "hours", "seeds", "storage", *FinetuneRecipe.CHANGEABLE,
+    )  # fmt: skip

@@ -19,7 +19,7 @@ from plop_lora.cli.words import DATA, ENGINE, MODEL, RUN, TRAINING, among, metri
 from plop_lora.options import words_of
 
 if TYPE_CHECKING:
-    from plop_lora.recipe import Proof
+    from plop_lora.recipe import FinetuneRecipe
     from plop_lora.training.events import Event, Watch
 
 TrainOption = Annotated[
@@ -186,7 +186,7 @@ def _naming(folder: Path, watch: Watch) -> Watch:
 
 
 @contextlib.contextmanager
-def watched(recipe: Proof, folder: Path, form: Format) -> Iterator[Watch]:
+def watched(recipe: FinetuneRecipe, folder: Path, form: Format) -> Iterator[Watch]:
     """Show trials on stderr while they run; on Ctrl-C say how to go on."""
     from plop_lora.report.live import live
     from plop_lora.training.events import ignore

@@ -92,8 +92,8 @@ def tune(
     """Search placement, rank, initialisation and learning rate under a budget."""
     from plop_lora.recipe import TuneRecipe
     from plop_lora.records import Scores
-    from plop_lora.tune import plan as plan_of
-    from plop_lora.tune import tune as run
+    from plop_lora.tuning import plan as plan_of
+    from plop_lora.tuning import tune as run
 
     options = proof.given(
         train=train, evaluation=evaluation, task=task, model=model,

@@ -145,8 +145,8 @@ def _run(
     *,
     plan: bool,
 ) -> None:
-    from plop_lora.verify import run as step
-    from plop_lora.verify.folder import default_folder
+    from plop_lora.verification import run as step
+    from plop_lora.study.folder import default_folder
 
     folder = folder or default_folder(recipe, scores)
     if plan:

@@ -4,7 +4,7 @@ The package is called as its step: `plop.verify(scores, recipe)`. Imports no tor
 """
 
 from plop_lora.step import callable_as
-from plop_lora.verify.run import plan, verify
+from plop_lora.verification.run import plan, verify
 
 __all__ = ["plan", "verify"]
 

@@ -15,7 +15,7 @@ from plop_lora._version import __version__
 from plop_lora.errors import RecordError, require
 from plop_lora.escapes import escaped
 from plop_lora.files import atomic_file
-from plop_lora.recipe import Proof, TuneRecipe, VerifyRecipe
+from plop_lora.recipe import FinetuneRecipe, TuneRecipe, VerifyRecipe
 from plop_lora.records import Placement, Scores, TrialResult, TrialSpec
 from plop_lora.records.tuning import (
     RUNNING,
@@ -28,10 +28,10 @@ from plop_lora.records.tuning import (
 from plop_lora.training.events import Watch, ignore
 from plop_lora.training.folder import RESULT, SPEC
 from plop_lora.training.task import LORA_OVER_FULL
-from plop_lora.tune import study as memory
-from plop_lora.tune.confirm import Confirmation, confirm, unconfirmed
-from plop_lora.tune.job import Job, alone_in
-from plop_lora.tune.search import (
+from plop_lora.tuning import study as memory
+from plop_lora.tuning.confirm import Confirmation, confirm, unconfirmed
+from plop_lora.tuning.job import Job, alone_in
+from plop_lora.tuning.search import (
     FINALISTS,
     LADDER_SHARE,
     Ladder,
@@ -41,12 +41,12 @@ from plop_lora.tune.search import (
     narrowed,
     search,
 )
-from plop_lora.tune.space import build_space, ladder_rates
-from plop_lora.tune.steps import Steps, usual_steps
-from plop_lora.verify.folder import TRIALS, TUNE, check_folder, mark
-from plop_lora.verify.model import model_of
-from plop_lora.verify.plan import default_margin
-from plop_lora.verify.run import check_groups_of, check_trainer
+from plop_lora.tuning.space import build_space, ladder_rates
+from plop_lora.tuning.steps import Steps, usual_steps
+from plop_lora.study.folder import TRIALS, TUNE, check_folder, mark
+from plop_lora.study.model import model_of
+from plop_lora.verification.plan import default_margin
+from plop_lora.verification.run import check_groups_of, check_trainer
 
 HOME = "plop-tune"
 PLACEMENT, RECIPE = "placement.json", "recipe.yaml"
@@ -271,7 +271,7 @@ def verify_recipe(job: Job, chosen: Configuration, placement: Placement, arm: Pa
     The rate of the choice is the only rung of its ladder, the parameters of its adapters are the
     budget of every arm.
     """
-    shared = {name: getattr(job.recipe, name) for name in Proof.model_fields}
+    shared = {name: getattr(job.recipe, name) for name in FinetuneRecipe.model_fields}
     own = {
         "budget": placement.trainable_parameters,
         "full_rate": chosen.learning_rate / LORA_OVER_FULL,

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from plop_lora.errors import DataError, MeasurementError, ModelError, UsageError, nearest
 from plop_lora.models.memory import peak_memory, reset_peak_memory
 from plop_lora.records import Host
-from plop_lora.verify.batches import IGNORED, Inputs
+from plop_lora.verification.batches import IGNORED, Inputs
 
 if TYPE_CHECKING:
     import torch

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from plop_lora.records import Reference, TrialResult
 from plop_lora.records.trial import CLASSIFY
-from plop_lora.verify.decide import Outcome
-from plop_lora.verify.ladder import cause_of, value_of
-from plop_lora.verify.plan import UNTRAINED_MODEL, Study
+from plop_lora.verification.decide import Outcome
+from plop_lora.verification.ladder import cause_of, value_of
+from plop_lora.verification.plan import UNTRAINED_MODEL, Study
 
 MAJORITY = "majority class"
 

@@ -15,9 +15,9 @@ from typing import Any
 from plop_lora.errors import RecordError
 from plop_lora.files import atomic_file
 from plop_lora.recipe import VerifyRecipe
-from plop_lora.verify.arms import eligible_hosts, signals_for
-from plop_lora.verify.plan import SHORTLIST, Study, arm_names, confirm_specs
-from plop_lora.verify.selectors import Signal, measure_signal
+from plop_lora.verification.arms import eligible_hosts, signals_for
+from plop_lora.verification.plan import SHORTLIST, Study, arm_names, confirm_specs
+from plop_lora.verification.selectors import Signal, measure_signal
 
 FILE = "signals.json"
 ROWS = 64
@@ -64,7 +64,7 @@ def _measured(study: Study, names: Sequence[str]) -> dict[str, Signal]:
     """Load the model of the task, once for all signals, and let each look at it."""
     from plop_lora.scoring.loading import quietly
     from plop_lora.training.adapters import load_base
-    from plop_lora.verify.batches import batches_of
+    from plop_lora.verification.batches import batches_of
 
     recipe, splits = study.recipe, study.splits
     (spec, *_) = confirm_specs(study, {SHORTLIST: study.rates[0]})

@@ -12,12 +12,12 @@ from typing import Any
 
 from plop_lora.errors import ModelError, UsageError
 from plop_lora.models.origin import Origin
-from plop_lora.recipe import Proof
+from plop_lora.recipe import FinetuneRecipe
 from plop_lora.records import Host, Placement, Scores
 from plop_lora.training.weights import TrainedModel, read_config, trained_model
 
 
-def model_of(recipe: Proof, scores: Scores) -> TrainedModel:
+def model_of(recipe: FinetuneRecipe, scores: Scores) -> TrainedModel:
     """Return what the trials of a recipe load, with what identifies its weights.
 
     The scored model is trained at the revision that was scored, if the recipe names no other; a
@@ -36,7 +36,7 @@ def model_of(recipe: Proof, scores: Scores) -> TrainedModel:
     return model
 
 
-def is_scored(recipe: Proof, scores: Scores) -> bool:
+def is_scored(recipe: FinetuneRecipe, scores: Scores) -> bool:
     """Whether a recipe trains the very model that was scored."""
     return recipe.model in (None, scores.model.name) and recipe.revision in (
         None,
@@ -44,7 +44,7 @@ def is_scored(recipe: Proof, scores: Scores) -> bool:
     )
 
 
-def _scored_revision(recipe: Proof, scores: Scores) -> str | None:
+def _scored_revision(recipe: FinetuneRecipe, scores: Scores) -> str | None:
     return scores.model.revision if recipe.model in (None, scores.model.name) else None
 
 

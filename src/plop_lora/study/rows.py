@@ -15,11 +15,11 @@ from typing import Any
 
 from plop_lora.errors import DataError, UsageError, nearest
 from plop_lora.reading import read_rows
-from plop_lora.recipe import Proof
+from plop_lora.recipe import FinetuneRecipe
 from plop_lora.records.trial import CLASSIFY, GRPO, SFT
 from plop_lora.texts import UnreadableError, fill_template, messages_of, template_fields
 from plop_lora.training.task import Row
-from plop_lora.verify.shown import check_lost, shown
+from plop_lora.study.shown import check_lost, shown
 
 PAIRS = (
     ("prompt", "completion"), ("question", "answer"), ("instruction", "output"),
@@ -56,7 +56,7 @@ class TaskRows:
     shown: tuple[str, ...] = ()
 
 
-def read_task_rows(recipe: Proof, source: str) -> TaskRows:
+def read_task_rows(recipe: FinetuneRecipe, source: str) -> TaskRows:
     """Read a data set and turn every row into one of the recipe's task.
 
     Raises:
@@ -135,7 +135,7 @@ def _as_text(value: Any) -> str:
 # --------------------------------------------------------------------------- sft
 
 
-def _sft_reader(recipe: Proof, fields: Sequence[str], source: str) -> Reader:
+def _sft_reader(recipe: FinetuneRecipe, fields: Sequence[str], source: str) -> Reader:
     if (recipe.prompt is None) != (recipe.completion is None):
         raise UsageError("Give --prompt and --completion together: one is what the other answers.")
     if recipe.prompt is not None and recipe.completion is not None:
@@ -213,7 +213,7 @@ def _asked_with(
 # --------------------------------------------------------------------------- classify
 
 
-def _classify_reader(recipe: Proof, fields: Sequence[str], source: str) -> Reader:
+def _classify_reader(recipe: FinetuneRecipe, fields: Sequence[str], source: str) -> Reader:
     if recipe.completion is not None:
         raise UsageError("--completion is not for classify; its answer is the field --label.")
     label = _one(recipe.label, LABELS, fields, source, "--label")
@@ -226,7 +226,7 @@ def _classify_reader(recipe: Proof, fields: Sequence[str], source: str) -> Reade
 
 
 def _classify_text(
-    recipe: Proof, fields: Sequence[str], source: str, label: str
+    recipe: FinetuneRecipe, fields: Sequence[str], source: str, label: str
 ) -> tuple[Callable[[Row], str], tuple[str, ...]]:
     if recipe.prompt is not None:
         names = tuple(template_fields(recipe.prompt))
@@ -266,7 +266,7 @@ def _check_labels(labels: Sequence[str], name: str, source: str) -> None:
 # --------------------------------------------------------------------------- grpo
 
 
-def _grpo_reader(recipe: Proof, fields: Sequence[str], source: str) -> Reader:
+def _grpo_reader(recipe: FinetuneRecipe, fields: Sequence[str], source: str) -> Reader:
     if recipe.completion is not None:
         raise UsageError("--completion is not for grpo: the model writes it and rewards judge it.")
     if recipe.prompt is not None:

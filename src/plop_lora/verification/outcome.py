@@ -17,12 +17,12 @@ from plop_lora.records import (
     Verification,
 )
 from plop_lora.records.trial import CONFIRM, LADDER
-from plop_lora.verify.arms import Arm
-from plop_lora.verify.decide import ArmComparison, Doubts, Outcome, decide, predictive
-from plop_lora.verify.ladder import Rates, cause_of, cause_within, value_of
-from plop_lora.verify.plan import SHORTLIST, UNTRAINED_MODEL, Study
-from plop_lora.verify.references import best_reference, references_of
-from plop_lora.verify.selectors import Signal
+from plop_lora.verification.arms import Arm
+from plop_lora.verification.decide import ArmComparison, Doubts, Outcome, decide, predictive
+from plop_lora.verification.ladder import Rates, cause_of, cause_within, value_of
+from plop_lora.verification.plan import SHORTLIST, UNTRAINED_MODEL, Study
+from plop_lora.verification.references import best_reference, references_of
+from plop_lora.verification.selectors import Signal
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from plop_lora.records import LadderStep, TrialResult
-from plop_lora.verify.plan import Study
+from plop_lora.verification.plan import Study
 
 
 @dataclass(frozen=True, slots=True, eq=False)

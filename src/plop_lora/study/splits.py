@@ -18,14 +18,14 @@ from pathlib import Path
 
 from plop_lora.errors import DataError, UsageError
 from plop_lora.files import atomic_file
-from plop_lora.recipe import Proof
+from plop_lora.recipe import FinetuneRecipe
 from plop_lora.records import TrialData
 from plop_lora.records.trial import CLASSIFY, GRPO, SFT
 from plop_lora.training.chats import ARGUMENTS, TOOLS
 from plop_lora.training.numbers import reference_number
 from plop_lora.training.rewards import answer_of
 from plop_lora.training.task import Row
-from plop_lora.verify.rows import TaskRows, answer_text, prompt_text, read_task_rows
+from plop_lora.study.rows import TaskRows, answer_text, prompt_text, read_task_rows
 
 TRAIN, SELECT, REPORT = "train.jsonl", "select.jsonl", "report.jsonl"
 FOLDER = "data"
@@ -70,7 +70,7 @@ class Splits:
         return sum(len(prompt_text(r)) + len(answer_text(r)) for r in self.train) / len(self.train)
 
 
-def prepare_splits(recipe: Proof, folder: Path | None = None) -> Splits:
+def prepare_splits(recipe: FinetuneRecipe, folder: Path | None = None) -> Splits:
     """Read, check, part and write the rows of a run.
 
     Evaluation rows whose prompt is also in the training rows (letter case and white space apart)
@@ -122,7 +122,7 @@ def prepare_splits(recipe: Proof, folder: Path | None = None) -> Splits:
     return splits
 
 
-def _check_fields(recipe: Proof, train: Sequence[str], evaluation: Sequence[str]) -> None:
+def _check_fields(recipe: FinetuneRecipe, train: Sequence[str], evaluation: Sequence[str]) -> None:
     """Refuse files that are read by different fields: their rows would ask in different ways."""
     if set(train) != set(evaluation):
         raise DataError(
@@ -141,7 +141,7 @@ class _Keys:
     question, and so is a text with several labels.
     """
 
-    def __init__(self, rows: Sequence[Row], recipe: Proof) -> None:
+    def __init__(self, rows: Sequence[Row], recipe: FinetuneRecipe) -> None:
         prompts = {_plain(prompt_text(row)) for row in rows}
         few = len(prompts) < LEAST_SELECTION or len(rows) >= ANSWERS_A_PROMPT * len(prompts)
         self.with_answer = recipe.task == SFT and few and any(answer_text(row) for row in rows)
@@ -172,7 +172,7 @@ def _without_repeats(rows: Sequence[Row], what: str, keys: _Keys) -> tuple[list[
 
 
 def _without_overlap(
-    rows: list[Row], report: list[Row], recipe: Proof, keys: _Keys
+    rows: list[Row], report: list[Row], recipe: FinetuneRecipe, keys: _Keys
 ) -> tuple[list[Row], int, list[str]]:
     """Take out of the training rows what the report asks; refuse where that is much of it."""
     trained = {keys(row) for row in rows}
@@ -194,7 +194,7 @@ def _without_overlap(
     ]  # fmt: skip
 
 
-def _check_numbers(recipe: Proof, files: Mapping[str, Sequence[Row]]) -> None:
+def _check_numbers(recipe: FinetuneRecipe, files: Mapping[str, Sequence[Row]]) -> None:
     """Refuse references whose number cannot be read whole, where numbers are compared."""
     by_reward = recipe.task == GRPO and "number" in recipe.training.rewards
     if not by_reward and recipe.evaluation.metric != "numeric":
@@ -220,7 +220,7 @@ def _contradictions(rows: Sequence[Row], source: str) -> list[str]:
     ] * (several > 0)
 
 
-def _hold_out(rows: list[Row], recipe: Proof, keys: _Keys) -> tuple[list[Row], list[Row]]:
+def _hold_out(rows: list[Row], recipe: FinetuneRecipe, keys: _Keys) -> tuple[list[Row], list[Row]]:
     """Shuffle, and part the selection split from the rest; no prompt stands in both.
 
     A prompt is held out with all its rows. Classes have their share in both parts and in the
@@ -252,7 +252,7 @@ def _first_prompts(rows: Sequence[Row], wanted: int, keys: _Keys) -> set[str]:
     return set(held)
 
 
-def _candidates(rows: Sequence[Row], recipe: Proof) -> list[Row]:
+def _candidates(rows: Sequence[Row], recipe: FinetuneRecipe) -> list[Row]:
     """Return the rows in the order in which they are held out; a class's only row comes last."""
     if recipe.task != CLASSIFY:
         return list(rows)
@@ -260,7 +260,7 @@ def _candidates(rows: Sequence[Row], recipe: Proof) -> list[Row]:
     return sorted(_spread(rows, recipe), key=lambda row: counts[row["label"]] == 1)
 
 
-def _spread(rows: Sequence[Row], recipe: Proof) -> list[Row]:
+def _spread(rows: Sequence[Row], recipe: FinetuneRecipe) -> list[Row]:
     """Return rows so that each class has its share, and one row at least, of the first n."""
     if recipe.task != CLASSIFY:
         return list(rows)
@@ -272,7 +272,7 @@ def _spread(rows: Sequence[Row], recipe: Proof) -> list[Row]:
     return [rows[index] for index in sorted(range(len(rows)), key=places.__getitem__)]
 
 
-def _labels(recipe: Proof, train: TaskRows, evaluation: TaskRows) -> tuple[str, ...]:
+def _labels(recipe: FinetuneRecipe, train: TaskRows, evaluation: TaskRows) -> tuple[str, ...]:
     """Return the classes of the training rows in order; numbers count by value."""
     found = {row["label"] for row in train.rows}
     if len(found) < 2:

@@ -22,9 +22,9 @@ from plop_lora.records.tuning import (
     Configuration,
     SearchTrial,
 )
-from plop_lora.tune import study as memory
-from plop_lora.tune.job import Job, workers_of
-from plop_lora.tune.space import Space, ladder_rates
+from plop_lora.tuning import study as memory
+from plop_lora.tuning.job import Job, workers_of
+from plop_lora.tuning.space import Space, ladder_rates
 
 LADDER_SHARE = 0.25
 MISSES = 200

@@ -19,10 +19,10 @@ from plop_lora.records import (
 from plop_lora.records.base import later
 from plop_lora.records.trial import higher_is_better
 from plop_lora.training.events import RunTrials
-from plop_lora.verify.decide import RISK, Outcome, decide
-from plop_lora.verify.model import check_config, model_of
-from plop_lora.verify.run import check_task_fits, check_what_runs
-from plop_lora.verify.splits import (
+from plop_lora.verification.decide import RISK, Outcome, decide
+from plop_lora.study.model import check_config, model_of
+from plop_lora.verification.run import check_task_fits, check_what_runs
+from plop_lora.study.splits import (
     FROM_TRIAL,
     REPORT,
     SELECT,

@@ -12,7 +12,7 @@ from typing import Any
 
 from plop_lora.errors import ModelError, UsageError, check_installed
 from plop_lora.models.folders import model_name
-from plop_lora.recipe import Proof, VerifyRecipe
+from plop_lora.recipe import FinetuneRecipe, VerifyRecipe
 from plop_lora.records import (
     Placement,
     Scores,
@@ -25,7 +25,7 @@ from plop_lora.records import (
 from plop_lora.records.trial import CLASSIFY, GRPO
 from plop_lora.training.events import RunTrials, Watch, ignore
 from plop_lora.training.task import metric_of
-from plop_lora.verify.folder import (
+from plop_lora.study.folder import (
     RECORD,
     TRIALS,
     check_disk,
@@ -33,10 +33,10 @@ from plop_lora.verify.folder import (
     claim,
     default_folder,
 )
-from plop_lora.verify.ladder import choose_rates
-from plop_lora.verify.model import check_config, check_weights_fit, is_scored, model_of
-from plop_lora.verify.outcome import Trials, conclude
-from plop_lora.verify.plan import (
+from plop_lora.verification.ladder import choose_rates
+from plop_lora.study.model import check_config, check_weights_fit, is_scored, model_of
+from plop_lora.verification.outcome import Trials, conclude
+from plop_lora.verification.plan import (
     Study,
     arm_names,
     confirm_specs,
@@ -45,9 +45,9 @@ from plop_lora.verify.plan import (
     make_study,
     untrained_specs,
 )
-from plop_lora.verify.selectors import Signal
-from plop_lora.verify.signals import measure_signals, measured_arms
-from plop_lora.verify.splits import Splits, check_splits, prepare_splits, write_splits
+from plop_lora.verification.selectors import Signal
+from plop_lora.verification.signals import measure_signals, measured_arms
+from plop_lora.study.splits import Splits, check_splits, prepare_splits, write_splits
 
 REWARD_ROWS = 4
 
@@ -186,7 +186,7 @@ def _checked(scores: Scores, recipe: VerifyRecipe, folder: Path) -> tuple[Splits
 
 
 def check_what_runs(
-    recipe: Proof, scores: Scores, splits: Splits, placements: Sequence[Placement]
+    recipe: FinetuneRecipe, scores: Scores, splits: Splits, placements: Sequence[Placement]
 ) -> None:
     """Find what shows only when functions of the user run or a model is looked at.
 
@@ -194,7 +194,7 @@ def check_what_runs(
         ModelError: the model to be trained is not there, or is another than was scored.
         DataError, UsageError: as `check_functions`, or rows that no trial could read.
     """
-    from plop_lora.verify.fit import check_rows_fit
+    from plop_lora.study.fit import check_rows_fit
 
     check_dtype(recipe.training)
     check_functions(recipe, splits)
@@ -222,7 +222,7 @@ def check_dtype(training: TrainingSettings) -> None:
         )
 
 
-def check_task_fits(scores: Scores, recipe: Proof) -> None:
+def check_task_fits(scores: Scores, recipe: FinetuneRecipe) -> None:
     """Refuse a metric that the task cannot be judged by, and a model that it cannot train.
 
     Raises:
@@ -243,7 +243,7 @@ def check_task_fits(scores: Scores, recipe: Proof) -> None:
     check_model(scores, recipe)
 
 
-def check_trainer(recipe: Proof) -> None:
+def check_trainer(recipe: FinetuneRecipe) -> None:
     """Refuse a task whose trainer is not installed; a plan can be made without.
 
     Raises:
@@ -253,7 +253,7 @@ def check_trainer(recipe: Proof) -> None:
         check_installed("trl")
 
 
-def check_model(scores: Scores, recipe: Proof) -> None:
+def check_model(scores: Scores, recipe: FinetuneRecipe) -> None:
     """Refuse a task that the scored model cannot be trained for.
 
     Raises:
@@ -284,7 +284,7 @@ def _text_part(config: dict[str, Any]) -> dict[str, Any]:
     return part if isinstance(part, dict) else {}
 
 
-def check_functions(recipe: Proof, splits: Splits) -> None:
+def check_functions(recipe: FinetuneRecipe, splits: Splits) -> None:
     """Import the user's functions, and refuse rewards that fail on the first rows of a split.
 
     A plan does without: it runs nothing of the user's.
@@ -303,7 +303,7 @@ def check_functions(recipe: Proof, splits: Splits) -> None:
             try_rewards(recipe.training.rewards, rows[:REWARD_ROWS])
 
 
-def check_groups_of(recipe: Proof, rows: int) -> None:
+def check_groups_of(recipe: FinetuneRecipe, rows: int) -> None:
     """Refuse batches of completions without whole groups; `rows` has the shortest trial.
 
     Raises:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from plop_lora.placement.budget import parse_budget
-from plop_lora.recipe import Proof, VerifyRecipe
+from plop_lora.recipe import FinetuneRecipe, VerifyRecipe
 from plop_lora.records import (
     ArmPlan,
     EvaluationSettings,
@@ -36,11 +36,11 @@ from plop_lora.records.trial import (
 from plop_lora.statistics import detectable
 from plop_lora.training.task import metric_of, passes_of, usual_rate
 from plop_lora.training.weights import TrainedModel
-from plop_lora.verify.arms import COMPULSORY, DEFAULT_ARMS, PLOP, Arm, budget_of, make_arms
-from plop_lora.verify.estimate import CHARACTERS_A_TOKEN, Work, estimate
-from plop_lora.verify.model import model_of
-from plop_lora.verify.selectors import Signal
-from plop_lora.verify.splits import REPORT, SELECT, Splits
+from plop_lora.verification.arms import COMPULSORY, DEFAULT_ARMS, PLOP, Arm, budget_of, make_arms
+from plop_lora.study.estimate import CHARACTERS_A_TOKEN, Work, estimate
+from plop_lora.study.model import model_of
+from plop_lora.verification.selectors import Signal
+from plop_lora.study.splits import REPORT, SELECT, Splits
 
 SHORTLIST, STRONGEST = PLOP, COMPULSORY
 UNTRAINED_MODEL = "untrained model"
@@ -239,7 +239,7 @@ def _spec(
     )
 
 
-def evaluation_of(recipe: Proof) -> EvaluationSettings:
+def evaluation_of(recipe: FinetuneRecipe) -> EvaluationSettings:
     """Return how trials are judged: the metric by name, the folder of tasks by its whole path."""
     settings = recipe.evaluation
     folder = settings.include_path

@@ -23,8 +23,8 @@ from plop_lora.records.tuning import (
     Configuration,
     SearchTrial,
 )
-from plop_lora.tune.job import Job, worker_name
-from plop_lora.tune.space import Space, rounded
+from plop_lora.tuning.job import Job, worker_name
+from plop_lora.tuning.space import Space, rounded
 
 WORKER, POINT, CAUSE, COST, PARAMETERS = "worker", "configuration", "cause", "cost", "parameters"
 LEADER, HOME = "leader", "home"

@@ -13,7 +13,7 @@ import yaml
 
 from plop_lora.errors import OutputError, RecordError, UsageError
 from plop_lora.files import atomic_file, check_writable, size
-from plop_lora.recipe import Proof
+from plop_lora.recipe import FinetuneRecipe
 from plop_lora.records import Scores
 from plop_lora.training.weights import TrainedModel, is_commit
 
@@ -36,7 +36,7 @@ OPTIMIZER_BYTES = 12
 SPARE = 1.2
 
 
-def default_folder(recipe: Proof, scores: Scores) -> Path:
+def default_folder(recipe: FinetuneRecipe, scores: Scores) -> Path:
     """Return the folder of a recipe and scores beside the working directory.
 
     A recipe that differs in nothing that decides a trial has the same folder.
@@ -72,7 +72,7 @@ def check_folder(folder: Path, verb: str) -> None:
 _HINT = "Name another folder with --folder, or remove this one."
 
 
-def check_owner(folder: Path, recipe: Proof, scores: Scores, model: TrainedModel) -> None:
+def check_owner(folder: Path, recipe: FinetuneRecipe, scores: Scores, model: TrainedModel) -> None:
     """Refuse a folder that holds the trials of another recipe, of other scores or weights.
 
     Raises:
@@ -139,7 +139,7 @@ def mark(folder: Path, verb: str, model: TrainedModel) -> None:
             json.dump(document, file)
 
 
-def claim(folder: Path, recipe: Proof, scores: Scores, model: TrainedModel) -> None:
+def claim(folder: Path, recipe: FinetuneRecipe, scores: Scores, model: TrainedModel) -> None:
     """Write the scores and the resolved recipe into a folder that `check_owner` let pass.
 
     Raises:
@@ -152,7 +152,7 @@ def claim(folder: Path, recipe: Proof, scores: Scores, model: TrainedModel) -> N
         yaml.safe_dump(recipe.model_dump(mode="json"), file, sort_keys=False, allow_unicode=True)
 
 
-def _deciding(recipe: Proof, *, with_data: bool = False) -> dict[str, Any]:
+def _deciding(recipe: FinetuneRecipe, *, with_data: bool = False) -> dict[str, Any]:
     """Return what decides a trial, with a section's keys behind its name: `training.epochs`."""
     left_out = FREE if with_data else (*FREE, *DATA)
     document = recipe.model_dump(mode="json", exclude=set(left_out))

@@ -7,7 +7,7 @@ neither torch nor optuna before it runs.
 """
 
 from plop_lora.step import callable_as
-from plop_lora.tune.stages import plan, tune
+from plop_lora.tuning.stages import plan, tune
 
 __all__ = ["plan", "tune"]
 

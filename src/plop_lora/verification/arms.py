@@ -25,7 +25,7 @@ from plop_lora.placement import STRATEGIES, Group, groups_of, place
 from plop_lora.placement.place import DEFAULT_TOP
 from plop_lora.records import DECIDED, AdapterSettings, Host, Placement, Scores
 from plop_lora.statistics import paired_difference
-from plop_lora.verify.equal import (
+from plop_lora.verification.equal import (
     LARGEST_UNIFORM_RANK,
     TOLERANCE,
     Draft,
@@ -34,7 +34,7 @@ from plop_lora.verify.equal import (
     draft,
     fitted,
 )
-from plop_lora.verify.selectors import SELECTORS, Signal
+from plop_lora.verification.selectors import SELECTORS, Signal
 
 PLOP, COMPULSORY = "plop", "all-linear"
 DEFAULT_ARMS = (PLOP, "plop-budget", "plop-inverse", "attention", "mlp", COMPULSORY,

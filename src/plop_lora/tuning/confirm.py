@@ -25,10 +25,10 @@ from plop_lora.records.tuning import (
     Configuration,
     SearchTrial,
 )
-from plop_lora.tune.job import Job
-from plop_lora.tune.search import best_trials
-from plop_lora.tune.steps import Versus
-from plop_lora.verify.plan import default_margin
+from plop_lora.tuning.job import Job
+from plop_lora.tuning.search import best_trials
+from plop_lora.tuning.steps import Versus
+from plop_lora.verification.plan import default_margin
 
 TOP = 2
 

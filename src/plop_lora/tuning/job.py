@@ -21,10 +21,10 @@ from plop_lora.records.tuning import Configuration
 from plop_lora.training.events import Watch
 from plop_lora.training.task import metric_of
 from plop_lora.training.weights import TrainedModel
-from plop_lora.tune.space import Space
-from plop_lora.tune.steps import Rows, RowsFile, Steps
-from plop_lora.verify.folder import TRIALS
-from plop_lora.verify.plan import evaluation_of
+from plop_lora.tuning.space import Space
+from plop_lora.tuning.steps import Rows, RowsFile, Steps
+from plop_lora.study.folder import TRIALS
+from plop_lora.verification.plan import evaluation_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)

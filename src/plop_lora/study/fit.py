@@ -12,15 +12,15 @@ from torch import nn
 
 from plop_lora.errors import DataError, ModelError, PlopError, UsageError
 from plop_lora.models.origin import Origin
-from plop_lora.recipe import Proof
+from plop_lora.recipe import FinetuneRecipe
 from plop_lora.records.trial import CLASSIFY, GRPO
 from plop_lora.training.weights import TrainedModel
-from plop_lora.verify.splits import Splits
+from plop_lora.study.splits import Splits
 
 Row = Mapping[str, Any]
 
 
-def check_rows_fit(recipe: Proof, model: TrainedModel, splits: Splits) -> None:
+def check_rows_fit(recipe: FinetuneRecipe, model: TrainedModel, splits: Splits) -> None:
     """Refuse rows that no trial of a study could read.
 
     Args:
@@ -84,7 +84,7 @@ def _check_pad_token(tokenizer: Any, skeleton: Any, name: str) -> None:
         )
 
 
-def _check_positions(recipe: Proof, skeleton: Any, longest: int, name: str) -> None:
+def _check_positions(recipe: FinetuneRecipe, skeleton: Any, longest: int, name: str) -> None:
     positions = learned_positions(skeleton)
     if positions is None:
         return
