@@ -19,11 +19,11 @@ from plop_lora.verification.arms import (
     ARMS,
     DEFAULT_ARMS,
     Arm,
-    budget_of,
     eligible_hosts,
     make_arms,
     signals_for,
 )
+from plop_lora.study.study import budget_of
 from plop_lora.verification.equal import TOLERANCE
 from plop_lora.verification.selectors import Signal
 

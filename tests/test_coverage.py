@@ -15,7 +15,7 @@ from plop_lora.errors import UsageError
 from plop_lora.placement import default_choice
 from plop_lora.placement.place import LEAST_COVERAGE
 from plop_lora.scoring.sites import LEFT_OUT, ROUTER, find_sites
-from plop_lora.verification.arms import budget_of
+from plop_lora.study.study import budget_of
 
 
 def _jetmoe() -> nn.Module:

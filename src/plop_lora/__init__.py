@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from plop_lora.placement import STRATEGIES, place
     from plop_lora.records import Placement, Scores, Verification
     from plop_lora.scoring import score
-    from plop_lora.tuning.stages import tune
-    from plop_lora.verification.run import verify
+    from plop_lora.tuning import tune
+    from plop_lora.verification import verify
 
 _HOMES = {
     "STRATEGIES": "placement",
@@ -42,8 +42,8 @@ _HOMES = {
     "load_documents": "documents",
     "place": "placement",
     "score": "scoring",
-    "tune": "tune",
-    "verify": "verify",
+    "tune": "tuning",
+    "verify": "verification",
 }
 
 __all__ = [
@@ -69,8 +69,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'plop_lora' has no attribute {name!r}")
     with quiet_imports():
         module = importlib.import_module(f"plop_lora.{_HOMES[name]}")
-    # A package that has the name of its step is callable as the step.
-    value = module if _HOMES[name] == name else getattr(module, name)
+    value = getattr(module, name)
     globals()[name] = value
     return value
 

@@ -105,11 +105,11 @@ def tune(
     check(output, scores, recipe, wanted.train, wanted.eval, force=force)
     if plan:
         with waiting("reading the data", form):
-            found = plan_of(Scores.load(scores), wanted, folder)
+            found = plan_of(Scores.load(scores), wanted, folder=folder)
         finish(found, output, form)
         return
     with proof.watched(wanted, folder, form) as watch:
-        tuning = run(Scores.load(scores), wanted, folder, watch=watch)
+        tuning = run(Scores.load(scores), wanted, folder=folder, watch=watch)
     finish(tuning, output, form)
     if form is not Format.quiet:
         say(f"Wrote {folder / 'placement.json'} and {folder / 'recipe.yaml'}", err=True)

@@ -47,7 +47,7 @@ def verify(
         str | None,
         typer.Option(
             help="Compare with these rivals: names or files of placements, separated by commas.",
-            autocompletion=among("verify.arms:ARMS"),
+            autocompletion=among("verification.arms:ARMS"),
             rich_help_panel=PLACEMENT,
         ),
     ] = None,
@@ -145,8 +145,8 @@ def _run(
     *,
     plan: bool,
 ) -> None:
-    from plop_lora.verification import run as step
     from plop_lora.study.folder import default_folder
+    from plop_lora.verification import run as step
 
     folder = folder or default_folder(recipe, scores)
     if plan:

@@ -27,7 +27,8 @@ from plop_lora.export.entries import dead_entries
 from plop_lora.export.patterns import check_patterns
 from plop_lora.export.wrapped import unwrapped_fields
 from plop_lora.placement.groups import groups_of
-from plop_lora.placement.place import alpha_of, check_settings, choices_of, known_ties
+from plop_lora.placement.place import check_settings, choices_of, known_ties
+from plop_lora.placement.ranks import alpha_of
 from plop_lora.placement.strategies import Strategy
 from plop_lora.records import (
     UNSCORED,

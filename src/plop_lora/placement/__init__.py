@@ -2,7 +2,8 @@
 
 from plop_lora.placement.budget import parse_budget, parse_layers
 from plop_lora.placement.groups import Group, groups_of
-from plop_lora.placement.place import alpha_of, default_choice, place
+from plop_lora.placement.place import default_choice, place
+from plop_lora.placement.ranks import alpha_of, with_rank, with_ranks
 from plop_lora.placement.strategies import STRATEGIES
 
 __all__ = [
@@ -14,4 +15,6 @@ __all__ = [
     "parse_budget",
     "parse_layers",
     "place",
+    "with_rank",
+    "with_ranks",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from plop_lora.placement.groups import (
     held_back,
     lowest_alone,
 )
+from plop_lora.placement.ranks import alpha_of
 from plop_lora.placement.strategies import Request, Strategy, find_strategy
 from plop_lora.records import (
     DECIDED,
@@ -130,11 +130,6 @@ def default_choice(scores: Scores) -> set[str]:
         return set()
     eligible = [group for group in groups_of(scores) if group.eligible]
     return {member.type for group in eligible[:DEFAULT_TOP] for member in group.members}
-
-
-def alpha_of(rank: int, scaling: float, settings: AdapterSettings) -> float:
-    """Return the alpha that gives a rank the scaling: scaling·rank, or scaling·√rank (rslora)."""
-    return scaling * (math.sqrt(rank) if settings.rslora else rank)
 
 
 def _check(

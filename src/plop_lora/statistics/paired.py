@@ -48,6 +48,12 @@ class Interval:
     level: float
     deviations_D: Floats
 
+    def reversed(self) -> Interval:
+        """Return the interval of the same difference, taken the other way round."""
+        return Interval(
+            -self.value, -self.high, -self.low, self.p, self.level, -self.deviations_D[::-1]
+        )
+
     def lower_bound(self, level: float = CONFIDENCE) -> float:
         """Return what the true difference exceeds, one-sided at `level`."""
         return self.value + float(np.quantile(self.deviations_D, 1 - level))

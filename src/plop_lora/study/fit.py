@@ -12,19 +12,22 @@ from torch import nn
 
 from plop_lora.errors import DataError, ModelError, PlopError, UsageError
 from plop_lora.models.origin import Origin
-from plop_lora.recipe import FinetuneRecipe
+from plop_lora.records import TrainingSettings
 from plop_lora.records.trial import CLASSIFY, GRPO
-from plop_lora.training.weights import TrainedModel
 from plop_lora.study.splits import Splits
+from plop_lora.training.weights import TrainedModel
 
 Row = Mapping[str, Any]
 
 
-def check_rows_fit(recipe: FinetuneRecipe, model: TrainedModel, splits: Splits) -> None:
+def check_rows_fit(
+    task: str, training: TrainingSettings, model: TrainedModel, splits: Splits
+) -> None:
     """Refuse rows that no trial of a study could read.
 
     Args:
-        recipe: has the task and the tokens that a row may have.
+        task: says how a row is read.
+        training: has the tokens that a row may have.
         model: what the trials load; only its configuration and its tokenizer are read.
         splits: all rows.
 
@@ -45,13 +48,13 @@ def check_rows_fit(recipe: FinetuneRecipe, model: TrainedModel, splits: Splits) 
     parts = {"training": splits.train, "selection": splits.selection, "report": splits.report}
     longest = max(
         (
-            _length(recipe.task, row, tokenizer, f"row {number} of the {part} rows")
+            _length(task, row, tokenizer, f"row {number} of the {part} rows")
             for part, rows in parts.items()
             for number, row in enumerate(rows, start=1)
         ),
         default=0,
     )
-    _check_positions(recipe, skeleton, longest, model.name)
+    _check_positions(task, training, skeleton, longest, model.name)
 
 
 def _length(task: str, row: Row, tokenizer: Any, where: str) -> int:
@@ -84,16 +87,17 @@ def _check_pad_token(tokenizer: Any, skeleton: Any, name: str) -> None:
         )
 
 
-def _check_positions(recipe: FinetuneRecipe, skeleton: Any, longest: int, name: str) -> None:
+def _check_positions(
+    task: str, training: TrainingSettings, skeleton: Any, longest: int, name: str
+) -> None:
     positions = learned_positions(skeleton)
     if positions is None:
         return
-    settings = recipe.training
-    if recipe.task == GRPO:
-        needed = longest + settings.completion_length
+    if task == GRPO:
+        needed = longest + training.completion_length
         cure = f"training.completion_length {max(1, positions - longest)} or shorter prompts"
     else:
-        needed = min(longest, settings.max_length)
+        needed = min(longest, training.max_length)
         cure = f"training.max_length {positions}"
     if needed > positions:
         raise UsageError(

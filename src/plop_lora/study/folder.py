@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from plop_lora.errors import OutputError, RecordError, UsageError
-from plop_lora.files import atomic_file, check_writable, size
+from plop_lora.files import atomic_file, check_writable, size, try_lock
 from plop_lora.recipe import FinetuneRecipe
 from plop_lora.records import Scores
+from plop_lora.study.model import model_of
 from plop_lora.training.weights import TrainedModel, is_commit
 
 HOME = "plop-verify"
@@ -25,10 +28,8 @@ RECIPE, SCORES, RECORD = "recipe.yaml", "scores.json", "verification.json"
 VERIFY, TUNE = "verify", "tune"
 _OLD_MARKS = {VERIFY: (SCORES, RECIPE, "data", TRIALS), TUNE: ("worker", "data", TRIALS)}
 """What a run of a release without the mark has: all of these."""
-_LOCKS = ("lock", ".lock")
-FREE = ("arms", "seeds", "margin", "quick", "runner", "price", "report_to")
-"""What may change between two runs in one folder: no finished trial turns wrong by it, so more
-seeds or another rival go on from those that are there."""
+LOCK = "lock"
+_LOCKS = (LOCK, ".lock")
 DATA = ("train", "eval")
 """Names that may be written otherwise; the content of the splits is compared instead."""
 ADAPTER_BYTES = 4
@@ -72,7 +73,7 @@ def check_folder(folder: Path, verb: str) -> None:
 _HINT = "Name another folder with --folder, or remove this one."
 
 
-def check_owner(folder: Path, recipe: FinetuneRecipe, scores: Scores, model: TrainedModel) -> None:
+def check_owner(folder: Path, recipe: FinetuneRecipe, scores: Scores) -> None:
     """Refuse a folder that holds the trials of another recipe, of other scores or weights.
 
     Raises:
@@ -80,7 +81,7 @@ def check_owner(folder: Path, recipe: FinetuneRecipe, scores: Scores, model: Tra
     """
     check_folder(folder, VERIFY)
     if (folder / MARK).exists():
-        _check_same_weights(folder, model)
+        _check_same_weights(folder, model_of(scores, recipe.model, recipe.revision))
     if (folder / SCORES).exists() and Scores.load(folder / SCORES).digest() != scores.digest():
         raise UsageError(f"The folder {folder} belongs to other scores. {_HINT}")
     if not (folder / RECIPE).exists():
@@ -139,13 +140,12 @@ def mark(folder: Path, verb: str, model: TrainedModel) -> None:
             json.dump(document, file)
 
 
-def claim(folder: Path, recipe: FinetuneRecipe, scores: Scores, model: TrainedModel) -> None:
+def keep(folder: Path, recipe: FinetuneRecipe, scores: Scores) -> None:
     """Write the scores and the resolved recipe into a folder that `check_owner` let pass.
 
     Raises:
         OutputError: the folder cannot be written.
     """
-    mark(folder, VERIFY, model)
     if not (folder / SCORES).exists():
         scores.save(folder / SCORES)
     with atomic_file(folder / RECIPE) as file:
@@ -154,13 +154,31 @@ def claim(folder: Path, recipe: FinetuneRecipe, scores: Scores, model: TrainedMo
 
 def _deciding(recipe: FinetuneRecipe, *, with_data: bool = False) -> dict[str, Any]:
     """Return what decides a trial, with a section's keys behind its name: `training.epochs`."""
-    left_out = FREE if with_data else (*FREE, *DATA)
+    free = recipe.CHANGEABLE
+    left_out = free if with_data else (*free, *DATA)
     document = recipe.model_dump(mode="json", exclude=set(left_out))
     flat: dict[str, Any] = {}
     for key, value in document.items():
         inside = value if isinstance(value, dict) else {"": value}
         flat |= {f"{key}.{name}".rstrip("."): entry for name, entry in inside.items()}
     return flat
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, verb: str) -> Iterator[None]:
+    """Hold a run folder against a second process; a killed one lets it go by itself.
+
+    Raises:
+        UsageError: another process works in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as file:
+        if not try_lock(file):
+            raise UsageError(
+                f"Another plop {verb} works in {folder}. Wait for it, or give each worker of a "
+                "shared search a --folder of its own."
+            )
+        yield
 
 
 def check_disk(folder: Path, trials: int, parameters: int) -> None:

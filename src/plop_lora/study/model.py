@@ -12,40 +12,38 @@ from typing import Any
 
 from plop_lora.errors import ModelError, UsageError
 from plop_lora.models.origin import Origin
-from plop_lora.recipe import FinetuneRecipe
 from plop_lora.records import Host, Placement, Scores
 from plop_lora.training.weights import TrainedModel, read_config, trained_model
 
 
-def model_of(recipe: FinetuneRecipe, scores: Scores) -> TrainedModel:
-    """Return what the trials of a recipe load, with what identifies its weights.
+def model_of(scores: Scores, name: str | None = None, revision: str | None = None) -> TrainedModel:
+    """Return what the trials of a study load, with what identifies its weights.
 
-    The scored model is trained at the revision that was scored, if the recipe names no other; a
+    The scored model is trained at the revision that was scored, if no other is asked for; a
     folder goes by its whole path, as trials run in folders of their own.
+
+    Args:
+        scores: of the model, or of one like it.
+        name: hub id or folder of the model, None for the scored one.
+        revision: of a hub id.
 
     Raises:
         UsageError: a revision of a folder, which has none.
     """
-    name = recipe.model or scores.model.name
-    model = trained_model(name, recipe.revision or _scored_revision(recipe, scores))
-    if recipe.revision is not None and Path(model.name).is_dir():
+    scored = scores.model
+    known = scored.revision if name in (None, scored.name) else None
+    model = trained_model(name or scored.name, revision or known)
+    if revision is not None and Path(model.name).is_dir():
         raise UsageError(
-            f"The revision {recipe.revision!r} is asked for, but {name} is a local folder, which "
-            "has no revisions. Leave --revision out, or give a hub id with --model."
+            f"The revision {revision!r} is asked for, but {name or scored.name} is a local folder, "
+            "which has no revisions. Leave --revision out, or give a hub id with --model."
         )
     return model
 
 
-def is_scored(recipe: FinetuneRecipe, scores: Scores) -> bool:
-    """Whether a recipe trains the very model that was scored."""
-    return recipe.model in (None, scores.model.name) and recipe.revision in (
-        None,
-        scores.model.revision,
-    )
-
-
-def _scored_revision(recipe: FinetuneRecipe, scores: Scores) -> str | None:
-    return scores.model.revision if recipe.model in (None, scores.model.name) else None
+def is_scored(scores: Scores, name: str | None, revision: str | None) -> bool:
+    """Whether a model is the very one that was scored."""
+    return name in (None, scores.model.name) and revision in (None, scores.model.revision)
 
 
 def check_config(model: TrainedModel, scores: Scores, *, download: bool) -> None:

@@ -15,11 +15,11 @@ from typing import Any
 
 from plop_lora.errors import DataError, UsageError, nearest
 from plop_lora.reading import read_rows
-from plop_lora.recipe import FinetuneRecipe
+from plop_lora.recipe import DataRecipe
 from plop_lora.records.trial import CLASSIFY, GRPO, SFT
+from plop_lora.study.shown import check_lost, shown
 from plop_lora.texts import UnreadableError, fill_template, messages_of, template_fields
 from plop_lora.training.task import Row
-from plop_lora.study.shown import check_lost, shown
 
 PAIRS = (
     ("prompt", "completion"), ("question", "answer"), ("instruction", "output"),
@@ -56,7 +56,7 @@ class TaskRows:
     shown: tuple[str, ...] = ()
 
 
-def read_task_rows(recipe: FinetuneRecipe, source: str) -> TaskRows:
+def read_task_rows(data: DataRecipe, source: str) -> TaskRows:
     """Read a data set and turn every row into one of the recipe's task.
 
     Raises:
@@ -69,7 +69,7 @@ def read_task_rows(recipe: FinetuneRecipe, source: str) -> TaskRows:
         raise DataError(f"{source} holds no rows. Give a file with some hundreds.")
     fields = list(dict.fromkeys(field for row in rows for field in row))
     readers = {SFT: _sft_reader, CLASSIFY: _classify_reader, GRPO: _grpo_reader}
-    read, used_fields = readers[recipe.task](recipe, fields, source)
+    read, used_fields = readers[data.task](data, fields, source)
     made: list[dict[str, Any]] = []
     foreign: set[str] = set()
     for number, row in enumerate(rows, start=1):
@@ -77,17 +77,17 @@ def read_task_rows(recipe: FinetuneRecipe, source: str) -> TaskRows:
             used = read(row)
         except DataError as error:
             raise DataError(f"{source}, row {number}: {error}") from error
-        kept = _beside(row, recipe.task, foreign)
+        kept = _beside(row, data.task, foreign)
         made.append(kept | used)
-    if recipe.task == CLASSIFY:
+    if data.task == CLASSIFY:
         _check_labels([row["label"] for row in made], used_fields[-1], source)
     notes = [
         f"the column {name!r} of {source} is not text, numbers or lists and is left out"
         for name in sorted(foreign)
     ]
-    if recipe.prompt is None and recipe.text is None:
-        _check_lost(recipe.task, rows, made, used_fields, source)
-    told = shown(rows, made, used_fields, recipe.task, source)
+    if data.prompt is None and data.text is None:
+        _check_lost(data.task, rows, made, used_fields, source)
+    told = shown(rows, made, used_fields, data.task, source)
     return TaskRows(tuple(made), tuple(notes), used_fields, tuple(told))
 
 
@@ -135,16 +135,16 @@ def _as_text(value: Any) -> str:
 # --------------------------------------------------------------------------- sft
 
 
-def _sft_reader(recipe: FinetuneRecipe, fields: Sequence[str], source: str) -> Reader:
-    if (recipe.prompt is None) != (recipe.completion is None):
+def _sft_reader(data: DataRecipe, fields: Sequence[str], source: str) -> Reader:
+    if (data.prompt is None) != (data.completion is None):
         raise UsageError("Give --prompt and --completion together: one is what the other answers.")
-    if recipe.prompt is not None and recipe.completion is not None:
-        prompt = _template(recipe.prompt, fields, source)
-        completion = _template(recipe.completion, fields, source)
-        names = (*template_fields(recipe.prompt), *template_fields(recipe.completion))
+    if data.prompt is not None and data.completion is not None:
+        prompt = _template(data.prompt, fields, source)
+        completion = _template(data.completion, fields, source)
+        names = (*template_fields(data.prompt), *template_fields(data.completion))
         return lambda row: {"prompt": prompt(row), "completion": completion(row)}, names
-    if recipe.text is not None:
-        return _text_or_chat(_known(recipe.text, fields, source)), (recipe.text,)
+    if data.text is not None:
+        return _text_or_chat(_known(data.text, fields, source)), (data.text,)
     if {"prompt", "completion"} <= set(fields):
         return _prompt_and_completion, PAIRS[0]
     for name in ("messages", "conversations", "text"):
@@ -213,11 +213,11 @@ def _asked_with(
 # --------------------------------------------------------------------------- classify
 
 
-def _classify_reader(recipe: FinetuneRecipe, fields: Sequence[str], source: str) -> Reader:
-    if recipe.completion is not None:
+def _classify_reader(data: DataRecipe, fields: Sequence[str], source: str) -> Reader:
+    if data.completion is not None:
         raise UsageError("--completion is not for classify; its answer is the field --label.")
-    label = _one(recipe.label, LABELS, fields, source, "--label")
-    text, names = _classify_text(recipe, fields, source, label)
+    label = _one(data.label, LABELS, fields, source, "--label")
+    text, names = _classify_text(data, fields, source, label)
 
     def read(row: Row) -> dict[str, Any]:
         return {"text": text(row), "label": _label(row, label)}
@@ -226,17 +226,17 @@ def _classify_reader(recipe: FinetuneRecipe, fields: Sequence[str], source: str)
 
 
 def _classify_text(
-    recipe: FinetuneRecipe, fields: Sequence[str], source: str, label: str
+    data: DataRecipe, fields: Sequence[str], source: str, label: str
 ) -> tuple[Callable[[Row], str], tuple[str, ...]]:
-    if recipe.prompt is not None:
-        names = tuple(template_fields(recipe.prompt))
-        return _template(recipe.prompt, fields, source), names
-    if recipe.text is None:
+    if data.prompt is not None:
+        names = tuple(template_fields(data.prompt))
+        return _template(data.prompt, fields, source), names
+    if data.text is None:
         for first, second in TEXT_PAIRS:
             if {first, second} <= set(fields):
                 return _template(f"{{{first}}}\n{{{second}}}", fields, source), (first, second)
     others = [name for name in fields if name != label]
-    name = _one(recipe.text, TEXTS, others, source, "--text")
+    name = _one(data.text, TEXTS, others, source, "--text")
     return lambda row: _text(row, name), (name,)
 
 
@@ -266,14 +266,14 @@ def _check_labels(labels: Sequence[str], name: str, source: str) -> None:
 # --------------------------------------------------------------------------- grpo
 
 
-def _grpo_reader(recipe: FinetuneRecipe, fields: Sequence[str], source: str) -> Reader:
-    if recipe.completion is not None:
+def _grpo_reader(data: DataRecipe, fields: Sequence[str], source: str) -> Reader:
+    if data.completion is not None:
         raise UsageError("--completion is not for grpo: the model writes it and rewards judge it.")
-    if recipe.prompt is not None:
-        prompt = _template(recipe.prompt, fields, source)
-        return lambda row: {"prompt": prompt(row)}, tuple(template_fields(recipe.prompt))
-    name = _one(recipe.text, PROMPTS, fields, source, "--text")
-    asked, names = _asked_with(name, fields if recipe.text is None else ())
+    if data.prompt is not None:
+        prompt = _template(data.prompt, fields, source)
+        return lambda row: {"prompt": prompt(row)}, tuple(template_fields(data.prompt))
+    name = _one(data.text, PROMPTS, fields, source, "--text")
+    asked, names = _asked_with(name, fields if data.text is None else ())
 
     def read(row: Row) -> dict[str, Any]:
         value = row.get(name)

@@ -18,14 +18,14 @@ from pathlib import Path
 
 from plop_lora.errors import DataError, UsageError
 from plop_lora.files import atomic_file
-from plop_lora.recipe import FinetuneRecipe
+from plop_lora.recipe import DataRecipe
 from plop_lora.records import TrialData
 from plop_lora.records.trial import CLASSIFY, GRPO, SFT
+from plop_lora.study.rows import TaskRows, answer_text, prompt_text, read_task_rows
 from plop_lora.training.chats import ARGUMENTS, TOOLS
 from plop_lora.training.numbers import reference_number
 from plop_lora.training.rewards import answer_of
 from plop_lora.training.task import Row
-from plop_lora.study.rows import TaskRows, answer_text, prompt_text, read_task_rows
 
 TRAIN, SELECT, REPORT = "train.jsonl", "select.jsonl", "report.jsonl"
 FOLDER = "data"
@@ -70,7 +70,9 @@ class Splits:
         return sum(len(prompt_text(r)) + len(answer_text(r)) for r in self.train) / len(self.train)
 
 
-def prepare_splits(recipe: FinetuneRecipe, folder: Path | None = None) -> Splits:
+def prepare_splits(
+    data: DataRecipe, folder: Path | None = None, *, numbers_for: str | None = None
+) -> Splits:
     """Read, check, part and write the rows of a run.
 
     Evaluation rows whose prompt is also in the training rows (letter case and white space apart)
@@ -79,8 +81,9 @@ def prepare_splits(recipe: FinetuneRecipe, folder: Path | None = None) -> Splits
     rows share few prompts, which a note then says.
 
     Args:
-        recipe: names the data and how its fields are read; its `seed` shuffles.
+        data: names the data and how its fields are read; its `seed` shuffles.
         folder: of the run, whose `data/` gets the files; None writes nothing.
+        numbers_for: what compares numbers of the references, which are then read whole or refused.
 
     Raises:
         DataError: no such data, an empty file, a row without what the task needs, files that are
@@ -89,26 +92,27 @@ def prepare_splits(recipe: FinetuneRecipe, folder: Path | None = None) -> Splits
         UsageError: a template that cannot be read, or a folder that holds other data.
         OutputError: the files cannot be written.
     """
-    train = read_task_rows(recipe, recipe.train)
-    evaluation = read_task_rows(recipe, recipe.eval)
-    _check_fields(recipe, train.fields, evaluation.fields)
+    train = read_task_rows(data, data.train)
+    evaluation = read_task_rows(data, data.eval)
+    _check_fields(data, train.fields, evaluation.fields)
     notes = [*train.notes, *evaluation.notes]
-    labels = _labels(recipe, train, evaluation) if recipe.task == CLASSIFY else ()
-    keys = _Keys(train.rows, recipe)
+    labels = _labels(data, train, evaluation) if data.task == CLASSIFY else ()
+    keys = _Keys(train.rows, data)
     notes += keys.notes
-    rows, note = _without_repeats(train.rows, f"training rows of {recipe.train}", keys)
+    rows, note = _without_repeats(train.rows, f"training rows of {data.train}", keys)
     notes += note
-    report, note = _without_repeats(evaluation.rows, f"rows of {recipe.eval}", keys)
+    report, note = _without_repeats(evaluation.rows, f"rows of {data.eval}", keys)
     notes += note
-    rows, overlap, note = _without_overlap(rows, report, recipe, keys)
+    rows, overlap, note = _without_overlap(rows, report, data, keys)
     notes += note
-    if recipe.task == CLASSIFY:
-        notes += _contradictions(rows, recipe.train) + _contradictions(report, recipe.eval)
-    _check_numbers(recipe, {recipe.train: rows, recipe.eval: report})
-    rest, selection = _hold_out(rows, recipe, keys)
+    if data.task == CLASSIFY:
+        notes += _contradictions(rows, data.train) + _contradictions(report, data.eval)
+    if numbers_for is not None:
+        _check_numbers(data.task, numbers_for, {data.train: rows, data.eval: report})
+    rest, selection = _hold_out(rows, data, keys)
     if len(report) < LEAST_REPORT:
         raise DataError(
-            f"{recipe.eval} has {len(report)} different rows; at least {LEAST_REPORT} are needed "
+            f"{data.eval} has {len(report)} different rows; at least {LEAST_REPORT} are needed "
             "to tell arms apart, and some hundreds to tell them apart well."
         )
     notes += train.shown
@@ -122,12 +126,12 @@ def prepare_splits(recipe: FinetuneRecipe, folder: Path | None = None) -> Splits
     return splits
 
 
-def _check_fields(recipe: FinetuneRecipe, train: Sequence[str], evaluation: Sequence[str]) -> None:
+def _check_fields(data: DataRecipe, train: Sequence[str], evaluation: Sequence[str]) -> None:
     """Refuse files that are read by different fields: their rows would ask in different ways."""
     if set(train) != set(evaluation):
         raise DataError(
-            f"The columns do not match: {recipe.train} is read by {', '.join(train)}, and "
-            f"{recipe.eval} by {', '.join(evaluation)}, so that a trial would be judged on another "
+            f"The columns do not match: {data.train} is read by {', '.join(train)}, and "
+            f"{data.eval} by {', '.join(evaluation)}, so that a trial would be judged on another "
             "kind of row than it learns. Rename the columns of one, or name what both have with "
             "--prompt and --completion, --text or --label."
         )
@@ -141,12 +145,12 @@ class _Keys:
     question, and so is a text with several labels.
     """
 
-    def __init__(self, rows: Sequence[Row], recipe: FinetuneRecipe) -> None:
+    def __init__(self, rows: Sequence[Row], data: DataRecipe) -> None:
         prompts = {_plain(prompt_text(row)) for row in rows}
         few = len(prompts) < LEAST_SELECTION or len(rows) >= ANSWERS_A_PROMPT * len(prompts)
-        self.with_answer = recipe.task == SFT and few and any(answer_text(row) for row in rows)
+        self.with_answer = data.task == SFT and few and any(answer_text(row) for row in rows)
         self.notes = [
-            f"the {len(rows)} rows of {recipe.train} share {len(prompts)} prompts, so a row is "
+            f"the {len(rows)} rows of {data.train} share {len(prompts)} prompts, so a row is "
             "told by its prompt and its answer together: a prompt may stand in two splits"
         ] * self.with_answer  # fmt: skip
 
@@ -172,7 +176,7 @@ def _without_repeats(rows: Sequence[Row], what: str, keys: _Keys) -> tuple[list[
 
 
 def _without_overlap(
-    rows: list[Row], report: list[Row], recipe: FinetuneRecipe, keys: _Keys
+    rows: list[Row], report: list[Row], data: DataRecipe, keys: _Keys
 ) -> tuple[list[Row], int, list[str]]:
     """Take out of the training rows what the report asks; refuse where that is much of it."""
     trained = {keys(row) for row in rows}
@@ -183,8 +187,8 @@ def _without_overlap(
     share = overlap / len(report)
     if share > LARGEST_OVERLAP:
         raise DataError(
-            f"{overlap} of {len(report)} rows of {recipe.eval} ({share:.1%}) have a prompt that "
-            f"is also in {recipe.train}, so the result would measure memory. At most "
+            f"{overlap} of {len(report)} rows of {data.eval} ({share:.1%}) have a prompt that "
+            f"is also in {data.train}, so the result would measure memory. At most "
             f"{LARGEST_OVERLAP:.0%} may; give evaluation rows that were not trained on."
         )
     kept = [row for row in rows if keys(row) not in seen]
@@ -194,15 +198,11 @@ def _without_overlap(
     ]  # fmt: skip
 
 
-def _check_numbers(recipe: FinetuneRecipe, files: Mapping[str, Sequence[Row]]) -> None:
+def _check_numbers(task: str, reader: str, files: Mapping[str, Sequence[Row]]) -> None:
     """Refuse references whose number cannot be read whole, where numbers are compared."""
-    by_reward = recipe.task == GRPO and "number" in recipe.training.rewards
-    if not by_reward and recipe.evaluation.metric != "numeric":
-        return
-    reader = "The reward `number`" if by_reward else "The metric `numeric`"
     for source, rows in files.items():
         for row in rows:
-            reference = answer_of(row) if recipe.task == GRPO else answer_text(row)
+            reference = answer_of(row) if task == GRPO else answer_text(row)
             try:
                 reference_number(reference or "", reader)
             except DataError as error:
@@ -220,21 +220,21 @@ def _contradictions(rows: Sequence[Row], source: str) -> list[str]:
     ] * (several > 0)
 
 
-def _hold_out(rows: list[Row], recipe: FinetuneRecipe, keys: _Keys) -> tuple[list[Row], list[Row]]:
+def _hold_out(rows: list[Row], data: DataRecipe, keys: _Keys) -> tuple[list[Row], list[Row]]:
     """Shuffle, and part the selection split from the rest; no prompt stands in both.
 
     A prompt is held out with all its rows. Classes have their share in both parts and in the
     first n rows of each, and those with two rows or more stand in both.
     """
     rows = list(rows)
-    random.Random(recipe.seed).shuffle(rows)
-    wanted = min(MOST_SELECTION, max(LEAST_SELECTION, round(recipe.selection * len(rows))))
-    held = _first_prompts(_candidates(rows, recipe), wanted, keys)
-    selection = _spread([row for row in rows if keys(row) in held], recipe)
-    rest = _spread([row for row in rows if keys(row) not in held], recipe)
+    random.Random(data.seed).shuffle(rows)
+    wanted = min(MOST_SELECTION, max(LEAST_SELECTION, round(data.selection * len(rows))))
+    held = _first_prompts(_candidates(rows, data), wanted, keys)
+    selection = _spread([row for row in rows if keys(row) in held], data)
+    rest = _spread([row for row in rows if keys(row) not in held], data)
     if len(selection) < LEAST_SELECTION or len(rest) < LEAST_TRAIN:
         raise DataError(
-            f"{recipe.train} leaves {len(rest)} training rows beside {len(selection)} that choose "
+            f"{data.train} leaves {len(rest)} training rows beside {len(selection)} that choose "
             f"the learning rate; at least {LEAST_TRAIN} and {LEAST_SELECTION} are needed."
         )
     return rest, selection
@@ -252,17 +252,17 @@ def _first_prompts(rows: Sequence[Row], wanted: int, keys: _Keys) -> set[str]:
     return set(held)
 
 
-def _candidates(rows: Sequence[Row], recipe: FinetuneRecipe) -> list[Row]:
+def _candidates(rows: Sequence[Row], data: DataRecipe) -> list[Row]:
     """Return the rows in the order in which they are held out; a class's only row comes last."""
-    if recipe.task != CLASSIFY:
+    if data.task != CLASSIFY:
         return list(rows)
     counts = Counter(row["label"] for row in rows)
-    return sorted(_spread(rows, recipe), key=lambda row: counts[row["label"]] == 1)
+    return sorted(_spread(rows, data), key=lambda row: counts[row["label"]] == 1)
 
 
-def _spread(rows: Sequence[Row], recipe: FinetuneRecipe) -> list[Row]:
+def _spread(rows: Sequence[Row], data: DataRecipe) -> list[Row]:
     """Return rows so that each class has its share, and one row at least, of the first n."""
-    if recipe.task != CLASSIFY:
+    if data.task != CLASSIFY:
         return list(rows)
     counts, seen = Counter(row["label"] for row in rows), Counter[str]()
     places = []
@@ -272,24 +272,24 @@ def _spread(rows: Sequence[Row], recipe: FinetuneRecipe) -> list[Row]:
     return [rows[index] for index in sorted(range(len(rows)), key=places.__getitem__)]
 
 
-def _labels(recipe: FinetuneRecipe, train: TaskRows, evaluation: TaskRows) -> tuple[str, ...]:
+def _labels(data: DataRecipe, train: TaskRows, evaluation: TaskRows) -> tuple[str, ...]:
     """Return the classes of the training rows in order; numbers count by value."""
     found = {row["label"] for row in train.rows}
     if len(found) < 2:
         raise DataError(
-            f"All rows of {recipe.train} have the label {next(iter(found))!r}; classify needs two "
+            f"All rows of {data.train} have the label {next(iter(found))!r}; classify needs two "
             "classes at least. Name another field with --label."
         )
     if len(found) > len(train.rows) / 2:
         raise DataError(
-            f"{recipe.train} has {len(found)} different labels in {len(train.rows)} rows, which "
+            f"{data.train} has {len(found)} different labels in {len(train.rows)} rows, which "
             "are no classes. Name the field of the class with --label."
         )
     for number, row in enumerate(evaluation.rows, start=1):
         if row["label"] not in found:
             raise DataError(
-                f"{recipe.eval}, row {number}: the label {row['label']!r} is not among those of "
-                f"{recipe.train}: {', '.join(sorted(found)[:20])}."
+                f"{data.eval}, row {number}: the label {row['label']!r} is not among those of "
+                f"{data.train}: {', '.join(sorted(found)[:20])}."
             )
     numbers = all(label.removeprefix("-").isdecimal() for label in found)
     return tuple(sorted(found, key=int) if numbers else sorted(found))

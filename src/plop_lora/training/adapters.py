@@ -4,8 +4,7 @@ Everything random is a function of the trial's seed and of the weight it concern
 two placements share therefore starts from the same A, and so does the head of a classifier: arms
 differ in where the adapters stand and in nothing else.
 
-Covers the initialisations of PEFT that need nothing but weights or the training rows; corda,
-loftq, lora_ga and mica are refused. Trains and judges nothing.
+Trains and judges nothing.
 """
 
 from __future__ import annotations
@@ -13,17 +12,15 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig
 
 from plop_lora.errors import ExportError, ModelError, UsageError
 from plop_lora.export.adapters import WEIGHTS_FILE
@@ -31,31 +28,17 @@ from plop_lora.export.dryrun import adapters_of, compare_adapters, lora_layers, 
 from plop_lora.export.names import parameter_sites
 from plop_lora.export.peft import peft_fields
 from plop_lora.files import atomic_folder
-from plop_lora.models.folders import model_name
-from plop_lora.models.origin import Origin
 from plop_lora.records import Placement, TrialSpec
 from plop_lora.records.trial import CLASSIFY
 from plop_lora.scoring.loading import (
     describe,
-    device_named,
-    dtype_for,
-    explained,
-    load_tokenizer,
 )
-from plop_lora.scoring.weights import load_checked
+from plop_lora.training.base import base_of
 from plop_lora.training.eva import initialise_from_features
-from plop_lora.training.launcher import process_count
-from plop_lora.training.precision import HALVES
+from plop_lora.training.inits import DRAWN, FROM_DATA, INITS, is_known, moves_base
 from plop_lora.training.task import Prepared, Row
 
 ADAPTER = "default"
-DRAWN = ("default", "gaussian", "orthogonal")
-"""Initialisations that draw A (orthogonal: A and B) and leave the base weights alone."""
-MUTATING = ("pissa", "olora")
-"""Initialisations that move a part of the base weights into the adapter."""
-INITS = (*DRAWN, "eva", *MUTATING)
-
-_PISSA_ITERATIONS = re.compile(r"pissa_niter_[1-9]\d*")
 
 
 def prepare(spec: TrialSpec, rows: Sequence[Row] = ()) -> Prepared:
@@ -76,13 +59,13 @@ def prepare(spec: TrialSpec, rows: Sequence[Row] = ()) -> Prepared:
         ExportError: PEFT adapts other modules or ranks than the placement names.
     """
     check_adapters(spec)
-    model, tokenizer, heads, notes = load_base(spec)
+    model, tokenizer, heads, notes = base_of(spec)
     placement = retarget(spec.placement, model)
     adapted = _wrap(spec, model, placement, heads)
     check_wrapped(placement, adapted)
     if placement.settings.init in DRAWN:
         _draw(adapted, placement.settings.init, spec.seed)
-    elif placement.settings.init == "eva":
+    elif placement.settings.init in FROM_DATA:
         initialise_from_features(adapted, tokenizer, rows, spec)
         check_wrapped(placement, adapted)
     transformers.set_seed(spec.seed)
@@ -100,7 +83,7 @@ def check_adapters(spec: TrialSpec) -> None:
         UsageError: the text names what is allowed.
     """
     placement, init = spec.placement, spec.placement.settings.init
-    if init not in INITS and not _PISSA_ITERATIONS.fullmatch(init):
+    if not is_known(init):
         raise UsageError(
             f"A trial cannot initialise adapters by {init!r}, which needs a step of its own before "
             f"training. Allowed: {', '.join(INITS)}."
@@ -122,130 +105,6 @@ def check_adapters(spec: TrialSpec) -> None:
         raise UsageError(
             f"The task classify needs two or more labels, and the trial has {list(spec.labels)}."
         )
-
-
-def trial_device(spec: TrialSpec) -> str:
-    """Return the device of this process: its own GPU where several processes would share one.
-
-    Raises:
-        UsageError: there is no such device here.
-    """
-    from plop_lora.scoring.parallel import Processes
-
-    wanted = Processes(count=process_count()).device(spec.training.device)
-    return str(device_named(wanted))
-
-
-# --------------------------------------------------------------------------- loading
-
-
-class Base(NamedTuple):
-    """A model without adapters; `heads` are modules that train, `notes` tell of its weights."""
-
-    model: nn.Module
-    tokenizer: Any
-    heads: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-def load_base(spec: TrialSpec) -> Base:
-    """Return the model of a trial without adapters.
-
-    Weights that the checkpoint lacks, the head of a classifier, are a function of the spec's seed.
-
-    Raises:
-        UsageError, ModelError: as `prepare`.
-    """
-    tokenizer = load_tokenizer(model_name(spec.model), Origin(spec.revision))
-    give_pad_token(tokenizer, spec.model)
-    # They are drawn while the model loads.
-    transformers.set_seed(spec.seed)
-    return _load(spec, tokenizer)
-
-
-def _load(spec: TrialSpec, tokenizer: Any) -> Base:
-    """Return the model of the task on its device.
-
-    On a CPU, attention in half precision is the plain one: the backward pass of torch's fused one
-    takes several times as long there.
-    """
-    name = model_name(spec.model)
-    device = trial_device(spec)
-    origin = Origin(spec.revision)
-    chosen = dtype_for(name, device, spec.training.dtype, origin)
-    with explained(name, "model"):
-        config = AutoConfig.from_pretrained(name, **origin.loading())
-        dtype = chosen if chosen == "auto" else getattr(torch, chosen)
-        wanted, options = _class_of(spec, config, tokenizer)
-        if device == "cpu" and (config.dtype if dtype == "auto" else dtype) in HALVES:
-            options["attn_implementation"] = "eager"
-        loaded = load_checked(wanted, name, dtype=dtype, **origin.loading(), **options)
-    if spec.task == CLASSIFY:
-        heads = _heads(loaded.model, loaded.new)
-        return Base(loaded.model.to(device), tokenizer, heads, loaded.notes)
-    if loaded.new:
-        raise ModelError(
-            f"{spec.model} is no complete language model: it lacks {loaded.new[0]}. Train it by "
-            "the task classify, or give a checkpoint with its output head."
-        )
-    return Base(loaded.model.to(device), tokenizer, (), loaded.notes)
-
-
-def _class_of(spec: TrialSpec, config: Any, tokenizer: Any) -> tuple[Any, dict[str, Any]]:
-    """Return the class that transformers should load for the task, and its options."""
-    if spec.task == CLASSIFY:
-        names = dict(enumerate(spec.labels))
-        return transformers.AutoModelForSequenceClassification, {
-            "num_labels": len(names),
-            "id2label": names,
-            "label2id": {name: number for number, name in names.items()},
-            "problem_type": "single_label_classification",
-            "pad_token_id": tokenizer.pad_token_id,
-            "ignore_mismatched_sizes": True,
-        }
-    declared = (config.architectures or [""])[0]
-    if declared.endswith("ForMaskedLM"):
-        raise UsageError(
-            f"{spec.model} is a {declared}, which writes no text. The task {spec.task} needs a "
-            "causal language model; an encoder can be trained by the task classify."
-        )
-    if config.is_encoder_decoder:
-        raise UsageError(
-            f"{spec.model} has an encoder and a decoder, and the task {spec.task} needs a causal "
-            "language model. It can be scored and placed; train it with transformers' "
-            "Seq2SeqTrainer on the placement of plop export --to peft. For labels, the task "
-            "classify trains its encoder-decoder with a head."
-        )
-    return transformers.AutoModelForCausalLM, {}
-
-
-def _heads(model: nn.Module, missing: Sequence[str]) -> tuple[str, ...]:
-    """Return the modules that train in full: what stands beside the base, and what is new."""
-    prefix = getattr(model, "base_model_prefix", "")
-    beside = [
-        name
-        for name, child in model.named_children()
-        if name != prefix and any(True for _ in child.parameters())
-    ]
-    owners = {name.rpartition(".")[0] for name in missing}
-    new = [name for name in sorted(owners) if name.partition(".")[0] not in beside]
-    return (*beside, *new)
-
-
-def give_pad_token(tokenizer: Any, name: str) -> None:
-    """Let a tokenizer without a pad token pad with its end of sequence.
-
-    Raises:
-        ModelError: it has neither.
-    """
-    if tokenizer.pad_token_id is not None:
-        return
-    if tokenizer.eos_token_id is None:
-        raise ModelError(
-            f"The tokenizer of {name} has neither a pad token nor an end of sequence. "
-            "Set tokenizer.pad_token and save it again with save_pretrained."
-        )
-    tokenizer.pad_token = tokenizer.eos_token
 
 
 # --------------------------------------------------------------------------- names
@@ -391,7 +250,7 @@ def initial_factors(model: Any, init: str) -> Factors:
 
     Empty for an initialisation that leaves the base weights alone.
     """
-    if not init.startswith(MUTATING):
+    if not moves_base(init):
         return {}
     return {name: tensor.clone() for name, tensor in _saved(model).items() if "lora_" in name}
 

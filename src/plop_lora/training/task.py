@@ -83,6 +83,9 @@ Train = Callable[[TrialSpec, Prepared, Sequence[Row], Session], Trained]
 DEFAULT_METRIC = {"sft": "loss", "classify": "accuracy", "grpo": "pass@1"}
 DEFAULT_FULL_RATE = {"sft": 2e-5, "classify": 2e-5, "grpo": 1e-6}
 """Learning rates of a full finetune; LoRA's ladder stands around ten times these."""
+LARGEST_RL_RANK = 32
+"""Of reinforcement learning, which needs few ranks: GRPO collapses at high ones, more so with large
+batches (OpenReview XGZHI14m8P)."""
 LORA_OVER_FULL = 10.0
 """A best LoRA rate is about ten times that of a full finetune (Thinking Machines, LoRA Without
 Regret, 2025)."""

@@ -34,6 +34,7 @@ from plop_lora.records.trial import DONE, FAILED, UNTRAINED
 from plop_lora.training import resources
 from plop_lora.training.curve import Curve, DivergedError, plain_row
 from plop_lora.training.folder import ADAPTER, RESULT, SPEC, check_no_links, trial_folder
+from plop_lora.training.inits import moves_base
 from plop_lora.training.launcher import is_first_process, process_count, settled
 from plop_lora.training.learning import not_whole, unmoved, unrewarded
 from plop_lora.training.machine import is_of_machine
@@ -158,7 +159,7 @@ def _check_space(folder: Path, spec: TrialSpec) -> None:
     Raises:
         OutputError: too little is free.
     """
-    copies = 2 if spec.placement.settings.init.startswith(("pissa", "olora")) else 1
+    copies = 2 if moves_base(spec.placement.settings.init) else 1
     needed = 4 * copies * spec.placement.trainable_parameters + _SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -203,10 +204,11 @@ class _Progress:
 
 
 def _run(spec: TrialSpec, progress: _Progress, rows: _Rows) -> TrialResult:
-    from plop_lora.training.adapters import check_adapters, trial_device
+    from plop_lora.training.adapters import check_adapters
+    from plop_lora.training.base import trial_device
 
     check_adapters(spec)
-    device = trial_device(spec)
+    device = trial_device(spec.training.device)
     with resources.measured(device) as meter:
         try:
             _work(progress, meter, rows)

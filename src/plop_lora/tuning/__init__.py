@@ -2,13 +2,9 @@
 
 Three stages: a ladder of learning rates centres the search, a tree-structured Parzen estimator
 goes through the space on the selection split, and fresh seeds on the report split say whether
-what it found holds. The package is called as its step: `plop.tune(scores, recipe)`. Imports
-neither torch nor optuna before it runs.
+what it found holds. Imports neither torch nor optuna before it runs.
 """
 
-from plop_lora.step import callable_as
-from plop_lora.tuning.stages import plan, tune
+from plop_lora.tuning.run import plan, tune
 
 __all__ = ["plan", "tune"]
-
-callable_as(__name__, tune)

@@ -7,7 +7,7 @@ finalists train anew with seeds that the search has not used, on rows that it ha
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from plop_lora.records import TrialCost, TrialResult
@@ -25,12 +25,27 @@ from plop_lora.records.tuning import (
     Configuration,
     SearchTrial,
 )
-from plop_lora.tuning.job import Job
-from plop_lora.tuning.search import best_trials
-from plop_lora.tuning.steps import Versus
-from plop_lora.verification.plan import default_margin
+from plop_lora.statistics import CONFIDENCE, holm
+from plop_lora.study.compare import compare_to_reference, outcome_of
+from plop_lora.study.splits import REPORT
+from plop_lora.tuning.search import Search
+from plop_lora.tuning.suggest import best_trials
 
 TOP = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Versus:
+    """A rival minus the default, turned so that above 0 the rival is better.
+
+    `low` and `high` are the simultaneous 95 % interval, `p` is two-sided after Holm; all None
+    where too few trials ended to say anything.
+    """
+
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,44 +60,44 @@ class Confirmation:
     notes: tuple[str, ...] = ()
 
 
-def finalists(job: Job, trials: Sequence[SearchTrial]) -> list[Configuration]:
+def finalists(search: Search, trials: Sequence[SearchTrial]) -> list[Configuration]:
     """Return the default and the two best of the search; fewer where the default is among them."""
-    best = [trial.configuration for trial in best_trials(job, trials)[:TOP]]
-    return list(dict.fromkeys((job.space.default, *best)))
+    best = [trial.configuration for trial in best_trials(search, trials)[:TOP]]
+    return list(dict.fromkeys((search.space.default, *best)))
 
 
-def fresh_seeds(job: Job) -> tuple[int, ...]:
+def fresh_seeds(search: Search) -> tuple[int, ...]:
     """Return the seeds of the confirmation; the search has used the one before them."""
-    first = job.recipe.seed + 1
-    return tuple(range(first, first + job.recipe.seeds))
+    first = search.study.seed + 1
+    return tuple(range(first, first + search.recipe.seeds))
 
 
-def unconfirmed(job: Job, trials: Sequence[SearchTrial], why: str) -> Confirmation:
+def unconfirmed(search: Search, trials: Sequence[SearchTrial], why: str) -> Confirmation:
     """Return the best of the search as it is, with the reason why nothing confirms it."""
-    best = best_trials(job, trials)
-    chosen = best[0].configuration if best else job.space.default
+    best = best_trials(search, trials)
+    chosen = best[0].configuration if best else search.space.default
     return Confirmation(UNCONFIRMED, chosen, (), (), (), (why,))
 
 
-def confirm(job: Job, trials: Sequence[SearchTrial], spent: float) -> Confirmation:
+def confirm(search: Search, trials: Sequence[SearchTrial], spent: float) -> Confirmation:
     """Train the finalists with fresh seeds and compare them with the default.
 
     Args:
-        job: whose space has the default at the rate of the ladder.
+        search: whose space has the default at the rate of the ladder.
         trials: of the search.
         spent: device-seconds so far; seeds beyond `hours` are left out.
     """
-    points = finalists(job, trials)
-    seeds, results = _train(job, points, spent)
+    points = finalists(search, trials)
+    seeds, results = _train(search, points, spent)
     if not seeds:
-        return unconfirmed(job, trials, "no hours were left for the confirmation")
+        return unconfirmed(search, trials, "no hours were left for the confirmation")
     by_point = {
         point: tuple(result for result in results if result.arm == point.label) for point in points
     }
-    candidates = _judge(job, trials, by_point)
-    verdict, chosen = decide(candidates, job.higher)
-    fewer = job.recipe.seeds - len(seeds)
-    left_out = f"{fewer} of {job.recipe.seeds} seeds of the confirmation left out, for the hours"
+    candidates = _judge(search, trials, by_point)
+    verdict, chosen = decide(candidates, search.study.higher)
+    fewer = search.recipe.seeds - len(seeds)
+    left_out = f"{fewer} of {search.recipe.seeds} seeds of the confirmation left out, for the hours"
     notes = (left_out,) if fewer else ()
     return Confirmation(
         verdict, chosen, candidates, seeds, tuple(result.cost for result in results), notes
@@ -90,20 +105,20 @@ def confirm(job: Job, trials: Sequence[SearchTrial], spent: float) -> Confirmati
 
 
 def _train(
-    job: Job, points: Sequence[Configuration], spent: float
+    search: Search, points: Sequence[Configuration], spent: float
 ) -> tuple[tuple[int, ...], list[TrialResult]]:
     """Train all at once, or under a limit of hours seed by seed: only whole seeds compare."""
-    seeds = fresh_seeds(job)
-    rounds = [seeds] if job.recipe.hours is None else [(seed,) for seed in seeds]
+    seeds = fresh_seeds(search)
+    rounds = [seeds] if search.recipe.hours is None else [(seed,) for seed in seeds]
     used: list[int] = []
     results: list[TrialResult] = []
     for some in rounds:
         seconds = spent + sum(result.cost.device_seconds for result in results)
-        if job.recipe.hours is not None and seconds >= job.recipe.hours * 3600:
+        if search.recipe.hours is not None and seconds >= search.recipe.hours * 3600:
             break
-        results += job.run(
+        results += search.run(
             [
-                job.spec(point, seed=seed, phase=CONFIRM, judged=job.rows.report)
+                search.spec(point, seed=seed, phase=CONFIRM, judged_on=REPORT)
                 for seed in some
                 for point in points
             ]
@@ -113,30 +128,28 @@ def _train(
 
 
 def _judge(
-    job: Job,
+    search: Search,
     trials: Sequence[SearchTrial],
     by_point: dict[Configuration, tuple[TrialResult, ...]],
 ) -> tuple[Candidate, ...]:
-    default, *rivals = by_point
-    margin = default_margin(job.metric)
-    found = job.steps.compare(
-        by_point[default], {point.label: by_point[point] for point in rivals}, margin=margin
-    ) if rivals else {}  # fmt: skip
-    selection = {trial.configuration: trial.value for trial in best_trials(job, trials)}
+    default = next(iter(by_point))
+    margin = search.study.usual_margin
+    found = compared(by_point, search.study.metric, higher=search.study.higher)
+    selection = {trial.configuration: trial.value for trial in best_trials(search, trials)}
     rows = []
     for point, results in by_point.items():
-        outcomes = [job.outcome(result) for result in results]
+        outcomes = [search.outcome(result) for result in results]
         values = tuple(value for value, _ in outcomes)
         done = [value for value in values if value is not None]
-        versus = found.get(point.label, Versus(None, None, None, None))
+        versus = found.get(point, Versus())
         doubts = _nothing_learned(results)
         if doubts or _nothing_learned(by_point[default]):
             # Two that have learnt nothing are alike, which says nothing of either.
-            versus = Versus(None, None, None, None)
+            versus = Versus()
         rows.append(
             Candidate(
                 configuration=point,
-                parameters=job.space.placement(point).trainable_parameters,
+                parameters=search.space.placement(point).trainable_parameters,
                 selection=selection.get(point),
                 mean=statistics.fmean(done) if done else None,
                 values=values,
@@ -149,6 +162,29 @@ def _judge(
             )
         )
     return tuple(rows)
+
+
+def compared(
+    by_point: Mapping[Configuration, Sequence[TrialResult]], metric: str, *, higher: bool
+) -> dict[Configuration, Versus]:
+    """Compare rivals with the default, the first of them, over the same seeds and rows.
+
+    The intervals hold together (Bonferroni): the best of several rivals is taken by them.
+    """
+    default, *rivals = by_point
+    paired = compare_to_reference(
+        {point.label: outcome_of(by_point[point], metric) for point in rivals},
+        outcome_of(by_point[default], metric),
+        higher=higher,
+        level=1 - (1 - CONFIDENCE) / max(1, len(rivals)),
+    )
+    adjusted = dict(zip(paired, holm([p.interval.p for p in paired.values()]), strict=True))
+    found = {}
+    for point in rivals:
+        if (pair := paired.get(point.label)) is not None:
+            gain = pair.interval.reversed()
+            found[point] = Versus(gain.value, gain.low, gain.high, adjusted[point.label])
+    return found
 
 
 def _nothing_learned(results: Sequence[TrialResult]) -> tuple[str, ...]:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from plop_lora.errors import UsageError, nearest
-from plop_lora.placement import STRATEGIES, alpha_of, parse_budget, place
+from plop_lora.placement import STRATEGIES, place, with_rank
 from plop_lora.placement.place import check_settings
-from plop_lora.recipe import TuneRecipe
-from plop_lora.records import AdapterSettings, PlacedSite, Placement, Scores
+from plop_lora.recipe import TuneDesign
+from plop_lora.records import AdapterSettings, Placement
 from plop_lora.records.trial import GRPO
 from plop_lora.records.tuning import Configuration
-from plop_lora.training.task import check_task, usual_rate
+from plop_lora.study.rates import rounded
+from plop_lora.study.study import Study
+from plop_lora.training.inits import INITS, is_known
+from plop_lora.training.task import LARGEST_RL_RANK
 
 SHORTLIST = "plop"
 USUAL = (SHORTLIST, "all-linear", "mlp", "attention")
-INITS = ("default", "gaussian", "orthogonal", "eva", "pissa")
-"""Initialisations that a trial carries out; the others need a step that plop does not take."""
-RL_RANK = 32
-"""GRPO collapses at high ranks, more so with large batches (OpenReview XGZHI14m8P)."""
 
 Table = Mapping[tuple[str, int], Placement]
 
@@ -73,29 +71,30 @@ class Space:
         return replace(self, low=low, high=high, rate=min(max(rate, low), high))
 
 
-def build_space(recipe: TuneRecipe, scores: Scores) -> Space:
-    """Return the choices of a recipe; the default configuration is always among them.
+def build_space(study: Study, wanted: TuneDesign) -> Space:
+    """Return the choices of a search; the default configuration is always among them.
+
+    Args:
+        study: its scores, budget and task.
+        wanted: what to choose from, as the user wrote it.
 
     Raises:
-        UsageError: an unknown task, placement or initialisation, a file for another model, a
-            number out of range, or a budget that not even the default fits.
+        UsageError: an unknown placement or initialisation, a file for another model, a number out
+            of range, or a budget that not even the default fits.
     """
-    check_task(recipe.task)
     notes: list[str] = []
-    ranks = _ranks(recipe, notes)
-    inits = _inits(recipe)
-    low, high = _rates(recipe)
-    table = _table(recipe, scores, ranks, notes)
-    base = usual_rate(recipe.task, recipe.full_rate)
+    ranks = _ranks(study, wanted, notes)
+    low, high = _rates(study, wanted)
+    table = _table(study, wanted, ranks, notes)
     space = Space(
         names=tuple(dict.fromkeys(name for name, _ in table)),
         ranks=ranks,
-        inits=inits,
-        ratios=_ratios(recipe),
-        low=low * base,
-        high=high * base,
-        rate=min(max(base, low * base), high * base),
-        budget=_budget(recipe, scores),
+        inits=_inits(wanted),
+        ratios=_ratios(wanted),
+        low=low,
+        high=high,
+        rate=min(max(study.usual_rate, low), high),
+        budget=study.budget,
         table=table,
         notes=tuple(notes),
     )
@@ -109,15 +108,6 @@ def build_space(recipe: TuneRecipe, scores: Scores) -> Space:
     return space
 
 
-def rounded(rate: float) -> float:
-    """Return a rate in three digits: no trial can tell more of them apart.
-
-    >>> rounded(0.000123456)
-    0.000123
-    """
-    return float(f"{rate:.3g}")
-
-
 def ladder_rates(space: Space, trials: int) -> tuple[float, ...]:
     """Return the rates of the ladder over the whole range: 5, 3 with few trials, else none."""
     steps = 5 if trials >= 20 else 3 if trials >= 10 else 0
@@ -127,64 +117,61 @@ def ladder_rates(space: Space, trials: int) -> tuple[float, ...]:
     return tuple(rounded(space.low * ratio**step) for step in range(steps))
 
 
-def _ranks(recipe: TuneRecipe, notes: list[str]) -> tuple[int, ...]:
-    ranks = sorted(set(recipe.ranks))
+def _ranks(study: Study, wanted: TuneDesign, notes: list[str]) -> tuple[int, ...]:
+    ranks = sorted(set(wanted.ranks))
     if not ranks or ranks[0] < 1:
-        raise UsageError(f"ranks: {list(recipe.ranks)} is not possible; give ranks of 1 and more.")
-    kept = [rank for rank in ranks if recipe.task != GRPO or rank <= RL_RANK]
+        raise UsageError(f"ranks: {list(wanted.ranks)} is not possible; give ranks of 1 and more.")
+    kept = [rank for rank in ranks if study.task != GRPO or rank <= LARGEST_RL_RANK]
     if not kept:
         raise UsageError(
-            f"ranks: {ranks} are all above {RL_RANK}, beyond which grpo collapses. Give smaller "
-            "ones, such as [4, 8, 16, 32]."
+            f"ranks: {ranks} are all above {LARGEST_RL_RANK}, beyond which grpo collapses. Give "
+            "smaller ones, such as [4, 8, 16, 32]."
         )
     if kept != ranks:
-        left = ", ".join(str(rank) for rank in ranks if rank > RL_RANK)
-        notes.append(f"ranks {left} left out, since grpo collapses above {RL_RANK}")
+        left = ", ".join(str(rank) for rank in ranks if rank > LARGEST_RL_RANK)
+        notes.append(f"ranks {left} left out, since grpo collapses above {LARGEST_RL_RANK}")
     return tuple(kept)
 
 
-def _inits(recipe: TuneRecipe) -> tuple[str, ...]:
-    for name in recipe.inits:
-        if name not in INITS:
+def _inits(wanted: TuneDesign) -> tuple[str, ...]:
+    for name in wanted.inits:
+        if not is_known(name):
             raise UsageError(
                 f"inits: a trial cannot carry out {name!r}.{nearest(name, INITS)} "
                 f"Allowed: {', '.join(INITS)}."
             )
-    return tuple(dict.fromkeys(("default", *recipe.inits)))
+    return tuple(dict.fromkeys(("default", *wanted.inits)))
 
 
-def _ratios(recipe: TuneRecipe) -> tuple[float, ...]:
-    for ratio in recipe.loraplus:
+def _ratios(wanted: TuneDesign) -> tuple[float, ...]:
+    for ratio in wanted.loraplus:
         check_settings(1.0, AdapterSettings(loraplus_ratio=ratio))
-    return tuple(dict.fromkeys((1.0, *recipe.loraplus)))
+    return tuple(dict.fromkeys((1.0, *wanted.loraplus)))
 
 
-def _rates(recipe: TuneRecipe) -> tuple[float, float]:
-    low, high = recipe.rates
+def _rates(study: Study, wanted: TuneDesign) -> tuple[float, float]:
+    """Return the lowest and the highest learning rate."""
+    key, (low, high), unit = "rates", wanted.rates, study.usual_rate
+    if wanted.learning_rates is not None:
+        key, (low, high), unit = "learning_rates", wanted.learning_rates, 1.0
     if not 0 < low <= high:
         raise UsageError(
-            f"rates: {low:g} to {high:g} is no range; give two factors above 0, the lower first, "
-            "such as [0.1, 10]."
+            f"{key}: {low:g} to {high:g} is no range; give two numbers above 0, the lower first, "
+            f"such as {'[0.1, 10]' if unit != 1.0 else '[1e-5, 1e-3]'}."
         )
-    return low, high
-
-
-def _budget(recipe: TuneRecipe, scores: Scores) -> int:
-    if recipe.budget is None:
-        return place(scores, top=recipe.top, rank=recipe.rank).trainable_parameters
-    return parse_budget(recipe.budget, scores.model.parameters)
+    return low * unit, high * unit
 
 
 def _table(
-    recipe: TuneRecipe, scores: Scores, ranks: tuple[int, ...], notes: list[str]
+    study: Study, wanted: TuneDesign, ranks: tuple[int, ...], notes: list[str]
 ) -> dict[tuple[str, int], Placement]:
     """Place everything once: a search asks for the same few placements again and again."""
     table: dict[tuple[str, int], Placement] = {}
-    for name in dict.fromkeys((SHORTLIST, *(recipe.placements or USUAL))):
+    for name in dict.fromkeys((SHORTLIST, *(wanted.placements or USUAL))):
         try:
-            made = [_placed(recipe, scores, name, rank) for rank in ranks]
+            made = [_placed(study, name, rank) for rank in ranks]
         except UsageError as error:
-            if recipe.placements or name == SHORTLIST:
+            if wanted.placements or name == SHORTLIST:
                 raise
             notes.append(f"{name} left out: {str(error).partition('.')[0]}")
             continue
@@ -192,10 +179,10 @@ def _table(
     return table
 
 
-def _placed(recipe: TuneRecipe, scores: Scores, name: str, rank: int) -> Placement:
+def _placed(study: Study, name: str, rank: int) -> Placement:
     if name in STRATEGIES and name != "custom":
-        top = recipe.top if STRATEGIES[name].uses_top else None
-        return place(scores, strategy=name, top=top, rank=rank, seed=recipe.seed)
+        top = study.top if STRATEGIES[name].uses_top else None
+        return place(study.scores, strategy=name, top=top, rank=rank, seed=study.seed)
     if not Path(name).is_file():
         allowed = [strategy for strategy in STRATEGIES if strategy != "custom"]
         raise UsageError(
@@ -203,40 +190,11 @@ def _placed(recipe: TuneRecipe, scores: Scores, name: str, rank: int) -> Placeme
             f"Allowed: {', '.join(allowed)}, or a file written by plop place."
         )
     placement = Placement.load(name)
-    known = {host.name for host in scores.hosts}
+    known = {host.name for host in study.scores.hosts}
     strange = sorted(site.name for site in placement.sites if site.name not in known)
     if strange:
         raise UsageError(
             f"placements: {name} adapts {strange[0]}, which the scored model "
-            f"{scores.model.name} does not have. Place it from these scores."
+            f"{study.scores.model.name} does not have. Place it from these scores."
         )
-    return reranked(placement, rank)
-
-
-def reranked(placement: Placement, rank: int) -> Placement:
-    """Return a placement with one rank for all its weights, cut at what a weight can take."""
-    largest = {host.name: host.largest_rank for host in placement.hosts}
-
-    def site_of(site: PlacedSite) -> PlacedSite:
-        mine = min(rank, largest.get(site.name, rank))
-        return replace(
-            site,
-            rank=mine,
-            alpha=alpha_of(mine, placement.scaling, placement.settings),
-            parameters=site.parameters // site.rank * mine,
-        )
-
-    sites = tuple(site_of(site) for site in placement.sites)
-    by_type = itertools.groupby(sorted(sites, key=lambda site: site.type), lambda site: site.type)
-    groups = {name: list(members) for name, members in by_type}
-    choices = tuple(
-        replace(
-            choice,
-            lowest_rank=min(site.rank for site in groups[choice.type]),
-            highest_rank=max(site.rank for site in groups[choice.type]),
-            parameters=sum(site.parameters for site in groups[choice.type]),
-        )
-        for choice in placement.choices
-    )
-    total = sum(site.parameters for site in sites)
-    return replace(placement, sites=sites, choices=choices, trainable_parameters=total, budget=None)
+    return with_rank(placement, rank)

@@ -1,7 +1,7 @@
 """The memory of a search: an Optuna study whose journal survives a kill at any moment.
 
 Every suggestion keeps its configuration, worker, cause and cost as attributes of its trial, so
-that the study alone says what was tried, also to other workers. Imports optuna when it is used.
+that the storage alone says what was tried, also to other workers. Imports optuna when it is used.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from plop_lora.records.tuning import (
     Configuration,
     SearchTrial,
 )
-from plop_lora.tuning.job import Job, worker_name
-from plop_lora.tuning.space import Space, rounded
+from plop_lora.study.rates import rounded
+from plop_lora.tuning.search import Search, worker_name
+from plop_lora.tuning.space import Space
 
 WORKER, POINT, CAUSE, COST, PARAMETERS = "worker", "configuration", "cause", "cost", "parameters"
 LEADER, HOME = "leader", "home"
@@ -32,52 +33,210 @@ STARTUP_SHARE = 1 / 3
 """Of the search that is drawn at random before the estimator takes over."""
 
 
-def open_study(job: Job) -> Any:
-    """Open the study of a job, new or as an earlier start left it.
+@dataclass(frozen=True, slots=True, eq=False)
+class SearchStorage:
+    """Where suggestions come from and what became of them is kept; several workers may share it.
 
-    Raises:
-        MissingExtraError: optuna is not installed.
-        UsageError: the database of `storage` cannot be opened.
+    Attributes:
+        search: whose suggestions these are.
+        study: Optuna's own.
     """
-    optuna = require("optuna")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        study_name=f"plop-tune-{job.identity()[:16]}",
-        storage=_storage(optuna, job),
-        direction="maximize" if job.higher else "minimize",
-        load_if_exists=True,
+
+    search: Search
+    study: Any
+
+    @classmethod
+    def open(cls, search: Search) -> SearchStorage:
+        """Open the storage of a search, new or as an earlier start left it.
+
+        Raises:
+            MissingExtraError: optuna is not installed.
+            UsageError: the database of `storage` cannot be opened.
+        """
+        optuna = require("optuna")
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(
+            study_name=f"plop-tune-{search.identity()[:16]}",
+            storage=_backend(optuna, search),
+            direction="maximize" if search.study.higher else "minimize",
+            load_if_exists=True,
+        )
+        if LEADER not in study.user_attrs:
+            study.set_user_attr(LEADER, worker_name(search.folder))
+            study.set_user_attr(HOME, _home(search))
+        return cls(search, study)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this worker opened the storage first, and so confirms what all have found."""
+        return self.study.user_attrs[LEADER] in self._names()
+
+    def _names(self) -> set[str]:
+        """Return the names of this worker: that of its folder, and one that the folder has lost.
+
+        The folder that opened the storage is known by its machine and path as well. A study in
+        the journal of a folder has no other worker at all.
+        """
+        names = {worker_name(self.search.folder)}
+        alone = self.search.recipe.storage is None
+        if alone or self.study.user_attrs.get(HOME) == _home(self.search):
+            names.add(self.study.user_attrs[LEADER])
+        return names
+
+    def recall(self, name: str) -> Any:
+        """Return what was kept under a name for all workers, None where there is nothing."""
+        return self.study.user_attrs.get(name)
+
+    def keep(self, name: str, value: Any) -> None:
+        """Keep a value that JSON can hold for all workers."""
+        self.study.set_user_attr(name, value)
+
+    # ----------------------------------------------------------------------- asking
+
+    def enqueue(self, space: Space, points: Sequence[Configuration]) -> None:
+        """Let known good points be the next suggestions, once."""
+        for point in points:
+            self.study.enqueue_trial(_parameters(space, point), skip_if_exists=True)
+
+    def ask(self, space: Space, startup: int) -> Any:
+        """Ask for one suggestion and keep its configuration; it may lie above the budget."""
+        self.study.sampler = self._sampler(startup)
+        trial = self.study.ask()
+        trial.set_user_attr(WORKER, worker_name(self.search.folder))
+        point = _suggest(trial, space)
+        excess = space.excess(point.placement, point.rank)
+        trial.set_constraint("adapter parameters", excess)
+        trial.set_user_attr(PARAMETERS, space.budget + excess)
+        trial.set_user_attr(POINT, asdict(point))
+        return trial
+
+    def _sampler(self, startup: int) -> Any:
+        """Return the sampler of the next suggestion.
+
+        Its seed counts the suggestions so far, so that a search that was killed goes on as it
+        would have, instead of drawing again what it drew at its first start.
+        """
+        search = self.search
+        text = f"{search.study.seed} {len(self.study.get_trials(deepcopy=False))}"
+        if search.recipe.storage:
+            text = f"{text} {worker_name(search.folder)}"
+        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+        return require("optuna").samplers.TPESampler(
+            multivariate=True, constant_liar=True, seed=seed, n_startup_trials=startup
+        )
+
+    # ----------------------------------------------------------------------- telling
+
+    def tell_value(self, trial: Any, value: float) -> None:
+        """Say what a trained suggestion reached."""
+        self.study.tell(trial, value)
+
+    def tell_failed(self, trial: Any) -> None:
+        """Say that a trained suggestion has no value."""
+        self.study.tell(trial, state=require("optuna").trial.TrialState.FAIL)
+
+    def tell_over_budget(self, trial: Any, excess: int) -> None:
+        """Say that a suggestion was not trained, since it has too many parameters."""
+        trial.set_user_attr(CAUSE, f"{excess:,} adapter parameters above the budget")
+        self.study.tell(trial, state=require("optuna").trial.TrialState.PRUNED)
+
+    # ----------------------------------------------------------------------- reading
+
+    def unfinished(self) -> list[Any]:
+        """Return the trials that an earlier start of this worker left running.
+
+        One that was not whole yet is told as failed here; it was never trained.
+        """
+        optuna = require("optuna")
+        names = self._names()
+        states = (optuna.trial.TrialState.RUNNING,)
+        left = []
+        for frozen in self.study.get_trials(deepcopy=False, states=states):
+            shared = self.search.recipe.storage is not None
+            if shared and frozen.user_attrs.get(WORKER) not in names:
+                continue
+            if configuration_of(frozen) is None:
+                self.study.tell(frozen.number, state=optuna.trial.TrialState.FAIL)
+            else:
+                left.append(optuna.trial.Trial(self.study, frozen._trial_id))
+        return left
+
+    def history(self) -> tuple[SearchTrial, ...]:
+        """Return every suggestion that was whole, in the order of asking."""
+        rows = []
+        for trial in self.study.get_trials(deepcopy=False):
+            point, cost = configuration_of(trial), cost_of(trial)
+            if point is None:
+                continue
+            state = _STATES[trial.state.name]
+            rows.append(
+                SearchTrial(
+                    number=trial.number,
+                    configuration=point,
+                    parameters=trial.user_attrs[PARAMETERS],
+                    value=trial.value if state == SEARCHED else None,
+                    state=state,
+                    cause=trial.user_attrs.get(CAUSE),
+                    device_seconds=None if cost is None else cost.device_seconds,
+                )
+            )
+        return tuple(rows)
+
+    def costs(self) -> tuple[TrialCost, ...]:
+        """Return what the trained suggestions took, those of other workers included."""
+        every = (cost_of(trial) for trial in self.study.get_trials(deepcopy=False))
+        return tuple(cost for cost in every if cost is not None)
+
+
+_STATES = {"COMPLETE": SEARCHED, "FAIL": FAILED, "PRUNED": OVER_BUDGET, "RUNNING": RUNNING}
+
+
+def configuration_of(trial: Any) -> Configuration | None:
+    """Return the configuration of a trial, None where a kill came before it was whole."""
+    values = trial.user_attrs.get(POINT)
+    return None if values is None else Configuration(**values)
+
+
+def cost_of(trial: Any) -> TrialCost | None:
+    """Return what a trial took, None where it did not run."""
+    values = trial.user_attrs.get(COST)
+    return None if values is None else TrialCost(**values)
+
+
+def _suggest(trial: Any, space: Space) -> Configuration:
+    ranks = space.ranks
+    return Configuration(
+        placement=trial.suggest_categorical("placement", space.names),
+        rank=ranks[trial.suggest_int("rank order", 0, len(ranks) - 1)],
+        init=trial.suggest_categorical("init", space.inits),
+        learning_rate=rounded(
+            trial.suggest_float("learning rate", space.low, space.high, log=True)
+        ),
+        loraplus_ratio=trial.suggest_categorical("loraplus ratio", space.ratios),
     )
-    if LEADER not in study.user_attrs:
-        study.set_user_attr(LEADER, worker_name(job.folder))
-        study.set_user_attr(HOME, _home(job))
-    return study
 
 
-def leads(job: Job, study: Any) -> bool:
-    """Whether this worker opened the study first, and so confirms what all have found."""
-    return bool(study.user_attrs[LEADER] in _names(job, study))
+def _parameters(space: Space, point: Configuration) -> dict[str, Any]:
+    return {
+        "placement": point.placement,
+        "rank order": space.ranks.index(point.rank),
+        "init": point.init,
+        "learning rate": min(max(point.learning_rate, space.low), space.high),
+        "loraplus ratio": point.loraplus_ratio,
+    }
 
 
-def _names(job: Job, study: Any) -> set[str]:
-    """Return the names of this worker: that of its folder, and one that the folder has lost.
-
-    The folder that opened the study is known by its machine and path as well. A study in the
-    journal of a folder has no other worker at all.
-    """
-    names = {worker_name(job.folder)}
-    if job.recipe.storage is None or study.user_attrs.get(HOME) == _home(job):
-        names.add(study.user_attrs[LEADER])
-    return names
+# --------------------------------------------------------------------------- where it lies
 
 
-def _home(job: Job) -> str:
-    return f"{platform.node()}:{job.folder.resolve()}"
+def _home(search: Search) -> str:
+    return f"{platform.node()}:{search.folder.resolve()}"
 
 
-def _storage(optuna: Any, job: Job) -> Any:
-    url = job.recipe.storage
+def _backend(optuna: Any, search: Search) -> Any:
+    url = search.recipe.storage
     if url is None:
-        return optuna.storages.JournalStorage(_journal(optuna, job.folder / "study.journal"))
+        return optuna.storages.JournalStorage(_journal(optuna, search.folder / "study.journal"))
     try:
         return optuna.storages.RDBStorage(url)
     except Exception as error:
@@ -105,130 +264,3 @@ def _journal(optuna: Any, path: Path) -> Any:
             with path.open("r+b") as file:
                 file.truncate(content.rfind(b"\n") + 1)
     return journal.JournalFileBackend(str(path.resolve()))
-
-
-# --------------------------------------------------------------------------- asking
-
-
-def enqueue(study: Any, space: Space, points: Sequence[Configuration]) -> None:
-    """Let known good points be the next suggestions, once."""
-    for point in points:
-        study.enqueue_trial(_parameters(space, point), skip_if_exists=True)
-
-
-def ask(job: Job, study: Any, space: Space, startup: int) -> Any:
-    """Ask for one suggestion and keep its configuration; it may lie above the budget."""
-    study.sampler = _sampler(job, study, startup)
-    trial = study.ask()
-    trial.set_user_attr(WORKER, worker_name(job.folder))
-    point = _suggest(trial, space)
-    excess = space.excess(point.placement, point.rank)
-    trial.set_constraint("adapter parameters", excess)
-    trial.set_user_attr(PARAMETERS, space.budget + excess)
-    trial.set_user_attr(POINT, asdict(point))
-    return trial
-
-
-def _sampler(job: Job, study: Any, startup: int) -> Any:
-    """Return the sampler of the next suggestion.
-
-    Its seed counts the suggestions so far, so that a search that was killed goes on as it would
-    have, instead of drawing again what it drew at its first start.
-    """
-    number = len(study.get_trials(deepcopy=False))
-    text = f"{job.recipe.seed} {number} {worker_name(job.folder)}" if job.recipe.storage else (
-        f"{job.recipe.seed} {number}"
-    )  # fmt: skip
-    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
-    samplers = require("optuna").samplers
-    return samplers.TPESampler(
-        multivariate=True, constant_liar=True, seed=seed, n_startup_trials=startup
-    )
-
-
-def _suggest(trial: Any, space: Space) -> Configuration:
-    ranks = space.ranks
-    return Configuration(
-        placement=trial.suggest_categorical("placement", space.names),
-        rank=ranks[trial.suggest_int("rank order", 0, len(ranks) - 1)],
-        init=trial.suggest_categorical("init", space.inits),
-        learning_rate=rounded(
-            trial.suggest_float("learning rate", space.low, space.high, log=True)
-        ),
-        loraplus_ratio=trial.suggest_categorical("loraplus ratio", space.ratios),
-    )
-
-
-def _parameters(space: Space, point: Configuration) -> dict[str, Any]:
-    return {
-        "placement": point.placement,
-        "rank order": space.ranks.index(point.rank),
-        "init": point.init,
-        "learning rate": min(max(point.learning_rate, space.low), space.high),
-        "loraplus ratio": point.loraplus_ratio,
-    }
-
-
-# --------------------------------------------------------------------------- reading
-
-
-def configuration_of(trial: Any) -> Configuration | None:
-    """Return the configuration of a trial, None where a kill came before it was whole."""
-    values = trial.user_attrs.get(POINT)
-    return None if values is None else Configuration(**values)
-
-
-def unfinished(job: Job, study: Any) -> list[Any]:
-    """Return the trials that an earlier start of this worker left running.
-
-    One that was not whole yet is told as failed here; it was never trained.
-    """
-    optuna = require("optuna")
-    names = _names(job, study)
-    states = (optuna.trial.TrialState.RUNNING,)
-    left = []
-    for frozen in study.get_trials(deepcopy=False, states=states):
-        if job.recipe.storage is not None and frozen.user_attrs.get(WORKER) not in names:
-            continue
-        if configuration_of(frozen) is None:
-            study.tell(frozen.number, state=optuna.trial.TrialState.FAIL)
-        else:
-            left.append(optuna.trial.Trial(study, frozen._trial_id))
-    return left
-
-
-def history(study: Any) -> tuple[SearchTrial, ...]:
-    """Return every suggestion that was whole, in the order of asking."""
-    rows = []
-    for trial in study.get_trials(deepcopy=False):
-        point, cost = configuration_of(trial), cost_of(trial)
-        if point is None:
-            continue
-        state = _STATES[trial.state.name]
-        rows.append(
-            SearchTrial(
-                number=trial.number,
-                configuration=point,
-                parameters=trial.user_attrs[PARAMETERS],
-                value=trial.value if state == SEARCHED else None,
-                state=state,
-                cause=trial.user_attrs.get(CAUSE),
-                device_seconds=None if cost is None else cost.device_seconds,
-            )
-        )
-    return tuple(rows)
-
-
-def costs(study: Any) -> tuple[TrialCost, ...]:
-    """Return what the trained suggestions took, those of other workers included."""
-    every = (cost_of(trial) for trial in study.get_trials(deepcopy=False))
-    return tuple(cost for cost in every if cost is not None)
-
-
-def cost_of(trial: Any) -> TrialCost | None:
-    """Return what a trial took, None where it did not run."""
-    values = trial.user_attrs.get(COST)
-    return None if values is None else TrialCost(**values)
-
-
-_STATES = {"COMPLETE": SEARCHED, "FAIL": FAILED, "PRUNED": OVER_BUDGET, "RUNNING": RUNNING}

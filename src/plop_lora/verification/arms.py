@@ -21,12 +21,12 @@ from pathlib import Path
 from statistics import fmean
 
 from plop_lora.errors import UsageError, nearest
-from plop_lora.placement import STRATEGIES, Group, groups_of, place
+from plop_lora.placement import STRATEGIES, Group, groups_of, place, with_ranks
 from plop_lora.placement.place import DEFAULT_TOP
 from plop_lora.records import DECIDED, AdapterSettings, Host, Placement, Scores
 from plop_lora.statistics import paired_difference
+from plop_lora.training.task import LARGEST_RL_RANK
 from plop_lora.verification.equal import (
-    LARGEST_UNIFORM_RANK,
     TOLERANCE,
     Draft,
     alpha_for,
@@ -111,11 +111,6 @@ class Rule:
     keeps_ranks: bool = False
 
 
-def budget_of(scores: Scores, rank: int = 16, top: int | None = None) -> int:
-    """Return the parameters of the shortlist at a rank: the budget where none is given."""
-    return place(scores, top=top, rank=rank).trainable_parameters
-
-
 def eligible_hosts(scores: Scores) -> tuple[Host, ...]:
     """Return the weights that an arm may adapt, for `measure_signal`."""
     return tuple(host for group in groups_of(scores) if group.eligible for host in group.hosts)
@@ -169,7 +164,7 @@ def make_arms(  # noqa: PLR0913
     if not seeds:
         raise UsageError("There is no seed. Give at least one: --seeds 5.")
     settings = settings or AdapterSettings()
-    limit = LARGEST_UNIFORM_RANK if uniform else None
+    limit = LARGEST_RL_RANK if uniform else None
     wanted = list(dict.fromkeys([shortlist, *(names or DEFAULT_ARMS), COMPULSORY]))
     drafts: list[tuple[list[Draft], str]] = []
     missing: list[str] = []
@@ -370,22 +365,9 @@ def _by_ranks(name: str) -> Callable[[Request], Placement]:
         ]
         if not types:
             raise UsageError(f"The signal {name!r} is of none of these weights. Leave it out.")
-        return _with_ranks(request.place("custom", types), ranks)
+        return with_ranks(request.place("custom", types), ranks)
 
     return choose
-
-
-def _with_ranks(placement: Placement, ranks: Mapping[str, int]) -> Placement:
-    """Keep the weights that have a rank here, with it."""
-    sites = tuple(
-        dataclasses.replace(
-            site, rank=ranks[site.name], parameters=ranks[site.name] * site.parameters // site.rank
-        )
-        for site in placement.sites
-        if ranks.get(site.name)
-    )
-    left = [site.name for site in placement.sites if not ranks.get(site.name)]
-    return dataclasses.replace(placement, sites=sites, untouched=(*placement.untouched, *left))
 
 
 def _signal_rule(name: str) -> Rule:

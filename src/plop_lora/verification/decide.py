@@ -8,8 +8,6 @@ intervals are two-sided 95 %, one comparison each; the one-sided bound that deci
 
 Arms that have learned nothing are alike as well. So where the shortlist is not better than what
 is reached without a finetune, being alike is not called non-inferior, and nothing is confirmed.
-
-Shape letters: S seeds, I items.
 """
 
 from __future__ import annotations
@@ -17,53 +15,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-
-import numpy as np
-from numpy.typing import NDArray
+from functools import partial
 
 from plop_lora.errors import MeasurementError, UsageError
 from plop_lora.records import Predictive
 from plop_lora.records.verification import BEATEN, CONFIRMED, INCONCLUSIVE
-from plop_lora.statistics import (
-    CONFIDENCE,
-    Components,
-    Interval,
-    components,
-    holm,
-    items_needed,
-    paired_bootstrap,
-    paired_t,
-    seeds_needed,
-    spearman,
-)
+from plop_lora.statistics import holm, items_needed, seeds_needed, spearman
+from plop_lora.study.compare import DRAWS, Outcome, Paired, compare_to_reference
 
 SHORTLIST, NON_INFERIOR, BETTER = "shortlist", "non-inferior", "better than shortlist"
 WORSE, UNSEPARATED, FAILED = "worse", "cannot separate", "failed"
 RISK = 0.05
-DRAWS = 10_000
 LEAST_ARMS = 4
 _MOST_MORE_SEEDS = 50
 _MOST_ITEMS = 10**6
-
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What an arm reached, by seed: None where the trial failed.
-
-    `items_SI` are the same for each evaluation row, in the order of the file; None for a metric
-    that is no mean over rows.
-    """
-
-    values_S: tuple[float | None, ...]
-    items_SI: tuple[Sequence[float] | None, ...] | None = None
-
-    @property
-    def mean(self) -> float | None:
-        """Mean over the seeds that ended with a number, None without one."""
-        done = [value for value in self.values_S if value is not None]
-        return sum(done) / len(done) if done else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,17 +78,6 @@ class Decision:
     comparisons: tuple[ArmComparison, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Paired:
-    """A rival's table of differences (one column where the metric has no items)."""
-
-    arm: str
-    interval: Interval
-    parts: Components
-    seeds: int
-    items: int | None
-
-
 def decide(
     outcomes: Mapping[str, Outcome],
     *,
@@ -131,7 +85,6 @@ def decide(
     margin: float,
     higher: bool,
     doubts: Doubts | None = None,
-    level: float = CONFIDENCE,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Decision:
@@ -143,7 +96,6 @@ def decide(
         margin: loss in the metric that is accepted, 0 or more.
         higher: whether a higher value of the metric is better.
         doubts: what forbids a claim: arms with lost trials, and the level of no finetune.
-        level: of the intervals, each for itself; verdicts do not depend on it.
         draws: of the bootstrap.
         seed: of the draws.
 
@@ -158,14 +110,14 @@ def decide(
             finite.
     """
     _check(outcomes, shortlist, margin)
-    rivals = [arm for arm in outcomes if arm != shortlist]
-
-    def pair(arm: str, outcome: Outcome) -> _Paired | None:
-        return _pair(arm, outcomes[shortlist], outcome, higher, draws=draws, seed=seed, level=level)
-
-    paired = {arm: found for arm in rivals if (found := pair(arm, outcomes[arm]))}
+    rivals = {arm: outcome for arm, outcome in outcomes.items() if arm != shortlist}
+    compare = partial(
+        compare_to_reference, reference=outcomes[shortlist], higher=higher, draws=draws, seed=seed
+    )
+    paired = compare(rivals)
     doubts = doubts or Doubts()
-    learned = doubts.reference is None or _is_above(pair("", doubts.reference))
+    untrained = {} if doubts.reference is None else {"": doubts.reference}
+    learned = all(map(_is_above, compare(untrained).values()))
     verdicts = _allowed(_verdicts(paired, margin), shortlist, doubts, learned)
     adjusted = dict(zip(paired, holm([p.interval.p for p in paired.values()]), strict=True))
     comparisons = tuple(
@@ -234,54 +186,7 @@ def _check(outcomes: Mapping[str, Outcome], shortlist: str, margin: float) -> No
             raise MeasurementError(f"The arm {arm!r} has an outcome of {wrong[0]}.")
 
 
-def _pair(
-    arm: str,
-    first: Outcome,
-    second: Outcome,
-    higher: bool,
-    *,
-    draws: int,
-    seed: int,
-    level: float,
-) -> _Paired | None:
-    """Compare over the seeds that both finished; None with fewer than two."""
-    table_SI, with_items = _table(arm, first, second)
-    if len(table_SI) < 2:
-        return None
-    table_SI = table_SI if higher else -table_SI
-    if with_items and table_SI.shape[1] > 1:
-        interval = paired_bootstrap(table_SI, draws=draws, seed=seed, level=level)
-        return _Paired(arm, interval, components(table_SI), *table_SI.shape)
-    values_S = table_SI.mean(axis=1)
-    parts = Components(seed_sd=float(values_S.std(ddof=1)), item_sd=0.0, noise_sd=0.0)
-    interval = paired_t(values_S, draws=draws, level=level)
-    return _Paired(arm, interval, parts, len(values_S), None)
-
-
-def _table(arm: str, first: Outcome, second: Outcome) -> tuple[Floats, bool]:
-    """Return first minus second, a row per seed that both finished, and whether it has items."""
-    values = zip(first.values_S, second.values_S, strict=True)
-    both = [order for order, pair in enumerate(values) if None not in pair]
-    rows: list[tuple[Sequence[float] | None, Sequence[float] | None]] = []
-    if first.items_SI is not None and second.items_SI is not None:
-        rows = [(first.items_SI[order], second.items_SI[order]) for order in both]
-    if not rows or any(None in pair for pair in rows):
-        plain = [(first.values_S[order], second.values_S[order]) for order in both]
-        return np.array([[a - b] for a, b in plain if a is not None and b is not None]), False
-    tables = [np.array([row[side] for row in rows], dtype=object) for side in (0, 1)]
-    sizes = sorted({len(row) for pair in rows for row in pair if row is not None})
-    if len(sizes) > 1:
-        raise MeasurementError(
-            f"The trials of {arm!r} and of the shortlist judged {' and '.join(map(str, sizes))} "
-            "rows; pairing needs the same rows in all. Run them again on one evaluation file."
-        )
-    table_SI = tables[0].astype(np.float64) - tables[1].astype(np.float64)
-    if not np.isfinite(table_SI).all():
-        raise MeasurementError(f"A row's outcome of {arm!r} or of the shortlist is not finite.")
-    return table_SI, True
-
-
-def _verdicts(paired: Mapping[str, _Paired], margin: float) -> dict[str, str]:
+def _verdicts(paired: Mapping[str, Paired], margin: float) -> dict[str, str]:
     """Judge the rivals that could be compared."""
     beaten = holm([rival.interval.p_below(-margin) for rival in paired.values()])
     different = holm([rival.interval.p for rival in paired.values()])
@@ -296,12 +201,12 @@ def _verdicts(paired: Mapping[str, _Paired], margin: float) -> dict[str, str]:
     return verdicts
 
 
-def _is_above(reference: _Paired | None) -> bool:
+def _is_above(reference: Paired) -> bool:
     """Whether the shortlist is better than what is reached without a finetune.
 
     With fewer than two seeds that is not known, and nothing else is claimed either.
     """
-    return reference is None or reference.interval.lower_bound(1 - RISK) > 0
+    return reference.interval.lower_bound(1 - RISK) > 0
 
 
 def _allowed(
@@ -321,7 +226,7 @@ def _shortlist(arm: str, outcome: Outcome) -> ArmComparison:
 
 
 def _comparison(
-    arm: str, outcome: Outcome, paired: _Paired | None, p: float | None, verdict: str | None
+    arm: str, outcome: Outcome, paired: Paired | None, p: float | None, verdict: str | None
 ) -> ArmComparison:
     if paired is None or verdict is None:
         verdict = UNSEPARATED if _finished(outcome) else FAILED
@@ -341,7 +246,7 @@ def _finished(outcome: Outcome) -> int:
 
 def _more(
     open_arms: Sequence[ArmComparison],
-    paired: Mapping[str, _Paired],
+    paired: Mapping[str, Paired],
     shortlist: str,
     margin: float,
     doubts: Doubts,
@@ -365,32 +270,32 @@ def _more(
     few = [row.arm for row in open_arms if row.verdict == UNSEPARATED and row.arm not in paired]
     if few and shortlist not in failed:
         parts.append(f"fewer than two seeds finished in both {shortlist} and {', '.join(few)}")
-    unseparated = [paired[row.arm] for row in open_arms if row.arm in paired]
+    unseparated = {row.arm: paired[row.arm] for row in open_arms if row.arm in paired}
     if unseparated:
         parts.append(_remedy(unseparated, margin))
     return "; ".join(parts) or None
 
 
-def _remedy(rivals: Sequence[_Paired], margin: float) -> str:
+def _remedy(rivals: Mapping[str, Paired], margin: float) -> str:
     """Say how many seeds, or rows, separate all these rivals if their differences stay."""
-    most = rivals[0].seeds + _MOST_MORE_SEEDS
-    seeds = {rival.arm: _seeds_for(rival, margin, most) for rival in rivals}
-    hardest = max(rivals, key=lambda rival: (seeds[rival.arm] or math.inf, rival.arm))
-    needed = seeds[hardest.arm]
-    names = ", ".join(rival.arm for rival in rivals)
+    first = next(iter(rivals.values()))
+    most = first.seeds + _MOST_MORE_SEEDS
+    seeds = {arm: _seeds_for(rival, margin, most) for arm, rival in rivals.items()}
+    hardest = max(rivals, key=lambda arm: (seeds[arm] or math.inf, arm))
+    needed = seeds[hardest]
+    names = ", ".join(rivals)
     if needed is None:
         text = f"{names}: more than {_MOST_MORE_SEEDS} seeds more would be needed"
     else:
-        text = f"{names}: about {max(1, needed - hardest.seeds)} more seeds would separate"
-    rows = [_rows_for(rival, margin) for rival in rivals]
+        text = f"{names}: about {max(1, needed - rivals[hardest].seeds)} more seeds would separate"
+    rows = [_rows_for(rival, margin) for rival in rivals.values()]
     known = [count for count in rows if count is not None]
-    if rivals[0].items is not None and len(known) == len(rows):
-        text += f", or about {max(*known, rivals[0].items + 1):,} rows instead of "
-        text += f"{rivals[0].items:,}"
+    if first.items is not None and len(known) == len(rows):
+        text += f", or about {max(*known, first.items + 1):,} rows instead of {first.items:,}"
     return f"{text} (power 0.8, if the differences stay as they are)"
 
 
-def _seeds_for(rival: _Paired, margin: float, most: int) -> int | None:
+def _seeds_for(rival: Paired, margin: float, most: int) -> int | None:
     parts = rival.parts
     return seeds_needed(
         rival.interval.value + margin, rival.items, parts.seed_sd, parts.item_sd, 1 - 2 * RISK,
@@ -398,7 +303,7 @@ def _seeds_for(rival: _Paired, margin: float, most: int) -> int | None:
     )  # fmt: skip
 
 
-def _rows_for(rival: _Paired, margin: float) -> int | None:
+def _rows_for(rival: Paired, margin: float) -> int | None:
     parts = rival.parts
     return items_needed(
         rival.interval.value + margin, rival.seeds, parts.seed_sd, parts.item_sd, 1 - 2 * RISK,

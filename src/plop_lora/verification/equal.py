@@ -9,20 +9,17 @@ Pure; no torch.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from plop_lora.errors import UsageError
-from plop_lora.placement import alpha_of
+from plop_lora.placement import with_ranks
 from plop_lora.placement.budget import RankCost, allocate, share_out, tighten
-from plop_lora.records import AdapterSettings, Choice, Host, PlacedSite, Placement
+from plop_lora.records import AdapterSettings, Host, PlacedSite, Placement
 
 TOLERANCE = 0.02
 """Share of the budget that an arm may miss it by."""
-LARGEST_UNIFORM_RANK = 32
-"""For reinforcement learning, which needs few ranks and collapses with many under GRPO."""
 _STEPS = 200
 
 
@@ -95,27 +92,12 @@ def fitted(plan: Draft, budget: int, alpha: float, settings: AdapterSettings) ->
     """Give a draft the ranks that a budget buys, the settings of all arms, and their alpha."""
     ranks = plan.ranks(budget)
     mean_rank = sum(ranks) / len(ranks)
-    scaling = alpha / (math.sqrt(mean_rank) if settings.rslora else mean_rank)
-    sites = tuple(
-        dataclasses.replace(
-            site,
-            rank=rank,
-            alpha=alpha_of(rank, scaling, settings),
-            parameters=rank * cost.parameters_per_rank,
-        )
-        for site, cost, rank in zip(plan.placement.sites, plan.costs, ranks, strict=True)
-    )
-    return dataclasses.replace(
+    names = (site.name for site in plan.placement.sites)
+    return with_ranks(
         plan.placement,
-        sites=sites,
-        choices=tuple(
-            _with_ranks(choice, sites)
-            for choice in plan.placement.choices
-            if any(site.type == choice.type for site in sites)
-        ),
-        scaling=scaling,
+        dict(zip(names, ranks, strict=True)),
+        scaling=alpha / (math.sqrt(mean_rank) if settings.rslora else mean_rank),
         settings=settings,
-        trainable_parameters=sum(site.parameters for site in sites),
         budget=budget,
     )
 
@@ -197,14 +179,3 @@ def _largest_rank(site: PlacedSite, host: Host | None, limit: int | None) -> int
     """Return the largest rank of a weight; one of unknown sides keeps the rank it has."""
     largest = site.rank if host is None else host.largest_rank
     return largest if limit is None else min(largest, limit)
-
-
-def _with_ranks(choice: Choice, sites: Sequence[PlacedSite]) -> Choice:
-    placed = [site for site in sites if site.type == choice.type]
-    return dataclasses.replace(
-        choice,
-        modules=len(placed),
-        lowest_rank=min(site.rank for site in placed),
-        highest_rank=max(site.rank for site in placed),
-        parameters=sum(site.parameters for site in placed),
-    )

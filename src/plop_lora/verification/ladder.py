@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from plop_lora.records import LadderStep, TrialResult
-from plop_lora.verification.plan import Study
+from plop_lora.study.compare import cause_within
+from plop_lora.study.rates import best_rate, chose_nothing, step_of
+from plop_lora.verification.design import Design
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,58 +28,33 @@ class Rates:
     blind: Mapping[str, str] = field(default_factory=dict)
 
 
-def value_of(result: TrialResult, metric: str) -> float | None:
-    """Return a trial's value of a metric, None where it failed or has no finite one."""
-    value = result.metrics.get(metric) if result.done else None
-    return value if value is not None and math.isfinite(value) else None
+def choose_rates(design: Design, results: Sequence[TrialResult]) -> Rates:
+    """Return each arm's best rate on the selection split.
 
-
-def cause_of(result: TrialResult, metric: str) -> str | None:
-    """Return why a trial has no value, None where it has one."""
-    if value_of(result, metric) is not None:
-        return None
-    return result.cause or f"it ended without a finite {metric}"
-
-
-def choose_rates(study: Study, results: Sequence[TrialResult]) -> Rates:
-    """Return each arm's best rate on the selection split; of equal ones the one of lower loss.
-
-    Shares of right answers on few rows are often equal where the loss is not; where that is not
-    known either, the smaller rate counts. A rate whose trial failed is passed over; an arm all of
-    whose trials failed has none. A best rate at an end of the ladder is noted, since a better one
-    may lie beyond.
+    A rate whose trial failed is passed over; an arm all of whose trials failed has none. A best
+    rate at an end of the ladder is noted, since a better one may lie beyond.
     """
-    if len(study.rates) == 1:
-        return Rates({arm.name: study.rates[0] for arm in study.arms}, (), {}, ())
-    sign = 1.0 if study.higher else -1.0
-    steps = tuple(
-        LadderStep(
-            arm=result.arm,
-            learning_rate=result.learning_rate,
-            value=value_of(result, study.metric),
-            cause=cause_of(result, study.metric),
-        )
-        for result in results
-    )
+    if len(design.rates) == 1:
+        return Rates({arm.name: design.rates[0] for arm in design.arms}, (), {}, ())
+    study = design.study
     best: dict[str, float] = {}
     causes: dict[str, tuple[str, ...]] = {}
     notes: list[str] = []
     blind: dict[str, str] = {}
-    for arm in study.arms:
-        own = [step for step in steps if step.arm == arm.name]
-        tried = [
-            (sign * step.value, -result.metrics.get("loss", 0.0), -step.learning_rate)
-            for step, result in zip(steps, results, strict=True)
-            if step.arm == arm.name and step.value is not None
-        ]
-        if not tried:
-            causes[arm.name] = tuple(dict.fromkeys(step.cause or "" for step in own))
+    for arm in design.arms:
+        own = [result for result in results if result.arm == arm.name]
+        steps = [step_of(result, study.metric) for result in own]
+        losses = [result.metrics.get("loss") for result in own]
+        rate = best_rate(steps, losses, higher=study.higher)
+        if rate is None:
+            causes[arm.name] = tuple(dict.fromkeys(step.cause or "" for step in steps))
             continue
-        best[arm.name] = -max(tried)[2]
-        if len(tried) > 1 and len({outcome[:2] for outcome in tried}) == 1:
+        best[arm.name] = rate
+        if chose_nothing(steps, losses):
             blind[arm.name] = _BLIND
-        notes += _edge(arm.name, best[arm.name], study.rates)
-    return Rates(best, steps, causes, tuple(notes), _lost(results), blind)
+        notes += _edge(arm.name, rate, design.rates)
+    every = tuple(step_of(result, study.metric) for result in results)
+    return Rates(best, every, causes, tuple(notes), _lost(results), blind)
 
 
 def _lost(results: Sequence[TrialResult]) -> dict[str, str]:
@@ -95,11 +71,6 @@ _LOST = (
     "its ladder lost the trial at the rate {rate:g} to the machine ({cause}), so its rate was "
     "chosen among fewer; start again to run it"
 )
-
-
-def cause_within(result: TrialResult) -> str:
-    """Return the cause of a failed trial as a part of a sentence."""
-    return (result.cause or "no cause given").rstrip(".")
 
 
 def _edge(arm: str, rate: float, rates: Sequence[float]) -> list[str]:

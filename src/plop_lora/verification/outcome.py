@@ -17,10 +17,11 @@ from plop_lora.records import (
     Verification,
 )
 from plop_lora.records.trial import CONFIRM, LADDER
+from plop_lora.study.compare import Outcome, cause_of, cause_within, outcome_of
 from plop_lora.verification.arms import Arm
-from plop_lora.verification.decide import ArmComparison, Doubts, Outcome, decide, predictive
-from plop_lora.verification.ladder import Rates, cause_of, cause_within, value_of
-from plop_lora.verification.plan import SHORTLIST, UNTRAINED_MODEL, Study
+from plop_lora.verification.decide import ArmComparison, Doubts, decide, predictive
+from plop_lora.verification.design import SHORTLIST, UNTRAINED_MODEL, Design
+from plop_lora.verification.ladder import Rates
 from plop_lora.verification.references import best_reference, references_of
 from plop_lora.verification.selectors import Signal
 
@@ -39,35 +40,36 @@ class Trials:
     untrained: Sequence[TrialResult] = ()
 
 
-def conclude(study: Study, trials: Trials) -> Verification:
-    """Return the record of a study whose trials are finished.
+def conclude(design: Design, trials: Trials) -> Verification:
+    """Return the record of a design whose trials are finished.
 
     Raises:
         MeasurementError: the shortlist has no value at all, or no rival has.
     """
-    outcomes = _outcomes(study, trials)
-    _demand_values(study, trials, outcomes)
-    references = references_of(study, trials.untrained)
+    study = design.study
+    outcomes = _outcomes(design, trials)
+    _demand_values(design, trials, outcomes)
+    references = references_of(study, trials.untrained, len(design.seeds))
     name, level = best_reference(references, higher=study.higher)
     doubts = _doubts(trials)
     decision = decide(
-        outcomes, shortlist=SHORTLIST, margin=study.margin, higher=study.higher,
+        outcomes, shortlist=SHORTLIST, margin=design.margin, higher=study.higher,
         doubts=Doubts(doubts, level, name),
     )  # fmt: skip
     arms = [
-        _arm_result(study, arm, trials, outcomes[arm.name], against, doubts)
-        for arm, against in zip(study.arms, decision.comparisons, strict=True)
+        _arm_result(design, arm, trials, outcomes[arm.name], against, doubts)
+        for arm, against in zip(design.arms, decision.comparisons, strict=True)
     ]
     sign = -1.0 if study.higher else 1.0
     ranked = sorted(arms, key=lambda arm: (arm.mean is None, sign * (arm.mean or 0.0), arm.arm))
-    first = {arm.name: arm.placements[0] for arm in study.arms}
-    splits, recipe = study.splits, study.recipe
+    first = {arm.name: arm.placements[0] for arm in design.arms}
+    splits = study.splits
     return Verification(
         model=study.scores.model,
-        task=recipe.task,
+        task=study.task,
         metric=study.metric,
         higher_is_better=study.higher,
-        margin=study.margin,
+        margin=design.margin,
         budget=study.budget,
         shortlist=SHORTLIST,
         verdict=decision.verdict,
@@ -75,7 +77,7 @@ def conclude(study: Study, trials: Trials) -> Verification:
         more=decision.more,
         arms=tuple(ranked),
         ladder=trials.rates.steps,
-        seeds=study.seeds,
+        seeds=design.seeds,
         report_rows=len(splits.report),
         selection_rows=len(splits.selection),
         train_rows=len(splits.train),
@@ -84,13 +86,13 @@ def conclude(study: Study, trials: Trials) -> Verification:
             {arm.arm: arm.mean for arm in ranked},
             higher=study.higher,
         ),
-        cost=_cost(study, trials),
+        cost=_cost(design, trials),
         placement=first[SHORTLIST],
         better_placement=None if decision.better is None else first[decision.better],
-        quick=recipe.quick,
+        quick=design.quick,
         scores_digest=study.scores.digest(),
         plop_version=__version__,
-        notes=_notes(study, trials),
+        notes=_notes(design, trials),
         references=tuple(reference for reference, _ in references),
     )
 
@@ -114,15 +116,15 @@ def _doubts(trials: Trials) -> dict[str, str]:
     return found
 
 
-def _outcomes(study: Study, trials: Trials) -> dict[str, Outcome]:
+def _outcomes(design: Design, trials: Trials) -> dict[str, Outcome]:
     """Return the values of every arm, seed by seed; an arm without a rate has none."""
+    nothing = (None,) * len(design.seeds)
     outcomes = {}
-    for arm in study.arms:
+    for arm in design.arms:
         own = _of(arm.name, trials.confirm)
-        values = tuple(value_of(result, study.metric) for result in own)
-        items = tuple(result.items.get(study.metric) or None for result in own)
-        nothing = (None,) * len(study.seeds)
-        outcomes[arm.name] = Outcome(values or nothing, items or nothing)
+        outcomes[arm.name] = (
+            outcome_of(own, design.study.metric) if own else Outcome(nothing, nothing)
+        )
     return outcomes
 
 
@@ -130,7 +132,7 @@ def _of(arm: str, results: Sequence[TrialResult]) -> list[TrialResult]:
     return [result for result in results if result.arm == arm]
 
 
-def _demand_values(study: Study, trials: Trials, outcomes: Mapping[str, Outcome]) -> None:
+def _demand_values(design: Design, trials: Trials, outcomes: Mapping[str, Outcome]) -> None:
     """Refuse to judge where one side of every comparison failed."""
     reached = {name for name, outcome in outcomes.items() if outcome.mean is not None}
     if SHORTLIST in reached and len(reached) > 1:
@@ -139,7 +141,7 @@ def _demand_values(study: Study, trials: Trials, outcomes: Mapping[str, Outcome]
     failed = [
         (result, cause)
         for result in (*trials.ladder, *trials.confirm)
-        if (cause := cause_of(result, study.metric))
+        if (cause := cause_of(result, design.study.metric))
         and (result.arm == SHORTLIST) != (SHORTLIST in reached)
     ]
     result, cause = failed[-1]
@@ -151,7 +153,7 @@ def _demand_values(study: Study, trials: Trials, outcomes: Mapping[str, Outcome]
 
 
 def _arm_result(
-    study: Study,
+    design: Design,
     arm: Arm,
     trials: Trials,
     outcome: Outcome,
@@ -159,7 +161,7 @@ def _arm_result(
     doubts: Mapping[str, str],
 ) -> ArmResult:
     own = _of(arm.name, trials.confirm)
-    causes = [cause for result in own if (cause := cause_of(result, study.metric))]
+    causes = [cause for result in own if (cause := cause_of(result, design.study.metric))]
     return ArmResult(
         arm=arm.name,
         parameters=_counted(arm, (*own, *_of(arm.name, trials.ladder))),
@@ -190,10 +192,10 @@ def _counted(arm: Arm, results: Sequence[TrialResult]) -> int:
     return arm.placements[0].trainable_parameters
 
 
-def _notes(study: Study, trials: Trials) -> tuple[str, ...]:
-    notes = [*study.notes, *study.splits.notes, *trials.rates.notes]
-    notes += [f"{arm.name}: {arm.note}" for arm in study.arms if arm.note]
-    for arm in study.arms:
+def _notes(design: Design, trials: Trials) -> tuple[str, ...]:
+    notes = [*design.notes, *design.study.splits.notes, *trials.rates.notes]
+    notes += [f"{arm.name}: {arm.note}" for arm in design.arms if arm.note]
+    for arm in design.arms:
         planned = {placement.trainable_parameters for placement in arm.placements}
         done = [r for r in (*trials.ladder, *trials.confirm) if r.arm == arm.name and r.done]
         counted = {result.trainable_parameters for result in done}
@@ -203,7 +205,7 @@ def _notes(study: Study, trials: Trials) -> tuple[str, ...]:
                 f"{sorted(planned)[0]:,} were planned"
             )
         batches = sorted({result.batch_size for result in done})
-        if batches and batches[0] < study.recipe.training.batch_size:
+        if batches and batches[0] < design.study.training.batch_size:
             notes.append(
                 f"{arm.name}: the batch went down to {batches[0]} sequences for want of memory"
             )
@@ -214,9 +216,10 @@ def _notes(study: Study, trials: Trials) -> tuple[str, ...]:
 # --------------------------------------------------------------------------- cost
 
 
-def _cost(study: Study, trials: Trials) -> CostLedger:
+def _cost(design: Design, trials: Trials) -> CostLedger:
     """Return the ledger; the search beside it is every usual placement, each as a rival."""
-    price, device = study.recipe.price, study.scores.provenance.device
+    study = design.study
+    price, device = study.price, study.scores.provenance.device
     return ledger(
         {
             "scoring": [scoring_cost(study.scores)],
@@ -227,7 +230,7 @@ def _cost(study: Study, trials: Trials) -> CostLedger:
         },
         price.hourly,
         price.currency,
-        full_search(rates=len(study.rates), seeds=len(study.seeds)),
+        full_search(rates=len(design.rates), seeds=len(design.seeds)),
     )
 
 

@@ -11,25 +11,25 @@ from collections.abc import Sequence
 
 from plop_lora.records import Reference, TrialResult
 from plop_lora.records.trial import CLASSIFY
-from plop_lora.verification.decide import Outcome
-from plop_lora.verification.ladder import cause_of, value_of
-from plop_lora.verification.plan import UNTRAINED_MODEL, Study
+from plop_lora.study.compare import Outcome, cause_of, value_of
+from plop_lora.study.study import Study
+from plop_lora.verification.design import UNTRAINED_MODEL
 
 MAJORITY = "majority class"
 
 
 def references_of(
-    study: Study, untrained: Sequence[TrialResult]
+    study: Study, untrained: Sequence[TrialResult], seeds: int
 ) -> tuple[tuple[Reference, Outcome | None], ...]:
     """Return every reference with its outcome, the same for each seed; None without a value.
 
     Args:
-        study: for its splits, metric and seeds.
+        study: for its splits and metric.
         untrained: the result of the trial that trains nothing.
+        seeds: how many the arms have.
     """
-    seeds = len(study.seeds)
     found = [_of_trial(result, study.metric, seeds) for result in untrained]
-    if study.recipe.task == CLASSIFY:
+    if study.task == CLASSIFY:
         found += _majority(study, seeds)
     return tuple(found)
 

@@ -14,9 +14,8 @@ from typing import Any
 
 from plop_lora.errors import RecordError
 from plop_lora.files import atomic_file
-from plop_lora.recipe import VerifyRecipe
+from plop_lora.study.study import Study
 from plop_lora.verification.arms import eligible_hosts, signals_for
-from plop_lora.verification.plan import SHORTLIST, Study, arm_names, confirm_specs
 from plop_lora.verification.selectors import Signal, measure_signal
 
 FILE = "signals.json"
@@ -24,20 +23,24 @@ ROWS = 64
 """Training rows that a signal may look at; the shortlist's scores take about as many."""
 
 
-def measured_arms(recipe: VerifyRecipe) -> tuple[str, ...]:
-    """Return the arms of a recipe whose types follow from a signal that has to be measured."""
-    return tuple(name for name in arm_names(recipe) if signals_for((name,)))
+def measured_arms(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the arms whose types follow from a signal that has to be measured."""
+    return tuple(name for name in names if signals_for((name,)))
 
 
-def measure_signals(study: Study, folder: Path) -> dict[str, Signal]:
-    """Return the signals that the arms of a study need, from the folder or from the model.
+def measure_signals(study: Study, names: Sequence[str]) -> dict[str, Signal]:
+    """Return the signals that arms need, from the folder of the study or from its model.
+
+    Args:
+        study: its model, as the task trains it, and its training rows are looked at.
+        names: of the arms.
 
     Raises:
         ModelError, DataError, MeasurementError: a selector that cannot read this model or data.
         RecordError: the file in the folder is damaged.
     """
-    wanted = signals_for(measured_arms(study.recipe))
-    path = folder / FILE
+    wanted = signals_for(names)
+    path = study.folder / FILE
     known = _read(path) if wanted and path.exists() else {}
     missing = [name for name in wanted if name not in known]
     if missing:
@@ -63,20 +66,22 @@ def _read(path: Path) -> dict[str, Signal]:
 def _measured(study: Study, names: Sequence[str]) -> dict[str, Signal]:
     """Load the model of the task, once for all signals, and let each look at it."""
     from plop_lora.scoring.loading import quietly
-    from plop_lora.training.adapters import load_base
+    from plop_lora.training.base import load_base
     from plop_lora.verification.batches import batches_of
 
-    recipe, splits = study.recipe, study.splits
-    (spec, *_) = confirm_specs(study, {SHORTLIST: study.rates[0]})
+    settings, labels = study.training, study.splits.labels
     with quietly():
-        model, tokenizer, *_ = load_base(spec)
+        model, tokenizer, *_ = load_base(
+            study.task, study.model.name, revision=study.model.revision, labels=labels,
+            settings=settings, seed=study.seed,
+        )  # fmt: skip
     batches = batches_of(
-        splits.train[:ROWS],
+        study.splits.train[:ROWS],
         tokenizer,
-        labels=splits.labels,
-        batch_size=recipe.training.batch_size,
-        max_length=recipe.training.max_length,
+        labels=labels,
+        batch_size=settings.batch_size,
+        max_length=settings.max_length,
         device=next(model.parameters()).device,
     )
     hosts = eligible_hosts(study.scores)
-    return {name: measure_signal(name, model, batches, hosts, rank=recipe.rank) for name in names}
+    return {name: measure_signal(name, model, batches, hosts, rank=study.rank) for name in names}

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from plop_lora._version import __version__
+from plop_lora.cost import ledger
 from plop_lora.errors import RecordError, require
 from plop_lora.escapes import escaped
 from plop_lora.files import atomic_file
@@ -25,28 +26,17 @@ from plop_lora.records.tuning import (
     Tuning,
     TuningPlan,
 )
-from plop_lora.training.events import Watch, ignore
+from plop_lora.study import checks
+from plop_lora.study.folder import TRIALS, TUNE, alone_in, check_folder
+from plop_lora.study.study import Study
+from plop_lora.training.events import RunTrials, Watch, ignore
 from plop_lora.training.folder import RESULT, SPEC
-from plop_lora.training.task import LORA_OVER_FULL
-from plop_lora.tuning import study as memory
 from plop_lora.tuning.confirm import Confirmation, confirm, unconfirmed
-from plop_lora.tuning.job import Job, alone_in
-from plop_lora.tuning.search import (
-    FINALISTS,
-    LADDER_SHARE,
-    Ladder,
-    climb,
-    ladder_rows,
-    lost,
-    narrowed,
-    search,
-)
+from plop_lora.tuning.ladder import Ladder, climb, narrowed
+from plop_lora.tuning.search import LADDER_SHARE, Search
 from plop_lora.tuning.space import build_space, ladder_rates
-from plop_lora.tuning.steps import Steps, usual_steps
-from plop_lora.study.folder import TRIALS, TUNE, check_folder, mark
-from plop_lora.study.model import model_of
-from plop_lora.verification.plan import default_margin
-from plop_lora.verification.run import check_groups_of, check_trainer
+from plop_lora.tuning.storage import SearchStorage
+from plop_lora.tuning.suggest import FINALISTS, lost, run_suggestions
 
 HOME = "plop-tune"
 PLACEMENT, RECIPE = "placement.json", "recipe.yaml"
@@ -55,10 +45,10 @@ PLACEMENT, RECIPE = "placement.json", "recipe.yaml"
 def tune(
     scores: Scores | str | Path,
     recipe: TuneRecipe | str | Path | None = None,
-    folder: str | Path = HOME,
     *,
+    folder: str | Path = HOME,
+    run: RunTrials | None = None,
     watch: Watch = ignore,
-    steps: Steps | None = None,
     **settings: Any,
 ) -> Tuning:
     """Search placement, rank, initialisation, learning rate and LoRA+ ratio under a budget.
@@ -70,8 +60,8 @@ def tune(
         scores: of the model that is finetuned, or the file of them.
         recipe: the data, the choices, the budgets, or the YAML file that has them.
         folder: of the run; `placement.json` and `recipe.yaml` of the choice go there too.
-        watch: is told of every trial.
-        steps: what runs trials, splits rows, compares and counts; those of `verify` by default.
+        run: goes through the trials; by default processes here, or Ray as the recipe says.
+        watch: told of every trial that starts or ends.
         settings: keys of the recipe, such as `task="sft", train="train.jsonl",
             eval="eval.jsonl", budget="10M"`; they take the place of its values.
 
@@ -86,35 +76,31 @@ def tune(
     """
     scores, recipe = Scores.of(scores), TuneRecipe.of(recipe, settings)
     require("optuna")
-    check_trainer(recipe)
-    folder = Path(folder)
-    check_folder(folder, TUNE)
-    job = _job(recipe, scores, folder, watch, steps)
-    job.steps.check(recipe, scores, job.rows, list(job.space.table.values()))
-    with alone_in(folder):
-        mark(folder, TUNE, job.model)
-        job.steps.write(job.rows, folder)
-        study = memory.open_study(job)
-        ladder = climb(job, study)
-        job = replace(job, space=narrowed(job, ladder))
-        notes = search(job, study, job.space, ladder)
-        trials = memory.history(study)
-        outcome = _confirmation(job, study, ladder, trials)
-        placement = job.space.placement(outcome.chosen)
-        arm = placement.save(job.folder / PLACEMENT)
-        verify = verify_recipe(job, outcome.chosen, placement, arm)
-        _write_recipe(verify, job.folder / RECIPE)
-        notes = (*job.space.notes, *_lost(ladder, trials), *notes, *_running(trials),
+    checks.check_trainer(recipe.task)
+    search = _opened(scores, recipe, Path(folder), run or _runner(), watch)
+    search.study.check(list(search.space.table.values()))
+    with alone_in(search.folder, TUNE):
+        search.study.claim(TUNE)
+        storage = SearchStorage.open(search)
+        ladder = climb(search, storage)
+        search = replace(search, space=narrowed(search, ladder))
+        notes = run_suggestions(search, storage, ladder)
+        trials = storage.history()
+        outcome = _confirmation(search, storage, ladder, trials)
+        placement = search.space.placement(outcome.chosen)
+        arm = placement.save(search.folder / PLACEMENT)
+        verify = verify_recipe(recipe, outcome.chosen, placement, arm)
+        _write_recipe(verify, search.folder / RECIPE)
+        notes = (*search.space.notes, *_lost(ladder, trials), *notes, *_running(trials),
                  *outcome.notes)  # fmt: skip
-        return _record(job, study, ladder, trials, outcome, placement, verify, notes)
+        return _record(search, storage, ladder, trials, outcome, verify, notes)
 
 
 def plan(
     scores: Scores | str | Path,
     recipe: TuneRecipe | str | Path | None = None,
-    folder: str | Path = HOME,
     *,
-    steps: Steps | None = None,
+    folder: str | Path = HOME,
     **settings: Any,
 ) -> TuningPlan:
     """Return what `tune` would run; nothing is run, and nothing is written.
@@ -125,60 +111,66 @@ def plan(
         UsageError: as for `tune`.
     """
     scores, recipe = Scores.of(scores), TuneRecipe.of(recipe, settings)
-    check_folder(Path(folder), TUNE)
-    job = _job(recipe, scores, Path(folder), ignore, steps)
-    rates, rows = ladder_rates(job.space, recipe.trials), job.rows
+    search = _opened(scores, recipe, Path(folder), _runner(), ignore)
+    study, space, splits = search.study, search.space, search.study.splits
+    rates = ladder_rates(space, recipe.trials)
     searched = max(1, recipe.trials - len(rates))
+    train, select, report = map(len, (splits.train, splits.selection, splits.report))
     stages = (
-        Stage(what="learning-rate ladder", trials=len(rates), train_rows=ladder_rows(job),
-              evaluation_rows=rows.select.rows),
-        Stage(what="search", trials=searched, train_rows=rows.train.rows,
-              evaluation_rows=rows.select.rows),
-        Stage(what="confirmation, at most", trials=FINALISTS * recipe.seeds,
-              train_rows=rows.train.rows, evaluation_rows=rows.report.rows),
+        Stage(what="learning-rate ladder", trials=len(rates), train_rows=search.ladder.rows,
+              evaluation_rows=select),
+        Stage(what="search", trials=searched, train_rows=train, evaluation_rows=select),
+        Stage(what="confirmation, at most", trials=FINALISTS * recipe.seeds, train_rows=train,
+              evaluation_rows=report),
     )  # fmt: skip
-    epochs = recipe.training.epochs if recipe.training.steps is None else None
+    epochs = study.training.epochs if study.training.steps is None else None
     passes = sum(stage.trials * stage.train_rows for stage in stages)
-    seconds = _expected_seconds(job, stages)
-    hourly = recipe.price.hourly
-    feasible = sum(job.space.excess(*pair) <= 0 for pair in job.space.table)
+    seconds = _expected_seconds(search.folder, stages)
+    hourly = study.price.hourly
     return TuningPlan(
         model=scores.model,
-        task=recipe.task,
-        metric=job.metric,
-        budget=job.space.budget,
-        default=job.space.default,
-        configurations=len(job.space.table),
-        feasible=feasible,
+        task=study.task,
+        metric=study.metric,
+        budget=space.budget,
+        default=space.default,
+        configurations=len(space.table),
+        feasible=sum(space.excess(*pair) <= 0 for pair in space.table),
         learning_rates=rates,
-        inits=job.space.inits,
-        loraplus_ratios=job.space.ratios,
+        inits=space.inits,
+        loraplus_ratios=space.ratios,
         stages=stages,
         row_passes=None if epochs is None else passes * epochs,
         device_seconds=seconds,
         hours=recipe.hours,
         money=None if seconds is None or hourly is None else seconds / 3600 * hourly,
-        currency=recipe.price.currency,
-        notes=job.space.notes,
+        currency=study.price.currency,
+        notes=space.notes,
     )
 
 
-def _job(
-    recipe: TuneRecipe, scores: Scores, folder: Path, watch: Watch, steps: Steps | None
-) -> Job:
-    space = build_space(recipe, scores)
-    steps = steps or usual_steps()
-    rows = steps.prepare(recipe, scores, folder)
-    job = Job(recipe, scores, folder, rows, space, steps, watch, model_of(recipe, scores))
-    climbs = bool(ladder_rates(space, recipe.trials))
-    check_groups_of(recipe, ladder_rows(job) if climbs else rows.train.rows)
-    return job
+def _opened(
+    scores: Scores, recipe: TuneRecipe, folder: Path, run: RunTrials, watch: Watch
+) -> Search:
+    """Find every fault that can be found without running anything or loading a model."""
+    check_folder(folder, TUNE)
+    study = Study.open(scores, recipe, folder)
+    search = Search(study, build_space(study, recipe), recipe, run, watch)
+    climbs = bool(ladder_rates(search.space, recipe.trials))
+    shortest = search.ladder.rows if climbs else len(study.splits.train)
+    checks.check_groups_of(study.task, study.training, shortest)
+    return search
 
 
-def _expected_seconds(job: Job, stages: tuple[Stage, ...]) -> float | None:
-    """Return device-seconds at the mean of the full-length trials that this folder has."""
+def _runner() -> RunTrials:
+    from plop_lora.training.runners import run_trials
+
+    return run_trials
+
+
+def _expected_seconds(folder: Path, stages: tuple[Stage, ...]) -> float | None:
+    """Return device-seconds at the mean of the full-length trials that a folder has."""
     seconds = []
-    for path in sorted((job.folder / TRIALS).glob(f"*/{RESULT}")):
+    for path in sorted((folder / TRIALS).glob(f"*/{RESULT}")):
         with contextlib.suppress(RecordError):  # a damaged one is told when the search reads it
             if TrialSpec.load(path.parent / SPEC).data.rows is None:
                 seconds.append(TrialResult.load(path).cost.device_seconds)
@@ -189,13 +181,13 @@ def _expected_seconds(job: Job, stages: tuple[Stage, ...]) -> float | None:
 
 
 def _confirmation(
-    job: Job, study: Any, ladder: Ladder, trials: tuple[SearchTrial, ...]
+    search: Search, storage: SearchStorage, ladder: Ladder, trials: tuple[SearchTrial, ...]
 ) -> Confirmation:
-    if not memory.leads(job, study):
+    if not storage.leads:
         why = "the worker that opened the search confirms what all have found"
-        return unconfirmed(job, trials, why)
-    spent = sum(cost.device_seconds for cost in (*ladder.costs, *memory.costs(study)))
-    return confirm(job, trials, spent)
+        return unconfirmed(search, trials, why)
+    spent = sum(cost.device_seconds for cost in (*ladder.costs, *storage.costs()))
+    return confirm(search, trials, spent)
 
 
 def _running(trials: tuple[SearchTrial, ...]) -> list[str]:
@@ -219,65 +211,64 @@ def _lost(ladder: Ladder, trials: tuple[SearchTrial, ...]) -> list[str]:
 
 
 def _record(
-    job: Job,
-    study: Any,
+    search: Search,
+    storage: SearchStorage,
     ladder: Ladder,
     trials: tuple[SearchTrial, ...],
     outcome: Confirmation,
-    placement: Placement,
     verify: VerifyRecipe,
     notes: tuple[str, ...],
 ) -> Tuning:
-    recipe = job.recipe
+    study, space, splits = search.study, search.space, search.study.splits
     parts = {
         "learning-rate ladder": ladder.costs,
-        "search": memory.costs(study),
+        "search": storage.costs(),
         "confirmation": outcome.costs,
     }
     return Tuning(
-        model=job.scores.model,
-        task=recipe.task,
-        metric=job.metric,
-        higher_is_better=job.higher,
-        margin=default_margin(job.metric),
-        budget=job.space.budget,
+        model=study.scores.model,
+        task=study.task,
+        metric=study.metric,
+        higher_is_better=study.higher,
+        margin=study.usual_margin,
+        budget=space.budget,
         verdict=outcome.verdict,
         chosen=outcome.chosen,
-        default=job.space.default,
+        default=space.default,
         candidates=outcome.candidates,
         ladder=ladder.steps,
         history=trials,
-        search_seed=recipe.seed,
+        search_seed=study.seed,
         seeds=outcome.seeds,
-        train_rows=job.rows.train.rows,
-        selection_rows=job.rows.select.rows,
-        report_rows=job.rows.report.rows,
-        cost=job.steps.count(
+        train_rows=len(splits.train),
+        selection_rows=len(splits.selection),
+        report_rows=len(splits.report),
+        cost=ledger(
             {what: costs for what, costs in parts.items() if costs},
-            price=recipe.price.hourly,
-            currency=recipe.price.currency,
+            study.price.hourly,
+            study.price.currency,
         ),
-        placement=placement,
+        placement=space.placement(outcome.chosen),
         recipe=_plain(verify),
-        scores_digest=job.scores.digest(),
+        scores_digest=study.scores.digest(),
         plop_version=__version__,
         notes=notes,
     )
 
 
-def verify_recipe(job: Job, chosen: Configuration, placement: Placement, arm: Path) -> VerifyRecipe:
+def verify_recipe(
+    recipe: TuneRecipe, chosen: Configuration, placement: Placement, arm: Path
+) -> VerifyRecipe:
     """Return the recipe with which `plop verify` compares the choice with the shortlist.
 
-    The rate of the choice is the only rung of its ladder, the parameters of its adapters are the
-    budget of every arm.
+    Every arm trains at the rate of the choice, with as many parameters as its adapters have.
     """
-    shared = {name: getattr(job.recipe, name) for name in FinetuneRecipe.model_fields}
+    shared = {name: getattr(recipe, name) for name in FinetuneRecipe.model_fields}
     own = {
         "budget": placement.trainable_parameters,
-        "full_rate": chosen.learning_rate / LORA_OVER_FULL,
         "arms": (str(arm),),
-        "ladder": (1.0,),
-        "seeds": job.recipe.seeds,
+        "learning_rates": (chosen.learning_rate,),
+        "seeds": recipe.seeds,
     }
     return VerifyRecipe.model_validate(shared | own)
 
