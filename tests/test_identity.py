@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pretend import spec
+from builders import trial_spec
 
 import plop_lora as plop
 from plop_lora.errors import ModelError, UsageError
@@ -113,7 +113,7 @@ def test_contents_are_remembered_and_a_change_is_seen(scores, here: Path, monkey
 
 def test_a_trial_refuses_weights_that_have_changed(scores, here: Path) -> None:
     planned = dataclasses.replace(
-        spec(), model=str(here / "net"), weights=weights_key(here / "net")
+        trial_spec(), model=str(here / "net"), weights=weights_key(here / "net")
     )
     check_weights(planned)
     checkpoint(here / "net", scores, b"other")
@@ -124,12 +124,12 @@ def test_a_trial_refuses_weights_that_have_changed(scores, here: Path) -> None:
 
 def test_old_specs_keep_their_digest() -> None:
     """A field that old documents lack must not make another trial of each."""
-    document = spec().to_dict()
+    document = trial_spec().to_dict()
     assert "weights" not in document
     assert "revision" not in document
-    assert TrialSpec.from_dict(document).digest() == spec().digest()
-    told = dataclasses.replace(spec(), revision="abc")
-    assert told.digest() != spec().digest()
+    assert TrialSpec.from_dict(document).digest() == trial_spec().digest()
+    told = dataclasses.replace(trial_spec(), revision="abc")
+    assert told.digest() != trial_spec().digest()
     assert TrialSpec.from_dict(told.to_dict()) == told
 
 
@@ -192,7 +192,7 @@ def test_the_revision_reaches_the_loaders(here: Path, monkeypatch) -> None:
     monkeypatch.setattr(adapters, "dtype_for", lambda *parts: "float32")
     monkeypatch.setattr(adapters, "AutoConfig", Config)
     with pytest.raises(ModelError):
-        adapters.load_base(dataclasses.replace(spec(), revision="abc"))
+        adapters.load_base(dataclasses.replace(trial_spec(), revision="abc"))
     assert asked == {"tokenizer": "abc", "config": "abc"}
 
 

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import pretend
+import builders
 import pytest
 
 import plop_lora as plop
@@ -140,8 +140,8 @@ def test_live_tables_move_no_cursor() -> None:
     """The name of an arm and the cause of a failure come from others as well."""
     from rich.console import Console
 
-    spec = pretend.spec(f"arm{ESCAPE}")
-    result = pretend.result(spec, None, cause=f"cause{ESCAPE}")
+    spec = builders.trial_spec(f"arm{ESCAPE}")
+    result = builders.trial_result(spec, None, cause=f"cause{ESCAPE}")
     console = Console(file=io.StringIO(), width=200, color_system=None)
     console.print(drawn(shown(rows(State((Trial(spec, FINISHED, (), result),))))))
     lines = Console(file=io.StringIO(), force_terminal=False)

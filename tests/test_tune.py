@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from builders import PlantedTrials, cost_ledger, spent, trial_cost, trial_result
 from typer.testing import CliRunner
 
 import plop_lora as plop
@@ -32,7 +33,7 @@ from plop_lora.records import (
     Tuning,
     TuningPlan,
 )
-from plop_lora.records.trial import CONFIRM, DONE, LADDER, SEARCH
+from plop_lora.records.trial import CONFIRM, LADDER, SEARCH
 from plop_lora.records.tuning import (
     BETTER,
     FAILED,
@@ -48,7 +49,6 @@ from plop_lora.records.tuning import (
     Configuration,
 )
 from plop_lora.report.terminal import as_text
-from plop_lora.training.folder import trial_folder
 from plop_lora.tune import plan, tune
 from plop_lora.tune.confirm import decide, verdict_of
 from plop_lora.tune.space import Space, build_space, ladder_rates, reranked
@@ -80,58 +80,27 @@ def true_loss(placement: Placement, rate: float) -> float:
     return 1 + wrong + 0.02 * abs(math.log2(rank / 8)) + 0.3 * math.log10(rate / BEST_RATE) ** 2
 
 
-class Stopped(BaseException):
-    """What a kill looks like from inside."""
+class Machine(PlantedTrials):
+    """The steps of a search whose trials cost nothing and end with their true loss.
 
-
-class Machine:
-    """Runs trials that cost nothing; keeps results in files as the real runner does.
-
-    `trained` has the specs that really ran; `die_at` kills the run before the trial of that
-    number, `fails` says which trials end with a cause.
+    `fails` says which trials end with a cause, `compared` has what was confirmed.
     """
 
     def __init__(
         self,
         *,
-        die_at: int | None = None,
         fails: Callable[[TrialSpec], str | None] = lambda spec: None,
-        noise: float = 0.0,
+        **planted: object,
     ) -> None:
-        self.trained: list[TrialSpec] = []
+        super().__init__(self._outcome, **planted)
+        self.fails = fails
         self.compared: list[Mapping[str, Sequence[TrialResult]]] = []
-        self.batches: list[int] = []
-        self.die_at, self.fails, self.noise = die_at, fails, noise
 
-    def run(self, specs, root, runner, *, report_to=(), watch=None) -> tuple[TrialResult, ...]:
-        self.batches.append(len(specs))
-        return tuple(self._one(spec, trial_folder(root, spec) / "result.json") for spec in specs)
-
-    def _one(self, spec: TrialSpec, path: Path) -> TrialResult:
-        if path.exists():
-            return TrialResult.load(path)
-        if len(self.trained) == self.die_at:
-            raise Stopped
-        self.trained.append(spec)
-        result = self._result(spec)
-        spec.save(path.parent / "spec.json")
-        result.save(path)
-        return result
-
-    def _result(self, spec: TrialSpec) -> TrialResult:
-        draw = random.Random(f"{spec.seed} {spec.arm} {spec.phase}")
-        loss = true_loss(spec.placement, spec.learning_rate) + self.noise * draw.gauss(0, 1)
-        cause = self.fails(spec)
-        cost = TrialCost(
-            wall_seconds=SECONDS, train_seconds=SECONDS, evaluate_seconds=0.0, devices=1,
-            device="cpu", accelerator=False, peak_memory=1, tokens=1,
-        )  # fmt: skip
-        return TrialResult(
-            spec_digest=spec.digest(), arm=spec.arm, seed=spec.seed, phase=spec.phase,
-            learning_rate=spec.learning_rate, status=FAILED if cause else DONE, cause=cause,
-            metric="loss", metrics={} if cause else {"loss": loss}, items={},
-            trainable_parameters=spec.placement.trainable_parameters, batch_size=8, cost=cost,
-        )  # fmt: skip
+    def _outcome(self, spec: TrialSpec, root: Path) -> TrialResult:
+        cost = trial_cost(SECONDS)
+        if (cause := self.fails(spec)) is not None:
+            return trial_result(spec, None, cause=cause, cost=cost)
+        return trial_result(spec, true_loss(spec.placement, spec.learning_rate), cost=cost)
 
     def compare(self, default, rivals, *, margin) -> dict[str, Versus]:
         """Pair by seed; an interval of ± 0.005 around the mean difference of the loss."""
@@ -153,23 +122,15 @@ class Machine:
 
     @property
     def steps(self) -> Steps:
-        return Steps(self.run, lambda recipe, scores, folder: ROWS, self.compare, count_costs)
-
-    def of_phase(self, phase: str) -> list[TrialSpec]:
-        return [spec for spec in self.trained if spec.phase == phase]
+        return Steps(self, lambda recipe, scores, folder: ROWS, self.compare, count_costs)
 
 
 def count_costs(parts, *, price, currency) -> CostLedger:
     def line(what: str, costs: Sequence[TrialCost]) -> Spent:
-        seconds = sum(cost.wall_seconds for cost in costs)
-        return Spent(what=what, trials=len(costs), wall_seconds=seconds, device_seconds=seconds,
-                     gpu_hours=None, money=None, tokens=0, peak_memory=0)  # fmt: skip
+        return spent(what, len(costs), sum(cost.wall_seconds for cost in costs))
 
-    every = [cost for costs in parts.values() for cost in costs]
-    return CostLedger(
-        lines=tuple(line(what, costs) for what, costs in parts.items()),
-        total=line("total", every), search=None, price=price, currency=currency, device="cpu",
-    )  # fmt: skip
+    lines = [line(what, costs) for what, costs in parts.items()]
+    return cost_ledger(*lines, price=price, currency=currency)
 
 
 def changed(**values: object) -> TuneRecipe:
@@ -230,8 +191,8 @@ def test_the_ladder_centres_the_rates(tuned, scores) -> None:
     rungs = ladder_rates(build_space(RECIPE, scores), RECIPE.trials)
     assert rungs == (2e-5, 6.32e-5, 2e-4, 6.32e-4, 2e-3)
     assert [step.learning_rate for step in tuning.ladder] == list(rungs)
-    assert [spec.data.rows for spec in machine.trained[:5]] == [50] * 5
-    assert {spec.data.rows for spec in machine.trained[5:]} == {None}
+    assert [spec.data.rows for spec in machine.ran[:5]] == [50] * 5
+    assert {spec.data.rows for spec in machine.ran[5:]} == {None}
     best = min(tuning.ladder, key=lambda step: step.value).learning_rate
     assert best == 6.32e-4
     for trial in tuning.history:
@@ -248,7 +209,7 @@ def test_known_good_points_come_first(tuned) -> None:
 def test_the_budget_is_never_exceeded_by_a_trained_trial(tuned) -> None:
     """Suggestions above it stay in the history, with how far above, and are not trained."""
     tuning, machine, _ = tuned
-    assert all(spec.placement.trainable_parameters <= BUDGET for spec in machine.trained)
+    assert all(spec.placement.trainable_parameters <= BUDGET for spec in machine.ran)
     over = [trial for trial in tuning.history if trial.state == OVER_BUDGET]
     assert over, "this budget is meant to be too small for some choices"
     for trial in over:
@@ -260,16 +221,12 @@ def test_the_budget_is_never_exceeded_by_a_trained_trial(tuned) -> None:
 
 def test_a_model_that_trains_more_than_planned_is_not_taken(scores, tmp_path) -> None:
     """An initialisation that spreads ranks anew must not slip over the budget."""
-    machine = Machine()
-    honest = machine._result
 
-    def swollen(spec: TrialSpec) -> TrialResult:
-        result = honest(spec)
+    def swollen(spec: TrialSpec, found: TrialResult) -> TrialResult:
         more = spec.phase == SEARCH and spec.placement.strategy == "mlp"
-        return dataclasses.replace(result, trainable_parameters=10**6) if more else result
+        return dataclasses.replace(found, trainable_parameters=10**6) if more else found
 
-    machine._result = swollen
-    tuning = tune(scores, RECIPE, tmp_path, steps=machine.steps)
+    tuning = tune(scores, RECIPE, tmp_path, steps=Machine(change=swollen).steps)
     mine = [trial for trial in tuning.history if trial.configuration.placement == "mlp"]
     assert mine
     assert {trial.state for trial in mine} <= {FAILED, OVER_BUDGET}
@@ -286,12 +243,12 @@ def test_a_killed_search_goes_on(scores, tmp_path, moment: int) -> None:
     """In the ladder, the search and the confirmation; batches of three."""
     recipe = changed(runner=Runner(workers=3))
     whole = tune(scores, recipe, tmp_path / "whole", steps=Machine().steps)
-    broken, again = Machine(die_at=moment), Machine()
-    with pytest.raises(Stopped):
+    broken, again = Machine(die_after=moment), Machine()
+    with pytest.raises(KeyboardInterrupt):
         tune(scores, recipe, tmp_path / "cut", steps=broken.steps)
     tuning = tune(scores, recipe, tmp_path / "cut", steps=again.steps)
-    before = {spec.digest() for spec in broken.trained}
-    after = [spec.digest() for spec in again.trained]
+    before = {spec.digest() for spec in broken.ran}
+    after = [spec.digest() for spec in again.ran]
     assert len(before) == moment
     assert not before & set(after)
     assert len(after) == len(set(after))
@@ -305,7 +262,7 @@ def test_a_finished_search_trains_nothing_more(tuned, scores, tmp_path) -> None:
     first = tune(scores, recipe, tmp_path, steps=Machine().steps)
     again = Machine()
     assert tune(scores, recipe, tmp_path, steps=again.steps).to_dict() == first.to_dict()
-    assert again.trained == []
+    assert again.ran == []
 
 
 def test_more_trials_continue_the_same_search(scores, tmp_path) -> None:
@@ -319,8 +276,8 @@ def test_more_trials_continue_the_same_search(scores, tmp_path) -> None:
 def test_half_a_line_in_the_journal_is_no_end(scores, tmp_path) -> None:
     """A kill while the journal is written must not make the search unreadable for ever."""
     recipe = changed(trials=12)
-    with pytest.raises(Stopped):
-        tune(scores, recipe, tmp_path, steps=Machine(die_at=8).steps)
+    with pytest.raises(KeyboardInterrupt):
+        tune(scores, recipe, tmp_path, steps=Machine(die_after=8).steps)
     with (tmp_path / "study.journal").open("ab") as file:
         file.write(b'{"op_code": 4, "worker')
     tuning = tune(scores, recipe, tmp_path, steps=Machine().steps)
@@ -336,7 +293,7 @@ def test_another_recipe_in_the_folder_is_another_search(scores, tmp_path) -> Non
     machine = Machine()
     tuning = tune(scores, other, tmp_path, steps=machine.steps)
     assert len(machine.of_phase(LADDER) + machine.of_phase(SEARCH)) == 12
-    assert {spec.training.epochs for spec in machine.trained} == {2.0}
+    assert {spec.training.epochs for spec in machine.ran} == {2.0}
     assert tuning.history[0].number == 0
 
 
@@ -352,9 +309,9 @@ def test_two_processes_do_not_share_a_folder(scores, tmp_path) -> None:
 def test_workers_share_a_database(scores, tmp_path) -> None:
     """Each has its folder; the first that came confirms what both have found."""
     url = f"sqlite:///{tmp_path / 'search.db'}"
-    one, two = Machine(die_at=9), Machine()
+    one, two = Machine(die_after=9), Machine()
     recipe = changed(trials=14, storage=url)
-    with pytest.raises(Stopped):
+    with pytest.raises(KeyboardInterrupt):
         tune(scores, recipe, tmp_path / "one", steps=one.steps)
     helper = tune(scores, recipe, tmp_path / "two", steps=two.steps)
     assert helper.verdict == UNCONFIRMED
@@ -394,15 +351,11 @@ def test_failures_stay_in_the_record(scores, tmp_path) -> None:
 
 
 def test_a_value_that_is_no_number_is_a_failure(scores, tmp_path) -> None:
-    machine = Machine()
-    honest = machine._result
-    machine._result = lambda spec: (
-        dataclasses.replace(honest(spec), metrics={"loss": math.inf})
-        if spec.placement.strategy == "all-linear"
-        else honest(spec)
-    )
-    machine._one = lambda spec, path: machine.trained.append(spec) or machine._result(spec)
-    tuning = tune(scores, RECIPE, tmp_path, steps=machine.steps)
+    def endless(spec: TrialSpec, found: TrialResult) -> TrialResult:
+        everywhere = spec.placement.strategy == "all-linear"
+        return dataclasses.replace(found, metrics={"loss": math.inf}) if everywhere else found
+
+    tuning = tune(scores, RECIPE, tmp_path, steps=Machine(change=endless).steps)
     causes = {trial.cause for trial in tuning.history if trial.state == FAILED}
     assert causes == {"the metric loss came out as inf"}
 
@@ -411,21 +364,21 @@ def test_a_ladder_of_failures_ends_the_search(scores, tmp_path) -> None:
     machine = Machine(fails=lambda spec: "no such field")
     with pytest.raises(MeasurementError, match=r"learning-rate ladder failed.*no such field"):
         tune(scores, RECIPE, tmp_path, steps=machine.steps)
-    assert len(machine.trained) == 5
+    assert len(machine.ran) == 5
 
 
 def test_nothing_but_failures_ends_the_search(scores, tmp_path) -> None:
     machine = Machine(fails=lambda spec: None if spec.data.rows else "out of memory")
     with pytest.raises(MeasurementError, match="All 3 trials of the search failed"):
         tune(scores, RECIPE, tmp_path, steps=machine.steps)
-    assert len(machine.trained) == 8
+    assert len(machine.ran) == 8
 
 
 def test_hours_leave_room_for_the_confirmation(scores, tmp_path) -> None:
     """25 trials of 10 s: 5 of the ladder, 9 kept for the confirmation, 11 for the search."""
     machine = Machine()
     tuning = tune(scores, changed(hours=251 / 3600), tmp_path, steps=machine.steps)
-    assert len(machine.trained) <= 25
+    assert len(machine.ran) <= 25
     assert len(machine.of_phase(LADDER) + machine.of_phase(SEARCH)) == 16
     assert tuning.seeds == (1, 2, 3)
     assert any("4 of 15 trials did not start" in note for note in tuning.notes)
@@ -434,7 +387,7 @@ def test_hours_leave_room_for_the_confirmation(scores, tmp_path) -> None:
 def test_hours_without_room_leave_the_find_unconfirmed(scores, tmp_path) -> None:
     machine = Machine()
     tuning = tune(scores, changed(hours=59 / 3600), tmp_path, steps=machine.steps)
-    assert len(machine.trained) == 6
+    assert len(machine.ran) == 6
     assert tuning.verdict == UNCONFIRMED
     assert tuning.exit_code == 4
     assert "not confirmed" in as_text(tuning, 160)
@@ -479,15 +432,13 @@ def test_finalists_are_the_default_and_the_two_best(tuned) -> None:
 def test_luck_of_the_search_is_found_out(scores, tmp_path) -> None:
     """Where selection is noise alone, its best must not replace a default that is best in truth."""
 
-    class Lucky(Machine):
-        def _result(self, spec: TrialSpec) -> TrialResult:
-            result = super()._result(spec)
-            draw = random.Random(spec.arm).random()
-            default = spec.placement.strategy == "plop"
-            loss = (2.0 if default else 1 + draw) if spec.phase != CONFIRM else 1.0 + (not default)
-            return dataclasses.replace(result, metrics={"loss": loss})
+    def lucky(spec: TrialSpec, found: TrialResult) -> TrialResult:
+        draw = random.Random(spec.arm).random()
+        default = spec.placement.strategy == "plop"
+        loss = (2.0 if default else 1 + draw) if spec.phase != CONFIRM else 1.0 + (not default)
+        return dataclasses.replace(found, metrics={"loss": loss})
 
-    tuning = tune(scores, RECIPE, tmp_path, steps=Lucky().steps)
+    tuning = tune(scores, RECIPE, tmp_path, steps=Machine(change=lucky).steps)
     assert [candidate.verdict for candidate in tuning.candidates] == [REFERENCE, WORSE, WORSE]
     assert tuning.verdict == STANDS
     assert tuning.chosen == tuning.default
@@ -567,7 +518,7 @@ def test_record_and_table(tuned, tmp_path) -> None:
 def test_the_plan_runs_nothing(scores, tmp_path) -> None:
     machine = Machine()
     made = plan(scores, RECIPE, tmp_path, steps=machine.steps)
-    assert machine.trained == []
+    assert machine.ran == []
     assert [stage.trials for stage in made.stages] == [5, 15, 9]
     assert made.row_passes == 5 * 50 + 15 * 200 + 9 * 200
     assert made.device_seconds is None

@@ -9,10 +9,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pretend
 import pytest
-from pretend import spec
-from test_tune import RECIPE, ROWS, Machine, Stopped, changed
+from builders import lost, trial_result, trial_spec
+from test_tune import RECIPE, ROWS, Machine, changed
 
 from plop_lora.errors import MeasurementError, UsageError
 from plop_lora.recipe import TuneRecipe
@@ -64,8 +63,8 @@ def test_other_data_are_refused(scores, here: Path) -> None:
     """The page promised another search beside it."""
     from plop_lora.tune.steps import usual_steps
 
-    steps = dataclasses.replace(usual_steps(), run=Machine(die_at=0).run)
-    with pytest.raises(Stopped):
+    steps = dataclasses.replace(usual_steps(), run=Machine(die_after=0))
+    with pytest.raises(KeyboardInterrupt):
         tune(scores, CLASSIFY, here / "run", steps=steps)
     rows = ({"text": f"other {n}", "label": n % 2} for n in range(80))
     (here / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -92,7 +91,7 @@ def test_a_folder_of_tasks_goes_by_its_whole_path(scores, tmp_path: Path, monkey
     machine = Machine()
     evaluation = dataclasses.replace(RECIPE.evaluation, include_path="tasks")
     tune(scores, changed(evaluation=evaluation), tmp_path / "run", steps=machine.steps)
-    assert {spec.evaluation.include_path for spec in machine.trained} == {str(tmp_path / "tasks")}
+    assert {spec.evaluation.include_path for spec in machine.ran} == {str(tmp_path / "tasks")}
 
 
 # --------------------------------------------------------------------------- stops and starts
@@ -104,8 +103,8 @@ def test_a_search_whose_worker_file_is_gone_goes_on(scores, tmp_path: Path, shar
     """It took itself for another worker, waited for the first, and never confirmed."""
     storage = f"sqlite:///{tmp_path / 'search.db'}" if shared else None
     recipe = changed(trials=12, storage=storage)
-    with pytest.raises(Stopped):
-        tune(scores, recipe, tmp_path / "run", steps=Machine(die_at=8).steps)
+    with pytest.raises(KeyboardInterrupt):
+        tune(scores, recipe, tmp_path / "run", steps=Machine(die_after=8).steps)
     (tmp_path / "run" / "worker").unlink()
     tuning = tune(scores, recipe, tmp_path / "run", steps=Machine().steps)
     assert tuning.verdict != UNCONFIRMED
@@ -115,8 +114,8 @@ def test_a_search_whose_worker_file_is_gone_goes_on(scores, tmp_path: Path, shar
 def test_a_lock_that_a_kill_left_is_nobodys(scores, tmp_path: Path, caplog, capfd) -> None:
     """Optuna waited for it at each access, four minutes in all, and said so in its raw log."""
     recipe = changed(trials=12)
-    with pytest.raises(Stopped):
-        tune(scores, recipe, tmp_path, steps=Machine(die_at=8).steps)
+    with pytest.raises(KeyboardInterrupt):
+        tune(scores, recipe, tmp_path, steps=Machine(die_after=8).steps)
     os.symlink("study.journal", tmp_path / "study.journal.lock")
     started = time.monotonic()
     tune(scores, recipe, tmp_path, steps=Machine().steps)
@@ -127,21 +126,16 @@ def test_a_lock_that_a_kill_left_is_nobodys(scores, tmp_path: Path, caplog, capf
 # --------------------------------------------------------------------------- the machine's faults
 
 
-class Losing(Machine):
-    """Ends trials with the machine while `broken`, and keeps no result of them."""
+def losing(phase: str, *, every: bool = False) -> Machine:
+    """Return a machine that ends the first trial of a phase, or every one; `change` is how."""
+    machine = Machine()
 
-    def __init__(self, phase: str, *, every: bool = False) -> None:
-        super().__init__()
-        self.phase, self.every, self.broken = phase, every, True
+    def lose(spec: TrialSpec, found: TrialResult) -> TrialResult:
+        first = len(machine.of_phase(phase)) == 1
+        return lost(found, "no space left") if spec.phase == phase and (first or every) else found
 
-    def _one(self, spec: TrialSpec, path: Path) -> TrialResult:
-        first = not self.of_phase(self.phase) or self.every
-        if not (self.broken and spec.phase == self.phase and first) or path.exists():
-            return super()._one(spec, path)
-        self.trained.append(spec)
-        return dataclasses.replace(
-            self._result(spec), status="failed", cause="no space left", metrics={}, mendable=True
-        )
+    machine.change = lose
+    return machine
 
 
 @pytest.mark.slow
@@ -150,21 +144,21 @@ def test_a_lost_trial_is_told_and_run_at_the_next_start(
     scores, tmp_path: Path, phase: str, what: str
 ) -> None:
     """A full disk counted as what the configuration reaches, for this search and all later ones."""
-    machine = Losing(phase)
+    machine = losing(phase)
     tuning = tune(scores, RECIPE, tmp_path, steps=machine.steps)
     (note,) = (note for note in tuning.notes if "the machine ended" in note)
     assert note.startswith(f"trials of the {what}")
     assert "no space left; start again" in note
     lost = machine.of_phase(phase)[0].digest()
-    machine.broken = False
+    machine.change = None
     again = tune(scores, RECIPE, tmp_path, steps=machine.steps)
     assert not any("the machine ended" in note for note in again.notes)
-    assert sum(spec.digest() == lost for spec in machine.trained) == 2
+    assert sum(spec.digest() == lost for spec in machine.ran) == 2
 
 
 def test_nothing_but_lost_trials_ends_the_search(scores, tmp_path: Path) -> None:
     with pytest.raises(MeasurementError, match="All 3 trials of the search failed"):
-        tune(scores, RECIPE, tmp_path, steps=Losing(SEARCH, every=True).steps)
+        tune(scores, RECIPE, tmp_path, steps=losing(SEARCH, every=True).steps)
 
 
 def test_intervals_of_finalists_hold_together() -> None:
@@ -172,7 +166,7 @@ def test_intervals_of_finalists_hold_together() -> None:
     names = ("default", "one", "two")
     losses = {name: [1.0, 1.01, 1.03, order / 100 + 1] for order, name in enumerate(names)}
     arms = {
-        name: [pretend.result(spec(name, seed=n), value) for n, value in enumerate(values)]
+        name: [trial_result(trial_spec(name, seed=n), value) for n, value in enumerate(values)]
         for name, values in losses.items()
     }
     found = _compare(arms.pop("default"), arms, margin=0.01)
