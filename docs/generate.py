@@ -62,7 +62,7 @@ def recipe_page() -> str:
     from plop_lora import recipe
     from plop_lora.records import EvaluationSettings, TrainingSettings
 
-    shared = set(recipe.Proof.model_fields)
+    shared = set(recipe.FinetuneRecipe.model_fields)
     lines = [
         "# Recipe",
         "",
@@ -82,7 +82,7 @@ def recipe_page() -> str:
         "```",
     ]
     sections = (
-        ("verify and tune", recipe.Proof, set()),
+        ("verify and tune", recipe.FinetuneRecipe, set()),
         ("verify", recipe.VerifyRecipe, shared),
         ("tune", recipe.TuneRecipe, shared),
         ("training", TrainingSettings, set()),

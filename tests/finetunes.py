@@ -9,10 +9,11 @@ from typing import Any
 
 import placements
 import torch
+from builders import trial_data, trial_spec
 from peft import LoraConfig, get_peft_model
 
 from plop_lora.demo import DATA, MODEL
-from plop_lora.records import EvaluationSettings, TrainingSettings, TrialData, TrialSpec
+from plop_lora.records import EvaluationSettings, TrainingSettings, TrialSpec
 from plop_lora.scoring.loading import load_model, load_tokenizer
 from plop_lora.training.task import Prepared, Session
 
@@ -59,15 +60,14 @@ def spec(task: str = "sft", *, seed: int = 3, rate: float = 5e-3, **settings: An
     evaluation = {name: settings.pop(name) for name in judging}
     evaluation["batch_size"] = settings.pop("eval_batch_size", 4)
     training = {"steps": 3, "batch_size": 4, "max_length": 128, **settings}
-    return TrialSpec(
-        arm="shortlist",
-        seed=seed,
-        phase="confirm",
+    return trial_spec(
+        "shortlist",
+        seed,
         task=task,
         model=str(MODEL),
         placement=PLACEMENT,
         learning_rate=rate,
-        data=TrialData("train.jsonl", "0", "eval.jsonl", "0"),
+        data=trial_data(train="train.jsonl", evaluation="eval.jsonl"),
         training=TrainingSettings(**training),
         evaluation=EvaluationSettings(**evaluation),
     )

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import builders
 import torch
 import transformers
 from torch import nn
@@ -139,11 +140,9 @@ def placed(
         )  # fmt: skip
     missing = ranks.keys() - {site.type for site in sites}
     assert not missing, f"{model_name} has no {missing}"
-    return Placement(
-        model=describe(model, f"tiny/{model_name}"), strategy="custom", verdict="", choices=(),
-        sites=tuple(sites), scaling=scaling, untouched=tuple(untouched), budget=None, seed=0,
-        trainable_parameters=sum(site.parameters for site in sites), scores_digest=None,
-        plop_version="0", settings=made, hosts=(),
+    return builders.placement(
+        model=describe(model, f"tiny/{model_name}"), strategy="custom", verdict="",
+        sites=tuple(sites), scaling=scaling, untouched=tuple(untouched), settings=made,
     )  # fmt: skip
 
 

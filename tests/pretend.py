@@ -1,4 +1,4 @@
-"""Specs and results written by hand, and a command that stands for a trial; no training."""
+"""A command that stands for a trial, and what a test asks of its processes; no training."""
 
 from __future__ import annotations
 
@@ -6,83 +6,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-from plop_lora.records import (
-    ModelReference,
-    Placement,
-    TrainingSettings,
-    TrialCost,
-    TrialData,
-    TrialResult,
-    TrialSpec,
-)
-
-PLACEMENT = Placement(
-    model=ModelReference("toy", None, "LlamaForCausalLM", "CAUSAL_LM", 1000),
-    strategy="plop",
-    verdict="decided",
-    choices=(),
-    sites=(),
-    scaling=1.0,
-    trainable_parameters=64,
-    budget=None,
-    hosts=(),
-    untouched=(),
-    seed=0,
-    scores_digest=None,
-    plop_version="0",
-)
-
-
-def spec(arm: str = "good", seed: int = 0, **settings: object) -> TrialSpec:
-    """Return a spec; the stand-in for a trial does what the name of the arm says."""
-    values = {"phase": "confirm", "task": "sft", "learning_rate": 2e-4} | settings
-    return TrialSpec(
-        arm=arm,
-        seed=seed,
-        model="toy",
-        placement=PLACEMENT,
-        data=TrialData("../train.jsonl", "0", "../eval.jsonl", "0"),
-        **{"training": TrainingSettings(device="cpu"), **values},
-    )
-
-
-def cost(seconds: float = 10.0, **values: object) -> TrialCost:
-    """Return the cost of a trial on a CPU."""
-    settings = {
-        "wall_seconds": seconds,
-        "train_seconds": seconds * 0.8,
-        "evaluate_seconds": seconds * 0.1,
-        "devices": 1,
-        "device": "x86_64",
-        "accelerator": False,
-        "peak_memory": 2**20,
-        "tokens": 100,
-    }
-    return TrialCost(**settings | values)
-
-
-def result(of: TrialSpec, loss: float | None = 0.5, **values: object) -> TrialResult:
-    """Return the result of a spec: done with a loss, or failed without one."""
-    settings = {
-        "status": "failed" if loss is None else "done",
-        "cause": "the loss is NaN" if loss is None else None,
-        "metrics": {} if loss is None else {"loss": loss},
-        "items": {},
-        "cost": cost(),
-    }
-    return TrialResult(
-        spec_digest=of.digest(),
-        arm=of.arm,
-        seed=of.seed,
-        phase=of.phase,
-        learning_rate=of.learning_rate,
-        metric="loss",
-        trainable_parameters=64,
-        batch_size=of.training.batch_size,
-        **settings | values,
-    )
-
 
 # What the arm is called is what happens. Reads and writes as the real command does, but imports
 # the standard library only, so that it starts in no time.

@@ -15,6 +15,7 @@ import plop_lora as plop
 from plop_lora.errors import RecordError, UsageError
 from plop_lora.placement.budget import RankCost, share_out, tighten
 from plop_lora.records import AdapterSettings, Scores
+from plop_lora.study.study import budget_of
 from plop_lora.verification.arms import (
     ARMS,
     DEFAULT_ARMS,
@@ -23,7 +24,6 @@ from plop_lora.verification.arms import (
     make_arms,
     signals_for,
 )
-from plop_lora.study.study import budget_of
 from plop_lora.verification.equal import TOLERANCE
 from plop_lora.verification.selectors import Signal
 

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 from bad_inputs import ROWS, Row
+from builders import trial_data, trial_spec
 
 import plop_lora as plop
 from plop_lora.demo import MODEL
-from plop_lora.records import Placement, TrainingSettings, TrialData, TrialSpec
+from plop_lora.records import Placement, TrialSpec
 
 ADAPTER = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
 RECIPE = "task: sft\ntrain: train.jsonl\neval: eval.jsonl\n"
@@ -46,11 +47,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, scores) -> Path:
 
 
 def _spec(placement: Placement) -> TrialSpec:
-    data = TrialData("train.jsonl", "0" * 64, "eval.jsonl", "0" * 64)
-    return TrialSpec(
-        arm="plop", seed=0, phase="confirm", task="sft", model=str(MODEL), placement=placement,
-        learning_rate=1e-3, data=data, training=TrainingSettings(),
-    )  # fmt: skip
+    data = trial_data(train="train.jsonl", evaluation="eval.jsonl")
+    return trial_spec("plop", model=str(MODEL), placement=placement, data=data)
 
 
 def _write_damaged(here: Path, kind: str, document: dict) -> None:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from pretend import cost, result, spec
+from builders import trial_cost, trial_result, trial_spec
 
 from plop_lora.cost import (
     SearchPlan,
@@ -22,19 +22,21 @@ GPU = {"accelerator": True, "device": "NVIDIA H100"}
 
 def test_sums_of_a_part() -> None:
     """Two devices for an hour are two device-hours, and cost as much."""
-    part = spent("confirm", [cost(3600, devices=2, **GPU), cost(1800, peak_memory=7, **GPU)], 2.0)
+    part = spent(
+        "confirm", [trial_cost(3600, devices=2, **GPU), trial_cost(1800, peak_memory=7, **GPU)], 2.0
+    )
     assert (part.trials, part.wall_seconds, part.device_seconds) == (2, 5400.0, 9000.0)
     assert (part.gpu_hours, part.money, part.tokens) == (2.5, 5.0, 200)
     assert part.peak_memory == 2**20
 
 
 def test_a_failed_trial_was_paid_for() -> None:
-    failed = result(spec(), None, cost=cost(3600, **GPU))
+    failed = trial_result(trial_spec(), None, cost=trial_cost(3600, **GPU))
     assert spent("ladder", [failed], 3.0).money == 3.0
 
 
 def test_nothing_is_claimed_for_a_processor_or_without_a_price() -> None:
-    part = spent("ladder", [cost(3600)], None)
+    part = spent("ladder", [trial_cost(3600)], None)
     assert (part.gpu_hours, part.money) == (None, None)
     empty = spent("ladder", [], 2.0)
     assert (empty.trials, empty.gpu_hours, empty.money, empty.peak_memory) == (0, None, 0.0, 0)
@@ -42,18 +44,18 @@ def test_nothing_is_claimed_for_a_processor_or_without_a_price() -> None:
 
 def test_accelerators_alone_make_gpu_hours() -> None:
     """Scoring on a processor beside trials on a GPU must not count as GPU time."""
-    part = spent("total", [cost(3600), cost(7200, **GPU)], 1.0)
+    part = spent("total", [trial_cost(3600), trial_cost(7200, **GPU)], 1.0)
     assert (part.gpu_hours, part.money) == (2.0, 3.0)
 
 
 def test_the_search_is_charged_at_the_mean_of_full_trials() -> None:
     """Ladder trials are shorter and failed ones end early; their mean would be another."""
     parts = {
-        "ladder": [cost(60, **GPU)],
+        "ladder": [trial_cost(60, **GPU)],
         "confirm": [
-            result(spec(), cost=cost(1000, **GPU)),
-            result(spec(), cost=cost(2000, devices=2, **GPU)),
-            result(spec(), None, cost=cost(1, **GPU)),
+            trial_result(trial_spec(), cost=trial_cost(1000, **GPU)),
+            trial_result(trial_spec(), cost=trial_cost(2000, devices=2, **GPU)),
+            trial_result(trial_spec(), None, cost=trial_cost(1, **GPU)),
         ],
     }
     book = ledger(parts, 3.6, "EUR", full_search(rates=3, seeds=5))
@@ -67,7 +69,7 @@ def test_the_search_is_charged_at_the_mean_of_full_trials() -> None:
 
 
 def test_without_a_full_trial_there_is_no_comparison() -> None:
-    book = ledger({"ladder": [cost()], "confirm": []}, None, "USD", full_search())
+    book = ledger({"ladder": [trial_cost()], "confirm": []}, None, "USD", full_search())
     assert book.search is None
     assert any("No full search" in line for line in ledger_lines(book))
 
@@ -79,7 +81,7 @@ def _cells(book, name: str) -> dict[str, str]:
 
 
 def test_measured_and_not_run_stand_apart() -> None:
-    parts = {"confirm": [cost(7200, **GPU)] * 2}
+    parts = {"confirm": [trial_cost(7200, **GPU)] * 2}
     book = ledger(parts, 2.0, "EUR", SearchPlan("six placements", 90))
     assert _cells(book, "GPU-hours") == {
         "measured": "GPU-hours", "confirm": "4", "total": "4", "full search, not run": "180",
@@ -92,7 +94,7 @@ def test_measured_and_not_run_stand_apart() -> None:
 
 
 def test_a_processor_has_a_dash_and_a_reason() -> None:
-    book = ledger({"confirm": [cost(7200)] * 2}, 2.0, "USD", full_search())
+    book = ledger({"confirm": [trial_cost(7200)] * 2}, 2.0, "USD", full_search())
     assert set(_cells(book, "GPU-hours").values()) == {"GPU-hours", "—"}
     lines = ledger_lines(book)
     assert any("no GPU was used; no saving of GPU time is claimed" in line for line in lines)
@@ -100,7 +102,7 @@ def test_a_processor_has_a_dash_and_a_reason() -> None:
 
 
 def test_a_run_that_took_more_says_so() -> None:
-    book = ledger({"confirm": [cost(3600, **GPU)] * 3}, None, "USD", SearchPlan("one", 1))
+    book = ledger({"confirm": [trial_cost(3600, **GPU)] * 3}, None, "USD", SearchPlan("one", 1))
     assert "The full search would have taken 2 GPU-hours less." in ledger_lines(book)
 
 

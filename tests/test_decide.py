@@ -9,6 +9,7 @@ import pytest
 
 from plop_lora.errors import MeasurementError, UsageError
 from plop_lora.records.verification import BEATEN, CONFIRMED, INCONCLUSIVE
+from plop_lora.study.compare import Outcome
 from plop_lora.verification.decide import (
     BETTER,
     FAILED,
@@ -16,7 +17,6 @@ from plop_lora.verification.decide import (
     SHORTLIST,
     UNSEPARATED,
     WORSE,
-    Outcome,
     decide,
     predictive,
 )

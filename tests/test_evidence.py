@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pretend
 import pytest
+from builders import trial_result, trial_spec
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "scripts" / "experiments"
@@ -45,8 +44,8 @@ def write_pair(folder: Path, gains: dict[str, float], **described: Any) -> None:
 
 
 def write(folder: Path, arm: str, rate: float, seed: int, losses: list[float]) -> None:
-    spec = replace(pretend.spec(arm, seed), learning_rate=rate)
-    made = pretend.result(spec, float(np.mean(losses)), items={"loss": tuple(losses)})
+    spec = trial_spec(arm, seed, learning_rate=rate)
+    made = trial_result(spec, float(np.mean(losses)), items={"loss": tuple(losses)})
     made.save(folder / f"{arm}.r{rate:g}.s{seed}.json")
 
 

@@ -12,19 +12,10 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from builders import arm_result, trial_result, trial_spec, verification
 from tokenizers import Tokenizer
 
 from plop_lora.demo import MODEL
-from plop_lora.records import (
-    CostLedger,
-    ModelReference,
-    Placement,
-    Spent,
-    TrialCost,
-    TrialResult,
-    Verification,
-)
-from plop_lora.records.verification import ArmResult, Predictive
 
 pytestmark = pytest.mark.slow
 
@@ -156,81 +147,13 @@ def test_docstrings_have_ten_words(scripts, rows) -> None:
 # --------------------------------------------------------------------------- report
 
 
-def arm(name: str, values: tuple[float, ...], nfn: float | None, **more) -> ArmResult:
-    return ArmResult(
-        arm=name,
-        parameters=1000,
-        mismatch=0.0,
-        learning_rate=2e-4,
-        nfn=nfn,
-        mean=sum(values) / len(values),
-        values=values,
-        **{"difference": None, "low": None, "high": None, "p": None, "verdict": "–"} | more,
-    )
-
-
 ARMS = (
-    arm("rival", (1.2, 1.3), 1.4, difference=0.2, low=0.1, high=0.3, p=0.01, verdict="confirmed"),
-    arm("all", (1.15, 1.16), 1.1, difference=0.1, low=-0.1, high=0.3, p=0.2, verdict="confirmed"),
-    arm("plop", (1.0, 1.1), 0.9),
-)
-
-
-def verification(task: str = "sft", metric: str = "loss") -> Verification:
-    model = ModelReference("tiny", None, "LlamaForCausalLM", "CAUSAL_LM", 1)
-    placement = Placement(
-        model=model,
-        strategy="plop",
-        verdict="",
-        choices=(),
-        sites=(),
-        scaling=1.0,
-        trainable_parameters=1000,
-        budget=None,
-        hosts=(),
-        untouched=(),
-        seed=0,
-        scores_digest=None,
-        plop_version="0",
-    )
-    spent = Spent(
-        what="all",
-        trials=6,
-        wall_seconds=1.0,
-        device_seconds=1.0,
-        gpu_hours=None,
-        money=None,
-        tokens=1,
-        peak_memory=1,
-    )
-    ledger = CostLedger(
-        lines=(spent,), total=spent, search=None, price=None, currency="USD", device="cpu"
-    )
-    return Verification(
-        model=model,
-        task=task,
-        metric=metric,
-        higher_is_better=metric != "loss",
-        margin=0.01,
-        budget=1000,
-        shortlist="plop",
-        verdict="confirmed",
-        better=None,
-        more=None,
-        arms=ARMS,
-        ladder=(),
-        seeds=(0, 1),
-        report_rows=30,
-        selection_rows=10,
-        train_rows=100,
-        predictive=Predictive(rho=None, arms=3, p=None),
-        cost=ledger,
-        placement=placement,
-        better_placement=None,
-        quick=False,
-        scores_digest=None,
-        plop_version="0",
-    )
+    arm_result("rival", (1.2, 1.3), nfn=1.4, difference=0.2, low=0.1, high=0.3, p=0.01,
+               verdict="confirmed"),
+    arm_result("all", (1.15, 1.16), nfn=1.1, difference=0.1, low=-0.1, high=0.3, p=0.2,
+               verdict="confirmed"),
+    arm_result("plop", (1.0, 1.1), nfn=0.9),
+)  # fmt: skip
 
 
 def save_trials(folder: Path, metric: str, quantity: str, missing: str = "") -> None:
@@ -240,30 +163,8 @@ def save_trials(folder: Path, metric: str, quantity: str, missing: str = "") -> 
             trial = folder / f"{row.arm}-{seed}"
             trial.mkdir(parents=True)
             failed = row.arm == missing
-            result = TrialResult(
-                spec_digest="0",
-                arm=row.arm,
-                seed=seed,
-                phase="confirm",
-                learning_rate=2e-4,
-                status="failed" if failed else "done",
-                cause="NaN" if failed else None,
-                metric=metric,
-                metrics={} if failed else {metric: value},
-                items={},
-                trainable_parameters=1000,
-                batch_size=8,
-                cost=TrialCost(
-                    wall_seconds=36.0,
-                    train_seconds=1.0,
-                    evaluate_seconds=1.0,
-                    devices=1,
-                    device="cpu",
-                    accelerator=False,
-                    peak_memory=1,
-                    tokens=1,
-                ),
-            )
+            spec = trial_spec(row.arm, seed)
+            result = trial_result(spec, None if failed else value, metric=metric)
             result.save(trial / "result.json")
             logged = [{"step": step, quantity: value + seed - step / 10} for step in (1, 2, 3)]
             lines = [json.dumps(line) for line in [*logged, {"train_runtime": 1.0}]]
@@ -278,7 +179,7 @@ def test_report(tmp_path: Path) -> None:
     """Rows of the table, correlation and curves come from the records beside each other."""
     for task, metric, quantity in (("sft", "loss", "loss"), ("grpo", "pass@1", "reward")):
         save_trials(tmp_path / task / "trials", metric, quantity)
-        verification(task, metric).save(tmp_path / task / "verification.json")
+        verification(*ARMS, task=task, metric=metric).save(tmp_path / task / "verification.json")
     records = [str(tmp_path / task / "verification.json") for task in ("sft", "grpo")]
     run([*records, "--output", str(tmp_path / "out"), "--base", "2.0", "--base", "0.5"])
     text = (tmp_path / "out" / "report.md").read_text()
@@ -300,11 +201,13 @@ def test_report_leaves_out_failed_trials(scripts, tmp_path: Path) -> None:
     report = scripts["report"]
     trials = report.read_trials(tmp_path)
     assert {trial.result.arm for trial in trials} == {"plop", "all"}
-    pairs = report.gains_of(verification(), trials, None)
+    pairs = report.gains_of(verification(*ARMS), trials, None)
     assert len(pairs) == 4
     assert report.correlate(pairs) is None
     labels = {
-        line.label for panel in report.panels_of(verification(), trials) for line in panel.lines
+        line.label
+        for panel in report.panels_of(verification(*ARMS), trials)
+        for line in panel.lines
     }
     assert labels == {"plop", "all"}
 

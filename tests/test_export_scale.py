@@ -6,12 +6,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import builders
 import pytest
 
 from plop_lora.export import TARGETS, lint
 from plop_lora.export.names import exact_endings
 from plop_lora.export.nemo_automodel import _exact, matches
-from plop_lora.records import Host, ModelReference, PlacedSite, Placement
+from plop_lora.records import Host, PlacedSite, Placement
 
 LEAVES = ("self_attn.q_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.up_proj",
           "mlp.down_proj")  # fmt: skip
@@ -31,13 +32,9 @@ def _placement(layers: int, case: str) -> Placement:
             sites.append(PlacedSite(name, leaf, layer, rank, 2.0 * rank, rank * 128))
         if case == "experts":
             untouched.append(f"model.layers.{layer}.mlp.experts.weights")
-    model = ModelReference("m", None, "LlamaForCausalLM", "CAUSAL_LM", 1, None,
-                           {"model_type": "llama"})  # fmt: skip
-    return Placement(
-        model=model, strategy="s", verdict="", choices=(), sites=tuple(sites), scaling=2.0,
-        trainable_parameters=sum(site.parameters for site in sites), budget=None,
-        hosts=tuple(hosts), untouched=tuple(untouched), seed=0, scores_digest=None,
-        plop_version="0",
+    return builders.placement(
+        model=builders.model_reference("m", config={"model_type": "llama"}), sites=tuple(sites),
+        scaling=2.0, hosts=tuple(hosts), untouched=tuple(untouched),
     )  # fmt: skip
 
 

@@ -14,12 +14,16 @@ from plop_lora.demo import MODEL
 from plop_lora.errors import DataError, UsageError
 from plop_lora.recipe import VerifyRecipe
 from plop_lora.scoring.loading import load_skeleton
-from plop_lora.training.weights import trained_model
 from plop_lora.study.fit import check_rows_fit, learned_positions
 from plop_lora.study.splits import Splits
+from plop_lora.training.weights import TrainedModel, trained_model
 
 LONG = {"text": "day " * 100, "label": "good"}
 SHORT = {"text": "day", "label": "bad"}
+
+
+def fits(recipe: VerifyRecipe, model: TrainedModel, rows: Splits) -> None:
+    check_rows_fit(recipe.task, recipe.training, model, rows)
 
 
 def splits(*rows: dict[str, Any]) -> Splits:
@@ -36,13 +40,13 @@ def test_rows_beyond_the_positions(tmp_path: Path) -> None:
     """Nine trials took 229 seconds to say "index out of range"."""
     model = trained_model(checkpoint(tmp_path, "BertModel", max_position_embeddings=64))
     with pytest.raises(UsageError, match=r"has 64 positions, and a row would take \d+ of them"):
-        check_rows_fit(recipe(), model, splits(SHORT, LONG))
-    check_rows_fit(recipe(max_length=64), model, splits(SHORT, LONG))
-    check_rows_fit(recipe(), model, splits(SHORT))
+        fits(recipe(), model, splits(SHORT, LONG))
+    fits(recipe(max_length=64), model, splits(SHORT, LONG))
+    fits(recipe(), model, splits(SHORT))
 
 
 def test_a_model_that_computes_its_positions_has_no_such_end() -> None:
-    check_rows_fit(recipe("sft"), trained_model(str(MODEL)), splits({"text": "word " * 2000}))
+    fits(recipe("sft"), trained_model(str(MODEL)), splits({"text": "word " * 2000}))
 
 
 def test_a_pad_token_beyond_the_vocabulary(tmp_path: Path) -> None:
@@ -52,7 +56,7 @@ def test_a_pad_token_beyond_the_vocabulary(tmp_path: Path) -> None:
     extended.pad_token = "more99"
     extended.save_pretrained(folder)
     with pytest.raises(UsageError, match="and the model has 64 embeddings"):
-        check_rows_fit(recipe(), trained_model(folder), splits(SHORT))
+        fits(recipe(), trained_model(folder), splits(SHORT))
 
 
 def test_a_template_that_refuses_a_role(tmp_path: Path) -> None:
@@ -67,8 +71,8 @@ def test_a_template_that_refuses_a_role(tmp_path: Path) -> None:
     good = {"messages": [{"role": "user", "content": "a day"}, answer]}
     bad = {"messages": [{"role": "system", "content": "a day"}, answer]}
     with pytest.raises(DataError, match=r"refuses row 2 of the training rows.*no system"):
-        check_rows_fit(recipe("sft"), trained_model(folder), splits(good, bad))
-    check_rows_fit(recipe("sft"), trained_model(folder), splits(good))
+        fits(recipe("sft"), trained_model(folder), splits(good, bad))
+    fits(recipe("sft"), trained_model(folder), splits(good))
 
 
 @pytest.mark.parametrize(

@@ -9,18 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pretend import spec
+from builders import trial_spec
 
 import plop_lora as plop
 from plop_lora.errors import ModelError, UsageError
 from plop_lora.models.origin import Origin
 from plop_lora.recipe import TuneRecipe, VerifyRecipe
 from plop_lora.records import Scores, TrialSpec
-from plop_lora.training.weights import TrainedModel, check_weights, trained_model, weights_key
-from plop_lora.tuning.stages import _job
-from plop_lora.verification import run as step
-from plop_lora.study.folder import check_owner, claim, mark
+from plop_lora.study.folder import check_owner, keep, mark
 from plop_lora.study.model import check_config, check_weights_fit, model_of
+from plop_lora.study.study import Study
+from plop_lora.training.events import ignore
+from plop_lora.training.weights import check_weights, trained_model, weights_key
+from plop_lora.tuning.search import Search
+from plop_lora.tuning.space import build_space
+from plop_lora.verification import run as step
+from plop_lora.verification.design import ladder_specs, make_design
 
 
 @pytest.fixture
@@ -46,8 +50,7 @@ def recipe(**values: object) -> VerifyRecipe:
 
 
 def specs(scores: Scores, wanted: VerifyRecipe) -> tuple[TrialSpec, ...]:
-    _, study = step._checked(scores, wanted, Path("run"))
-    return step.ladder_specs(study)
+    return ladder_specs(make_design(Study.open(scores, wanted, Path("run")), wanted))
 
 
 def test_other_weights_at_the_same_path_are_other_trials(scores, here: Path) -> None:
@@ -76,7 +79,7 @@ def test_the_same_name_from_another_directory_is_another_trial(
 
 def test_a_folder_of_other_weights_is_refused(scores, here: Path) -> None:
     """Its signals were measured on them, and its trials are not to be compared."""
-    mark(here / "run", "verify", model_of(recipe(), scores))
+    mark(here / "run", "verify", model_of(scores, "net"))
     specs(scores, recipe())
     checkpoint(here / "net", scores, b"other")
     with pytest.raises(UsageError, match=r"belongs to other weights of .*net"):
@@ -113,7 +116,7 @@ def test_contents_are_remembered_and_a_change_is_seen(scores, here: Path, monkey
 
 def test_a_trial_refuses_weights_that_have_changed(scores, here: Path) -> None:
     planned = dataclasses.replace(
-        spec(), model=str(here / "net"), weights=weights_key(here / "net")
+        trial_spec(), model=str(here / "net"), weights=weights_key(here / "net")
     )
     check_weights(planned)
     checkpoint(here / "net", scores, b"other")
@@ -124,27 +127,26 @@ def test_a_trial_refuses_weights_that_have_changed(scores, here: Path) -> None:
 
 def test_old_specs_keep_their_digest() -> None:
     """A field that old documents lack must not make another trial of each."""
-    document = spec().to_dict()
+    document = trial_spec().to_dict()
     assert "weights" not in document
     assert "revision" not in document
-    assert TrialSpec.from_dict(document).digest() == spec().digest()
-    told = dataclasses.replace(spec(), revision="abc")
-    assert told.digest() != spec().digest()
+    assert TrialSpec.from_dict(document).digest() == trial_spec().digest()
+    told = dataclasses.replace(trial_spec(), revision="abc")
+    assert told.digest() != trial_spec().digest()
     assert TrialSpec.from_dict(told.to_dict()) == told
 
 
 def test_the_scored_revision_of_a_hub_id_is_trained(scores, here: Path, monkeypatch) -> None:
     """Trials of a hub id would follow its main branch, whatever was scored."""
     scored = dataclasses.replace(scores.model, name="org/net", revision="a" * 40)
-    wanted = recipe(model=None)
-    assert model_of(wanted, dataclasses.replace(scores, model=scored)).revision == "a" * 40
+    assert model_of(dataclasses.replace(scores, model=scored)).revision == "a" * 40
     snapshot = here / "hub" / "models--org--net" / "snapshots" / ("b" * 40)
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
     found = str(snapshot / "config.json")
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *a, **k: found)
     assert trained_model("org/net").revision == "b" * 40
-    assert model_of(recipe(model="org/net"), scores).revision == "b" * 40
+    assert model_of(scores, "org/net").revision == "b" * 40
 
 
 def test_a_recipe_names_the_revision_of_another_model(scores, here: Path, monkeypatch) -> None:
@@ -152,29 +154,30 @@ def test_a_recipe_names_the_revision_of_another_model(scores, here: Path, monkey
     known = dataclasses.replace(scores, model=dataclasses.replace(
         scores.model, name="some/model", revision="a" * 40))  # fmt: skip
     monkeypatch.setattr("plop_lora.training.weights._cached_config", lambda *given: None)
-    assert model_of(recipe(model="some/other"), known).revision is None
-    assert model_of(recipe(model="some/other", revision="v2"), known).revision == "v2"
-    assert model_of(recipe(model="some/model", revision="v2"), known).revision == "v2"
-    assert model_of(recipe(model="some/model"), known).revision == "a" * 40
+    assert model_of(known, "some/other").revision is None
+    assert model_of(known, "some/other", "v2").revision == "v2"
+    assert model_of(known, "some/model", "v2").revision == "v2"
+    assert model_of(known, "some/model").revision == "a" * 40
     assert "revision" not in recipe().model_dump(mode="json")
 
 
 def test_a_folder_has_no_revision(scores, here: Path) -> None:
     checkpoint(here / "model", scores, b"one")
     with pytest.raises(UsageError, match="is a local folder, which has no revisions"):
-        model_of(recipe(model=str(here / "model"), revision="main"), scores)
+        model_of(scores, str(here / "model"), "main")
 
 
 def test_a_run_at_another_revision_is_another_recipe(scores, here: Path) -> None:
     before = recipe(model="some/other")
-    claim(here / "run", before, scores, TrainedModel("some/other"))
+    mark(here / "run", "verify", TrainedModel("some/other"))
+    keep(here / "run", before, scores)
     now = recipe(model="some/other", revision="v2")
     with pytest.raises(UsageError, match="its revision is None, now 'v2' is asked"):
-        check_owner(here / "run", now, scores, TrainedModel("some/other", "v2"))
+        check_owner(here / "run", now, scores)
 
 
 def test_the_revision_reaches_the_loaders(here: Path, monkeypatch) -> None:
-    from plop_lora.training import adapters
+    from plop_lora.training import base
 
     asked = {}
 
@@ -187,21 +190,26 @@ def test_the_revision_reaches_the_loaders(here: Path, monkeypatch) -> None:
             asked["config"] = revision
             raise OSError("seen")
 
-    monkeypatch.setattr(adapters, "load_tokenizer", tokenizer)
-    monkeypatch.setattr(adapters, "give_pad_token", lambda *parts: None)
-    monkeypatch.setattr(adapters, "dtype_for", lambda *parts: "float32")
-    monkeypatch.setattr(adapters, "AutoConfig", Config)
+    monkeypatch.setattr(base, "load_tokenizer", tokenizer)
+    monkeypatch.setattr(base, "give_pad_token", lambda *parts: None)
+    monkeypatch.setattr(base, "dtype_for", lambda *parts: "float32")
+    monkeypatch.setattr(base, "AutoConfig", Config)
     with pytest.raises(ModelError):
-        adapters.load_base(dataclasses.replace(spec(), revision="abc"))
+        base.load_base("sft", "net", revision="abc")
     assert asked == {"tokenizer": "abc", "config": "abc"}
 
 
 def test_a_search_of_other_weights_is_another_search(scores, here: Path) -> None:
     given = {"task": "classify", "train": "train.jsonl", "eval": "eval.jsonl", "model": "net"}
     wanted = TuneRecipe.model_validate(given)
-    before = _job(wanted, scores, here / "tune", lambda event: None, None).identity()
+    before = _search(scores, wanted, here / "tune").identity()
     checkpoint(here / "net", scores, b"other")
-    assert _job(wanted, scores, here / "tune", lambda event: None, None).identity() != before
+    assert _search(scores, wanted, here / "tune").identity() != before
+
+
+def _search(scores: Scores, wanted: TuneRecipe, folder: Path) -> Search:
+    study = Study.open(scores, wanted, folder)
+    return Search(study, build_space(study, wanted), wanted, _no_trial, ignore)
 
 
 # --------------------------------------------------------------------------- the right model
@@ -227,7 +235,7 @@ def test_a_model_of_another_type_is_refused(scores, here: Path) -> None:
 def test_a_model_of_another_size_is_refused(scores, here: Path) -> None:
     config = dict(scores.model.config, hidden_size=64, head_dim=16)
     (here / "net" / "config.json").write_text(json.dumps(config))
-    model = model_of(recipe(), scores)
+    model = model_of(scores, "net")
     check_config(model, scores, download=False)
     with pytest.raises(ModelError, match="it is another model"):
         check_weights_fit(model, [plop.place(scores)])

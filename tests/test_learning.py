@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import finetunes
-import pretend
 import pytest
 import torch
+from builders import PlantedTrials, planted_accuracy, trial_result, trial_spec
 from finetunes import prepared
 from placements import placed
-from test_verify import BETTER, Planted, folder, recipe, verify
+from test_verify import BETTER, folder, recipe, verify
 from trials import checkpoint, spec_of, write_data
 
 from plop_lora.errors import UsageError
@@ -133,7 +133,7 @@ def test_settings_that_no_trial_can_have(settings: dict[str, Any], words: str) -
 def test_half_precision_on_a_processor_is_told_before_any_trial(scores, recipe, tmp_path) -> None:
     """Every trial failed in its first step."""
     half = recipe.model_copy(update={"training": TrainingSettings(dtype="float16", device="cpu")})
-    planted = Planted(BETTER)
+    planted = planted_accuracy(BETTER)
     with pytest.raises(UsageError, match="float16 is for a GPU"):
         verify(scores, half, tmp_path, planted)
     assert planted.ran == []
@@ -208,31 +208,28 @@ def test_a_trial_that_moved_nothing_says_so(tmp_path: Path) -> None:
 
 
 def test_an_old_result_has_no_such_fields(tmp_path: Path) -> None:
-    document = pretend.result(pretend.spec()).to_dict()
+    document = trial_result(trial_spec()).to_dict()
     assert not {"nothing_learned", "rows_dropped", "rows_cut"} & document.keys()
 
 
-class Still(Planted):
-    """Every deciding trial of one arm, or every ladder, has learnt nothing."""
+def still(arm: str, *, ladder: bool) -> PlantedTrials:
+    """Return trials of which every deciding one of an arm, or its ladder, has learnt nothing."""
 
-    def __init__(self, arm: str, *, ladder: bool = False) -> None:
-        super().__init__(BETTER)
-        self.arm, self.ladder = arm, ladder
-
-    def result(self, spec: TrialSpec, root: Path) -> TrialResult:
-        found = super().result(spec, root)
-        if spec.arm == self.arm and spec.phase == CONFIRM and not self.ladder:
+    def stand_still(spec: TrialSpec, found: TrialResult) -> TrialResult:
+        if spec.arm == arm and spec.phase == CONFIRM and not ladder:
             return dataclasses.replace(found, nothing_learned=("B is 0 in every adapter",))
-        if spec.arm == self.arm and spec.phase == LADDER and self.ladder:
+        if spec.arm == arm and spec.phase == LADDER and ladder:
             return dataclasses.replace(found, metrics={"accuracy": 0.5, "loss": 0.7})
         return found
+
+    return planted_accuracy(BETTER, change=stand_still)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ladder", [False, True])
 @pytest.mark.parametrize("arm", ["plop", "mlp"])
 def test_what_learnt_nothing_confirms_nothing(scores, recipe, tmp_path, arm, ladder) -> None:
-    record = verify(scores, recipe, tmp_path, Still(arm, ladder=ladder))
+    record = verify(scores, recipe, tmp_path, still(arm, ladder=ladder))
     assert record.verdict == "cannot separate"
     assert record.exit_code == 4
     why = "the same value and the same loss at every rate" if ladder else "has learnt nothing: B is"

@@ -6,19 +6,19 @@ import io
 from pathlib import Path
 
 import pytest
-from pretend import cost, result, spec
+from builders import trial_cost, trial_result, trial_spec
 from rich.console import Console
 
 from plop_lora.recipe import Price
 from plop_lora.report.live import Board, State, Trial, drawn, live, read_curve, rows
 from plop_lora.training.events import FINISHED, RUNNING, WAITING, Event
 
-SPECS = [spec(arm, seed=seed) for arm in ("plop", "all-linear") for seed in (0, 1)]
+SPECS = [trial_spec(arm, seed=seed) for arm in ("plop", "all-linear") for seed in (0, 1)]
 STATE = State(
     trials=(
-        Trial(SPECS[0], FINISHED, (3.0, 2.0, 1.0), result(SPECS[0], 0.6124)),
+        Trial(SPECS[0], FINISHED, (3.0, 2.0, 1.0), trial_result(SPECS[0], 0.6124)),
         Trial(SPECS[1], RUNNING, (3.0, 2.5)),
-        Trial(SPECS[2], FINISHED, (), result(SPECS[2], None)),
+        Trial(SPECS[2], FINISHED, (), trial_result(SPECS[2], None)),
         Trial(SPECS[3]),
     ),
     elapsed=34.0,
@@ -53,10 +53,10 @@ def test_arms_by_seeds() -> None:
 
 def test_the_ladder_shows_rates_and_the_next_phase_replaces_it() -> None:
     """Two seeds of one arm would share a cell, were rates and seeds mixed in one table."""
-    ladder = [spec("plop", phase="ladder", learning_rate=rate) for rate in (6e-4, 6e-5)]
+    ladder = [trial_spec("plop", phase="ladder", learning_rate=rate) for rate in (6e-4, 6e-5)]
     table = rows(State((*(Trial(s) for s in ladder), Trial(SPECS[0]))))
     assert [column.name for column in table.columns] == ["arm", "6e-05", "0.0006"]
-    done = tuple(Trial(s, FINISHED, (), result(s)) for s in ladder)
+    done = tuple(Trial(s, FINISHED, (), trial_result(s)) for s in ladder)
     assert rows(State((*done, Trial(SPECS[0])))).title.startswith("Trials, confirmation: 0 of 1")
     assert rows(State(done)).title.startswith("Trials, learning-rate ladder: 2 of 2")
     assert rows(State(())).rows == ()
@@ -64,11 +64,11 @@ def test_the_ladder_shows_rates_and_the_next_phase_replaces_it() -> None:
 
 def test_a_search_has_a_row_a_trial() -> None:
     """A search tries each rate once: as columns they would be a diagonal, wider than any screen."""
-    search = [spec(f"r{n}", phase="ladder", learning_rate=n * 1e-4) for n in (1, 2, 3)]
+    search = [trial_spec(f"r{n}", phase="ladder", learning_rate=n * 1e-4) for n in (1, 2, 3)]
     assert rows(State(tuple(Trial(s) for s in search))).rows == (
         ("r1", "0.0001", "·"), ("r2", "0.0002", "·"), ("r3", "0.0003", "·"),
     )  # fmt: skip
-    alike = [spec(learning_rate=rate) for rate in (1e-4, 2e-4)]
+    alike = [trial_spec(learning_rate=rate) for rate in (1e-4, 2e-4)]
     assert len(rows(State(tuple(Trial(s) for s in alike))).rows) == 2
 
 
@@ -109,7 +109,7 @@ def test_time_to_go_is_shared_among_those_that_run_at_once(tmp_path: Path) -> No
     for one in SPECS[:2]:
         board(Event(one, tmp_path, RUNNING))
     now[0] = 110.0
-    first = result(SPECS[0], cost=cost(10.0, devices=3))
+    first = trial_result(SPECS[0], cost=trial_cost(10.0, devices=3))
     board(Event(SPECS[0], tmp_path, FINISHED, first))
     board(Event(SPECS[2], tmp_path, RUNNING))
     now[0] = 114.0
@@ -122,7 +122,7 @@ def test_a_trial_that_was_found_costs_nothing_now(tmp_path: Path) -> None:
     """Going on with a run would otherwise count the hours of the run before as its own."""
     board = Board(SPECS)
     board(Event(SPECS[0], tmp_path, WAITING))
-    board(Event(SPECS[0], tmp_path, FINISHED, result(SPECS[0])))
+    board(Event(SPECS[0], tmp_path, FINISHED, trial_result(SPECS[0])))
     assert board.state().device_seconds == 0.0
     assert board.state().left == pytest.approx(30.0)
 
@@ -131,8 +131,8 @@ def _events(watch, folder: Path) -> None:
     for one in SPECS:
         watch(Event(one, folder, WAITING))
     watch(Event(SPECS[0], folder, RUNNING))
-    watch(Event(SPECS[0], folder, FINISHED, result(SPECS[0], 0.5)))
-    watch(Event(SPECS[1], folder, FINISHED, result(SPECS[1], None)))
+    watch(Event(SPECS[0], folder, FINISHED, trial_result(SPECS[0], 0.5)))
+    watch(Event(SPECS[1], folder, FINISHED, trial_result(SPECS[1], None)))
 
 
 def test_without_a_terminal_each_finished_trial_is_one_line(tmp_path: Path, capsys) -> None:
@@ -163,17 +163,17 @@ def test_a_trial_that_takes_longer_is_not_over(tmp_path: Path) -> None:
     board = Board(SPECS[:2], clock=lambda: now[0])
     for one in SPECS[:2]:
         board(Event(one, tmp_path, RUNNING))
-    board(Event(SPECS[0], tmp_path, FINISHED, result(SPECS[0], cost=cost(10.0))))
+    board(Event(SPECS[0], tmp_path, FINISHED, trial_result(SPECS[0], cost=trial_cost(10.0))))
     now[0] = 99.0
     assert rows(board.state()).lines[-2] == "99 s so far, the last trials take longer."
-    board(Event(SPECS[1], tmp_path, FINISHED, result(SPECS[1], cost=cost(99.0))))
+    board(Event(SPECS[1], tmp_path, FINISHED, trial_result(SPECS[1], cost=trial_cost(99.0))))
     assert rows(board.state()).lines[-2] == "99 s so far."
-    assert "to go" not in board.line(Event(SPECS[1], tmp_path, FINISHED, result(SPECS[1])))
+    assert "to go" not in board.line(Event(SPECS[1], tmp_path, FINISHED, trial_result(SPECS[1])))
 
 
 def test_phases_have_the_names_of_the_plan() -> None:
     """A search called its second stage by the name of its first."""
     for phase, name in (("ladder", "learning-rate ladder"), ("search", "search"),
                         ("confirm", "confirmation"), ("untrained", "untrained model")):  # fmt: skip
-        table = rows(State((Trial(spec(phase=phase)),)))
+        table = rows(State((Trial(trial_spec(phase=phase)),)))
         assert table.title == f"Trials, {name}: 0 of 1 finished"

@@ -13,7 +13,8 @@ from pathlib import Path
 import pretend
 import pytest
 import torch
-from pretend import notes, spec
+from builders import trial_result, trial_spec
+from pretend import notes
 
 from plop_lora.errors import UsageError
 from plop_lora.recipe import Runner
@@ -32,7 +33,7 @@ def run(tmp_path: Path) -> Callable[..., TrialResult]:
 
     def run_here(arm: str) -> TrialResult:
         (result,) = run_trials(
-            [spec(arm, **QUICK)], tmp_path / "run", Runner(workers=1), command=command
+            [trial_spec(arm, **QUICK)], tmp_path / "run", Runner(workers=1), command=command
         )
         return result
 
@@ -106,7 +107,7 @@ def test_trials_do_not_import_from_the_working_directory(tmp_path: Path) -> None
 )
 def test_a_folder_is_named_by_arm_and_seed(tmp_path: Path, arm: str, beginning: str) -> None:
     """Forty folders of hexadecimal digits say nothing to whoever looks for one log."""
-    made = spec(arm, seed=3)
+    made = trial_spec(arm, seed=3)
     folder = trial_folder(tmp_path, made)
     assert folder.name == beginning + made.digest()[:16]
     assert folder.parent == tmp_path
@@ -115,7 +116,7 @@ def test_a_folder_is_named_by_arm_and_seed(tmp_path: Path, arm: str, beginning: 
 
 
 def test_a_folder_of_an_older_release_is_found(tmp_path: Path) -> None:
-    made = spec()
+    made = trial_spec()
     (tmp_path / made.digest()[:16]).mkdir()
     assert trial_folder(tmp_path, made) == tmp_path / made.digest()[:16]
 
@@ -125,7 +126,7 @@ def test_a_link_in_the_folder_keeps_its_target(run, tmp_path: Path, name: str) -
     """An emptied curve was what the link pointed to: any file of the user's."""
     precious = tmp_path / "precious.txt"
     precious.write_text("mine")
-    folder = trial_folder(tmp_path / "run", spec("good", **QUICK))
+    folder = trial_folder(tmp_path / "run", trial_spec("good", **QUICK))
     folder.mkdir(parents=True)
     (folder / name).symlink_to(precious)
     with pytest.raises(UsageError, match="is a link"):
@@ -136,6 +137,6 @@ def test_a_link_in_the_folder_keeps_its_target(run, tmp_path: Path, name: str) -
 
 
 def test_old_results_say_nothing_of_the_machine() -> None:
-    document = pretend.result(spec()).to_dict()
+    document = trial_result(trial_spec()).to_dict()
     assert "mendable" not in document
-    assert TrialResult.from_dict(document) == dataclasses.replace(pretend.result(spec()))
+    assert TrialResult.from_dict(document) == dataclasses.replace(trial_result(trial_spec()))

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import pretend
+import builders
 import pytest
 
 import plop_lora as plop
@@ -24,8 +24,8 @@ from plop_lora.report.live import Board, State, Trial, drawn, live, rows
 from plop_lora.report.rows import shown
 from plop_lora.report.terminal import as_html, as_text
 from plop_lora.sampling import shares
-from plop_lora.training.events import FINISHED, Event
 from plop_lora.study.folder import check_disk
+from plop_lora.training.events import FINISHED, Event
 
 GOLDEN = Path(__file__).parent / "golden"
 Run = Callable[..., tuple[int, str, str]]
@@ -140,8 +140,8 @@ def test_live_tables_move_no_cursor() -> None:
     """The name of an arm and the cause of a failure come from others as well."""
     from rich.console import Console
 
-    spec = pretend.spec(f"arm{ESCAPE}")
-    result = pretend.result(spec, None, cause=f"cause{ESCAPE}")
+    spec = builders.trial_spec(f"arm{ESCAPE}")
+    result = builders.trial_result(spec, None, cause=f"cause{ESCAPE}")
     console = Console(file=io.StringIO(), width=200, color_system=None)
     console.print(drawn(shown(rows(State((Trial(spec, FINISHED, (), result),))))))
     lines = Console(file=io.StringIO(), force_terminal=False)

@@ -26,10 +26,9 @@ from plop_lora.cli import main
 from plop_lora.recipe import Runner, TuneRecipe, VerifyRecipe
 from plop_lora.records import Placement, Scores, TrialResult, Tuning, Verification
 from plop_lora.records.trial import CONFIRM, UNTRAINED
+from plop_lora.study.folder import keep
 from plop_lora.training.folder import trial_folder
 from plop_lora.verification import run as step
-from plop_lora.study.folder import claim
-from plop_lora.study.model import model_of
 
 pytest.importorskip("trl")
 pytestmark = [
@@ -291,7 +290,6 @@ def test_a_search_ends_in_files_that_the_next_steps_take(
     """The whole search with real trials; what it leaves is used by verify and export as it is."""
     pytest.importorskip("optuna")
     from plop_lora.tuning import tune
-    from plop_lora.tuning.steps import usual_steps
 
     shared = place.recipe().model_dump(include={*TuneRecipe.model_fields} - {"seeds", "rank"})
     recipe = TuneRecipe.model_validate(
@@ -300,8 +298,7 @@ def test_a_search_ends_in_files_that_the_next_steps_take(
                   "inits": ("default",)}
     )  # fmt: skip
     scores, run, folder = lowest(place.scores, "o_proj"), Here(), tmp_path / "run"
-    steps = dataclasses.replace(usual_steps(), run=run)
-    tuning = tune(scores, recipe, folder, steps=steps)
+    tuning = tune(scores, recipe, folder=folder, run=run)
     searched = [trial for trial in tuning.history if trial.value is not None]
     assert len(searched) == 4
     assert len(run.trained) == 4 + len(tuning.candidates) * len(tuning.seeds)
@@ -321,7 +318,7 @@ def test_a_search_ends_in_files_that_the_next_steps_take(
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert config["r"] == tuning.chosen.rank
     before, again = kept(folder), Here()
-    second = tune(scores, recipe, folder, steps=dataclasses.replace(steps, run=again))
+    second = tune(scores, recipe, folder=folder, run=again)
     assert again.trained == []
     assert kept(folder) == before
     assert (second.chosen, second.history) == (tuning.chosen, tuning.history)
@@ -430,7 +427,7 @@ def test_a_folder_of_another_recipe_is_refused(plop_in, place: Place, tmp_path: 
     """Trials of two recipes under one roof would be compared with each other."""
     scores = Scores.load(tmp_path / "scores.json")
     other = place.recipe(top=2)
-    claim(tmp_path / "run", other, scores, model_of(other, scores))
+    keep(tmp_path / "run", other, scores)
     code, errors = plop_in("verify", {})
     assert (code, errors.count("\n")) == (2, 1)
     assert "belongs to another recipe: its top is 2, now 1 is asked" in errors

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pretend
 import pytest
+from builders import trial_result, trial_spec
 
 from plop_lora.errors import RecordError
 from plop_lora.records import Comparison, Placement, Record, Scores, TrialResult, TrialSpec
@@ -162,5 +162,5 @@ def test_numbers_are_looked_at_wherever_they_stand() -> None:
 
 def test_causes_may_hold_what_a_library_says(tmp_path: Path) -> None:
     """A colourful message of another library must not make a finished trial unreadable."""
-    result = pretend.result(pretend.spec(), None, cause="\x1b[31mred\x1b[0m\nand more")
+    result = trial_result(trial_spec(), None, cause="\x1b[31mred\x1b[0m\nand more")
     assert TrialResult.load(result.save(tmp_path / "result.json")) == result

@@ -10,12 +10,12 @@ from finetunes import prepared, session, spec
 
 from plop_lora.errors import DataError
 from plop_lora.recipe import VerifyRecipe
+from plop_lora.study.rows import read_task_rows
 from plop_lora.texts import UnreadableError, messages_of
 from plop_lora.training import eva, sft
 from plop_lora.training.chats import example_of, prompt_tokens, template_arguments
 from plop_lora.training.losses import judgeable
 from plop_lora.training.task import Prepared
-from plop_lora.study.rows import read_task_rows
 
 TEMPLATE = (
     "{% if tools %}{{ tools | tojson }}\n{% endif %}{% if style %}{{ style }}\n{% endif %}"

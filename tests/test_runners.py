@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pretend
 import pytest
-from pretend import gone, notes, spec, until
+from builders import trial_spec
+from pretend import gone, notes, until
 
 from plop_lora.recipe import RUNNERS, Runner
 from plop_lora.records import TrainingSettings, TrialResult
@@ -46,7 +47,7 @@ def run(tmp_path: Path) -> Callable[..., tuple[TrialResult, ...]]:
 
 def test_results_come_in_the_order_of_the_specs(run, tmp_path: Path) -> None:
     """The first to end is not the first asked for; a result under another's name decides wrong."""
-    specs = [spec(seed=n, learning_rate=rate) for n, rate in enumerate((0.2, 0.001, 0.001))]
+    specs = [trial_spec(seed=n, learning_rate=rate) for n, rate in enumerate((0.2, 0.001, 0.001))]
     results = run(*specs)
     assert [r.spec_digest for r in results] == [s.digest() for s in specs]
     assert [r.metrics["loss"] for r in results] == pytest.approx([1.0, 1.1, 1.2])
@@ -57,7 +58,7 @@ def test_results_come_in_the_order_of_the_specs(run, tmp_path: Path) -> None:
 
 
 def test_a_spec_given_twice_runs_once_and_a_finished_one_never_again(run, tmp_path: Path) -> None:
-    first, second = spec(seed=1, **QUICK), spec(seed=2, **QUICK)
+    first, second = trial_spec(seed=1, **QUICK), trial_spec(seed=2, **QUICK)
     before = run(first, second, first)
     assert before[0] == before[2]
     assert run(second, first) == (before[1], before[0])
@@ -66,13 +67,13 @@ def test_a_spec_given_twice_runs_once_and_a_finished_one_never_again(run, tmp_pa
 
 def test_finished_trials_need_no_runner(run) -> None:
     """Reading results must not start a cluster, or wait for one."""
-    one = spec(**QUICK)
+    one = trial_spec(**QUICK)
     assert run(one) == run(one, runner=Runner(kind="ray", address="127.0.0.1:9"))
 
 
 def test_events_tell_waiting_running_finished_in_that_order(run) -> None:
     """The live table counts on each state once, and on none of a trial that was found."""
-    specs = [spec(seed=n, **QUICK) for n in range(3)]
+    specs = [trial_spec(seed=n, **QUICK) for n in range(3)]
     run(specs[0])
     seen: list[Event] = []
     run(*specs, watch=seen.append)
@@ -97,13 +98,13 @@ def test_events_tell_waiting_running_finished_in_that_order(run) -> None:
 def test_a_death_is_recorded_with_its_cause_and_sinks_nothing(
     run, tmp_path: Path, arm: str, cause: str
 ) -> None:
-    broken, sound = run(spec(arm, **QUICK), spec(**QUICK))
+    broken, sound = run(trial_spec(arm, **QUICK), trial_spec(**QUICK))
     assert (broken.status, sound.status) == ("failed", "done")
     assert broken.cause is not None
     assert cause in broken.cause
     assert broken.metric == "loss"
     assert broken.trainable_parameters == 64
-    (again,) = run(spec(arm, **QUICK))
+    (again,) = run(trial_spec(arm, **QUICK))
     assert again.cause == broken.cause
     # What the trial wrote itself is finished; all else the machine or the user can mend.
     assert again.mendable == broken.mendable == (arm != "fails")
@@ -114,7 +115,7 @@ def test_a_death_is_recorded_with_its_cause_and_sinks_nothing(
 @pytest.mark.parametrize("arm", ["killed", "memory"])
 def test_a_lack_of_memory_gets_half_the_batch_once(run, tmp_path: Path, arm: str) -> None:
     """Endless halving would hide that the machine is too small; none would waste a whole arm."""
-    (broken,) = run(spec(arm, **QUICK))
+    (broken,) = run(trial_spec(arm, **QUICK))
     assert [words[2] for words in notes(tmp_path / "run", "start")] == ["None", "4"]
     assert broken.status == "failed"
     assert broken.batch_size == 4
@@ -124,19 +125,19 @@ def test_a_lack_of_memory_gets_half_the_batch_once(run, tmp_path: Path, arm: str
 
 @pytest.mark.parametrize("arm", ["killed-once", "big"])
 def test_half_the_batch_may_succeed(run, arm: str) -> None:
-    (sound,) = run(spec(arm, **QUICK))
+    (sound,) = run(trial_spec(arm, **QUICK))
     assert (sound.status, sound.batch_size) == ("done", 4)
 
 
 def test_a_batch_of_one_is_not_halved(run, tmp_path: Path) -> None:
     settings = TrainingSettings(device="cpu", batch_size=1)
-    (broken,) = run(spec("memory", training=settings, **QUICK))
+    (broken,) = run(trial_spec("memory", training=settings, **QUICK))
     assert broken.status == "failed"
     assert len(notes(tmp_path / "run", "start")) == 1
 
 
 def test_trackers_reach_the_command(run, tmp_path: Path) -> None:
-    run(spec(**QUICK), report_to=("trackio", "mlflow"))
+    run(trial_spec(**QUICK), report_to=("trackio", "mlflow"))
     assert notes(tmp_path / "run", "start")[0][3:5] == ["trackio", "mlflow"]
 
 
@@ -148,7 +149,7 @@ def test_a_recipe_knows_the_runners_that_there_are() -> None:
 
 
 def _jobs(number: int, device: str = "auto") -> list[Job]:
-    one = spec(training=TrainingSettings(device=device))
+    one = trial_spec(training=TrainingSettings(device=device))
     return [Job(one, Path("x"), (), Path())] * number
 
 
@@ -182,7 +183,7 @@ def test_a_gpu_of_the_users_choice_reaches_the_command(
 ) -> None:
     monkeypatch.setattr(local, "visible_gpus", lambda: (local.Gpu("GPU-1a", "A"),))
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    run(spec(training=TrainingSettings(), **QUICK), runner=Runner())
+    run(trial_spec(training=TrainingSettings(), **QUICK), runner=Runner())
     assert notes(tmp_path / "run", "start")[0][3:] == ["3", "GPU-1a"]
 
 
@@ -213,7 +214,7 @@ def test_a_signal_ends_all_trials_and_records_none(
     """Ctrl-C must neither leave a finetune on the GPU nor a failure that was none."""
     monkeypatch.setattr(attempt, "_STOP_SECONDS", 0.5)
     root = tmp_path / "run"
-    specs = [spec(arm, seed=n) for n in range(3)]
+    specs = [trial_spec(arm, seed=n) for n in range(3)]
 
     def interrupt() -> None:
         for each in specs[:2]:
@@ -240,7 +241,7 @@ def test_a_trial_that_dies_of_the_same_signal_as_the_run_has_not_failed(
     run, usual_signals: None, tmp_path: Path
 ) -> None:
     """A scheduler signals every process of a job; the trial may go before its runner hears it."""
-    root, long = tmp_path / "run", spec("long")
+    root, long = tmp_path / "run", trial_spec("long")
 
     def interrupt() -> None:
         until(lambda: (trial_folder(root, long) / "curve.jsonl").exists())
@@ -259,12 +260,12 @@ def test_a_trial_that_dies_of_the_same_signal_as_the_run_has_not_failed(
 _RUNNER = """
 import sys
 from pathlib import Path
-import pretend
+from builders import trial_spec
 from plop_lora.recipe import RUNNERS, Runner
 from plop_lora.training.runners import run_trials
 
 root, command = Path(sys.argv[1]), tuple(sys.argv[3:])
-specs = [pretend.spec(sys.argv[2], seed=n, learning_rate=0.1) for n in range(6)]
+specs = [trial_spec(sys.argv[2], seed=n, learning_rate=0.1) for n in range(6)]
 run_trials(specs, root, Runner(workers=2), command=command)
 """
 
@@ -307,7 +308,7 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path, luck: int) -> None:
         runner.wait()
     until(lambda: all(gone(int(words[1])) for words in notes(root, "start")))
     kept = {path: path.stat().st_mtime_ns for path in root.glob("*/result.json")}
-    specs = [spec(seed=n, learning_rate=0.1) for n in range(6)]
+    specs = [trial_spec(seed=n, learning_rate=0.1) for n in range(6)]
     results = run_trials(specs, root, TWO, command=command)
     assert [(r.seed, r.status) for r in results] == [(n, "done") for n in range(6)]
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
@@ -322,7 +323,7 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path, luck: int) -> None:
 def test_a_run_in_a_thread_leaves_the_signals_alone(run) -> None:
     """Python lets only its main thread handle signals; a notebook's worker is another."""
     results: list[TrialResult] = []
-    thread = threading.Thread(target=lambda: results.extend(run(spec(**QUICK))))
+    thread = threading.Thread(target=lambda: results.extend(run(trial_spec(**QUICK))))
     thread.start()
     thread.join()
     assert results[0].done
@@ -331,7 +332,7 @@ def test_a_run_in_a_thread_leaves_the_signals_alone(run) -> None:
 @pytest.mark.slow
 def test_two_runs_in_one_folder_share_the_trials(run, tmp_path: Path) -> None:
     """The same command on two machines must halve the time, not double the cost."""
-    specs = [spec(seed=n, learning_rate=0.05) for n in range(4)]
+    specs = [trial_spec(seed=n, learning_rate=0.05) for n in range(4)]
     others: list[TrialResult] = []
     seen: list[Event] = []
     thread = threading.Thread(target=lambda: others.extend(run(*specs)))
@@ -354,7 +355,7 @@ def test_the_slurm_array_runs_the_trial_of_its_number(tmp_path: Path) -> None:
     """The example is what people copy: it must pick the right line and skip what is finished."""
     script = Path(__file__).parents[1] / "examples" / "slurm_array.sh"
     root, command = tmp_path / "run", pretend.command(tmp_path)
-    specs = [spec(seed=n, **QUICK) for n in range(2)]
+    specs = [trial_spec(seed=n, **QUICK) for n in range(2)]
     paths = [each.save(trial_folder(root, each) / "spec.json") for each in specs]
     (tmp_path / "specs.txt").write_text("".join(f"{path}\n" for path in paths))
     environment = os.environ | {"PLOP_TRIAL": " ".join(command)}

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pretend
 import pytest
-from pretend import gone, notes, spec, until
+from builders import trial_spec
+from pretend import gone, notes, until
 
 from plop_lora.errors import UsageError
 from plop_lora.recipe import Runner
@@ -39,7 +40,7 @@ def test_ray_equals_the_local_pool(running: None, tmp_path: Path) -> None:
     """Where a trial runs must not show in its result; a lost worker costs a second start."""
     command = pretend.command(tmp_path)
     arms = ("good", "worker-killed-once", "error", "big")
-    specs = [spec(arm, seed=n, learning_rate=0.05) for n, arm in enumerate(arms)]
+    specs = [trial_spec(arm, seed=n, learning_rate=0.05) for n, arm in enumerate(arms)]
     seen: list[Event] = []
     there = run_trials(specs, tmp_path / "ray", RAY, watch=seen.append, command=command)
     here_specs = [dataclasses.replace(specs[1], arm="good") if n == 1 else each
@@ -63,7 +64,7 @@ def test_a_worker_lost_for_good_is_a_failed_trial(
     monkeypatch.setattr(cluster, "RETRIES", 0)
     command = pretend.command(tmp_path)
     lost, sound = run_trials(
-        [spec("worker-killed-once"), spec(learning_rate=0.01)], tmp_path / "run", RAY,
+        [trial_spec("worker-killed-once"), trial_spec(learning_rate=0.01)], tmp_path / "run", RAY,
         command=command,
     )  # fmt: skip
     assert (lost.status, sound.status) == ("failed", "done")
@@ -80,7 +81,7 @@ def test_what_ends_the_run_ends_its_trials(running: None, tmp_path: Path) -> Non
             raise RuntimeError("enough")
 
     with pytest.raises(RuntimeError, match="enough"):
-        run_trials([spec("long")], tmp_path / "run", RAY, watch=stop, command=command)
+        run_trials([trial_spec("long")], tmp_path / "run", RAY, watch=stop, command=command)
     pid = int(notes(tmp_path / "run", "start")[0][1])
     until(lambda: gone(pid))
     assert not list((tmp_path / "run").glob("*/result.json"))
@@ -89,10 +90,10 @@ def test_what_ends_the_run_ends_its_trials(running: None, tmp_path: Path) -> Non
 def test_more_gpus_than_a_machine_has_are_refused(running: None, tmp_path: Path) -> None:
     """Ray itself would wait for such a machine for ever."""
     with pytest.raises(UsageError, match=r"runner\.gpus 64 is not possible"):
-        run_trials([spec()], tmp_path, Runner(kind="ray", gpus=64), command=("false",))
+        run_trials([trial_spec()], tmp_path, Runner(kind="ray", gpus=64), command=("false",))
 
 
 def test_no_cluster_is_told_at_once(tmp_path: Path) -> None:
     runner = Runner(kind="ray", address="127.0.0.1:9")
     with pytest.raises(UsageError, match=r"No Ray cluster answers at 127\.0\.0\.1:9"):
-        run_trials([spec()], tmp_path, runner, command=("false",))
+        run_trials([trial_spec()], tmp_path, runner, command=("false",))

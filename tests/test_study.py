@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pretend
 import pytest
+from builders import PlantedTrials, trial_result
 
 from plop_lora.demo import DATA, MODEL
 from plop_lora.records import TrialResult, TrialSpec
-from plop_lora.training.events import FINISHED, Event
+from plop_lora.training.folder import trial_folder
 
 pytestmark = pytest.mark.slow
 
@@ -71,20 +72,8 @@ def _open(scripts: Any, root: Path, results: Path) -> Any:
 def _result(spec: TrialSpec, losses: Sequence[float], cause: str | None = None) -> TrialResult:
     """Return a result with the loss of every row, or a failed one with its cause."""
     if cause is not None:
-        return pretend.result(spec, None, cause=cause)
-    return pretend.result(spec, sum(losses) / len(losses), items={"loss": tuple(losses)})
-
-
-class _Trials:
-    """Trials that cost nothing: the loss of each is what `outcome` says."""
-
-    def __init__(self, outcome: Any) -> None:
-        self.outcome, self.ran = outcome, []
-
-    def __call__(self, specs: Sequence[TrialSpec], root: Path, runner: Any, *, watch: Any) -> None:
-        for spec in specs:
-            self.ran.append(spec)
-            watch(Event(spec, root / spec.digest()[:16], FINISHED, self.outcome(spec)))
+        return trial_result(spec, None, cause=cause)
+    return trial_result(spec, sum(losses) / len(losses), items={"loss": tuple(losses)})
 
 
 def test_every_arm_has_the_same_number_of_parameters(scripts: Any, prepared: Any) -> None:
@@ -104,10 +93,10 @@ def test_what_is_missing_is_run_once_and_further_seeds_at_the_best_rate(
     study_script, pair = scripts[0], prepared[0]
     best = {2e-4: [3.0] * 8, 2e-3: [1.0] * 4 + [9.0] * 4, 6e-3: [2.0] * 8}
 
-    def outcome(spec: TrialSpec) -> TrialResult:
+    def outcome(spec: TrialSpec, root: Path) -> TrialResult:
         return _result(spec, best.get(spec.learning_rate, [5.0] * 8))
 
-    trials = _Trials(outcome)
+    trials = PlantedTrials(outcome)
     monkeypatch.setattr(study_script, "run_trials", trials)
     study = _open(scripts, prepared[1], tmp_path)
     study_script.run(study, None)
@@ -121,10 +110,13 @@ def test_what_is_missing_is_run_once_and_further_seeds_at_the_best_rate(
     assert {spec.learning_rate for spec in confirmed} == {2e-3}
     assert {spec.seed for spec in confirmed} == set(range(1, 8))
     assert trials.ran[0].learning_rate == 0.0
+    ran = tuple(trials.ran)
     trials.ran.clear()
     study_script.run(study, None)
     assert trials.ran == []
     (tmp_path / PAIR / "plop.r0.0002.s0.json").unlink()
+    (lost,) = (spec for spec in ran if (spec.arm, spec.learning_rate) == ("plop", 2e-4))
+    shutil.rmtree(trial_folder(study.folder / "trials", lost))
     study_script.run(study, None)
     assert [spec.arm for spec in trials.ran] == ["plop"]
 
@@ -134,14 +126,14 @@ def test_a_diverged_trial_is_a_result_and_one_of_the_machine_is_not(
 ) -> None:
     """A full disk must not count as a bad learning rate, nor a bad rate as a full disk."""
 
-    def outcome(spec: TrialSpec) -> TrialResult:
+    def outcome(spec: TrialSpec, root: Path) -> TrialResult:
         if spec.learning_rate == 2e-3:
             return _result(spec, [], "loss became NaN at step 2")
         if spec.arm == "mlp":
             return _result(spec, [], "killed by SIGKILL, often the system's out-of-memory killer")
         return _result(spec, [1.0] * 8)
 
-    trials = _Trials(outcome)
+    trials = PlantedTrials(outcome)
     monkeypatch.setattr(scripts[0], "run_trials", trials)
     study = _open(scripts, prepared[1], tmp_path)
     scripts[0].run(study, None)

@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import math
 import random
-import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from builders import PlantedTrials, trial_cost, trial_result
 from typer.testing import CliRunner
 
 import plop_lora as plop
 from plop_lora.cli import app
 from plop_lora.errors import MeasurementError, MissingExtraError, UsageError
+from plop_lora.placement import with_rank
 from plop_lora.recipe import Runner, TuneRecipe, VerifyRecipe
 from plop_lora.records import (
-    CostLedger,
     Placement,
     Scores,
-    Spent,
-    TrialCost,
+    TrainingSettings,
     TrialResult,
     TrialSpec,
     Tuning,
     TuningPlan,
 )
-from plop_lora.records.trial import CONFIRM, DONE, LADDER, SEARCH
+from plop_lora.records.trial import CONFIRM, LADDER, SEARCH
 from plop_lora.records.tuning import (
     BETTER,
     FAILED,
@@ -48,11 +46,11 @@ from plop_lora.records.tuning import (
     Configuration,
 )
 from plop_lora.report.terminal import as_text
-from plop_lora.training.folder import trial_folder
+from plop_lora.study.study import Study
+from plop_lora.training.inits import INITS
 from plop_lora.tuning import plan, tune
-from plop_lora.tuning.confirm import decide, verdict_of
-from plop_lora.tuning.space import Space, build_space, ladder_rates, reranked
-from plop_lora.tuning.steps import Rows, RowsFile, Steps, Versus
+from plop_lora.tuning.confirm import Versus, decide, verdict_of
+from plop_lora.tuning.space import USUAL, Space, build_space, ladder_rates
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -61,11 +59,8 @@ BUDGET = 14_000
 """Of the 16 pairs of placement and rank some lie above it."""
 BEST_RATE = 4e-4
 MLP = {"gate_proj", "up_proj", "down_proj"}
-ROWS = Rows(
-    RowsFile("train.jsonl", "a" * 64, 200),
-    RowsFile("select.jsonl", "b" * 64, 20),
-    RowsFile("report.jsonl", "c" * 64, 50),
-)
+TRAIN_ROWS, SELECTED = 200, 22
+"""Of the 222 rows that `write_rows` makes."""
 RECIPE = TuneRecipe(
     task="sft", train="train.jsonl", eval="eval.jsonl", trials=20, runner=Runner(workers=1),
     budget=BUDGET,
@@ -80,96 +75,46 @@ def true_loss(placement: Placement, rate: float) -> float:
     return 1 + wrong + 0.02 * abs(math.log2(rank / 8)) + 0.3 * math.log10(rate / BEST_RATE) ** 2
 
 
-class Stopped(BaseException):
-    """What a kill looks like from inside."""
-
-
-class Machine:
-    """Runs trials that cost nothing; keeps results in files as the real runner does.
-
-    `trained` has the specs that really ran; `die_at` kills the run before the trial of that
-    number, `fails` says which trials end with a cause.
-    """
+class Machine(PlantedTrials):
+    """Trials of a search that cost nothing and end with their true loss; `fails` names causes."""
 
     def __init__(
         self,
         *,
-        die_at: int | None = None,
         fails: Callable[[TrialSpec], str | None] = lambda spec: None,
-        noise: float = 0.0,
+        **planted: object,
     ) -> None:
-        self.trained: list[TrialSpec] = []
-        self.compared: list[Mapping[str, Sequence[TrialResult]]] = []
-        self.batches: list[int] = []
-        self.die_at, self.fails, self.noise = die_at, fails, noise
+        super().__init__(self._outcome, **planted)
+        self.fails = fails
 
-    def run(self, specs, root, runner, *, report_to=(), watch=None) -> tuple[TrialResult, ...]:
-        self.batches.append(len(specs))
-        return tuple(self._one(spec, trial_folder(root, spec) / "result.json") for spec in specs)
-
-    def _one(self, spec: TrialSpec, path: Path) -> TrialResult:
-        if path.exists():
-            return TrialResult.load(path)
-        if len(self.trained) == self.die_at:
-            raise Stopped
-        self.trained.append(spec)
-        result = self._result(spec)
-        spec.save(path.parent / "spec.json")
-        result.save(path)
-        return result
-
-    def _result(self, spec: TrialSpec) -> TrialResult:
-        draw = random.Random(f"{spec.seed} {spec.arm} {spec.phase}")
-        loss = true_loss(spec.placement, spec.learning_rate) + self.noise * draw.gauss(0, 1)
-        cause = self.fails(spec)
-        cost = TrialCost(
-            wall_seconds=SECONDS, train_seconds=SECONDS, evaluate_seconds=0.0, devices=1,
-            device="cpu", accelerator=False, peak_memory=1, tokens=1,
-        )  # fmt: skip
-        return TrialResult(
-            spec_digest=spec.digest(), arm=spec.arm, seed=spec.seed, phase=spec.phase,
-            learning_rate=spec.learning_rate, status=FAILED if cause else DONE, cause=cause,
-            metric="loss", metrics={} if cause else {"loss": loss}, items={},
-            trainable_parameters=spec.placement.trainable_parameters, batch_size=8, cost=cost,
-        )  # fmt: skip
-
-    def compare(self, default, rivals, *, margin) -> dict[str, Versus]:
-        """Pair by seed; an interval of ± 0.005 around the mean difference of the loss."""
-        self.compared.append({"default": default} | dict(rivals))
-        found = {}
-        for name, results in rivals.items():
-            pairs = [
-                one.metrics["loss"] - other.metrics["loss"]
-                for one, other in zip(default, results, strict=True)
-                if one.done and other.done
-            ]
-            mean = statistics.fmean(pairs) if pairs else None
-            found[name] = (
-                Versus(None, None, None, None)
-                if mean is None
-                else Versus(mean, mean - 0.005, mean + 0.005, 0.01)
-            )
-        return found
-
-    @property
-    def steps(self) -> Steps:
-        return Steps(self.run, lambda recipe, scores, folder: ROWS, self.compare, count_costs)
-
-    def of_phase(self, phase: str) -> list[TrialSpec]:
-        return [spec for spec in self.trained if spec.phase == phase]
+    def _outcome(self, spec: TrialSpec, root: Path) -> TrialResult:
+        cost = trial_cost(SECONDS)
+        if (cause := self.fails(spec)) is not None:
+            return trial_result(spec, None, cause=cause, cost=cost)
+        return trial_result(spec, true_loss(spec.placement, spec.learning_rate), cost=cost)
 
 
-def count_costs(parts, *, price, currency) -> CostLedger:
-    def line(what: str, costs: Sequence[TrialCost]) -> Spent:
-        seconds = sum(cost.wall_seconds for cost in costs)
-        return Spent(what=what, trials=len(costs), wall_seconds=seconds, device_seconds=seconds,
-                     gpu_hours=None, money=None, tokens=0, peak_memory=0)  # fmt: skip
+def write_rows(folder: Path, scores: Scores) -> None:
+    """Write rows for sft and what is read of the scored model."""
+    for name, start, count in (("train", 0, 222), ("eval", 900, 50)):
+        rows = ({"prompt": f"word {n}", "completion": f"{n}"} for n in range(start, start + count))
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / scores.model.name).mkdir()
+    (folder / scores.model.name / "config.json").write_text(json.dumps(scores.model.config))
 
-    every = [cost for costs in parts.values() for cost in costs]
-    return CostLedger(
-        lines=tuple(line(what, costs) for what, costs in parts.items()),
-        total=line("total", every), search=None, price=price, currency=currency, device="cpu",
-    )  # fmt: skip
+
+@pytest.fixture(scope="module", autouse=True)
+def rows_of_sft(tmp_path_factory, scores) -> Iterator[Path]:
+    """A working directory with rows and the folder of the scored model."""
+    here = tmp_path_factory.mktemp("rows")
+    write_rows(here, scores)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        yield here
+
+
+def space_of(scores: Scores, recipe: TuneRecipe = RECIPE) -> Space:
+    return build_space(Study.open(scores, recipe, Path("no-run")), recipe)
 
 
 def changed(**values: object) -> TuneRecipe:
@@ -181,7 +126,7 @@ def tuned(scores, tmp_path_factory) -> tuple[Tuning, Machine, Path]:
     """One whole search, for the tests that only look at what came out."""
     folder = tmp_path_factory.mktemp("tuned")
     machine = Machine()
-    return tune(scores, RECIPE, folder, steps=machine.steps), machine, folder
+    return tune(scores, RECIPE, folder=folder, run=machine), machine, folder
 
 
 # --------------------------------------------------------------------------- the search finds
@@ -203,9 +148,9 @@ def test_it_finds_what_was_planted_and_beats_chance(scores, tmp_path) -> None:
     """Positive control: the best placement and rate are known, chance has as many trials."""
     found, wins, chance = 0, 0, []
     for seed in range(9):
-        tuning = tune(scores, changed(seed=seed), tmp_path / str(seed), steps=Machine().steps)
+        tuning = tune(scores, changed(seed=seed), folder=tmp_path / str(seed), run=Machine())
         best = true_loss(tuning.placement, tuning.chosen.learning_rate)
-        baseline = _at_random(build_space(RECIPE, scores), RECIPE.trials, seed)
+        baseline = _at_random(space_of(scores, RECIPE), RECIPE.trials, seed)
         chance.append(baseline)
         wins += best < baseline
         found += tuning.chosen.placement == "mlp" and best < 1.04
@@ -227,11 +172,11 @@ def test_all_trials_are_accounted_for(tuned) -> None:
 def test_the_ladder_centres_the_rates(tuned, scores) -> None:
     """Its trials see a quarter of the rows; later rates stay within a step of its best."""
     tuning, machine, _ = tuned
-    rungs = ladder_rates(build_space(RECIPE, scores), RECIPE.trials)
+    rungs = ladder_rates(space_of(scores, RECIPE), RECIPE.trials)
     assert rungs == (2e-5, 6.32e-5, 2e-4, 6.32e-4, 2e-3)
     assert [step.learning_rate for step in tuning.ladder] == list(rungs)
-    assert [spec.data.rows for spec in machine.trained[:5]] == [50] * 5
-    assert {spec.data.rows for spec in machine.trained[5:]} == {None}
+    assert [spec.data.rows for spec in machine.ran[:5]] == [50] * 5
+    assert {spec.data.rows for spec in machine.ran[5:]} == {None}
     best = min(tuning.ladder, key=lambda step: step.value).learning_rate
     assert best == 6.32e-4
     for trial in tuning.history:
@@ -248,7 +193,7 @@ def test_known_good_points_come_first(tuned) -> None:
 def test_the_budget_is_never_exceeded_by_a_trained_trial(tuned) -> None:
     """Suggestions above it stay in the history, with how far above, and are not trained."""
     tuning, machine, _ = tuned
-    assert all(spec.placement.trainable_parameters <= BUDGET for spec in machine.trained)
+    assert all(spec.placement.trainable_parameters <= BUDGET for spec in machine.ran)
     over = [trial for trial in tuning.history if trial.state == OVER_BUDGET]
     assert over, "this budget is meant to be too small for some choices"
     for trial in over:
@@ -260,16 +205,12 @@ def test_the_budget_is_never_exceeded_by_a_trained_trial(tuned) -> None:
 
 def test_a_model_that_trains_more_than_planned_is_not_taken(scores, tmp_path) -> None:
     """An initialisation that spreads ranks anew must not slip over the budget."""
-    machine = Machine()
-    honest = machine._result
 
-    def swollen(spec: TrialSpec) -> TrialResult:
-        result = honest(spec)
+    def swollen(spec: TrialSpec, found: TrialResult) -> TrialResult:
         more = spec.phase == SEARCH and spec.placement.strategy == "mlp"
-        return dataclasses.replace(result, trainable_parameters=10**6) if more else result
+        return dataclasses.replace(found, trainable_parameters=10**6) if more else found
 
-    machine._result = swollen
-    tuning = tune(scores, RECIPE, tmp_path, steps=machine.steps)
+    tuning = tune(scores, RECIPE, folder=tmp_path, run=Machine(change=swollen))
     mine = [trial for trial in tuning.history if trial.configuration.placement == "mlp"]
     assert mine
     assert {trial.state for trial in mine} <= {FAILED, OVER_BUDGET}
@@ -285,13 +226,13 @@ def test_a_model_that_trains_more_than_planned_is_not_taken(scores, tmp_path) ->
 def test_a_killed_search_goes_on(scores, tmp_path, moment: int) -> None:
     """In the ladder, the search and the confirmation; batches of three."""
     recipe = changed(runner=Runner(workers=3))
-    whole = tune(scores, recipe, tmp_path / "whole", steps=Machine().steps)
-    broken, again = Machine(die_at=moment), Machine()
-    with pytest.raises(Stopped):
-        tune(scores, recipe, tmp_path / "cut", steps=broken.steps)
-    tuning = tune(scores, recipe, tmp_path / "cut", steps=again.steps)
-    before = {spec.digest() for spec in broken.trained}
-    after = [spec.digest() for spec in again.trained]
+    whole = tune(scores, recipe, folder=tmp_path / "whole", run=Machine())
+    broken, again = Machine(die_after=moment), Machine()
+    with pytest.raises(KeyboardInterrupt):
+        tune(scores, recipe, folder=tmp_path / "cut", run=broken)
+    tuning = tune(scores, recipe, folder=tmp_path / "cut", run=again)
+    before = {spec.digest() for spec in broken.ran}
+    after = [spec.digest() for spec in again.ran]
     assert len(before) == moment
     assert not before & set(after)
     assert len(after) == len(set(after))
@@ -302,16 +243,16 @@ def test_a_killed_search_goes_on(scores, tmp_path, moment: int) -> None:
 
 def test_a_finished_search_trains_nothing_more(tuned, scores, tmp_path) -> None:
     recipe = changed(trials=12)
-    first = tune(scores, recipe, tmp_path, steps=Machine().steps)
+    first = tune(scores, recipe, folder=tmp_path, run=Machine())
     again = Machine()
-    assert tune(scores, recipe, tmp_path, steps=again.steps).to_dict() == first.to_dict()
-    assert again.trained == []
+    assert tune(scores, recipe, folder=tmp_path, run=again).to_dict() == first.to_dict()
+    assert again.ran == []
 
 
 def test_more_trials_continue_the_same_search(scores, tmp_path) -> None:
-    first = tune(scores, changed(trials=12), tmp_path, steps=Machine().steps)
+    first = tune(scores, changed(trials=12), folder=tmp_path, run=Machine())
     more = Machine()
-    second = tune(scores, changed(trials=16), tmp_path, steps=more.steps)
+    second = tune(scores, changed(trials=16), folder=tmp_path, run=more)
     assert second.history[: len(first.history)] == first.history
     assert len(more.of_phase(SEARCH)) == 4
 
@@ -319,24 +260,24 @@ def test_more_trials_continue_the_same_search(scores, tmp_path) -> None:
 def test_half_a_line_in_the_journal_is_no_end(scores, tmp_path) -> None:
     """A kill while the journal is written must not make the search unreadable for ever."""
     recipe = changed(trials=12)
-    with pytest.raises(Stopped):
-        tune(scores, recipe, tmp_path, steps=Machine(die_at=8).steps)
+    with pytest.raises(KeyboardInterrupt):
+        tune(scores, recipe, folder=tmp_path, run=Machine(die_after=8))
     with (tmp_path / "study.journal").open("ab") as file:
         file.write(b'{"op_code": 4, "worker')
-    tuning = tune(scores, recipe, tmp_path, steps=Machine().steps)
+    tuning = tune(scores, recipe, folder=tmp_path, run=Machine())
     assert len(tuning.ladder) + sum(t.state == SEARCHED for t in tuning.history) == 12
 
 
 @pytest.mark.slow
 def test_another_recipe_in_the_folder_is_another_search(scores, tmp_path) -> None:
     """What was measured under other training settings must not guide this one."""
-    tune(scores, changed(trials=12), tmp_path, steps=Machine().steps)
+    tune(scores, changed(trials=12), folder=tmp_path, run=Machine())
     longer = RECIPE.training
     other = changed(trials=12, training=dataclasses.replace(longer, epochs=2.0))
     machine = Machine()
-    tuning = tune(scores, other, tmp_path, steps=machine.steps)
+    tuning = tune(scores, other, folder=tmp_path, run=machine)
     assert len(machine.of_phase(LADDER) + machine.of_phase(SEARCH)) == 12
-    assert {spec.training.epochs for spec in machine.trained} == {2.0}
+    assert {spec.training.epochs for spec in machine.ran} == {2.0}
     assert tuning.history[0].number == 0
 
 
@@ -345,24 +286,24 @@ def test_two_processes_do_not_share_a_folder(scores, tmp_path) -> None:
     with (tmp_path / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(UsageError, match="Another plop tune works in"):
-            tune(scores, RECIPE, tmp_path, steps=Machine().steps)
+            tune(scores, RECIPE, folder=tmp_path, run=Machine())
 
 
 @pytest.mark.slow
 def test_workers_share_a_database(scores, tmp_path) -> None:
     """Each has its folder; the first that came confirms what both have found."""
     url = f"sqlite:///{tmp_path / 'search.db'}"
-    one, two = Machine(die_at=9), Machine()
+    one, two = Machine(die_after=9), Machine()
     recipe = changed(trials=14, storage=url)
-    with pytest.raises(Stopped):
-        tune(scores, recipe, tmp_path / "one", steps=one.steps)
-    helper = tune(scores, recipe, tmp_path / "two", steps=two.steps)
+    with pytest.raises(KeyboardInterrupt):
+        tune(scores, recipe, folder=tmp_path / "one", run=one)
+    helper = tune(scores, recipe, folder=tmp_path / "two", run=two)
     assert helper.verdict == UNCONFIRMED
     assert not two.of_phase(CONFIRM)
     assert any("of other workers still running and left out: 1" in note for note in helper.notes)
     assert len(two.of_phase(SEARCH)) == 14 - 9 - 1
     last = Machine()
-    leader = tune(scores, recipe, tmp_path / "one", steps=last.steps)
+    leader = tune(scores, recipe, folder=tmp_path / "one", run=last)
     assert len(last.of_phase(SEARCH)) == 1
     assert leader.verdict in (IMPROVED, STANDS)
     searched = [trial for trial in leader.history if trial.state == SEARCHED]
@@ -372,7 +313,7 @@ def test_workers_share_a_database(scores, tmp_path) -> None:
 def test_a_database_that_is_none_says_so_without_its_password(scores, tmp_path) -> None:
     recipe = changed(storage="nosuch://me:secret@host/search")
     with pytest.raises(UsageError, match="storage of the search") as caught:
-        tune(scores, recipe, tmp_path, steps=Machine().steps)
+        tune(scores, recipe, folder=tmp_path, run=Machine())
     assert "secret" not in str(caught.value)
 
 
@@ -383,7 +324,7 @@ def test_failures_stay_in_the_record(scores, tmp_path) -> None:
     def fails(spec: TrialSpec) -> str | None:
         return "out of memory" if spec.placement.strategy == "attention" else None
 
-    tuning = tune(scores, RECIPE, tmp_path, steps=Machine(fails=fails).steps)
+    tuning = tune(scores, RECIPE, folder=tmp_path, run=Machine(fails=fails))
     failed = [trial for trial in tuning.history if trial.state == FAILED]
     assert failed
     assert {trial.cause for trial in failed} == {"out of memory"}
@@ -394,38 +335,34 @@ def test_failures_stay_in_the_record(scores, tmp_path) -> None:
 
 
 def test_a_value_that_is_no_number_is_a_failure(scores, tmp_path) -> None:
-    machine = Machine()
-    honest = machine._result
-    machine._result = lambda spec: (
-        dataclasses.replace(honest(spec), metrics={"loss": math.inf})
-        if spec.placement.strategy == "all-linear"
-        else honest(spec)
-    )
-    machine._one = lambda spec, path: machine.trained.append(spec) or machine._result(spec)
-    tuning = tune(scores, RECIPE, tmp_path, steps=machine.steps)
+    def endless(spec: TrialSpec, found: TrialResult) -> TrialResult:
+        everywhere = spec.placement.strategy == "all-linear"
+        return dataclasses.replace(found, metrics={"loss": math.inf}) if everywhere else found
+
+    tuning = tune(scores, RECIPE, folder=tmp_path, run=Machine(change=endless))
     causes = {trial.cause for trial in tuning.history if trial.state == FAILED}
-    assert causes == {"the metric loss came out as inf"}
+    assert causes == {"it ended without a finite loss"}
 
 
 def test_a_ladder_of_failures_ends_the_search(scores, tmp_path) -> None:
     machine = Machine(fails=lambda spec: "no such field")
     with pytest.raises(MeasurementError, match=r"learning-rate ladder failed.*no such field"):
-        tune(scores, RECIPE, tmp_path, steps=machine.steps)
-    assert len(machine.trained) == 5
+        tune(scores, RECIPE, folder=tmp_path, run=machine)
+    assert len(machine.ran) == 5
 
 
 def test_nothing_but_failures_ends_the_search(scores, tmp_path) -> None:
     machine = Machine(fails=lambda spec: None if spec.data.rows else "out of memory")
     with pytest.raises(MeasurementError, match="All 3 trials of the search failed"):
-        tune(scores, RECIPE, tmp_path, steps=machine.steps)
-    assert len(machine.trained) == 8
+        tune(scores, RECIPE, folder=tmp_path, run=machine)
+    assert len(machine.ran) == 8
 
 
 def test_hours_leave_room_for_the_confirmation(scores, tmp_path) -> None:
     """25 trials of 10 s: 5 of the ladder, 9 kept for the confirmation, 11 for the search."""
     machine = Machine()
-    tuning = tune(scores, changed(hours=251 / 3600), tmp_path, steps=machine.steps)
-    assert len(machine.trained) <= 25
+    tuning = tune(scores, changed(hours=251 / 3600), folder=tmp_path, run=machine)
+    assert len(machine.ran) <= 25
     assert len(machine.of_phase(LADDER) + machine.of_phase(SEARCH)) == 16
     assert tuning.seeds == (1, 2, 3)
     assert any("4 of 15 trials did not start" in note for note in tuning.notes)
@@ -433,17 +370,17 @@ def test_hours_leave_room_for_the_confirmation(scores, tmp_path) -> None:
 
 def test_hours_without_room_leave_the_find_unconfirmed(scores, tmp_path) -> None:
     machine = Machine()
-    tuning = tune(scores, changed(hours=59 / 3600), tmp_path, steps=machine.steps)
-    assert len(machine.trained) == 6
+    tuning = tune(scores, changed(hours=59 / 3600), folder=tmp_path, run=machine)
+    assert len(machine.ran) == 6
     assert tuning.verdict == UNCONFIRMED
     assert tuning.exit_code == 4
     assert "not confirmed" in as_text(tuning, 160)
     with pytest.raises(UsageError, match="none of --hours"):
-        tune(scores, changed(hours=49 / 3600), tmp_path / "none", steps=Machine().steps)
+        tune(scores, changed(hours=49 / 3600), folder=tmp_path / "none", run=Machine())
 
 
 def test_hours_leave_out_whole_seeds(scores, tmp_path) -> None:
-    tuning = tune(scores, changed(hours=75 / 3600), tmp_path, steps=Machine().steps)
+    tuning = tune(scores, changed(hours=75 / 3600), folder=tmp_path, run=Machine())
     assert tuning.seeds == (1, 2)
     assert all(len(candidate.values) == 2 for candidate in tuning.candidates)
     assert any("1 of 3 seeds of the confirmation left out" in note for note in tuning.notes)
@@ -456,12 +393,12 @@ def test_confirmation_has_fresh_seeds_and_the_report_alone(tuned) -> None:
     tuning, machine, _ = tuned
     search, confirmed = machine.of_phase(SEARCH), machine.of_phase(CONFIRM)
     assert {spec.seed for spec in search} == {0}
-    assert {spec.data.evaluation for spec in search} == {"select.jsonl"}
+    assert {spec.data.evaluation for spec in search} == {"../../data/select.jsonl"}
     assert {spec.seed for spec in confirmed} == {1, 2, 3} == set(tuning.seeds)
-    assert {spec.data.evaluation for spec in confirmed} == {"report.jsonl"}
+    assert {spec.data.evaluation for spec in confirmed} == {"../../data/report.jsonl"}
     assert len(confirmed) == 3 * len(tuning.candidates)
-    for results in machine.compared[0].values():
-        assert [result.seed for result in results] == [1, 2, 3]
+    for candidate in tuning.candidates:
+        assert [s.seed for s in confirmed if s.arm == candidate.configuration.label] == [1, 2, 3]
 
 
 def test_finalists_are_the_default_and_the_two_best(tuned) -> None:
@@ -479,15 +416,13 @@ def test_finalists_are_the_default_and_the_two_best(tuned) -> None:
 def test_luck_of_the_search_is_found_out(scores, tmp_path) -> None:
     """Where selection is noise alone, its best must not replace a default that is best in truth."""
 
-    class Lucky(Machine):
-        def _result(self, spec: TrialSpec) -> TrialResult:
-            result = super()._result(spec)
-            draw = random.Random(spec.arm).random()
-            default = spec.placement.strategy == "plop"
-            loss = (2.0 if default else 1 + draw) if spec.phase != CONFIRM else 1.0 + (not default)
-            return dataclasses.replace(result, metrics={"loss": loss})
+    def lucky(spec: TrialSpec, found: TrialResult) -> TrialResult:
+        draw = random.Random(spec.arm).random()
+        default = spec.placement.strategy == "plop"
+        loss = (2.0 if default else 1 + draw) if spec.phase != CONFIRM else 1.0 + (not default)
+        return dataclasses.replace(found, metrics={"loss": loss})
 
-    tuning = tune(scores, RECIPE, tmp_path, steps=Lucky().steps)
+    tuning = tune(scores, RECIPE, folder=tmp_path, run=Machine(change=lucky))
     assert [candidate.verdict for candidate in tuning.candidates] == [REFERENCE, WORSE, WORSE]
     assert tuning.verdict == STANDS
     assert tuning.chosen == tuning.default
@@ -544,8 +479,7 @@ def test_the_result_is_read_by_verify_and_export(tuned, tmp_path) -> None:
     assert placement.settings.init == tuning.chosen.init
     recipe = VerifyRecipe.read(folder / "recipe.yaml")
     assert recipe.arms == (str(folder / "placement.json"),)
-    assert recipe.ladder == (1.0,)
-    assert recipe.full_rate * 10 == pytest.approx(tuning.chosen.learning_rate)
+    assert recipe.learning_rates == (tuning.chosen.learning_rate,)
     assert recipe.budget == placement.trainable_parameters
     assert recipe.train == RECIPE.train
     assert VerifyRecipe.parse(tuning.recipe, "the record") == recipe
@@ -566,14 +500,14 @@ def test_record_and_table(tuned, tmp_path) -> None:
 
 def test_the_plan_runs_nothing(scores, tmp_path) -> None:
     machine = Machine()
-    made = plan(scores, RECIPE, tmp_path, steps=machine.steps)
-    assert machine.trained == []
+    made = plan(scores, RECIPE, folder=tmp_path)
+    assert machine.ran == []
     assert [stage.trials for stage in made.stages] == [5, 15, 9]
     assert made.row_passes == 5 * 50 + 15 * 200 + 9 * 200
     assert made.device_seconds is None
     assert "known once a trial has run" in as_text(made, 120)
-    tune(scores, RECIPE, tmp_path, steps=machine.steps)
-    measured = plan(scores, RECIPE, tmp_path, steps=machine.steps)
+    tune(scores, RECIPE, folder=tmp_path, run=machine)
+    measured = plan(scores, RECIPE, folder=tmp_path)
     assert measured.device_seconds == pytest.approx(SECONDS * (15 + 9 + 0.25 * 5))
     assert TuningPlan.from_dict(measured.to_dict()) == measured
 
@@ -582,21 +516,22 @@ def test_the_plan_runs_nothing(scores, tmp_path) -> None:
 
 
 def test_the_default_fits_the_budget(scores) -> None:
-    space = build_space(RECIPE, scores)
+    space = space_of(scores, RECIPE)
     assert space.excess("plop", space.default.rank) <= 0
-    assert build_space(changed(budget=None), scores).default.rank == 16
+    assert space_of(scores, changed(budget=None)).default.rank == 16
     with pytest.raises(UsageError, match=r"below the shortlist at rank 4.*--budget \d+"):
-        build_space(changed(budget=100), scores)
+        space_of(scores, changed(budget=100))
 
 
 def test_grpo_keeps_to_low_ranks(scores) -> None:
-    recipe = changed(task="grpo", ranks=(8, 32, 64, 128), budget="1B")
-    space = build_space(recipe, scores)
+    grpo = {"task": "grpo", "training": TrainingSettings(rewards=("format",))}
+    recipe = changed(**grpo, ranks=(8, 32, 64, 128), budget="1B")
+    space = space_of(scores, recipe)
     assert space.ranks == (8, 32)
     assert space.rate == pytest.approx(1e-5)
     assert any("64, 128 left out" in note for note in space.notes)
     with pytest.raises(UsageError, match="all above 32"):
-        build_space(changed(task="grpo", ranks=(64,)), scores)
+        space_of(scores, changed(**grpo, ranks=(64,)))
 
 
 @pytest.mark.parametrize(
@@ -614,7 +549,7 @@ def test_grpo_keeps_to_low_ranks(scores) -> None:
 )
 def test_what_cannot_be_is_refused(scores, values, text: str) -> None:
     with pytest.raises(UsageError, match=text):
-        build_space(changed(**values), scores)
+        space_of(scores, changed(**values))
 
 
 def test_files_of_placements_take_every_rank(scores, tmp_path) -> None:
@@ -623,7 +558,7 @@ def test_files_of_placements_take_every_rank(scores, tmp_path) -> None:
     made = plop.place(scores, strategy="custom", types=["o_proj", "up_proj"], rank=5,
                       settings=settings)  # fmt: skip
     path = str(made.save(tmp_path / "mine.json"))
-    space = build_space(changed(placements=(path,), budget="1B"), scores)
+    space = space_of(scores, changed(placements=(path,), budget="1B"))
     assert space.names == ("plop", path)
     placement = space.placement(Configuration(path, 8, "orthogonal", 1e-4, 16.0))
     assert [site.name for site in placement.sites] == [site.name for site in made.sites]
@@ -635,7 +570,7 @@ def test_files_of_placements_take_every_rank(scores, tmp_path) -> None:
         settings, init="orthogonal", loraplus_ratio=16.0
     )
     assert {choice.highest_rank for choice in placement.choices} == {8}
-    assert {site.rank for site in reranked(made, 1000).sites} == {32}
+    assert {site.rank for site in with_rank(made, 1000).sites} == {32}
 
 
 def test_a_file_of_another_model_is_refused(scores, tmp_path) -> None:
@@ -643,7 +578,7 @@ def test_a_file_of_another_model_is_refused(scores, tmp_path) -> None:
     sites = (dataclasses.replace(made.sites[0], name="model.layers.77.o_proj"), *made.sites[1:])
     path = dataclasses.replace(made, sites=sites).save(tmp_path / "other.json")
     with pytest.raises(UsageError, match=r"adapts model\.layers\.77\.o_proj"):
-        build_space(changed(placements=(str(path),)), scores)
+        space_of(scores, changed(placements=(str(path),)))
 
 
 # --------------------------------------------------------------------------- start and command
@@ -661,14 +596,15 @@ def test_import_is_light() -> None:
 def test_without_optuna_the_extra_is_named(scores, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(MissingExtraError, match=r"plop-lora\[tune\]"):
-        tune(scores, RECIPE, tmp_path, steps=Machine().steps)
+        tune(scores, RECIPE, folder=tmp_path, run=Machine())
 
 
 @pytest.fixture
 def command(scores: Scores, tmp_path, monkeypatch) -> Callable[..., tuple[int, str, str]]:
     """`plop tune` in this process, with a machine that costs nothing."""
     machine = Machine()
-    monkeypatch.setattr("plop_lora.tuning.stages.usual_steps", lambda: machine.steps)
+    monkeypatch.setattr("plop_lora.training.runners.run_trials", machine)
+    write_rows(tmp_path, scores)
     scores.save(tmp_path / "scores.json")
     monkeypatch.chdir(tmp_path)
 
@@ -680,7 +616,7 @@ def command(scores: Scores, tmp_path, monkeypatch) -> Callable[..., tuple[int, s
 
 
 def test_options_come_before_the_recipe(command, tmp_path) -> None:
-    document = {"task": "sft", "train": "a.jsonl", "eval": "b.jsonl", "trials": 30,
+    document = {"task": "sft", "train": "train.jsonl", "eval": "eval.jsonl", "trials": 30,
                 "runner": {"workers": 1}, "budget": BUDGET}  # fmt: skip
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(document))
     words = ("--recipe", "r.yaml", "--trials", "12", "--seeds", "2", "-o", "tuning.json")
@@ -691,12 +627,12 @@ def test_options_come_before_the_recipe(command, tmp_path) -> None:
     assert tuning.seeds == (1, 2)
     done = [trial for trial in tuning.history if trial.state == SEARCHED]
     assert len(tuning.ladder) + len(done) == 12
-    assert VerifyRecipe.read(tmp_path / "plop-tune" / "recipe.yaml").train == "a.jsonl"
+    assert VerifyRecipe.read(tmp_path / "plop-tune" / "recipe.yaml").train == "train.jsonl"
 
 
 def test_plan_on_the_command_line(command, tmp_path) -> None:
-    words = ("--train", "a", "--eval", "b", "--task", "sft", "--hours", "2", "--plan")
-    code, output, _ = command(*words)
+    words = ("--train", "train.jsonl", "--eval", "eval.jsonl", "--task", "sft", "--hours", "2")
+    code, output, _ = command(*words, "--plan")
     assert code == 0
     assert "No trial starts after 2 device-hours." in " ".join(output.split())
     assert not list((tmp_path / "plop-tune").glob("*.json"))
@@ -720,7 +656,6 @@ def test_wrong_words(command, tmp_path, words, text: str) -> None:
 
 def test_the_page_names_what_can_be_chosen() -> None:
     """A choice that the how-to does not name is one that users will not find."""
-    space = importlib.import_module("plop_lora.tuning.space")
     page = (Path(__file__).parents[1] / "docs" / "how-to" / "tune.md").read_text()
-    for name in (*space.INITS, *space.USUAL, *TuneRecipe.model_fields):
+    for name in (*INITS, *USUAL, *TuneRecipe.model_fields):
         assert f"`{name}`" in page, name

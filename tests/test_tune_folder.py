@@ -9,19 +9,18 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pretend
 import pytest
-from pretend import spec
-from test_tune import RECIPE, ROWS, Machine, Stopped, changed
+from builders import lost, trial_result, trial_spec
+from test_tune import RECIPE, TRAIN_ROWS, Machine, changed, rows_of_sft, write_rows  # noqa: F401
 
 from plop_lora.errors import MeasurementError, UsageError
 from plop_lora.recipe import TuneRecipe
 from plop_lora.records import TrialResult, TrialSpec
 from plop_lora.records.trial import CONFIRM, LADDER, SEARCH
-from plop_lora.records.tuning import UNCONFIRMED
+from plop_lora.records.tuning import UNCONFIRMED, Configuration
 from plop_lora.statistics import paired_t
 from plop_lora.tuning import plan, tune
-from plop_lora.tuning.steps import _compare
+from plop_lora.tuning.confirm import compared
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -48,29 +47,26 @@ CLASSIFY = TuneRecipe(task="classify", train="train.jsonl", eval="eval.jsonl")
 def test_a_plan_writes_nothing(scores, here: Path) -> None:
     """It wrote the splits, and the next recipe with other data was refused for them."""
     before = files(here)
-    plan(scores, CLASSIFY, here / "run")
+    plan(scores, CLASSIFY, folder=here / "run")
     assert files(here) == before
 
 
 def test_a_plan_in_a_folder_with_trials_leaves_it_alone(scores, tmp_path: Path) -> None:
-    tune(scores, changed(trials=12), tmp_path, steps=Machine().steps)
+    tune(scores, changed(trials=12), folder=tmp_path, run=Machine())
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     other = changed(trials=12, training=dataclasses.replace(RECIPE.training, epochs=2.0))
-    plan(scores, other, tmp_path, steps=Machine().steps)
+    plan(scores, other, folder=tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
 def test_other_data_are_refused(scores, here: Path) -> None:
     """The page promised another search beside it."""
-    from plop_lora.tuning.steps import usual_steps
-
-    steps = dataclasses.replace(usual_steps(), run=Machine(die_at=0).run)
-    with pytest.raises(Stopped):
-        tune(scores, CLASSIFY, here / "run", steps=steps)
+    with pytest.raises(KeyboardInterrupt):
+        tune(scores, CLASSIFY, folder=here / "run", run=Machine(die_after=0))
     rows = ({"text": f"other {n}", "label": n % 2} for n in range(80))
     (here / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UsageError, match="belongs to other data"):
-        tune(scores, CLASSIFY, here / "run", steps=steps)
+        tune(scores, CLASSIFY, folder=here / "run", run=Machine(die_after=0))
     page = Path(__file__).parents[1] / "docs" / "how-to" / "tune.md"
     assert "Other data are refused" in page.read_text(encoding="utf-8")
 
@@ -79,20 +75,21 @@ def test_fixed_steps_are_scaled_for_the_ladder(scores, tmp_path: Path) -> None:
     """Steps do not follow the rows: the ladder cost as much as the search."""
     machine = Machine()
     training = dataclasses.replace(RECIPE.training, steps=40)
-    tune(scores, changed(training=training), tmp_path, steps=machine.steps)
+    tune(scores, changed(training=training), folder=tmp_path, run=machine)
     assert {spec.training.steps for spec in machine.of_phase(LADDER)} == {10}
     assert {spec.training.steps for spec in machine.of_phase(SEARCH)} == {40}
     assert {spec.training.steps for spec in machine.of_phase(CONFIRM)} == {40}
-    assert {spec.data.rows for spec in machine.of_phase(LADDER)} == {round(0.25 * ROWS.train.rows)}
+    assert {spec.data.rows for spec in machine.of_phase(LADDER)} == {round(0.25 * TRAIN_ROWS)}
 
 
 def test_a_folder_of_tasks_goes_by_its_whole_path(scores, tmp_path: Path, monkeypatch) -> None:
     """Trials read it from wherever they run; a relative one is found by accident."""
+    write_rows(tmp_path, scores)
     monkeypatch.chdir(tmp_path)
     machine = Machine()
     evaluation = dataclasses.replace(RECIPE.evaluation, include_path="tasks")
-    tune(scores, changed(evaluation=evaluation), tmp_path / "run", steps=machine.steps)
-    assert {spec.evaluation.include_path for spec in machine.trained} == {str(tmp_path / "tasks")}
+    tune(scores, changed(evaluation=evaluation), folder=tmp_path / "run", run=machine)
+    assert {spec.evaluation.include_path for spec in machine.ran} == {str(tmp_path / "tasks")}
 
 
 # --------------------------------------------------------------------------- stops and starts
@@ -104,10 +101,10 @@ def test_a_search_whose_worker_file_is_gone_goes_on(scores, tmp_path: Path, shar
     """It took itself for another worker, waited for the first, and never confirmed."""
     storage = f"sqlite:///{tmp_path / 'search.db'}" if shared else None
     recipe = changed(trials=12, storage=storage)
-    with pytest.raises(Stopped):
-        tune(scores, recipe, tmp_path / "run", steps=Machine(die_at=8).steps)
+    with pytest.raises(KeyboardInterrupt):
+        tune(scores, recipe, folder=tmp_path / "run", run=Machine(die_after=8))
     (tmp_path / "run" / "worker").unlink()
-    tuning = tune(scores, recipe, tmp_path / "run", steps=Machine().steps)
+    tuning = tune(scores, recipe, folder=tmp_path / "run", run=Machine())
     assert tuning.verdict != UNCONFIRMED
     assert not any("running" in note for note in tuning.notes)
 
@@ -115,11 +112,11 @@ def test_a_search_whose_worker_file_is_gone_goes_on(scores, tmp_path: Path, shar
 def test_a_lock_that_a_kill_left_is_nobodys(scores, tmp_path: Path, caplog, capfd) -> None:
     """Optuna waited for it at each access, four minutes in all, and said so in its raw log."""
     recipe = changed(trials=12)
-    with pytest.raises(Stopped):
-        tune(scores, recipe, tmp_path, steps=Machine(die_at=8).steps)
+    with pytest.raises(KeyboardInterrupt):
+        tune(scores, recipe, folder=tmp_path, run=Machine(die_after=8))
     os.symlink("study.journal", tmp_path / "study.journal.lock")
     started = time.monotonic()
-    tune(scores, recipe, tmp_path, steps=Machine().steps)
+    tune(scores, recipe, folder=tmp_path, run=Machine())
     assert time.monotonic() - started < 20
     assert "lock" not in "".join(capfd.readouterr())
 
@@ -127,21 +124,16 @@ def test_a_lock_that_a_kill_left_is_nobodys(scores, tmp_path: Path, caplog, capf
 # --------------------------------------------------------------------------- the machine's faults
 
 
-class Losing(Machine):
-    """Ends trials with the machine while `broken`, and keeps no result of them."""
+def losing(phase: str, *, every: bool = False) -> Machine:
+    """Return a machine that ends the first trial of a phase, or every one; `change` is how."""
+    machine = Machine()
 
-    def __init__(self, phase: str, *, every: bool = False) -> None:
-        super().__init__()
-        self.phase, self.every, self.broken = phase, every, True
+    def lose(spec: TrialSpec, found: TrialResult) -> TrialResult:
+        first = len(machine.of_phase(phase)) == 1
+        return lost(found, "no space left") if spec.phase == phase and (first or every) else found
 
-    def _one(self, spec: TrialSpec, path: Path) -> TrialResult:
-        first = not self.of_phase(self.phase) or self.every
-        if not (self.broken and spec.phase == self.phase and first) or path.exists():
-            return super()._one(spec, path)
-        self.trained.append(spec)
-        return dataclasses.replace(
-            self._result(spec), status="failed", cause="no space left", metrics={}, mendable=True
-        )
+    machine.change = lose
+    return machine
 
 
 @pytest.mark.slow
@@ -150,33 +142,35 @@ def test_a_lost_trial_is_told_and_run_at_the_next_start(
     scores, tmp_path: Path, phase: str, what: str
 ) -> None:
     """A full disk counted as what the configuration reaches, for this search and all later ones."""
-    machine = Losing(phase)
-    tuning = tune(scores, RECIPE, tmp_path, steps=machine.steps)
+    machine = losing(phase)
+    tuning = tune(scores, RECIPE, folder=tmp_path, run=machine)
     (note,) = (note for note in tuning.notes if "the machine ended" in note)
     assert note.startswith(f"trials of the {what}")
     assert "no space left; start again" in note
     lost = machine.of_phase(phase)[0].digest()
-    machine.broken = False
-    again = tune(scores, RECIPE, tmp_path, steps=machine.steps)
+    machine.change = None
+    again = tune(scores, RECIPE, folder=tmp_path, run=machine)
     assert not any("the machine ended" in note for note in again.notes)
-    assert sum(spec.digest() == lost for spec in machine.trained) == 2
+    assert sum(spec.digest() == lost for spec in machine.ran) == 2
 
 
 def test_nothing_but_lost_trials_ends_the_search(scores, tmp_path: Path) -> None:
     with pytest.raises(MeasurementError, match="All 3 trials of the search failed"):
-        tune(scores, RECIPE, tmp_path, steps=Losing(SEARCH, every=True).steps)
+        tune(scores, RECIPE, folder=tmp_path, run=losing(SEARCH, every=True))
 
 
 def test_intervals_of_finalists_hold_together() -> None:
     """Each held for itself, and the best of two was taken by them: 1 in 10 was wrong."""
-    names = ("default", "one", "two")
-    losses = {name: [1.0, 1.01, 1.03, order / 100 + 1] for order, name in enumerate(names)}
-    arms = {
-        name: [pretend.result(spec(name, seed=n), value) for n, value in enumerate(values)]
-        for name, values in losses.items()
+    points = [Configuration(name, 8, "default", 1e-4) for name in ("default", "one", "two")]
+    losses = [[1.0, 1.01, 1.03, index / 100 + 1] for index in range(3)]
+    results = {
+        point: [
+            trial_result(trial_spec(point.label, seed=n), value) for n, value in enumerate(values)
+        ]
+        for point, values in zip(points, losses, strict=True)
     }
-    found = _compare(arms.pop("default"), arms, margin=0.01)
-    differences = np.array(losses["default"]) - np.array(losses["one"])
+    one = compared(results, "loss", higher=False)[points[1]]
+    differences = np.array(losses[0]) - np.array(losses[1])
     together = paired_t(differences, level=1 - 0.05 / 2)
-    assert found["one"].high - found["one"].low == pytest.approx(together.high - together.low)
+    assert one.high - one.low == pytest.approx(together.high - together.low)
     assert together.high - together.low > paired_t(differences).high - paired_t(differences).low

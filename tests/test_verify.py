@@ -6,14 +6,13 @@ import dataclasses
 import json
 import math
 import os
-import random
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from builders import PlantedTrials, planted_accuracy
 
 import plop_lora as plop
 from plop_lora.cli import main
@@ -27,74 +26,15 @@ from plop_lora.errors import (
     UsageError,
 )
 from plop_lora.recipe import VerifyRecipe
-from plop_lora.records import TrialCost, TrialResult, TrialSpec, Verification
+from plop_lora.records import TrialResult, TrialSpec, Verification
 from plop_lora.records.trial import CONFIRM, LADDER, UNTRAINED
 from plop_lora.report.terminal import as_html, as_text
-from plop_lora.training.events import RUNNING, Event
-from plop_lora.training.trial import trial_folder
-from plop_lora.verification import run as step
 from plop_lora.study.estimate import CHARACTERS_A_TOKEN, Work, arithmetic, estimate
+from plop_lora.verification import run as step
 from plop_lora.verification.selectors import Signal
 
 ROWS, REPORT_ROWS = 200, 400
 ARMS = ("plop", "attention", "mlp", "all-linear")
-COST = TrialCost(
-    wall_seconds=2.0, train_seconds=1.0, evaluate_seconds=0.5, devices=1, device="cpu",
-    accelerator=False, peak_memory=2**20, tokens=1000,
-)  # fmt: skip
-
-
-class Planted:
-    """Trials whose accuracy is planted by arm; the same rows are hard for every arm.
-
-    `causes` has arms that fail, `best` the best rate of an arm (far from it costs accuracy),
-    `die_after` a number of trials after which Ctrl-C comes. Results stay, as in a folder.
-    """
-
-    def __init__(
-        self,
-        accuracy: dict[str, float],
-        *,
-        causes: dict[str, str] | None = None,
-        best: dict[str, float] | None = None,
-        die_after: int | None = None,
-        untrained: float = 0.2,
-    ) -> None:
-        self.untrained = untrained
-        self.accuracy, self.causes, self.best = accuracy, causes or {}, best or {}
-        self.die_after = die_after
-        self.kept: dict[str, TrialResult] = {}
-        self.ran: list[TrialSpec] = []
-
-    def __call__(self, specs, root, runner, *, report_to=(), watch=lambda event: None):
-        for spec in specs:
-            if spec.digest() in self.kept:
-                continue
-            if self.die_after is not None and len(self.ran) >= self.die_after:
-                raise KeyboardInterrupt
-            watch(Event(spec, root, RUNNING))
-            self.ran.append(spec)
-            self.kept[spec.digest()] = self.result(spec, root)
-        return tuple(self.kept[spec.digest()] for spec in specs)
-
-    def result(self, spec: TrialSpec, root: Path) -> TrialResult:
-        path = os.path.normpath(trial_folder(root, spec) / spec.data.evaluation)
-        rows = Path(path).read_text().count("\n")
-        goal = self.accuracy.get(spec.arm, 0.5)
-        if spec.phase == UNTRAINED:
-            goal = self.untrained
-        else:
-            goal -= 0.1 * abs(math.log10(spec.learning_rate / self.best.get(spec.arm, 2e-4)))
-        goal += random.Random(f"{spec.arm} {spec.seed}").gauss(0, 0.002)
-        items = tuple(float(random.Random(f"{n}").random() < goal) for n in range(rows))
-        cause = self.causes.get(spec.arm)
-        return TrialResult(
-            spec_digest=spec.digest(), arm=spec.arm, seed=spec.seed, phase=spec.phase,
-            learning_rate=spec.learning_rate, status="failed" if cause else "done", cause=cause,
-            metric="accuracy", metrics={} if cause else {"accuracy": statistics.fmean(items)},
-            items={} if cause else {"accuracy": items}, batch_size=spec.training.batch_size,
-            trainable_parameters=spec.placement.trainable_parameters, cost=COST,
-        )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +60,7 @@ def recipe(folder: Path, monkeypatch: pytest.MonkeyPatch) -> VerifyRecipe:
     return VerifyRecipe.read("recipe.yaml")
 
 
-def verify(scores, recipe, tmp_path: Path, planted: Planted) -> Verification:
+def verify(scores, recipe, tmp_path: Path, planted: PlantedTrials) -> Verification:
     return plop.verify(scores, recipe, folder=tmp_path / "run", run=planted)
 
 
@@ -132,7 +72,7 @@ BETTER = {"plop": 0.8, "attention": 0.6, "mlp": 0.6, "all-linear": 0.6}
 
 def test_arms_share_rows_seeds_rates_and_budget(scores, recipe, tmp_path: Path) -> None:
     """An arm with other rows, more parameters or more rates is no rival but another experiment."""
-    planted = Planted(BETTER)
+    planted = planted_accuracy(BETTER)
     record = verify(scores, recipe, tmp_path, planted)
     ladder = [spec for spec in planted.ran if spec.phase == LADDER]
     confirm = [spec for spec in planted.ran if spec.phase == CONFIRM]
@@ -157,7 +97,7 @@ def test_arms_share_rows_seeds_rates_and_budget(scores, recipe, tmp_path: Path) 
 
 
 def test_every_arm_reports_at_its_own_rate(scores, recipe, tmp_path: Path) -> None:
-    planted = Planted(BETTER, best={"mlp": 6e-4, "attention": 6e-5})
+    planted = planted_accuracy(BETTER, best={"mlp": 6e-4, "attention": 6e-5})
     record = verify(scores, recipe, tmp_path, planted)
     rates = {arm.arm: arm.learning_rate for arm in record.arms}
     assert rates == {"plop": 2e-4, "attention": 6e-5, "mlp": 6e-4, "all-linear": 2e-4}
@@ -172,22 +112,20 @@ def test_every_arm_reports_at_its_own_rate(scores, recipe, tmp_path: Path) -> No
 def test_equal_shares_are_told_apart_by_the_loss(scores, recipe, tmp_path: Path) -> None:
     """On few rows two rates often have as many right answers; the smaller is then seldom better."""
 
-    class Level(Planted):
-        def result(self, spec, root):
-            found = super().result(spec, root)
-            if spec.phase != LADDER:
-                return found
-            loss = abs(math.log(spec.learning_rate / 6e-4))
-            return dataclasses.replace(found, metrics={"accuracy": 0.5, "loss": loss})
+    def level(spec: TrialSpec, found: TrialResult) -> TrialResult:
+        if spec.phase != LADDER:
+            return found
+        loss = abs(math.log(spec.learning_rate / 6e-4))
+        return dataclasses.replace(found, metrics={"accuracy": 0.5, "loss": loss})
 
-    record = verify(scores, recipe, tmp_path, Level(BETTER))
+    record = verify(scores, recipe, tmp_path, planted_accuracy(BETTER, change=level))
     assert {arm.learning_rate for arm in record.arms} == {6e-4}
 
 
 def test_a_missing_trainer_is_told_before_any_trial(scores, recipe, tmp_path, monkeypatch) -> None:
     """Nine trials that each say the same, and count as finished, help nobody."""
     monkeypatch.setitem(sys.modules, "trl", None)
-    planted = Planted(BETTER)
+    planted = planted_accuracy(BETTER)
     with pytest.raises(MissingExtraError, match=r"plop-lora\[train\]"):
         verify(scores, recipe.model_copy(update={"task": "sft"}), tmp_path, planted)
     assert not planted.ran
@@ -195,7 +133,7 @@ def test_a_missing_trainer_is_told_before_any_trial(scores, recipe, tmp_path, mo
 
 
 def test_one_rate_needs_no_ladder(scores, recipe, tmp_path: Path) -> None:
-    planted = Planted(BETTER)
+    planted = planted_accuracy(BETTER)
     record = verify(scores, recipe.model_copy(update={"ladder": (1.0,)}), tmp_path, planted)
     assert {spec.phase for spec in planted.ran} == {CONFIRM, UNTRAINED}
     assert record.ladder == ()
@@ -205,21 +143,21 @@ def test_one_rate_needs_no_ladder(scores, recipe, tmp_path: Path) -> None:
 def test_steps_of_the_ladder_are_its_share(scores, recipe, tmp_path: Path) -> None:
     """Where steps are given, rows alone would not shorten the ladder."""
     training = dataclasses.replace(recipe.training, steps=40)
-    planted = Planted(BETTER)
+    planted = planted_accuracy(BETTER)
     verify(scores, recipe.model_copy(update={"training": training}), tmp_path, planted)
     steps = {(s.phase, s.training.steps) for s in planted.ran}
     assert steps == {(LADDER, 10), (CONFIRM, 40), (UNTRAINED, 1)}
 
 
 def test_the_strongest_rival_is_never_left_out(scores, recipe, tmp_path: Path) -> None:
-    planted = Planted(BETTER)
+    planted = planted_accuracy(BETTER)
     record = verify(scores, recipe.model_copy(update={"arms": ("mlp",)}), tmp_path, planted)
     assert {arm.arm for arm in record.arms} == {"plop", "mlp", "all-linear"}
     assert any("all-linear: always among the arms" in note for note in record.notes)
 
 
 def test_random_draws_for_each_seed(scores, recipe, tmp_path: Path) -> None:
-    planted = Planted(BETTER)
+    planted = planted_accuracy(BETTER)
     verify(scores, recipe.model_copy(update={"arms": ("random",), "seeds": 6}), tmp_path, planted)
     drawn = [
         tuple(choice.type for choice in spec.placement.choices)
@@ -243,7 +181,7 @@ VERDICTS = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("verdict", "code", "accuracy", "better"), VERDICTS)
 def test_verdicts(scores, recipe, tmp_path: Path, verdict, code, accuracy, better) -> None:
-    record = verify(scores, recipe, tmp_path, Planted(accuracy))
+    record = verify(scores, recipe, tmp_path, planted_accuracy(accuracy))
     assert (record.verdict, record.exit_code, record.better) == (verdict, code, better)
     means = [arm.mean for arm in record.arms]
     assert means == sorted(means, reverse=True)
@@ -258,7 +196,7 @@ def test_verdicts(scores, recipe, tmp_path: Path, verdict, code, accuracy, bette
 
 
 def test_a_failed_arm_is_told_and_leaves_the_verdict_open(scores, recipe, tmp_path: Path) -> None:
-    planted = Planted(BETTER, causes={"attention": "out of memory at batch 1"})
+    planted = planted_accuracy(BETTER, causes={"attention": "out of memory at batch 1"})
     record = verify(scores, recipe, tmp_path, planted)
     assert record.verdict == "cannot separate"
     assert "no result of attention" in record.more
@@ -274,14 +212,12 @@ def test_a_failed_arm_is_told_and_leaves_the_verdict_open(scores, recipe, tmp_pa
 def test_a_failed_rate_is_passed_over(scores, recipe, tmp_path: Path) -> None:
     """A rate that ends in NaN must not end the arm, nor win it."""
 
-    class OneFails(Planted):
-        def result(self, spec, root):
-            result = super().result(spec, root)
-            if spec.arm == "plop" and spec.learning_rate == 2e-4:
-                return dataclasses.replace(result, metrics={"accuracy": math.nan})
-            return result
+    def one_fails(spec: TrialSpec, found: TrialResult) -> TrialResult:
+        if spec.arm == "plop" and spec.learning_rate == 2e-4:
+            return dataclasses.replace(found, metrics={"accuracy": math.nan})
+        return found
 
-    record = verify(scores, recipe, tmp_path, OneFails(BETTER))
+    record = verify(scores, recipe, tmp_path, planted_accuracy(BETTER, change=one_fails))
     step = next(s for s in record.ladder if s.arm == "plop" and s.value is None)
     assert (step.learning_rate, step.cause) == (2e-4, "it ended without a finite accuracy")
     assert next(a for a in record.arms if a.arm == "plop").learning_rate == 6e-5
@@ -289,17 +225,19 @@ def test_a_failed_rate_is_passed_over(scores, recipe, tmp_path: Path) -> None:
 
 def test_without_a_shortlist_there_is_no_verdict(scores, recipe, tmp_path: Path) -> None:
     with pytest.raises(MeasurementError, match=r"shortlist \(plop\) failed .*: no such layer\."):
-        verify(scores, recipe, tmp_path, Planted(BETTER, causes={"plop": "no such layer."}))
+        verify(
+            scores, recipe, tmp_path, planted_accuracy(BETTER, causes={"plop": "no such layer."})
+        )
     every = dict.fromkeys(ARMS[1:], "killed")
     with pytest.raises(MeasurementError, match="Every rival failed in all of its trials"):
-        verify(scores, recipe, tmp_path, Planted(BETTER, causes=every))
+        verify(scores, recipe, tmp_path / "rivals", planted_accuracy(BETTER, causes=every))
 
 
 def test_quick_is_marked_everywhere(scores, recipe, tmp_path: Path) -> None:
     """Two seeds must not be quoted as proof."""
     quick = recipe.model_copy(update={"quick": True})
     plan = step.plan(scores, quick, folder=tmp_path / "run")
-    record = verify(scores, quick, tmp_path, Planted(BETTER))
+    record = verify(scores, quick, tmp_path, planted_accuracy(BETTER))
     assert plan.quick
     assert record.quick
     assert record.seeds == plan.seeds == (0, 1)
@@ -310,7 +248,7 @@ def test_quick_is_marked_everywhere(scores, recipe, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [80, 120])
 def test_tables_fit(scores, recipe, tmp_path: Path, width: int) -> None:
-    record = verify(scores, recipe, tmp_path, Planted(BETTER))
+    record = verify(scores, recipe, tmp_path, planted_accuracy(BETTER))
     for shown in (record, step.plan(scores, recipe, folder=tmp_path / "other")):
         assert max(map(len, as_text(shown, width).splitlines())) <= width
 
@@ -321,18 +259,19 @@ def test_tables_fit(scores, recipe, tmp_path: Path, width: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("trials", [0, 5, 12, 17])
 def test_a_stopped_run_goes_on(scores, recipe, tmp_path: Path, trials: int) -> None:
-    planted = Planted(BETTER, die_after=trials)
+    planted = planted_accuracy(BETTER, die_after=trials)
     with pytest.raises(KeyboardInterrupt):
         verify(scores, recipe, tmp_path, planted)
     planted.die_after = None
     record = verify(scores, recipe, tmp_path, planted)
     assert len(planted.ran) == 25
     assert len({spec.digest() for spec in planted.ran}) == 25
-    assert record.to_dict() == verify(scores, recipe, tmp_path, Planted(BETTER)).to_dict()
+    whole = verify(scores, recipe, tmp_path / "whole", planted_accuracy(BETTER))
+    assert record.to_dict() == whole.to_dict()
 
 
 def test_more_seeds_and_arms_go_on(scores, recipe, tmp_path: Path) -> None:
-    planted = Planted(BETTER)
+    planted = planted_accuracy(BETTER)
     verify(scores, recipe, tmp_path, planted)
     more = recipe.model_copy(update={"seeds": 5, "arms": (*ARMS, "plop-inverse"), "margin": 0.02})
     verify(scores, more, tmp_path, planted)
@@ -357,7 +296,7 @@ def test_signals_are_measured_once(scores, recipe, tmp_path: Path, monkeypatch) 
         "its types are measured when it runs"
     ]
     assert plan.ladder_trials + plan.confirm_trials == 24
-    planted = Planted(BETTER | {"gradient": 0.6}, die_after=9)
+    planted = planted_accuracy(BETTER | {"gradient": 0.6}, die_after=9)
     with pytest.raises(KeyboardInterrupt):
         verify(scores, recipe, tmp_path, planted)
     planted.die_after = None
@@ -377,23 +316,23 @@ def test_signals_are_measured_once(scores, recipe, tmp_path: Path, monkeypatch) 
     [({"rank": 8}, "its rank is 16, now 8"), ({"seed": 3}, "its seed is 0, now 3")],
 )
 def test_a_folder_keeps_to_its_recipe(scores, recipe, tmp_path, update, message) -> None:
-    verify(scores, recipe, tmp_path, Planted(BETTER))
-    planted = Planted(BETTER)
+    verify(scores, recipe, tmp_path, planted_accuracy(BETTER))
+    planted = planted_accuracy(BETTER)
     with pytest.raises(UsageError, match=message):
         verify(scores, recipe.model_copy(update=update), tmp_path, planted)
     assert not planted.ran
 
 
 def test_other_scores_and_foreign_folders(scores, recipe, tmp_path: Path) -> None:
-    verify(scores, recipe, tmp_path, Planted(BETTER))
+    verify(scores, recipe, tmp_path, planted_accuracy(BETTER))
     other = dataclasses.replace(scores, notes=("another",))
     with pytest.raises(UsageError, match="belongs to other scores"):
-        verify(other, recipe, tmp_path, Planted(BETTER))
+        verify(other, recipe, tmp_path, planted_accuracy(BETTER))
     (tmp_path / "photo.jpg").touch()
     with pytest.raises(UsageError, match="something else than a run"):
-        plop.verify(scores, recipe, folder=tmp_path, run=Planted(BETTER))
+        plop.verify(scores, recipe, folder=tmp_path, run=planted_accuracy(BETTER))
     with pytest.raises(UsageError, match="is a file"):
-        plop.verify(scores, recipe, folder=tmp_path / "photo.jpg", run=Planted(BETTER))
+        plop.verify(scores, recipe, folder=tmp_path / "photo.jpg", run=planted_accuracy(BETTER))
 
 
 # --------------------------------------------------------------------------- checks
@@ -415,7 +354,7 @@ def _fault(update: dict[str, object]) -> Callable[[VerifyRecipe], VerifyRecipe]:
     ids=["arm", "budget", "field", "overlap", "rewards"],
 )
 def test_faults_are_found_before_training(scores, recipe, tmp_path, change, error, message) -> None:
-    planted = Planted(BETTER)
+    planted = planted_accuracy(BETTER)
     with pytest.raises(error, match=message):
         verify(scores, change(recipe), tmp_path, planted)
     assert not planted.ran
@@ -423,11 +362,11 @@ def test_faults_are_found_before_training(scores, recipe, tmp_path, change, erro
 
 
 def test_other_data_leave_the_folder_as_it_was(scores, recipe, tmp_path: Path) -> None:
-    verify(scores, recipe, tmp_path, Planted(BETTER))
+    verify(scores, recipe, tmp_path, planted_accuracy(BETTER))
     before = (tmp_path / "run" / "recipe.yaml").read_text()
     rows = ({"text": f"more {n}", "label": n % 2} for n in range(60))
     (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    planted = Planted(BETTER)
+    planted = planted_accuracy(BETTER)
     with pytest.raises(UsageError, match="belongs to other data"):
         verify(
             scores,
@@ -442,7 +381,12 @@ def test_other_data_leave_the_folder_as_it_was(scores, recipe, tmp_path: Path) -
 def test_a_metric_that_is_none(scores, recipe, tmp_path: Path) -> None:
     evaluation = dataclasses.replace(recipe.evaluation, metric="acuracy")
     with pytest.raises(UsageError, match="acuracy"):
-        verify(scores, recipe.model_copy(update={"evaluation": evaluation}), tmp_path, Planted({}))
+        verify(
+            scores,
+            recipe.model_copy(update={"evaluation": evaluation}),
+            tmp_path,
+            planted_accuracy({}),
+        )
 
 
 def test_the_task_fits_the_model(scores, recipe, tmp_path: Path) -> None:
@@ -450,18 +394,18 @@ def test_the_task_fits_the_model(scores, recipe, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not a causal language model"):
         verify(
             dataclasses.replace(scores, model=encoder),
-            recipe.model_copy(update={"task": "sft"}), tmp_path, Planted({}),
+            recipe.model_copy(update={"task": "sft"}), tmp_path, planted_accuracy({}),
         )  # fmt: skip
     tower = dataclasses.replace(scores.model, config={"hidden_size": 32})
     with pytest.raises(ModelError, match="reads no text"):
-        verify(dataclasses.replace(scores, model=tower), recipe, tmp_path, Planted({}))
+        verify(dataclasses.replace(scores, model=tower), recipe, tmp_path, planted_accuracy({}))
 
 
 def test_a_small_disk_is_refused(scores, recipe, tmp_path: Path, monkeypatch) -> None:
     """A disk that fills up in the last trial costs the whole night."""
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("plop_lora.study.folder.shutil.disk_usage", lambda path: usage)
-    planted = Planted(BETTER)
+    planted = planted_accuracy(BETTER)
     with pytest.raises(OutputError, match=r"24 adapters of .* need"):
         verify(scores, recipe, tmp_path, planted)
     assert not planted.ran
@@ -474,7 +418,7 @@ def test_a_small_disk_is_refused(scores, recipe, tmp_path: Path, monkeypatch) ->
 def test_the_plan_counts_what_runs(scores, recipe, tmp_path: Path) -> None:
     priced = VerifyRecipe.read("recipe.yaml", {"price": {"hourly": 2.0}})
     plan = step.plan(scores, priced, folder=tmp_path / "run")
-    planted = Planted(BETTER)
+    planted = planted_accuracy(BETTER)
     record = verify(scores, recipe, tmp_path, planted)
     assert plan.ladder_trials + plan.confirm_trials + plan.untrained_trials == len(planted.ran)
     assert plan.learning_rates == (6e-05, 2e-4, 6e-4)
@@ -490,13 +434,10 @@ def test_the_plan_counts_what_runs(scores, recipe, tmp_path: Path) -> None:
     assert "these are assumptions" in text
 
 
-def test_finished_trials_say_what_others_take(scores, recipe, tmp_path, monkeypatch) -> None:
-    planted = Planted(BETTER, die_after=12)
+def test_finished_trials_say_what_others_take(scores, recipe, tmp_path) -> None:
+    planted = planted_accuracy(BETTER, die_after=12)
     with pytest.raises(KeyboardInterrupt):
         verify(scores, recipe, tmp_path, planted)
-    monkeypatch.setattr(
-        "plop_lora.training.trial.find_result", lambda folder, spec: planted.kept.get(spec.digest())
-    )
     plan = step.plan(scores, recipe, folder=tmp_path / "run")
     assert any("from 12 finished trials" in note for note in plan.notes)
     assert 24 * 2.0 < plan.seconds < 24 * 20.0
@@ -504,7 +445,7 @@ def test_finished_trials_say_what_others_take(scores, recipe, tmp_path, monkeypa
 
 @pytest.mark.slow
 def test_arithmetic_grows_with_the_work(scores, recipe, tmp_path: Path) -> None:
-    planted = Planted(BETTER)
+    planted = planted_accuracy(BETTER)
     verify(scores, recipe, tmp_path, planted)
     spec, size = planted.ran[0], Work(100, 50, 20.0, 1000)
     trained = 4 + 2 * spec.placement.trainable_parameters / 1000
@@ -524,7 +465,7 @@ def test_arithmetic_grows_with_the_work(scores, recipe, tmp_path: Path) -> None:
 def plop_verify(monkeypatch, capfd, folder: Path, tmp_path: Path):
     """`plop verify` in this process with planted trials: exit code, stdout, stderr."""
 
-    def call(planted: Planted, *words: str) -> tuple[int, str, str]:
+    def call(planted: PlantedTrials, *words: str) -> tuple[int, str, str]:
         monkeypatch.chdir(folder)
         monkeypatch.setattr(step, "_runner", lambda: planted)
         where = ["--folder", str(tmp_path / "run")]
@@ -541,7 +482,7 @@ def plop_verify(monkeypatch, capfd, folder: Path, tmp_path: Path):
 @pytest.mark.parametrize(("verdict", "code", "accuracy", "better"), VERDICTS)
 def test_exit_codes(plop_verify, tmp_path: Path, verdict, code, accuracy, better) -> None:
     words = ("--recipe", "recipe.yaml", "-o", str(tmp_path / "v.json"))
-    found, output, errors = plop_verify(Planted(accuracy), *words)
+    found, output, errors = plop_verify(planted_accuracy(accuracy), *words)
     assert found == code, errors
     assert verdict.upper() in output
     assert f"Folder of the run: {tmp_path / 'run'}" in errors
@@ -552,17 +493,17 @@ def test_exit_codes(plop_verify, tmp_path: Path, verdict, code, accuracy, better
 def test_options_alone_and_before_the_recipe(plop_verify, tmp_path: Path) -> None:
     words = ("--task", "classify", "--train", "train.jsonl", "--eval", "eval.jsonl")
     words += ("--arms", "mlp, all-linear", "--seeds", "2", "--format", "json", "--price", "3")
-    code, output, errors = plop_verify(Planted(BETTER), *words)
+    code, output, errors = plop_verify(planted_accuracy(BETTER), *words)
     assert code == 0, errors
     record = json.loads(output)
     assert {arm["arm"] for arm in record["arms"]} == {"plop", "mlp", "all-linear"}
     assert record["cost"]["price"] == 3
     words = ("--recipe", "recipe.yaml", "--seeds", "4", "--format", "json")
-    code, output, errors = plop_verify(Planted(BETTER), *words)
+    code, output, errors = plop_verify(planted_accuracy(BETTER), *words)
     assert (code, output) == (2, "")
     assert "its training.device is 'auto', now 'cpu' is asked" in errors
     words += ("--folder", str(tmp_path / "another"))
-    code, output, errors = plop_verify(Planted(BETTER), *words)
+    code, output, errors = plop_verify(planted_accuracy(BETTER), *words)
     assert code == 0, errors
     assert json.loads(output)["seeds"] == [0, 1, 2, 3]
 
@@ -586,7 +527,7 @@ def test_options_alone_and_before_the_recipe(plop_verify, tmp_path: Path) -> Non
     ],
 )
 def test_errors_are_one_line(plop_verify, words, code: int, message: str) -> None:
-    planted = Planted(BETTER)
+    planted = planted_accuracy(BETTER)
     found, output, errors = plop_verify(planted, *words)
     assert found == code
     assert message in errors
@@ -595,7 +536,9 @@ def test_errors_are_one_line(plop_verify, words, code: int, message: str) -> Non
 
 
 def test_ctrl_c_says_how_to_go_on(plop_verify, tmp_path: Path) -> None:
-    code, output, errors = plop_verify(Planted(BETTER, die_after=3), "--recipe", "recipe.yaml")
+    code, output, errors = plop_verify(
+        planted_accuracy(BETTER, die_after=3), "--recipe", "recipe.yaml"
+    )
     assert code == 130
     assert not output
     assert f"the same command with --folder {tmp_path / 'run'} goes on" in errors

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 from pathlib import Path
 
 import pytest
 import transformers
-from test_verify import BETTER, Planted, folder, plop_verify, recipe, verify
+from builders import PlantedTrials, evaluation_rows, lost, planted_accuracy, trial_result
+from test_verify import BETTER, folder, plop_verify, recipe, verify
 
 import plop_lora as plop
 from plop_lora.errors import DataError, UsageError
@@ -17,6 +17,7 @@ from plop_lora.recipe import TuneRecipe, VerifyRecipe
 from plop_lora.records import TrialResult, TrialSpec, Verification, VerificationPlan
 from plop_lora.records.trial import CONFIRM, LADDER
 from plop_lora.report.terminal import as_text
+from plop_lora.study.study import Study
 from plop_lora.tuning import plan as plan_of_tune
 from plop_lora.tuning import tune
 from plop_lora.verification import run as step
@@ -33,7 +34,9 @@ ALIKE = dict.fromkeys(("plop", "attention", "mlp", "all-linear"), 0.6)
 
 def test_the_bound_that_decides_stands_beside_the_verdict(scores, recipe, tmp_path: Path) -> None:
     """CONFIRMED stood beside an interval that crossed the margin: two rules, one of them unsaid."""
-    record = verify(scores, recipe.model_copy(update={"margin": 0.05}), tmp_path, Planted(ALIKE))
+    record = verify(
+        scores, recipe.model_copy(update={"margin": 0.05}), tmp_path, planted_accuracy(ALIKE)
+    )
     assert record.verdict == "confirmed"
     rivals = [arm for arm in record.arms if arm.arm != "plop"]
     for arm in rivals:
@@ -48,7 +51,7 @@ def test_the_bound_that_decides_stands_beside_the_verdict(scores, recipe, tmp_pa
 
 
 def test_an_old_record_has_no_bound(scores, recipe, tmp_path: Path) -> None:
-    document = verify(scores, recipe, tmp_path, Planted(BETTER)).to_dict()
+    document = verify(scores, recipe, tmp_path, planted_accuracy(BETTER)).to_dict()
     del document["references"]
     for arm in document["arms"]:
         del arm["bound"]
@@ -62,7 +65,7 @@ def test_the_untrained_model_and_the_majority_class_have_a_line(
     scores, recipe, tmp_path: Path
 ) -> None:
     """0.440 in every arm looks like a result until both are seen beside it."""
-    planted = Planted(BETTER, untrained=0.3)
+    planted = planted_accuracy(BETTER, untrained=0.3)
     record = verify(scores, recipe, tmp_path, planted)
     untrained, majority = record.references
     assert untrained.name == "untrained model"
@@ -83,7 +86,9 @@ def test_the_untrained_model_and_the_majority_class_have_a_line(
 def test_arms_that_learned_nothing_confirm_nothing(scores, recipe, tmp_path: Path) -> None:
     """`random` equal to plop, both as good as no finetune, was a success of the shortlist."""
     wanted = recipe.model_copy(update={"margin": 0.05, "arms": ("random",)})
-    record = verify(scores, wanted, tmp_path, Planted({**ALIKE, "random": 0.6}, untrained=0.6))
+    record = verify(
+        scores, wanted, tmp_path, planted_accuracy({**ALIKE, "random": 0.6}, untrained=0.6)
+    )
     assert record.verdict == "cannot separate"
     assert {arm.verdict for arm in record.arms} == {"shortlist", "cannot separate"}
     assert "plop is not shown to be better than the untrained model" in record.more
@@ -91,14 +96,14 @@ def test_arms_that_learned_nothing_confirm_nothing(scores, recipe, tmp_path: Pat
 
 def test_the_majority_class_is_a_level_as_well(scores, recipe, tmp_path: Path) -> None:
     wanted = recipe.model_copy(update={"margin": 0.05})
-    planted = Planted(dict.fromkeys(ALIKE, 0.5), untrained=0.1)
+    planted = planted_accuracy(dict.fromkeys(ALIKE, 0.5), untrained=0.1)
     record = verify(scores, wanted, tmp_path, planted)
     assert record.verdict == "cannot separate"
     assert "better than the majority class" in record.more
 
 
 def test_a_rival_that_learned_still_beats(scores, recipe, tmp_path: Path) -> None:
-    planted = Planted({**dict.fromkeys(ALIKE, 0.5), "mlp": 0.9}, untrained=0.5)
+    planted = planted_accuracy({**dict.fromkeys(ALIKE, 0.5), "mlp": 0.9}, untrained=0.5)
     record = verify(scores, recipe, tmp_path, planted)
     assert (record.verdict, record.better) == ("beaten", "mlp")
 
@@ -106,7 +111,7 @@ def test_a_rival_that_learned_still_beats(scores, recipe, tmp_path: Path) -> Non
 def test_random_that_does_as_well_is_told(scores, recipe, tmp_path: Path) -> None:
     """The word "confirmed" alone would be read as: the scores found the right place."""
     wanted = recipe.model_copy(update={"margin": 0.05, "arms": ("random",)})
-    record = verify(scores, wanted, tmp_path, Planted({**ALIKE, "random": 0.6}))
+    record = verify(scores, wanted, tmp_path, planted_accuracy({**ALIKE, "random": 0.6}))
     assert record.verdict == "confirmed"
     text = " ".join(as_text(record, 200).split())
     assert "Types drawn at random do as well within the margin" in text
@@ -118,7 +123,7 @@ def test_random_that_does_as_well_is_told(scores, recipe, tmp_path: Path) -> Non
 def test_a_smoke_test_that_ran_ends_in_zero(plop_verify) -> None:
     """A check in a pipeline was never green: two seeds separate nothing."""
     words = ("--recipe", "recipe.yaml", "--quick")
-    code, output, errors = plop_verify(Planted(ALIKE), *words)
+    code, output, errors = plop_verify(planted_accuracy(ALIKE), *words)
     assert code == 0, errors
     assert "CANNOT SEPARATE" in output
     assert "Exit code 0 says that every arm trained" in " ".join(output.split())
@@ -126,41 +131,34 @@ def test_a_smoke_test_that_ran_ends_in_zero(plop_verify) -> None:
 
 def test_a_smoke_test_with_a_failed_arm_does_not(scores, recipe, tmp_path: Path) -> None:
     quick = recipe.model_copy(update={"quick": True})
-    record = verify(scores, quick, tmp_path, Planted(BETTER, causes={"mlp": "NaN"}))
+    record = verify(scores, quick, tmp_path, planted_accuracy(BETTER, causes={"mlp": "NaN"}))
     assert record.exit_code == 4
 
 
 # --------------------------------------------------------------------------- lost trials
 
 
-class Losing(Planted):
-    """Some trials of one arm end with the machine, and are not kept.
+def losing(arm: str, accuracy: dict[str, float], seed: int | None = None) -> PlantedTrials:
+    """Return trials of which the machine ends some of one arm.
 
     Those of its ladder at the largest rate, or of one seed of its confirmation.
     """
 
-    def __init__(self, arm: str, accuracy: dict[str, float], seed: int | None = None) -> None:
-        super().__init__(accuracy)
-        self.arm, self.seed = arm, seed
-
-    def is_lost(self, spec: TrialSpec) -> bool:
-        if self.seed is None:
+    def is_lost(spec: TrialSpec) -> bool:
+        if seed is None:
             return spec.phase == LADDER and spec.learning_rate > 5e-4
-        return spec.phase == CONFIRM and spec.seed == self.seed
+        return spec.phase == CONFIRM and spec.seed == seed
 
-    def result(self, spec: TrialSpec, root: Path) -> TrialResult:
-        found = super().result(spec, root)
-        if spec.arm == self.arm and self.is_lost(spec):
-            return dataclasses.replace(
-                found, status="failed", cause="killed by SIGSEGV", metrics={}, mendable=True
-            )
-        return found
+    def lose(spec: TrialSpec, found: TrialResult) -> TrialResult:
+        return lost(found) if spec.arm == arm and is_lost(spec) else found
+
+    return planted_accuracy(accuracy, change=lose)
 
 
 @pytest.mark.parametrize("arm", ["mlp", "plop"])
 def test_a_lost_trial_of_a_ladder_stands_in_the_way(scores, recipe, tmp_path, arm: str) -> None:
     """The arm took another rate, the table was silent, and the verdict was `confirmed`."""
-    record = verify(scores, recipe, tmp_path, Losing(arm, BETTER))
+    record = verify(scores, recipe, tmp_path, losing(arm, BETTER))
     assert record.verdict == "cannot separate"
     verdicts = {row.arm: row.verdict for row in record.arms}
     assert verdicts["mlp"] == "cannot separate"
@@ -174,7 +172,7 @@ def test_a_lost_seed_of_a_confirmation_stands_in_the_way(
     scores, recipe, tmp_path, arm: str
 ) -> None:
     """The seed that ran out of memory was left out, and the verdict was `confirmed`."""
-    record = verify(scores, recipe, tmp_path, Losing(arm, BETTER, seed=1))
+    record = verify(scores, recipe, tmp_path, losing(arm, BETTER, seed=1))
     assert record.verdict == "cannot separate"
     verdicts = {row.arm: row.verdict for row in record.arms}
     assert verdicts["mlp"] == "cannot separate"
@@ -184,7 +182,7 @@ def test_a_lost_seed_of_a_confirmation_stands_in_the_way(
 
 
 def test_a_rival_with_a_lost_trial_does_not_beat(scores, recipe, tmp_path: Path) -> None:
-    record = verify(scores, recipe, tmp_path, Losing("mlp", {**ALIKE, "mlp": 0.95}))
+    record = verify(scores, recipe, tmp_path, losing("mlp", {**ALIKE, "mlp": 0.95}))
     assert record.verdict == "cannot separate"
     assert record.better is None
 
@@ -253,7 +251,7 @@ def test_a_plan_imports_no_function_of_the_user(scores, traps: Path, metric) -> 
         for key, value in wanted.model_dump().items()
         if key in {*TuneRecipe.model_fields}
     }
-    plan_of_tune(scores, TuneRecipe.model_validate(given), traps / "tune")
+    plan_of_tune(scores, TuneRecipe.model_validate(given), folder=traps / "tune")
     assert {path.name for path in traps.iterdir()} == before
 
 
@@ -265,22 +263,13 @@ def test_a_plan_of_sft_neither(scores, traps: Path) -> None:
         (traps / name).write_text(text.replace('"answer"', f'"{rows["answer"]}"'))
     wanted = VerifyRecipe.model_validate({**GRPO, "task": "sft"})
     step.plan(scores, wanted, folder=traps / "run")
-    plop.verify(scores, wanted, folder=traps / "run", run=Losses())
+    plop.verify(scores, wanted, folder=traps / "run", run=PlantedTrials(level_loss))
     assert not (traps / "imported").exists()
 
 
-class Losses(Planted):
-    """Losses that are the same for all; only that they come is of interest."""
-
-    def __init__(self) -> None:
-        super().__init__({})
-
-    def result(self, spec: TrialSpec, root: Path) -> TrialResult:
-        found = super().result(spec, root)
-        items = tuple(1.0 for _ in found.items["accuracy"])
-        return dataclasses.replace(
-            found, metric="loss", metrics={"loss": 1.0}, items={"loss": items}
-        )
+def level_loss(spec: TrialSpec, root: Path) -> TrialResult:
+    """The outcome of every trial: only that it comes is of interest."""
+    return trial_result(spec, 1.0, items={"loss": (1.0,) * evaluation_rows(spec, root)})
 
 
 def test_rewards_are_tried_on_evaluation_rows(scores, traps: Path) -> None:
@@ -293,7 +282,7 @@ def test_rewards_are_tried_on_evaluation_rows(scores, traps: Path) -> None:
             scores,
             VerifyRecipe.model_validate({**GRPO, "training": training}),
             folder=traps / "run",
-            run=Planted({}),
+            run=planted_accuracy({}),
         )
 
 
@@ -306,7 +295,12 @@ def test_columns_that_do_not_match_are_refused(scores, recipe, tmp_path: Path) -
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(DataError, match=r"read by text, label, and .* by premise, hypothesis"):
-        verify(scores, recipe.model_copy(update={"eval": str(path)}), tmp_path, Planted(BETTER))
+        verify(
+            scores,
+            recipe.model_copy(update={"eval": str(path)}),
+            tmp_path,
+            planted_accuracy(BETTER),
+        )
 
 
 @pytest.mark.parametrize("there", ["recipe.yaml", "scores.json", "thesis.tex"])
@@ -315,9 +309,9 @@ def test_a_foreign_folder_is_refused_before_any_work(scores, recipe, tmp_path, t
     (tmp_path / there).write_text("task: mine")
     wanted = {key: getattr(recipe, key) for key in ("task", "train", "eval")}
     for run in (
-        lambda: plop.verify(scores, recipe, folder=tmp_path, run=Planted(BETTER)),
+        lambda: plop.verify(scores, recipe, folder=tmp_path, run=planted_accuracy(BETTER)),
         lambda: step.plan(scores, recipe, folder=tmp_path),
-        lambda: tune(scores, TuneRecipe.model_validate(wanted), tmp_path),
+        lambda: tune(scores, TuneRecipe.model_validate(wanted), folder=tmp_path),
     ):
         with pytest.raises(UsageError, match="something else than a run"):
             run()
@@ -330,18 +324,18 @@ def test_a_project_with_files_of_the_same_names_is_refused(scores, recipe, tmp_p
     (tmp_path / "recipe.yaml").write_text((Path.cwd() / "recipe.yaml").read_text())
     (tmp_path / "data").mkdir()
     with pytest.raises(UsageError, match="something else than a run"):
-        plop.verify(scores, recipe, folder=tmp_path, run=Planted(BETTER))
+        plop.verify(scores, recipe, folder=tmp_path, run=planted_accuracy(BETTER))
 
 
 def test_a_folder_of_the_other_verb_is_refused(scores, recipe, tmp_path: Path) -> None:
-    verify(scores, recipe, tmp_path, Planted(BETTER))
+    verify(scores, recipe, tmp_path, planted_accuracy(BETTER))
     wanted = {key: getattr(recipe, key) for key in ("task", "train", "eval")}
     with pytest.raises(UsageError, match="belongs to a run of plop verify"):
-        tune(scores, TuneRecipe.model_validate(wanted), tmp_path / "run")
+        tune(scores, TuneRecipe.model_validate(wanted), folder=tmp_path / "run")
 
 
 def test_a_run_of_an_older_release_goes_on(scores, recipe, tmp_path: Path) -> None:
-    planted = Planted(BETTER)
+    planted = planted_accuracy(BETTER)
     verify(scores, recipe, tmp_path, planted)
     (tmp_path / "run" / "run.json").unlink()
     (tmp_path / "run" / "trials").mkdir(exist_ok=True)
@@ -352,24 +346,24 @@ def test_a_run_of_an_older_release_goes_on(scores, recipe, tmp_path: Path) -> No
 
 def test_logging_of_transformers_is_put_back(scores, recipe, tmp_path, monkeypatch) -> None:
     """After `verify` a notebook saw no warning and no progress bar of transformers any more."""
-    from plop_lora.training import adapters
+    from plop_lora.training import base
     from plop_lora.verification import signals
 
     log = transformers.utils.logging
 
-    def load(spec: TrialSpec) -> None:
+    def load(*given: object, **others: object) -> None:
         assert log.get_verbosity() == logging.ERROR
         assert not log.is_progress_bar_enabled()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(adapters, "load_base", load)
+    monkeypatch.setattr(base, "load_base", load)
     before = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_info()
     log.enable_progress_bar()
     try:
-        _, study = step._checked(scores, recipe, tmp_path / "run")
+        study = Study.open(scores, recipe, tmp_path / "run")
         with pytest.raises(KeyboardInterrupt):
-            signals._measured(study, ["gradient"])
+            signals.measure_signals(study, ["gradient"])
         assert (log.get_verbosity(), log.is_progress_bar_enabled()) == (logging.INFO, True)
     finally:
         log.set_verbosity(before[0])
@@ -395,7 +389,7 @@ def test_numbers_beyond_all_sense_are_refused(recipe_class, values) -> None:
 
 
 def test_the_report_split_alone_judges_the_untrained(scores, recipe, tmp_path: Path) -> None:
-    planted = Planted(BETTER)
+    planted = planted_accuracy(BETTER)
     verify(scores, recipe, tmp_path, planted)
     (untrained,) = (spec for spec in planted.ran if spec.arm == "untrained model")
     confirm = next(spec for spec in planted.ran if spec.phase == CONFIRM)

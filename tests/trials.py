@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from builders import trial_spec
 from placements import SMALL
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -69,9 +70,9 @@ def write_data(folder: Path) -> TrialData:
 def spec_of(model: str, placement: Placement, data: TrialData, **changes: object) -> TrialSpec:
     """Return the spec of a short trial of the task classify."""
     settings = {name: changes.pop(name) for name in _TRAINING & changes.keys()}
-    spec = TrialSpec(
-        arm="plop", seed=0, phase="confirm", task="classify", model=model, placement=placement,
-        learning_rate=1e-2, data=data, training=replace(SETTINGS, **settings), labels=LABELS,
+    spec = trial_spec(
+        "plop", task="classify", model=model, placement=placement, learning_rate=1e-2, data=data,
+        training=replace(SETTINGS, **settings), labels=LABELS,
     )  # fmt: skip
     return replace(spec, **changes)
 

@@ -30,7 +30,7 @@ from plop_lora.study.folder import TRIALS, mark
 from plop_lora.study.model import check_config, check_weights_fit, is_scored, model_of
 from plop_lora.study.splits import Splits, check_splits, prepare_splits, write_splits
 from plop_lora.training.events import RunTrials, Watch, ignore
-from plop_lora.training.task import metric_of, usual_rate
+from plop_lora.training.task import check_task, metric_of, usual_rate
 from plop_lora.training.weights import TrainedModel
 
 MARGINS = {True: 0.01, False: 0.02}
@@ -93,6 +93,7 @@ class Study:
             UsageError: a recipe that cannot work, or a folder that holds other data.
             ModelError: the task does not fit the model.
         """
+        check_task(recipe.task)
         metric = metric_of(recipe.task, recipe.evaluation)
         checks.check_task_fits(recipe.task, metric, recipe.training.rewards)
         checks.check_model(scores, recipe.task, recipe.model)
