@@ -37,13 +37,15 @@ from score import processor
 from torch.nn import functional
 
 from plop_lora.demo import DATA, MODEL
+from plop_lora.evaluation.heads import next_token_nats
+from plop_lora.evaluation.judged import Prepared
+from plop_lora.evaluation.losses import judgeable, labelled
 from plop_lora.placement import place
 from plop_lora.records import Placement, TrainingSettings, TrialData, TrialSpec
 from plop_lora.scoring.score import score
-from plop_lora.training import adapters, sft
-from plop_lora.training.heads import next_token_nats
-from plop_lora.training.losses import judgeable, labelled
-from plop_lora.training.task import Prepared, Session
+from plop_lora.training import adapters
+from plop_lora.training.task import Session
+from plop_lora.training.tasks import sft
 from plop_lora.training.trainers import LengthSampler
 
 RATE, BATCH, LENGTH = 6e-4, 8, 256

@@ -13,9 +13,10 @@ from builders import trial_data, trial_spec
 from peft import LoraConfig, get_peft_model
 
 from plop_lora.demo import DATA, MODEL
+from plop_lora.evaluation.judged import Prepared
 from plop_lora.records import EvaluationSettings, TrainingSettings, TrialSpec
 from plop_lora.scoring.loading import load_model, load_tokenizer
-from plop_lora.training.task import Prepared, Session
+from plop_lora.training.task import Session
 
 PROBLEMS = [
     json.loads(line) for line in (DATA / "problems.jsonl").read_text(encoding="utf-8").splitlines()

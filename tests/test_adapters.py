@@ -14,11 +14,13 @@ from trials import LABELS, NO_DATA, checkpoint, rows, spec_of
 
 from plop_lora.demo import MODEL
 from plop_lora.errors import ExportError, ModelError, UsageError
+from plop_lora.evaluation.judged import Prepared, Row
 from plop_lora.export.dryrun import adapters_of
 from plop_lora.records import Host, Placement, TrialSpec
 from plop_lora.scoring.loading import load_tokenizer
 from plop_lora.training import adapters, eva
-from plop_lora.training.task import Prepared
+from plop_lora.training.inits import moves_base
+from plop_lora.training.tasks import task_named
 
 TEXTS = ["a fine day", "dull rain and a bleak night with rain", "sun"]
 QUERY = "encoder.layer.{}.attention.self.query"
@@ -143,10 +145,14 @@ def test_eva_that_never_settles_ends(encoder: str, monkeypatch) -> None:
 def test_texts_of_every_task() -> None:
     """EVA sees what the model will: prompt and completion with its end, prompts that stay open."""
     tokenizer = load_tokenizer(str(MODEL))
-    assert eva.tokens_of({"text": "sun"}, tokenizer, "classify") == tokenizer("sun")["input_ids"]
+
+    def tokens(task: str, row: Row) -> list[int]:
+        return list(task_named(task).tokens(row, tokenizer))
+
+    assert tokens("classify", {"text": "sun"}) == tokenizer("sun")["input_ids"]
     row = {"prompt": "a", "completion": " day"}
-    assert eva.tokens_of(row, tokenizer, "sft") == tokenizer("a day</s>")["input_ids"]
-    assert eva.tokens_of(row, tokenizer, "grpo") == tokenizer("a")["input_ids"]
+    assert tokens("sft", row) == tokenizer("a day</s>")["input_ids"]
+    assert tokens("grpo", row) == tokenizer("a")["input_ids"]
 
 
 def move(model: torch.nn.Module) -> None:

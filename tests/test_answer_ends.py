@@ -11,9 +11,9 @@ import torch
 from finetunes import prepared, spec
 from torch.nn import functional
 
-from plop_lora.training.chats import Ends, ends_of_turns
-from plop_lora.training.evaluate import evaluate
-from plop_lora.training.task import Prepared
+from plop_lora.evaluation.chats import Ends, ends_of_turns
+from plop_lora.evaluation.judged import Prepared
+from plop_lora.evaluation.metrics import evaluate
 
 BUNDLED = None
 SPECIAL = (

@@ -195,7 +195,7 @@ def test_a_file_keeps_its_proportions(scores, tmp_path) -> None:
     ranks = {s.type: s.rank for s in arms["imported"].placements[0].sites}
     assert ranks["q_proj"] == pytest.approx(2 * ranks["down_proj"], abs=2)
     uniform = _by_name(
-        make_arms([str(path)], scores, budget=budget_of(scores), seeds=[0], uniform=True)
+        make_arms([str(path)], scores, budget=budget_of(scores), seeds=[0], largest_rank=32)
     )
     ranks = {s.rank for s in uniform["imported"].placements[0].sites}
     assert max(ranks) - min(ranks) <= 1
@@ -233,7 +233,7 @@ def test_an_arm_that_needs_a_signal_says_so(scores) -> None:
     with pytest.raises(UsageError, match="different ranks, which loses under GRPO"):
         make_arms(
             ["eva"], scores, budget=budget_of(scores), seeds=[0], signals=_signals(scores),
-            uniform=True,
+            largest_rank=32,
         )  # fmt: skip
 
 

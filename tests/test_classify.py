@@ -14,7 +14,7 @@ from trials import NO_DATA, checkpoint, rows, spec_of
 
 from plop_lora.errors import DataError
 from plop_lora.records import EvaluationSettings
-from plop_lora.training import classify
+from plop_lora.training import classifier as classify
 from plop_lora.training.adapters import prepare
 from plop_lora.training.task import Session
 

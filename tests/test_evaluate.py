@@ -14,21 +14,20 @@ from finetunes import CHATS, PROBLEMS, ROWS, prepared, spec
 from torch.nn import functional
 
 from plop_lora.errors import DataError, MeasurementError, ModelError, UsageError
-from plop_lora.training.chats import prompt_tokens
-from plop_lora.training.evaluate import (
-    METRICS,
-    check_metric,
-    evaluate,
-    find_metric,
-    is_numeric,
-    prompt_of,
-    reference_of,
-)
-from plop_lora.training.generation import generate
-from plop_lora.training.losses import judgeable, row_losses
-from plop_lora.training.task import DEFAULT_METRIC, Prepared
+from plop_lora.evaluation.chats import prompt_tokens
+from plop_lora.evaluation.generation import generate
+from plop_lora.evaluation.judged import Judged, Prepared, Row
+from plop_lora.evaluation.losses import judgeable, row_losses
+from plop_lora.evaluation.metrics import is_numeric, prompt_of, reference_of
+from plop_lora.records import TrialSpec
+from plop_lora.training.tasks import TASKS, check_metric, task_named
+from plop_lora.user_code import find_function
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning:torch.*")
+
+
+def evaluate(spec: TrialSpec, prepared: Prepared, rows: list[Row]) -> Judged:
+    return task_named(spec.task).judge(spec, prepared, rows, general=())
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +203,7 @@ def test_prompts_that_are_long_empty_or_chats(ready: Prepared) -> None:
 
 def _stubbed(ready: Prepared, monkeypatch: pytest.MonkeyPatch, answers: list[str]) -> None:
     """Let the model give known answers, so that a metric's rule is what is tested."""
-    from plop_lora.training import generation
+    from plop_lora.evaluation import generation
 
     made = [generation.Completion(answer, (5,), True) for answer in answers]
     monkeypatch.setattr(generation, "generate", lambda *args, **settings: made)
@@ -283,7 +282,7 @@ def test_pass_needs_a_reward_that_applies(
         evaluate(spec("grpo", rewards=("plop_test_absent:none",), max_new_tokens=2), ready, rows)
     with pytest.raises(UsageError, match="names no reward function"):
         evaluate(spec("grpo", max_new_tokens=2), ready, rows)
-    with pytest.raises(DataError, match="no evaluation rows"):
+    with pytest.raises(DataError, match="no rows to train on or to judge by"):
         evaluate(spec(), ready, [])
 
 
@@ -303,22 +302,27 @@ def test_pass_needs_a_reward_that_applies(
 )
 def test_metrics_that_a_task_has_not(task: str, metric: str, text: str) -> None:
     """A function is looked for only when something runs: `check_metric` imports none."""
-    check = find_metric if metric.startswith("plop_no") else check_metric
+
+    def check() -> None:
+        found = task_named(task)
+        check_metric(found, metric)
+        if metric.startswith("plop_no"):
+            find_function(metric, "metric", found.metrics)
+
     with pytest.raises(UsageError, match=text):
-        check(task, metric)
+        check()
 
 
 def test_metrics_that_a_task_has() -> None:
-    for task, metrics in METRICS.items():
-        assert DEFAULT_METRIC[task] in metrics
-        for metric in metrics:
+    for task in TASKS.values():
+        for metric in task.metrics:
             check_metric(task, metric)
 
 
 def test_refusing_a_metric_needs_no_torch() -> None:
     code = (
-        "import sys; from plop_lora.training.evaluate import check_metric; "
-        "check_metric('sft', 'exact'); assert 'torch' not in sys.modules"
+        "import sys; from plop_lora.training.tasks import check_metric, task_named; "
+        "check_metric(task_named('sft'), 'exact'); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

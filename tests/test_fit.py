@@ -16,6 +16,7 @@ from plop_lora.recipe import VerifyRecipe
 from plop_lora.scoring.loading import load_skeleton
 from plop_lora.study.fit import check_rows_fit, learned_positions
 from plop_lora.study.splits import Splits
+from plop_lora.training.tasks import task_named
 from plop_lora.training.weights import TrainedModel, trained_model
 
 LONG = {"text": "day " * 100, "label": "good"}
@@ -23,7 +24,7 @@ SHORT = {"text": "day", "label": "bad"}
 
 
 def fits(recipe: VerifyRecipe, model: TrainedModel, rows: Splits) -> None:
-    check_rows_fit(recipe.task, recipe.training, model, rows)
+    check_rows_fit(task_named(recipe.task), recipe.training, model, rows)
 
 
 def splits(*rows: dict[str, Any]) -> Splits:

@@ -9,7 +9,7 @@ import torch
 from finetunes import PROBLEMS, prepared, session, spec
 
 from plop_lora.errors import DataError, UsageError
-from plop_lora.training import grpo
+from plop_lora.training.tasks import grpo
 
 pytest.importorskip("trl")
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning:torch.*")

@@ -17,14 +17,15 @@ from test_verify import BETTER, folder, recipe, verify
 from trials import checkpoint, spec_of, write_data
 
 from plop_lora.errors import UsageError
+from plop_lora.evaluation.metrics import unfinished
 from plop_lora.recipe import VerifyRecipe
 from plop_lora.records import TrainingSettings, TrialResult, TrialSpec
 from plop_lora.records.trial import CONFIRM, LADDER
 from plop_lora.report.terminal import as_text
-from plop_lora.training.classify import _cut, _encoded
+from plop_lora.training.classifier import _cut, _encoded
 from plop_lora.training.launcher import is_first_process, process_count, settled
-from plop_lora.training.learning import not_whole, unfinished, unmoved, unrewarded
-from plop_lora.training.task import passes_of
+from plop_lora.training.learning import not_whole, unmoved, unrewarded
+from plop_lora.training.tasks import task_named
 from plop_lora.training.trial import run_trial
 from plop_lora.verification import run as step
 
@@ -108,7 +109,7 @@ def test_padding_of_a_classifier_is_on_the_right() -> None:
 )
 def test_what_a_trial_sees(task: str, settings: dict[str, Any], rows: int, wanted) -> None:
     """162 rows were planned, and 8 steps of 4 see 32 of them."""
-    found = passes_of(task, TrainingSettings(**settings), rows)
+    found = task_named(task).passes(TrainingSettings(**settings), rows)
     assert (found.steps, found.rows_a_step, found.rows) == wanted
 
 

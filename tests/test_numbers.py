@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from plop_lora.errors import DataError
+from plop_lora.evaluation.metrics import is_numeric
+from plop_lora.evaluation.numbers import reference_number
+from plop_lora.evaluation.rewards import call_reward, find_reward, try_rewards
 from plop_lora.recipe import VerifyRecipe
-from plop_lora.study.checks import reader_of_numbers
+from plop_lora.study.checks import compares_numbers
 from plop_lora.study.splits import prepare_splits
-from plop_lora.training.evaluate import is_numeric
-from plop_lora.training.numbers import reference_number
-from plop_lora.training.rewards import call_reward, find_reward, try_rewards
+from plop_lora.training.tasks import SFT
 
 
 @pytest.mark.parametrize(
@@ -71,6 +72,6 @@ def test_all_references_are_read_before_training(tmp_path: Path) -> None:
     prepare_splits(VerifyRecipe(task="sft", **files))
     recipe = VerifyRecipe(task="sft", **files, evaluation={"metric": "numeric"})
     with pytest.raises(DataError, match=r"eval.jsonl: .*'at 10:30'"):
-        prepare_splits(recipe, numbers_for=reader_of_numbers(recipe))
+        prepare_splits(recipe, numbers_for=compares_numbers(SFT, recipe.training, "numeric"))
     with pytest.raises(DataError, match=r"Row 51: .*'at 10:30'"):
         try_rewards(("number",), rows)

@@ -9,13 +9,13 @@ import pytest
 from finetunes import prepared, session, spec
 
 from plop_lora.errors import DataError
+from plop_lora.evaluation.chats import example_of, prompt_tokens, template_arguments
+from plop_lora.evaluation.judged import Prepared
+from plop_lora.evaluation.losses import judgeable
 from plop_lora.recipe import VerifyRecipe
 from plop_lora.study.rows import read_task_rows
 from plop_lora.texts import UnreadableError, messages_of
-from plop_lora.training import eva, sft
-from plop_lora.training.chats import example_of, prompt_tokens, template_arguments
-from plop_lora.training.losses import judgeable
-from plop_lora.training.task import Prepared
+from plop_lora.training.tasks import SFT, sft
 
 TEMPLATE = (
     "{% if tools %}{{ tools | tojson }}\n{% endif %}{% if style %}{{ style }}\n{% endif %}"
@@ -82,7 +82,7 @@ def test_tools_and_arguments_reach_the_template(ready: Prepared, tmp_path: Path)
     wanted = [tuple(rendered(ready, row, row["messages"])) for row in ROWS]
     assert [judgeable(row, ready.tokenizer, 512).tokens for row in ROWS] == wanted
     assert trained(ready, ROWS, tmp_path) == set(wanted)
-    assert [tuple(eva.tokens_of(row, ready.tokenizer, "sft")) for row in ROWS] == wanted
+    assert [SFT.tokens(row, ready.tokenizer) for row in ROWS] == wanted
 
 
 def test_an_answer_given_as_messages_is_what_is_learnt(ready: Prepared, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_rows_of_a_file_keep_what_they_say(ready: Prepared, tmp_path: Path) -> N
     ]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
     path = str(tmp_path / "rows.parquet")
-    read = read_task_rows(VerifyRecipe(task="sft", train=path, eval=path), path).rows
+    read = read_task_rows(SFT, VerifyRecipe(task="sft", train=path, eval=path), path).rows
     assert {"prompt", "completion"} <= set(read[0])
     for row, given in zip(read, rows, strict=True):
         assert example_of(row, ready.tokenizer) == example_of(given, ready.tokenizer)
@@ -122,7 +122,7 @@ def test_rows_of_a_file_keep_what_they_say(ready: Prepared, tmp_path: Path) -> N
 
 def test_grpo_refuses_what_its_trainer_would_leave_out() -> None:
     """The trainer renders every prompt without the row's tools; judging would have them."""
-    from plop_lora.training.grpo import check_prompts
+    from plop_lora.training.tasks.grpo import check_prompts
 
     with pytest.raises(DataError, match="Row 1 gives its chat template tools"):
         check_prompts([{"prompt": ASKED, "tools": TOOLS}])

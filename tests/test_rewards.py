@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from plop_lora.errors import DataError, UsageError
-from plop_lora.training.numbers import last_number, marked_number
-from plop_lora.training.rewards import (
+from plop_lora.evaluation.numbers import last_number, marked_number
+from plop_lora.evaluation.rewards import (
     REWARDS,
     call_reward,
     checked,

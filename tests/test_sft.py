@@ -10,8 +10,10 @@ import torch
 from finetunes import CHATS, NEW, ROWS, prepared, session, spec
 
 from plop_lora.errors import DataError, ModelError, UsageError
-from plop_lora.training import sft
-from plop_lora.training.task import Prepared, Session
+from plop_lora.evaluation.chats import columns_kept
+from plop_lora.evaluation.judged import Prepared
+from plop_lora.training.task import Session
+from plop_lora.training.tasks import sft
 
 pytest.importorskip("trl")
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning:torch.*")
@@ -179,7 +181,7 @@ def test_rows_beyond_the_length_are_counted(tmp_path: Path) -> None:
 )
 def test_rows_that_cannot_be_trained_on(rows: list[Any], text: str) -> None:
     with pytest.raises(DataError, match=text):
-        sft.columns_kept(rows)
+        columns_kept(rows)
 
 
 def test_models_that_cannot_be_trained(monkeypatch: pytest.MonkeyPatch) -> None:

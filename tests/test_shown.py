@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from plop_lora.errors import DataError
+from plop_lora.evaluation.judged import prompt_text
 from plop_lora.recipe import VerifyRecipe
-from plop_lora.study.rows import TaskRows, prompt_text, read_task_rows
+from plop_lora.study.rows import TaskRows, read_task_rows
+from plop_lora.training.tasks import task_named
 
 
 @pytest.fixture
@@ -20,9 +22,8 @@ def read(tmp_path: Path):
         rows = [{name: f"{text} {n}" if text else "" for name, text in row.items()}
                 for n in range(4)]  # fmt: skip
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return read_task_rows(
-            VerifyRecipe(task=task, train=str(path), eval=str(path), **keys), str(path)
-        )
+        recipe = VerifyRecipe(task=task, train=str(path), eval=str(path), **keys)
+        return read_task_rows(task_named(task), recipe, str(path))
 
     return make
 

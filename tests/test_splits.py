@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from plop_lora.errors import DataError, UsageError
+from plop_lora.evaluation.judged import answer_text, prompt_text
 from plop_lora.recipe import VerifyRecipe
-from plop_lora.study.rows import answer_text, prompt_text
 from plop_lora.study.splits import FOLDER, REPORT, SELECT, TRAIN, prepare_splits, write_splits
 
 Rows = list[dict[str, object]]

@@ -26,11 +26,12 @@ from trials import EVALUATION, TRAIN, checkpoint, rows, spec_of, write_data
 import plop_lora.training.trial as step
 from plop_lora import cli
 from plop_lora.errors import DataError, MachineError, OutputError, RecordError, UsageError
+from plop_lora.evaluation.judged import Judged
 from plop_lora.models.memory import is_out_of_memory
 from plop_lora.records import EvaluationSettings, TrialResult, TrialSpec
-from plop_lora.training import evaluate as judging
 from plop_lora.training.resources import measured
-from plop_lora.training.task import Judged, Session, trainer_of
+from plop_lora.training.task import Session
+from plop_lora.training.tasks import CLASSIFY, TASKS
 from plop_lora.training.trial import find_result, run_trial, trial_folder, write_spec
 
 PLACEMENT = placed("bert", {"attention.self.value": 4, "output.dense": 4})
@@ -252,9 +253,9 @@ Train = Callable[..., Any]
 @contextlib.contextmanager
 def training(monkeypatch: pytest.MonkeyPatch, train: Train) -> Iterator[None]:
     """Put a trainer in the place of the task's own, which it is given to call."""
-    own = trainer_of("classify")
+    task = replace(CLASSIFY, train=lambda *parts: train(CLASSIFY.train, *parts))
     with monkeypatch.context() as patch:
-        patch.setattr(step, "trainer_of", lambda task: lambda *parts: train(own, *parts))
+        patch.setitem(TASKS, "classify", task)
         yield
 
 
@@ -324,15 +325,15 @@ def test_memory_that_never_suffices(spec: TrialSpec, tmp_path: Path, monkeypatch
 
 @pytest.mark.slow
 def test_memory_in_evaluation_does_not_train_again(spec, tmp_path: Path, monkeypatch) -> None:
-    own, sizes = judging.evaluate, []
+    sizes = []
 
-    def evaluate(spec: TrialSpec, prepared: Any, data: Any, **others: Any) -> Judged:
+    def judge(spec: TrialSpec, prepared: Any, data: Any, **others: Any) -> Judged:
         sizes.append(spec.evaluation.batch_size)
         if len(sizes) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return own(spec, prepared, data, **others)
+        return CLASSIFY.judge(spec, prepared, data, **others)
 
-    monkeypatch.setattr(judging, "evaluate", evaluate)
+    monkeypatch.setitem(TASKS, "classify", replace(CLASSIFY, judge=judge))
     result = run_trial(spec, tmp_path / "trial", root=tmp_path)
     assert result.done, result.cause
     assert sizes == [16, 8]
@@ -371,7 +372,8 @@ def test_being_stopped_is_no_result(spec, tmp_path: Path, monkeypatch, stop) -> 
 )
 def test_evaluation_without_a_number(spec, tmp_path: Path, monkeypatch, judged, cause) -> None:
     """No score is not a score of 0."""
-    monkeypatch.setattr(judging, "evaluate", lambda *parts, **others: judged)
+    judge = lambda *parts, **others: judged  # noqa: E731
+    monkeypatch.setitem(TASKS, "classify", replace(CLASSIFY, judge=judge))
     result = run_trial(spec, tmp_path / "trial", root=tmp_path)
     assert result.status == "failed"
     assert cause in result.cause
@@ -382,7 +384,8 @@ def test_evaluation_without_a_number(spec, tmp_path: Path, monkeypatch, judged, 
 @pytest.mark.slow
 def test_other_metrics_may_be_missing(spec: TrialSpec, tmp_path: Path, monkeypatch) -> None:
     judged = Judged({"accuracy": (1.0, 0.0)}, {"accuracy": 0.5, "perplexity": float("inf")})
-    monkeypatch.setattr(judging, "evaluate", lambda *parts, **others: judged)
+    judge = lambda *parts, **others: judged  # noqa: E731
+    monkeypatch.setitem(TASKS, "classify", replace(CLASSIFY, judge=judge))
     result = run_trial(spec, tmp_path / "trial", root=tmp_path)
     assert result.done
     assert result.metrics == {"accuracy": 0.5}

@@ -95,7 +95,7 @@ def test_one_step_of_reinforcement_learning_as_well(tmp_path: Path) -> None:
     from finetunes import PROBLEMS, prepared, session
     from finetunes import spec as spec_of_task
 
-    from plop_lora.training import grpo
+    from plop_lora.training.tasks import grpo
 
     rows = [{"prompt": row["question"], "answer": row["answer"]} for row in PROBLEMS[:8]]
     settings = {"rewards": ("format",), "generations": 4, "completion_length": 4, "steps": 1}

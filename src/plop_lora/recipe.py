@@ -18,7 +18,6 @@ from plop_lora.options import TRACKERS
 from plop_lora.records.trial import (
     DTYPES,
     SCHEDULES,
-    TASKS,
     EvaluationSettings,
     TrainingSettings,
 )
@@ -278,7 +277,7 @@ class Price(Section):
 class DataRecipe(Section):
     """Which rows a study trains on and judges by, and how they are read and split."""
 
-    task: str = Field(description="sft, classify or grpo.")
+    task: str = Field(description="sft, classify, grpo, or a task of yours as module:NAME.")
     train: str = Field(description="Training rows: a local file or a hub data set.")
     eval: str = Field(description="Rows of the report, never trained on and never selected on.")
     text: str | None = Field(None, description="Field of the text or of the chat messages.")
@@ -325,11 +324,6 @@ class FinetuneRecipe(DataRecipe):
     @classmethod
     def _known_trackers(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(_one_of(name, tuple(TRACKERS)) for name in names)
-
-    @field_validator("task")
-    @classmethod
-    def _known_task(cls, task: str) -> str:
-        return _one_of(task, TASKS)
 
     @field_validator("training", "evaluation")
     @classmethod

@@ -39,8 +39,8 @@ EvalOption = Annotated[
 TaskOption = Annotated[
     str | None,
     typer.Option(
-        help="Train for the task sft, classify or grpo.",
-        autocompletion=among("records.trial:TASKS"),
+        help="Train for the task sft, classify or grpo, or one of yours, written module:NAME.",
+        autocompletion=among("training.tasks:TASKS"),
         rich_help_panel=TRAINING,
     ),
 ]

@@ -48,9 +48,9 @@ def targets(incomplete: str) -> list[str]:
 
 def metrics(incomplete: str) -> list[str]:
     """Complete a metric by name; those of your own and of a harness are not listed."""
-    from plop_lora.training.evaluate import METRICS
+    from plop_lora.training.tasks import TASKS
 
-    names = dict.fromkeys(name for group in METRICS.values() for name in group)
+    names = dict.fromkeys(name for task in TASKS.values() for name in task.metrics)
     return [name for name in names if name.startswith(incomplete)]
 
 

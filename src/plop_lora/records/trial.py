@@ -10,8 +10,6 @@ from pydantic import Field
 from plop_lora.records.base import Record
 from plop_lora.records.placement import Placement
 
-SFT, CLASSIFY, GRPO = "sft", "classify", "grpo"
-TASKS = (SFT, CLASSIFY, GRPO)
 LADDER, SEARCH, CONFIRM, UNTRAINED = "ladder", "search", "confirm", "untrained"
 DONE, FAILED = "done", "failed"
 

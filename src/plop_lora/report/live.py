@@ -26,11 +26,11 @@ from rich.text import Text
 from plop_lora.escapes import escaped
 from plop_lora.recipe import Price
 from plop_lora.records import TrialResult, TrialSpec
-from plop_lora.records.trial import CONFIRM, GRPO, LADDER, SEARCH, UNTRAINED
+from plop_lora.records.trial import CONFIRM, LADDER, SEARCH, UNTRAINED
 from plop_lora.report.costs import duration, money
 from plop_lora.report.rows import Column, Table, shown, sparkline
 from plop_lora.training.events import FINISHED, RUNNING, WAITING, Event, Watch
-from plop_lora.training.task import metric_of
+from plop_lora.training.tasks import task_named
 
 CURVE = "curve.jsonl"
 REFRESH_SECONDS = 0.5
@@ -131,11 +131,12 @@ def cell(trial: Trial) -> str:
 
 def _logged(spec: TrialSpec) -> str:
     """Return the name of what a trial logs while it trains."""
-    return "reward" if spec.task == GRPO else "train loss"
+    return "reward" if task_named(spec.task).samples else "train loss"
 
 
 def _legend(trials: Sequence[Trial]) -> str:
-    metric = metric_of(trials[0].spec.task, trials[0].spec.evaluation)
+    spec = trials[0].spec
+    metric = task_named(spec.task).metric_of(spec.evaluation)
     return (
         f"{MARKS[WAITING]} waits, {MARKS[RUNNING]} runs, ✓ done, ✗ failed. Bars: "
         f"{_logged(trials[0].spec)} from the start; at the end {metric} of the rows judged on."
@@ -281,7 +282,7 @@ def read_curve(folder: Path, task: str) -> tuple[float, ...]:
 
     Nothing, where there is no curve yet; a value that is not finite is left out.
     """
-    key = "reward" if task == GRPO else "loss"
+    key = "reward" if task_named(task).samples else "loss"
     try:
         with open(folder / CURVE, "rb") as file:
             file.seek(0, 2)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plop_lora.cost import trial_flops
+from plop_lora.evaluation.metrics import GENERATED
 from plop_lora.records import TrialResult, TrialSpec
-from plop_lora.records.trial import CLASSIFY, GRPO
+from plop_lora.training.task import Task
 
 CHARACTERS_A_TOKEN = 4.0
 UTILISATION = 0.3
@@ -22,7 +23,6 @@ STARTUP = 15.0
 """Seconds a trial spends on imports and on loading, before any arithmetic."""
 CALIBRATION = 0.2
 SIDE = 768
-GENERATED = ("exact", "numeric", "pass@1")
 ACCELERATORS = ("/dev/nvidia0", "/dev/kfd")
 
 
@@ -36,12 +36,13 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The size of a trial: rows trained on and judged, the tokens of a row, the model."""
+    """The size of a trial: rows trained on and judged, the tokens of a row, the model, the task."""
 
     train_rows: int
     evaluation_rows: int
     tokens: float
     parameters: int
+    task: Task
 
 
 def estimate(
@@ -79,18 +80,18 @@ def arithmetic(spec: TrialSpec, work: Work) -> float:
     steps = settings.epochs * work.train_rows
     if settings.steps is not None:
         batch = settings.batch_size * settings.accumulation
-        steps = settings.steps * batch / (settings.generations if spec.task == GRPO else 1)
+        steps = settings.steps * batch / (settings.generations if work.task.samples else 1)
     cut = min(work.tokens, settings.max_length)
     share = spec.placement.trainable_parameters / work.parameters
     trained = trial_flops(1, 1, share, checkpointing=settings.checkpointing)
-    if spec.task == GRPO:
+    if work.task.samples:
         answer = settings.completion_length
         passes = trained + 2.0 + (2.0 if settings.beta else 0.0)
         training = steps * settings.generations * (work.tokens + answer) * passes
     else:
         training = steps * cut * trained
     generated = 0
-    if spec.task != CLASSIFY and spec.evaluation.metric in GENERATED:
+    if work.task.by_answers and spec.evaluation.metric in GENERATED:
         generated = spec.evaluation.max_new_tokens
     judging = work.evaluation_rows * (cut + generated) * 2.0
     return work.parameters * (training + judging)

@@ -5,23 +5,21 @@ A tokenizer that cannot be loaded is left to the first trial, whose error says w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from plop_lora.errors import DataError, ModelError, PlopError, UsageError
+from plop_lora.evaluation.judged import Row
 from plop_lora.models.origin import Origin
 from plop_lora.records import TrainingSettings
-from plop_lora.records.trial import CLASSIFY, GRPO
 from plop_lora.study.splits import Splits
+from plop_lora.training.task import Task
 from plop_lora.training.weights import TrainedModel
-
-Row = Mapping[str, Any]
 
 
 def check_rows_fit(
-    task: str, training: TrainingSettings, model: TrainedModel, splits: Splits
+    task: Task, training: TrainingSettings, model: TrainedModel, splits: Splits
 ) -> None:
     """Refuse rows that no trial of a study could read.
 
@@ -57,16 +55,10 @@ def check_rows_fit(
     _check_positions(task, training, skeleton, longest, model.name)
 
 
-def _length(task: str, row: Row, tokenizer: Any, where: str) -> int:
+def _length(task: Task, row: Row, tokenizer: Any, where: str) -> int:
     """Return the tokens of a row as its task reads it."""
-    from plop_lora.training.chats import example_of, prompt_tokens, template_arguments
-
     try:
-        if task == CLASSIFY:
-            return len(tokenizer(str(row["text"]))["input_ids"])
-        if task == GRPO:
-            return len(prompt_tokens(row["prompt"], tokenizer, template_arguments(row)))
-        return len(example_of(row, tokenizer).tokens)
+        return len(task.tokens(row, tokenizer))
     except PlopError:
         raise
     except Exception as error:  # templates are programs and raise what they like
@@ -88,12 +80,12 @@ def _check_pad_token(tokenizer: Any, skeleton: Any, name: str) -> None:
 
 
 def _check_positions(
-    task: str, training: TrainingSettings, skeleton: Any, longest: int, name: str
+    task: Task, training: TrainingSettings, skeleton: Any, longest: int, name: str
 ) -> None:
     positions = learned_positions(skeleton)
     if positions is None:
         return
-    if task == GRPO:
+    if task.samples:
         needed = longest + training.completion_length
         cure = f"training.completion_length {max(1, positions - longest)} or shorter prompts"
     else:

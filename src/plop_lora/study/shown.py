@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from plop_lora.errors import DataError
-from plop_lora.records.trial import CLASSIFY, SFT
-from plop_lora.training.task import Row
+from plop_lora.evaluation.judged import Row
+from plop_lora.fields import Reader
+from plop_lora.training.task import Task
 
 ASKED_TOO = frozenset({
     "input", "context", "contexts", "passage", "document", "article", "background", "choices",
@@ -29,33 +30,30 @@ WORDS = 3
 _SHOWN = 160
 
 
-def check_lost(
-    rows: Sequence[Row], asked: Sequence[str], used: Sequence[str], task: str, *, guessed: bool
-) -> None:
+def check_lost(rows: Sequence[Row], asked: Sequence[str], reader: Reader, task: Task) -> None:
     """Refuse a column that is a part of the question but would reach no model.
 
     Args:
         rows: those of the file.
         asked: the prompt that each has become.
-        used: the columns that are read.
-        task: of the recipe.
-        guessed: whether the columns were recognised as a pair of question and answer, so that any
-            text beside them may belong to the question; otherwise its name must say so.
+        reader: of the rows; where it has guessed, any text beside its columns may belong to the
+            question, otherwise its name must say so.
+        task: what the rows are for.
 
     Raises:
         DataError: there is such a column.
     """
-    for name in _unread(rows, used):
+    for name in _unread(rows, reader.fields):
         if name in NOT_ASKED or not _differs(rows, name):
             continue
-        is_part = name in ASKED_TOO or (guessed and _is_text(rows, name))
+        is_part = name in ASKED_TOO or (reader.guessed and _is_text(rows, name))
         if is_part and not _is_inside(rows, asked, name):
-            raise DataError(_lost(name, used, task))
+            raise DataError(_lost(name, reader.fields, task))
 
 
-def _lost(name: str, used: Sequence[str], task: str) -> str:
+def _lost(name: str, used: Sequence[str], task: Task) -> str:
     with_it = "\\n".join(f"{{{field}}}" for field in (name, used[0]))
-    if task == SFT:
+    if task.completes:
         end = f' --completion "{{{used[-1]}}}"'
         ways = (f'--prompt "{with_it}\\n"{end}', f'--prompt "{{{used[0]}}}\\n"{end}')
     else:
@@ -94,10 +92,10 @@ def _is_inside(rows: Sequence[Row], asked: Sequence[str], name: str) -> bool:
 
 
 def shown(
-    rows: Sequence[Row], made: Sequence[Row], used: Sequence[str], task: str, source: str
+    rows: Sequence[Row], made: Sequence[Row], used: Sequence[str], task: Task, source: str
 ) -> list[str]:
     """Return notes on what the model is given: one row, the columns it never sees, odd prompts."""
-    parts = ("prompt", "completion", "messages", "text", *(("label",) if task == CLASSIFY else ()))
+    parts = task.reserved
     row = ", ".join(f"{part} {_cut(made[0][part])}" for part in parts if part in made[0])
     notes = [f"the first row of {source} becomes: {row}"]
     unread = [name for name in _unread(rows, used) if _is_any_text(rows, name)]
@@ -105,7 +103,7 @@ def shown(
         notes.append(f"text columns of {source} that the model is not given: {', '.join(unread)}")
     prompts = [row["prompt"] for row in made if isinstance(row.get("prompt"), str)]
     spaced = sum(prompt.endswith(" ") for prompt in prompts)
-    if spaced and task == SFT:
+    if spaced and task.completes:
         notes.append(
             f"{spaced} of {len(made)} prompts of {source} end in a space, which most tokenizers "
             "join with the word that follows: the model is asked with other tokens than it learns "

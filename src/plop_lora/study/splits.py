@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plop_lora.errors import DataError, UsageError
+from plop_lora.evaluation.chats import ARGUMENTS, TOOLS
+from plop_lora.evaluation.judged import Row
+from plop_lora.evaluation.numbers import reference_number
 from plop_lora.files import atomic_file
 from plop_lora.recipe import DataRecipe
 from plop_lora.records import TrialData
-from plop_lora.records.trial import CLASSIFY, GRPO, SFT
-from plop_lora.study.rows import TaskRows, answer_text, prompt_text, read_task_rows
-from plop_lora.training.chats import ARGUMENTS, TOOLS
-from plop_lora.training.numbers import reference_number
-from plop_lora.training.rewards import answer_of
-from plop_lora.training.task import Row
+from plop_lora.study.rows import TaskRows, read_task_rows
+from plop_lora.training.task import Task
+from plop_lora.training.tasks import task_named
 
 TRAIN, SELECT, REPORT = "train.jsonl", "select.jsonl", "report.jsonl"
 FOLDER = "data"
@@ -65,9 +65,10 @@ class Splits:
             rows=rows,
         )
 
-    def characters(self) -> float:
+    def characters(self, task: Task) -> float:
         """Return the mean length of a training row, prompt and answer, in characters."""
-        return sum(len(prompt_text(r)) + len(answer_text(r)) for r in self.train) / len(self.train)
+        lengths = (len(task.question(row)) + len(task.answer(row)) for row in self.train)
+        return sum(lengths) / len(self.train)
 
 
 def prepare_splits(
@@ -92,12 +93,13 @@ def prepare_splits(
         UsageError: a template that cannot be read, or a folder that holds other data.
         OutputError: the files cannot be written.
     """
-    train = read_task_rows(data, data.train)
-    evaluation = read_task_rows(data, data.eval)
+    task = task_named(data.task)
+    train = read_task_rows(task, data, data.train)
+    evaluation = read_task_rows(task, data, data.eval)
     _check_fields(data, train.fields, evaluation.fields)
     notes = [*train.notes, *evaluation.notes]
-    labels = _labels(data, train, evaluation) if data.task == CLASSIFY else ()
-    keys = _Keys(train.rows, data)
+    labels = _labels(data, train, evaluation) if task.has_classes else ()
+    keys = _Keys(train.rows, task, data.train)
     notes += keys.notes
     rows, note = _without_repeats(train.rows, f"training rows of {data.train}", keys)
     notes += note
@@ -105,11 +107,12 @@ def prepare_splits(
     notes += note
     rows, overlap, note = _without_overlap(rows, report, data, keys)
     notes += note
-    if data.task == CLASSIFY:
-        notes += _contradictions(rows, data.train) + _contradictions(report, data.eval)
+    if task.has_classes:
+        notes += _contradictions(task, rows, data.train)
+        notes += _contradictions(task, report, data.eval)
     if numbers_for is not None:
-        _check_numbers(data.task, numbers_for, {data.train: rows, data.eval: report})
-    rest, selection = _hold_out(rows, data, keys)
+        _check_numbers(task, numbers_for, {data.train: rows, data.eval: report})
+    rest, selection = _hold_out(rows, task, data, keys)
     if len(report) < LEAST_REPORT:
         raise DataError(
             f"{data.eval} has {len(report)} different rows; at least {LEAST_REPORT} are needed "
@@ -145,22 +148,24 @@ class _Keys:
     question, and so is a text with several labels.
     """
 
-    def __init__(self, rows: Sequence[Row], data: DataRecipe) -> None:
-        prompts = {_plain(prompt_text(row)) for row in rows}
+    def __init__(self, rows: Sequence[Row], task: Task, source: str) -> None:
+        self.task = task
+        prompts = {_plain(task.question(row)) for row in rows}
         few = len(prompts) < LEAST_SELECTION or len(rows) >= ANSWERS_A_PROMPT * len(prompts)
-        self.with_answer = data.task == SFT and few and any(answer_text(row) for row in rows)
+        self.with_answer = task.completes and few and any(task.answer(row) for row in rows)
         self.notes = [
-            f"the {len(rows)} rows of {data.train} share {len(prompts)} prompts, so a row is "
+            f"the {len(rows)} rows of {source} share {len(prompts)} prompts, so a row is "
             "told by its prompt and its answer together: a prompt may stand in two splits"
         ] * self.with_answer  # fmt: skip
 
     def __call__(self, row: Row) -> str:
-        return self.whole(row) if self.with_answer else _plain(prompt_text(row))
+        return self.whole(row) if self.with_answer else _plain(self.task.question(row))
 
     def whole(self, row: Row) -> str:
         """Return all that a row says: two rows that share it are one row twice."""
         given = json.dumps([row.get(name) for name in (TOOLS, ARGUMENTS)], default=str)
-        return f"{_plain(prompt_text(row))}\0{_plain(answer_text(row))}\0{given}"
+        asked, answered = self.task.question(row), self.task.answer(row)
+        return f"{_plain(asked)}\0{_plain(answered)}\0{given}"
 
 
 def _plain(text: str) -> str:
@@ -198,29 +203,30 @@ def _without_overlap(
     ]  # fmt: skip
 
 
-def _check_numbers(task: str, reader: str, files: Mapping[str, Sequence[Row]]) -> None:
+def _check_numbers(task: Task, reader: str, files: Mapping[str, Sequence[Row]]) -> None:
     """Refuse references whose number cannot be read whole, where numbers are compared."""
     for source, rows in files.items():
         for row in rows:
-            reference = answer_of(row) if task == GRPO else answer_text(row)
             try:
-                reference_number(reference or "", reader)
+                reference_number(task.reference(row) or "", reader)
             except DataError as error:
                 raise DataError(f"{source}: {error}") from error
 
 
-def _contradictions(rows: Sequence[Row], source: str) -> list[str]:
+def _contradictions(task: Task, rows: Sequence[Row], source: str) -> list[str]:
     """Return a note on texts that have several labels; no model can get all of them right."""
     labels: dict[str, set[str]] = {}
     for row in rows:
-        labels.setdefault(_plain(prompt_text(row)), set()).add(row["label"])
+        labels.setdefault(_plain(task.question(row)), set()).add(row["label"])
     several = sum(len(found) > 1 for found in labels.values())
     return [
         f"{several} of {len(labels)} texts of {source} have more than one label; they are kept"
     ] * (several > 0)
 
 
-def _hold_out(rows: list[Row], data: DataRecipe, keys: _Keys) -> tuple[list[Row], list[Row]]:
+def _hold_out(
+    rows: list[Row], task: Task, data: DataRecipe, keys: _Keys
+) -> tuple[list[Row], list[Row]]:
     """Shuffle, and part the selection split from the rest; no prompt stands in both.
 
     A prompt is held out with all its rows. Classes have their share in both parts and in the
@@ -229,9 +235,9 @@ def _hold_out(rows: list[Row], data: DataRecipe, keys: _Keys) -> tuple[list[Row]
     rows = list(rows)
     random.Random(data.seed).shuffle(rows)
     wanted = min(MOST_SELECTION, max(LEAST_SELECTION, round(data.selection * len(rows))))
-    held = _first_prompts(_candidates(rows, data), wanted, keys)
-    selection = _spread([row for row in rows if keys(row) in held], data)
-    rest = _spread([row for row in rows if keys(row) not in held], data)
+    held = _first_prompts(_candidates(rows, task), wanted, keys)
+    selection = _spread([row for row in rows if keys(row) in held], task)
+    rest = _spread([row for row in rows if keys(row) not in held], task)
     if len(selection) < LEAST_SELECTION or len(rest) < LEAST_TRAIN:
         raise DataError(
             f"{data.train} leaves {len(rest)} training rows beside {len(selection)} that choose "
@@ -252,17 +258,17 @@ def _first_prompts(rows: Sequence[Row], wanted: int, keys: _Keys) -> set[str]:
     return set(held)
 
 
-def _candidates(rows: Sequence[Row], data: DataRecipe) -> list[Row]:
+def _candidates(rows: Sequence[Row], task: Task) -> list[Row]:
     """Return the rows in the order in which they are held out; a class's only row comes last."""
-    if data.task != CLASSIFY:
+    if not task.has_classes:
         return list(rows)
     counts = Counter(row["label"] for row in rows)
-    return sorted(_spread(rows, data), key=lambda row: counts[row["label"]] == 1)
+    return sorted(_spread(rows, task), key=lambda row: counts[row["label"]] == 1)
 
 
-def _spread(rows: Sequence[Row], data: DataRecipe) -> list[Row]:
+def _spread(rows: Sequence[Row], task: Task) -> list[Row]:
     """Return rows so that each class has its share, and one row at least, of the first n."""
-    if data.task != CLASSIFY:
+    if not task.has_classes:
         return list(rows)
     counts, seen = Counter(row["label"] for row in rows), Counter[str]()
     places = []
@@ -277,7 +283,7 @@ def _labels(data: DataRecipe, train: TaskRows, evaluation: TaskRows) -> tuple[st
     found = {row["label"] for row in train.rows}
     if len(found) < 2:
         raise DataError(
-            f"All rows of {data.train} have the label {next(iter(found))!r}; classify needs two "
+            f"All rows of {data.train} have the label {next(iter(found))!r}; {data.task} needs two "
             "classes at least. Name another field with --label."
         )
     if len(found) > len(train.rows) / 2:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from plop_lora.models.folders import model_name
 from plop_lora.placement import place
 from plop_lora.placement.budget import parse_budget
 from plop_lora.recipe import FinetuneRecipe, Price, Runner
@@ -30,7 +31,8 @@ from plop_lora.study.folder import TRIALS, mark
 from plop_lora.study.model import check_config, check_weights_fit, is_scored, model_of
 from plop_lora.study.splits import Splits, check_splits, prepare_splits, write_splits
 from plop_lora.training.events import RunTrials, Watch, ignore
-from plop_lora.training.task import check_task, metric_of, usual_rate
+from plop_lora.training.task import Task
+from plop_lora.training.tasks import check_metric, task_named
 from plop_lora.training.weights import TrainedModel
 
 MARGINS = {True: 0.01, False: 0.02}
@@ -44,7 +46,7 @@ class Study:
     Attributes:
         scores: what is scored, and what placements are made from.
         folder: of the run: splits, trials and the record.
-        task: name of the task.
+        task: what is trained for.
         model: what every trial loads, with what identifies its weights.
         trains_scored: whether that is the very model that was scored.
         splits: the rows: trained on, selected on, reported on.
@@ -62,7 +64,7 @@ class Study:
 
     scores: Scores
     folder: Path
-    task: str
+    task: Task
     model: TrainedModel
     trains_scored: bool
     splits: Splits
@@ -93,18 +95,22 @@ class Study:
             UsageError: a recipe that cannot work, or a folder that holds other data.
             ModelError: the task does not fit the model.
         """
-        check_task(recipe.task)
-        metric = metric_of(recipe.task, recipe.evaluation)
-        checks.check_task_fits(recipe.task, metric, recipe.training.rewards)
-        checks.check_model(scores, recipe.task, recipe.model)
+        task = task_named(recipe.task)
+        metric = task.metric_of(recipe.evaluation)
+        check_metric(task, metric)
+        task.check_settings(recipe.training)
+        if recipe.model is not None:
+            model_name(recipe.model)
+        task.check_model(task.name, scores.model)
         model = model_of(scores, recipe.model, recipe.revision)
         check_config(model, scores, download=False)
-        splits = prepare_splits(recipe, numbers_for=checks.reader_of_numbers(recipe))
+        numbers_for = checks.compares_numbers(task, recipe.training, metric)
+        splits = prepare_splits(recipe, numbers_for=numbers_for)
         check_splits(splits, folder)
         return cls(
             scores=scores,
             folder=folder,
-            task=recipe.task,
+            task=task,
             model=model,
             trains_scored=is_scored(scores, recipe.model, recipe.revision),
             splits=splits,
@@ -113,7 +119,7 @@ class Study:
             budget=_budget(scores, recipe),
             rank=recipe.rank,
             top=recipe.top,
-            usual_rate=usual_rate(recipe.task, recipe.full_rate),
+            usual_rate=task.usual_rate(recipe.full_rate),
             seed=recipe.seed,
             runner=recipe.runner,
             price=recipe.price,
@@ -169,7 +175,7 @@ class Study:
             arm=name,
             seed=seed,
             phase=phase,
-            task=self.task,
+            task=self.task.name,
             model=self.model.name,
             placement=placement,
             learning_rate=learning_rate,
@@ -220,13 +226,16 @@ class Study:
             placements: those that trials will train.
 
         Raises:
+            MissingExtraError: the trainer of the task is not installed.
             ModelError: the model to be trained is not there, or is another than was scored.
             DataError, UsageError: functions that fail, or rows that no trial could read.
         """
         from plop_lora.study.fit import check_rows_fit
 
+        checks.check_trainer(self.task)
         checks.check_dtype(self.training)
-        checks.check_functions(self.task, self.metric, self.training.rewards, self.splits)
+        splits = (self.splits.train, self.splits.report)
+        checks.check_functions(self.task, self.metric, self.training, splits)
         check_config(self.model, self.scores, download=True)
         check_rows_fit(self.task, self.training, self.model, self.splits)
         if not self.trains_scored:

@@ -23,20 +23,20 @@ import transformers
 from torch import nn
 
 from plop_lora.errors import ExportError, ModelError, UsageError
+from plop_lora.evaluation.judged import Prepared, Row
 from plop_lora.export.adapters import WEIGHTS_FILE
 from plop_lora.export.dryrun import adapters_of, compare_adapters, lora_layers, with_every_module
 from plop_lora.export.names import parameter_sites
 from plop_lora.export.peft import peft_fields
 from plop_lora.files import atomic_folder
 from plop_lora.records import Placement, TrialSpec
-from plop_lora.records.trial import CLASSIFY
 from plop_lora.scoring.loading import (
     describe,
 )
 from plop_lora.training.base import base_of
 from plop_lora.training.eva import initialise_from_features
 from plop_lora.training.inits import DRAWN, FROM_DATA, INITS, is_known, moves_base
-from plop_lora.training.task import Prepared, Row
+from plop_lora.training.tasks import task_named
 
 ADAPTER = "default"
 
@@ -101,9 +101,9 @@ def check_adapters(spec: TrialSpec) -> None:
             f"The initialisation 'orthogonal' needs even ranks, and {odd[0].name} has rank "
             f"{odd[0].rank}. Use --init default or another rank."
         )
-    if spec.task == CLASSIFY and len(set(spec.labels)) < 2:
+    if task_named(spec.task).has_classes and len(set(spec.labels)) < 2:
         raise UsageError(
-            f"The task classify needs two or more labels, and the trial has {list(spec.labels)}."
+            f"The task {spec.task} needs two or more labels, and the trial has {list(spec.labels)}."
         )
 
 

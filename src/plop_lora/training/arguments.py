@@ -15,9 +15,10 @@ import torch
 from transformers import PrinterCallback
 
 from plop_lora.errors import MeasurementError, ModelError, UsageError
+from plop_lora.evaluation.judged import Prepared
+from plop_lora.evaluation.precision import frozen_weight
 from plop_lora.records import TrialSpec
-from plop_lora.training.precision import frozen_weight
-from plop_lora.training.task import Prepared, Session, Trained
+from plop_lora.training.task import Session, Trained
 
 LOG_SHARE = 0.05
 """Share of the steps between two rows of the curve."""

@@ -10,15 +10,16 @@ import transformers
 from torch import nn
 from transformers import AutoConfig
 
-from plop_lora.errors import ModelError, UsageError
+from plop_lora.errors import ModelError
+from plop_lora.evaluation.precision import HALVES
 from plop_lora.models.folders import model_name
 from plop_lora.models.origin import Origin
 from plop_lora.records import TrainingSettings, TrialSpec
-from plop_lora.records.trial import CLASSIFY
 from plop_lora.scoring.loading import device_named, dtype_for, explained, load_tokenizer
 from plop_lora.scoring.weights import load_checked
 from plop_lora.training.launcher import process_count
-from plop_lora.training.precision import HALVES
+from plop_lora.training.task import Loading, Task
+from plop_lora.training.tasks import task_named
 
 
 class Base(NamedTuple):
@@ -33,13 +34,13 @@ class Base(NamedTuple):
 def base_of(spec: TrialSpec) -> Base:
     """Return the model of a trial; see `load_base`."""
     return load_base(
-        spec.task, spec.model, revision=spec.revision, labels=spec.labels, settings=spec.training,
-        seed=spec.seed,
+        task_named(spec.task), spec.model, revision=spec.revision, labels=spec.labels,
+        settings=spec.training, seed=spec.seed,
     )  # fmt: skip
 
 
 def load_base(
-    task: str,
+    task: Task,
     model: str,
     *,
     revision: str | None = None,
@@ -75,11 +76,12 @@ def load_base(
     with explained(name, "model"):
         config = AutoConfig.from_pretrained(name, **origin.loading())
         dtype = chosen if chosen == "auto" else getattr(torch, chosen)
-        wanted, options = _class_of(task, model, labels, config, tokenizer)
+        wanted = task.model_class(Loading(task.name, model, config, tokenizer, labels))
+        options = dict(wanted.options)
         if device == "cpu" and (config.dtype if dtype == "auto" else dtype) in HALVES:
             options["attn_implementation"] = "eager"
-        loaded = load_checked(wanted, name, dtype=dtype, **origin.loading(), **options)
-    if task == CLASSIFY:
+        loaded = load_checked(wanted.kind, name, dtype=dtype, **origin.loading(), **options)
+    if wanted.trains_head:
         heads = _heads(loaded.model, loaded.new)
         return Base(loaded.model.to(device), tokenizer, heads, loaded.notes)
     if loaded.new:
@@ -99,36 +101,6 @@ def trial_device(wanted: str) -> str:
     from plop_lora.scoring.parallel import Processes
 
     return str(device_named(Processes(count=process_count()).device(wanted)))
-
-
-def _class_of(
-    task: str, name: str, labels: Sequence[str], config: Any, tokenizer: Any
-) -> tuple[Any, dict[str, Any]]:
-    """Return the class that transformers should load for the task, and its options."""
-    if task == CLASSIFY:
-        names = dict(enumerate(labels))
-        return transformers.AutoModelForSequenceClassification, {
-            "num_labels": len(names),
-            "id2label": names,
-            "label2id": {name: number for number, name in names.items()},
-            "problem_type": "single_label_classification",
-            "pad_token_id": tokenizer.pad_token_id,
-            "ignore_mismatched_sizes": True,
-        }
-    declared = (config.architectures or [""])[0]
-    if declared.endswith("ForMaskedLM"):
-        raise UsageError(
-            f"{name} is a {declared}, which writes no text. The task {task} needs a "
-            "causal language model; an encoder can be trained by the task classify."
-        )
-    if config.is_encoder_decoder:
-        raise UsageError(
-            f"{name} has an encoder and a decoder, and the task {task} needs a causal "
-            "language model. It can be scored and placed; train it with transformers' "
-            "Seq2SeqTrainer on the placement of plop export --to peft. For labels, the task "
-            "classify trains its encoder-decoder with a head."
-        )
-    return transformers.AutoModelForCausalLM, {}
 
 
 def _heads(model: nn.Module, missing: Sequence[str]) -> tuple[str, ...]:

@@ -16,11 +16,10 @@ from typing import Any
 import torch
 
 from plop_lora.errors import DataError, ModelError, PlopError
+from plop_lora.evaluation.judged import Row
+from plop_lora.evaluation.precision import precision
 from plop_lora.records import TrialSpec
-from plop_lora.records.trial import GRPO, SFT
-from plop_lora.training.chats import example_of, prompt_tokens, template_arguments
-from plop_lora.training.precision import precision
-from plop_lora.training.task import Row
+from plop_lora.training.tasks import task_named
 
 ROWS = 512
 """Training rows that are read at most; their batches repeat until the directions settle."""
@@ -77,10 +76,11 @@ class _Batches:
 
 def _batches(tokenizer: Any, rows: Sequence[Row], spec: TrialSpec) -> list[dict[str, torch.Tensor]]:
     """Return padded batches, each with at least twice as many tokens as the largest rank."""
+    task = task_named(spec.task)
     needed = 2 * max(site.rank for site in spec.placement.sites)
     groups: list[list[dict[str, Any]]] = [[]]
     for row in rows:
-        tokens = tokens_of(row, tokenizer, spec.task)[: spec.training.max_length]
+        tokens = list(task.tokens(row, tokenizer))[: spec.training.max_length]
         if len(groups[-1]) >= spec.training.batch_size and _tokens(groups[-1]) >= needed:
             groups.append([])
         groups[-1].append({"input_ids": tokens, "attention_mask": [1] * len(tokens)})
@@ -96,16 +96,3 @@ def _batches(tokenizer: Any, rows: Sequence[Row], spec: TrialSpec) -> list[dict[
 
 def _tokens(group: Sequence[dict[str, Any]]) -> int:
     return sum(len(row["input_ids"]) for row in group)
-
-
-def tokens_of(row: Row, tokenizer: Any, task: str) -> list[int]:
-    """Return the tokens of a prepared row as the model sees them in training.
-
-    Raises:
-        ModelError: it is a chat, but the tokenizer has no chat template.
-    """
-    if task == SFT:
-        return list(example_of(row, tokenizer).tokens)
-    if task == GRPO:
-        return prompt_tokens(row["prompt"], tokenizer, template_arguments(row))
-    return list(tokenizer(str(row["text"]), verbose=False)["input_ids"])

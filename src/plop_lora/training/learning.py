@@ -44,21 +44,6 @@ def unrewarded(curve: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def unfinished(ended: Sequence[bool], most: int) -> tuple[str, ...]:
-    """Say so where every generated answer was cut.
-
-    Args:
-        ended: whether each answer came to its end.
-        most: tokens that an answer may have.
-    """
-    if ended and not any(ended):
-        return (
-            f"{len(ended)} of {len(ended)} answers are cut at max_new_tokens {most}, so what was "
-            "judged are beginnings",
-        )
-    return ()
-
-
 def not_whole(rows: int, dropped: int, cut: int, most: int) -> tuple[str, ...]:
     """Say so where more training rows than `TOLERATED` were not seen, or not to their end.
 

@@ -9,16 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from plop_lora.errors import DataError, UsageError, nearest
+from plop_lora.evaluation.judged import Row
 from plop_lora.records import TrialSpec
-from plop_lora.records.trial import CLASSIFY, GRPO, SFT
-from plop_lora.training.task import Row
-
-COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
-    SFT: (("prompt", "completion"), ("messages",), ("text",)),
-    CLASSIFY: (("text", "label"),),
-    GRPO: (("prompt",),),
-}
-"""What a row has to have, by task: all of one of these."""
+from plop_lora.training.task import Task
 
 
 def read_rows(path: Path, sha256: str, *, limit: int | None = None) -> list[Row]:
@@ -56,7 +49,7 @@ def read_rows(path: Path, sha256: str, *, limit: int | None = None) -> list[Row]
     return rows
 
 
-def read_general(spec: TrialSpec, root: Path) -> list[Row]:
+def read_general(task: Task, spec: TrialSpec, root: Path) -> list[Row]:
     """Read the general text of a trial, on which what it costs elsewhere is measured; may be none.
 
     Raises:
@@ -66,10 +59,10 @@ def read_general(spec: TrialSpec, root: Path) -> list[Row]:
     data = spec.data
     if data.general is None:
         return []
-    if spec.task == CLASSIFY:
+    if not task.reads_text:
         raise UsageError(
-            "The task classify has no loss on general text: its model has a head for labels in "
-            "place of one for tokens. Leave data.general out of the spec."
+            f"The task {task.name} has no loss on general text: its model has no head for tokens. "
+            "Leave data.general out of the spec."
         )
     rows = read_rows(root / data.general, data.general_sha256 or "")
     for number, row in enumerate(rows, start=1):
@@ -91,22 +84,20 @@ def _parsed(line: bytes, path: Path, number: int) -> dict[str, Any]:
     return row
 
 
-def check_rows(spec: TrialSpec, rows: Sequence[Row], source: str) -> None:
+def check_rows(task: Task, spec: TrialSpec, rows: Sequence[Row], source: str) -> None:
     """Refuse rows that lack what the task reads, or have a label that is none of the spec's.
 
     Raises:
         DataError: the first such row is named.
     """
-    choices = COLUMNS[spec.task]
     for number, row in enumerate(rows, start=1):
-        if not any(all(row.get(name) is not None for name in names) for names in choices):
-            wanted = ", or ".join(" and ".join(names) for names in choices)
+        if not any(all(row.get(name) is not None for name in names) for names in task.columns):
+            wanted = ", or ".join(" and ".join(names) for names in task.columns)
             raise DataError(
                 f"{source}, row {number} has {', '.join(row) or 'nothing'}; a row of "
-                f"{spec.task} has {wanted}."
+                f"{task.name} has {wanted}."
             )
-    if spec.task == CLASSIFY:
-        label_numbers(rows, spec.labels, source)
+    task.check_rows(spec, rows, source)
 
 
 def label_numbers(

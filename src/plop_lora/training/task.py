@@ -1,37 +1,28 @@
-"""What a task is to a trial: a trainer for it, and the metric that judges it by default.
+"""What a task is: one object that says all that is particular to one kind of finetune.
 
-A task trains a model that already has its adapters; how they were made, how long it took and what
-is done with a failure is `trial`'s affair. Imports no trainer: each is imported when it is used.
+How its rows are read and checked, what a model is loaded as, how it is trained and judged, at
+which rate, with which packages. Everything else goes by the object: how adapters are made, how
+long a trial took and what is done with a failure is `trial`'s affair. Imports no trainer, and no
+torch: what needs them imports them when it is called.
 """
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
-from plop_lora.errors import UsageError, nearest
+from plop_lora.evaluation.judged import Judged, Prepared, Row, answer_text, prompt_text
+from plop_lora.fields import Reader
+from plop_lora.recipe import DataRecipe
 from plop_lora.records import EvaluationSettings, TrainingSettings, TrialSpec
-from plop_lora.records.trial import GRPO, TASKS
+from plop_lora.records.scores import ModelReference
 
-Row = Mapping[str, Any]
-"""A prepared row. sft: `prompt` and `completion`, or `messages`, or `text`; classify: `text` and
-`label`; grpo: `prompt`. Its other columns are kept and reach reward functions."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
-    """A model with its adapters in place, the only parameters that train, and its tokenizer.
-
-    `notes` say what its result should tell of the weights.
-    """
-
-    model: Any
-    tokenizer: Any
-    notes: tuple[str, ...] = ()
+LORA_OVER_FULL = 10.0
+"""A best LoRA rate is about ten times that of a full finetune (Thinking Machines, LoRA Without
+Regret, 2025)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +37,6 @@ class Trained:
     last_log: Mapping[str, Any]
     rows_dropped: int = 0
     rows_cut: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """The outcome of every evaluation row by metric, and the metrics that are no mean over rows.
-
-    `items` are in the order of the rows; the mean of one is its metric. `metrics` has all of them.
-    `doubts` say why the outcome may tell nothing of the model.
-    """
-
-    items: Mapping[str, tuple[float, ...]]
-    metrics: Mapping[str, float]
-    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,30 +58,132 @@ class Session:
 
 Train = Callable[[TrialSpec, Prepared, Sequence[Row], Session], Trained]
 
-DEFAULT_METRIC = {"sft": "loss", "classify": "accuracy", "grpo": "pass@1"}
-DEFAULT_FULL_RATE = {"sft": 2e-5, "classify": 2e-5, "grpo": 1e-6}
-"""Learning rates of a full finetune; LoRA's ladder stands around ten times these."""
-LARGEST_RL_RANK = 32
-"""Of reinforcement learning, which needs few ranks: GRPO collapses at high ones, more so with large
-batches (OpenReview XGZHI14m8P)."""
-LORA_OVER_FULL = 10.0
-"""A best LoRA rate is about ten times that of a full finetune (Thinking Machines, LoRA Without
-Regret, 2025)."""
+
+class Judge(Protocol):
+    """Judges a model on evaluation rows by the metric of a trial."""
+
+    def __call__(
+        self, spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], *, general: Sequence[Row]
+    ) -> Judged:
+        """Return the outcome of every row; `general` has texts that are none of the task's."""
+        ...
 
 
-def metric_of(task: str, evaluation: EvaluationSettings) -> str:
-    """Return the metric that decides: the one asked for, or the task's own."""
-    return evaluation.metric or DEFAULT_METRIC[task]
+class ModelClass(NamedTuple):
+    """What loads a model for a task, and its further options.
+
+    `trains_head` says whether what the checkpoint lacks is a head that trains from scratch.
+    """
+
+    kind: Any
+    options: dict[str, Any]
+    trains_head: bool = False
 
 
-def usual_rate(task: str, full_rate: float | None) -> float:
-    """Return the LoRA rate to start from, of the rate of a full finetune or the task's own."""
-    return LORA_OVER_FULL * (full_rate or DEFAULT_FULL_RATE[task])
+class Loading(NamedTuple):
+    """What a task knows of a model that is about to be loaded."""
+
+    task: str
+    model: str
+    config: Any
+    tokenizer: Any
+    labels: Sequence[str]
+
+
+def _nothing(*_: Any) -> None:
+    """Check nothing."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Task:
+    """One kind of finetune.
+
+    Attributes:
+        name: as recipes and specs give it.
+        columns: what a prepared row has to have: all of one of these.
+        reserved: columns by whose presence a trainer tells what a row is: of a data set only those
+            that are meant stay.
+        reader: from the options of the user, the columns and the name of a data set to the way in
+            which its rows are read.
+        check_made: refuses rows that were read, by the columns and the name of the data set.
+        question: what a prepared row asks, as one text: no question stands in two splits.
+        answer: what it answers, as one text; empty where that is part of the question.
+        reference: the right answer that a metric compares with, None where a row has none.
+        tokens: a row as the model sees it in training, by its tokenizer.
+        model_class: what transformers should load.
+        check_model: refuses a scored model that a task of this name cannot train.
+        train: trains a model that has its adapters.
+        judge: judges a trained model.
+        metrics: by name; the first decides where none is asked for.
+        full_rate: learning rate of a full finetune; LoRA's stand around ten times that.
+        packages: whose versions a result tells; all have to be installed.
+        by_answers: whether answers are generated, so that `lm-eval:TASK` and `module:function` are
+            metrics as well.
+        completes: whether a row has an answer that the model learns to write.
+        has_classes: whether rows have a class, in the column `label`; every split has its share of
+            each, and specs name them all.
+        reads_text: whether the loss on general text can be measured beside the task.
+        samples: whether training samples its completions in groups and learns from rewards.
+        largest_rank: a limit on every rank, beyond which the task is known to fail; ranks are even
+            then. None without one.
+        check_settings: refuses training settings that the task cannot work with.
+        check_rows: refuses rows of a trial, before a model is loaded, by its spec and their source.
+        try_rows: runs the user's functions on a few rows, by the training settings.
+        check_length: refuses too few rows for one step.
+    """
+
+    name: str
+    columns: tuple[tuple[str, ...], ...]
+    reserved: tuple[str, ...]
+    reader: Callable[[DataRecipe, Sequence[str], str], Reader]
+    tokens: Callable[[Row, Any], Sequence[int]]
+    model_class: Callable[[Loading], ModelClass]
+    check_model: Callable[[str, ModelReference], None]
+    train: Train
+    judge: Judge
+    metrics: tuple[str, ...]
+    full_rate: float
+    packages: tuple[str, ...] = ("torch", "transformers", "peft")
+    question: Callable[[Row], str] = prompt_text
+    answer: Callable[[Row], str] = answer_text
+    reference: Callable[[Row], str | None] = answer_text
+    by_answers: bool = False
+    completes: bool = False
+    has_classes: bool = False
+    reads_text: bool = False
+    samples: bool = False
+    largest_rank: int | None = None
+    check_made: Callable[[Sequence[Row], Sequence[str], str], None] = _nothing
+    check_settings: Callable[[TrainingSettings], None] = _nothing
+    check_rows: Callable[[TrialSpec, Sequence[Row], str], None] = _nothing
+    try_rows: Callable[[TrainingSettings, Sequence[Row]], None] = _nothing
+    check_length: Callable[[TrainingSettings, int], None] = _nothing
+
+    def metric_of(self, evaluation: EvaluationSettings) -> str:
+        """Return the metric that decides: the one asked for, or the task's own."""
+        return evaluation.metric or self.metrics[0]
+
+    def usual_rate(self, full_rate: float | None = None) -> float:
+        """Return the LoRA rate to start from, of that of a full finetune or the task's own."""
+        return LORA_OVER_FULL * (full_rate or self.full_rate)
+
+    def passes(self, settings: TrainingSettings, rows: int) -> Passes:
+        """Return how many steps a trial takes and how many of its rows it sees."""
+        a_step = settings.batch_size * settings.accumulation
+        if self.samples:
+            a_step //= settings.generations
+        a_step = max(1, a_step)
+        steps = settings.steps or max(1, math.ceil(rows * settings.epochs / a_step))
+        return Passes(steps, min(a_step, rows), min(rows, steps * a_step))
 
 
 @dataclass(frozen=True, slots=True)
 class Passes:
-    """What a trial sees: steps, rows a step (for grpo: prompts), and different rows in all."""
+    """What a trial sees: steps, rows a step (of rewards: prompts), and different rows in all.
+
+    >>> str(Passes(8, 4, 32))
+    '8 steps of 4 rows, 32 different ones'
+    """
 
     steps: int
     rows_a_step: int
@@ -112,39 +192,3 @@ class Passes:
     def __str__(self) -> str:
         steps = "1 step" if self.steps == 1 else f"{self.steps:,} steps"
         return f"{steps} of {self.rows_a_step:,} rows, {self.rows:,} different ones"
-
-
-def passes_of(task: str, settings: TrainingSettings, rows: int) -> Passes:
-    """Return how many steps a trial takes and how many of its rows it sees.
-
-    >>> str(passes_of("sft", TrainingSettings(steps=8, batch_size=4), 162))
-    '8 steps of 4 rows, 32 different ones'
-    """
-    a_step = settings.batch_size * settings.accumulation
-    if task == GRPO:
-        a_step //= settings.generations
-    a_step = max(1, a_step)
-    steps = settings.steps or max(1, math.ceil(rows * settings.epochs / a_step))
-    return Passes(steps, min(a_step, rows), min(rows, steps * a_step))
-
-
-def trainer_of(task: str) -> Train:
-    """Return `train` of the module of that name in this package.
-
-    Raises:
-        UsageError: there is no such task.
-    """
-    check_task(task)
-    train: Train = importlib.import_module(f"plop_lora.training.{task}").train
-    return train
-
-
-def check_task(task: str) -> None:
-    """Refuse a task that there is none of.
-
-    Raises:
-        UsageError: it is none of `TASKS`.
-    """
-    if task not in TASKS:
-        raise UsageError(f"There is no task {task!r}.{nearest(task, TASKS)} Allowed: "
-                         f"{', '.join(TASKS)}.")  # fmt: skip

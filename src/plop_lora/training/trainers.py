@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Sampler
 from transformers import get_scheduler
 
-from plop_lora.training.heads import next_token_nats
+from plop_lora.evaluation.heads import next_token_nats
 
 POOL = 16
 """Batches among which rows of similar length are looked for: more pad less and mix less."""

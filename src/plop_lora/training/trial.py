@@ -16,7 +16,6 @@ Imports no torch until something has to be trained. Knows nothing of the tasks b
 
 from __future__ import annotations
 
-import importlib
 import math
 import shutil
 import sys
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from plop_lora.errors import MachineError, OutputError, PlopError, RecordError, UsageError
+from plop_lora.evaluation.judged import Judged, Prepared, Row
 from plop_lora.files import remove_abandoned
 from plop_lora.models.memory import is_out_of_memory
 from plop_lora.records import TrialResult, TrialSpec
@@ -40,19 +40,10 @@ from plop_lora.training.learning import not_whole, unmoved, unrewarded
 from plop_lora.training.machine import is_of_machine
 from plop_lora.training.memory import release_memory, smaller_batch
 from plop_lora.training.rows import check_rows, read_general, read_rows
-from plop_lora.training.task import (
-    Judged,
-    Prepared,
-    Row,
-    Session,
-    check_task,
-    metric_of,
-    trainer_of,
-)
+from plop_lora.training.task import Session
+from plop_lora.training.tasks import check_metric, task_named
 from plop_lora.training.weights import check_weights
 
-_PACKAGES: dict[str, tuple[str, ...]] = {"classify": ("torch", "transformers", "peft")}
-_PACKAGES |= dict.fromkeys(("sft", "grpo"), (*_PACKAGES["classify"], "trl"))
 _SPARE_BYTES = 50 * 2**20
 
 
@@ -114,7 +105,7 @@ def run_trial(
     found = find_result(folder, spec)
     if found is not None:
         return found
-    check_task(spec.task)
+    task = task_named(spec.task)
     check_weights(spec)
     if is_first_process():
         _claim(folder, spec)
@@ -124,9 +115,9 @@ def run_trial(
     data = spec.data
     train = read_rows(base / data.train, data.train_sha256, limit=data.rows)
     judged = read_rows(base / data.evaluation, data.evaluation_sha256)
-    check_rows(spec, train, data.train)
-    check_rows(spec, judged, data.evaluation)
-    general = read_general(spec, base)
+    check_rows(task, spec, train, data.train)
+    check_rows(task, spec, judged, data.evaluation)
+    general = read_general(task, spec, base)
     progress = _Progress(spec, folder, tuple(report_to))
     if batch_size is not None:
         _shrink(progress, batch_size)
@@ -237,7 +228,7 @@ def _run(spec: TrialSpec, progress: _Progress, rows: _Rows) -> TrialResult:
         trainable_parameters=progress.parameters,
         batch_size=progress.spec.training.batch_size,
         cost=cost,
-        versions=resources.versions(*_PACKAGES[spec.task]),
+        versions=resources.versions(*task_named(spec.task).packages),
         notes=tuple(progress.notes),
         last_log=progress.last_log or (progress.curve.last if progress.curve else {}),
         dtype=progress.dtype,
@@ -248,7 +239,7 @@ def _run(spec: TrialSpec, progress: _Progress, rows: _Rows) -> TrialResult:
 
 
 def _metric(spec: TrialSpec) -> str:
-    return metric_of(spec.task, spec.evaluation)
+    return task_named(spec.task).metric_of(spec.evaluation)
 
 
 def _cause(error: Exception) -> str:
@@ -295,8 +286,8 @@ def _judge_fitting(
 
 def _trained(progress: _Progress, rows: Sequence[Row]) -> Prepared:
     """Return the trained model, its adapter saved."""
+    from plop_lora.evaluation.precision import dtype_of
     from plop_lora.training import adapters
-    from plop_lora.training.precision import dtype_of
 
     spec = progress.spec
     init = spec.placement.settings.init
@@ -307,7 +298,7 @@ def _trained(progress: _Progress, rows: Sequence[Row]) -> Prepared:
     progress.dtype = dtype_of(prepared.model)
     initial = adapters.initial_factors(prepared.model, init)
     session = Session(progress.folder, log, spec.training.batch_size, progress.report_to)
-    trained = trainer_of(spec.task)(spec, prepared, rows, session)
+    trained = task_named(spec.task).train(spec, prepared, rows, session)
     progress.tokens = trained.tokens
     progress.last_log = plain_row(trained.last_log)
     progress.rows_dropped, progress.rows_cut = trained.rows_dropped, trained.rows_cut
@@ -327,9 +318,10 @@ def _judge(progress: _Progress, prepared: Prepared, rows: _Rows) -> None:
     Raises:
         DivergedError: the deciding metric is NaN, infinite, or was not given.
     """
-    evaluate = importlib.import_module("plop_lora.training.evaluate").evaluate
     spec, metric = progress.spec, _metric(progress.spec)
-    judged: Judged = evaluate(spec, prepared, rows.judged, general=rows.general)
+    task = task_named(spec.task)
+    check_metric(task, metric)
+    judged = task.judge(spec, prepared, rows.judged, general=rows.general)
     metrics = {name: float(value) for name, value in judged.metrics.items()}
     items = {name: tuple(map(float, values)) for name, values in judged.items.items()}
     bad = {name for name, value in metrics.items() if not math.isfinite(value)}

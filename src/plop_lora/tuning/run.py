@@ -26,7 +26,6 @@ from plop_lora.records.tuning import (
     Tuning,
     TuningPlan,
 )
-from plop_lora.study import checks
 from plop_lora.study.folder import TRIALS, TUNE, alone_in, check_folder
 from plop_lora.study.study import Study
 from plop_lora.training.events import RunTrials, Watch, ignore
@@ -76,7 +75,6 @@ def tune(
     """
     scores, recipe = Scores.of(scores), TuneRecipe.of(recipe, settings)
     require("optuna")
-    checks.check_trainer(recipe.task)
     search = _opened(scores, recipe, Path(folder), run or _runner(), watch)
     search.study.check(list(search.space.table.values()))
     with alone_in(search.folder, TUNE):
@@ -129,7 +127,7 @@ def plan(
     hourly = study.price.hourly
     return TuningPlan(
         model=scores.model,
-        task=study.task,
+        task=study.task.name,
         metric=study.metric,
         budget=space.budget,
         default=space.default,
@@ -157,7 +155,7 @@ def _opened(
     search = Search(study, build_space(study, recipe), recipe, run, watch)
     climbs = bool(ladder_rates(search.space, recipe.trials))
     shortest = search.ladder.rows if climbs else len(study.splits.train)
-    checks.check_groups_of(study.task, study.training, shortest)
+    study.task.check_length(study.training, shortest)
     return search
 
 
@@ -227,7 +225,7 @@ def _record(
     }
     return Tuning(
         model=study.scores.model,
-        task=study.task,
+        task=study.task.name,
         metric=study.metric,
         higher_is_better=study.higher,
         margin=study.usual_margin,

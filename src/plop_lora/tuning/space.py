@@ -11,12 +11,10 @@ from plop_lora.placement import STRATEGIES, place, with_rank
 from plop_lora.placement.place import check_settings
 from plop_lora.recipe import TuneDesign
 from plop_lora.records import AdapterSettings, Placement
-from plop_lora.records.trial import GRPO
 from plop_lora.records.tuning import Configuration
 from plop_lora.study.rates import rounded
 from plop_lora.study.study import Study
 from plop_lora.training.inits import INITS, is_known
-from plop_lora.training.task import LARGEST_RL_RANK
 
 SHORTLIST = "plop"
 USUAL = (SHORTLIST, "all-linear", "mlp", "attention")
@@ -121,15 +119,16 @@ def _ranks(study: Study, wanted: TuneDesign, notes: list[str]) -> tuple[int, ...
     ranks = sorted(set(wanted.ranks))
     if not ranks or ranks[0] < 1:
         raise UsageError(f"ranks: {list(wanted.ranks)} is not possible; give ranks of 1 and more.")
-    kept = [rank for rank in ranks if study.task != GRPO or rank <= LARGEST_RL_RANK]
+    most = study.task.largest_rank
+    kept = [rank for rank in ranks if most is None or rank <= most]
     if not kept:
         raise UsageError(
-            f"ranks: {ranks} are all above {LARGEST_RL_RANK}, beyond which grpo collapses. Give "
+            f"ranks: {ranks} are all above {most}, beyond which {study.task.name} collapses. Give "
             "smaller ones, such as [4, 8, 16, 32]."
         )
     if kept != ranks:
-        left = ", ".join(str(rank) for rank in ranks if rank > LARGEST_RL_RANK)
-        notes.append(f"ranks {left} left out, since grpo collapses above {LARGEST_RL_RANK}")
+        left = ", ".join(str(rank) for rank in ranks if rank not in kept)
+        notes.append(f"ranks {left} left out, since {study.task.name} collapses above {most}")
     return tuple(kept)
 
 

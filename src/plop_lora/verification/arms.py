@@ -25,7 +25,6 @@ from plop_lora.placement import STRATEGIES, Group, groups_of, place, with_ranks
 from plop_lora.placement.place import DEFAULT_TOP
 from plop_lora.records import DECIDED, AdapterSettings, Host, Placement, Scores
 from plop_lora.statistics import paired_difference
-from plop_lora.training.task import LARGEST_RL_RANK
 from plop_lora.verification.equal import (
     TOLERANCE,
     Draft,
@@ -130,7 +129,7 @@ def make_arms(  # noqa: PLR0913
     seeds: Sequence[int],
     top: int | None = None,
     signals: Mapping[str, Signal] | None = None,
-    uniform: bool = False,
+    largest_rank: int | None = None,
     shortlist: str = PLOP,
     scaling: float = 2.0,
     settings: AdapterSettings | None = None,
@@ -146,7 +145,8 @@ def make_arms(  # noqa: PLR0913
         seeds: of the trials, at least one; `random` draws anew for each.
         top: types of `plop`, `plop-inverse`, `random` and the rules by a signal; default 3.
         signals: by selector, for the rules that need one (`signals_for`).
-        uniform: for reinforcement learning: no rank above 32, and no rank that follows a signal.
+        largest_rank: a limit on every rank, where the task has one; ranks are even then, and none
+            follows a signal.
         shortlist: the arm to be proved, a rule or a file.
         scaling: alpha / rank of the shortlist (alpha / sqrt(rank) with rslora). All arms have the
             alpha that follows.
@@ -164,7 +164,6 @@ def make_arms(  # noqa: PLR0913
     if not seeds:
         raise UsageError("There is no seed. Give at least one: --seeds 5.")
     settings = settings or AdapterSettings()
-    limit = LARGEST_RL_RANK if uniform else None
     wanted = list(dict.fromkeys([shortlist, *(names or DEFAULT_ARMS), COMPULSORY]))
     drafts: list[tuple[list[Draft], str]] = []
     missing: list[str] = []
@@ -172,7 +171,7 @@ def make_arms(  # noqa: PLR0913
         taken = [plans[0].name for plans, _ in drafts]
         request = Request(scores, top, seeds[0], signals or {})
         try:
-            plans = _drafts(name, request, seeds, limit, taken)
+            plans = _drafts(name, request, seeds, largest_rank, taken)
         except UsageError as error:
             if names or name in (shortlist, COMPULSORY):
                 raise
@@ -180,7 +179,14 @@ def make_arms(  # noqa: PLR0913
             continue
         added = names and name == COMPULSORY and name not in (*names, shortlist)
         notes = [_ADDED] if added else []
-        drafts.append((plans, "; ".join([*notes, *_notes(name, plans[0], request, uniform)])))
+        drafts.append(
+            (
+                plans,
+                "; ".join(
+                    [*notes, *_notes(name, plans[0], request, even=largest_rank is not None)]
+                ),
+            )
+        )
     check_reach(
         [plan for plans, _ in drafts for plan in plans], budget, (drafts[0][0][0].name, COMPULSORY)
     )
@@ -253,12 +259,12 @@ def _from_file(name: str, scores: Scores) -> Placement:
     return placement
 
 
-def _notes(name: str, plan: Draft, request: Request, uniform: bool) -> list[str]:
+def _notes(name: str, plan: Draft, request: Request, *, even: bool) -> list[str]:
     """Say what becomes of a file, and what a signal did not see."""
     if name in ARMS:
         signal = ARMS[name].signal
         return [] if signal is None else list(request.signals[signal].notes)
-    ranks = "even ranks" if uniform or plan.shares is None else "ranks in the file's proportions"
+    ranks = "even ranks" if even or plan.shares is None else "ranks in the file's proportions"
     return [f"from {name}: its weights at the common budget, alpha and settings, {ranks}"]
 
 

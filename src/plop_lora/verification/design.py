@@ -17,13 +17,12 @@ from plop_lora.records import (
     TrialSpec,
     VerificationPlan,
 )
-from plop_lora.records.trial import CONFIRM, GRPO, LADDER, UNTRAINED, WITHOUT_WARMUP
+from plop_lora.records.trial import CONFIRM, LADDER, UNTRAINED, WITHOUT_WARMUP
 from plop_lora.statistics import detectable
 from plop_lora.study.estimate import CHARACTERS_A_TOKEN, Work, estimate
 from plop_lora.study.rates import Length, rounded, shortened
 from plop_lora.study.splits import REPORT, SELECT
 from plop_lora.study.study import Study
-from plop_lora.training.task import passes_of
 from plop_lora.verification.arms import COMPULSORY, DEFAULT_ARMS, PLOP, Arm, make_arms
 from plop_lora.verification.selectors import Signal
 
@@ -97,7 +96,7 @@ def make_design(
         top=study.top,
         seeds=seeds,
         signals=signals,
-        uniform=study.task == GRPO,
+        largest_rank=study.task.largest_rank,
     )
     rates = _rates(study, wanted)
     notes: tuple[str, ...] = ()
@@ -190,7 +189,7 @@ def make_plan(
     middle = design.rates[len(design.rates) // 2]
     ladder, untrained = ladder_specs(design), untrained_specs(design)
     confirm = confirm_specs(design, {arm.name: middle for arm in design.arms} | dict(rates or {}))
-    tokens = splits.characters() / CHARACTERS_A_TOKEN
+    tokens = splits.characters(study.task) / CHARACTERS_A_TOKEN
     works = [(spec, _work(design, spec, tokens)) for spec in (*ladder, *confirm, *untrained)]
     time = estimate(works, finished)
     seconds = time.seconds * arms / len(design.arms)
@@ -198,7 +197,7 @@ def make_plan(
     seed_sd, item_sd = ASSUMED_SD[study.higher]
     return VerificationPlan(
         model=study.scores.model,
-        task=study.task,
+        task=study.task.name,
         metric=study.metric,
         margin=design.margin,
         budget=study.budget,
@@ -245,9 +244,9 @@ def _plan_notes(design: Design, source: str, finished: int) -> tuple[str, ...]:
 def _passes(design: Design) -> list[str]:
     """Say what a trial of each phase sees."""
     study, rows = design.study, len(design.study.splits.train)
-    found = [f"a deciding trial takes {passes_of(study.task, study.training, rows)} of {rows:,}"]
+    found = [f"a deciding trial takes {study.task.passes(study.training, rows)} of {rows:,}"]
     if ladder := ladder_specs(design):
-        seen = passes_of(study.task, ladder[0].training, design.ladder.rows)
+        seen = study.task.passes(ladder[0].training, design.ladder.rows)
         found.append(f"a trial that chooses a rate takes {seen} of {design.ladder.rows:,}")
     return found
 
@@ -259,6 +258,7 @@ def _work(design: Design, spec: TrialSpec, tokens: float) -> Work:
         evaluation_rows=len(splits.selection if ladder else splits.report),
         tokens=tokens,
         parameters=design.study.scores.model.parameters,
+        task=design.study.task,
     )
 
 

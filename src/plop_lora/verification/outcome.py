@@ -66,7 +66,7 @@ def conclude(design: Design, trials: Trials) -> Verification:
     splits = study.splits
     return Verification(
         model=study.scores.model,
-        task=study.task,
+        task=study.task.name,
         metric=study.metric,
         higher_is_better=study.higher,
         margin=design.margin,

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 from plop_lora.records import Reference, TrialResult
-from plop_lora.records.trial import CLASSIFY
 from plop_lora.study.compare import Outcome, cause_of, value_of
 from plop_lora.study.study import Study
 from plop_lora.verification.design import UNTRAINED_MODEL
@@ -29,7 +28,7 @@ def references_of(
         seeds: how many the arms have.
     """
     found = [_of_trial(result, study.metric, seeds) for result in untrained]
-    if study.task == CLASSIFY:
+    if study.task.has_classes:
         found += _majority(study, seeds)
     return tuple(found)
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from plop_lora.recipe import VerifyDesign, VerifyRecipe
 from plop_lora.records import Scores, TrialResult, TrialSpec, Verification, VerificationPlan
-from plop_lora.study import checks
 from plop_lora.study.folder import RECORD, VERIFY, check_disk, check_owner, default_folder, keep
 from plop_lora.study.study import Study
 from plop_lora.training.events import RunTrials, Watch, ignore
@@ -70,7 +69,6 @@ def verify(
     """
     scores, recipe = Scores.of(scores), VerifyRecipe.of(recipe, settings)
     root = default_folder(recipe, scores) if folder is None else Path(folder)
-    checks.check_trainer(recipe.task)
     known = _opened(scores, recipe, root)
     study = known.study
     study.check([arm.placements[0] for arm in known.arms])
@@ -135,7 +133,7 @@ def _opened(scores: Scores, recipe: VerifyRecipe, folder: Path) -> Design:
     check_owner(folder, recipe, scores)
     study = Study.open(scores, recipe, folder)
     design = make_design(study, recipe, names=_plain_arms(recipe))
-    checks.check_groups_of(study.task, study.training, design.ladder.rows)
+    study.task.check_length(study.training, design.ladder.rows)
     return design
 
 

@@ -12,12 +12,13 @@ from torch.nn import functional
 from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
 
 from plop_lora.errors import DataError
+from plop_lora.evaluation.judged import Judged, Prepared, Row
+from plop_lora.evaluation.precision import half_of, precision
 from plop_lora.records import TrialSpec
 from plop_lora.training.adapters import optimizer_of
 from plop_lora.training.launcher import process_count
-from plop_lora.training.precision import half_of, precision
 from plop_lora.training.rows import label_numbers
-from plop_lora.training.task import Judged, Prepared, Row, Session, Trained
+from plop_lora.training.task import Session, Trained
 from plop_lora.training.trainers import SimilarLengths, WarmedUp
 
 _LOGGED = 0.05

@@ -12,11 +12,39 @@ from dataclasses import dataclass
 from typing import Any
 
 from plop_lora.errors import DataError, ModelError
+from plop_lora.evaluation.judged import Row
 from plop_lora.texts import without_nulls
-from plop_lora.training.task import Row
 
 TOOLS, ARGUMENTS = "tools", "chat_template_kwargs"
 """Columns that a row gives its template."""
+
+
+KINDS = (("prompt", "completion"), ("messages",), ("text",))
+"""Columns of each kind of row, in the order in which they are looked for."""
+
+
+def columns_kept(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return the columns that rows are trained on; all must have those of the first.
+
+    Raises:
+        DataError: no rows, or a row without them.
+    """
+    if not rows:
+        raise DataError("There are no rows to train on or to judge by. Give a file with some.")
+    kept = next((kind for kind in KINDS if all(rows[0].get(c) is not None for c in kind)), None)
+    if kept is None:
+        raise DataError(
+            f"Row 1 has the columns {', '.join(rows[0])}; the task sft needs prompt and "
+            "completion, or messages, or text."
+        )
+    for number, row in enumerate(rows, start=1):
+        absent = [column for column in kept if row.get(column) is None]
+        if absent:
+            raise DataError(
+                f"Row {number} has no {absent[0]!r}, which row 1 has. All rows of a trial must be "
+                "of one kind."
+            )
+    return kept
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,40 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from plop_lora.errors import DataError, UsageError, require
+from plop_lora.evaluation.chats import prompt_tokens, template_arguments
+from plop_lora.evaluation.judged import Judged, Prepared, Row
+from plop_lora.evaluation.metrics import judge_answers
+from plop_lora.evaluation.rewards import (
+    answer_of,
+    check_named,
+    columns_of,
+    find_reward,
+    try_rewards,
+)
+from plop_lora.fields import PROMPTS, Reader, asked_with, filled, messages_in, one_of
+from plop_lora.recipe import DataRecipe
 from plop_lora.records import TrainingSettings, TrialSpec
-from plop_lora.training.chats import template_arguments
-from plop_lora.training.rewards import columns_of, find_reward, try_rewards
-from plop_lora.training.task import Prepared, Row, Session, Trained
+from plop_lora.texts import template_fields
+from plop_lora.training.task import Session, Task, Trained
+from plop_lora.training.tasks.causal import causal_class, check_causal_reference
+from plop_lora.training.tasks.sft import with_general
+
+LARGEST_RANK = 32
+"""Reinforcement learning needs few ranks, and GRPO collapses at high ones, more so with large
+batches (OpenReview XGZHI14m8P)."""
+
+
+def check_settings(settings: TrainingSettings) -> None:
+    """Refuse settings without rewards, or with a name that no reward can have.
+
+    Raises:
+        UsageError: the text says what to give.
+    """
+    if not settings.rewards:
+        raise UsageError(
+            "The task grpo needs rewards. Give --rewards number, format or module:function."
+        )
+    check_named(settings.rewards)
 
 
 def check_groups(settings: TrainingSettings, rows: int) -> None:
@@ -151,3 +181,59 @@ def _reference(model: Any, beta: float) -> Iterator[None]:
         config.init_lora_weights = initialisation
         if "ref" in model.peft_config:
             model.delete_adapter("ref")
+
+
+def judge(
+    spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], *, general: Sequence[Row] = ()
+) -> Judged:
+    """Judge a model by the metric of its trial on greedily generated answers.
+
+    Raises:
+        DataError: a row without what the metric compares with.
+    """
+    judged = judge_answers(
+        GRPO.metric_of(spec.evaluation), prepared, rows, spec.evaluation,
+        rewards=spec.training.rewards, named=GRPO.metrics,
+    )  # fmt: skip
+    return with_general(judged, spec, prepared, general)
+
+
+def _reader(data: DataRecipe, fields: Sequence[str], source: str) -> Reader:
+    if data.completion is not None:
+        raise UsageError("--completion is not for grpo: the model writes it and rewards judge it.")
+    if data.prompt is not None:
+        prompt = filled(data.prompt, fields, source)
+        names = tuple(template_fields(data.prompt))
+        return Reader(lambda row: {"prompt": prompt(row)}, names)
+    name = one_of(data.text, PROMPTS, fields, source, "--text")
+    asked, names = asked_with(name, fields if data.text is None else ())
+
+    def read(row: Row) -> dict[str, Any]:
+        value = row.get(name)
+        return {"prompt": messages_in(value, name) if isinstance(value, list) else asked(row)}
+
+    return Reader(read, names)
+
+
+GRPO = Task(
+    name="grpo",
+    columns=(("prompt",),),
+    reserved=("prompt",),
+    reader=_reader,
+    tokens=lambda row, tokenizer: prompt_tokens(row["prompt"], tokenizer, template_arguments(row)),
+    model_class=causal_class,
+    check_model=check_causal_reference,
+    train=train,
+    judge=judge,
+    metrics=("pass@1", "exact", "numeric"),
+    full_rate=1e-6,
+    packages=("torch", "transformers", "peft", "trl"),
+    reference=answer_of,
+    by_answers=True,
+    reads_text=True,
+    samples=True,
+    largest_rank=LARGEST_RANK,
+    check_settings=check_settings,
+    try_rows=lambda settings, rows: try_rewards(settings.rewards, rows),
+    check_length=check_groups,
+)

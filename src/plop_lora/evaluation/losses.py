@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from plop_lora.errors import DataError, MeasurementError
-from plop_lora.training.chats import Example, example_of
-from plop_lora.training.generation import by_length, judging, pad_token, padded
-from plop_lora.training.heads import IGNORED, next_token_nats
-from plop_lora.training.task import Prepared, Row
+from plop_lora.evaluation.chats import Example, example_of
+from plop_lora.evaluation.generation import by_length, judging, pad_token, padded
+from plop_lora.evaluation.heads import IGNORED, next_token_nats
+from plop_lora.evaluation.judged import Prepared, Row
 
 
 def row_losses(

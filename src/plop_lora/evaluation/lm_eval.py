@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from plop_lora.errors import DataError, UsageError, nearest, require
-from plop_lora.records import TrialSpec
-from plop_lora.training.task import Judged, Prepared
+from plop_lora.evaluation.judged import Judged, Prepared
+from plop_lora.records import EvaluationSettings
 
 PREFIX = "lm-eval:"
 FEW_SHOT_SEED = 1234
@@ -22,14 +22,14 @@ FEW_SHOT_SEED = 1234
 _SHOWN = 12
 
 
-def judge(spec: TrialSpec, prepared: Prepared, metric: str) -> Judged:
+def judge(settings: EvaluationSettings, prepared: Prepared, metric: str) -> Judged:
     """Run one task of the harness and keep the outcome of every item.
 
     The first metric of the task decides. It is measured on the task's own items, in their order,
     and without a chat template.
 
     Args:
-        spec: names the folder of local tasks and the batch size.
+        settings: name the folder of local tasks and the batch size.
         prepared: the model, with its adapters at work, and its tokenizer.
         metric: `lm-eval:TASK`.
 
@@ -44,11 +44,11 @@ def judge(spec: TrialSpec, prepared: Prepared, metric: str) -> Judged:
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    from plop_lora.training.chats import Ends
-    from plop_lora.training.generation import greedy
+    from plop_lora.evaluation.chats import Ends
+    from plop_lora.evaluation.generation import greedy
 
     name = metric.removeprefix(PREFIX)
-    folder = spec.evaluation.include_path
+    folder = settings.include_path
     with _quiet(), greedy(prepared, Ends()):
         manager = TaskManager(include_path=folder, include_defaults=folder is None)
         loaded = _load(manager, name, folder)
@@ -60,7 +60,7 @@ def judge(spec: TrialSpec, prepared: Prepared, metric: str) -> Judged:
         language_model = HFLM(
             pretrained=prepared.model,
             tokenizer=prepared.tokenizer,
-            batch_size=spec.evaluation.batch_size,
+            batch_size=settings.batch_size,
             backend="causal",
         )
         results = evaluate(language_model, task_dict=loaded, bootstrap_iters=0, log_samples=True)

@@ -14,8 +14,8 @@ import torch
 from transformers import GenerationConfig
 
 from plop_lora.errors import DataError, ModelError
-from plop_lora.training.chats import Ends, ends_of_turns, prompt_tokens
-from plop_lora.training.task import Prepared
+from plop_lora.evaluation.chats import Ends, ends_of_turns, prompt_tokens
+from plop_lora.evaluation.judged import Prepared
 
 
 class Completion(NamedTuple):

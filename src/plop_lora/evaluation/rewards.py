@@ -8,24 +8,21 @@ functions that they train with. Imports no torch.
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import math
-import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
-from plop_lora.errors import DataError, PlopError, UsageError, nearest
-from plop_lora.training.numbers import (
+from plop_lora.errors import DataError, PlopError, UsageError
+from plop_lora.evaluation.judged import Row
+from plop_lora.evaluation.numbers import (
     MARK,
     ends_in_number,
     marked_number,
     reference_number,
 )
-from plop_lora.training.task import Row
+from plop_lora.user_code import find_function, parts_of
 
 Reward = Callable[..., Sequence[float | None]]
 
@@ -128,7 +125,7 @@ def check_named(names: Sequence[str]) -> None:
     """
     for name in names:
         if name not in REWARDS:
-            _parts(name, "reward", tuple(REWARDS))
+            parts_of(name, "reward", tuple(REWARDS))
 
 
 def find_reward(name: str) -> Reward:
@@ -138,73 +135,6 @@ def find_reward(name: str) -> Reward:
         UsageError: no such name, module or function, or it is asynchronous.
     """
     return checked(REWARDS.get(name) or find_function(name, "reward", tuple(REWARDS)), name)
-
-
-def find_function(name: str, what: str, known: Sequence[str]) -> Callable[..., Any]:
-    """Import a function that the user names as `module:function`.
-
-    The working directory is searched before the installed packages, so that a file of the
-    user's own is found.
-
-    Args:
-        name: what the user gave.
-        what: what it should be, for the text of errors.
-        known: names that need no module, for the text of errors.
-
-    Raises:
-        UsageError: no such name, module or function, or it is asynchronous.
-    """
-    module_name, function_name = _parts(name, what, known)
-    module = _import(module_name, what, name)
-    function: Any = getattr(module, function_name, None)
-    own = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
-    if not callable(function):
-        raise UsageError(
-            f"The {what} {name!r}: {module_name} has no function {function_name!r}."
-            f"{nearest(function_name, own)} It has: {', '.join(own) or 'none'}."
-        )
-    if inspect.iscoroutinefunction(function):
-        raise UsageError(f"The {what} {name!r} is asynchronous; give a plain function.")
-    found: Callable[..., Any] = function
-    return found
-
-
-def _parts(name: str, what: str, known: Sequence[str]) -> tuple[str, str]:
-    """Return module and function of `module:function`."""
-    module_name, _, function_name = name.partition(":")
-    if not (module_name and function_name.isidentifier()):
-        raise UsageError(
-            f"There is no {what} {name!r}.{nearest(name, known)} Allowed: {', '.join(known)}, "
-            "or a function of yours as module:function."
-        )
-    return module_name, function_name
-
-
-def _import(module_name: str, what: str, name: str) -> ModuleType:
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    try:
-        return importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module_name + ".").startswith(error.name + "."):
-            raise UsageError(_import_failure(what, name, error)) from error
-        hint = ""
-        if module_name.endswith(".py"):
-            hint = " Write it without .py and with dots between folders."
-        raise UsageError(
-            f"The {what} {name!r}: there is no module {module_name!r} in {here} nor among the "
-            f"installed packages.{hint}"
-        ) from error
-    except Exception as error:
-        raise UsageError(_import_failure(what, name, error)) from error
-    finally:
-        sys.path.remove(here)
-
-
-def _import_failure(what: str, name: str, error: Exception) -> str:
-    reason = f"{type(error).__name__}: {error}".rstrip(".")
-    return f"The {what} {name!r} cannot be imported; its module fails with {reason}."
 
 
 # --------------------------------------------------------------------------- the guard

@@ -1,0 +1,207 @@
+"""Metrics on what a model answers: one outcome a row, in the order of the rows.
+
+Imports no torch by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from plop_lora.errors import DataError, UsageError
+from plop_lora.evaluation import lm_eval
+from plop_lora.evaluation.judged import Judged, Prepared, Row
+from plop_lora.evaluation.numbers import MARK, last_number, marked_number, reference_number
+from plop_lora.evaluation.rewards import (
+    answer_of,
+    as_completion,
+    call_reward,
+    checked_values,
+    find_reward,
+    text_of,
+)
+from plop_lora.records import EvaluationSettings
+from plop_lora.user_code import find_function
+
+
+def is_of_user(metric: str) -> bool:
+    """Whether a metric is a function of the user's, written `module:function`."""
+    return ":" in metric and not metric.startswith(lm_eval.PREFIX)
+
+
+def judge_answers(
+    metric: str,
+    prepared: Prepared,
+    rows: Sequence[Row],
+    settings: EvaluationSettings,
+    *,
+    rewards: Sequence[str] = (),
+    named: Sequence[str] = (),
+) -> Judged:
+    """Judge a model by one metric on greedily generated answers, or by a task of the harness.
+
+    Args:
+        metric: `exact`, `numeric`, `pass@1`, `lm-eval:TASK`, or `module:function`.
+        prepared: the model and its tokenizer.
+        rows: evaluation rows; a task of the harness brings its own.
+        settings: batch size, length of answers, folder of tasks.
+        rewards: names of reward functions, of which `pass@1` takes the first.
+        named: metrics that go by a name, for the errors.
+
+    Raises:
+        DataError: a row without what the metric compares with.
+        UsageError: no such function, or no reward.
+        MissingExtraError: the harness is not installed.
+    """
+    if metric.startswith(lm_eval.PREFIX):
+        return lm_eval.judge(settings, prepared, metric)
+    from plop_lora.evaluation.chats import template_arguments
+    from plop_lora.evaluation.generation import generate
+
+    prompts = [prompt_of(row) for row in rows]
+    references = [reference_of(row) for row in rows] if metric in COMPARISONS else None
+    answers = generate(
+        prepared,
+        prompts,
+        batch_size=settings.batch_size,
+        max_new_tokens=settings.max_new_tokens,
+        arguments=[template_arguments(row) for row in rows],
+        references=references,
+    )
+    doubts = unfinished([answer.ended for answer in answers], settings.max_new_tokens)
+    texts = [answer.text for answer in answers]
+    if references is not None:
+        pairs = zip(texts, references, strict=True)
+        values = tuple(float(COMPARISONS[metric](text, right)) for text, right in pairs)
+    elif metric == "pass@1":
+        values = _passed(rewards, rows, texts, [answer.tokens for answer in answers])
+    else:
+        judge = find_function(metric, "metric", tuple(named))
+        completions = [as_completion(p, text) for p, text in zip(prompts, texts, strict=True)]
+        found = _judged_by_user(metric, judge, prompts, completions, rows)
+        values = tuple(value for value in found if value is not None)
+    return Judged.of({metric: values}, doubts)
+
+
+def unfinished(ended: Sequence[bool], most: int) -> tuple[str, ...]:
+    """Say so where every generated answer was cut.
+
+    Args:
+        ended: whether each answer came to its end.
+        most: tokens that an answer may have.
+    """
+    if ended and not any(ended):
+        return (
+            f"{len(ended)} of {len(ended)} answers are cut at max_new_tokens {most}, so what was "
+            "judged are beginnings",
+        )
+    return ()
+
+
+def _judged_by_user(
+    metric: str,
+    judge: Callable[..., Any],
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    rows: Sequence[Row],
+) -> list[float | None]:
+    try:
+        values = judge(prompts, completions, [dict(row) for row in rows])
+    except Exception as error:
+        raise DataError(
+            f"The metric {metric!r} raised {type(error).__name__}: {error}; it was called with "
+            f"{len(rows)} prompts, completions and rows."
+        ) from error
+    return checked_values(metric, values, completions, optional=False)
+
+
+def _passed(
+    rewards: Sequence[str],
+    rows: Sequence[Row],
+    texts: Sequence[str],
+    tokens: Sequence[Sequence[int]],
+) -> tuple[float, ...]:
+    """Return 1 for each answer whose reward by the first reward function is 1 or more."""
+    if not rewards:
+        raise UsageError("pass@1 is judged by training.rewards, which names no reward function.")
+    name = rewards[0]
+    values = call_reward(find_reward(name), rows, texts, tokens)
+    for number, value in enumerate(values, start=1):
+        if value is None:
+            raise DataError(
+                f"The reward function {name!r} gives None for evaluation row {number}. pass@1 is "
+                "judged by the first of training.rewards; put one first that applies to every row."
+            )
+    return tuple(float(value is not None and value >= 1) for value in values)
+
+
+def is_exact(text: str, reference: str) -> bool:
+    """Whether an answer is the reference, apart from space around it."""
+    return text.strip() == reference.strip()
+
+
+def is_numeric(text: str, reference: str) -> bool:
+    r"""Whether an answer has the reference's number.
+
+    Both are the number after the last `####`, or, where the reference has no such mark, the last
+    number of the text.
+
+    >>> is_numeric("3 + 4 = 7\n#### 7.0", "#### 7"), is_numeric("It is 7.", "#### 7")
+    (True, False)
+    >>> is_numeric("It is 1,000.", "1000")
+    True
+
+    Raises:
+        DataError: the reference has no number that can be read whole.
+    """
+    number = marked_number if MARK in reference else last_number
+    return number(text) == reference_number(reference, "The metric `numeric`")
+
+
+COMPARISONS: dict[str, Callable[[str, str], bool]] = {"exact": is_exact, "numeric": is_numeric}
+"""Metrics that compare an answer with the right one."""
+GENERATED = (*COMPARISONS, "pass@1")
+"""Metrics on generated answers."""
+
+
+# --------------------------------------------------------------------------- rows
+
+
+def prompt_of(row: Row) -> Any:
+    """Return what a model continues: the prompt, or a chat without its last answer.
+
+    Raises:
+        DataError: the row is a text without a prompt, or its chat does not end in an answer.
+    """
+    if row.get("prompt") is not None:
+        return row["prompt"]
+    return _split_chat(row)[0]
+
+
+def reference_of(row: Row) -> str:
+    """Return the text of the right answer: of the completion, the chat's last message, or answer.
+
+    Raises:
+        DataError: the row has none.
+    """
+    if row.get("prompt") is None:
+        return text_of(_split_chat(row)[1])
+    completion = row.get("completion")
+    reference = answer_of(row) if completion is None else text_of(completion)
+    if reference is None:
+        raise DataError(
+            f"A row has no reference answer; it has: {', '.join(row)}. Give a completion, or a "
+            "column named answer or solution."
+        )
+    return reference
+
+
+def _split_chat(row: Row) -> tuple[list[Any], list[Any]]:
+    messages = list(row.get("messages") or ())
+    if len(messages) < 2 or messages[-1].get("role") != "assistant":
+        raise DataError(
+            f"A row has no prompt to answer; it has: {', '.join(row)}. Metrics on generated "
+            "answers need prompt and completion, or messages that end in one of the assistant. "
+            "Use the metric loss for plain text."
+        )
+    return messages[:-1], messages[-1:]
