@@ -26,6 +26,7 @@ from plop_lora.errors import (
     RecordError,
     UsageError,
 )
+from plop_lora.indicators.signal import Signal
 from plop_lora.recipe import VerifyRecipe
 from plop_lora.records import TrialCost, TrialResult, TrialSpec, Verification
 from plop_lora.records.trial import CONFIRM, LADDER, UNTRAINED
@@ -34,7 +35,6 @@ from plop_lora.training.events import RUNNING, Event
 from plop_lora.training.trial import trial_folder
 from plop_lora.verify import run as step
 from plop_lora.verify.estimate import CHARACTERS_A_TOKEN, Work, arithmetic, estimate
-from plop_lora.verify.selectors import Signal
 
 ROWS, REPORT_ROWS = 200, 400
 ARMS = ("plop", "attention", "mlp", "all-linear")

@@ -273,9 +273,43 @@ class ReferenceChoice:
     tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class TypeValue:
+    """A further indicator of a module type, with its 95 % interval over sequences.
+
+    The interval is None below two sequences, and has no width where the data play no part.
+    """
+
+    type: str
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class IndicatorScores:
+    """An indicator beside NFN, of the same sites and on the same tokens.
+
+    Attributes:
+        indicator: Its name in the registry of indicators.
+        types: Every type that has a value, those that are adapted first in front.
+        values: Of each of `Scores.sites`, as NFN is; None where it could not be measured.
+        sums: Per site and sequence, over the counts of `Scores.measurements`. Empty where the
+            data play no part.
+    """
+
+    indicator: str
+    types: tuple[TypeValue, ...]
+    values: tuple[float | None, ...] = field(repr=False)
+    sums: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
+
+
 @dataclass(frozen=True, repr=False)
 class Scores(Record):
-    """NFN of every module type and site of a model on a data sample; `types` lowest first."""
+    """NFN of every module type and site of a model on a data sample; `types` lowest first.
+
+    `indicators` are those that were recorded beside NFN.
+    """
 
     kind: ClassVar[str] = "scores"
 
@@ -291,6 +325,7 @@ class Scores(Record):
     notes: tuple[str, ...] = ()
     stopping: Stopping | None = None
     references: Annotated[tuple[ReferenceChoice, ...], _Unless] = ()
+    indicators: Annotated[tuple[IndicatorScores, ...], _Unless] = ()
 
     def __getitem__(self, name: str) -> TypeScore:
         """Return the score of a module type: `scores["q_proj"].nfn`.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from plop_lora._version import __version__
 from plop_lora.cost import full_search, ledger
 from plop_lora.errors import MeasurementError
+from plop_lora.indicators.signal import Signal
 from plop_lora.records import (
     ArmResult,
     CostLedger,
@@ -22,7 +23,6 @@ from plop_lora.verify.decide import ArmComparison, Doubts, Outcome, decide, pred
 from plop_lora.verify.ladder import Rates, cause_of, cause_within, value_of
 from plop_lora.verify.plan import SHORTLIST, UNTRAINED_MODEL, Study
 from plop_lora.verify.references import best_reference, references_of
-from plop_lora.verify.selectors import Signal
 
 
 @dataclass(frozen=True, slots=True, eq=False)

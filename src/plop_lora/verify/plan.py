@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from plop_lora.indicators.signal import Signal
 from plop_lora.placement.budget import parse_budget
 from plop_lora.recipe import Proof, VerifyRecipe
 from plop_lora.records import (
@@ -39,7 +40,6 @@ from plop_lora.training.weights import TrainedModel
 from plop_lora.verify.arms import COMPULSORY, DEFAULT_ARMS, PLOP, Arm, budget_of, make_arms
 from plop_lora.verify.estimate import CHARACTERS_A_TOKEN, Work, estimate
 from plop_lora.verify.model import model_of
-from plop_lora.verify.selectors import Signal
 from plop_lora.verify.splits import REPORT, SELECT, Splits
 
 SHORTLIST, STRONGEST = PLOP, COMPULSORY

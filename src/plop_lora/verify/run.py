@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from plop_lora.errors import ModelError, UsageError, check_installed
+from plop_lora.indicators.signal import Signal
 from plop_lora.models.folders import model_name
 from plop_lora.recipe import Proof, VerifyRecipe
 from plop_lora.records import (
@@ -45,7 +46,6 @@ from plop_lora.verify.plan import (
     make_study,
     untrained_specs,
 )
-from plop_lora.verify.selectors import Signal
 from plop_lora.verify.signals import measure_signals, measured_arms
 from plop_lora.verify.splits import Splits, check_splits, prepare_splits, write_splits
 

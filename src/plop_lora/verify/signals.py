@@ -14,10 +14,10 @@ from typing import Any
 
 from plop_lora.errors import RecordError
 from plop_lora.files import atomic_file
+from plop_lora.indicators.signal import Signal, measure_signal
 from plop_lora.recipe import VerifyRecipe
 from plop_lora.verify.arms import eligible_hosts, signals_for
 from plop_lora.verify.plan import SHORTLIST, Study, arm_names, confirm_specs
-from plop_lora.verify.selectors import Signal, measure_signal
 
 FILE = "signals.json"
 ROWS = 64
@@ -33,7 +33,7 @@ def measure_signals(study: Study, folder: Path) -> dict[str, Signal]:
     """Return the signals that the arms of a study need, from the folder or from the model.
 
     Raises:
-        ModelError, DataError, MeasurementError: a selector that cannot read this model or data.
+        ModelError, DataError, MeasurementError: an indicator that cannot read this model or data.
         RecordError: the file in the folder is damaged.
     """
     wanted = signals_for(measured_arms(study.recipe))
