@@ -41,6 +41,7 @@ ORDER = [
     "reading",
     "sampling",
     "texts",
+    "fields",
     "documents",
     "data",
     "scoring",

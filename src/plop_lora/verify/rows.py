@@ -14,6 +14,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from plop_lora.errors import DataError, UsageError, nearest
+from plop_lora.fields import (
+    LABELS,
+    PAIR,
+    PROMPTS,
+    TEXTS,
+    Form,
+    beside,
+    of_classes,
+    of_training,
+    question_text,
+)
 from plop_lora.reading import read_rows
 from plop_lora.recipe import Proof
 from plop_lora.records.trial import CLASSIFY, GRPO, SFT
@@ -21,20 +32,6 @@ from plop_lora.texts import UnreadableError, fill_template, messages_of, templat
 from plop_lora.training.task import Row
 from plop_lora.verify.shown import check_lost, shown
 
-PAIRS = (
-    ("prompt", "completion"), ("question", "answer"), ("instruction", "output"),
-    ("instruction", "response"),
-)  # fmt: skip
-"""Names of prompt and answer; all but the first pair get a line break between them."""
-BESIDE = {"instruction": ("input", "context"), "question": ("context", "passage")}
-"""What a question is about, in a column of its own; it may be empty. Passages come first."""
-TEXT_PAIRS = (
-    ("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"),
-    ("question", "sentence"), ("question", "passage"), ("title", "content"), ("title", "text"),
-)  # fmt: skip
-TEXTS = ("text", "sentence", "content", "review", "question")
-LABELS = ("label", "labels", "class", "category")
-PROMPTS = ("prompt", "question", "problem", "instruction")
 KEPT_BACK = "-1"
 """The hub's mark of a row whose label is kept back, unless the only other class is 1."""
 
@@ -98,7 +95,7 @@ def _check_lost(
     whole = {"messages", "text"} & set(used) if task == SFT else ()
     if whole:
         return
-    guessed = task == CLASSIFY or (task == SFT and used != PAIRS[0])
+    guessed = task == CLASSIFY or (task == SFT and used != PAIR)
     try:
         check_lost(rows, [prompt_text(row) for row in made], used, task, guessed=guessed)
     except DataError as error:
@@ -145,15 +142,14 @@ def _sft_reader(recipe: Proof, fields: Sequence[str], source: str) -> Reader:
         return lambda row: {"prompt": prompt(row), "completion": completion(row)}, names
     if recipe.text is not None:
         return _text_or_chat(_known(recipe.text, fields, source)), (recipe.text,)
-    if {"prompt", "completion"} <= set(fields):
-        return _prompt_and_completion, PAIRS[0]
-    for name in ("messages", "conversations", "text"):
-        if name in fields:
-            return _text_or_chat(name), (name,)
-    for question, answer in PAIRS[1:]:
-        if {question, answer} <= set(fields):
-            asked, names = _asked_with(question, fields)
-            return _question_and_answer(asked, answer), (*names, answer)
+    found = of_training(fields)
+    if found is not None and found.form is Form.pair:
+        return _prompt_and_completion, found.names
+    if found is not None and found.form is Form.alone:
+        return _text_or_chat(*found.names), found.names
+    if found is not None:
+        asked, _ = _asked_with(found.names[0], fields)
+        return _question_and_answer(asked, found.names[-1]), found.names
     raise DataError(
         f"Cannot tell what to train on in {source}; it has: {', '.join(fields)}. Give --prompt "
         'and --completion, such as --prompt "{question}\\n" --completion "{answer}", or --text.'
@@ -200,14 +196,14 @@ def _asked_with(
     question: str, fields: Sequence[str]
 ) -> tuple[Callable[[Row], str], tuple[str, ...]]:
     """Return how a question is read with what it is about, and the columns, its own first."""
-    beside = [name for name in BESIDE.get(question, ()) if name in fields]
+    about = beside(question, fields)
 
     def read(row: Row) -> str:
         own = _text(row, question)
-        given = [_text(row, name) for name in beside if str(row.get(name) or "").strip()]
-        return "\n".join([*given, own] if question == "question" else [own, *given])
+        given = [_text(row, name) for name in about if str(row.get(name) or "").strip()]
+        return question_text(question, own, given)
 
-    return read, (question, *beside)
+    return read, (question, *about)
 
 
 # --------------------------------------------------------------------------- classify
@@ -231,11 +227,11 @@ def _classify_text(
     if recipe.prompt is not None:
         names = tuple(template_fields(recipe.prompt))
         return _template(recipe.prompt, fields, source), names
-    if recipe.text is None:
-        for first, second in TEXT_PAIRS:
-            if {first, second} <= set(fields):
-                return _template(f"{{{first}}}\n{{{second}}}", fields, source), (first, second)
     others = [name for name in fields if name != label]
+    pair = of_classes(others) if recipe.text is None else None
+    if pair is not None and len(pair.names) > 1:
+        first, second = pair.names
+        return _template(f"{{{first}}}\n{{{second}}}", fields, source), pair.names
     name = _one(recipe.text, TEXTS, others, source, "--text")
     return lambda row: _text(row, name), (name,)
 
