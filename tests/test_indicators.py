@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import GOLDEN, TEXTS, WordTokenizer, build, make_batch
+from test_contract import _Waits
 
 import plop_lora as plop
 from plop_lora.data import ready_batches
@@ -211,6 +212,27 @@ def _assert_equal(one: Measured, other: Measured) -> None:
         assert np.array_equal(sums_RN, other.further[name])
 
 
+def _waits(model: torch.nn.Module, batch: dict[str, torch.Tensor], *indicators: str) -> int:
+    """Count how often the host would wait for a GPU inside the passes of a scoring."""
+    modes: list[_Waits] = []
+    handles = (
+        model.base_model.register_forward_pre_hook(lambda *_: modes.append(_Waits().__enter__())),
+        model.base_model.register_forward_hook(lambda *_: modes[-1].__exit__(None, None, None)),
+    )
+    plop.score(model, batches=[batch], progress=False, indicators=indicators)
+    for handle in handles:
+        handle.remove()
+    return sum(mode.count for mode in modes)
+
+
+def test_indicators_never_wait_for_the_device(monkeypatch) -> None:
+    """A number read inside a hook drains the queue of a GPU, once a layer and batch."""
+    waiting = OfFeatures(lambda rows: rows.input_norms_N * rows.input_norms_N.max().item())
+    monkeypatch.setitem(INDICATORS, TOY, _row(TOY, waiting, lower_first=True))
+    given = families.build("qwen3_moe"), families.batch_of("qwen3_moe")
+    assert _waits(*given, *RECORDED) == _waits(*given) < _waits(*given, TOY)
+
+
 def test_a_weight_is_looked_at_once(monkeypatch) -> None:
     """In rounds it would be decomposed again after every look."""
     looked: list[int] = []
@@ -303,6 +325,10 @@ def test_the_tables_show_further_indicators(toy) -> None:
     text = as_text(scores)
     assert TOY in text
     assert INDICATORS["rank-of-weights"].title in text
+    frame = scores.to_pandas()
+    by_type = {row.type: row.value for row in scores.indicators[0].types}
+    assert dict(zip(frame["type"], frame[TOY], strict=True)) == by_type
+    assert tuple(scores.to_pandas("sites")["rank-of-weights"]) == scores.indicators[1].values
     table = as_text(plop.place(scores, indicator="rank-of-weights"))
     assert "by rank-of-weights" in table
     assert "no score" not in table

@@ -351,7 +351,7 @@ class Scores(Record):
         return iter(self.types)
 
     def to_pandas(self, rows: str = "types") -> Any:
-        """Return the scores as a `pandas.DataFrame`.
+        """Return the scores as a `pandas.DataFrame`, further indicators in columns of their names.
 
         Args:
             rows: `types` for one row a module type, `sites` for one row a weight.
@@ -360,9 +360,15 @@ class Scores(Record):
             UsageError: `rows` is neither.
         """
         if rows == "types":
-            return frame(self.types)
+            of_types = {
+                held.indicator: {row.type: row.value for row in held.types}
+                for held in self.indicators
+            }
+            types = frame(self.types)
+            return types.assign(**{n: types["type"].map(known) for n, known in of_types.items()})
         if rows == "sites":
-            return frame(self.sites).drop(columns="experts")
+            of_sites = {held.indicator: held.values for held in self.indicators}
+            return frame(self.sites).drop(columns="experts").assign(**of_sites)
         raise UsageError(f"There are no rows {rows!r}. Allowed: types, sites.")
 
     def type_names(self, *, eligible_only: bool = False) -> list[str]:
