@@ -82,6 +82,7 @@ def recipe_page() -> str:
         "```",
     ]
     sections = (
+        ("score", recipe.Scoring, set()),
         ("verify and tune", recipe.FinetuneRecipe, set()),
         ("verify", recipe.VerifyRecipe, shared),
         ("tune", recipe.TuneRecipe, shared),

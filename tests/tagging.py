@@ -7,10 +7,10 @@ from typing import Any
 
 from plop_lora.errors import DataError, ModelError
 from plop_lora.evaluation.judged import Judged, Prepared, Row
-from plop_lora.fields import Reader, known_field
 from plop_lora.recipe import DataRecipe
 from plop_lora.records import TrialSpec
 from plop_lora.records.scores import ModelReference
+from plop_lora.training.readers import Reader, known_field
 from plop_lora.training.task import Loading, ModelClass, Session, Task, Trained
 
 TAGS = ("neutral", "good", "bad")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import plop_lora as plop
 from plop_lora.errors import RecordError, UsageError
+from plop_lora.indicators.signal import Signal
 from plop_lora.placement.budget import RankCost, share_out, tighten
 from plop_lora.records import AdapterSettings, Scores
 from plop_lora.study.study import budget_of
@@ -25,7 +26,6 @@ from plop_lora.verification.arms import (
     signals_for,
 )
 from plop_lora.verification.equal import TOLERANCE
-from plop_lora.verification.selectors import Signal
 
 SEEDS = (0, 1, 2)
 SIDES = st.integers(1, 400)

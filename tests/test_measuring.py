@@ -19,10 +19,11 @@ from plop_lora.models.memory import is_out_of_memory
 from plop_lora.scoring import cluster, engines
 from plop_lora.scoring.experts import experts_measured
 from plop_lora.scoring.memory import measure
-from plop_lora.scoring.probe import Layout, attach
+from plop_lora.scoring.probe import attach
 from plop_lora.scoring.provenance import _kind
 from plop_lora.scoring.sites import ALL_ZERO, find_sites
 from plop_lora.scoring.spill import Spill
+from plop_lora.scoring.sums import Layout
 
 # --------------------------------------------------------------------------- masks
 
@@ -158,7 +159,7 @@ def test_a_measurement_inside_another() -> None:
     sites = find_sites(model).sites
     batches = list(ready_batches([families.batch_of("qwen3_moe")]))
     alone = measure(model, sites, batches)
-    with attach(sites, baseline="analytic", seed=0) as probe, experts_measured(sites, probe):
+    with attach(sites) as probe, experts_measured(sites, probe):
         inner = measure(model, sites, batches)
     assert (inner.sums_RN == alone.sums_RN).all()
     assert (measure(model, sites, batches).sums_RN == alone.sums_RN).all()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from plop_lora.errors import UsageError
-from plop_lora.recipe import Price, Runner, TuneRecipe, VerifyRecipe
+from plop_lora.recipe import Price, Runner, ScoreRecipe, Scoring, TuneRecipe, VerifyRecipe
 from plop_lora.records import EvaluationSettings, TrainingSettings
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +30,7 @@ def test_reference_is_current() -> None:
 
 def test_every_key_is_documented() -> None:
     keys = {*VerifyRecipe.model_fields, *TuneRecipe.model_fields, *Runner.model_fields}
-    keys |= set(Price.model_fields)
+    keys |= {*Price.model_fields, *Scoring.model_fields}
     for settings in (TrainingSettings, EvaluationSettings):
         keys |= {field.name for field in dataclasses.fields(settings)}
     text = page()
@@ -118,3 +118,17 @@ def test_a_saved_recipe_reads_back(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     assert VerifyRecipe.read(path) == recipe
+
+
+def test_scoring_has_a_section_of_its_own(tmp_path: Path) -> None:
+    """`plop score` reads it, and an option goes before it; a slip in a key is told."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text("score:\n  indicators: [response-gain, rank-of-weights]\n")
+    recipe = ScoreRecipe.read(path)
+    assert recipe.score.indicators == ("response-gain", "rank-of-weights")
+    given = {"score": {"indicators": ["parameter-share"]}}
+    assert ScoreRecipe.read(path, given).score.indicators == ("parameter-share",)
+    assert ScoreRecipe.read().score.indicators == ()
+    path.write_text("score: {indicator: [response-gain]}\n")
+    with pytest.raises(UsageError, match="Did you mean 'indicators'"):
+        ScoreRecipe.read(path)

@@ -134,7 +134,7 @@ def test_tools_may_be_json_and_nothing_else(ready: Prepared) -> None:
 
     row = {**ROWS[0], "tools": json.dumps(TOOLS)}
     assert example_of(row, ready.tokenizer) == example_of(ROWS[0], ready.tokenizer)
-    with pytest.raises(DataError, match="'tools' of a chat holds 'hammer'"):
+    with pytest.raises(DataError, match="'tools' holds 'hammer'"):
         example_of({**ROWS[0], "tools": "hammer"}, ready.tokenizer)
 
 

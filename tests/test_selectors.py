@@ -9,11 +9,13 @@ from conftest import TEXTS, WordTokenizer, build
 from families import DECODER, ENCODER
 
 from plop_lora.errors import DataError, MeasurementError, ModelError, UsageError
+from plop_lora.indicators import INDICATORS, OfModels, eva
+from plop_lora.indicators.signal import measure_signal
 from plop_lora.scoring.sites import find_sites
 from plop_lora.verification.batches import batches_of
-from plop_lora.verification.selectors import SELECTORS, measure_signal
 
 ROWS = [{"text": text} for text in TEXTS]
+ON_MODELS = [name for name, row in INDICATORS.items() if isinstance(row.measure, OfModels)]
 
 
 class _Tokenizer(WordTokenizer):
@@ -50,7 +52,7 @@ def test_gradient_norms_are_those_of_a_backward_pass(llama, batches) -> None:
     assert signal.peak_memory > 0
 
 
-@pytest.mark.parametrize("name", SELECTORS)
+@pytest.mark.parametrize("name", ON_MODELS)
 def test_the_model_comes_back_as_it_was(name: str, batches) -> None:
     model = build("llama")
     model.train()
@@ -66,7 +68,7 @@ def test_the_model_comes_back_as_it_was(name: str, batches) -> None:
     assert not any(m._forward_hooks for m in model.modules())
 
 
-@pytest.mark.parametrize("name", SELECTORS)
+@pytest.mark.parametrize("name", ON_MODELS)
 def test_the_same_twice(name: str, llama, batches) -> None:
     first, second = (
         measure_signal(name, llama, batches, _hosts(llama), rank=2).values for _ in range(2)
@@ -135,7 +137,7 @@ def test_eva_shares_out_the_mean_rank(llama, batches) -> None:
     """Ranks differ, none is above twice the mean, and they add up to it."""
     hosts = _hosts(llama)
     signal = measure_signal("eva", llama, batches, hosts, rank=4)
-    assert SELECTORS["eva"].are_ranks
+    assert INDICATORS["eva"].measure.are_ranks
     assert signal.are_ranks
     assert sum(signal.values.values()) == 4 * len(hosts)
     assert len(set(signal.values.values())) > 1
@@ -144,9 +146,7 @@ def test_eva_shares_out_the_mean_rank(llama, batches) -> None:
 
 def test_eva_gives_up_instead_of_going_round_for_ever(llama, monkeypatch) -> None:
     """Two components of noise never settle in batches of a few tokens."""
-    import plop_lora.verification.selectors as selectors
-
-    monkeypatch.setattr(selectors, "_MOST_FORWARDS", 3)
+    monkeypatch.setattr(eva, "_MOST_FORWARDS", 3)
     batches = batches_of(ROWS, WordTokenizer(), batch_size=2)
     with pytest.raises(MeasurementError, match="has not converged after 3"):
         measure_signal("eva", llama, batches, _hosts(llama), rank=8)

@@ -124,9 +124,9 @@ def test_a_classifier_without_a_pad_token() -> None:
 def test_an_error_of_our_own_is_not_the_models(models, monkeypatch) -> None:
     """A fault in the probe that is called a refusal of the model would never be reported."""
     code = compile("def row_norms(features): raise ValueError('ours')", "probe.py", "exec")
-    names: dict = {"__name__": "plop_lora.scoring.nfn"}
+    names: dict = {"__name__": "plop_lora.indicators.expected_norms"}
     exec(code, names)
-    monkeypatch.setattr("plop_lora.scoring.probe.row_norms", names["row_norms"])
+    monkeypatch.setattr("plop_lora.scoring.sums.row_norms", names["row_norms"])
     with pytest.raises(ValueError, match="ours") as caught:
         plop.score(models("llama"), WordTokenizer(), LINES, progress=False)
     assert not isinstance(caught.value, PlopError)

@@ -25,13 +25,13 @@ from plop_lora.errors import (
     RecordError,
     UsageError,
 )
+from plop_lora.indicators.signal import Signal
 from plop_lora.recipe import VerifyRecipe
 from plop_lora.records import TrialResult, TrialSpec, Verification
 from plop_lora.records.trial import CONFIRM, LADDER, UNTRAINED
 from plop_lora.report.terminal import as_html, as_text
 from plop_lora.study.estimate import CHARACTERS_A_TOKEN, Work, arithmetic, estimate
 from plop_lora.verification import run as step
-from plop_lora.verification.selectors import Signal
 
 ROWS, REPORT_ROWS = 200, 400
 ARMS = ("plop", "attention", "mlp", "all-linear")

@@ -11,12 +11,21 @@ import enum
 import hashlib
 import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from plop_lora.errors import DataError, UsageError, nearest
+from plop_lora.fields import (
+    MESSAGES,
+    Columns,
+    Form,
+    answered_document,
+    classified_document,
+    lost_column,
+    of_scoring,
+)
 from plop_lora.placement.stopping import LEAST
 from plop_lora.reading import Row, Rows, open_rows
 from plop_lora.sampling import draw
@@ -34,7 +43,6 @@ from plop_lora.texts import (
 )
 
 NO_GROUP = "(none)"
-MESSAGES = "messages"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +116,10 @@ def load_documents(
     firsts = different(texts.keys, rows.source)
     groups = [texts.groups[first] for first in firsts] if texts.groups else [None] * len(firsts)
     numbers = [texts.numbers[firsts[index]] for index in draw(groups, samples, seed)]
-    items = tuple(_drawn(read, rows, numbers))
+    drawn = list(_rows_at(rows, numbers))
+    items = tuple(document for row in drawn if (document := read(row)) is not None)
     _check_words(items, rows.source)
+    _check_lost(drawn, items, reader, rows.source)
     if reader.guessed:
         _check_not_names(items, rows.source, reader.field)
     return Documents(
@@ -204,12 +214,14 @@ class _Kind(enum.IntEnum):
 class _Reader:
     """What turns a row into a document, or into None where it has no text.
 
-    `field` says what it reads, and `guessed` that nothing but its being alone speaks for it.
+    `field` says what it reads, `guessed` that nothing but its being alone speaks for it, and
+    `columns` the names by which several columns were recognised.
     """
 
     read: Callable[[Row], Document | None]
     field: str
     guessed: bool = False
+    columns: Columns | None = None
 
 
 def _rows_of(source: str | Path | Iterable[Row | str], token: str | None) -> Rows:
@@ -253,18 +265,35 @@ def _kind_of(value: Any) -> _Kind:
     return _Kind.nested if isinstance(value, dict | list | tuple) else _Kind.other
 
 
-def _drawn(
-    read: Callable[[Row], Document | None], rows: Rows, numbers: Sequence[int]
-) -> Iterator[Document]:
+def _rows_at(rows: Rows, numbers: Sequence[int]) -> Iterator[Row]:
     """Read the rows at some numbers once more, in their order."""
     wanted = set(numbers)
     for number, row in enumerate(rows):
         if number in wanted:
-            document = read(row)
-            if document is not None:
-                yield document
+            yield row
         if number >= numbers[-1]:
             return
+
+
+def _check_lost(
+    rows: Sequence[Row], items: Sequence[Document], reader: _Reader, source: str
+) -> None:
+    """Refuse a part of the question that recognised columns leave out, as training refuses it.
+
+    Raises:
+        DataError: there is such a column.
+    """
+    columns = reader.columns
+    if columns is None or not columns.guessed:
+        return
+    lost = lost_column(rows, [item.text for item in items], columns.names, guessed=True)
+    if lost is not None:
+        read = "\\n".join(f"{{{name}}}" for name in columns.names)
+        raise DataError(
+            f"The column {lost!r} of {source} holds text beside {reader.field}, and may be a part "
+            f'of it. Join it with --template "{{{lost}}}\\n{read}", or leave it out with '
+            f'--template "{read}".'
+        )
 
 
 def _check_words(items: Sequence[Document], source: str) -> None:
@@ -350,18 +379,30 @@ def _recognise(fields: _Fields, source: str, chat: Chat | None) -> _Reader:
         DataError: none, or several that may be it.
     """
     names, columns, chats = fields.names, fields.of(_Kind.text), fields.of(_Kind.chat)
-    if MESSAGES in names:
-        return _Reader(lambda row: from_chat(row.get(MESSAGES), row, chat, MESSAGES), MESSAGES)
-    if {"prompt", "completion"} <= set(names):
-        return _Reader(lambda row: from_pair(row, chat), "prompt, completion")
-    if "text" in names:
-        return _Reader(lambda row: from_field(row, "text", chat), "text")
+    found = of_scoring(names)
+    if found is not None:
+        return _by_names(found, chats, chat)
     if len(chats) == 1:
         talk = chats[0]
         return _Reader(lambda row: from_chat(row.get(talk), row, chat, talk), talk)
     if len(columns) == 1 and not chats and not fields.of(_Kind.nested):
         return _Reader(lambda row: from_field(row, columns[0], chat), columns[0], guessed=True)
     raise DataError(_cannot_tell(fields, source))
+
+
+def _by_names(columns: Columns, chats: Collection[str], chat: Chat | None) -> _Reader:
+    """Return what reads columns that are known by their names."""
+    first = columns.names[0]
+    field = ", ".join(columns.names)
+    if columns.form is Form.pair:
+        return _Reader(lambda row: from_pair(row, chat), field)
+    if columns.form is Form.answered:
+        return _Reader(lambda row: answered_document(row, columns), field, columns=columns)
+    if columns.form is Form.texts:
+        return _Reader(lambda row: classified_document(row, columns), field, columns=columns)
+    if first == MESSAGES or first in chats:
+        return _Reader(lambda row: from_chat(row.get(first), row, chat, first), first)
+    return _Reader(lambda row: from_field(row, first, chat), first)
 
 
 def _cannot_tell(fields: _Fields, source: str) -> str:

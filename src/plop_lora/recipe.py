@@ -207,7 +207,7 @@ def _read_yaml(path: str | Path) -> Any:
     except FileNotFoundError as error:
         raise UsageError(
             f"Cannot read the recipe {path}: there is no such file. Name one that is there, or "
-            "give --task, --train and --eval."
+            "give its keys as options."
         ) from error
     except IsADirectoryError as error:
         raise UsageError(f"The recipe {path} is a folder. Name the YAML file in it.") from error
@@ -244,6 +244,21 @@ def _keys(section: Any, path: list[str]) -> list[str]:
     for part in path:
         section = section.model_fields[part].annotation
     return [f.name for f in fields(section)] if is_dataclass(section) else [*section.model_fields]
+
+
+class Scoring(Section):
+    """What `score` records beside NFN."""
+
+    indicators: tuple[str, ...] = Field(
+        default=(),
+        description="Names of indicators to record beside NFN; see `plop score --indicator`.",
+    )
+
+
+class ScoreRecipe(Section):
+    """Everything of a recipe that `plop score` reads."""
+
+    score: Scoring = Field(Scoring(), description="What is recorded; its keys stand below.")
 
 
 class Runner(Section):

@@ -272,7 +272,7 @@ def from_chat(value: Any, row: Row, chat: Chat | None, field: str) -> Document |
             '{"role": "user", "content": "…"}. Rename its keys, or name another field with --text.'
         )
     _check_messages(messages, field)
-    tools = _tools_of(row)
+    tools = template_value(row, "tools", list)
     try:
         if chat is None:
             raise NoTemplateError("the tokenizer")
@@ -291,17 +291,30 @@ def from_chat(value: Any, row: Row, chat: Chat | None, field: str) -> Document |
     return Document(text, rendered=True) if text.strip() else None
 
 
-def _tools_of(row: Row) -> list[Any]:
-    """Return the tools of a row: a list, or the JSON of one."""
-    given = row.get("tools")
-    if not given:
-        return []
-    tools = without_nulls(_parsed(given) if isinstance(given, str) else given)
-    if not isinstance(tools, list):
+def template_value(row: Row, name: str, kind: type) -> Any:
+    """Return what a row gives its chat template in a column: a list or an object, or its JSON.
+
+    Args:
+        row: may lack the column, or have nothing there.
+        name: of the column.
+        kind: `list` for tools, `dict` for arguments by name.
+
+    Raises:
+        UnreadableError: the column holds something else.
+    """
+    value = given = row.get(name)
+    if isinstance(given, str) and given.strip():
+        try:
+            value = json.loads(given)
+        except (ValueError, RecursionError):
+            value = given
+    if value and not isinstance(value, kind):
+        wanted = "list of tools" if kind is list else "object of arguments by name"
         raise UnreadableError(
-            f"'tools' holds {str(given)[:60]!r}, which is no list of tools, nor the JSON of one."
+            f"{name!r} holds {str(given)[:60]!r}, which is no {wanted}, nor the JSON of one. "
+            "Rename the column if it is not for the chat template."
         )
-    return tools
+    return without_nulls(value)
 
 
 def messages_of(value: Any, field: str) -> list[dict[str, Any]]:

@@ -32,6 +32,14 @@ def place(
             rich_help_panel=PLACEMENT,
         ),
     ] = "plop",
+    indicator: Annotated[
+        str,
+        typer.Option(
+            help="Order the types by this indicator of the scores, for plop and plop-inverse.",
+            autocompletion=among("indicators:INDICATORS"),
+            rich_help_panel=PLACEMENT,
+        ),
+    ] = "nfn",
     top: Annotated[
         int | None,
         typer.Option(
@@ -120,6 +128,7 @@ def place(
     placement = run(
         Scores.load(scores),
         strategy=strategy,
+        indicator=indicator,
         top=top,
         rank=rank,
         budget=budget,

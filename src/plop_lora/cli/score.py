@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +21,7 @@ from plop_lora.cli.output import (
 )
 from plop_lora.cli.words import DATA, ENGINE, MODEL, STOPPING, among, with_examples
 from plop_lora.errors import UsageError
+from plop_lora.indicators import recorded_indicator
 from plop_lora.lines import STDIN
 from plop_lora.models.folders import check_reach, expanded, model_name
 from plop_lora.models.origin import Origin
@@ -113,6 +115,22 @@ def score(
             rich_help_panel=MODEL,
         ),
     ] = "analytic",
+    indicator: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Record this indicator beside NFN, in the same forward pass: response-gain, "
+            "rank-of-weights or parameter-share; repeatable.",
+            autocompletion=among("indicators:INDICATORS"),
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            help="Read the section score of this YAML file; options go before it.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
     stop: Annotated[
         str,
         typer.Option(
@@ -223,8 +241,9 @@ def score(
     """
     processes = context.obj
     if processes is None or processes.first:
-        check(output, data, force=force)
+        check(output, data, recipe, force=force)
     size = _batch_size(batch_size)
+    indicators = _indicators(recipe, indicator)
     check_choices(baseline=baseline, dtype=dtype, stop=stop, engine=engine, device=device)
     model = _found(model, revision, data, processes)
     origin = Origin(revision, trust_remote_code, token)
@@ -255,9 +274,19 @@ def score(
         engine=engine, ray_address=ray_address, cache=not no_cache,
         revision=revision, token=token, trust_remote_code=trust_remote_code,
         processes=processes, progress=form is not Format.quiet, reference=not no_reference,
+        indicators=indicators,
     )  # fmt: skip
     if processes is None or processes.first:
         finish(scores, output, form)
+
+
+def _indicators(recipe: Path | None, given: list[str] | None) -> tuple[str, ...]:
+    """Return the indicators that the line names, else those of the recipe."""
+    from plop_lora.recipe import ScoreRecipe
+
+    options = {"score": {"indicators": given}} if given else {}
+    names = ScoreRecipe.read(recipe, options).score.indicators
+    return tuple(recorded_indicator(name).name for name in names)
 
 
 def _batch_size(text: str) -> int | None:

@@ -6,14 +6,13 @@ wherever the row is rendered. No torch.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from plop_lora.errors import DataError, ModelError
 from plop_lora.evaluation.judged import Row
-from plop_lora.texts import without_nulls
+from plop_lora.texts import UnreadableError, template_value
 
 TOOLS, ARGUMENTS = "tools", "chat_template_kwargs"
 """Columns that a row gives its template."""
@@ -213,17 +212,7 @@ def template_arguments(row: Row) -> dict[str, Any]:
 
 
 def _value(row: Row, name: str, kind: type) -> Any:
-    given = row.get(name)
-    value = given
-    if isinstance(given, str) and given.strip():
-        try:
-            value = json.loads(given)
-        except ValueError:
-            value = given
-    if value and not isinstance(value, kind):
-        wanted = "list of tools" if kind is list else "object of arguments by name"
-        raise DataError(
-            f"The column {name!r} of a chat holds {str(given)[:60]!r}, which is no {wanted}, nor "
-            "the JSON of one. Rename the column if it is not for the chat template."
-        )
-    return without_nulls(value)
+    try:
+        return template_value(row, name, kind)
+    except UnreadableError as error:
+        raise DataError(f"In a chat, {error}") from error

@@ -1,8 +1,9 @@
-"""What is decided as one: the types of a host type, with their common score. Pure; no torch.
+"""What is decided as one: the types of a host type, with their common value. Pure; no torch.
 
 Most host types hold one type of their own name. A fused projection holds several slices, which
-are scored apart and adapted together; its score is the mean over all of its slices, as a type's
-score is the mean over its modules.
+are scored apart and adapted together; its value is the mean over all of its slices, as a type's
+value is the mean over its modules. The value is that of the indicator by which types are placed,
+NFN unless another is asked for.
 """
 
 from __future__ import annotations
@@ -10,13 +11,18 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
+from plop_lora.indicators import INDICATORS, NFN, Indicator
+from plop_lora.indicators.estimates import Estimator, estimator
 from plop_lora.records import Host, Scores, TypeScore
-from plop_lora.statistics import Estimate, type_estimate
+from plop_lora.statistics import Estimate
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
-    """A host type: what a strategy chooses or leaves."""
+    """A host type: what a strategy chooses or leaves.
+
+    `alone` has the value of each member by itself.
+    """
 
     type: str
     estimate: Estimate
@@ -24,51 +30,77 @@ class Group:
     eligible: bool
     members: tuple[TypeScore, ...]
     hosts: tuple[Host, ...]
+    alone: tuple[float, ...]
 
     @property
-    def nfn(self) -> float:
-        """Mean NFN over the sites of all members."""
+    def value(self) -> float:
+        """Mean of the indicator over the sites of all members."""
         return self.estimate.value
 
 
-def groups_of(scores: Scores) -> list[Group]:
-    """Return the host types of a record, lowest NFN first, ties by name."""
+def groups_of(scores: Scores, indicator: Indicator = INDICATORS[NFN]) -> list[Group]:
+    """Return the host types of a record, those that the indicator puts first in front.
+
+    Ties go by name. A type whose weights the indicator could not read is not among them.
+
+    Raises:
+        UsageError: the record does not hold the indicator.
+    """
     members: dict[str, list[TypeScore]] = defaultdict(list)
     for row in scores.types:
         members[row.host_type].append(row)
     hosts: dict[str, list[Host]] = defaultdict(list)
     for host in scores.hosts:
         hosts[host.type].append(host)
-    groups = [
-        Group(
-            type=host_type,
-            estimate=_estimate(scores, {row.type for row in rows}),
-            role=rows[0].role,
-            eligible=all(row.eligible for row in rows),
-            members=tuple(rows),
-            hosts=tuple(hosts[host_type]),
+    values = _Values(scores, estimator(scores, indicator))
+    groups = []
+    for host_type, rows in members.items():
+        alone = [values.of({row.type}) for row in rows]
+        whole = values.of({row.type for row in rows})
+        if whole is None or None in alone:
+            continue
+        groups.append(
+            Group(
+                type=host_type,
+                estimate=whole,
+                role=rows[0].role,
+                eligible=all(row.eligible for row in rows),
+                members=tuple(rows),
+                hosts=tuple(hosts[host_type]),
+                alone=tuple(one.value for one in alone if one is not None),
+            )
         )
-        for host_type, rows in members.items()
-    ]
-    return sorted(groups, key=lambda group: (group.nfn, group.type))
+    return sorted(groups, key=lambda group: (indicator.first(group.value), group.type))
 
 
-def _estimate(scores: Scores, types: set[str]) -> Estimate:
-    orders = [order for order, site in enumerate(scores.sites) if site.type in types]
-    return type_estimate(scores.measurements, orders)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Values:
+    """The estimates of an indicator for types of a record."""
+
+    scores: Scores
+    estimate: Estimator
+
+    def of(self, types: set[str]) -> Estimate | None:
+        """Return the mean over the sites of some types."""
+        sites = enumerate(self.scores.sites)
+        return self.estimate([order for order, site in sites if site.type in types])
 
 
-def lowest_alone(rivals: list[Group], chosen: list[Group]) -> set[str]:
+def first_alone(rivals: list[Group], chosen: list[Group], indicator: Indicator) -> set[str]:
     """Return the types that would be chosen if slices could be: as many as the choice holds."""
-    alone = sorted((member.nfn, member.type) for group in rivals for member in group.members)
+    alone = sorted(
+        (indicator.first(value), member.type)
+        for group in rivals
+        for member, value in zip(group.members, group.alone, strict=True)
+    )
     return {name for _, name in alone[: sum(len(group.members) for group in chosen)]}
 
 
-def forced_members(group: Group, lowest: set[str]) -> tuple[str, ...]:
-    """Return the slices of a chosen weight that are not among the lowest types by themselves."""
-    return tuple(m.type for m in group.members if len(group.members) > 1 and m.type not in lowest)
+def forced_members(group: Group, first: set[str]) -> tuple[str, ...]:
+    """Return the slices of a chosen weight that are not among the first types by themselves."""
+    return tuple(m.type for m in group.members if len(group.members) > 1 and m.type not in first)
 
 
-def held_back(group: Group, lowest: set[str]) -> tuple[str, ...]:
-    """Return the slices of a weight that was left out which are among the lowest by themselves."""
-    return tuple(m.type for m in group.members if len(group.members) > 1 and m.type in lowest)
+def held_back(group: Group, first: set[str]) -> tuple[str, ...]:
+    """Return the slices of a weight that was left out which are among the first by themselves."""
+    return tuple(m.type for m in group.members if len(group.members) > 1 and m.type in first)

@@ -8,16 +8,17 @@ from pathlib import Path
 
 from plop_lora._version import __version__
 from plop_lora.errors import UsageError, nearest
+from plop_lora.indicators import INDICATORS, NFN, Indicator, recorded_indicator
 from plop_lora.placement.budget import RankCost, allocate, parse_budget
 from plop_lora.placement.groups import (
     Group,
+    first_alone,
     forced_members,
     groups_of,
     held_back,
-    lowest_alone,
 )
 from plop_lora.placement.ranks import alpha_of
-from plop_lora.placement.strategies import Request, Strategy, find_strategy
+from plop_lora.placement.strategies import End, Request, Strategy, find_strategy
 from plop_lora.records import (
     DECIDED,
     TIE,
@@ -49,6 +50,7 @@ def place(  # noqa: PLR0913
     scores: Scores | str | Path,
     *,
     strategy: str = "plop",
+    indicator: str = NFN,
     top: int | None = None,
     rank: int | None = None,
     budget: str | int | None = None,
@@ -66,6 +68,8 @@ def place(  # noqa: PLR0913
             what is wanted; what is never proposed (towers, routers,
             modules outside the blocks) is placed only where `types` names it.
         strategy: a name in `STRATEGIES`.
+        indicator: The name of the indicator whose order the strategies `plop` and `plop-inverse`
+            follow: NFN, or another that the scores hold or that follows from them.
         top: how many types the strategies `plop`, `plop-inverse` and `random` take; default 3.
             A fused projection counts as one type, whose score is the mean over its slices.
         rank: LoRA rank of every adapter; default 16. Not together with `budget`.
@@ -79,19 +83,19 @@ def place(  # noqa: PLR0913
         settings: rslora, LoRA+ ratio, initialisation, dropout.
 
     Returns:
-        The placement, with the gap of each choice to its neighbours in NFN and a verdict.
+        The placement, with the gap of each choice to its neighbours in the indicator and a verdict.
 
     Raises:
         UsageError: an unknown name, a number out of range, a budget below rank 1.
     """
     scores = Scores.of(scores)
-    row = find_strategy(strategy)
+    row, order = find_strategy(strategy), recorded_indicator(indicator)
     settings = settings or AdapterSettings()
-    every = groups_of(scores)
+    every = groups_of(scores, order)
     eligible = [group for group in every if group.eligible]
     _check(row, eligible, top, rank, budget, types)
     if row.by_score and top is None:
-        _check_coverage(scores)
+        _check_coverage(scores, order)
     check_settings(scaling, settings)
     taken = min(DEFAULT_TOP, len(eligible)) if top is None else top
     chosen = row.choose(eligible, Request(taken, seed, tuple(types), tuple(every)))
@@ -104,7 +108,8 @@ def place(  # noqa: PLR0913
     hosts = _hosts_of(chosen, layers)
     clipped = _clipped(hosts, rank, limit)
     sites = _place_sites(hosts, rank or DEFAULT_RANK, limit, scaling, settings)
-    choices = choices_of(row, eligible, chosen, sites, known_ties(scores))
+    ties = known_ties(scores) if order.name == NFN else {}
+    choices = choices_of(row, eligible, chosen, sites, ties, order)
     return Placement(
         model=scores.model,
         strategy=strategy,
@@ -120,7 +125,8 @@ def place(  # noqa: PLR0913
         scores_digest=scores.digest(),
         plop_version=__version__,
         settings=settings,
-        notes=(*_notes(row, eligible, chosen, sites), *clipped),
+        notes=(*_notes(row, eligible, chosen, sites, order), *_unread(scores, every), *clipped),
+        indicator=indicator,
     )
 
 
@@ -140,7 +146,7 @@ def _check(
     budget: str | int | None,
     types: Sequence[str],
 ) -> None:
-    if not eligible and row.name != "custom":
+    if not eligible and not row.by_name:
         raise UsageError(
             "These scores hold no type that a placement may use by itself. Name some with "
             "--strategy custom --types NAME."
@@ -152,7 +158,7 @@ def _check(
             f"--top {top} is not possible: these scores have {len(eligible)} module types "
             f"({', '.join(group.type for group in eligible)}). Give 1 to {len(eligible)}."
         )
-    if types and row.name != "custom":
+    if types and not row.by_name:
         raise UsageError("--types belongs to --strategy custom; add it or leave --types out.")
     if rank is not None and budget is not None:
         raise UsageError("Give --rank or --budget, not both: a budget decides the ranks.")
@@ -160,7 +166,7 @@ def _check(
         raise UsageError(f"--rank {rank} is not possible; give 1 or more.")
 
 
-def _check_coverage(scores: Scores) -> None:
+def _check_coverage(scores: Scores, indicator: Indicator) -> None:
     """Refuse a default choice among types that make up too little of the model.
 
     Raises:
@@ -170,7 +176,8 @@ def _check_coverage(scores: Scores) -> None:
     if share < LEAST_COVERAGE:
         raise UsageError(
             f"These scores cover {share:.0%} of the block parameters, and below "
-            f"{LEAST_COVERAGE:.0%} there is no default choice: the rest may well have a lower NFN. "
+            f"{LEAST_COVERAGE:.0%} there is no default choice: the rest may well have a "
+            f"{'lower' if indicator.lower_first else 'higher'} {indicator.title}. "
             f"To choose among what was measured, give --top {DEFAULT_TOP}, or name types with "
             "--strategy custom --types NAME."
         )
@@ -266,16 +273,18 @@ def choices_of(
     chosen: list[Group],
     sites: tuple[PlacedSite, ...],
     ties: Ties,
+    indicator: Indicator = INDICATORS[NFN],
 ) -> tuple[Choice, ...]:
     """Describe each choice that has an adapter; neighbours are looked up in the strategy's order.
 
     A chosen type without an adapter (it has no weight in the layers asked for) is not described,
     and is not one that was left out by its score either.
     """
-    ranking = eligible[::-1] if row.name == "plop-inverse" else eligible
+    ranking = row.ranking(eligible)
     left_out = [group for group in ranking if group not in chosen]
     everything = {member.type for group in chosen for member in group.members}
-    lowest = lowest_alone(eligible, chosen) if row.name == "plop" else everything
+    takes_first = row.end is End.first
+    first = first_alone(eligible, chosen, indicator) if takes_first else everything
     choices = []
     for group in chosen:
         following = ranking[ranking.index(group) + 1 :][:1] if group in ranking else []
@@ -286,7 +295,7 @@ def choices_of(
         choices.append(
             Choice(
                 type=group.type,
-                nfn=group.nfn,
+                nfn=group.value if indicator.name == NFN else None,
                 low=low,
                 high=high,
                 modules=len(placed),
@@ -295,7 +304,8 @@ def choices_of(
                 parameters=sum(site.parameters for site in placed),
                 next=_gap(group, following, ties),
                 left_out=_gap(group, left_out, ties),
-                forced=forced_members(group, lowest),
+                forced=forced_members(group, first),
+                value=None if indicator.name == NFN else group.value,
             )
         )
     return tuple(choices)
@@ -322,7 +332,7 @@ def _gap(group: Group, others: list[Group], ties: Ties) -> Gap | None:
     """
     if not others:
         return None
-    other = min(others, key=lambda option: abs(option.nfn - group.nfn))
+    other = min(others, key=lambda option: abs(option.value - group.value))
     if (group.type, other.type) in ties:
         return ties[group.type, other.type]
     gap = paired_difference(other.estimate, group.estimate)
@@ -347,8 +357,20 @@ def _untouched(scores: Scores, sites: tuple[PlacedSite, ...]) -> tuple[str, ...]
     return tuple(name for name in dict.fromkeys(names) if name not in placed)
 
 
+def _unread(scores: Scores, groups: list[Group]) -> tuple[str, ...]:
+    """Say which types the indicator could not read, so that no strategy chooses them."""
+    seen = {group.type for group in groups}
+    rows = (row for row in scores.types if row.eligible and row.host_type not in seen)
+    unread = ", ".join(dict.fromkeys(row.host_type for row in rows))
+    return (f"{unread} cannot be chosen: the indicator could not read its weights",) * bool(unread)
+
+
 def _notes(
-    row: Strategy, eligible: list[Group], chosen: list[Group], sites: tuple[PlacedSite, ...]
+    row: Strategy,
+    eligible: list[Group],
+    chosen: list[Group],
+    sites: tuple[PlacedSite, ...],
+    indicator: Indicator,
 ) -> tuple[str, ...]:
     """Say which chosen types have no weight in the layers asked for, and which slices stay out.
 
@@ -357,13 +379,13 @@ def _notes(
     placed = {site.type for site in sites}
     absent = [group.type for group in chosen if group.type not in placed]
     notes = [f"{', '.join(absent)} chosen, but not in these layers"] if absent else []
-    if row.name != "plop":
+    if row.end is not End.first:
         return tuple(notes)
-    lowest = lowest_alone(eligible, chosen)
+    first = first_alone(eligible, chosen, indicator)
     notes += [
         f"{' and '.join(back)} would be chosen alone, but {group.type} is one weight, and with "
-        "its other slices it scores too high"
+        f"its other slices it scores too {'high' if indicator.lower_first else 'low'}"
         for group in eligible
-        if group not in chosen and (back := held_back(group, lowest))
+        if group not in chosen and (back := held_back(group, first))
     ]
     return tuple(notes)

@@ -1,11 +1,12 @@
 """The named rules that choose module types. Pure; no torch.
 
-A strategy is a row of `STRATEGIES`: a function from the eligible groups (lowest NFN first) to the
-chosen ones, in order of preference.
+A strategy is a row of `STRATEGIES`: a function from the eligible groups (those first that the
+indicator puts first, as the lowest NFN) to the chosen ones, in order of preference.
 """
 
 from __future__ import annotations
 
+import enum
 import random
 import re
 from collections.abc import Callable
@@ -31,23 +32,50 @@ class Request:
 Chooser = Callable[[list[Group], Request], list[Group]]
 
 
+class End(enum.Enum):
+    """From which end of the order of an indicator a strategy takes its types."""
+
+    first = "first"
+    last = "last"
+
+
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """One row of the registry."""
+    """One row of the registry.
+
+    Attributes:
+        name: The name that the command line and records use.
+        choose: Returns the chosen groups.
+        description: What it takes.
+        source: The paper, or who chooses.
+        uses_top: Whether it takes a number of types that can be given.
+        end: The end of the indicator's order that it takes; None if it does not look at it.
+        by_name: Whether the user names the types, which may then be any that were scored.
+    """
 
     name: str
     choose: Chooser
     description: str
     source: str
     uses_top: bool = False
-    by_score: bool = False
+    end: End | None = None
+    by_name: bool = False
+
+    @property
+    def by_score(self) -> bool:
+        """Whether an indicator decides what is taken."""
+        return self.end is not None
+
+    def ranking(self, groups: list[Group]) -> list[Group]:
+        """Return groups in the order in which it would take them."""
+        return groups[::-1] if self.end is End.last else groups
 
 
-def _lowest(groups: list[Group], request: Request) -> list[Group]:
+def _first(groups: list[Group], request: Request) -> list[Group]:
     return groups[: request.top]
 
 
-def _highest(groups: list[Group], request: Request) -> list[Group]:
+def _last(groups: list[Group], request: Request) -> list[Group]:
     return groups[::-1][: request.top]
 
 
@@ -101,17 +129,17 @@ _LORA = "LoRA, arXiv 2106.09685, https://arxiv.org/abs/2106.09685"
 STRATEGIES: dict[str, Strategy] = {
     row.name: row
     for row in (
-        Strategy("plop", _lowest, "the types with the lowest NFN", _PAPER, True, True),
-        Strategy("plop-inverse", _highest, "the highest NFN, a sanity check", _PAPER, True, True),
+        Strategy("plop", _first, "the types with the lowest NFN", _PAPER, True, End.first),
+        Strategy("plop-inverse", _last, "the highest NFN, a sanity check", _PAPER, True, End.last),
         Strategy("attention", _role("attention"), "every type inside attention", _PAPER),
         Strategy("mlp", _role("mlp"), "every type of the feed-forward part", _PAPER),
         Strategy("all-linear", _all, "every type", "QLoRA, arXiv 2305.14314"),
         Strategy("random", _random, "types drawn with the seed", "a baseline", True),
         Strategy("query-value", _query_value, "query and value projections", _LORA),
-        Strategy("custom", _custom, "the types that --types names", "the user"),
+        Strategy("custom", _custom, "the types that --types names", "the user", by_name=True),
     )
 }
-"""Name → strategy. Directions: `plop` takes low scores, `plop-inverse` high ones, the rest none."""
+"""Name → strategy. `plop` takes what the indicator puts first, `plop-inverse` what it puts last."""
 
 
 def find_strategy(name: str) -> Strategy:

@@ -21,6 +21,7 @@ from plop_lora.records.scores import (
     ExpertScore,
     GroupCount,
     Host,
+    IndicatorScores,
     Measurements,
     ModelReference,
     NotMeasured,
@@ -30,6 +31,7 @@ from plop_lora.records.scores import (
     SiteScore,
     Stopping,
     TypeScore,
+    TypeValue,
     whole_weight,
 )
 from plop_lora.records.trial import (
@@ -80,6 +82,7 @@ __all__ = [
     "Gap",
     "GroupCount",
     "Host",
+    "IndicatorScores",
     "LadderStep",
     "Measurements",
     "ModelReference",
@@ -106,6 +109,7 @@ __all__ = [
     "TuningPlan",
     "TypeDifference",
     "TypeScore",
+    "TypeValue",
     "Verification",
     "VerificationPlan",
     "whole_weight",

@@ -56,7 +56,7 @@ class AdapterSettings:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Paired difference in NFN, `other` minus the choice, with its 95 % interval."""
+    """Paired difference in the indicator, `other` minus the choice, with its 95 % interval."""
 
     other: str
     difference: float
@@ -68,6 +68,9 @@ class Gap:
 @dataclass(frozen=True, slots=True)
 class Choice:
     """A chosen type: its score (None without one), its ranks, its distance to its neighbours.
+
+    `nfn` is None where another indicator ranks the types, whose number is then `value`; `low` and
+    `high` are the bounds of either.
 
     `next` is the gap to the following type in the order of the strategy, `left_out` the gap to
     the nearest type that was not chosen; None where there is no such type. `forced` names the
@@ -85,6 +88,12 @@ class Choice:
     next: Gap | None
     left_out: Gap | None
     forced: tuple[str, ...] = ()
+    value: Annotated[float | None, Field(exclude_if=lambda value: value is None)] = None
+
+    @property
+    def score(self) -> float | None:
+        """The number by which it was ranked: NFN, or `value` of another indicator."""
+        return self.nfn if self.value is None else self.value
 
 
 @dataclass(frozen=True, repr=False)
@@ -93,7 +102,8 @@ class Placement(Record):
 
     `scaling` is the factor in front of B·A, the same for every adapter: alpha / rank, or
     alpha / sqrt(rank) with `settings.rslora`. `hosts` are all weights of known size, placed or
-    not; `untouched` names every weight without an adapter, of known size or not.
+    not; `untouched` names every weight without an adapter, of known size or not. `indicator` names
+    the one in whose order the types stand.
     """
 
     kind: ClassVar[str] = "placement"
@@ -113,6 +123,7 @@ class Placement(Record):
     plop_version: str
     settings: AdapterSettings = AdapterSettings()
     notes: tuple[str, ...] = ()
+    indicator: Annotated[str, Field(exclude_if=lambda name: name == "nfn")] = "nfn"
 
     def to_peft(self, model: Any = None, *, dry_run: bool = True, allow_loss: bool = False) -> Any:
         """Return the placement as `peft.LoraConfig`; see `plop_lora.export.peft.to_peft`."""

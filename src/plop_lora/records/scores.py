@@ -273,9 +273,43 @@ class ReferenceChoice:
     tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class TypeValue:
+    """A further indicator of a module type, with its 95 % interval over sequences.
+
+    The interval is None below two sequences, and has no width where the data play no part.
+    """
+
+    type: str
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class IndicatorScores:
+    """An indicator beside NFN, of the same sites and on the same tokens.
+
+    Attributes:
+        indicator: Its name in the registry of indicators.
+        types: Every type that has a value, those that are adapted first in front.
+        values: Of each of `Scores.sites`, as NFN is; None where it could not be measured.
+        sums: Per site and sequence, over the counts of `Scores.measurements`. Empty where the
+            data play no part.
+    """
+
+    indicator: str
+    types: tuple[TypeValue, ...]
+    values: tuple[float | None, ...] = field(repr=False)
+    sums: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
+
+
 @dataclass(frozen=True, repr=False)
 class Scores(Record):
-    """NFN of every module type and site of a model on a data sample; `types` lowest first."""
+    """NFN of every module type and site of a model on a data sample; `types` lowest first.
+
+    `indicators` are those that were recorded beside NFN.
+    """
 
     kind: ClassVar[str] = "scores"
 
@@ -291,6 +325,7 @@ class Scores(Record):
     notes: tuple[str, ...] = ()
     stopping: Stopping | None = None
     references: Annotated[tuple[ReferenceChoice, ...], _Unless] = ()
+    indicators: Annotated[tuple[IndicatorScores, ...], _Unless] = ()
 
     def __getitem__(self, name: str) -> TypeScore:
         """Return the score of a module type: `scores["q_proj"].nfn`.
@@ -316,7 +351,7 @@ class Scores(Record):
         return iter(self.types)
 
     def to_pandas(self, rows: str = "types") -> Any:
-        """Return the scores as a `pandas.DataFrame`.
+        """Return the scores as a `pandas.DataFrame`, further indicators in columns of their names.
 
         Args:
             rows: `types` for one row a module type, `sites` for one row a weight.
@@ -325,9 +360,15 @@ class Scores(Record):
             UsageError: `rows` is neither.
         """
         if rows == "types":
-            return frame(self.types)
+            of_types = {
+                held.indicator: {row.type: row.value for row in held.types}
+                for held in self.indicators
+            }
+            types = frame(self.types)
+            return types.assign(**{n: types["type"].map(known) for n, known in of_types.items()})
         if rows == "sites":
-            return frame(self.sites).drop(columns="experts")
+            of_sites = {held.indicator: held.values for held in self.indicators}
+            return frame(self.sites).drop(columns="experts").assign(**of_sites)
         raise UsageError(f"There are no rows {rows!r}. Allowed: types, sites.")
 
     def type_names(self, *, eligible_only: bool = False) -> list[str]:

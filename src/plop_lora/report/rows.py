@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from plop_lora.escapes import escaped
+from plop_lora.indicators import NFN as NFN_ROW
 from plop_lora.placement import default_choice
 from plop_lora.records import (
     TIE,
@@ -20,6 +21,7 @@ from plop_lora.records import (
     TrialResult,
     TrialSpec,
 )
+from plop_lora.report.values import by_indicator, difference, title_of, value_and_interval, value_in
 
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -78,12 +80,14 @@ def scores_table(scores: Scores) -> Table:
     chosen = default_choice(scores)
     every = [site.nfn for site in scores.sites]
     bounds = (min(every), max(every))
+    further = [{row.type: row for row in held.types} for held in scores.indicators]
     rows = tuple(
         (
             row.type,
             str(row.modules),
             count(row.parameters),
             *value_and_interval(row.nfn, row.low, row.high),
+            *(value_in(held, row.type) for held in further),
             "✓" if row.type in chosen else "" if row.eligible else "never",
             sparkline([site.nfn for site in scores.sites if site.type == row.type], bounds),
         )
@@ -108,8 +112,9 @@ def scores_table(scores: Scores) -> Table:
         "A low NFN is room for an adapter; ✓ marks what plop place chooses by default.",
     ]
     columns = (
-        TYPE, MODULES, Column("parameters", right=True), NFN, INTERVAL, Column("chosen"),
-        Column("by layer", starts=True),
+        TYPE, MODULES, Column("parameters", right=True), NFN, INTERVAL,
+        *(Column(title_of(held.indicator)) for held in scores.indicators),
+        Column("chosen"), Column("by layer", starts=True),
     )  # fmt: skip
     return Table(f"NFN of {short_name(scores.model.name)}", columns, rows, tuple(lines))
 
@@ -211,7 +216,7 @@ def placement_table(placement: Placement) -> Table:
         (
             choice.type,
             str(choice.modules),
-            *value_and_interval(choice.nfn, choice.low, choice.high),
+            *by_indicator(choice.score, choice.low, choice.high),
             _ranks(choice),
             count(choice.parameters),
             *_gap(choice.next),
@@ -233,10 +238,12 @@ def placement_table(placement: Placement) -> Table:
         *(f"Note: {note}." for note in placement.notes),
     )
     columns = (
-        TYPE, MODULES, NFN, INTERVAL, Column("rank", right=True), Column("trainable", right=True),
+        TYPE, MODULES, Column(title_of(placement.indicator)), INTERVAL,
+        Column("rank", right=True), Column("trainable", right=True),
         Column("next type", starts=True), DIFFERENCE, INTERVAL, VERDICT,
     )  # fmt: skip
-    title = f"Placement for {short_name(placement.model.name)}, strategy {placement.strategy}"
+    by = "" if placement.indicator == NFN_ROW else f" by {placement.indicator}"
+    title = f"Placement for {short_name(placement.model.name)}, strategy {placement.strategy}{by}"
     return _without_empty_columns(Table(title, columns, rows, lines))
 
 
@@ -358,33 +365,6 @@ def trial_table(result: TrialResult) -> Table:
 
 
 # --------------------------------------------------------------------------- cells
-
-
-def value_and_interval(
-    value: float | None, low: float | None, high: float | None
-) -> tuple[str, str]:
-    """Return a value and its interval with digits that follow the width of the interval."""
-    if value is None:
-        return "no score", ""
-    if low is None or high is None:
-        return f"{value:.3f}", "needs 2 texts"
-    digits = _digits(high - low)
-    return f"{value:.{digits}f}", f"{low:.{digits}f}–{high:.{digits}f}"
-
-
-def difference(value: float, low: float | None, high: float | None) -> tuple[str, str]:
-    """Return a signed difference and its interval."""
-    if low is None or high is None:
-        return f"{value:+.3f}", "needs 2 texts"
-    digits = _digits(high - low)
-    return f"{value:+.{digits}f}", f"{low:+.{digits}f} to {high:+.{digits}f}"
-
-
-def _digits(width: float) -> int:
-    digits = 3
-    while digits < 5 and width < 2 * 10.0**-digits:
-        digits += 1
-    return digits
 
 
 def plural(number: int, word: str) -> str:

@@ -21,10 +21,10 @@ from plop_lora.report.rows import (
     Column,
     Table,
     count,
-    difference,
     plural,
     short_name,
 )
+from plop_lora.report.values import difference
 
 SHOWN = 5
 _CONFIGURATION = (

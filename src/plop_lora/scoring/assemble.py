@@ -6,6 +6,7 @@ Shape letters: S sites, R rows of the measurement, N sequences, E experts.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 from torch import nn
@@ -27,7 +28,6 @@ from plop_lora.records import (
 )
 from plop_lora.scoring.collect import Measured
 from plop_lora.scoring.loading import describe
-from plop_lora.scoring.probe import Floats
 from plop_lora.scoring.sites import (
     ALL_ZERO,
     NEVER_RAN,
@@ -36,6 +36,7 @@ from plop_lora.scoring.sites import (
     Site,
     SiteMap,
 )
+from plop_lora.scoring.sums import Floats
 from plop_lora.statistics import ratio_estimate, type_estimate
 
 
@@ -107,11 +108,14 @@ def usable_sites(counts_SN: Floats, measured: Measured) -> list[int]:
 
 def by_site(measured: Measured) -> tuple[Floats, Floats]:
     """Add up the experts of a site: its mean then weighs every routed token alike."""
-    starts = np.array(measured.starts[:-1])
-    return (
-        np.add.reduceat(measured.sums_RN, starts, axis=0),
-        np.add.reduceat(measured.counts_RN, starts, axis=0),
-    )
+    starts = measured.starts
+    return added_up(measured.sums_RN, starts), added_up(measured.counts_RN, starts)
+
+
+def added_up(values_RN: Floats, starts: Sequence[int]) -> Floats:
+    """Return the rows of each site added up, [S, N]; see `Measured.starts`."""
+    added_SN: Floats = np.add.reduceat(values_RN, np.array(starts[:-1]), axis=0)
+    return added_SN
 
 
 def _reason(index: int, measured: Measured) -> str:
@@ -130,14 +134,18 @@ def _not_measured(site: Site, reason: str) -> NotMeasured:
 
 
 def _pack(names: tuple[str, ...], sums_SN: Floats, counts_SN: Floats) -> Measurements:
-    """Keep eight digits of each sum, which is more than float32 has, and equal counts once."""
+    """Keep equal counts once."""
     rows: dict[tuple[int, ...], int] = {}
     count_row = []
     for counts_N in counts_SN:
         counts = tuple(int(count) for count in counts_N)
         count_row.append(rows.setdefault(counts, len(rows)))
-    sums = tuple(tuple(float(f"{x:.8g}") for x in sums_N) for sums_N in sums_SN)
-    return Measurements(names, sums, tuple(rows), tuple(count_row))
+    return Measurements(names, rounded(sums_SN), tuple(rows), tuple(count_row))
+
+
+def rounded(sums_SN: Floats) -> tuple[tuple[float, ...], ...]:
+    """Keep eight digits of each sum, which is more than float32 has."""
+    return tuple(tuple(float(f"{x:.8g}") for x in sums_N) for sums_N in sums_SN)
 
 
 def _site_score(site: Site, index: int, measured: Measured) -> SiteScore:

@@ -29,8 +29,8 @@ from transformers.utils import cached_file
 from plop_lora._version import __version__
 from plop_lora.errors import OutputError
 from plop_lora.files import atomic_file, cache_folder
+from plop_lora.indicators import expected_norms
 from plop_lora.models.origin import PLAIN, Origin
-from plop_lora.scoring import nfn
 from plop_lora.scoring.devices import home_of
 from plop_lora.scoring.job import Job
 from plop_lora.scoring.probe import Gain
@@ -39,7 +39,13 @@ _WEIGHTS = ("*.safetensors", "*.bin")
 _HEADER_BYTES = 65536
 _READING = 2
 """Counts up when a module of the same weight may be read as another map."""
-_FORMULA = (nfn.EXACT_WIDTH, nfn.PROBES, nfn.MONTE_CARLO_DRAWS, nfn.PROBED_DRAWS, _READING)
+_FORMULA = (
+    expected_norms.EXACT_WIDTH,
+    expected_norms.PROBES,
+    expected_norms.MONTE_CARLO_DRAWS,
+    expected_norms.PROBED_DRAWS,
+    _READING,
+)
 _VERSIONS = (__version__, transformers.__version__, *map(str, _FORMULA))
 
 
@@ -51,11 +57,14 @@ class GainCache:
         path: the checkpoint's file, or None to remember them for the length of the run only.
         section: the settings.
         known: gains by the name of their site.
+        weights: what further indicators say of the weights, by indicator and name of the site, for
+            the length of the run.
     """
 
     path: Path | None = None
     section: str = ""
     known: dict[str, Gain] = field(default_factory=dict)
+    weights: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def learn(self, gains: Mapping[str, Gain]) -> None:
         """Add gains; what is new goes to the file, which appears complete or not at all.

@@ -95,7 +95,7 @@ def _no_cluster(address: str, error: Exception) -> UsageError:
 def measure_shard(job: Job, batch: Batch) -> tuple[tuple[str, ...], Measured]:
     """Measure one batch in a worker; return the names of the sites with it."""
     model, sites, gains = _loaded(job)
-    measured = measure(model, sites, [batch], baseline=job.baseline, seed=job.seed, gains=gains)
+    measured = measure(model, sites, [batch], indicators=job.indicators, gains=gains)
     return tuple(site.name for site in sites), measured
 
 

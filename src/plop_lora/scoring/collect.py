@@ -5,27 +5,28 @@ Shape letters: B batch, R rows of the probe's buffer, N sequences.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plop_lora.errors import DataError
-from plop_lora.scoring.probe import Floats, Probe
+from plop_lora.scoring.probe import Probe, Weights
+from plop_lora.scoring.sums import Floats, Found
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """What one batch gave: sums and counts [R, B], its tokens, and the sites it cannot speak of."""
+    """What one batch gave: the names of its sequences, its sums and counts, and its tokens."""
 
     names: tuple[str, ...]
-    sums_RB: Floats
-    counts_RB: Floats
+    found: Found
     tokens: int
-    unassignable: frozenset[int] = frozenset()
-    left_out: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +38,9 @@ class Measured:
     that ran, and `notes` says why where it is not the one that was asked for. `zeros` are the sites
     whose weight is all zero, `ran` those that a forward pass came to, and `left_out` those with
     calls that count nowhere, with the reason.
+
+    `further` has the sums of each further indicator, over the same counts, and `weights` what
+    others say of the weights.
     """
 
     names: tuple[str, ...]
@@ -52,6 +56,8 @@ class Measured:
     zeros: frozenset[int] = frozenset()
     ran: frozenset[int] = frozenset()
     left_out: Mapping[int, str] = field(default_factory=dict)
+    further: Mapping[str, Floats] = field(default_factory=dict)
+    weights: Weights = field(default_factory=dict)
 
 
 @dataclass
@@ -80,23 +86,23 @@ class Collector:
         """
         if not self.parts:
             raise DataError("There is no batch to score. Give at least one text or batch.")
-        names, sums_RN, counts_RN = _ordered(
-            [name for part in self.parts for name in part.names],
-            _joined(part.sums_RB for part in self.parts),
-            _joined(part.counts_RB for part in self.parts),
-        )
-        return Measured(
-            names=names,
-            sums_RN=sums_RN,
-            counts_RN=counts_RN,
-            starts=self.probe.starts,
-            tokens=sum(part.tokens for part in self.parts),
-            unassignable=frozenset().union(*(part.unassignable for part in self.parts)),
-            halvings=self.halvings,
-            alone=self.alone,
-            zeros=self.probe.zeros(),
-            ran=self.probe.ran(),
-            left_out=_united(part.left_out for part in self.parts),
+        found = [part.found for part in self.parts]
+        return _in_order(
+            Measured(
+                names=tuple(name for part in self.parts for name in part.names),
+                sums_RN=_joined(batch.sums_RB for batch in found),
+                counts_RN=_joined(batch.counts_RB for batch in found),
+                starts=self.probe.starts,
+                tokens=sum(part.tokens for part in self.parts),
+                unassignable=frozenset().union(*(batch.unassignable for batch in found)),
+                halvings=self.halvings,
+                alone=self.alone,
+                zeros=self.probe.zeros(),
+                ran=self.probe.ran(),
+                left_out=_united(batch.left_out for batch in found),
+                further=_all_joined([batch.further for batch in found]),
+                weights=self.probe.weighed(),
+            )
         )
 
 
@@ -108,25 +114,26 @@ def merge(pieces: Sequence[Measured]) -> Measured:
     """
     if len(pieces) == 1:
         return pieces[0]
-    names, sums_RN, counts_RN = _ordered(
-        [name for piece in pieces for name in piece.names],
-        _joined(piece.sums_RN for piece in pieces),
-        _joined(piece.counts_RN for piece in pieces),
-    )
-    return Measured(
-        names=names,
-        sums_RN=sums_RN,
-        counts_RN=counts_RN,
-        starts=pieces[0].starts,
-        tokens=sum(piece.tokens for piece in pieces),
-        unassignable=frozenset().union(*(piece.unassignable for piece in pieces)),
-        halvings=sum(piece.halvings for piece in pieces),
-        alone=any(piece.alone for piece in pieces),
-        engine=pieces[0].engine,
-        notes=tuple(dict.fromkeys(note for piece in pieces for note in piece.notes)),
-        zeros=frozenset().union(*(piece.zeros for piece in pieces)),
-        ran=frozenset().union(*(piece.ran for piece in pieces)),
-        left_out=_united(piece.left_out for piece in pieces),
+    return _in_order(
+        Measured(
+            names=tuple(name for piece in pieces for name in piece.names),
+            sums_RN=_joined(piece.sums_RN for piece in pieces),
+            counts_RN=_joined(piece.counts_RN for piece in pieces),
+            starts=pieces[0].starts,
+            tokens=sum(piece.tokens for piece in pieces),
+            unassignable=frozenset().union(*(piece.unassignable for piece in pieces)),
+            halvings=sum(piece.halvings for piece in pieces),
+            alone=any(piece.alone for piece in pieces),
+            engine=pieces[0].engine,
+            notes=tuple(dict.fromkeys(note for piece in pieces for note in piece.notes)),
+            zeros=frozenset().union(*(piece.zeros for piece in pieces)),
+            ran=frozenset().union(*(piece.ran for piece in pieces)),
+            left_out=_united(piece.left_out for piece in pieces),
+            further=_all_joined([piece.further for piece in pieces]),
+            weights={
+                name: _united(piece.weights[name] for piece in pieces) for name in pieces[0].weights
+            },
+        )
     )
 
 
@@ -141,30 +148,37 @@ def divided(measured: Measured, names: frozenset[str], tokens: int) -> tuple[Mea
     apart_N = np.array([name in names for name in measured.names])
 
     def kept(keep_N: NDArray[np.bool_], tokens: int) -> Measured:
-        return replace(
-            measured,
-            names=tuple(itertools.compress(measured.names, keep_N)),
-            sums_RN=measured.sums_RN[:, keep_N],
-            counts_RN=measured.counts_RN[:, keep_N],
-            tokens=tokens,
-        )
+        return replace(_columns(measured, np.flatnonzero(keep_N)), tokens=tokens)
 
     return kept(~apart_N, measured.tokens - tokens), kept(apart_N, tokens)
 
 
-def _ordered(
-    names: Sequence[str], sums_RN: Floats, counts_RN: Floats
-) -> tuple[tuple[str, ...], Floats, Floats]:
+def _in_order(measured: Measured) -> Measured:
     """Sort the columns by name, and those of a text that is there twice by their sums.
 
     The result then depends on what was measured, and not on who measured what in which order.
     """
-    order = np.lexsort((sums_RN.sum(axis=0), np.array(names)))
-    return tuple(names[index] for index in order), sums_RN[:, order], counts_RN[:, order]
+    order_N = np.lexsort((measured.sums_RN.sum(axis=0), np.array(measured.names)))
+    return _columns(measured, order_N)
 
 
-def _united(pieces: Iterable[Mapping[int, str]]) -> dict[int, str]:
-    return {index: reason for piece in pieces for index, reason in piece.items()}
+def _columns(measured: Measured, order_N: NDArray[np.intp]) -> Measured:
+    """Return a measurement of some of its sequences, in their order here."""
+    return replace(
+        measured,
+        names=tuple(measured.names[index] for index in order_N),
+        sums_RN=measured.sums_RN[:, order_N],
+        counts_RN=measured.counts_RN[:, order_N],
+        further={name: sums_RN[:, order_N] for name, sums_RN in measured.further.items()},
+    )
+
+
+def _united(pieces: Iterable[Mapping[Key, Value]]) -> dict[Key, Value]:
+    return {key: value for piece in pieces for key, value in piece.items()}
+
+
+def _all_joined(pieces: Sequence[Mapping[str, Floats]]) -> dict[str, Floats]:
+    return {name: _joined(piece[name] for piece in pieces) for name in pieces[0]}
 
 
 def _joined(pieces: Iterable[Floats]) -> Floats:

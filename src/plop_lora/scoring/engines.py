@@ -100,14 +100,14 @@ def engine_for(
     if engine == "ray":
         measure = functools.partial(_on_ray, job, ray_address)
     else:
-        measure = functools.partial(memory.measure, loaded, **_baseline(job, loaded))
+        measure = functools.partial(memory.measure, loaded, **_measured_of(job, loaded))
     noted = functools.partial(_noted, notes, measure)
     return Engine(loaded, noted, one_round=engine == "ray", new=found.new)
 
 
-def _baseline(job: Job, model: nn.Module) -> dict[str, Any]:
-    """Return what an engine needs for the gains: how they are computed, and what is known."""
-    return {"baseline": job.baseline, "seed": job.seed, "gains": open_cache(job, model)}
+def _measured_of(job: Job, model: nn.Module) -> dict[str, Any]:
+    """Return what an engine needs beside the batches: what is measured, and what is known."""
+    return {"indicators": job.indicators, "gains": open_cache(job, model)}
 
 
 def _streaming(name: str, device: str, job: Job) -> Engine | str:
@@ -125,7 +125,7 @@ def _streaming(name: str, device: str, job: Job) -> Engine | str:
             )
     except UnstreamableError as reason:
         return stream.loaded_whole(reason)
-    options = _baseline(job, checkpoint.model)
+    options = _measured_of(job, checkpoint.model)
     measure = functools.partial(stream.measure, checkpoint, **options)
     noted = functools.partial(_noted, checkpoint.notes, measure)
     return Engine(checkpoint.model, noted, one_round=True, new=checkpoint.new)

@@ -23,9 +23,10 @@ from torch import nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _grouped_linear
 
 from plop_lora.scoring.devices import replaced_forward
-from plop_lora.scoring.probe import Probe, Routing
+from plop_lora.scoring.probe import Probe
 from plop_lora.scoring.sites import Site
 from plop_lora.scoring.stacks import ExpertStack, stack_of
+from plop_lora.scoring.sums import Routing
 
 _BLOCKS = itertools.count()
 """Numbers the open blocks, each of which has a function of its own: a measurement may be nested."""

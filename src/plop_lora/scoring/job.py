@@ -4,7 +4,38 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from plop_lora.indicators import Indicator, OfFeatures, OfWeights
 from plop_lora.models.origin import PLAIN, Origin
+
+
+@dataclass(frozen=True, slots=True)
+class IndicatorSettings:
+    """What is measured of every site: NFN, and what was asked for beside it.
+
+    Attributes:
+        baseline: `analytic` or `monte_carlo`, see `expected_norms.expected_gain`.
+        seed: Seed of the baseline, and of what estimates from draws.
+        further: Indicators beside NFN; those that follow from a record are not measured.
+    """
+
+    baseline: str = "analytic"
+    seed: int = 0
+    further: tuple[Indicator, ...] = ()
+
+    @property
+    def features(self) -> dict[str, OfFeatures]:
+        """The further indicators that are given the rows of every call."""
+        measures = {row.name: row.measure for row in self.further}
+        return {name: kind for name, kind in measures.items() if isinstance(kind, OfFeatures)}
+
+    @property
+    def weights(self) -> dict[str, OfWeights]:
+        """The further indicators that are given every weight once."""
+        measures = {row.name: row.measure for row in self.further}
+        return {name: kind for name, kind in measures.items() if isinstance(kind, OfWeights)}
+
+
+NFN_ALONE = IndicatorSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,3 +51,9 @@ class Job:
     seed: int
     cache: bool
     origin: Origin = PLAIN
+    further: tuple[Indicator, ...] = ()
+
+    @property
+    def indicators(self) -> IndicatorSettings:
+        """What is measured of every site."""
+        return IndicatorSettings(self.baseline, self.seed, self.further)

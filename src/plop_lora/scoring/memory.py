@@ -24,10 +24,12 @@ from plop_lora.scoring.cache import GainCache
 from plop_lora.scoring.collect import Collector, Measured, Part
 from plop_lora.scoring.devices import home_of, sent
 from plop_lora.scoring.experts import experts_measured
+from plop_lora.scoring.job import NFN_ALONE, IndicatorSettings
 from plop_lora.scoring.padding import is_text, padded, window_of, without_padding
-from plop_lora.scoring.probe import Layout, Probe, attach
+from plop_lora.scoring.probe import Probe, attach
 from plop_lora.scoring.same import unchanged
 from plop_lora.scoring.sites import Site
+from plop_lora.scoring.sums import Layout
 
 
 class _HeadReachedError(Exception):
@@ -39,8 +41,7 @@ def measure(
     sites: Sequence[Site],
     batches: Iterable[Batch],
     *,
-    baseline: str = "analytic",
-    seed: int = 0,
+    indicators: IndicatorSettings = NFN_ALONE,
     gains: GainCache | None = None,
     advance: Callable[[int], None] = lambda rows: None,
     rehearsal: Batch | None = None,
@@ -51,8 +52,7 @@ def measure(
         model: any module; its train/eval state is restored afterwards.
         sites: from `find_sites(model)`.
         batches: inputs by keyword; tensors are moved to the model's device.
-        baseline: `analytic` or `monte_carlo`, see `nfn.expected_gain`.
-        seed: of the baseline.
+        indicators: what is measured of every site.
         gains: what is known of the weights from another time; what is new is saved there.
         advance: called with the number of sequences after each batch.
         rehearsal: what is run first and not counted: the longest text, so that running out of
@@ -69,9 +69,9 @@ def measure(
         body_of(model, sites) as forward,
         attach(
             sites,
-            baseline=baseline,
-            seed=seed,
+            indicators,
             known=gains.known,
+            weights=gains.weights,
             encoder=encoder_of(model),
             window=window_of(model),
         ) as probe,  # fmt: skip
@@ -110,7 +110,7 @@ def _fitting(
             pending += reversed(halved(current, error))
             collector.halvings += 1
             continue
-        if part.unassignable and current.can_split():
+        if part.found.unassignable and current.can_split():
             pending += reversed(rows_of(current))
             collector.alone = True
             continue
@@ -167,8 +167,7 @@ def measure_batch(
         if probe.in_step or not _is_of_model(error):
             raise
         raise MeasurementError(_refused(error, batch)) from error
-    sums_RB, counts_RB, unassignable, left_out = probe.finish()
-    return Part(batch.names, sums_RB, counts_RB, counted, unassignable, left_out)
+    return Part(batch.names, probe.finish(), counted)
 
 
 def _is_of_model(error: BaseException) -> bool:

@@ -19,8 +19,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from plop_lora.indicators.expected_norms import PROBED_DRAWS, expected_gain, gaussian, row_norms
 from plop_lora.scoring.devices import door_of
-from plop_lora.scoring.nfn import PROBED_DRAWS, expected_gain, gaussian, row_norms
 from plop_lora.scoring.sharded import ShardedOperator, is_spread
 from plop_lora.scoring.slices import Part
 
@@ -44,6 +44,9 @@ class Operator(Protocol):
 
     def product(self, features: torch.Tensor, output: Any) -> Product:
         """Return W z of features [..., I], from the module's output where that holds it."""
+
+    def weight(self, part: Part | None) -> torch.Tensor | None:
+        """Return a part of the weight as [O, I], or all of it; None where it cannot be read."""
 
     def gain(
         self, part: Part | None, *, like: torch.Tensor, baseline: str, seed: int
@@ -82,12 +85,15 @@ class DenseOperator:
         rows_NI = features.reshape(-1, features.shape[-1])
         return nn.functional.linear(rows_NI.to(self.weight_OI().dtype), self.weight_OI()), None
 
+    def weight(self, part: Part | None) -> torch.Tensor:
+        """Return a part of the weight, or all of it."""
+        return self.weight_OI() if part is None else part.of_weight(self.weight_OI())
+
     def gain(
         self, part: Part | None, *, like: torch.Tensor, baseline: str, seed: int
     ) -> torch.Tensor:
         """Return E||W u|| by the closed form, or by drawing with `baseline="monte_carlo"`."""
-        weight = self.weight_OI() if part is None else part.of_weight(self.weight_OI())
-        return expected_gain(weight, baseline=baseline, seed=seed).to(like.device)
+        return expected_gain(self.weight(part), baseline=baseline, seed=seed).to(like.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +116,15 @@ class EmbeddingOperator:
         """Return the rows of the table: subclasses scale what they return."""
         return self.module.weight[features.reshape(-1)], None
 
+    def weight(self, part: Part | None) -> torch.Tensor:
+        """Return the table as [width, tokens]; it has no parts."""
+        return self.module.weight.T
+
     def gain(
         self, part: Part | None, *, like: torch.Tensor, baseline: str, seed: int
     ) -> torch.Tensor:
         """Return E||W u|| of the table as [width, tokens]."""
-        return expected_gain(self.module.weight.T, baseline=baseline, seed=seed).to(like.device)
+        return expected_gain(self.weight(part), baseline=baseline, seed=seed).to(like.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +151,9 @@ class OpaqueOperator:
         """Return the output and what the module adds to a zero input."""
         zero_1I = torch.zeros(1, self.in_features, dtype=features.dtype, device=features.device)
         return output.reshape(-1, self.out_features), self._run(zero_1I)[0]
+
+    def weight(self, part: Part | None) -> None:
+        """Return None: what is stored is not the matrix that the layer multiplies by."""
 
     def gain(
         self, part: Part | None, *, like: torch.Tensor, baseline: str, seed: int
@@ -204,6 +217,16 @@ def part_norms(
     if part is None:
         return row_norms(rows_NO, bias_O)
     return row_norms(part.of_output(rows_NO), None if bias_O is None else part.of_output(bias_O))
+
+
+def part_rows(
+    rows_NO: torch.Tensor, bias_O: torch.Tensor | None, part: Part | None
+) -> torch.Tensor:
+    """Return each row without its bias, of the part or of all of it; float32 [N, O]."""
+    if part is not None:
+        rows_NO = part.of_output(rows_NO).flatten(1)
+        bias_O = None if bias_O is None else part.of_output(bias_O).flatten()
+    return rows_NO.float() if bias_O is None else rows_NO.float() - bias_O.float()
 
 
 def operator_of(module: nn.Module) -> Operator | None:

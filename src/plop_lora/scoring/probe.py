@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,121 +25,22 @@ from numpy.typing import NDArray
 from torch import nn
 
 from plop_lora.errors import MeasurementError
-from plop_lora.scoring.devices import sent, watched
-from plop_lora.scoring.nfn import expected_gain, row_norms
-from plop_lora.scoring.operators import Operator, confirmed, part_norms
+from plop_lora.indicators import FeatureRows
+from plop_lora.indicators.expected_norms import expected_gain, row_norms
+from plop_lora.indicators.scored import nfn
+from plop_lora.scoring.devices import watched
+from plop_lora.scoring.job import NFN_ALONE, IndicatorSettings
+from plop_lora.scoring.operators import Operator, confirmed, part_norms, part_rows
 from plop_lora.scoring.sharded import ShardedOperator
 from plop_lora.scoring.sites import NO_PRODUCT, NO_TOKENS, Site
 from plop_lora.scoring.slices import Part
+from plop_lora.scoring.sums import COUNTS, FURTHER, SUMS, Floats, Found, Layout, Routing, Tally
 
-Floats = NDArray[np.float64]
 Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
 Gain = float | list[float]
 """E||W u|| of a site, or of each of its experts; a float32 number, kept to its last digit."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Layout:
-    """How the rows that reach a module belong to the B sequences of a batch.
-
-    `masks` holds the attention masks of the batch ([B, T] bool), of which there are two of
-    different width in an encoder-decoder. The encoder sees those in `encoder_masks` only: where it
-    shortens its input, its rows can be as many as the decoder's tokens. A decoder sees both, since
-    its cross-attention reads what the encoder made.
-
-    `text_only` says that the model gets nothing but tokens: rows that are not theirs (padding to
-    a window, prompts, summaries, tables of positions) are then the model's own and count nowhere.
-    """
-
-    size: int
-    masks: tuple[torch.Tensor, ...]
-    encoder_masks: tuple[torch.Tensor, ...] = ()
-    text_only: bool = False
-
-    def batch_first(self, features: torch.Tensor, output: Any) -> tuple[torch.Tensor, Any]:
-        """Return features and output as [B, T, ...], also where a module runs time first."""
-        shapes = {tuple(mask_BT.shape) for mask_BT in self.masks}
-        leading = tuple(features.shape[:2])
-        if features.ndim < 3 or leading in shapes or leading[::-1] not in shapes:
-            return features, output
-        if isinstance(output, torch.Tensor) and tuple(output.shape[:2]) == leading:
-            output = output.transpose(0, 1)
-        return features.transpose(0, 1), output
-
-    def tokens_of(self, features: torch.Tensor, *, in_encoder: bool = False) -> torch.Tensor | None:
-        """Return which rows of [..., I] count, as [B, T] bool, or None if nobody can tell."""
-        rows = features.numel() // features.shape[-1]
-        for mask_BT in self.encoder_masks if in_encoder else self.masks:
-            if rows == mask_BT.numel():
-                return sent(mask_BT, features.device)
-        whole = features.ndim >= 3 and features.shape[0] == self.size
-        alone = self.size == 1 or rows == self.size
-        if self.text_only and self.masks and rows != self.size:
-            # Rows of a text alone, as a router hands them out; more rows are the model's own.
-            routed = features.ndim == 2 and rows < max(map(torch.Tensor.numel, self.masks))
-            whole, alone = False, self.size == 1 and routed
-        if whole or alone or (not self.masks and rows % self.size == 0):
-            shape = (self.size, rows // self.size)
-            return torch.ones(shape, dtype=torch.bool, device=features.device)
-        return None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Routing:
-    """The expert and the token of each routed pair; tokens count the rows of `mask_BT`."""
-
-    experts_S: torch.Tensor
-    tokens_S: torch.Tensor
-    mask_BT: torch.Tensor
-
-    @property
-    def valid_S(self) -> torch.Tensor:
-        """Whether the token of a pair counts."""
-        return self.mask_BT.reshape(-1)[self.tokens_S]
-
-    @property
-    def cells_S(self) -> torch.Tensor:
-        """The place of each pair in a buffer [expert, sequence], flattened."""
-        return self.experts_S * len(self.mask_BT) + self.tokens_S // self.mask_BT.shape[1]
-
-
-@dataclass(slots=True, eq=False)
-class Tally:
-    """What an open batch has added up to: sums and counts on each device, as one tensor [2, R, B].
-
-    `order` lists the sites as they ran, `unassignable` those whose rows nobody can tell apart,
-    `left_out` those with a call that counts nowhere, with the reason, and `last` the newest input
-    with its row norms.
-    """
-
-    layout: Layout
-    rows: int
-    buffers: dict[torch.device, torch.Tensor] = field(default_factory=dict)
-    order: list[int] = field(default_factory=list)
-    unassignable: set[int] = field(default_factory=set)
-    left_out: dict[int, str] = field(default_factory=dict)
-    last: tuple[weakref.ref[torch.Tensor], torch.Tensor] | None = None
-
-    def on(self, device: torch.device) -> torch.Tensor:
-        """Return the sums and counts of a device."""
-        if device not in self.buffers:
-            shape = (2, self.rows, self.layout.size)
-            self.buffers[device] = torch.zeros(shape, dtype=torch.float32, device=device)
-        return self.buffers[device]
-
-    def input_norms(self, features: torch.Tensor) -> torch.Tensor:
-        """Return the row norms of an input, once for the modules that share the tensor.
-
-        Token numbers stand for one-hot features, of norm 1. Only a weak reference is kept: the
-        probe must not prolong the life of an activation.
-        """
-        if not features.is_floating_point():
-            return torch.ones(features.numel(), device=features.device)
-        if self.last is not None and self.last[0]() is features:
-            return self.last[1]
-        norms_N = row_norms(features.reshape(-1, features.shape[-1]))
-        self.last = (weakref.ref(features), norms_N)
-        return norms_N
+Weights = dict[str, dict[str, list[float]]]
+"""What further indicators say of weights: by indicator and name of the site, for each expert."""
 
 
 @dataclass
@@ -149,25 +49,29 @@ class Probe:
 
     The hooks write to the tally in `current`. An engine that has several batches under way
     changes it whenever another batch takes its turn.
-    `known` holds gains by the name of their site, as `gains` returned them another time, and
+    `known` holds gains by the name of their site, as `gains` returned them another time, `weights`
+    what further indicators say of the weights, to which what is new is added, and
     `encoder` the modules of the encoder of an encoder-decoder, and `window` the length to whose
     multiples the model pads its inputs.
     """
 
     sites: Sequence[Site]
-    baseline: str
-    seed: int
+    indicators: IndicatorSettings
     known: Mapping[str, Gain] = field(default_factory=dict)
+    weights: Weights = field(default_factory=dict)
     encoder: frozenset[nn.Module] = frozenset()
     window: int | None = None
     current: Tally | None = None
     _gains: dict[int, torch.Tensor] = field(default_factory=dict)
     _operators: dict[nn.Module, Operator | None] = field(default_factory=dict)
+    _weighed: dict[tuple[str, int], torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Give each site its rows of the buffer."""
         ends = itertools.accumulate((site.host.copies for site in self.sites), initial=0)
         self.starts = tuple(ends)
+        self._features = self.indicators.features
+        self._weights = self.indicators.weights
 
     @property
     def in_step(self) -> bool:
@@ -180,33 +84,44 @@ class Probe:
 
     def begin(self, layout: Layout) -> None:
         """Open a tally for a batch of `layout.size` sequences."""
-        self.current = Tally(layout, self.starts[-1])
+        self.current = Tally(layout, self.starts[-1], FURTHER + len(self._features))
 
-    def finish(self) -> tuple[Floats, Floats, frozenset[int], dict[int, str]]:
-        """Close the current tally.
-
-        Returns:
-            Its sums and counts, both [R, B], moved to the host in one transfer a device, and the
-            sites whose rows could not be assigned to sequences, and those with a call that was
-            left out, with the reason.
+    def finish(self) -> Found:
+        """Close the current tally and move it to the host, in one transfer a device.
 
         Raises:
             MeasurementError: a site saw NaN or infinity; the first in forward order is named.
         """
         tally, self.current = self.current, None
         assert tally is not None
-        both = np.zeros((2, tally.rows, tally.layout.size))
-        for buffer_2RB in tally.buffers.values():
-            both += buffer_2RB.cpu().double().numpy()
-        broken = ~np.isfinite(both[0]).all(axis=1)
-        if broken.any():
-            first = next(index for index in tally.order if broken[self.rows_of(index)].any())
+        added = np.zeros((tally.layers, tally.rows, tally.layout.size))
+        for buffer_LRB in tally.buffers.values():
+            added += buffer_LRB.cpu().double().numpy()
+        broken = self._first_broken(tally, added[SUMS])
+        if broken is not None:
             raise MeasurementError(
-                f"{self.sites[first].name} produced NaN or infinity, so nothing after it means "
+                f"{broken} produced NaN or infinity, so nothing after it means "
                 "anything. If the model runs in float16 or bfloat16, score it with "
                 "--dtype float32; if that does not help, its weights are damaged."
             )
-        return both[0], both[1], frozenset(tally.unassignable), tally.left_out
+        further = dict(zip(self._features, added[FURTHER:], strict=True))
+        for name, sums_RB in further.items():
+            broken = self._first_broken(tally, sums_RB)
+            if broken is not None:
+                raise MeasurementError(
+                    f"The indicator {name!r} is NaN or infinity for {broken}, whose features are "
+                    f"finite. Leave out --indicator {name}."
+                )
+        unassignable = frozenset(tally.unassignable)
+        return Found(added[SUMS], added[COUNTS], further, unassignable, tally.left_out)
+
+    def _first_broken(self, tally: Tally, sums_RB: Floats) -> str | None:
+        """Return the name of the first site in forward order whose sums are not finite."""
+        broken_R: NDArray[np.bool_] = np.logical_not(np.isfinite(sums_RB).all(axis=1))
+        if not broken_R.any():
+            return None
+        first = next(index for index in tally.order if broken_R[self.rows_of(index)].any())
+        return self.sites[first].name
 
     def hook(self, indices: Sequence[int]) -> Hook:
         """Return the forward hook of a module that holds the sites at `indices`."""
@@ -250,26 +165,68 @@ class Probe:
             inputs_N = operator.whole_norms(
                 inputs_N, width=features.shape[-1], whole=operator.in_features
             )
-        sums_RB, counts_RB = tally.on(rows_NO.device)
+        buffer_LRB = tally.on(rows_NO.device)
         # `!= 0` keeps NaN, which must be seen; a zero input has no direction and no NFN.
         seen_BT = tokens_BT & (inputs_N.view(tokens_BT.shape) != 0)
         for index in indices:
-            part = self.sites[index].part
-            compute = functools.partial(
-                operator.gain, part, like=rows_NO, baseline=self.baseline, seed=self.seed
+            gain = self._gain(index, rows_NO.device, self._compute_gain(index, operator, rows_NO))
+            valid_BT = seen_BT & (gain != 0)
+            norms_N, products = self._products(index, operator, rows_NO, bias_O)
+            rows = FeatureRows(
+                output_norms_N=norms_N,
+                input_norms_N=inputs_N,
+                gain=gain,
+                kept_N=valid_BT.flatten(),
+                in_features=self.sites[index].host.in_features,
+                out_features=self.sites[index].out_features,
+                products=products,
+                sequences=functools.partial(_sequences_of, valid_BT),
             )
-            gain = self._gain(index, rows_NO.device, compute)
-            norms_N = part_norms(rows_NO, bias_O, part)
-            if isinstance(operator, ShardedOperator):
-                norms_N = operator.whole_norms(
-                    norms_N, width=rows_NO.shape[1], whole=operator.out_features
-                )
-            ratios_BT = (norms_N / (inputs_N * gain)).view(tokens_BT.shape)
             row = self.starts[index]
             tally.order.append(index)
-            valid_BT = seen_BT & (gain != 0)
-            sums_RB[row] += torch.where(valid_BT, ratios_BT, 0.0).sum(dim=1)
-            counts_RB[row] += valid_BT.sum(dim=1)
+            for layer, values_N in self._measured(rows):
+                values_BT = values_N.view(valid_BT.shape)
+                buffer_LRB[layer, row] += torch.where(valid_BT, values_BT, 0.0).sum(dim=1)
+            buffer_LRB[COUNTS, row] += valid_BT.sum(dim=1)
+            self._weigh(index, functools.partial(operator.weight, self.sites[index].part))
+
+    def _compute_gain(
+        self, index: int, operator: Operator, like: torch.Tensor
+    ) -> Callable[[], torch.Tensor]:
+        part, settings = self.sites[index].part, self.indicators
+        return functools.partial(
+            operator.gain, part, like=like, baseline=settings.baseline, seed=settings.seed
+        )
+
+    def _products(
+        self, index: int, operator: Operator, rows_NO: torch.Tensor, bias_O: torch.Tensor | None
+    ) -> tuple[torch.Tensor, Callable[[], torch.Tensor]]:
+        """Return the norms of the products of a site, and what makes the products themselves."""
+        part = self.sites[index].part
+        norms_N = part_norms(rows_NO, bias_O, part)
+        if isinstance(operator, ShardedOperator):
+            whole = operator.out_features
+            norms_N = operator.whole_norms(norms_N, width=rows_NO.shape[1], whole=whole)
+            return norms_N, functools.partial(_spread_rows, self.sites[index].name)
+        return norms_N, functools.partial(part_rows, rows_NO, bias_O, part)
+
+    def _measured(self, rows: FeatureRows) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield the layer of the buffer and the numbers [N] of NFN and the further indicators."""
+        yield SUMS, nfn(rows)
+        for layer, measure in enumerate(self._features.values(), start=FURTHER):
+            yield layer, measure.per_token(rows)
+
+    def _weigh(self, index: int, weight: Callable[[], torch.Tensor | None]) -> None:
+        """Give a weight to the further indicators that have not seen it: [O, I] or [E, O, I]."""
+        name = self.sites[index].name
+        for indicator, measure in self._weights.items():
+            if (indicator, index) in self._weighed or name in self.weights.get(indicator, {}):
+                continue
+            given = weight()
+            if given is not None:
+                matrices = given if given.ndim == 3 else given[None]
+                numbers = [measure.per_weight(w_OI, self.indicators.seed) for w_OI in matrices]
+                self._weighed[indicator, index] = torch.stack(numbers)
 
     def _operator(self, index: int, features: torch.Tensor, output: Any) -> Operator | None:
         """Return how to read a site, decided by its first call; None where nothing reads it."""
@@ -295,6 +252,27 @@ class Probe:
     def gains(self) -> dict[str, Gain]:
         """Return every gain that was needed so far, by the name of its site."""
         return {self.sites[index].name: gain.tolist() for index, gain in self._gains.items()}
+
+    def weighed(self) -> Weights:
+        """Return what the further indicators say of the weights that have run, and remember it.
+
+        Raises:
+            MeasurementError: NaN or infinity.
+        """
+        for (indicator, index), values_E in self._weighed.items():
+            site, numbers = self.sites[index].name, values_E.float().tolist()
+            if not np.isfinite(numbers).all():
+                raise MeasurementError(
+                    f"The indicator {indicator!r} is NaN or infinity for the weight of {site}. "
+                    f"Leave out --indicator {indicator}."
+                )
+            self.weights.setdefault(indicator, {})[site] = numbers
+        names = {site.name for site in self.sites}
+        known = {indicator: self.weights.get(indicator, {}) for indicator in self._weights}
+        return {
+            indicator: {site: numbers[site] for site in numbers if site in names}
+            for indicator, numbers in known.items()
+        }
 
     def zeros(self) -> frozenset[int]:
         """Return the sites whose weight is all zero: it has no direction that it could prefer."""
@@ -337,22 +315,57 @@ class Probe:
         inputs_S = row_norms(features_SI)
         valid_S = routing.valid_S & (inputs_S != 0)
         cells_S = routing.cells_S
-        sums_RB, counts_RB = tally.on(products_SO.device)
+        buffer_LRB = tally.on(products_SO.device)
         for index in indices:
             part = self.sites[index].part
             compute = functools.partial(self._expert_gains, weights_EOI, part)
             gains_S = self._gain(index, products_SO.device, compute)[routing.experts_S]
-            ratios_S = part_norms(products_SO, None, part) / (inputs_S * gains_S)
-            rows = self.rows_of(index)
-            tally.order.append(index)
             kept_S = valid_S & (gains_S != 0)
-            sums_RB[rows].view(-1).index_add_(0, cells_S, torch.where(kept_S, ratios_S, 0.0))
-            counts_RB[rows].view(-1).index_add_(0, cells_S, kept_S.float())
+            rows = FeatureRows(
+                output_norms_N=part_norms(products_SO, None, part),
+                input_norms_N=inputs_S,
+                gain=gains_S,
+                kept_N=kept_S,
+                in_features=self.sites[index].host.in_features,
+                out_features=self.sites[index].out_features,
+                products=functools.partial(part_rows, products_SO, None, part),
+                sequences=functools.partial(getattr, routing, "sequences_S"),
+            )
+            own = self.rows_of(index)
+            tally.order.append(index)
+            for layer, values_S in self._measured(rows):
+                cells = buffer_LRB[layer, own].view(-1)
+                cells.index_add_(0, cells_S, torch.where(kept_S, values_S, 0.0))
+            buffer_LRB[COUNTS, own].view(-1).index_add_(0, cells_S, kept_S.float())
+            self._weigh(index, functools.partial(_sliced, weights_EOI, part))
 
     def _expert_gains(self, weights_EOI: torch.Tensor, part: Part | None) -> torch.Tensor:
-        sliced = weights_EOI if part is None else part.of_weight(weights_EOI)
-        gains = [expected_gain(w, baseline=self.baseline, seed=self.seed) for w in sliced]
-        return torch.stack(gains)
+        baseline, seed = self.indicators.baseline, self.indicators.seed
+        weights = _sliced(weights_EOI, part)
+        return torch.stack([expected_gain(w, baseline=baseline, seed=seed) for w in weights])
+
+
+def _sliced(weights_EOI: torch.Tensor, part: Part | None) -> torch.Tensor:
+    return weights_EOI if part is None else part.of_weight(weights_EOI)
+
+
+def _sequences_of(kept_BT: torch.Tensor) -> torch.Tensor:
+    """Return the number of the sequence of each row of a batch, [N]."""
+    rows_B1 = torch.arange(len(kept_BT), device=kept_BT.device)[:, None]
+    return rows_B1.expand_as(kept_BT).flatten()
+
+
+def _spread_rows(name: str) -> torch.Tensor:
+    """Refuse to give the rows of an output of which each process holds a slice.
+
+    Raises:
+        MeasurementError: always.
+    """
+    raise MeasurementError(
+        f"{name} is spread over processes by a tensor-parallel plan, and an indicator that was "
+        "asked for needs its whole output. Load the model without tp_plan, for example with "
+        'device_map="auto".'
+    )
 
 
 def _fits(site: Site, gain: Gain | None) -> bool:
@@ -365,10 +378,10 @@ def _fits(site: Site, gain: Gain | None) -> bool:
 @contextlib.contextmanager
 def attach(
     sites: Sequence[Site],
+    indicators: IndicatorSettings = NFN_ALONE,
     *,
-    baseline: str,
-    seed: int,
     known: Mapping[str, Gain] | None = None,
+    weights: Weights | None = None,
     encoder: nn.Module | None = None,
     window: int | None = None,
 ) -> Iterator[Probe]:
@@ -376,7 +389,8 @@ def attach(
     inside = frozenset(encoder.modules()) if encoder is not None else frozenset()
     gains = known or {}
     fitting = {s.name: gains[s.name] for s in sites if _fits(s, gains.get(s.name))}
-    probe = Probe(sites, baseline, seed, fitting, inside, window)
+    remembered = {} if weights is None else weights
+    probe = Probe(sites, indicators, fitting, remembered, inside, window)
     members: dict[nn.Module, list[int]] = defaultdict(list)
     for index, site in enumerate(sites):
         if site.operator is not None:

@@ -12,6 +12,7 @@ from torch import nn
 from plop_lora.data import ready_batches
 from plop_lora.documents import Documents
 from plop_lora.errors import ModelError, UsageError
+from plop_lora.indicators import NFN, Indicator, recorded_indicator
 from plop_lora.models.folders import expanded, model_name
 from plop_lora.models.origin import Origin
 from plop_lora.options import ADAPTIVE, BASELINES, check_choices, check_numbers
@@ -22,6 +23,7 @@ from plop_lora.scoring.assemble import assemble
 from plop_lora.scoring.collect import Measured
 from plop_lora.scoring.devices import slow_dtype
 from plop_lora.scoring.engines import engine_for
+from plop_lora.scoring.further import with_indicators
 from plop_lora.scoring.inputs import Given, as_documents, known_name, padding_of, tokenise
 from plop_lora.scoring.job import Job
 from plop_lora.scoring.loading import load_tokenizer
@@ -62,6 +64,7 @@ def score(  # noqa: PLR0913
     processes: Processes | None = None,
     progress: bool = True,
     reference: bool = True,
+    indicators: Sequence[str] = (),
 ) -> Scores:
     """Score every module type of a model on unlabelled texts, with forward passes only.
 
@@ -101,6 +104,8 @@ def score(  # noqa: PLR0913
         progress: draw a bar on stderr.
         reference: whether to score a few sequences of random tokens as well, which say whether
             the choice would be the same without these texts.
+        indicators: Names of indicators to record beside NFN, such as `rank-of-weights`, on the
+            same tokens and without a second forward pass. The rule that stops looks at NFN alone.
 
     Returns:
         Scores; NFN about 1 means no more response than to noise, and a low NFN means room for
@@ -125,7 +130,8 @@ def score(  # noqa: PLR0913
     rule = Rule(top, tolerance)
     origin = Origin(revision, trust_remote_code, token)
     name = None if isinstance(model, nn.Module) else model_name(str(model))
-    job = Job(name, device, dtype, tuple(include), tuple(exclude), baseline, seed, cache, origin)
+    job = Job(name, device, dtype, tuple(include), tuple(exclude), baseline, seed, cache, origin,
+              _further(indicators))  # fmt: skip
     chosen = engine_for(
         model if isinstance(model, nn.Module) else str(name), job,
         engine=engine, ray_address=ray_address, processes=processes, progress=progress,
@@ -163,7 +169,14 @@ def score(  # noqa: PLR0913
     stopping = stopping_of(watch, stop, measured, total, given.groups)
     notes = (*given.notes, *looked, *measured.notes, *_slow(loaded))
     references = references_of(watch, measured, by_chance)
-    return assemble(loaded, name, found, measured, provenance, stopping, notes, references)
+    scores = assemble(loaded, name, found, measured, provenance, stopping, notes, references)
+    return with_indicators(scores, job.further, found.sites, measured)
+
+
+def _further(names: Sequence[str]) -> tuple[Indicator, ...]:
+    """Return the indicators to record beside NFN, which is recorded always."""
+    rows = (recorded_indicator(name) for name in dict.fromkeys(names))
+    return tuple(row for row in rows if row.name != NFN)
 
 
 def _tokenizer(given: Any, name: str | None, model: nn.Module, origin: Origin) -> Any:

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import nn
 
 from plop_lora.errors import ModelError
-from plop_lora.scoring.nfn import expected_gain
+from plop_lora.indicators.expected_norms import expected_gain
 from plop_lora.scoring.slices import Part
 
 if TYPE_CHECKING:
@@ -55,14 +55,17 @@ class ShardedOperator:
         local = bias.to_local()
         return rows_NO, local if len(local) == rows_NO.shape[1] else bias.full_tensor()
 
+    def weight(self, part: Part | None) -> torch.Tensor:
+        """Return the whole weight; every process of the group must ask for it."""
+        weight_OI: torch.Tensor = self.module.weight
+        # FSDP has gathered it already while its block runs.
+        return weight_OI.full_tensor() if is_spread(weight_OI) else weight_OI
+
     def gain(
         self, part: Part | None, *, like: torch.Tensor, baseline: str, seed: int
     ) -> torch.Tensor:
         """Return E||W u|| of the whole weight; every process of the group must ask for it."""
-        weight_OI = self.module.weight
-        if is_spread(weight_OI):  # FSDP has gathered it already while its block runs
-            weight_OI = weight_OI.full_tensor()
-        return expected_gain(weight_OI, baseline=baseline, seed=seed).to(like.device)
+        return expected_gain(self.weight(part), baseline=baseline, seed=seed).to(like.device)
 
     def whole_norms(self, norms_N: torch.Tensor, *, width: int, whole: int) -> torch.Tensor:
         """Return the norms of whole rows from those of this process's slices of them.

@@ -28,25 +28,26 @@ from plop_lora.scoring.capacity import available_memory
 from plop_lora.scoring.checkpoint import Checkpoint, UnstreamableError
 from plop_lora.scoring.collect import Collector, Measured, Part
 from plop_lora.scoring.experts import experts_measured
+from plop_lora.scoring.job import NFN_ALONE, IndicatorSettings
 from plop_lora.scoring.lockstep import Answer, Call, Pass, conduct, doors_at
 from plop_lora.scoring.memory import body_of, encoder_of, evaluating, halved, measure_batch
 from plop_lora.scoring.padding import window_of
-from plop_lora.scoring.probe import Probe, Tally, attach
+from plop_lora.scoring.probe import Probe, attach
 from plop_lora.scoring.sites import Site
 from plop_lora.scoring.spill import Spill
+from plop_lora.scoring.sums import Tally
 
 PASSES = 256
 """Batches that go through the model together; more of them take turns and read it again."""
 _UNKNOWN_MEMORY = 1 << 33
 
 
-def measure(  # noqa: PLR0913
+def measure(
     checkpoint: Checkpoint,
     sites: Sequence[Site],
     batches: Iterable[Batch],
     *,
-    baseline: str = "analytic",
-    seed: int = 0,
+    indicators: IndicatorSettings = NFN_ALONE,
     gains: GainCache | None = None,
     advance: Callable[[int], None] = lambda rows: None,
     rehearsal: Batch | None = None,
@@ -60,8 +61,7 @@ def measure(  # noqa: PLR0913
         checkpoint: the model.
         sites: from `find_sites(checkpoint.model)`.
         batches: inputs by keyword.
-        baseline: `analytic` or `monte_carlo`, see `nfn.expected_gain`.
-        seed: of the baseline.
+        indicators: what is measured of every site.
         gains: what is known of the weights from another time; what is new is saved there.
         rehearsal: not run: what does not fit in memory shows in the first block, and costs a
             second reading for that batch alone.
@@ -82,7 +82,7 @@ def measure(  # noqa: PLR0913
     try:
         encoder = encoder_of(checkpoint.model)
         with attach(
-            sites, baseline=baseline, seed=seed, known=gains.known, encoder=encoder,
+            sites, indicators, known=gains.known, weights=gains.weights, encoder=encoder,
             window=window_of(checkpoint.model),
         ) as probe:  # fmt: skip
             measured = _streamed(checkpoint, probe, given, bar, hidden_limit)
@@ -90,7 +90,7 @@ def measure(  # noqa: PLR0913
     except UnstreamableError as reason:
         model = checkpoint.materialise()
         measured = memory.measure(
-            model, sites, given, baseline=baseline, seed=seed, gains=gains, rehearsal=rehearsal
+            model, sites, given, indicators=indicators, gains=gains, rehearsal=rehearsal
         )
         measured = dataclasses.replace(measured, notes=(loaded_whole(reason),))
     finally:
@@ -152,7 +152,7 @@ def _again(collector: Collector, group: list[Batch], passes: list[Pass]) -> list
             again += halved(batch, one.error)
             collector.halvings += 1
             continue
-        collector.alone |= bool(one.result.unassignable) and batch.can_split()
+        collector.alone |= bool(one.result.found.unassignable) and batch.can_split()
         if collector.alone and batch.can_split():
             again += memory.rows_of(batch)
         else:

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from plop_lora.records import DECIDED, UNDECIDED, Measurements
+from plop_lora.records import DECIDED, UNDECIDED, IndicatorScores, Measurements
 
 CONFIDENCE = 0.95
 
@@ -73,6 +74,28 @@ def type_estimate(measurements: Measurements, site_orders: Sequence[int]) -> Est
         dtype=np.float64,
     )
     return ratio_estimate(sums_NS, counts_NS)
+
+
+def indicator_estimate(
+    measurements: Measurements, indicator: IndicatorScores, site_orders: Sequence[int]
+) -> Estimate | None:
+    """Return the mean of a further indicator over the sites at `site_orders`, with its influences.
+
+    Args:
+        measurements: the counts that its sums are divided by.
+        indicator: what was recorded of it.
+        site_orders: positions of the sites; at least one.
+
+    Returns:
+        The mean over the sites that have a value, None where none has. Where the data play no
+        part no sequence moves it.
+    """
+    if indicator.sums:
+        return type_estimate(replace(measurements, sums=indicator.sums), site_orders)
+    known = [v for order in site_orders if (v := indicator.values[order]) is not None]
+    if not known:
+        return None
+    return Estimate(fmean(known), np.zeros(len(measurements.sequence_ids)))
 
 
 def ratio_estimate(sums_NS: Floats, counts_NS: Floats) -> Estimate:

@@ -11,22 +11,10 @@ from typing import Any
 
 from plop_lora.errors import DataError
 from plop_lora.evaluation.judged import Row
-from plop_lora.fields import Reader
+from plop_lora.fields import lost_column, unread_columns, values_of
+from plop_lora.training.readers import Reader
 from plop_lora.training.task import Task
 
-ASKED_TOO = frozenset({
-    "input", "context", "contexts", "passage", "document", "article", "background", "choices",
-    "options", "premise", "hypothesis", "sentence1", "sentence2", "question1", "question2",
-})  # fmt: skip
-"""Columns that are a part of what is asked wherever there is one."""
-NOT_ASKED = frozenset({
-    "answer", "answers", "output", "outputs", "response", "responses", "completion", "solution",
-    "explanation", "rationale", "reasoning", "reference", "references", "target", "ground_truth",
-    "text", "messages", "source", "url", "metadata", "label_text", "label_name",
-})  # fmt: skip
-"""Columns that say what is right, why, or where a row comes from."""
-WORDS = 3
-"""Mean words of a column from which on it is a text, and no name, number or class."""
 _SHOWN = 160
 
 
@@ -43,12 +31,9 @@ def check_lost(rows: Sequence[Row], asked: Sequence[str], reader: Reader, task: 
     Raises:
         DataError: there is such a column.
     """
-    for name in _unread(rows, reader.fields):
-        if name in NOT_ASKED or not _differs(rows, name):
-            continue
-        is_part = name in ASKED_TOO or (reader.guessed and _is_text(rows, name))
-        if is_part and not _is_inside(rows, asked, name):
-            raise DataError(_lost(name, reader.fields, task))
+    name = lost_column(rows, asked, reader.fields, guessed=reader.guessed)
+    if name is not None:
+        raise DataError(_lost(name, reader.fields, task))
 
 
 def _lost(name: str, used: Sequence[str], task: Task) -> str:
@@ -65,32 +50,6 @@ def _lost(name: str, used: Sequence[str], task: Task) -> str:
     )
 
 
-def _unread(rows: Sequence[Row], used: Sequence[str]) -> list[str]:
-    names = dict.fromkeys(name for row in rows for name in row)
-    return [name for name in names if name not in used]
-
-
-def _values(rows: Sequence[Row], name: str) -> list[Any]:
-    return [value for row in rows if (value := row.get(name)) not in (None, "", [], {})]
-
-
-def _differs(rows: Sequence[Row], name: str) -> bool:
-    return len({str(value) for value in _values(rows, name)}) > 1
-
-
-def _is_text(rows: Sequence[Row], name: str) -> bool:
-    values = _values(rows, name)
-    if not values or not all(isinstance(value, str) for value in values):
-        return False
-    return sum(len(value.split()) for value in values) / len(values) >= WORDS
-
-
-def _is_inside(rows: Sequence[Row], asked: Sequence[str], name: str) -> bool:
-    """Whether the prompts hold what the column says already."""
-    pairs = [(str(row[name]), text) for row, text in zip(rows, asked, strict=True) if row.get(name)]
-    return all(value.strip() in text for value, text in pairs)
-
-
 def shown(
     rows: Sequence[Row], made: Sequence[Row], used: Sequence[str], task: Task, source: str
 ) -> list[str]:
@@ -98,7 +57,7 @@ def shown(
     parts = task.reserved
     row = ", ".join(f"{part} {_cut(made[0][part])}" for part in parts if part in made[0])
     notes = [f"the first row of {source} becomes: {row}"]
-    unread = [name for name in _unread(rows, used) if _is_any_text(rows, name)]
+    unread = [name for name in unread_columns(rows, used) if _is_any_text(rows, name)]
     if unread:
         notes.append(f"text columns of {source} that the model is not given: {', '.join(unread)}")
     prompts = [row["prompt"] for row in made if isinstance(row.get("prompt"), str)]
@@ -113,7 +72,7 @@ def shown(
 
 
 def _is_any_text(rows: Sequence[Row], name: str) -> bool:
-    return any(isinstance(value, str) for value in _values(rows, name))
+    return any(isinstance(value, str) for value in values_of(rows, name))
 
 
 def _cut(value: Any) -> str:

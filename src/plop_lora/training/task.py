@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from plop_lora.evaluation.judged import Judged, Prepared, Row, answer_text, prompt_text
-from plop_lora.fields import Reader
 from plop_lora.recipe import DataRecipe
 from plop_lora.records import EvaluationSettings, TrainingSettings, TrialSpec
 from plop_lora.records.scores import ModelReference
+from plop_lora.training.readers import Reader
 
 LORA_OVER_FULL = 10.0
 """A best LoRA rate is about ten times that of a full finetune (Thinking Machines, LoRA Without

@@ -15,12 +15,14 @@ Pure; no torch.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 from plop_lora.errors import UsageError, nearest
+from plop_lora.indicators import INDICATORS, NFN, Indicator, OfModels
+from plop_lora.indicators.signal import Signal
 from plop_lora.placement import STRATEGIES, Group, groups_of, place, with_ranks
 from plop_lora.placement.place import DEFAULT_TOP
 from plop_lora.records import DECIDED, AdapterSettings, Host, Placement, Scores
@@ -33,7 +35,6 @@ from plop_lora.verification.equal import (
     draft,
     fitted,
 )
-from plop_lora.verification.selectors import SELECTORS, Signal
 
 PLOP, COMPULSORY = "plop", "all-linear"
 DEFAULT_ARMS = (PLOP, "plop-budget", "plop-inverse", "attention", "mlp", COMPULSORY,
@@ -86,10 +87,11 @@ class Request:
     seed: int
     signals: Mapping[str, Signal]
 
-    def place(self, strategy: str, types: Sequence[str] = ()) -> Placement:
+    def place(self, strategy: str, types: Sequence[str] = (), indicator: str = NFN) -> Placement:
         """Return the placement of a strategy; its ranks are not used."""
         top = self.top if STRATEGIES[strategy].uses_top else None
-        return place(self.scores, strategy=strategy, top=top, types=types, rank=1, seed=self.seed)
+        return place(self.scores, strategy=strategy, indicator=indicator, top=top, types=types,
+                     rank=1, seed=self.seed)  # fmt: skip
 
     def eligible(self) -> list[Group]:
         """Return the types that a rule may choose, lowest NFN first."""
@@ -116,7 +118,7 @@ def eligible_hosts(scores: Scores) -> tuple[Host, ...]:
 
 
 def signals_for(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the selectors that have to be run for these arms."""
+    """Return the indicators that have to be measured on the model for these arms."""
     rules = [ARMS[name] for name in names if name in ARMS]
     return tuple(dict.fromkeys(rule.signal for rule in rules if rule.signal is not None))
 
@@ -144,7 +146,7 @@ def make_arms(  # noqa: PLR0913
         budget: adapter parameters, that every arm meets within 2 % and none exceeds.
         seeds: of the trials, at least one; `random` draws anew for each.
         top: types of `plop`, `plop-inverse`, `random` and the rules by a signal; default 3.
-        signals: by selector, for the rules that need one (`signals_for`).
+        signals: by indicator, for the rules that need one (`signals_for`).
         largest_rank: a limit on every rank, where the task has one; ranks are even then, and none
             follows a signal.
         shortlist: the arm to be proved, a rule or a file.
@@ -191,7 +193,7 @@ def make_arms(  # noqa: PLR0913
         [plan for plans, _ in drafts for plan in plans], budget, (drafts[0][0][0].name, COMPULSORY)
     )
     alpha = alpha_for(drafts[0][0][0], budget, scaling, settings)
-    nfn = {group.type: group.nfn for group in groups_of(scores)}
+    nfn = {group.type: group.value for group in groups_of(scores)}
     arms = [
         _arm(plans, note, budget, nfn, [fitted(plan, budget, alpha, settings) for plan in plans])
         for plans, note in drafts
@@ -320,10 +322,6 @@ def _joined(*notes: str) -> str:
 # --------------------------------------------------------------------------- rules
 
 
-def _strategy(name: str) -> Callable[[Request], Placement]:
-    return lambda request: request.place(name)
-
-
 def _undecided(request: Request) -> Placement:
     """Take the lowest types, and those that follow while the scores do not separate them."""
     groups = request.eligible()
@@ -340,20 +338,20 @@ def _undecided(request: Request) -> Placement:
     return request.place("custom", chosen)
 
 
-def _by_signal(name: str) -> Callable[[Request], Placement]:
-    """Take the types of highest mean signal, as many as `plop` takes, whose rule it follows."""
+def _by_signal(row: Indicator) -> Callable[[Request], Placement]:
+    """Take the types of the best mean signal, as many as `plop` takes, whose rule it follows."""
 
     def choose(request: Request) -> Placement:
-        values = request.signals[name].values
+        values = request.signals[row.name].values
         means = {
             group.type: fmean(seen)
             for group in request.eligible()
             if (seen := [values[host.name] for host in group.hosts if host.name in values])
         }
         if not means:
-            raise UsageError(f"The signal {name!r} is of none of these weights. Leave it out.")
+            raise UsageError(f"The signal {row.name!r} is of none of these weights. Leave it out.")
         top = DEFAULT_TOP if request.top is None else request.top
-        order = sorted(means, key=lambda type_name: (-means[type_name], type_name))
+        order = sorted(means, key=lambda type_name: (row.first(means[type_name]), type_name))
         return request.place("custom", order[:top])
 
     return choose
@@ -376,21 +374,24 @@ def _by_ranks(name: str) -> Callable[[Request], Placement]:
     return choose
 
 
-def _signal_rule(name: str) -> Rule:
-    row = SELECTORS[name]
-    choose = _by_ranks(name) if row.are_ranks else _by_signal(name)
-    text = row.description if row.are_ranks else f"as many types as plop by {row.description}"
-    return Rule(name, choose, text, row.source, f"the signal {name!r}", name,
-                keeps_ranks=row.are_ranks)  # fmt: skip
+def _indicator_rule(row: Indicator) -> Rule:
+    """Return the rule that takes as many types as `plop` by another indicator than NFN."""
+    name, text = row.name, f"as many types as plop by {row.description}"
+    if not isinstance(row.measure, OfModels):
+        needs = f"scores with --indicator {name}"
+        return Rule(name, lambda r: r.place(PLOP, indicator=name), text, row.source, needs)
+    ranks = row.measure.are_ranks
+    choose, text = (_by_ranks(name), row.description) if ranks else (_by_signal(row), text)
+    return Rule(name, choose, text, row.source, f"the signal {name!r}", name, keeps_ranks=ranks)
 
 
 def _strategy_rule(name: str, *, varies: bool = False) -> Rule:
     row = STRATEGIES[name]
     needs = "scores" if row.by_score else "nothing"
-    return Rule(name, _strategy(name), row.description, row.source, needs, varies=varies)
+    return Rule(name, lambda r: r.place(name), row.description, row.source, needs, varies=varies)
 
 
-ARMS: dict[str, Rule] = {
+_STRATEGY_RULES: dict[str, Rule] = {
     row.name: row
     for row in (
         _strategy_rule(PLOP),
@@ -407,7 +408,30 @@ ARMS: dict[str, Rule] = {
         _strategy_rule(COMPULSORY),
         _strategy_rule("query-value"),
         _strategy_rule("random", varies=True),
-        *map(_signal_rule, SELECTORS),
     )
 }
+
+
+class _Rules(Mapping[str, Rule]):
+    """The rules of strategies, and one for every indicator there is at the moment.
+
+    NFN has none of its own, since `plop` is its rule.
+    """
+
+    def __getitem__(self, name: str) -> Rule:
+        if name in _STRATEGY_RULES:
+            return _STRATEGY_RULES[name]
+        if name == NFN:
+            raise KeyError(name)
+        return _indicator_rule(INDICATORS[name])
+
+    def __iter__(self) -> Iterator[str]:
+        yield from _STRATEGY_RULES
+        yield from (name for name in INDICATORS if name not in (NFN, *_STRATEGY_RULES))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+ARMS: Mapping[str, Rule] = _Rules()
 """Name → rule, besides the files of placements."""

@@ -1,4 +1,4 @@
-"""Prepared rows as batches with labels, for selectors that look at the loss. torch when used.
+"""Prepared rows as batches with labels, for indicators that look at the loss. torch when used.
 
 Shape letters: B batch, T token.
 """
@@ -9,12 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plop_lora.errors import DataError
-
-IGNORED = -100
-"""The label of a token that the loss passes over."""
-
-Inputs = Mapping[str, Any]
-"""Inputs of a model by keyword, with `labels`."""
+from plop_lora.indicators.kinds import IGNORED, Inputs
 
 
 def batches_of(

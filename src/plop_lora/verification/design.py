@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from plop_lora.indicators.signal import Signal
 from plop_lora.recipe import VerifyDesign
 from plop_lora.records import (
     ArmPlan,
@@ -24,7 +25,6 @@ from plop_lora.study.rates import Length, rounded, shortened
 from plop_lora.study.splits import REPORT, SELECT
 from plop_lora.study.study import Study
 from plop_lora.verification.arms import COMPULSORY, DEFAULT_ARMS, PLOP, Arm, make_arms
-from plop_lora.verification.selectors import Signal
 
 SHORTLIST, STRONGEST = PLOP, COMPULSORY
 UNTRAINED_MODEL = "untrained model"

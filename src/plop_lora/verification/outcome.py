@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from plop_lora._version import __version__
 from plop_lora.cost import full_search, ledger
 from plop_lora.errors import MeasurementError
+from plop_lora.indicators.signal import Signal
 from plop_lora.records import (
     ArmResult,
     CostLedger,
@@ -23,7 +24,6 @@ from plop_lora.verification.decide import ArmComparison, Doubts, decide, predict
 from plop_lora.verification.design import SHORTLIST, UNTRAINED_MODEL, Design
 from plop_lora.verification.ladder import Rates
 from plop_lora.verification.references import best_reference, references_of
-from plop_lora.verification.selectors import Signal
 
 
 @dataclass(frozen=True, slots=True, eq=False)

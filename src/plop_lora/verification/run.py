@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from plop_lora.indicators.signal import Signal
 from plop_lora.recipe import VerifyDesign, VerifyRecipe
 from plop_lora.records import Scores, TrialResult, TrialSpec, Verification, VerificationPlan
 from plop_lora.study.folder import RECORD, VERIFY, check_disk, check_owner, default_folder, keep
@@ -26,7 +27,6 @@ from plop_lora.verification.design import (
 )
 from plop_lora.verification.ladder import choose_rates
 from plop_lora.verification.outcome import Trials, conclude
-from plop_lora.verification.selectors import Signal
 from plop_lora.verification.signals import measure_signals, measured_arms
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from plop_lora.errors import RecordError
 from plop_lora.files import atomic_file
+from plop_lora.indicators.signal import Signal, measure_signal
 from plop_lora.study.study import Study
 from plop_lora.verification.arms import eligible_hosts, signals_for
-from plop_lora.verification.selectors import Signal, measure_signal
 
 FILE = "signals.json"
 ROWS = 64
@@ -36,7 +36,7 @@ def measure_signals(study: Study, names: Sequence[str]) -> dict[str, Signal]:
         names: of the arms.
 
     Raises:
-        ModelError, DataError, MeasurementError: a selector that cannot read this model or data.
+        ModelError, DataError, MeasurementError: an indicator that cannot read this model or data.
         RecordError: the file in the folder is damaged.
     """
     wanted = signals_for(names)

@@ -7,19 +7,17 @@ from typing import Any
 
 from plop_lora.errors import DataError, ModelError, UsageError
 from plop_lora.evaluation.judged import Judged, Prepared, Row
-from plop_lora.fields import (
-    LABELS,
-    TEXT_PAIRS,
-    TEXTS,
+from plop_lora.fields import LABELS, TEXTS, of_classes
+from plop_lora.recipe import DataRecipe
+from plop_lora.records import TrialSpec
+from plop_lora.records.scores import ModelReference
+from plop_lora.texts import template_fields
+from plop_lora.training.readers import (
     Reader,
     filled,
     one_of,
     text_in,
 )
-from plop_lora.recipe import DataRecipe
-from plop_lora.records import TrialSpec
-from plop_lora.records.scores import ModelReference
-from plop_lora.texts import template_fields
 from plop_lora.training.rows import label_numbers
 from plop_lora.training.task import Loading, ModelClass, Session, Task, Trained
 
@@ -101,11 +99,11 @@ def _classify_text(
     if data.prompt is not None:
         names = tuple(template_fields(data.prompt))
         return filled(data.prompt, fields, source), names
-    if data.text is None:
-        for first, second in TEXT_PAIRS:
-            if {first, second} <= set(fields):
-                return filled(f"{{{first}}}\n{{{second}}}", fields, source), (first, second)
     others = [name for name in fields if name != label]
+    pair = of_classes(others) if data.text is None else None
+    if pair is not None and len(pair.names) > 1:
+        first, second = pair.names
+        return filled(f"{{{first}}}\n{{{second}}}", fields, source), pair.names
     name = one_of(data.text, TEXTS, others, source, "--text")
     return lambda row: text_in(row, name), (name,)
 

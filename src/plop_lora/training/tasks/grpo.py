@@ -21,10 +21,11 @@ from plop_lora.evaluation.rewards import (
     find_reward,
     try_rewards,
 )
-from plop_lora.fields import PROMPTS, Reader, asked_with, filled, messages_in, one_of
+from plop_lora.fields import PROMPTS
 from plop_lora.recipe import DataRecipe
 from plop_lora.records import TrainingSettings, TrialSpec
 from plop_lora.texts import template_fields
+from plop_lora.training.readers import Reader, asked_with, filled, messages_in, one_of
 from plop_lora.training.task import Session, Task, Trained
 from plop_lora.training.tasks.causal import causal_class, check_causal_reference
 from plop_lora.training.tasks.sft import with_general

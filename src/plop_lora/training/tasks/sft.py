@@ -17,8 +17,12 @@ from plop_lora.errors import DataError, UsageError, require
 from plop_lora.evaluation.chats import columns_kept, example_of
 from plop_lora.evaluation.judged import Judged, Prepared, Row
 from plop_lora.evaluation.metrics import judge_answers
-from plop_lora.fields import (
-    PAIRS,
+from plop_lora.fields import Form, of_training
+from plop_lora.recipe import DataRecipe
+from plop_lora.records import TrialSpec
+from plop_lora.records.trial import GENERAL_LOSS
+from plop_lora.texts import template_fields
+from plop_lora.training.readers import (
     Read,
     Reader,
     asked_with,
@@ -27,10 +31,6 @@ from plop_lora.fields import (
     messages_in,
     text_in,
 )
-from plop_lora.recipe import DataRecipe
-from plop_lora.records import TrialSpec
-from plop_lora.records.trial import GENERAL_LOSS
-from plop_lora.texts import template_fields
 from plop_lora.training.task import Session, Task, Trained
 from plop_lora.training.tasks.causal import causal_class, check_causal_reference
 
@@ -171,15 +171,14 @@ def _reader(data: DataRecipe, fields: Sequence[str], source: str) -> Reader:
         return Reader(
             _text_or_chat(known_field(data.text, fields, source)), (data.text,), whole=True
         )
-    if {"prompt", "completion"} <= set(fields):
-        return Reader(_prompt_and_completion, PAIRS[0])
-    for name in ("messages", "conversations", "text"):
-        if name in fields:
-            return Reader(_text_or_chat(name), (name,), whole=name != "conversations", guessed=True)
-    for question, answer in PAIRS[1:]:
-        if {question, answer} <= set(fields):
-            asked, names = asked_with(question, fields)
-            return Reader(_question_and_answer(asked, answer), (*names, answer), guessed=True)
+    found = of_training(fields)
+    if found is not None and found.form is Form.pair:
+        return Reader(_prompt_and_completion, found.names)
+    if found is not None and found.form is Form.alone:
+        return Reader(_text_or_chat(*found.names), found.names, whole=True)
+    if found is not None:
+        asked, _ = asked_with(found.names[0], fields)
+        return Reader(_question_and_answer(asked, found.names[-1]), found.names, guessed=True)
     raise DataError(
         f"Cannot tell what to train on in {source}; it has: {', '.join(fields)}. Give --prompt "
         'and --completion, such as --prompt "{question}\\n" --completion "{answer}", or --text.'

@@ -1,0 +1,40 @@
+"""What a record of scores says of an indicator, for any of its sites. Pure; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from plop_lora.errors import UsageError
+from plop_lora.indicators.kinds import OfRecords
+from plop_lora.indicators.registry import NFN, Indicator
+from plop_lora.records import IndicatorScores, Scores
+from plop_lora.statistics import Estimate, indicator_estimate, type_estimate
+
+Estimator = Callable[[Sequence[int]], Estimate | None]
+"""From positions in `Scores.sites` to their mean; None where no site has a value."""
+
+
+def estimator(scores: Scores, row: Indicator) -> Estimator:
+    """Return what estimates an indicator over some sites of a record, as NFN is estimated.
+
+    Raises:
+        UsageError: the record does not hold the indicator.
+    """
+    measurements = scores.measurements
+    if row.name == NFN:
+        return lambda orders: type_estimate(measurements, orders)
+    held = _held(scores, row)
+    return lambda orders: indicator_estimate(measurements, held, orders)
+
+
+def _held(scores: Scores, row: Indicator) -> IndicatorScores:
+    for held in scores.indicators:
+        if held.indicator == row.name:
+            return held
+    if isinstance(row.measure, OfRecords):
+        return IndicatorScores(row.name, (), tuple(row.measure.per_site(scores)))
+    names = ", ".join((NFN, *(held.indicator for held in scores.indicators)))
+    raise UsageError(
+        f"These scores do not hold the indicator {row.name!r}; they hold: {names}. Record it with: "
+        f"plop score MODEL --data DATA --indicator {row.name} -o scores.json"
+    )

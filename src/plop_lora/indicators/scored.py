@@ -1,0 +1,54 @@
+"""Indicators that a record of scores holds, or from which they follow. torch where it is used.
+
+Shape letters: N rows (tokens), O out, I in.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from plop_lora.indicators.kinds import FeatureRows
+from plop_lora.records import Scores
+
+if TYPE_CHECKING:
+    import torch
+
+
+def nfn(rows: FeatureRows) -> torch.Tensor:
+    """Return ||W z|| / (||z|| E||W u||) of each row: 1 where z is to the weight as noise is."""
+    return rows.output_norms_N / (rows.input_norms_N * rows.gain)
+
+
+def response_gain(rows: FeatureRows) -> torch.Tensor:
+    """Return ||W z|| / ||z|| of each row: NFN, but not divided by what noise would give."""
+    return rows.output_norms_N / rows.input_norms_N
+
+
+def effective_rank(weight_OI: torch.Tensor, seed: int) -> torch.Tensor:
+    """Return (Σσ²)² / Σσ⁴ of a weight, the participation ratio of its squared singular values.
+
+    It lies between 1 and the smaller side, which it reaches where all singular values are alike.
+    Σσ⁴ of a wide weight is estimated from a few seeded probes, as for NFN, so that no singular
+    value has to be computed. A weight of zeros has rank 0.
+
+    Source: Roy, Vetterli, "The effective rank", EUSIPCO 2007, which takes the entropy of the
+    singular values; the participation ratio is the same idea without a decomposition.
+    """
+    from plop_lora.indicators.expected_norms import frobenius_square, sum_of_fourth_powers
+
+    square = frobenius_square(weight_OI)
+    ratio = square.square() / sum_of_fourth_powers(weight_OI, seed)
+    # A weight without entries has no singular values, and its ratio would be 0 / 0.
+    return ratio.where(square != 0, square)
+
+
+def parameter_share(scores: Scores) -> Sequence[float]:
+    """Return for each site the share of its host type in the parameters of all eligible types."""
+    sizes: dict[str, int] = defaultdict(int)
+    for row in scores.types:
+        sizes[row.host_type] += row.parameters
+    total = sum(row.parameters for row in scores.types if row.eligible) or 1
+    shares = {row.type: sizes[row.host_type] / total for row in scores.types}
+    return [shares[site.type] for site in scores.sites]

@@ -1,0 +1,79 @@
+"""What was measured beside NFN, as a part of the record. No forward pass happens here.
+
+Shape letters: S sites, R rows of the measurement, N sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from statistics import fmean
+
+from plop_lora.indicators import Indicator, OfRecords
+from plop_lora.records import IndicatorScores, Scores, TypeValue
+from plop_lora.scoring.assemble import added_up, rounded
+from plop_lora.scoring.collect import Measured
+from plop_lora.scoring.sites import Site
+from plop_lora.statistics import indicator_estimate
+
+
+def with_indicators(
+    scores: Scores, further: Sequence[Indicator], sites: Sequence[Site], measured: Measured
+) -> Scores:
+    """Return scores that hold further indicators; without any, the scores as they are.
+
+    Args:
+        scores: The record of NFN.
+        further: What is added to it.
+        sites: What was measured, in the order of the measurement.
+        measured: The sums of all indicators.
+    """
+    if not further:
+        return scores
+    positions = {site.name: index for index, site in enumerate(sites)}
+    usable = [positions[site.name] for site in scores.sites]
+    recorded = tuple(_recorded(row, scores, usable, measured) for row in further)
+    notes = [note for held in recorded for note in _unread(held, scores)]
+    return replace(scores, indicators=recorded, notes=(*scores.notes, *notes))
+
+
+def _recorded(
+    row: Indicator, scores: Scores, usable: list[int], measured: Measured
+) -> IndicatorScores:
+    values: Sequence[float | None]
+    sums: tuple[tuple[float, ...], ...] = ()
+    if row.name in measured.further:
+        sums_SN = added_up(measured.further[row.name], measured.starts)[usable]
+        counts_SN = added_up(measured.counts_RN, measured.starts)[usable]
+        values = (sums_SN.sum(axis=1) / counts_SN.sum(axis=1)).tolist()
+        sums = rounded(sums_SN)
+    elif row.name in measured.weights:
+        numbers = measured.weights[row.name]
+        known = [numbers.get(site.name) for site in scores.sites]
+        values = [None if one is None else fmean(one) for one in known]
+    else:
+        assert isinstance(row.measure, OfRecords)
+        values = row.measure.per_site(scores)
+    held = IndicatorScores(row.name, (), tuple(values), sums)
+    return replace(held, types=_type_values(row, held, scores))
+
+
+def _type_values(row: Indicator, held: IndicatorScores, scores: Scores) -> tuple[TypeValue, ...]:
+    found = []
+    for name in scores.type_names():
+        orders = [order for order, site in enumerate(scores.sites) if site.type == name]
+        estimate = indicator_estimate(scores.measurements, held, orders)
+        if estimate is not None:
+            found.append(TypeValue(name, estimate.value, *estimate.interval()))
+    return tuple(sorted(found, key=lambda one: (row.first(one.value), one.type)))
+
+
+def _unread(held: IndicatorScores, scores: Scores) -> Iterator[str]:
+    """Say in which types an indicator of weights could not read one."""
+    pairs = zip(scores.sites, held.values, strict=True)
+    types = dict.fromkeys(site.type for site, value in pairs if value is None)
+    if types:
+        yield (
+            f"{held.indicator} is missing where a weight cannot be read, as a quantised one: "
+            f"{', '.join(types)}"
+        )

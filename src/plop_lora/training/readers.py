@@ -1,0 +1,121 @@
+"""How the rows of a data set are read for a task: by template, by column, as a chat. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from plop_lora.errors import DataError, nearest
+from plop_lora.fields import beside, question_text
+from plop_lora.reading import Row
+from plop_lora.texts import UnreadableError, fill_template, messages_of, template_fields
+
+Read = Callable[[Row], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """How the rows of a data set become rows of a task.
+
+    Attributes:
+        read: makes a row; a row that lacks what is needed raises `DataError`.
+        fields: the columns that are looked at, the answer or the class last.
+        whole: whether a row is a chat or a text as it stands, of which nothing can be left out.
+        guessed: whether columns were recognised as a pair of question and answer, so that any text
+            beside them may belong to the question.
+    """
+
+    read: Read
+    fields: tuple[str, ...]
+    whole: bool = False
+    guessed: bool = False
+
+
+def filled(template: str, fields: Sequence[str], source: str) -> Callable[[Row], str]:
+    """Return how a template is filled from a row.
+
+    Raises:
+        DataError: it names a column that there is none of.
+        UsageError: it cannot be read.
+    """
+    names = template_fields(template)
+    for name in names:
+        known_field(name, fields, source)
+
+    def fill(row: Row) -> str:
+        text = fill_template(template, row)
+        if text is None:
+            raise DataError(f"one of the fields {', '.join(names)} is missing or empty")
+        return text
+
+    return fill
+
+
+def one_of(
+    name: str | None, usual: Sequence[str], fields: Sequence[str], source: str, option: str
+) -> str:
+    """Return the field that is named, or the first of the usual names that there is."""
+    if name is not None:
+        return known_field(name, fields, source)
+    for candidate in usual:
+        if candidate in fields:
+            return candidate
+    raise DataError(
+        f"Cannot tell the field for {option} in {source}; it has: {', '.join(fields)}. Name one "
+        f"with {option}."
+    )
+
+
+def known_field(name: str, fields: Sequence[str], source: str) -> str:
+    """Return a column that the user has named.
+
+    Raises:
+        DataError: there is no such column; the text names those that there are.
+    """
+    if name not in fields:
+        raise DataError(
+            f"{source} has no field {name!r}.{nearest(name, fields)} It has: {', '.join(fields)}."
+        )
+    return name
+
+
+def text_in(row: Row, name: str) -> str:
+    """Return the text of a column.
+
+    Raises:
+        DataError: it is missing, empty, or no text.
+    """
+    value = row.get(name)
+    if value is not None and not isinstance(value, str | int | float):
+        raise DataError(f"{name!r} holds a {type(value).__name__}, not text")
+    text = "" if value is None else str(value)
+    if not text.strip():
+        raise DataError(f"{name!r} is missing or empty")
+    return text
+
+
+def messages_in(value: list[Any], name: str) -> list[dict[str, Any]]:
+    """Return the messages of a chat.
+
+    Raises:
+        DataError: they are none.
+    """
+    try:
+        return messages_of(value, name)
+    except UnreadableError as error:
+        raise DataError(str(error)) from error
+
+
+def asked_with(
+    question: str, fields: Sequence[str]
+) -> tuple[Callable[[Row], str], tuple[str, ...]]:
+    """Return how a question is read with what it is about, and the columns, its own first."""
+    about = beside(question, fields)
+
+    def read(row: Row) -> str:
+        own = text_in(row, question)
+        given = [text_in(row, name) for name in about if str(row.get(name) or "").strip()]
+        return question_text(question, own, given)
+
+    return read, (question, *about)
