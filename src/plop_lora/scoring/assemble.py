@@ -26,6 +26,7 @@ from plop_lora.records import (
     TypeScore,
 )
 from plop_lora.scoring.collect import Measured
+from plop_lora.scoring.counts import count_notes
 from plop_lora.scoring.loading import describe
 from plop_lora.scoring.probe import Floats
 from plop_lora.scoring.sites import (
@@ -87,6 +88,7 @@ def assemble(
         notes=(
             *notes,
             *found.notes,
+            *count_notes(found.sites, usable, measured, counts_SN),
             *_idle_experts(sites, usable, measured),
             *_too_little(coverage),
         ),

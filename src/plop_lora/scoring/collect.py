@@ -18,21 +18,28 @@ from plop_lora.scoring.probe import Floats, Probe
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """What one batch gave: sums and counts [R, B], its tokens, and the sites it cannot speak of."""
+    """What one batch gave: sums and counts [R, B], its tokens, and the sites it cannot speak of.
+
+    `tokens_2B` holds the tokens of each sequence: of the encoder or of the only stack, and of a
+    decoder with inputs of its own.
+    """
 
     names: tuple[str, ...]
     sums_RB: Floats
     counts_RB: Floats
-    tokens: int
+    tokens_2B: Floats
     unassignable: frozenset[int] = frozenset()
     left_out: Mapping[int, str] = field(default_factory=dict)
+    text_only: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
     """Sums and counts per row and sequence, columns in the order of `names` (sorted).
 
-    Site i has the rows `starts[i]` to `starts[i + 1]`: one, or one per expert. `alone` says that
+    Site i has the rows `starts[i]` to `starts[i + 1]`: one, or one per expert. `tokens_2N` holds
+    the tokens of each sequence as in `Part`, and `text_only` says that there was nothing else,
+    such as an image, that makes rows. `alone` says that
     sequences went one at a time, because some module mixes those of a batch. `engine` is the one
     that ran, and `notes` says why where it is not the one that was asked for. `zeros` are the sites
     whose weight is all zero, `ran` those that a forward pass came to, and `left_out` those with
@@ -42,8 +49,8 @@ class Measured:
     names: tuple[str, ...]
     sums_RN: Floats
     counts_RN: Floats
+    tokens_2N: Floats
     starts: tuple[int, ...]
-    tokens: int
     unassignable: frozenset[int]
     halvings: int
     alone: bool
@@ -52,6 +59,12 @@ class Measured:
     zeros: frozenset[int] = frozenset()
     ran: frozenset[int] = frozenset()
     left_out: Mapping[int, str] = field(default_factory=dict)
+    text_only: bool = True
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens there were, on both sides."""
+        return int(self.tokens_2N.sum())
 
 
 @dataclass
@@ -80,23 +93,25 @@ class Collector:
         """
         if not self.parts:
             raise DataError("There is no batch to score. Give at least one text or batch.")
-        names, sums_RN, counts_RN = _ordered(
+        names, sums_RN, counts_RN, tokens_2N = _ordered(
             [name for part in self.parts for name in part.names],
             _joined(part.sums_RB for part in self.parts),
             _joined(part.counts_RB for part in self.parts),
+            _joined(part.tokens_2B for part in self.parts),
         )
         return Measured(
             names=names,
             sums_RN=sums_RN,
             counts_RN=counts_RN,
+            tokens_2N=tokens_2N,
             starts=self.probe.starts,
-            tokens=sum(part.tokens for part in self.parts),
             unassignable=frozenset().union(*(part.unassignable for part in self.parts)),
             halvings=self.halvings,
             alone=self.alone,
             zeros=self.probe.zeros(),
             ran=self.probe.ran(),
             left_out=_united(part.left_out for part in self.parts),
+            text_only=all(part.text_only for part in self.parts),
         )
 
 
@@ -108,17 +123,18 @@ def merge(pieces: Sequence[Measured]) -> Measured:
     """
     if len(pieces) == 1:
         return pieces[0]
-    names, sums_RN, counts_RN = _ordered(
+    names, sums_RN, counts_RN, tokens_2N = _ordered(
         [name for piece in pieces for name in piece.names],
         _joined(piece.sums_RN for piece in pieces),
         _joined(piece.counts_RN for piece in pieces),
+        _joined(piece.tokens_2N for piece in pieces),
     )
     return Measured(
         names=names,
         sums_RN=sums_RN,
         counts_RN=counts_RN,
+        tokens_2N=tokens_2N,
         starts=pieces[0].starts,
-        tokens=sum(piece.tokens for piece in pieces),
         unassignable=frozenset().union(*(piece.unassignable for piece in pieces)),
         halvings=sum(piece.halvings for piece in pieces),
         alone=any(piece.alone for piece in pieces),
@@ -127,40 +143,41 @@ def merge(pieces: Sequence[Measured]) -> Measured:
         zeros=frozenset().union(*(piece.zeros for piece in pieces)),
         ran=frozenset().union(*(piece.ran for piece in pieces)),
         left_out=_united(piece.left_out for piece in pieces),
+        text_only=all(piece.text_only for piece in pieces),
     )
 
 
-def divided(measured: Measured, names: frozenset[str], tokens: int) -> tuple[Measured, Measured]:
+def divided(measured: Measured, names: frozenset[str]) -> tuple[Measured, Measured]:
     """Return a measurement without the sequences of some names, and that of those alone.
 
     Args:
         measured: of all of them together.
         names: of the sequences that are taken out.
-        tokens: how many tokens those have.
     """
     apart_N = np.array([name in names for name in measured.names])
 
-    def kept(keep_N: NDArray[np.bool_], tokens: int) -> Measured:
+    def kept(keep_N: NDArray[np.bool_]) -> Measured:
         return replace(
             measured,
             names=tuple(itertools.compress(measured.names, keep_N)),
             sums_RN=measured.sums_RN[:, keep_N],
             counts_RN=measured.counts_RN[:, keep_N],
-            tokens=tokens,
+            tokens_2N=measured.tokens_2N[:, keep_N],
         )
 
-    return kept(~apart_N, measured.tokens - tokens), kept(apart_N, tokens)
+    return kept(~apart_N), kept(apart_N)
 
 
 def _ordered(
-    names: Sequence[str], sums_RN: Floats, counts_RN: Floats
-) -> tuple[tuple[str, ...], Floats, Floats]:
+    names: Sequence[str], sums_RN: Floats, counts_RN: Floats, tokens_2N: Floats
+) -> tuple[tuple[str, ...], Floats, Floats, Floats]:
     """Sort the columns by name, and those of a text that is there twice by their sums.
 
     The result then depends on what was measured, and not on who measured what in which order.
     """
     order = np.lexsort((sums_RN.sum(axis=0), np.array(names)))
-    return tuple(names[index] for index in order), sums_RN[:, order], counts_RN[:, order]
+    in_order = tuple(names[index] for index in order)
+    return in_order, sums_RN[:, order], counts_RN[:, order], tokens_2N[:, order]
 
 
 def _united(pieces: Iterable[Mapping[int, str]]) -> dict[int, str]:

@@ -172,6 +172,7 @@ def measure_in_rounds(
     given: Given,
     processes: Processes,
     *,
+    beside: Sequence[Batch] = (),
     enough: Callable[[Measured], bool] | None,
     advance: Callable[[int], None],
 ) -> Measured:
@@ -182,11 +183,13 @@ def measure_in_rounds(
         sites: what is measured.
         given: the batches and where one may look.
         processes: those that share the batches.
+        beside: batches that go with those of the first round.
         enough: asked after each round of everything so far; None measures everything.
         advance: called with the number of sequences after each batch.
     """
     together = enough is None or engine.one_round
     rounds = [list(given.batches)] if together else given.rounds()
+    rounds[:1] = [[*first, *beside] for first in rounds[:1]]
     rehearsals = iter([given.rehearsal])
 
     def run(batches: Sequence[Batch]) -> Measured:

@@ -22,6 +22,7 @@ from torch import nn
 from plop_lora.data import Batch
 from plop_lora.scoring.devices import home_of, sent
 from plop_lora.scoring.memory import body_of, evaluating
+from plop_lora.scoring.padding import width_of
 from plop_lora.scoring.sites import Site, SiteMap, refine
 
 _SILENT = "v"
@@ -31,6 +32,11 @@ _TOLERANCE = 1e-3
 """Of the largest entry: what rounding may move where nothing should."""
 _RESULTS = ("last_hidden_state", "logits")
 """Outputs that a loss is made of; without one, all that the model returns count."""
+
+NOT_TRIED = (
+    "what can learn, and how fused weights are cut, was read from the model's code and not tried, "
+    "since its weights were not in memory"
+)
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -46,8 +52,10 @@ def looked_at(
         batches: what will be measured, of which the shortest row is run.
         asked: whether --include names the sites, so that those that cannot learn stay.
     """
-    if not batches or any(tensor.is_meta for tensor in model.parameters()):
+    if not batches:
         return found, ()
+    if any(tensor.is_meta for tensor in model.parameters()):
+        return found, (NOT_TRIED,)
     row = _shortest(batches)
     try:
         with evaluating(model), torch.inference_mode(False):
@@ -67,12 +75,7 @@ def looked_at(
 
 def _shortest(batches: Sequence[Batch]) -> dict[str, Any]:
     """Return one row of the batch whose texts are shortest."""
-
-    def width(batch: Batch) -> int:
-        return max((v.shape[1] for v in batch.inputs.values()
-                    if isinstance(v, torch.Tensor) and v.ndim > 1), default=0)  # fmt: skip
-
-    batch = min(batches, key=width)
+    batch = min(batches, key=width_of)
     whole = len(batch.names) > 1 and not batch.can_split()
     return (batch if whole else batch.part(0, 1)).inputs
 
