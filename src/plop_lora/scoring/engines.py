@@ -32,7 +32,7 @@ from plop_lora.scoring.loading import (
 from plop_lora.scoring.parallel import Processes
 from plop_lora.scoring.shards import Shards, shard_files
 from plop_lora.scoring.sites import Site
-from plop_lora.scoring.weights import Loaded
+from plop_lora.scoring.weights import Loaded, refuse_adapter
 from plop_lora.scoring.wrappers import unwrap
 
 _SPARE = 1 << 30
@@ -84,6 +84,8 @@ def engine_for(
     if isinstance(model, nn.Module):
         found = Loaded(unwrap(model))
     else:
+        with explained(model, "model", job.origin):
+            refuse_adapter(model, **job.origin.files())
         home = processes.device(job.device)
         # Said once and here, for the workers of a cluster too: their sums are added up.
         job = dataclasses.replace(job, dtype=dtype_for(model, home, job.dtype, job.origin))
