@@ -153,6 +153,32 @@ def test_a_choice_of_the_largest_passes_no_gradient() -> None:
     assert {(row.type, row.eligible) for row in asked.types} == {("value", True), ("pick", False)}
 
 
+class _Summary(nn.Module):
+    """Adds a summary of every four tokens; a shorter text has none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value, self.pack = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        whole, packed, out = x.shape[1] // 4 * 4, self.pack(x), self.value(x)
+        if not whole:
+            return out
+        packed = packed[:, :whole].reshape(len(x), -1, 4, 8)
+        return out + packed.mean(dim=2).sum(dim=1, keepdim=True)
+
+
+def test_what_is_idle_in_a_short_text_can_learn() -> None:
+    """The shortest text of the data decided that DeepSeek-V4's compressors cannot be trained."""
+    model = _Choosing()
+    model.layers = nn.ModuleList([_Summary(), _Summary()])
+    batches = [{"x": torch.randn(1, 3, 8)}, {"x": torch.randn(1, 9, 8)}]
+    scores = plop.score(model, batches=batches, progress=False)
+    assert {row.type for row in scores.types} == {"value", "pack"}
+    short = plop.score(model, batches=batches[:1], progress=False)
+    assert {e.reason for e in short.coverage.not_measured} == {NO_GRADIENT}
+
+
 def test_weights_that_kernels_take_bare_are_never_proposed() -> None:
     """In training the mixer hands x_proj's weight to a kernel, past any adapter on it."""
     model = _mamba()

@@ -55,18 +55,22 @@ class Batch:
     def part(self, start: int, end: int) -> Batch:
         """Return the rows from `start` to `end`."""
         inputs = {
-            key: value[start:end] if self._by_row(value) else value
+            key: value[start:end] if self._by_row(key, value) else value
             for key, value in self.inputs.items()
         }
         return Batch(inputs, self.names[start:end])
 
     def can_split(self) -> bool:
         """Whether there are several rows and every tensor has one entry for each of them."""
-        tensors = [v for v in self.inputs.values() if isinstance(v, torch.Tensor) and v.ndim]
-        return len(self.names) > 1 and all(map(self._by_row, tensors))
+        tensors = [(k, v) for k, v in self.inputs.items() if isinstance(v, torch.Tensor) and v.ndim]
+        return len(self.names) > 1 and all(self._by_row(*tensor) for tensor in tensors)
 
-    def _by_row(self, value: Any) -> bool:
-        return isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == len(self.names)
+    def _by_row(self, key: str, value: Any) -> bool:
+        if not isinstance(value, torch.Tensor) or not value.ndim:
+            return False
+        # Positions in time, height and width stand above the rows, of which there may be three.
+        above = key == "position_ids" and value.ndim == 3
+        return not above and len(value) == len(self.names)
 
 
 # --------------------------------------------------------------------------- sequences

@@ -134,22 +134,33 @@ def _is_a_file(name: str, path: Path) -> str:
 
 
 def _check_folder(name: str, path: Path, weights: bool) -> None:
-    if weights and (path / CONFIG).exists() and (path / _ADAPTER).exists():
-        raise ModelError(
+    is_model, adapts = (path / CONFIG).exists(), (path / _ADAPTER).exists()
+    if adapts and (weights or not is_model):
+        raise ModelError(with_adapter(name, path / _ADAPTER, is_model=is_model))
+    if not is_model:
+        raise ModelError(_without_config(name, path))
+    _check_fetched(name, path)
+
+
+def with_adapter(name: str, config: Path, *, is_model: bool) -> str:
+    """Return what to say of a folder or repository that holds an adapter.
+
+    Args:
+        name: as it was typed.
+        config: its adapter_config.json, on this machine.
+        is_model: whether it holds a model as well.
+    """
+    if is_model:
+        return (
             f"{name} holds a model and an adapter, which transformers puts on it: its layers would "
             "be taken for the model's own. Move adapter_config.json and adapter_model.safetensors "
             "to a folder of their own, or merge them and give the folder of the merged model."
         )
-    if (path / CONFIG).exists():
-        _check_fetched(name, path)
-        return
-    if (path / _ADAPTER).exists():
-        base = _read(path / _ADAPTER).get("base_model_name_or_path")
-        raise ModelError(
-            f"{name} holds an adapter and not a model. Score its base model"
-            f"{f': {base}' if base else ', which its adapter_config.json does not name'}."
-        )
-    raise ModelError(_without_config(name, path))
+    base = _read(config).get("base_model_name_or_path")
+    return (
+        f"{name} holds an adapter and not a model. Score its base model"
+        f"{f': {base}' if base else ', which its adapter_config.json does not name'}."
+    )
 
 
 def _check_fetched(name: str, path: Path) -> None:

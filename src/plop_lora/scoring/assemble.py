@@ -5,7 +5,7 @@ Shape letters: S sites, R rows of the measurement, N sequences, E experts.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,6 +27,7 @@ from plop_lora.records import (
     TypeScore,
 )
 from plop_lora.scoring.collect import Measured
+from plop_lora.scoring.counts import count_notes
 from plop_lora.scoring.loading import describe
 from plop_lora.scoring.sites import (
     ALL_ZERO,
@@ -58,9 +59,11 @@ def assemble(
     sums_SN, counts_SN = by_site(measured)
     usable = usable_sites(counts_SN, measured)
     if not usable:
+        reasons = Counter(_reason(index, measured) for index in range(len(found.sites)))
         raise MeasurementError(
-            "No site saw a token of this data. If the model needs other inputs than text, pass "
-            "its processor's batches, one example each: plop.score(model, batches=[...])."
+            f"No site saw a token of this data: {reasons.most_common(1)[0][0]}. If the model needs "
+            "other inputs than text, pass its processor's batches, one example each: "
+            "plop.score(model, batches=[...])."
         )
     missing = [
         _not_measured(site, _reason(index, measured))
@@ -88,6 +91,7 @@ def assemble(
         notes=(
             *notes,
             *found.notes,
+            *count_notes(found.sites, usable, measured, counts_SN),
             *_idle_experts(sites, usable, measured),
             *_too_little(coverage),
         ),

@@ -22,18 +22,25 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """What one batch gave: the names of its sequences, its sums and counts, and its tokens."""
+    """What one batch gave: the names of its sequences, its sums and counts, and its tokens.
+
+    `tokens_2B` holds the tokens of each sequence: of the encoder or of the only stack, and of a
+    decoder with inputs of its own.
+    """
 
     names: tuple[str, ...]
     found: Found
-    tokens: int
+    tokens_2B: Floats
+    text_only: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
     """Sums and counts per row and sequence, columns in the order of `names` (sorted).
 
-    Site i has the rows `starts[i]` to `starts[i + 1]`: one, or one per expert. `alone` says that
+    Site i has the rows `starts[i]` to `starts[i + 1]`: one, or one per expert. `tokens_2N` holds
+    the tokens of each sequence as in `Part`, and `text_only` says that there was nothing else,
+    such as an image, that makes rows. `alone` says that
     sequences went one at a time, because some module mixes those of a batch. `engine` is the one
     that ran, and `notes` says why where it is not the one that was asked for. `zeros` are the sites
     whose weight is all zero, `ran` those that a forward pass came to, and `left_out` those with
@@ -46,8 +53,8 @@ class Measured:
     names: tuple[str, ...]
     sums_RN: Floats
     counts_RN: Floats
+    tokens_2N: Floats
     starts: tuple[int, ...]
-    tokens: int
     unassignable: frozenset[int]
     halvings: int
     alone: bool
@@ -58,6 +65,12 @@ class Measured:
     left_out: Mapping[int, str] = field(default_factory=dict)
     further: Mapping[str, Floats] = field(default_factory=dict)
     weights: Weights = field(default_factory=dict)
+    text_only: bool = True
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens there were, on both sides."""
+        return int(self.tokens_2N.sum())
 
 
 @dataclass
@@ -92,8 +105,8 @@ class Collector:
                 names=tuple(name for part in self.parts for name in part.names),
                 sums_RN=_joined(batch.sums_RB for batch in found),
                 counts_RN=_joined(batch.counts_RB for batch in found),
+                tokens_2N=_joined(part.tokens_2B for part in self.parts),
                 starts=self.probe.starts,
-                tokens=sum(part.tokens for part in self.parts),
                 unassignable=frozenset().union(*(batch.unassignable for batch in found)),
                 halvings=self.halvings,
                 alone=self.alone,
@@ -102,6 +115,7 @@ class Collector:
                 left_out=_united(batch.left_out for batch in found),
                 further=_all_joined([batch.further for batch in found]),
                 weights=self.probe.weighed(),
+                text_only=all(part.text_only for part in self.parts),
             )
         )
 
@@ -119,8 +133,8 @@ def merge(pieces: Sequence[Measured]) -> Measured:
             names=tuple(name for piece in pieces for name in piece.names),
             sums_RN=_joined(piece.sums_RN for piece in pieces),
             counts_RN=_joined(piece.counts_RN for piece in pieces),
+            tokens_2N=_joined(piece.tokens_2N for piece in pieces),
             starts=pieces[0].starts,
-            tokens=sum(piece.tokens for piece in pieces),
             unassignable=frozenset().union(*(piece.unassignable for piece in pieces)),
             halvings=sum(piece.halvings for piece in pieces),
             alone=any(piece.alone for piece in pieces),
@@ -133,24 +147,24 @@ def merge(pieces: Sequence[Measured]) -> Measured:
             weights={
                 name: _united(piece.weights[name] for piece in pieces) for name in pieces[0].weights
             },
+            text_only=all(piece.text_only for piece in pieces),
         )
     )
 
 
-def divided(measured: Measured, names: frozenset[str], tokens: int) -> tuple[Measured, Measured]:
+def divided(measured: Measured, names: frozenset[str]) -> tuple[Measured, Measured]:
     """Return a measurement without the sequences of some names, and that of those alone.
 
     Args:
         measured: of all of them together.
         names: of the sequences that are taken out.
-        tokens: how many tokens those have.
     """
     apart_N = np.array([name in names for name in measured.names])
 
-    def kept(keep_N: NDArray[np.bool_], tokens: int) -> Measured:
-        return replace(_columns(measured, np.flatnonzero(keep_N)), tokens=tokens)
+    def kept(keep_N: NDArray[np.bool_]) -> Measured:
+        return _columns(measured, np.flatnonzero(keep_N))
 
-    return kept(~apart_N, measured.tokens - tokens), kept(apart_N, tokens)
+    return kept(~apart_N), kept(apart_N)
 
 
 def _in_order(measured: Measured) -> Measured:
@@ -169,6 +183,7 @@ def _columns(measured: Measured, order_N: NDArray[np.intp]) -> Measured:
         names=tuple(measured.names[index] for index in order_N),
         sums_RN=measured.sums_RN[:, order_N],
         counts_RN=measured.counts_RN[:, order_N],
+        tokens_2N=measured.tokens_2N[:, order_N],
         further={name: sums_RN[:, order_N] for name, sums_RN in measured.further.items()},
     )
 

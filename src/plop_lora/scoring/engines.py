@@ -32,7 +32,7 @@ from plop_lora.scoring.loading import (
 from plop_lora.scoring.parallel import Processes
 from plop_lora.scoring.shards import Shards, shard_files
 from plop_lora.scoring.sites import Site
-from plop_lora.scoring.weights import Loaded
+from plop_lora.scoring.weights import Loaded, refuse_adapter
 from plop_lora.scoring.wrappers import unwrap
 
 _SPARE = 1 << 30
@@ -84,6 +84,8 @@ def engine_for(
     if isinstance(model, nn.Module):
         found = Loaded(unwrap(model))
     else:
+        with explained(model, "model", job.origin):
+            refuse_adapter(model, **job.origin.files())
         home = processes.device(job.device)
         # Said once and here, for the workers of a cluster too: their sums are added up.
         job = dataclasses.replace(job, dtype=dtype_for(model, home, job.dtype, job.origin))
@@ -172,6 +174,7 @@ def measure_in_rounds(
     given: Given,
     processes: Processes,
     *,
+    beside: Sequence[Batch] = (),
     enough: Callable[[Measured], bool] | None,
     advance: Callable[[int], None],
 ) -> Measured:
@@ -182,11 +185,13 @@ def measure_in_rounds(
         sites: what is measured.
         given: the batches and where one may look.
         processes: those that share the batches.
+        beside: batches that go with those of the first round.
         enough: asked after each round of everything so far; None measures everything.
         advance: called with the number of sequences after each batch.
     """
     together = enough is None or engine.one_round
     rounds = [list(given.batches)] if together else given.rounds()
+    rounds[:1] = [[*first, *beside] for first in rounds[:1]]
     rehearsals = iter([given.rehearsal])
 
     def run(batches: Sequence[Batch]) -> Measured:

@@ -1,9 +1,10 @@
 """Look at a loaded model before it is measured: what can learn, and what its slices do.
 
-One short row of the data goes through the model with its graph recorded. What no gradient reaches
-from the output (an indexer that runs without a graph, a choice of the k largest) cannot be trained
-and is never proposed. The graph is only walked: what it would keep for a backward pass is dropped,
-so that it costs the memory of a forward pass.
+One short row of the data goes through the model with its graph recorded, and a long one where the
+short one leaves something out. What no gradient reaches from the output (an indexer that runs
+without a graph, a choice of the k largest) cannot be trained and is never proposed. The graph is
+only walked: what it would keep for a backward pass is dropped, so that it costs the memory of a
+forward pass.
 
 The slices of a fused projection are tried on the module that owns it: with the rows called v set
 to zero its attention mixes nothing, so what the other rows hold must not matter. A layout that
@@ -22,6 +23,7 @@ from torch import nn
 from plop_lora.data import Batch
 from plop_lora.scoring.devices import home_of, sent
 from plop_lora.scoring.memory import body_of, evaluating
+from plop_lora.scoring.padding import width_of
 from plop_lora.scoring.sites import Site, SiteMap, refine
 
 _SILENT = "v"
@@ -31,6 +33,11 @@ _TOLERANCE = 1e-3
 """Of the largest entry: what rounding may move where nothing should."""
 _RESULTS = ("last_hidden_state", "logits")
 """Outputs that a loss is made of; without one, all that the model returns count."""
+
+NOT_TRIED = (
+    "what can learn, and how fused weights are cut, was read from the model's code and not tried, "
+    "since its weights were not in memory"
+)
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -43,15 +50,23 @@ def looked_at(
     Args:
         model: loaded; a skeleton without weights is not looked at.
         found: from `find_sites(model)`.
-        batches: what will be measured, of which the shortest row is run.
+        batches: what will be measured, of which a short row is run.
         asked: whether --include names the sites, so that those that cannot learn stay.
     """
-    if not batches or any(tensor.is_meta for tensor in model.parameters()):
+    if not batches:
         return found, ()
-    row = _shortest(batches)
+    if any(tensor.is_meta for tensor in model.parameters()):
+        return found, (NOT_TRIED,)
+    shortest, longest = _shortest_and_longest(batches)
     try:
         with evaluating(model), torch.inference_mode(False):
-            reached, calls = _run(model, found.sites, row)
+            reached, calls = _run(model, found.sites, shortest.inputs)
+            if not all(reached.values()) and width_of(longest) > width_of(shortest):
+                # What sums up many tokens (DeepSeek-V4's compressors) is idle in a short text.
+                further, _ = _run(model, found.sites, longest.inputs)
+                reached = {
+                    one: learns or further.get(one, False) for one, learns in reached.items()
+                }
             wrong = {
                 name
                 for name, (site, call) in calls.items()
@@ -65,16 +80,17 @@ def looked_at(
     return refine(found, stuck, _alike(model, found, wrong), keep=asked), ()
 
 
-def _shortest(batches: Sequence[Batch]) -> dict[str, Any]:
-    """Return one row of the batch whose texts are shortest."""
+def _shortest_and_longest(batches: Sequence[Batch]) -> tuple[Batch, Batch]:
+    """Return one row of the batch whose texts are shortest, and of the one where they are longest.
 
-    def width(batch: Batch) -> int:
-        return max((v.shape[1] for v in batch.inputs.values()
-                    if isinstance(v, torch.Tensor) and v.ndim > 1), default=0)  # fmt: skip
-
-    batch = min(batches, key=width)
-    whole = len(batch.names) > 1 and not batch.can_split()
-    return (batch if whole else batch.part(0, 1)).inputs
+    A batch that cannot be split is run whole.
+    """
+    ends = (min(batches, key=width_of), max(batches, key=width_of))
+    short, long = (
+        batch if len(batch.names) > 1 and not batch.can_split() else batch.part(0, 1)
+        for batch in ends
+    )
+    return short, long
 
 
 # --------------------------------------------------------------------------- gradients

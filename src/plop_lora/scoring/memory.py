@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -25,11 +26,18 @@ from plop_lora.scoring.collect import Collector, Measured, Part
 from plop_lora.scoring.devices import home_of, sent
 from plop_lora.scoring.experts import experts_measured
 from plop_lora.scoring.job import NFN_ALONE, IndicatorSettings
-from plop_lora.scoring.padding import is_text, padded, window_of, without_padding
+from plop_lora.scoring.padding import (
+    halves_of,
+    is_text,
+    padded,
+    told_apart,
+    window_of,
+    without_padding,
+)
 from plop_lora.scoring.probe import Probe, attach
 from plop_lora.scoring.same import unchanged
 from plop_lora.scoring.sites import Site
-from plop_lora.scoring.sums import Layout
+from plop_lora.scoring.sums import Floats, Layout
 
 
 class _HeadReachedError(Exception):
@@ -98,8 +106,8 @@ def _fitting(
     same batches in step. Where a module mixes the sequences of a batch, this batch
     and all that follow go row by row.
     """
-    probe = collector.probe
-    pending = rows_of(batch)[::-1] if collector.alone else [batch]
+    probe, window = collector.probe, collector.probe.window
+    pending = (rows_of(batch) if collector.alone else told_apart(batch, window))[::-1]
     while pending:
         current = pending.pop()
         try:
@@ -107,7 +115,7 @@ def _fitting(
         except Exception as error:
             if not is_out_of_memory(error) or probe.in_step:
                 raise
-            pending += reversed(halved(current, error))
+            pending += reversed([p for h in halved(current, error) for p in told_apart(h, window)])
             collector.halvings += 1
             continue
         if part.found.unassignable and current.can_split():
@@ -136,25 +144,8 @@ def measure_batch(
         key: sent(value, device) if isinstance(value, torch.Tensor) else value
         for key, value in batch.inputs.items()
     }
-    masks = {
-        key: inputs[key].bool()
-        for key in SIDES
-        if isinstance(inputs.get(key), torch.Tensor) and inputs[key].ndim == 2
-    }
-    counted = sum(int(batch.inputs[key].sum()) for key in SIDES if key in batch.inputs)
-    # A decoder without tokens of its own is given them from the labels.
-    answers = ("decoder_input_ids", "labels") if probe.encoder else ("decoder_input_ids",)
-    for side, names in zip(SIDES, (("input_ids",), answers), strict=True):
-        tokens = next((inputs[name] for name in names if name in inputs), None)
-        if side not in masks and isinstance(tokens, torch.Tensor) and tokens.ndim == 2:
-            masks[side] = torch.ones_like(tokens, dtype=torch.bool)
-            counted += tokens.numel()
-    of_encoder = tuple(mask for key, mask in masks.items() if key == SIDES[0])
-    of_model = tuple(masks.values())
-    if probe.window is not None:
-        of_encoder += tuple(padded(mask, probe.window) for mask in of_encoder)
-        of_model += tuple(padded(mask, probe.window) for mask in masks.values())
-    layout = Layout(len(batch.names), of_model, of_encoder, is_text(batch))
+    masks = _masks(batch, probe)
+    layout = _layout(batch, masks, probe, device)
     probe.begin(layout)
     try:
         forward(**inputs)
@@ -167,7 +158,43 @@ def measure_batch(
         if probe.in_step or not _is_of_model(error):
             raise
         raise MeasurementError(_refused(error, batch)) from error
-    return Part(batch.names, probe.finish(), counted)
+    return Part(batch.names, probe.finish(), _lengths(batch, masks), layout.text_only)
+
+
+def _masks(batch: Batch, probe: Probe) -> dict[str, torch.Tensor]:
+    """Return which places of each side hold tokens, [B, T]; those that come without a mask all."""
+    # A decoder without tokens of its own is given them from the labels.
+    answers = ("decoder_input_ids", "labels") if probe.encoder else ("decoder_input_ids",)
+    masks: dict[str, torch.Tensor] = {}
+    for side, names in zip(SIDES, (("input_ids",), answers), strict=True):
+        given = batch.inputs.get(side)
+        tokens = next((batch.inputs[name] for name in names if name in batch.inputs), None)
+        if isinstance(given, torch.Tensor) and given.ndim == 2:
+            masks[side] = given.bool()
+        elif isinstance(tokens, torch.Tensor) and tokens.ndim == 2:
+            masks[side] = torch.ones_like(tokens, dtype=torch.bool)
+    return masks
+
+
+def _layout(
+    batch: Batch, masks: dict[str, torch.Tensor], probe: Probe, device: torch.device
+) -> Layout:
+    there = {side: sent(mask_BT, device) for side, mask_BT in masks.items()}
+    of_encoder = tuple(mask_BT for side, mask_BT in there.items() if side == SIDES[0])
+    of_model = tuple(there.values())
+    if probe.window is not None:
+        of_encoder += tuple(padded(mask_BT, probe.window) for mask_BT in of_encoder)
+        of_model += tuple(padded(mask_BT, probe.window) for mask_BT in there.values())
+    return Layout(len(batch.names), of_model, of_encoder, is_text(batch))
+
+
+def _lengths(batch: Batch, masks: dict[str, torch.Tensor]) -> Floats:
+    """Return the tokens of each sequence on each side, [2, B]."""
+    lengths_2B = np.zeros((len(SIDES), len(batch.names)))
+    for order, side in enumerate(SIDES):
+        if side in masks and len(masks[side]) == len(batch.names):
+            lengths_2B[order] = masks[side].sum(dim=1).cpu().numpy()
+    return lengths_2B
 
 
 def _is_of_model(error: BaseException) -> bool:
@@ -260,5 +287,4 @@ def halved(batch: Batch, error: BaseException) -> tuple[Batch, Batch]:
         ) from error
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    middle = len(batch.names) // 2
-    return batch.part(0, middle), batch.part(middle, len(batch.names))
+    return halves_of(batch)

@@ -25,6 +25,40 @@ def is_text(batch: Batch) -> bool:
     )
 
 
+def width_of(batch: Batch) -> int:
+    """Return how many places the rows of a batch have, on the wider side."""
+    tensors = (value for value in batch.inputs.values() if isinstance(value, torch.Tensor))
+    return max((value.shape[1] for value in tensors if value.ndim > 1), default=0)
+
+
+def is_square(batch: Batch, window: int | None) -> bool:
+    """Whether a batch has as many rows as one of its sides has places.
+
+    A module that runs time first cannot be told from others by the shape of its input there.
+    """
+    widths = {
+        value.shape[1]
+        for value in batch.inputs.values()
+        if isinstance(value, torch.Tensor) and value.ndim > 1
+    }
+    if window is not None:
+        widths |= {width + -width % window for width in widths}
+    return len(batch.names) in widths and batch.can_split()
+
+
+def told_apart(batch: Batch, window: int | None) -> list[Batch]:
+    """Return a batch in pieces none of which is square; see `is_square`."""
+    if not is_square(batch, window):
+        return [batch]
+    return [piece for half in halves_of(batch) for piece in told_apart(half, window)]
+
+
+def halves_of(batch: Batch) -> tuple[Batch, Batch]:
+    """Return the first and the second half of the rows of a batch."""
+    middle = len(batch.names) // 2
+    return batch.part(0, middle), batch.part(middle, len(batch.names))
+
+
 def without_padding(batch: Batch) -> Batch:
     """Return a batch of one sequence without the columns that its masks leave out.
 

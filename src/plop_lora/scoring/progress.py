@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
 def progress_bar(total: int, wanted: bool) -> Iterator[Callable[[int], None]]:
-    """Yield what advances the bar by a number of sequences; nothing is drawn unless wanted."""
+    """Yield what advances the bar by a number of sequences; nothing is drawn unless wanted.
+
+    What runs beside the sequences, or again, does not take the bar past its end.
+    """
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -21,4 +25,11 @@ def progress_bar(total: int, wanted: bool) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), Remaining())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("scoring", total=total)
-        yield lambda rows: bar.advance(task, rows)
+        made = itertools.count()
+
+        def advance(rows: int) -> None:
+            for _, row in zip(range(rows), made, strict=False):
+                if row < total:
+                    bar.advance(task)
+
+        yield advance

@@ -8,22 +8,17 @@ Shape letters: B batch, T token.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from plop_lora.data import SIDES, Batch
-from plop_lora.errors import MeasurementError
 from plop_lora.placement.stopping import examine
 from plop_lora.records import ReferenceChoice
-from plop_lora.scoring.collect import Measured, divided
-from plop_lora.scoring.engines import Engine, measure_in_rounds
-from plop_lora.scoring.inputs import Given, vocabulary_of
-from plop_lora.scoring.parallel import Processes
-from plop_lora.scoring.sites import Site
+from plop_lora.scoring.collect import Measured
+from plop_lora.scoring.inputs import vocabulary_of
 from plop_lora.scoring.stopping import Watch, group_estimates
 
 RANDOM_TOKENS = "random tokens"
@@ -94,42 +89,6 @@ def _drawn(batch: Batch, allowed: torch.Tensor, generator: torch.Generator, numb
         inputs[ids] = torch.where(mask_BT, drawn_BT, given_BT)
     names = tuple(f"{RANDOM_TOKENS} {number} {row}" for row in range(len(batch.names)))
     return Batch(inputs, names)
-
-
-def measure_beside(
-    engine: Engine,
-    sites: Sequence[Site],
-    given: Given,
-    random: Sequence[Batch],
-    processes: Processes,
-    *,
-    enough: Callable[[Measured], bool] | None,
-    advance: Callable[[int], None],
-) -> tuple[Measured, Measured | None]:
-    """Measure the user's batches, and random ones beside them; see `measure_in_rounds`.
-
-    Random batches go in the same round where every round pays for the weights again, and by
-    themselves elsewhere, since the rule that ends the rounds must not see them.
-
-    Returns:
-        Both measurements; None of the random ones where there are none, or where the model makes
-        no numbers of them.
-    """
-    if random and engine.one_round:
-        both = dataclasses.replace(given, batches=(*given.batches, *random))
-        measured = measure_in_rounds(engine, sites, both, processes, enough=enough, advance=advance)
-        names = frozenset(name for batch in random for name in batch.names)
-        return divided(measured, names, _tokens(random))
-    measured = measure_in_rounds(engine, sites, given, processes, enough=enough, advance=advance)
-    if not random:
-        return measured, None
-    try:
-        alone = processes.measure([random], lambda batches: engine.measure(sites, batches))
-    except MeasurementError:
-        if processes.count > 1:
-            raise  # the others wait for this one
-        return measured, None
-    return measured, alone
 
 
 def _tokens(batches: Sequence[Batch]) -> int:

@@ -20,6 +20,7 @@ from plop_lora.placement.place import DEFAULT_TOP
 from plop_lora.placement.stopping import Rule
 from plop_lora.records import Scores
 from plop_lora.scoring.assemble import assemble
+from plop_lora.scoring.beside import measure_beside
 from plop_lora.scoring.collect import Measured
 from plop_lora.scoring.devices import slow_dtype
 from plop_lora.scoring.engines import engine_for
@@ -31,7 +32,7 @@ from plop_lora.scoring.look import looked_at
 from plop_lora.scoring.parallel import Processes
 from plop_lora.scoring.progress import progress_bar
 from plop_lora.scoring.provenance import provenance_of
-from plop_lora.scoring.reference import measure_beside, random_batches, references_of
+from plop_lora.scoring.reference import random_batches, references_of
 from plop_lora.scoring.sites import Site, find_sites
 from plop_lora.scoring.stopping import Watch, check_top, stopping_of
 

@@ -397,6 +397,11 @@ def _select(sites: list[Site], include: Sequence[str], exclude: Sequence[str]) -
                 "and shell patterns such as '*attn*' work as well."
             )
     kept = [site for site in kept if not _matches(site, exclude)]
+    if not kept and not (include or exclude):
+        raise UsageError(
+            "No weight here is one that a placement may propose: all are never proposed, such as "
+            f"{sites[0].name} ({sites[0].rule}). Name what to score all the same with --include."
+        )
     if not kept:
         raise UsageError("--include and --exclude together leave no module to score.")
     return kept

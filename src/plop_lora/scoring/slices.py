@@ -71,11 +71,15 @@ def parts_of(owner: nn.Module, leaf: str, out_features: int) -> tuple[Part, ...]
 
 
 def arrange(groups: int, sizes: Sizes) -> tuple[Part, ...]:
-    """Lay parts side by side in each group, in their order."""
+    """Lay parts side by side in each group, in their order.
+
+    A part without rows is none: a layer without rotary positions has no `k_rope`.
+    """
     width = sum(size for _, size in sizes)
     parts, start = [], 0
     for name, size in sizes:
-        parts.append(Part(name, groups, width, start, size))
+        if size:
+            parts.append(Part(name, groups, width, start, size))
         start += size
     return tuple(parts)
 

@@ -31,7 +31,7 @@ from plop_lora.scoring.experts import experts_measured
 from plop_lora.scoring.job import NFN_ALONE, IndicatorSettings
 from plop_lora.scoring.lockstep import Answer, Call, Pass, conduct, doors_at
 from plop_lora.scoring.memory import body_of, encoder_of, evaluating, halved, measure_batch
-from plop_lora.scoring.padding import window_of
+from plop_lora.scoring.padding import told_apart, window_of
 from plop_lora.scoring.probe import Probe, attach
 from plop_lora.scoring.sites import Site
 from plop_lora.scoring.spill import Spill
@@ -121,6 +121,7 @@ def _streamed(
             group, pending = pending[:PASSES], pending[PASSES:]
             if collector.alone:
                 group = [row for batch in group for row in memory.rows_of(batch)]
+            group = [part for batch in group for part in told_apart(batch, probe.window)]
             passes = [Pass(_job(forward, probe, batch, checkpoint)) for batch in group]
             turns = _Turns(probe, spill, checkpoint, bar)
             with _explained_meta():

@@ -13,11 +13,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
+from transformers.utils import cached_file
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from plop_lora.errors import ModelError
+from plop_lora.models.folders import CONFIG, with_adapter
 from plop_lora.models.wrappers import WRAPPERS
 
 _CHAIN = rf"(?:(?:{'|'.join(WRAPPERS)})\.)+"
@@ -65,8 +69,10 @@ def load_checked(
         **options: Go to `from_pretrained`.
 
     Raises:
-        ModelError: Weights of the body are missing, unknown or of another shape.
+        ModelError: Weights of the body are missing, unknown or of another shape, or an adapter
+            lies beside them.
     """
+    refuse_adapter(name, revision=options.get("revision"), token=options.get("token"))
 
     def load(**more: Any) -> tuple[Any, dict[str, Any]]:
         model, report = wanted.from_pretrained(
@@ -89,6 +95,26 @@ def load_checked(
         new_head=ignore_mismatched_sizes,
     )
     return Loaded(model, new, notes)
+
+
+def refuse_adapter(name: str, *, revision: str | None = None, token: str | None = None) -> None:
+    """Refuse a folder or repository with an adapter, whatever would load the model in it.
+
+    What loads a model in memory puts the adapter on it, and what streams it does not: two answers
+    for one name.
+
+    Raises:
+        ModelError: it holds an adapter; the text says what to give instead.
+    """
+    adapter = find_adapter_config_file(name, revision=revision, token=token)
+    if adapter is None:
+        return
+    config = cached_file(
+        name, CONFIG, revision=revision, token=token,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )  # fmt: skip
+    raise ModelError(with_adapter(name, Path(adapter), is_model=config is not None))
 
 
 def is_wrapped(key: str) -> bool:
