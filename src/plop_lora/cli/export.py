@@ -44,7 +44,8 @@ def export(
     serve: Annotated[
         str | None,
         typer.Option(
-            help="Say what this server will reject or ignore: vllm or sglang.",
+            help="Say what this server will reject or ignore: vllm or sglang, or a release of it "
+            "such as vllm==0.31.0.",
             autocompletion=among("export:SERVERS"),
             rich_help_panel=TARGET,
         ),

@@ -28,7 +28,7 @@ def export_path(
         source: a file of `plop place`, or with `to="vllm"` the folder of a trained adapter.
         folder: where the result goes; None writes nothing, the result has the text.
         to: a name in `TARGETS`, or `vllm`.
-        serve: the server whose rules are checked; for `vllm` itself by default.
+        serve: the server whose rules are checked, or NAME==RELEASE; for `vllm` itself by default.
         dry_run: as for `export`.
         allow_loss: as for `export` and `fold`.
         force: as for `export`.

@@ -42,7 +42,7 @@ def dead_entries(
         "modules_to_save": (lambda entry: _saved(entry, modules), "matches no module"),
     }
     return tuple(
-        f"{field} {_listed(dead)} {effect}"
+        f"{field} {listed(dead)} {effect}"
         for field, (alive, effect) in fields.items()
         if (dead := [entry for entry in _entries(document.get(field)) if not alive(entry)])
     )
@@ -100,7 +100,7 @@ def _saved(entry: str, modules: Iterable[str]) -> bool:
     return any(re.match(rf"(^|.*\.){word}($|\..*)", name) for name in modules)
 
 
-def _listed(entries: Iterable[str]) -> str:
+def listed(entries: Iterable[str]) -> str:
     """Name entries; many that differ in numbers alone are named by the first and the last."""
     groups: dict[str, list[str]] = defaultdict(list)
     for entry in dict.fromkeys(entries):

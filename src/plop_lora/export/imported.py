@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from plop_lora._version import __version__
 from plop_lora.errors import AdapterError, ModelError, UsageError
+from plop_lora.export.alternatives import dead_alternatives
 from plop_lora.export.entries import dead_entries
 from plop_lora.export.patterns import check_patterns
 from plop_lora.export.wrapped import unwrapped_fields
@@ -118,6 +119,7 @@ def import_adapter(
             *notes,
             *(f"names were read without {word}, the wrapper of a model" for word in wrappers),
             *dead_entries(document, modules, names),
+            *dead_alternatives(document, modules, names),
             *_part_notes(sites, (hosts | every).values()),
             *(f"{name} {tied[name]}" for name in names if name in tied),
         ),

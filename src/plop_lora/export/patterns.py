@@ -12,7 +12,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from plop_lora.errors import AdapterError
@@ -42,6 +42,25 @@ faulthandler.cancel_dump_traceback_later()
 """
 
 
+_MATCHES = """
+import faulthandler, json, os, re, sys
+given = json.load(sys.stdin)
+faulthandler.dump_traceback_later(given["seconds"], exit=True, file=open(os.devnull, "w"))
+compiled = map(re.compile, given["patterns"])
+print(json.dumps([any(map(pattern.match, given["names"])) for pattern in compiled]))
+faulthandler.cancel_dump_traceback_later()
+"""
+
+
+def any_matches(patterns: Sequence[str], names: Iterable[str]) -> list[bool] | None:
+    """Return whether each regular expression matches the beginning of any of the names.
+
+    None where one is no regular expression, or all together take longer than `SECONDS`.
+    """
+    done = _run(_MATCHES, patterns, names)
+    return list(json.loads(done)) if done else None
+
+
 def check_patterns(config: Mapping[str, Any], names: Iterable[str], source: str) -> None:
     """Try every regular expression of a configuration on names.
 
@@ -56,17 +75,8 @@ def check_patterns(config: Mapping[str, Any], names: Iterable[str], source: str)
     patterns = [entry for entry in _patterns(config) if not _LITERAL.fullmatch(entry[1])]
     if not patterns:
         return
-    given = {
-        "seconds": SECONDS,
-        "patterns": [whole for _, _, whole in patterns],
-        "names": list(names),
-    }
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", _TRIAL], input=json.dumps(given), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False,
-        env={key: os.environ[key] for key in ("SYSTEMROOT",) if key in os.environ},
-    )  # fmt: skip
-    order, fault = json.loads(done.stdout.splitlines()[-1])
+    said = _run(_TRIAL, [whole for _, _, whole in patterns], names)
+    order, fault = json.loads(said.splitlines()[-1])
     if order is None:
         return
     field, written, _ = patterns[order]
@@ -81,6 +91,17 @@ def check_patterns(config: Mapping[str, Any], names: Iterable[str], source: str)
         "against the names of this model. Write it without repetitions inside repetitions, or "
         "list the names of the modules."
     )
+
+
+def _run(program: str, patterns: Sequence[str], names: Iterable[str]) -> str:
+    """Return what a program prints about patterns and names, until the time is over."""
+    given = {"seconds": SECONDS, "patterns": list(patterns), "names": list(names)}
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", program], input=json.dumps(given), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False,
+        env={key: os.environ[key] for key in ("SYSTEMROOT",) if key in os.environ},
+    )  # fmt: skip
+    return done.stdout
 
 
 def _patterns(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -19,7 +19,8 @@ from plop_lora.export import (
     trl,
     unsloth,
 )
-from plop_lora.export.serving import Finding, lint, rejections
+from plop_lora.export.findings import Finding, rejections
+from plop_lora.export.serving import lint
 from plop_lora.export.target import Loss, Rendered, Target, check_placed
 from plop_lora.files import atomic_file, check_not_foreign, check_writable
 from plop_lora.records import Placement
@@ -108,8 +109,8 @@ def export(
             without it neither torch nor any trainer is imported.
         allow_loss: write even where the file cannot say all of the placement, or the server
             rejects a part of it.
-        serve: a name in `SERVERS`, where the trained adapter will be served: what that server
-            rejects or ignores is found now, before the training.
+        serve: a name in `SERVERS`, or `NAME==RELEASE`, where the trained adapter will be served:
+            what that server rejects or ignores is found now, before the training.
         force: write also into the folder of a model or of a trained adapter.
 
     Raises:

@@ -8,97 +8,28 @@ torch nor a server; every check names the public source it follows.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
-from plop_lora.errors import UsageError, nearest
-from plop_lora.export.adapters import ranks_and_scalings
-from plop_lora.export.names import matched_names
-from plop_lora.export.patterns import check_patterns
-from plop_lora.export.peft import peft_fields
+from plop_lora.export.experts import experts_apart, stacked_experts
+from plop_lora.export.findings import TOWER, Finding, Severity, Subject, subject_of
 from plop_lora.export.servers import (
     CONVERT,
     FEATURES,
     FOLD,
     LOFTQ,
     MERGE,
-    SERVERS,
+    MODULES_TO_SAVE,
     Server,
     changes_base,
     features_in,
+    server_of,
 )
 from plop_lora.export.stacking import missing_of, unlisted
-from plop_lora.export.target import check_placed
-from plop_lora.records import Host, PlacedSite, Placement
+from plop_lora.records import Placement
 
-Severity = Literal["rejected", "ignored", "note"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that a server does not do as PEFT does.
-
-    Attributes:
-        severity: `rejected` (the server refuses the adapter), `ignored` (it serves something
-            else without a word), `note` (it works if you do what `todo` says).
-        what: what it is, and what the server makes of it.
-        modules: names or targets it concerns; empty where it concerns all.
-        todo: what to do about it.
-    """
-
-    severity: Severity
-    what: str
-    modules: tuple[str, ...]
-    todo: str
-
-    def __str__(self) -> str:
-        """Return one line, with at most three of the modules."""
-        more = f" and {len(self.modules) - 3} more" if len(self.modules) > 3 else ""
-        where = f" ({', '.join(self.modules[:3])}{more})" if self.modules else ""
-        return f"{self.severity}: {self.what}{where}. {self.todo}."
-
-
-_TOWER = re.compile(
-    r"(^|\.)(visual|vision\w*|image\w*|audio\w*|\w*projector|connector|merger)(\.|$)"
-)
 _FUSED = frozenset({"qkv_proj", "query_key_value", "c_attn", "Wqkv", "Wi", "gate_up_proj"})
 _TABLES = frozenset({"embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings"})
-
-
-@dataclass(frozen=True, slots=True)
-class _Subject:
-    """A configuration with the names it concerns: of weights where known, else its targets.
-
-    `ranks` has (rank, scaling) by name; a pattern stands for itself where no name is known. Of a
-    placement, `types` has the types of all known weights, and `others` the rest of the model.
-    """
-
-    config: Mapping[str, Any]
-    names: tuple[str, ...]
-    ranks: Mapping[str, tuple[int, float]]
-    model_type: str = ""
-    trained: bool = True
-    added_tokens: bool = False
-    types: Mapping[str, str] = field(default_factory=dict)
-    others: frozenset[str] = frozenset()
-
-    def modules(self) -> list[str]:
-        """Return the adapted modules, without patterns, stacked experts and towers."""
-        stacks = self.experts()
-        known = (name for name in self.names if "*" not in name and "(" not in name)
-        plain = (name.removesuffix(".weight") for name in known if not _inside(name, stacks))
-        return [name for name in plain if not _TOWER.search(name)]
-
-    def experts(self) -> dict[str, set[str]]:
-        """Return the stacks of experts with the parameters that are adapted in each."""
-        found: dict[str, set[str]] = {}
-        for name in self.names:
-            stack, _, parameter = name.rpartition(".")
-            if stack.rpartition(".")[2] == "experts":
-                found.setdefault(stack, set()).add(parameter)
-        return found
 
 
 def lint(
@@ -112,80 +43,72 @@ def lint(
 
     Args:
         source: a placement, or the content of a trained adapter's `adapter_config.json`.
-        server: a name in `SERVERS`.
+        server: a name in `SERVERS`, or `NAME==RELEASE`.
         modules: names of the adapted weights, where `source` is a configuration and they are
             known; without them its targets stand for them.
         added_tokens: the adapter's folder holds an `added_tokens.json`.
 
     Raises:
-        UsageError: an unknown server.
+        UsageError: an unknown server, or a release whose rules are not known.
     """
-    if server not in SERVERS:
-        raise UsageError(
-            f"Nothing is known about serving with {server!r}.{nearest(server, SERVERS)} "
-            f"Allowed: {', '.join(SERVERS)}."
-        )
-    subject = _subject(source, tuple(modules), added_tokens)
-    found = [finding for check in _CHECKS for finding in check(subject, SERVERS[server])]
+    rules = server_of(server)
+    subject = subject_of(source, tuple(modules), added_tokens)
+    found = [finding for check in _CHECKS for finding in check(subject, rules)]
     order = ("rejected", "ignored", "note")
     return tuple(sorted(found, key=lambda finding: order.index(finding.severity)))
 
 
-def rejections(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """Return the findings that make a server refuse the adapter."""
-    return tuple(finding for finding in findings if finding.severity == "rejected")
-
-
-def _subject(
-    source: Placement | Mapping[str, Any], modules: tuple[str, ...], added_tokens: bool
-) -> _Subject:
-    if isinstance(source, Placement):
-        check_placed(source)
-        known: tuple[Host | PlacedSite, ...] = (*source.hosts, *source.sites)
-        matched = matched_names(source)
-        ranks = {matched[site.name]: (site.rank, source.scaling) for site in source.sites}
-        model_type = str((source.model.config or {}).get("model_type", ""))
-        return _Subject(
-            peft_fields(source), tuple(ranks), ranks, model_type, trained=False,
-            types={entry.name: entry.type for entry in known},
-            others=frozenset((*source.untouched, *(host.name for host in source.hosts))),
-        )  # fmt: skip
-    targets = source.get("target_modules") or ()
-    listed = (targets,) if isinstance(targets, str) else tuple(targets)
-    names = modules or (*listed, *(source.get("target_parameters") or ()))
-    keys = dict.fromkeys(names)
-    if not modules:
-        keys |= source.get("rank_pattern") or {}
-        keys |= source.get("alpha_pattern") or {}
-    check_patterns(source, keys, "The adapter's configuration")
-    ranks = ranks_and_scalings(source, keys)
-    return _Subject(source, names, ranks, added_tokens=added_tokens)
-
-
-def _features(subject: _Subject, server: Server) -> Iterator[Finding]:
+def _features(subject: Subject, server: Server) -> Iterator[Finding]:
     """Source: vLLM `PEFTHelper._validate_features`; SGLang `validate_new_adapter`."""
     for key in features_in(subject.config):
         what, todo = FEATURES[key]
+        if key == MODULES_TO_SAVE:
+            yield from _whole_modules(subject.config[key], server)
+            continue
         severity: Severity = "rejected" if key in server.rejects else "ignored"
-        value = subject.config[key]
-        modules = tuple(value) if key == "modules_to_save" else ()
-        yield Finding(severity, f"{what} is not served by {server.name}", modules, todo)
+        what = f"{what} is not served by {server.name}"
+        if subject.config[key] == "all" and severity == "ignored":
+            what += ", whose first request fails where modules without an adapter have biases"
+        yield Finding(severity, what, (), todo)
 
 
-def _init(subject: _Subject, server: Server) -> Iterator[Finding]:
-    """Source: peft `PeftModel.save_pretrained`; peft pull request 1930."""
-    init = subject.config.get("init_lora_weights")
-    if changes_base(init):
+def _whole_modules(names: Sequence[str], server: Server) -> Iterator[Finding]:
+    """Source: vLLM `PEFTHelper._validate_features`; SGLang `LoRAAdapter._process_weight`."""
+    what, todo = FEATURES[MODULES_TO_SAVE]
+    heads = tuple(name for name in names if name in server.heads)
+    dropped = tuple(name for name in names if name in server.drops)
+    others = tuple(name for name in names if name not in server.heads | server.drops)
+    if others:
+        yield Finding("rejected", f"{what} is not served by {server.name}", others, todo)
+    if dropped:
+        yield Finding("ignored", f"{what} is not served by {server.name}", dropped, todo)
+    if heads:
         yield Finding(
-            "ignored" if subject.trained else "note",
-            f"the init {init!r} changes the base weights, and {server.name} serves the original",
-            (),
-            LOFTQ if init == "loftq" else CONVERT,
+            "note",
+            f"{what}: {server.name} serves those of a classifier",
+            heads,
+            "Serve the model as the classifier that was trained",
         )
 
 
-def _rank(subject: _Subject, server: Server) -> Iterator[Finding]:
-    """Source: vLLM `PEFTHelper.validate_legal`, which compares `r`; issue 2847."""
+def _init(subject: Subject, server: Server) -> Iterator[Finding]:
+    """Source: peft `PeftModel.save_pretrained`; peft pull request 1930; vLLM `PEFTHelper`.
+
+    LoRA-GA changes the base weights in training only, so that a server cannot tell.
+    """
+    init = subject.config.get("init_lora_weights")
+    if not changes_base(init):
+        return
+    what = f"the init {init!r} changes the base weights, and {server.name} serves the original"
+    severity: Severity = "ignored" if subject.trained else "note"
+    if server.rejects_inits and str(init).lower() != "lora_ga":
+        what = f"{server.name} refuses the init {init!r}, which changes the base weights"
+        severity = "rejected" if subject.trained else "note"
+    yield Finding(severity, what, (), LOFTQ if init == "loftq" else CONVERT)
+
+
+def _rank(subject: Subject, server: Server) -> Iterator[Finding]:
+    """Source: vLLM `PEFTHelper.validate_legal`; issue 2847."""
     ranks = {name: rank for name, (rank, _) in subject.ranks.items()}
     largest = max([subject.config["r"], *ranks.values()])
     top = max(server.ranks, default=largest)
@@ -204,12 +127,14 @@ def _rank(subject: _Subject, server: Server) -> Iterator[Finding]:
         yield Finding("note", what, (), f"Start the server with --max-lora-rank {flag}")
 
 
-def _scaling(subject: _Subject, server: Server) -> Iterator[Finding]:
+def _scaling(subject: Subject, server: Server) -> Iterator[Finding]:
     """One scaling is applied to all modules; ranks other than `r` may not even load.
 
-    Source: vLLM `PEFTHelper` of the releases (a later source reads both patterns); SGLang
-    `LoRAAdapter.scaling`, `mem_pool.py` (buffer shape against weight shape), issue 40835.
+    Source: vLLM `PEFTHelper.get_rank_and_scaling`; SGLang `LoRAAdapter.scaling`, `mem_pool.py`
+    (buffer shape against weight shape), issue 40835.
     """
+    if server.reads_patterns:
+        return
     config, ranks = subject.config, subject.ranks
     served = server.scaling(config)
     mixed = tuple(name for name, (rank, _) in ranks.items() if rank != config["r"])
@@ -231,7 +156,7 @@ def _scaling(subject: _Subject, server: Server) -> Iterator[Finding]:
         yield Finding("note", what, mixed, "That is their own scaling: nothing to do")
 
 
-def _targets(subject: _Subject, server: Server) -> Iterator[Finding]:
+def _targets(subject: Subject, server: Server) -> Iterator[Finding]:
     """Source: SGLang `get_normalized_target_modules`."""
     targets = subject.config.get("target_modules")
     if isinstance(targets, str) and targets != "all-linear" and not server.patterns:
@@ -239,7 +164,7 @@ def _targets(subject: _Subject, server: Server) -> Iterator[Finding]:
         yield Finding("rejected", what, (targets,), FOLD)
 
 
-def _leaves(subject: _Subject, server: Server) -> Iterator[Finding]:
+def _leaves(subject: Subject, server: Server) -> Iterator[Finding]:
     """Source: vLLM `check_unexpected_modules`; SGLang `_KNOWN_LORA_TARGET_MODULES`."""
     leaves = {name: name.rpartition(".")[2] for name in subject.modules()}
     if server.leaves:
@@ -252,7 +177,7 @@ def _leaves(subject: _Subject, server: Server) -> Iterator[Finding]:
         yield Finding("rejected", what, odd, "Place without these types, or merge the adapter")
 
 
-def _sized(subject: _Subject, server: Server) -> Iterator[Finding]:
+def _sized(subject: Subject, server: Server) -> Iterator[Finding]:
     """Source: SGLang `get_hidden_dim`, of the model's class and by default."""
     names = tuple(
         name for name in subject.modules() if name.rpartition(".")[2] in server.sized_by_class
@@ -266,7 +191,7 @@ def _sized(subject: _Subject, server: Server) -> Iterator[Finding]:
         yield Finding("rejected" if refused else "note", what, names, todo)
 
 
-def _stacked(subject: _Subject, server: Server) -> Iterator[Finding]:
+def _stacked(subject: Subject, server: Server) -> Iterator[Finding]:
     """Source: the table in `stacking.py`."""
     gaps = missing_of(subject.modules(), server.stacks)
     absent = [gap for gap in gaps if subject.others and not subject.others >= set(gap.partners)]
@@ -280,7 +205,7 @@ def _stacked(subject: _Subject, server: Server) -> Iterator[Finding]:
         yield Finding("rejected", what, gap.lost, todo)
 
 
-def _together(subject: _Subject, server: Server) -> str:
+def _together(subject: Subject, server: Server) -> str:
     """Return what to place, or to train, so that all that is adapted is served."""
     names = dict.fromkeys(subject.modules())
     while gaps := missing_of(names, server.stacks):
@@ -294,7 +219,7 @@ def _together(subject: _Subject, server: Server) -> str:
     )
 
 
-def _parameters(subject: _Subject, server: Server) -> Iterator[Finding]:
+def _parameters(subject: Subject, server: Server) -> Iterator[Finding]:
     """Modules that stand in `target_parameters`, as PEFT needs it in a model with experts.
 
     Source: SGLang `LoRAConfig`, which reads `target_modules` and no other field for its layers.
@@ -312,12 +237,7 @@ def _parameters(subject: _Subject, server: Server) -> Iterator[Finding]:
         yield Finding("rejected", what, missing, todo)
 
 
-def _inside(name: str, stacks: Container[str]) -> bool:
-    """Whether a weight stands somewhere in one of the stacks."""
-    return any(name[: dot.start()] in stacks for dot in re.finditer(r"\.", name))
-
-
-def _fused(subject: _Subject, server: Server) -> Iterator[Finding]:
+def _fused(subject: Subject, server: Server) -> Iterator[Finding]:
     """Source: vLLM `packed_modules_mapping` of the model classes; issues 4715 and 4915."""
     fused = tuple(
         name
@@ -330,9 +250,9 @@ def _fused(subject: _Subject, server: Server) -> Iterator[Finding]:
         yield Finding("note", what, fused, todo)
 
 
-def _towers(subject: _Subject, server: Server) -> Iterator[Finding]:
+def _towers(subject: Subject, server: Server) -> Iterator[Finding]:
     """Source: vLLM `--enable-tower-connector-lora`; SGLang pull request 11519."""
-    towers = tuple(name for name in subject.names if _TOWER.search(name))
+    towers = tuple(name for name in subject.names if TOWER.search(name))
     if towers:
         what = f"{server.name} applies LoRA to the language model only"
         todo = "Place without these types"
@@ -341,10 +261,11 @@ def _towers(subject: _Subject, server: Server) -> Iterator[Finding]:
         yield Finding("ignored", what, towers, todo)
 
 
-def _prefix(subject: _Subject, server: Server) -> Iterator[Finding]:
-    """Source: vLLM issues 34186, 34591 and 48019."""
+def _prefix(subject: Subject, server: Server) -> Iterator[Finding]:
+    """Source: vLLM issues 34186, 34591 and 48019; `_get_text_lora_names`."""
     wrapped = any("language_model" in name.split(".") for name in subject.names)
-    if wrapped or subject.model_type.endswith("_text"):
+    plain = subject.model_type.endswith("_text") and not server.reads_text_names
+    if wrapped or plain:
         trained = "multimodal" if wrapped else "text-only"
         what = (
             f"the names are those of the {trained} class; if {server.name} serves the checkpoint "
@@ -354,42 +275,7 @@ def _prefix(subject: _Subject, server: Server) -> Iterator[Finding]:
         yield Finding("note", what, (), todo)
 
 
-def _experts(subject: _Subject, server: Server) -> Iterator[Finding]:
-    """Experts that are stacked in one parameter.
-
-    Source: vLLM `_stack_moe_lora_weights`, pull requests 52194 and 52198; SGLang pull requests
-    25528 and 27381, closed; NeMo Automodel pull request 3626 for PEFT's change of layout.
-    """
-    stacks = subject.experts()
-    if not stacks:
-        return
-    names = tuple(stacks)
-    if server.name != "vllm":
-        what = f"{server.name} has no layer for experts that PEFT trained as one parameter"
-        yield Finding("rejected", what, names, MERGE)
-        return
-    halves = tuple(stack for stack, parameters in stacks.items() if len(parameters) < 2)
-    if halves:
-        what = f"{server.name} wants both projections of the experts adapted, or none"
-        yield Finding("rejected", what, halves, "Place the other one too, or merge the adapter")
-    if _older(subject.config.get("peft_version"), (0, 19, 1)):
-        what = "PEFT before 0.19.1 stored experts transposed, which vLLM cannot load"
-        yield Finding("rejected", what, names, MERGE)
-    else:
-        what = "stacked experts load only where vLLM's class keeps them stacked (GPT-OSS does)"
-        todo = (
-            "For other classes start the server with --enable-mixed-moe-lora-format and mark the "
-            "request is_3d_lora_weight"
-        )
-        yield Finding("note", what, names, todo)
-
-
-def _older(version: Any, than: tuple[int, ...]) -> bool:
-    found = re.match(r"(\d+)\.(\d+)\.(\d+)", str(version))
-    return found is not None and tuple(int(part) for part in found.groups()) < than
-
-
-def _tables(subject: _Subject, server: Server) -> Iterator[Finding]:
+def _tables(subject: Subject, server: Server) -> Iterator[Finding]:
     """Source: vLLM `embedding_modules` of the model classes, issue 32599; peft issue 2018."""
     tables = tuple(name for name in subject.names if name.rpartition(".")[2] in _TABLES)
     if tables:
@@ -398,7 +284,7 @@ def _tables(subject: _Subject, server: Server) -> Iterator[Finding]:
         yield Finding("note", what, tables, todo)
 
 
-def _tokens(subject: _Subject, server: Server) -> Iterator[Finding]:
+def _tokens(subject: Subject, server: Server) -> Iterator[Finding]:
     """Source: SGLang `validate_new_adapter`; vLLM 0.12 dropped `lora_extra_vocab_size`."""
     if subject.added_tokens:
         severity: Severity = "ignored" if server.name == "vllm" else "rejected"
@@ -407,7 +293,7 @@ def _tokens(subject: _Subject, server: Server) -> Iterator[Finding]:
         yield Finding(severity, what, (), todo)
 
 
-_CHECKS: tuple[Callable[[_Subject, Server], Iterator[Finding]], ...] = (
+_CHECKS: tuple[Callable[[Subject, Server], Iterator[Finding]], ...] = (
     _features,
     _init,
     _rank,
@@ -420,7 +306,8 @@ _CHECKS: tuple[Callable[[_Subject, Server], Iterator[Finding]], ...] = (
     _fused,
     _towers,
     _prefix,
-    _experts,
+    stacked_experts,
+    experts_apart,
     _tables,
     _tokens,
 )

@@ -3,7 +3,7 @@
 A server computes q, k and v as one matrix, gate and up as another, and stacks their adapters when
 it loads them. What it does where one of them has no adapter differs by server, and is here as data.
 
-| SGLang 0.5.23, adapted in a block    | what its loader makes of it                              |
+| SGLang 0.5.10 on, adapted in a block | what its loader makes of it                              |
 |--------------------------------------|----------------------------------------------------------|
 | q and v, with k or without           | served; a missing k is zero                              |
 | q without v                          | the adapter does not load (KeyError)                     |
@@ -17,8 +17,11 @@ it loads them. What it does where one of them has no adapter differs by server, 
 | o, out, down, qkv_proj, gate_up_proj | served                                                   |
 | a module in `target_parameters`      | no layer unless `--lora-target-modules` names it         |
 
-vLLM 0.33.0 leaves any missing member at zero, but for one group of linear attention: with
-`in_proj_z` alone it counts all slices as missing, and the first request fails.
+Its own code, from the wheels of 0.5.10 to 0.5.23, does this for every subset of the first seven.
+
+vLLM leaves any missing member at zero, but for one group of linear attention: with `in_proj_z`
+alone it counts all slices as missing, and the first request fails; before 0.29.0 so it does with
+`in_proj_qkv` alone.
 
 Source: SGLang `srt/lora/lora.py` (`normalize_…`), `utils.py` (`get_normalized_target_modules`,
 `get_target_module_name`, `get_default_hidden_dim`), `mem_pool.py` (`load_lora_weight_to_buffer`);
@@ -52,6 +55,7 @@ SGLANG_STACKS = (
     Stack("q_a_proj", ("kv_a_proj_with_mqa",), needed=("kv_a_proj_with_mqa",)),
 )
 VLLM_STACKS = (Stack("in_proj_qkv", ("in_proj_z",)),)
+VLLM_STACKS_BEFORE_0_29 = (Stack("in_proj_qkv", ("in_proj_z",), needed=("in_proj_z",)),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +108,11 @@ _NORMALISED = {
 
 def unlisted(names: Iterable[str], targets: Iterable[str]) -> tuple[str, ...]:
     """Return the adapted modules for which SGLang makes no layer, since no target names them."""
-    layers = {_layer_of(target) for target in targets}
-    return tuple(name for name in names if _layer_of(name) not in layers)
+    layers = {layer_of(target) for target in targets}
+    return tuple(name for name in names if layer_of(name) not in layers)
 
 
-def _layer_of(name: str) -> str:
+def layer_of(name: str) -> str:
+    """Return the name of the layer that serves a projection."""
     leaf = name.rpartition(".")[2]
     return _NORMALISED.get(leaf, leaf)

@@ -1,9 +1,9 @@
 """A trained PEFT adapter as a folder that vLLM serves right: one rank, scaling inside B.
 
-PEFT multiplies B·A of every module by its own alpha / rank. vLLM multiplies all of them by the
-one of `r` and `lora_alpha`. So each module's factor is multiplied into its B, every A and B is
-padded with zeros to one rank, and the configuration says alpha = r. The same folder means the
-same to PEFT, and to any server that reads less than PEFT does.
+PEFT multiplies B·A of every module by its own alpha / rank. SGLang, and vLLM before 0.32.0,
+multiply all of them by the one of `r` and `lora_alpha`. So each module's factor is multiplied into
+its B, every A and B is padded with zeros to one rank, and the configuration says alpha = r. The
+same folder means the same to PEFT, and to any server that reads less than PEFT does.
 
 torch and safetensors are imported by `fold` only. Not covered: DoRA and whatever else is more
 than B·A beside the original weights; that is refused.
@@ -27,8 +27,9 @@ from plop_lora.export.adapters import (
     read_adapter,
     read_header,
 )
+from plop_lora.export.findings import Finding, rejections
 from plop_lora.export.servers import MERGE, VLLM_RANKS, unfoldable
-from plop_lora.export.serving import Finding, lint, rejections
+from plop_lora.export.serving import lint
 from plop_lora.export.wrapped import unwrapped
 from plop_lora.files import atomic_folder, check_writable
 
@@ -100,7 +101,8 @@ def fold(
     Args:
         adapter: folder with `adapter_config.json` and `adapter_model.safetensors`.
         folder: where the folded adapter goes; an earlier one of ours there is replaced.
-        server: whose rules are linted, a name in `SERVERS`; what is written is the same for all.
+        server: whose rules are linted, a name in `SERVERS` or `NAME==RELEASE`; what is written is
+            the same for all.
         allow_loss: write although the server will refuse a part of it.
 
     Raises:
