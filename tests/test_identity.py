@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +14,8 @@ from builders import trial_spec
 
 import plop_lora as plop
 from plop_lora.errors import ModelError, UsageError
-from plop_lora.models.origin import Origin
 from plop_lora.recipe import TuneRecipe, VerifyRecipe
-from plop_lora.records import Scores, TrialSpec
+from plop_lora.records import Scores, TrainingSettings, TrialSpec
 from plop_lora.training.weights import TrainedModel, check_weights, trained_model, weights_key
 from plop_lora.tune.stages import _job
 from plop_lora.verify import run as step
@@ -151,7 +151,7 @@ def test_a_recipe_names_the_revision_of_another_model(scores, here: Path, monkey
     """Another hub model could be trained at its main branch only."""
     known = dataclasses.replace(scores, model=dataclasses.replace(
         scores.model, name="some/model", revision="a" * 40))  # fmt: skip
-    monkeypatch.setattr("plop_lora.training.weights._cached_config", lambda *given: None)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *a, **k: None)
     assert model_of(recipe(model="some/other"), known).revision is None
     assert model_of(recipe(model="some/other", revision="v2"), known).revision == "v2"
     assert model_of(recipe(model="some/model", revision="v2"), known).revision == "v2"
@@ -174,25 +174,23 @@ def test_a_run_at_another_revision_is_another_recipe(scores, here: Path) -> None
 
 
 def test_the_revision_reaches_the_loaders(here: Path, monkeypatch) -> None:
-    from plop_lora.training import adapters
+    from plop_lora.training.adapters import load_base
 
     asked = {}
 
-    def tokenizer(name: str, origin: Origin) -> None:
-        asked["tokenizer"] = origin.revision
+    def tokenizer(name: str, *, revision: str | None, **others: Any) -> SimpleNamespace:
+        asked["tokenizer"] = revision
+        return SimpleNamespace(pad_token="[PAD]", pad_token_id=0, chat_template=None)
 
-    class Config:
-        @staticmethod
-        def from_pretrained(name: str, *, revision: str | None, **others: Any) -> None:
-            asked["config"] = revision
-            raise OSError("seen")
+    def config(name: str, *, revision: str | None, **others: Any) -> None:
+        asked["config"] = revision
+        raise OSError("seen")
 
-    monkeypatch.setattr(adapters, "load_tokenizer", tokenizer)
-    monkeypatch.setattr(adapters, "give_pad_token", lambda *parts: None)
-    monkeypatch.setattr(adapters, "dtype_for", lambda *parts: "float32")
-    monkeypatch.setattr(adapters, "AutoConfig", Config)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", tokenizer)
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", config)
+    settings = TrainingSettings(dtype="float32", device="cpu")
     with pytest.raises(ModelError):
-        adapters.load_base(dataclasses.replace(trial_spec(), revision="abc"))
+        load_base(trial_spec(model="org/net", revision="abc", training=settings))
     assert asked == {"tokenizer": "abc", "config": "abc"}
 
 

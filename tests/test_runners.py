@@ -125,22 +125,38 @@ def _jobs(number: int, device: str = "auto") -> list[Job]:
     return [Job(one, Path("x"), (), Path())] * number
 
 
-def test_one_trial_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def _has_gpus(folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Put an `nvidia-smi` first that lists these identifiers, or, without any, finds no driver."""
+    lines = [f"GPU {number}: A (UUID: {name})" for number, name in enumerate(names)]
+    listing = "\n".join(lines)
+    tool = folder / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text(f"#!/bin/sh\ncat <<END\n{listing}\nEND\n" if names else "#!/bin/sh\nexit 9\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(names))
+
+
+def test_one_trial_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two trials that share a GPU unasked run out of its memory."""
-    monkeypatch.setattr(local, "visible_gpus", lambda: (local.Gpu("3", "A"), local.Gpu("5", "A")))
+    _has_gpus(tmp_path, monkeypatch, "GPU-3", "GPU-5")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     found = local.places(_jobs(4), Runner())
-    assert [place.variables["CUDA_VISIBLE_DEVICES"] for place in found] == ["3", "5"]
+    assert [place.variables["CUDA_VISIBLE_DEVICES"] for place in found] == ["GPU-3", "GPU-5"]
     assert all(place.hardware.accelerator for place in found)
     shared = local.places(_jobs(4), Runner(workers=3))
-    assert [place.variables["CUDA_VISIBLE_DEVICES"] for place in shared] == ["3", "5", "3"]
+    assert [place.variables["CUDA_VISIBLE_DEVICES"] for place in shared] == [
+        "GPU-3",
+        "GPU-5",
+        "GPU-3",
+    ]
     on_cpu = local.places(_jobs(4, "cpu"), Runner(workers=1))
     assert "CUDA_VISIBLE_DEVICES" not in on_cpu[0].variables
     assert not on_cpu[0].hardware.accelerator
 
 
-def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "visible_gpus", tuple)
+def test_cores_are_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _has_gpus(tmp_path, monkeypatch)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(9)), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     found = local.places(_jobs(8), Runner())
@@ -153,7 +169,7 @@ def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_gpu_of_the_users_choice_reaches_the_command(
     run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "visible_gpus", lambda: (local.Gpu("GPU-1a", "A"),))
+    _has_gpus(tmp_path, monkeypatch, "GPU-1a")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     run(trial_spec(training=TrainingSettings(), **QUICK), runner=Runner())
     assert notes(tmp_path / "run", "start")[0][3:] == ["3", "GPU-1a"]
