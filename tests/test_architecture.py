@@ -13,9 +13,6 @@ from types import ModuleType
 import pytest
 
 import plop_lora as plop
-from plop_lora.export import TARGETS
-from plop_lora.placement import STRATEGIES
-from plop_lora.verification.arms import ARMS
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "plop_lora"
@@ -110,26 +107,6 @@ def test_files_and_functions_stay_small() -> None:
                 body = node.body[1:] if ast.get_docstring(node) else node.body
                 lines = node.end_lineno - body[0].lineno + 1 if body else 0
                 assert lines <= 50, f"{path}: {node.name} has {lines} lines"
-
-
-def test_strategies_are_documented() -> None:
-    page = (ROOT / "docs" / "how-to" / "place.md").read_text()
-    for name in STRATEGIES:
-        assert f"`{name}`" in page
-
-
-def test_arms_are_documented() -> None:
-    page = (ROOT / "docs" / "how-to" / "verify.md").read_text()
-    for name in ARMS:
-        assert f"`{name}`" in page
-
-
-def test_exports_are_documented() -> None:
-    """A trainer that no how-to names is one that users will not find."""
-    pages = [ROOT / "docs" / "how-to" / name for name in ("export.md", "export-native.md")]
-    page = "".join(path.read_text(encoding="utf-8") for path in pages)
-    for name in TARGETS:
-        assert f"--to {name}" in page
 
 
 def _generator() -> ModuleType:

@@ -11,7 +11,7 @@ from conftest import MODELS, build, make_batch
 from torch import nn
 
 import plop_lora as plop
-from plop_lora.errors import ExportError, OutputError, UsageError
+from plop_lora.errors import ExportError, OutputError
 from plop_lora.export.dryrun import check_with_peft
 from plop_lora.records import Placement
 
@@ -99,10 +99,8 @@ def test_plain_module_is_checked_against_itself() -> None:
     assert not any("lora" in name for name, _ in model.named_modules())
 
 
-def test_bad_targets(scores, tmp_path) -> None:
+def test_a_file_is_no_folder(scores, tmp_path) -> None:
     placement = plop.place(scores)
-    with pytest.raises(UsageError, match="Did you mean 'peft'"):
-        placement.export(tmp_path, to="pef")
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="it is a file"):
         placement.export(tmp_path / "file")

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +14,8 @@ from builders import trial_spec
 
 import plop_lora as plop
 from plop_lora.errors import ModelError, UsageError
-from plop_lora.models.origin import Origin
 from plop_lora.recipe import TuneRecipe, VerifyRecipe
-from plop_lora.records import Scores, TrialSpec
+from plop_lora.records import Scores, TrainingSettings, TrialSpec
 from plop_lora.study.folder import check_owner, keep, mark
 from plop_lora.study.model import check_config, check_weights_fit, model_of
 from plop_lora.study.study import Study
@@ -153,7 +153,7 @@ def test_a_recipe_names_the_revision_of_another_model(scores, here: Path, monkey
     """Another hub model could be trained at its main branch only."""
     known = dataclasses.replace(scores, model=dataclasses.replace(
         scores.model, name="some/model", revision="a" * 40))  # fmt: skip
-    monkeypatch.setattr("plop_lora.training.weights._cached_config", lambda *given: None)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *a, **k: None)
     assert model_of(known, "some/other").revision is None
     assert model_of(known, "some/other", "v2").revision == "v2"
     assert model_of(known, "some/model", "v2").revision == "v2"
@@ -177,25 +177,23 @@ def test_a_run_at_another_revision_is_another_recipe(scores, here: Path) -> None
 
 
 def test_the_revision_reaches_the_loaders(here: Path, monkeypatch) -> None:
-    from plop_lora.training import base
+    from plop_lora.training.base import base_of
 
     asked = {}
 
-    def tokenizer(name: str, origin: Origin) -> None:
-        asked["tokenizer"] = origin.revision
+    def tokenizer(name: str, *, revision: str | None, **others: Any) -> SimpleNamespace:
+        asked["tokenizer"] = revision
+        return SimpleNamespace(pad_token="[PAD]", pad_token_id=0, chat_template=None)
 
-    class Config:
-        @staticmethod
-        def from_pretrained(name: str, *, revision: str | None, **others: Any) -> None:
-            asked["config"] = revision
-            raise OSError("seen")
+    def config(name: str, *, revision: str | None, **others: Any) -> None:
+        asked["config"] = revision
+        raise OSError("seen")
 
-    monkeypatch.setattr(base, "load_tokenizer", tokenizer)
-    monkeypatch.setattr(base, "give_pad_token", lambda *parts: None)
-    monkeypatch.setattr(base, "dtype_for", lambda *parts: "float32")
-    monkeypatch.setattr(base, "AutoConfig", Config)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", tokenizer)
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", config)
+    settings = TrainingSettings(dtype="float32", device="cpu")
     with pytest.raises(ModelError):
-        base.load_base("sft", "net", revision="abc")
+        base_of(trial_spec(model="org/net", revision="abc", training=settings))
     assert asked == {"tokenizer": "abc", "config": "abc"}
 
 

@@ -283,21 +283,19 @@ def test_waiting_ends_when_another_fails() -> None:
     assert not waiting.tell(raised[0])
 
 
-def test_waiting_ends_when_another_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_ends_when_another_is_lost() -> None:
     """A machine that is switched off closes no connection and sends no signal."""
-    monkeypatch.setattr(parallel, "LOST_SECONDS", 0.3)
     store = dist.HashStore()
-    gone, waiting = Board(store, 1, 2), Board(store, 0, 2)
+    gone, waiting = Board(store, 1, 2), Board(store, 0, 2, lost_after=0.3)
     gone.beat()
     with pytest.raises(ProcessError, match="Process 1 has shown no life"):
         waiting.meet(1)
 
 
-def test_a_slow_process_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_process_is_waited_for() -> None:
     """One that shows life is not lost, however long it computes."""
-    monkeypatch.setattr(parallel, "LOST_SECONDS", 0.5)
     store = dist.HashStore()
-    slow, waiting = Board(store, 1, 2), Board(store, 0, 2)
+    slow, waiting = Board(store, 1, 2), Board(store, 0, 2, lost_after=0.5)
 
     def work() -> None:
         for _ in range(10):

@@ -62,17 +62,14 @@ def test_a_lost_workers_shard_is_run_again(running: None, tmp_path: Path) -> Non
     assert os.path.exists(flag)
 
 
-def test_a_worker_lost_for_good_ends_the_run(
-    running: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_lost_for_good_ends_the_run(running: None) -> None:
     """A shard that kills each of its workers must end in one error and not in a wait."""
-    monkeypatch.setattr(cluster, "RETRIES", 0)
 
     def shard(number: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.raises(ProcessError, match="lost 1 times on the same shard"):
-        list(run_tasks(shard, [(0,)]))
+        list(run_tasks(shard, [(0,)], retries=0))
 
 
 def test_an_error_of_a_worker_is_told_as_ours(running: None) -> None:

@@ -565,21 +565,18 @@ def test_auto_streams_what_would_not_fit(
     assert scores.provenance.settings["engine"] == engine
 
 
-def test_auto_counts_the_dtype_that_will_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_counts_the_dtype_that_will_run(tmp_path: Path) -> None:
     folder = _saved(families.build("llama"), tmp_path)
     size = sum(p.numel() * 4 for p in families.build("llama").parameters())
-    monkeypatch.setattr(engines, "available_memory", lambda: size * 3 // 4 + engines._SPARE)
-    assert not engines.fits(folder, "cpu", "auto")
-    assert engines.fits(folder, "cpu", "bfloat16")
+    rooms = (size * 3 // 4 + engines.SPARE, None)
+    assert not engines.fits(folder, "cpu", "auto", rooms=rooms)
+    assert engines.fits(folder, "cpu", "bfloat16", rooms=rooms)
 
 
-def test_a_full_accelerator_counts_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_accelerator_counts_as_well(tmp_path: Path) -> None:
     folder = _saved(families.build("llama"), tmp_path)
-    monkeypatch.setattr(engines, "available_memory", lambda: 1 << 40)
-    monkeypatch.setattr(engines, "device_memory", lambda device: 1 << 20)
-    assert not engines.fits(folder, "cpu", "auto")
+    assert not engines.fits(folder, "cpu", "auto", rooms=(1 << 40, 1 << 20))
+    assert engines.fits(folder, "cpu", "auto", rooms=(1 << 40, None))
 
 
 @pytest.mark.parametrize(
@@ -610,15 +607,14 @@ def test_a_full_accelerator_counts_as_well(tmp_path: Path, monkeypatch: pytest.M
     ],
 )
 def test_memory_is_what_system_and_groups_leave(
-    files: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: dict[str, str], expected: int, tmp_path: Path
 ) -> None:
     """In a container the machine's free memory is not ours; both versions of groups are read."""
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(capacity, "_PROC", tmp_path / "proc")
-    monkeypatch.setattr(capacity, "_GROUPS", tmp_path / "cg")
-    assert capacity.available_memory() == expected
+    found = capacity.available_memory(proc=tmp_path / "proc", groups=tmp_path / "cg")
+    assert found == expected
 
 
 def test_this_system_tells_its_memory() -> None:

@@ -42,7 +42,7 @@ def scripts() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def prepared(
+def prepared_once(
     scripts: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Any, Path, Path]]:
     """Prepare a pair whose network is the bundled model and whose rows are its word problems."""
@@ -63,6 +63,13 @@ def prepared(
         patch.setattr(study, "STUDY", root / "study")
         preparing.prepare(small, root / "study" / PAIR, root / "models", source)
         yield small, root, source
+
+
+@pytest.fixture
+def prepared(prepared_once: tuple[Any, Path, Path]) -> Iterator[tuple[Any, Path, Path]]:
+    """The prepared pair without the trials of another test, which would be found as finished."""
+    yield prepared_once
+    shutil.rmtree(prepared_once[1] / "study" / PAIR / "trials", ignore_errors=True)
 
 
 def _open(scripts: Any, root: Path, results: Path) -> Any:

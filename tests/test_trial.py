@@ -126,11 +126,10 @@ def command(*words: str, folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_finished_trial_is_not_repeated(spec: TrialSpec, tmp_path: Path, monkeypatch) -> None:
+def test_a_finished_trial_is_not_repeated(spec: TrialSpec, tmp_path: Path) -> None:
     """The second call reads the result and does not even load torch, nor need the data."""
     first = run_trial(spec, tmp_path / "trial", root=tmp_path)
     (tmp_path / TRAIN).unlink()
-    monkeypatch.setattr(step, "_run", None)
     assert run_trial(spec, tmp_path / "trial", root=tmp_path) == first
     code = (
         "import sys; sys.argv[1:] = ['trial', 'trial/spec.json', '--format', 'json']\n"
@@ -209,9 +208,8 @@ def test_a_changed_file_is_named(spec: TrialSpec, tmp_path: Path) -> None:
     assert files(tmp_path / "trial") == {"spec.json"}
 
 
-def test_bad_rows_are_named_before_training(encoder: str, tmp_path: Path, monkeypatch) -> None:
+def test_bad_rows_are_named_before_training(encoder: str, tmp_path: Path) -> None:
     """A label that only the evaluation has costs no training."""
-    monkeypatch.setattr(step, "_run", None)
     spec = spec_of(encoder, PLACEMENT, write_data(tmp_path))
     for text, message in (
         ('{"text": "a", "label": "odd"}\n', r"evaluation.jsonl, row 1 has the label 'odd'"),
@@ -225,6 +223,7 @@ def test_bad_rows_are_named_before_training(encoder: str, tmp_path: Path, monkey
         changed = replace(spec, data=replace(spec.data, evaluation_sha256=sha))
         with pytest.raises(DataError, match=message):
             run_trial(changed, tmp_path / f"trial-{sha[:8]}", root=tmp_path)
+        assert files(tmp_path / f"trial-{sha[:8]}") == {"spec.json"}
 
 
 def test_a_full_disk_is_seen_before_training(spec: TrialSpec, tmp_path: Path, monkeypatch) -> None:

@@ -108,7 +108,7 @@ def check_installed(module_name: str) -> None:
     """Refuse where an optional dependency is missing, without the seconds that importing it takes.
 
     Args:
-        module_name: import name, a key of `EXTRAS`.
+        module_name: import name, of an extra where it is a key of `EXTRAS`.
 
     Raises:
         MissingExtraError: as `require`.
@@ -118,9 +118,11 @@ def check_installed(module_name: str) -> None:
 
 
 def _missing(module_name: str) -> MissingExtraError:
+    extra = EXTRAS.get(module_name)
+    what = module_name if extra is None else f"'plop-lora[{extra}]'"
     return MissingExtraError(
         f"This step needs {module_name!r}, which is not installed. "
-        f"Install it with: pip install 'plop-lora[{EXTRAS[module_name]}]'"
+        f"Install it with: pip install {what}"
     )
 
 

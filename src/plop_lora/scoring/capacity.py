@@ -11,19 +11,23 @@ from pathlib import Path
 
 import torch
 
-_PROC = Path("/proc")
-_GROUPS = Path("/sys/fs/cgroup")
+PROC = Path("/proc")
+GROUPS = Path("/sys/fs/cgroup")
 _NO_LIMIT = 1 << 60
 """Version 1 writes a number of this size where there is no limit."""
 
 
-def available_memory() -> int | None:
+def available_memory(*, proc: Path = PROC, groups: Path = GROUPS) -> int | None:
     """Return the bytes of RAM that this process can still use, or None if nobody can tell.
 
     The least of what the system has left and of what each control group above the process allows;
     pages of files count as free there, since the kernel takes them back.
+
+    Args:
+        proc: Where the kernel tells of the system and of this process.
+        groups: Where the control groups are mounted.
     """
-    known = [*_system(), *_groups()]
+    known = [*_system(proc), *_groups(proc, groups)]
     return max(0, min(known)) if known else None
 
 
@@ -34,9 +38,9 @@ def device_memory(device: torch.device) -> int | None:
     return None
 
 
-def _system() -> Iterator[int]:
+def _system(proc: Path) -> Iterator[int]:
     try:
-        for line in (_PROC / "meminfo").read_text().splitlines():
+        for line in (proc / "meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 yield int(line.split()[1]) * 1024
     except OSError:
@@ -44,19 +48,19 @@ def _system() -> Iterator[int]:
             yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _groups() -> Iterator[int]:
+def _groups(proc: Path, root: Path) -> Iterator[int]:
     """Go through the limits of the control groups of this process, from its own to the root."""
     try:
-        lines = (_PROC / "self" / "cgroup").read_text().splitlines()
+        lines = (proc / "self" / "cgroup").read_text().splitlines()
     except OSError:
         return
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if not controllers:
-            yield from _left(_GROUPS, path, "memory.max", "memory.current")
+            yield from _left(root, path, "memory.max", "memory.current")
         elif "memory" in controllers.split(","):
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-            yield from _left(_GROUPS / "memory", path, *names)
+            yield from _left(root / "memory", path, *names)
 
 
 def _left(root: Path, path: str, limit_file: str, usage_file: str) -> Iterator[int]:

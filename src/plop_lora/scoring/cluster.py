@@ -136,28 +136,28 @@ def connected(address: str | None = None) -> Iterator[None]:
 
 
 def run_tasks(
-    function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
+    function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], *, retries: int = RETRIES
 ) -> Iterator[tuple[int, Any]]:
     """Run `function` on each of the arguments; yield order and result as they come.
 
     Raises:
-        ProcessError: a task's worker is lost more than `RETRIES` times.
+        ProcessError: a task's worker is lost more than `retries` times.
         PlopError: what a task raised.
     """
     ray = require("ray")
-    task = ray.remote(function).options(max_retries=RETRIES, **_share_of_a_machine(ray))
+    task = ray.remote(function).options(max_retries=retries, **_share_of_a_machine(ray))
     orders = {task.remote(*given): order for order, given in enumerate(arguments)}
     waiting = list(orders)
     try:
         while waiting:
             ready, waiting = ray.wait(waiting)
-            yield orders[ready[0]], _result(ray, ready[0])
+            yield orders[ready[0]], _result(ray, ready[0], retries)
     finally:
         for reference in waiting:
             ray.cancel(reference)
 
 
-def _result(ray: Any, reference: Any) -> Any:
+def _result(ray: Any, reference: Any, retries: int) -> Any:
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
@@ -166,7 +166,7 @@ def _result(ray: Any, reference: Any) -> Any:
         raise
     except ray.exceptions.RayError as error:
         raise ProcessError(
-            f"A Ray worker was lost {RETRIES + 1} times on the same shard: "
+            f"A Ray worker was lost {retries + 1} times on the same shard: "
             f"{str(error).splitlines()[0]} A smaller --batch-size needs less memory."
         ) from error
 

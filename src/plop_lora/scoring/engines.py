@@ -35,7 +35,7 @@ from plop_lora.scoring.sites import Site
 from plop_lora.scoring.weights import Loaded, refuse_adapter
 from plop_lora.scoring.wrappers import unwrap
 
-_SPARE = 1 << 30
+SPARE = 1 << 30
 """Bytes that activations, the library itself and others need beside the weights."""
 
 
@@ -144,15 +144,32 @@ def _fits(name: str, device: str, job: Job) -> bool:
     return fits(name, device, job.dtype, job.origin)
 
 
-def fits(name: str, device: str, dtype: str, origin: Origin = PLAIN) -> bool:
-    """Whether a model on disk fits in the memory that is left; yes where nobody can tell."""
+def fits(
+    name: str,
+    device: str,
+    dtype: str,
+    origin: Origin = PLAIN,
+    *,
+    rooms: Sequence[int | None] | None = None,
+) -> bool:
+    """Whether a model on disk fits in the memory that is left; yes where nobody can tell.
+
+    Args:
+        name: A local folder or a hub id.
+        device: Where the model would run.
+        dtype: What its weights would be held in.
+        origin: Which revision it is, and with whose token it is read.
+        rooms: Bytes that are left, of every memory that has to hold it; None for one that nobody
+            can tell. By default the process and the device are asked.
+    """
     check_dtype(dtype)
     target = device_named(device)
     needed = _weight_bytes(model_name(name), dtype, origin)
     if needed is None:
         return True
-    rooms = (available_memory(), device_memory(target))
-    return all(room is None or needed + _SPARE <= room for room in rooms)
+    if rooms is None:
+        rooms = (available_memory(), device_memory(target))
+    return all(room is None or needed + SPARE <= room for room in rooms)
 
 
 def _weight_bytes(name: str, dtype: str, origin: Origin) -> int | None:

@@ -62,11 +62,15 @@ class Store(Protocol):
 
 @dataclass(eq=False)
 class Board:
-    """What the processes tell each other beside the sums: who is alive, who waits, who failed."""
+    """What the processes tell each other beside the sums: who is alive, who waits, who failed.
+
+    One that shows no life for `lost_after` seconds is lost.
+    """
 
     store: Store
     index: int
     count: int
+    lost_after: float = LOST_SECONDS
     _seen: dict[int, tuple[int, float]] = field(default_factory=dict)
 
     def beat(self) -> None:
@@ -92,9 +96,9 @@ class Board:
         beats, now = self.store.add(f"beat/{other}", 0), time.monotonic()
         if other not in self._seen or self._seen[other][0] != beats:
             self._seen[other] = (beats, now)
-        if other != self.index and now - self._seen[other][1] > LOST_SECONDS:
+        if other != self.index and now - self._seen[other][1] > self.lost_after:
             raise ProcessError(
-                f"Process {other} has shown no life for {LOST_SECONDS:.0f} seconds: it or its "
+                f"Process {other} has shown no life for {self.lost_after:.0f} seconds: it or its "
                 "machine is gone. Nothing was written; start the run again."
             )
 
