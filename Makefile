@@ -6,7 +6,7 @@ DEV := $(VENV)/.dev
 CORE := $(VENV)/.core
 TRAINERS := .venv-trainers
 
-.PHONY: demo test test-all trainers check format docs bench bench-largest evidence evidence-run gpu-parcels gpu clean
+.PHONY: demo test test-all coverage trainers check format docs bench bench-largest evidence evidence-run gpu-parcels gpu clean
 
 demo: $(CORE)
 	$(BIN)/plop demo
@@ -18,6 +18,10 @@ test: $(DEV)
 # Those tests, and then the slow ones.
 test-all: test
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+
+# The lines of the library that the tests which are not slow go through, and those that they miss.
+coverage: $(DEV)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' --cov --cov-report=term
 
 # The exports against the trainers' own parsers, in environments of their own beside ours.
 trainers: trainers-family trainers-native

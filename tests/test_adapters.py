@@ -128,6 +128,7 @@ def test_eva_sees_the_features(encoder: str) -> None:
     assert ranks == {4}
 
 
+@pytest.mark.slow
 def test_eva_needs_tokens(encoder: str) -> None:
     """Too few tokens would let PEFT's loop turn for ever."""
     spec = spec_of(encoder, on_encoder(rank=16, init="eva"), NO_DATA)

@@ -46,6 +46,7 @@ def memorised(ready: Prepared, text: str) -> Iterator[None]:
         handle.remove()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("template", "answer", "end"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import re
 import subprocess
@@ -54,9 +55,15 @@ ORDER = [
 ]
 
 
+@functools.cache
+def _nodes(path: Path) -> tuple[ast.AST, ...]:
+    """Return every node of a file, which more than one test goes through."""
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def _imports(path: Path) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in _nodes(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("plop_lora."):
             found.add(node.module.split(".")[1])
     return found
@@ -100,9 +107,8 @@ def test_importing_the_package_is_light() -> None:
 
 def test_files_and_functions_stay_small() -> None:
     for path in SOURCE.rglob("*.py"):
-        text = path.read_text()
-        assert text.count("\n") <= 450, path
-        for node in ast.walk(ast.parse(text)):
+        assert path.read_text(encoding="utf-8").count("\n") <= 450, path
+        for node in _nodes(path):
             if isinstance(node, ast.FunctionDef):
                 body = node.body[1:] if ast.get_docstring(node) else node.body
                 lines = node.end_lineno - body[0].lineno + 1 if body else 0

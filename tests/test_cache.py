@@ -133,6 +133,7 @@ def _changed(path: Path, value: object, *, signed: bool) -> dict:
     return before
 
 
+@pytest.mark.slow
 def test_a_multiplied_gain_is_computed_anew(folder: Path) -> None:
     """It moved a score from 1.13 to 0.38 without a word."""
     expected = _numbers(_score())
@@ -153,6 +154,7 @@ def test_gains_that_cannot_be_are_computed_anew(folder: Path, value: object) -> 
     assert json.loads(path.read_text()) == before
 
 
+@pytest.mark.slow
 def test_gains_of_another_checkpoint_are_not_taken(folder: Path, tmp_path: Path) -> None:
     """A file under another name, or a section copied to other settings, is another weight's."""
     expected = _numbers(_score())
@@ -179,6 +181,7 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _score().sites
 
 
+@pytest.mark.slow
 def test_turned_off(folder: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither read nor written with `cache=False` or PLOP_CACHE=0."""
     _score(cache=False)
@@ -188,6 +191,7 @@ def test_turned_off(folder: Path, computed: list[str], monkeypatch: pytest.Monke
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_a_loaded_module_is_not_cached(folder: Path) -> None:
     """Its weights may have been trained since they were read."""
     from transformers import AutoModelForCausalLM

@@ -102,6 +102,7 @@ def test_checkpointing_changes_no_number(encoder: str, tmp_path: Path) -> None:
     assert losses[0][0] != losses[0][-1]
 
 
+@pytest.mark.slow
 def test_nan_is_logged_as_nan(encoder: str, tmp_path: Path) -> None:
     """The trainer's own filter would show a mean in its place."""
     spec = spec_of(encoder, BERT, NO_DATA)
@@ -124,6 +125,7 @@ def test_half_precision_trains_and_judges(encoder: str, tmp_path: Path) -> None:
     assert classify.judge(spec, prepared, rows(24, start=200)).metrics["accuracy"] == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 5, 16])
 def test_judge_counts_row_by_row(encoder: str, size: int) -> None:
     """Items are those of a forward of one row alone, whatever the batches; means are metrics."""

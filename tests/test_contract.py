@@ -291,6 +291,7 @@ def test_avx512_alone_converts_bfloat16(monkeypatch) -> None:
     assert not devices.is_slow(torch.bfloat16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("native", "machine", "dtype", "slow"),
     [

@@ -113,6 +113,7 @@ def test_flops_lie_between_four_and_six_a_parameter_and_token() -> None:
     assert trial_flops(10, 10, 0.0, checkpointing=True) == 600
 
 
+@pytest.mark.slow
 def test_counting_costs_is_light() -> None:
     code = "import sys, plop_lora.cost; assert not {'torch', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -58,6 +58,7 @@ def test_model_is_small_and_has_learnt() -> None:
         assert losses["unigram"][source] < losses["random weights"][source]
 
 
+@pytest.mark.slow
 def test_loss_on_the_shipped_task_again() -> None:
     """The reported loss is measured anew on text that training never saw."""
     model = transformers.AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)

@@ -71,6 +71,7 @@ def test_loss_is_the_definition_in_float64(ready: Prepared) -> None:
     assert row_losses(ready, texts, max_length=512, batch_size=2) == pytest.approx(wanted, abs=2e-5)
 
 
+@pytest.mark.slow
 def test_loss_counts_what_the_trainer_counts(tmp_path: Path) -> None:
     """The same tokens and labels as TRL's own preparation of the rows, chats included."""
     sft = pytest.importorskip("trl")
@@ -319,6 +320,7 @@ def test_metrics_that_a_task_has() -> None:
             check_metric(task, metric)
 
 
+@pytest.mark.slow
 def test_refusing_a_metric_needs_no_torch() -> None:
     code = (
         "import sys; from plop_lora.training.tasks import check_metric, task_named; "

@@ -19,6 +19,7 @@ def _logits(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Ten
         return model(**batch).logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STACKED)
 def test_measuring_changes_no_output(name: str) -> None:
     """Hidden states under measurement are the plain ones to the last bit, and stay so after."""
@@ -80,6 +81,7 @@ def test_routed_tokens_are_counted_and_idle_experts_have_no_score() -> None:
     assert plop.Scores.from_dict(scores.to_dict()) == scores
 
 
+@pytest.mark.slow
 def test_a_rarely_routed_expert_is_less_certain() -> None:
     """Intervals follow the texts an expert really saw."""
     model = families.build("qwen3_moe")

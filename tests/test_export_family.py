@@ -94,6 +94,7 @@ def test_export_checks_itself(name: str, case: str, tmp_path) -> None:
     assert placement.model.name in done.path.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"budget": "5%"}, {"top": 1}], ids=str)
 @pytest.mark.parametrize("name", FAMILY)
 def test_a_scored_placement_is_exported(name: str, options: dict, scores, tmp_path) -> None:
@@ -138,6 +139,7 @@ def test_a_loss_stops_the_export_and_says_how_much_is_left(tmp_path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
 def test_dropout_is_zero_beside_parameters_and_kept_elsewhere(name: str) -> None:
     """PEFT refuses dropout on a parameter; TRL and ms-swift default to 0.05 if nothing is said."""
@@ -182,6 +184,7 @@ INITS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", INITS)
 @pytest.mark.parametrize("name", RULES)
 def test_an_initialisation_is_said_or_lost(name: str, init: str) -> None:
@@ -267,6 +270,7 @@ def test_ms_swift_has_a_target_that_matches_nothing() -> None:
 # ------------------------------------------------------------------------ the trainers themselves
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_trl_parses_the_file_among_all_its_options(case: str, tmp_path) -> None:
     """A key of ours that another of TRL's classes owns would be refused by `trl sft`."""

@@ -244,6 +244,7 @@ def test_unscored_layers_cannot_be_counted(placed, models) -> None:
             _render(placement, to)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("to", "name", "match"),
     [
@@ -274,6 +275,7 @@ def test_torchtune_needs_attention(placed) -> None:
         _render(placed("llama", MLP), "torchtune")
 
 
+@pytest.mark.slow
 def test_fused_weights_get_an_a_for_each_part(placed) -> None:
     placement = placed("phi3", ["qkv_proj"])
     for to in ("torchtune", "litgpt"):

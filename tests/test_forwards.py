@@ -51,6 +51,7 @@ def _score(model: nn.Module) -> plop.Scores:
     return plop.score(model, batches=batches, progress=False)
 
 
+@pytest.mark.slow
 def test_an_output_that_is_scaled_is_read_with_its_scale() -> None:
     """BitNet's v_proj read 0.06 where 1.10 is right: "room for an adapter"."""
     plain, scaled = _score(_model()), _score(_model(Scaled))
@@ -89,6 +90,7 @@ def test_a_map_that_is_not_linear_has_no_score() -> None:
     assert scores.coverage.share < 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_rounding_is_no_other_map(dtype: torch.dtype) -> None:
     """A large bias rounds the product away in half precision; the weight is right all the same."""
@@ -143,6 +145,7 @@ def _buffered(layer: nn.Module) -> None:
     layer.register_buffer("weight", weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [_pruned, _normed, _buffered])
 def test_a_weight_of_another_name_is_measured(change) -> None:
     """It was missing among the scores and from the coverage, which said 100 %."""

@@ -245,6 +245,7 @@ def _runs(process: int) -> bool:
     return state != "Z"
 
 
+@pytest.mark.slow
 def test_outcomes_are_kept_as_they_come(tmp_path: Path) -> None:
     """A run of tests that is killed has told what passed until then."""
     (tmp_path / "test_some.py").write_text(

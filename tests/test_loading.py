@@ -171,6 +171,7 @@ def test_wrappers_inside_names_are_taken_off(checkpoint: Path, engine: str) -> N
     assert [row.nfn for row in scores.types] == [row.nfn for row in plain.types]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["memory", "stream"])
 def test_a_new_head_is_fine_until_it_is_scored(tmp_path: Path, engine: str) -> None:
     """A body with a classifier that was never trained is scored; the classifier is not."""
@@ -249,6 +250,7 @@ def test_no_other_verb_runs_code_either(with_code: Path, monkeypatch) -> None:
     assert not (with_code / "ran").exists()
 
 
+@pytest.mark.slow
 def test_code_that_is_trusted_runs_and_is_recorded(with_code: Path, tmp_path, monkeypatch) -> None:
     """Models of their own could not be scored from the command line at all."""
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "m"))

@@ -100,6 +100,7 @@ FUSED = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUSED)
 def test_right_layouts_stay(name: str) -> None:
     """The trial of a slice must not fail a family whose slices are right."""

@@ -80,6 +80,7 @@ def test_a_killed_trial_is_run_once_more(run, tmp_path: Path) -> None:
     assert len(notes(tmp_path / "run", "start")) == 2
 
 
+@pytest.mark.slow
 def test_trials_do_not_import_from_the_working_directory(tmp_path: Path) -> None:
     """A file datasets.py of the user's was what every trial imported, and failed by."""
     for name in ("pydantic", "typer", "datasets"):

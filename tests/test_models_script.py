@@ -324,6 +324,7 @@ def test_unknown_name(bring) -> None:
     assert outcome[0] == 2
 
 
+@pytest.mark.slow
 def test_other_wheel(bring, script, packages, monkeypatch, tmp_path) -> None:
     """A package published anew under its version is not converted."""
     (wheel,) = packages.encoder.wheels

@@ -44,6 +44,7 @@ def _one(name: str, images: int = 1) -> dict[str, torch.Tensor]:
     return _gemma_batch(images) if "gemma" in name else _qwen_batch(model, images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "gemma3_multimodal"])
 def test_text_and_images_give_language_and_tower(name: str) -> None:
     """With one example a batch every row has an owner, in the tower as well."""
@@ -72,6 +73,7 @@ def test_packed_patches_are_not_guessed(name: str) -> None:
     assert reasons == {"its input rows cannot be assigned to sequences"}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "gemma3_multimodal"])
 def test_the_export_never_touches_the_tower(name: str) -> None:

@@ -44,6 +44,7 @@ def _score(model: nn.Module, batch: dict[str, torch.Tensor], **options: object) 
     return plop.score(model, batches=[batch], progress=False, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "t5"])
 def test_offloaded_equals_in_memory(name: str, way: str, tmp_path: Path) -> None:

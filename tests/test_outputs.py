@@ -73,6 +73,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "message"), REFUSED, ids=[" ".join(w) for w, _ in REFUSED])
 def test_nothing_of_the_users_is_overwritten(
     words: list[str], message: str, here: Path, run: Run

@@ -55,6 +55,7 @@ def test_the_interval_covers_the_truth(name: str, seeds: int) -> None:
     assert above / repeats <= 0.065
 
 
+@pytest.mark.slow
 def test_binary_outcomes_are_covered() -> None:
     """Right or wrong answers of two arms that share hard items: skewed, with many zeros."""
     rng = np.random.default_rng(3)

@@ -71,6 +71,7 @@ def _check(quantised: nn.Module, dense: nn.Module) -> None:
         assert site.parameters == expected[site.name].parameters
 
 
+@pytest.mark.slow
 def test_torchao_int8_weight_only(model) -> None:
     """A tensor subclass says it is floating and of the declared shape; it must not be read."""
     pytest.importorskip("torchao", reason="extra quant")
@@ -83,6 +84,7 @@ def test_torchao_int8_weight_only(model) -> None:
         _check(quantised, _dense(quantised, lambda module: module.weight.dequantize().data.clone()))
 
 
+@pytest.mark.slow
 def test_hqq_4_bit(model) -> None:
     """HQQ's layer is no `Linear` and holds a packed weight."""
     pytest.importorskip("hqq", reason="extra quant")
@@ -119,6 +121,7 @@ class Packed(nn.Module):
         return nn.functional.linear(x, self.dequantised(), self.bias)
 
 
+@pytest.mark.slow
 def test_packed_buffers_with_a_bias(model) -> None:
     """Nothing but the declared width is known: the bias is found by asking for zero."""
     quantised = _replace(model, Packed)

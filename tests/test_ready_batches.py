@@ -29,6 +29,7 @@ def _nfn(model: torch.nn.Module, **inputs: torch.Tensor) -> dict[str, float]:
     return {row.type: pytest.approx(row.nfn, rel=1e-4) for row in scores.types}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bert", "t5"])
 @pytest.mark.parametrize("embedded", [True, False])
 def test_the_side_of_the_padding_changes_nothing(models, family: str, embedded: bool) -> None:
@@ -113,6 +114,7 @@ def test_embeddings_of_a_decoder_are_told_from_the_encoders() -> None:
     assert batch.inputs["decoder_attention_mask"].shape == (4, 10)
 
 
+@pytest.mark.slow
 def test_batches_of_the_contract_pass(models) -> None:
     for family in conftest.MODELS:
         plop.score(models(family), batches=[conftest.make_batch(family)], progress=False)

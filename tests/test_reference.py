@@ -72,6 +72,7 @@ def test_none_where_the_vocabulary_is_unknown(models, tokenizer) -> None:
     assert scores.references == ()
 
 
+@pytest.mark.slow
 def test_ready_batches_have_a_control_where_a_tokenizer_is_given(bundled) -> None:
     model, tokenizer = bundled
     batches = [_batch(6).inputs]
@@ -108,6 +109,7 @@ def test_every_engine_gives_the_same_control() -> None:
         assert found[1].nfn[name] == pytest.approx(nfn, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_an_encoder_decoder_has_a_control(models, tokenizer, texts) -> None:
     scores = plop.score(models("t5"), tokenizer, texts, progress=False)
     assert len(scores.references[0].chosen) == 3

@@ -77,6 +77,7 @@ def trained(ready: Prepared, rows: list[Any], folder: Path) -> set[tuple[int, ..
     return seen
 
 
+@pytest.mark.slow
 def test_tools_and_arguments_reach_the_template(ready: Prepared, tmp_path: Path) -> None:
     """They stayed outside, and a table gave each call the other's arguments as nulls."""
     wanted = [tuple(rendered(ready, row, row["messages"])) for row in ROWS]
@@ -85,6 +86,7 @@ def test_tools_and_arguments_reach_the_template(ready: Prepared, tmp_path: Path)
     assert [SFT.tokens(row, ready.tokenizer) for row in ROWS] == wanted
 
 
+@pytest.mark.slow
 def test_an_answer_given_as_messages_is_what_is_learnt(ready: Prepared, tmp_path: Path) -> None:
     """Joined into one chat, the question was learnt and judged as much as the answer."""
     rows = [

@@ -77,6 +77,7 @@ def test_lists_of_attentions_and_of_feed_forward_parts() -> None:
     assert roles == attentions | {"ffns.lin1": "mlp", "ffns.lin2": "mlp"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", families.FAMILIES)
 def test_every_family_has_attention_or_a_mixer(name: str) -> None:
     """The default arms `attention` and `mlp` find their types wherever a family has them."""

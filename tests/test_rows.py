@@ -38,6 +38,7 @@ def _longformer() -> nn.Module:
     return transformers.LongformerModel(config).eval()
 
 
+@pytest.mark.slow
 def test_padding_of_the_model_is_no_token() -> None:
     """Longformer pads to its window and runs time first: 512 rows were counted for 261 tokens."""
     rows = _rows(11, 5, 19)
@@ -137,6 +138,7 @@ def test_weights_that_are_no_parameter(make) -> None:
     assert scores.coverage.not_measured == ()
 
 
+@pytest.mark.slow
 def test_an_output_embedding_inside_the_body() -> None:
     """FSMT names the decoder's embedding as its head, where the run was stopped: coverage 40 %."""
     torch.manual_seed(0)

@@ -133,6 +133,7 @@ def test_gradient_reads_stacks_of_experts(batches) -> None:
     assert set(measure_signal("gradient", model, batches, hosts).values) == {h.name for h in hosts}
 
 
+@pytest.mark.slow
 def test_eva_shares_out_the_mean_rank(llama, batches) -> None:
     """Ranks differ, none is above twice the mean, and they add up to it."""
     hosts = _hosts(llama)

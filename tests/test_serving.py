@@ -162,6 +162,7 @@ def test_folding_changes_no_output(case: str, tmp_path: Path) -> None:
         assert _gap(wanted, serve(trained, name)) > 1e-3, "the control must differ"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_folded_configuration_is_flat(case: str, tmp_path: Path) -> None:
     """One rank that vLLM allows, alpha = r, no patterns, names as a list."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import families
+import pytest
 import torch
 import transformers as t
 from torch import nn
@@ -22,6 +23,7 @@ def _gemma4() -> nn.Module:
     return t.Gemma4ForCausalLM(t.Gemma4TextConfig(**settings)).eval()
 
 
+@pytest.mark.slow
 def test_layers_whose_keys_serve_as_values_are_named() -> None:
     """A reader of `v_proj: 2 modules` beside `k_proj: 4` looks for a fault of the measurement."""
     scores = plop.score(_gemma4(), batches=families.rows_of("llama"), progress=False)

@@ -101,6 +101,7 @@ def _sensitive_rows(name: str, leaf: str, tokens: int, moved: int, read: int) ->
     return caught["fused"].grad[0, moved].abs() > 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "leaf"), ATTENTION.items())
 def test_names_say_what_the_rows_do(name: str, leaf: str) -> None:
     """Attention itself tells: with one token only v matters; from another token, k and v do."""
@@ -167,6 +168,7 @@ def test_a_fused_weight_is_placed_as_one_and_says_so() -> None:
         assert any(name in note for note in chosen.notes) or "[" not in name
 
 
+@pytest.mark.slow
 def test_forced_and_held_back_slices_are_named() -> None:
     """k_rope alone is low and latent is not: who takes one takes both, and must be told."""
     model = families.build("deepseek_v3")

@@ -71,6 +71,7 @@ def test_the_seed_shuffles(recipe) -> None:
     assert [row["prompt"] for row in first.train] != sorted(row["prompt"] for row in first.train)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "share", "size"), [(60, 0.1, 16), (8000, 0.4, 500)])
 def test_the_selection_split_has_bounds(recipe, rows: int, share: float, size: int) -> None:
     splits = prepare_splits(recipe("sft", pairs(0, rows), pairs(9000, 20), selection=share))

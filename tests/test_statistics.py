@@ -21,6 +21,7 @@ def _sample(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray
     return means * counts, np.tile(counts, (2, 1))
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_in_95_of_100() -> None:
     """Token weights make this a ratio; an interval for a plain mean would miss."""
     rng = np.random.default_rng(0)

@@ -211,6 +211,7 @@ def test_groups_are_interleaved() -> None:
         assert abs(small - end / 4) <= 1
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(st.text(max_size=3), st.integers(1, 400), min_size=1, max_size=9),
     st.integers(9, 300),

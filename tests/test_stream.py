@@ -236,6 +236,7 @@ def test_chunks_one_after_another(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_hidden_states_spill_to_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the limit they wait on disk, and nothing else changes."""
     written = []
@@ -399,6 +400,7 @@ def test_a_shard_that_is_cut_while_it_is_read(tmp_path: Path) -> None:
     assert not _threads()
 
 
+@pytest.mark.slow
 def test_where_pages_cannot_be_asked_for_they_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -495,6 +497,7 @@ def _also(linear: nn.Module, module: nn.Module, arguments: tuple[torch.Tensor, .
     linear(arguments[0].flatten(0, -2)[1:])
 
 
+@pytest.mark.slow
 def test_rows_that_are_mixed_go_one_at_a_time(tmp_path: Path) -> None:
     """The same batches go row by row as in the memory engine, from the same one on."""
     results = []

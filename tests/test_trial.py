@@ -305,6 +305,7 @@ def test_memory_is_tried_once_more(spec, tmp_path: Path, monkeypatch, error) -> 
     assert "memory did not suffice for batches of 8" in result.notes[0]
 
 
+@pytest.mark.slow
 def test_memory_that_never_suffices(spec: TrialSpec, tmp_path: Path, monkeypatch, capsys) -> None:
     sizes = []
 

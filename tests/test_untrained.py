@@ -109,6 +109,7 @@ def test_one_step_of_reinforcement_learning_as_well(tmp_path: Path) -> None:
         assert (value == before[name]).all(), name
 
 
+@pytest.mark.slow
 def test_the_adapter_names_the_revision_of_its_base(encoder: str, tmp_path: Path) -> None:
     """An adapter on the main branch of its base is another model than was judged."""
     planned = spec_of(encoder, PLACEMENT, write_data(tmp_path), revision="main", **UNTRAINED)
