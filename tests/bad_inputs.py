@@ -160,7 +160,7 @@ WORDS = [
     Row("export adapter -o out", 2, "--to vllm"),
     Row("export placement.json --to vllm -o out", 2, "placement.json.*(folder|adapter)"),
     Row("export absent --to vllm -o out", 1, "absent is not there"),
-    Row(f"verify scores.json {DATA} --task stf", 2, "--task: 'stf' is unknown; allowed: sft"),
+    Row(f"verify scores.json {DATA} --task stf", 2, "no task 'stf'. Did you mean 'sft'"),
     Row(
         f"verify scores.json {DATA} --runner slurm",
         2,
@@ -182,7 +182,7 @@ WORDS = [
     Row(f"verify scores.json {DATA} --folder model", 2, "model.*--folder"),
     Row(f"verify scores.json {GRPO}", 2, "needs rewards.*--rewards"),
     Row(f"verify scores.json {GRPO} --rewards none", 2, "none.*number"),
-    Row(f"tune scores.json {DATA} --task stf", 2, "--task: 'stf' is unknown; allowed: sft"),
+    Row(f"tune scores.json {DATA} --task stf", 2, "no task 'stf'. Did you mean 'sft'"),
     Row(
         f"tune scores.json {DATA} --runner slurm", 2, "--runner: 'slurm' is unknown; allowed: local"
     ),
@@ -354,7 +354,7 @@ RECIPES = {
     "list.yaml": "no keys with values, such as task: sft, but a list",
     "binary.json": "binary.json is not (UTF-8|YAML)",
     "unknown.yaml": "sedes: there is no such key. Did you mean 'seeds'",
-    "task.yaml": "task: 'stf' is unknown; allowed: sft",
+    "task.yaml": "no task 'stf'. Did you mean 'sft'",
     "seed.yaml": "seed is -1; it must be 0 or more",
     "seeds.yaml": "seeds must be a whole number, and is 'many'",
     "epochs.yaml": "epochs is 0; it must be above 0",
@@ -377,7 +377,7 @@ def recipes() -> list[Row]:
         *rows,
         Row("verify scores.json --recipe good.yaml --seeds 0", 2, "--seeds 0 is not possible"),
         Row("tune scores.json --recipe good.yaml --trials 0", 2, "--trials 0 is not possible"),
-        Row("verify scores.json --recipe good.yaml --task x", 2, "--task: 'x' is unknown"),
+        Row("verify scores.json --recipe good.yaml --task x", 2, "no task 'x'. Allowed: sft"),
     ]
 
 

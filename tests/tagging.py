@@ -63,7 +63,7 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
         optimizer.step()
         optimizer.zero_grad()
         tokens += labels.numel()
-        log = {"step": step + 1, "loss": float(loss)}
+        log = {"step": step + 1, "loss": loss.item()}
         session.log(log)
     return Trained(tokens, step + 1, log)
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from plop_lora.evaluation.chats import Ends, ends_of_turns
 from plop_lora.evaluation.judged import Prepared
-from plop_lora.evaluation.metrics import evaluate
+from plop_lora.training.tasks import task_named
 
 BUNDLED = None
 SPECIAL = (
@@ -65,7 +65,9 @@ def test_a_memorised_answer_is_exact(model: Prepared, template: Any, answer: str
     try:
         with memorised(model, answer + end):
             made = spec("grpo", metric="exact", max_new_tokens=len(answer) + 2)
-            assert evaluate(made, model, [row]).metrics == {"exact": 1.0}
+            assert task_named(made.task).judge(made, model, [row], general=()).metrics == {
+                "exact": 1.0
+            }
     finally:
         model.tokenizer.chat_template = before
 

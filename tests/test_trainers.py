@@ -24,7 +24,7 @@ from plop_lora.evaluation.losses import row_losses
 from plop_lora.records import TrialData, TrialSpec
 from plop_lora.scoring.devices import is_slow
 from plop_lora.training.rows import read_general
-from plop_lora.training.tasks import sft
+from plop_lora.training.tasks import CLASSIFY, SFT, sft
 from plop_lora.training.trainers import LengthSampler, WarmedUp
 from plop_lora.training.trial import run_trial
 
@@ -256,9 +256,9 @@ def test_a_spec_without_general_text_is_the_document_it_was(tmp_path: Path) -> N
 def test_general_text_that_cannot_be_judged(tmp_path: Path) -> None:
     made = _trial(tmp_path, '{"prompt": "no text"}\n')
     with pytest.raises(DataError, match=r"general\.jsonl, row 1 has prompt"):
-        read_general(made, tmp_path)
+        read_general(SFT, made, tmp_path)
     with pytest.raises(UsageError, match="classify has no loss on general text"):
-        read_general(replace(made, task="classify"), tmp_path)
+        read_general(CLASSIFY, made, tmp_path)
     (tmp_path / "general.jsonl").write_text(GENERAL, encoding="utf-8")
     with pytest.raises(DataError, match="has changed"):
-        read_general(made, tmp_path)
+        read_general(SFT, made, tmp_path)

@@ -516,7 +516,7 @@ def test_options_alone_and_before_the_recipe(plop_verify, tmp_path: Path) -> Non
         (
             ("--recipe", "recipe.yaml", "--task", "sftt"),
             2,
-            "--task: 'sftt' is unknown; allowed: sft",
+            "There is no task 'sftt'. Did you mean 'sft'? Allowed: sft",
         ),
         (("--recipe", "recipe.yaml", "--eval", "no.jsonl"), 1, "No data at no.jsonl"),
         (
