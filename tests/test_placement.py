@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import plop_lora as plop
 from plop_lora.errors import UsageError
-from plop_lora.placement import parse_layers
+from plop_lora.placement import default_choice, parse_layers
 from plop_lora.placement.budget import RankCost, allocate, parse_budget
 from plop_lora.records import DECIDED, UNDECIDED
 
@@ -162,3 +162,12 @@ def test_only_some_layers(scores) -> None:
         plop.place(scores, layers={1, 7})
     with pytest.raises(UsageError, match="Cannot read the layers 'first'"):
         parse_layers("first")
+
+
+def test_a_placement_takes_as_many_types_as_scoring_decided_for(scores) -> None:
+    """`score --top 2` stopped as decided, and `place` took a third type that nothing had decided."""
+    two = dataclasses.replace(scores, stopping=dataclasses.replace(scores.stopping, top=2))
+    assert len(plop.place(two).choices) == 2
+    assert len(plop.place(two, top=3).choices) == 3
+    assert len(plop.place(dataclasses.replace(scores, stopping=None)).choices) == 3
+    assert len(default_choice(two)) == 2

@@ -43,7 +43,7 @@ def place(
     top: Annotated[
         int | None,
         typer.Option(
-            help="Choose this many types; 3 by default.",
+            help="Choose this many types; by default as many as scoring decided for, usually 3.",
             callback=bounded(1),
             rich_help_panel=PLACEMENT,
         ),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from plop_lora.cli import proof
-from plop_lora.cli.numbers import bounded
+from plop_lora.cli.keys import Key, takes_recipe
 from plop_lora.cli.output import (
     ForceOption,
     Format,
@@ -19,10 +19,19 @@ from plop_lora.cli.output import (
     waiting,
 )
 from plop_lora.cli.words import PLACEMENT, RUN, STOPPING, among, with_examples
+from plop_lora.recipe import VerifyRecipe
 
 if TYPE_CHECKING:
-    from plop_lora.recipe import VerifyRecipe
     from plop_lora.records import Scores
+
+KEYS = (
+    *proof.TASK,
+    Key("arms", PLACEMENT, among("verification.arms:ARMS")),
+    Key("seeds", STOPPING),
+    Key("margin", STOPPING),
+    Key("quick", STOPPING),
+    *proof.HIDDEN,
+)
 
 
 @with_examples(
@@ -35,70 +44,11 @@ if TYPE_CHECKING:
         "plop verify scores.json --recipe study.yaml --arms attention,all-linear --seeds 3",
     ),
 )
+@takes_recipe(VerifyRecipe, KEYS)
 def verify(
     scores: Annotated[Path, typer.Argument(help="The file that plop score has written.")],
-    train: proof.TrainOption = None,
-    evaluation: proof.EvalOption = None,
-    task: proof.TaskOption = None,
+    given: dict[str, Any],
     recipe: proof.RecipeOption = None,
-    model: proof.ModelOption = None,
-    revision: proof.RevisionOption = None,
-    arms: Annotated[
-        str | None,
-        typer.Option(
-            help="Compare with these rivals: names or files of placements, separated by commas.",
-            autocompletion=among("verification.arms:ARMS"),
-            rich_help_panel=PLACEMENT,
-        ),
-    ] = None,
-    rank: Annotated[
-        int | None,
-        typer.Option(
-            help="Give the shortlist this rank; its size is the budget of every arm. 16 by "
-            "default.",
-            callback=bounded(1),
-            rich_help_panel=PLACEMENT,
-        ),
-    ] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            help="Give every arm this many adapter parameters: 10M, or 0.5% of the model's.",
-            rich_help_panel=PLACEMENT,
-        ),
-    ] = None,
-    top: Annotated[
-        int | None,
-        typer.Option(
-            help="Take this many types into the shortlist; 3 by default.",
-            callback=bounded(1),
-            rich_help_panel=PLACEMENT,
-        ),
-    ] = None,
-    seeds: Annotated[
-        int | None,
-        typer.Option(
-            help="Train every arm with this many seeds; 5 by default.",
-            callback=bounded(1),
-            rich_help_panel=STOPPING,
-        ),
-    ] = None,
-    margin: Annotated[
-        float | None,
-        typer.Option(
-            help="Accept that the shortlist is behind by this much of the metric; 0.01 by default.",
-            callback=bounded(0),
-            rich_help_panel=STOPPING,
-        ),
-    ] = None,
-    quick: Annotated[
-        bool,
-        typer.Option(
-            "--quick",
-            help="Take two seeds: a smoke test, which exits with 0 when every trial ran.",
-            rich_help_panel=STOPPING,
-        ),
-    ] = False,
     plan: proof.PlanOption = False,
     folder: Annotated[
         Path | None,
@@ -107,31 +57,14 @@ def verify(
             rich_help_panel=RUN,
         ),
     ] = None,
-    metric: proof.MetricOption = None,
-    rewards: proof.RewardsOption = None,
-    prompt: proof.PromptOption = None,
-    completion: proof.CompletionOption = None,
-    text: proof.TextOption = None,
-    label: proof.LabelOption = None,
-    price: proof.PriceOption = None,
-    workers: proof.WorkersOption = None,
-    runner: proof.RunnerOption = None,
     output: OutputOption = None,
     force: ForceOption = False,
     form: FormatOption = Format.table,
 ) -> None:
     """Prove SCORES with equal-budget finetunes: exit 0 confirmed, 3 beaten, 4 cannot separate."""
-    from plop_lora.recipe import VerifyRecipe
     from plop_lora.records import Scores
 
-    options = proof.given(
-        train=train, evaluation=evaluation, task=task, model=model,
-        revision=revision, arms=proof.names(arms),
-        rank=rank, budget=budget, top=top, seeds=seeds, margin=margin, quick=quick or None,
-        metric=metric, rewards=rewards, prompt=prompt, completion=completion, text=text,
-        label=label, price=price, workers=workers, runner=runner,
-    )  # fmt: skip
-    wanted = VerifyRecipe.read(recipe, options)
+    wanted = VerifyRecipe.read(recipe, given)
     check(output, scores, recipe, wanted.train, wanted.eval, *wanted.arms, force=force)
     _run(Scores.load(scores), wanted, folder, output, form, plan=plan)
 
@@ -154,7 +87,7 @@ def _run(
             found = step.plan(scores, recipe, folder=folder)
         finish(found, output, form)
         return
-    with proof.watched(recipe, folder, form) as watch:
+    with proof.watched(recipe.price, folder, form) as watch:
         record = step.verify(scores, recipe, folder=folder, watch=watch)
     finish(record, output, form)
     raise typer.Exit(record.exit_code)

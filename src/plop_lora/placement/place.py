@@ -70,7 +70,8 @@ def place(  # noqa: PLR0913
         strategy: a name in `STRATEGIES`.
         indicator: The name of the indicator whose order the strategies `plop` and `plop-inverse`
             follow: NFN, or another that the scores hold or that follows from them.
-        top: how many types the strategies `plop`, `plop-inverse` and `random` take; default 3.
+        top: how many types the strategies `plop`, `plop-inverse` and `random` take; by default as
+            many as scoring was decided for, which is 3 unless `score` was given another number.
             A fused projection counts as one type, whose score is the mean over its slices.
         rank: LoRA rank of every adapter; default 16. Not together with `budget`.
         budget: trainable parameters (`"10M"`, `"0.5%"` of the model's), never exceeded; ranks
@@ -97,7 +98,7 @@ def place(  # noqa: PLR0913
     if row.by_score and top is None:
         _check_coverage(scores, order)
     check_settings(scaling, settings)
-    taken = min(DEFAULT_TOP, len(eligible)) if top is None else top
+    taken = min(usual_top(scores), len(eligible)) if top is None else top
     chosen = row.choose(eligible, Request(taken, seed, tuple(types), tuple(every)))
     if not chosen:
         raise UsageError(
@@ -130,12 +131,22 @@ def place(  # noqa: PLR0913
     )
 
 
+def usual_top(scores: Scores) -> int:
+    """Return the number of types that a choice holds where none is given.
+
+    Scoring stops when it has decided which types those are, so a choice of another number would
+    be one that nothing has decided.
+    """
+    return DEFAULT_TOP if scores.stopping is None else scores.stopping.top
+
+
 def default_choice(scores: Scores) -> set[str]:
     """Return the types that `place(scores)` would choose, perhaps none, for marking them."""
     if scores.coverage.share_of_asked < LEAST_COVERAGE:
         return set()
     eligible = [group for group in groups_of(scores) if group.eligible]
-    return {member.type for group in eligible[:DEFAULT_TOP] for member in group.members}
+    top = usual_top(scores)
+    return {member.type for group in eligible[:top] for member in group.members}
 
 
 def _check(
@@ -178,8 +189,8 @@ def _check_coverage(scores: Scores, indicator: Indicator) -> None:
             f"These scores cover {share:.0%} of the block parameters, and below "
             f"{LEAST_COVERAGE:.0%} there is no default choice: the rest may well have a "
             f"{'lower' if indicator.lower_first else 'higher'} {indicator.title}. "
-            f"To choose among what was measured, give --top {DEFAULT_TOP}, or name types with "
-            "--strategy custom --types NAME."
+            f"To choose among what was measured, give --top {usual_top(scores)}, or name types "
+            "with --strategy custom --types NAME."
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from plop_lora.records.base import Record
 from plop_lora.records.placement import Placement
@@ -29,70 +29,111 @@ _Optional = Annotated[str | None, Field(exclude_if=lambda value: value is None)]
 _Unless = Field(exclude_if=lambda value: not value)
 
 
+def _one_of(*words: str) -> AfterValidator:
+    def check(word: str) -> str:
+        if word not in words:
+            raise ValueError(f"{word!r} is unknown; allowed: {', '.join(words)}")
+        return word
+
+    return AfterValidator(check)
+
+
+def _share_of_steps(share: float) -> float:
+    if not share < 1:
+        raise ValueError(f"{share:g} is no share of the steps; give less than 1, such as 0.03")
+    return share
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSettings:
     """How every trial trains, whatever its placement; the learning rate is not among them.
 
-    Attributes:
-        epochs: passes over the training rows, where `steps` is None.
-        steps: optimizer steps; takes the place of `epochs`.
-        batch_size: sequences (for `grpo`: completions) a device and step.
-        accumulation: batches an optimizer step.
-        max_length: tokens a sequence is cut to (for `grpo`: not used).
-        warmup: share of the steps in which the learning rate rises, below 1.
-        schedule: transformers' name of the schedule, one of `SCHEDULES`.
-        weight_decay: of AdamW.
-        dtype: of the frozen weights: float32, bfloat16, float16, or auto: the checkpoint's own,
-            and float32 on a CPU that has no instructions for that.
-        device: auto, cpu, cuda …
-        checkpointing: recompute activations in the backward pass.
-        rewards: for `grpo`: `number`, `format`, or `module:function`, summed.
-        generations: for `grpo`: completions a prompt.
-        completion_length: for `grpo`: tokens a completion may have.
-        temperature: for `grpo`: of its sampling.
-        beta: for `grpo`: weight of the divergence from the base model.
+    What a field is, and the values that it may have, stand on the field.
     """
 
     __pydantic_config__ = _STRICT
 
-    epochs: float = 1.0
-    steps: int | None = None
-    batch_size: int = 8
-    accumulation: int = 1
-    max_length: int = 512
-    warmup: float = 0.03
-    schedule: str = "linear"
-    weight_decay: float = 0.0
-    dtype: str = "auto"
-    device: str = "auto"
-    checkpointing: bool = False
-    rewards: tuple[str, ...] = ()
-    generations: int = 8
-    completion_length: int = 128
-    temperature: float = 1.0
-    beta: float = 0.0
+    epochs: Annotated[
+        float, Field(gt=0, description="Passes over the training rows, where `steps` is not given.")
+    ] = 1.0
+    steps: Annotated[
+        int | None,
+        Field(ge=1, description="Optimizer steps, which take the place of `epochs`."),
+    ] = None
+    batch_size: Annotated[
+        int,
+        Field(ge=1, description="Sequences a device and step; for grpo, completions."),
+    ] = 8
+    accumulation: Annotated[int, Field(ge=1, description="Batches an optimizer step.")] = 1
+    max_length: Annotated[
+        int,
+        Field(ge=2, description="Tokens that a sequence is cut to; grpo does not use it."),
+    ] = 512
+    warmup: Annotated[
+        float,
+        AfterValidator(_share_of_steps),
+        Field(ge=0, description="Share of the steps in which the learning rate rises."),
+    ] = 0.03
+    schedule: Annotated[
+        str,
+        _one_of(*SCHEDULES),
+        Field(description="The learning-rate schedule, by the name that transformers gives it."),
+    ] = "linear"
+    weight_decay: Annotated[float, Field(ge=0, description="Weight decay of AdamW.")] = 0.0
+    dtype: Annotated[
+        str,
+        _one_of(*DTYPES),
+        Field(
+            description="The dtype of the frozen weights: float32, bfloat16, float16, or auto, "
+            "which is the checkpoint's own, and float32 on a CPU that has no instructions for it."
+        ),
+    ] = "auto"
+    device: Annotated[str, Field(description="auto, cpu, cuda, or another of torch's.")] = "auto"
+    checkpointing: Annotated[
+        bool, Field(description="Whether activations are recomputed in the backward pass.")
+    ] = False
+    rewards: Annotated[
+        tuple[str, ...],
+        Field(
+            description="Reward functions of grpo, which are summed: `number`, `format`, or "
+            "`module:function`."
+        ),
+    ] = ()
+    generations: Annotated[int, Field(ge=2, description="Completions a prompt, for grpo.")] = 8
+    completion_length: Annotated[
+        int, Field(ge=1, description="Tokens that a completion may have, for grpo.")
+    ] = 128
+    temperature: Annotated[
+        float, Field(gt=0, description="Temperature of the sampling, for grpo.")
+    ] = 1.0
+    beta: Annotated[
+        float,
+        Field(ge=0, description="Weight of the divergence from the base model, for grpo."),
+    ] = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationSettings:
-    """How every trial is judged.
-
-    Attributes:
-        metric: what decides: `loss` (held-out nats a token, lower is better), `exact`, `numeric`
-            or `pass@1` (greedy generation, pass@1 by the reward functions), `accuracy`,
-            `macro-f1`, `module:function`, `lm-eval:TASK`; None takes the task's own (`loss` for
-            sft, `accuracy` for classify, `pass@1` for grpo).
-        batch_size: sequences a forward or generation.
-        max_new_tokens: of a generated answer.
-        include_path: folder of local tasks for lm-eval.
-    """
+    """How every trial is judged; what a field is stands on the field."""
 
     __pydantic_config__ = _STRICT
 
-    metric: str | None = None
-    batch_size: int = 16
-    max_new_tokens: int = 128
-    include_path: str | None = None
+    metric: Annotated[
+        str | None,
+        Field(
+            description="What decides: `loss` (held-out nats a token, lower is better), `exact`, "
+            "`numeric` or `pass@1` (greedy generation, pass@1 by the reward functions), "
+            "`accuracy`, `macro-f1`, `lm-eval:TASK`, or `module:function`; without it the task's "
+            "own: `loss` for sft, `accuracy` for classify, `pass@1` for grpo."
+        ),
+    ] = None
+    batch_size: Annotated[
+        int, Field(ge=1, description="Sequences a forward pass or generation.")
+    ] = 16
+    max_new_tokens: Annotated[int, Field(ge=1, description="Tokens of a generated answer.")] = 128
+    include_path: Annotated[str | None, Field(description="Folder of local tasks for lm-eval.")] = (
+        None
+    )
 
 
 @dataclass(frozen=True, slots=True)

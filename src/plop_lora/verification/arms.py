@@ -24,7 +24,7 @@ from plop_lora.errors import UsageError, nearest
 from plop_lora.indicators import INDICATORS, NFN, Indicator, OfModels
 from plop_lora.indicators.signal import Signal
 from plop_lora.placement import STRATEGIES, Group, groups_of, place, with_ranks
-from plop_lora.placement.place import DEFAULT_TOP
+from plop_lora.placement.place import usual_top
 from plop_lora.records import DECIDED, AdapterSettings, Host, Placement, Scores
 from plop_lora.statistics import paired_difference
 from plop_lora.verification.equal import (
@@ -350,7 +350,7 @@ def _by_signal(row: Indicator) -> Callable[[Request], Placement]:
         }
         if not means:
             raise UsageError(f"The signal {row.name!r} is of none of these weights. Leave it out.")
-        top = DEFAULT_TOP if request.top is None else request.top
+        top = usual_top(request.scores) if request.top is None else request.top
         order = sorted(means, key=lambda type_name: (row.first(means[type_name]), type_name))
         return request.place("custom", order[:top])
 

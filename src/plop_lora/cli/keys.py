@@ -1,0 +1,206 @@
+"""Options that set keys of a recipe: their type, help and bounds are those of the recipe's field.
+
+A verb lists which keys its help shows. Every other key that has an option keeps it, hidden, and
+`--set key=value` reaches them all.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+import yaml
+from pydantic.fields import FieldInfo
+
+from plop_lora.cli.words import RUN
+from plop_lora.errors import UsageError, nearest
+from plop_lora.recipe import Section, option_of
+
+Verb = Callable[..., Any]
+Complete = Callable[[str], list[str]]
+RENAMED = {"eval": "evaluation"}
+"""Keys that are words of Python, and their parameter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key of a recipe that has an option.
+
+    Attributes:
+        path: of the key, `training.rewards` for one inside a section.
+        panel: of the help under which it is listed.
+        complete: completes its value in a shell.
+        hidden: whether the help leaves it out.
+    """
+
+    path: str
+    panel: str
+    complete: Complete | None = None
+    hidden: bool = False
+
+    @property
+    def option(self) -> str:
+        """The option, `--rewards`."""
+        return option_of(self.path)
+
+    @property
+    def parameter(self) -> str:
+        """The name of the option in Python."""
+        return RENAMED.get(self.path, self.option.removeprefix("--").replace("-", "_"))
+
+
+def field_of(recipe: type[Section], path: str) -> FieldInfo:
+    """Return the field of a key, with its type, description and bounds."""
+    first, _, rest = path.partition(".")
+    field = recipe.model_fields[first]
+    if not rest:
+        return field
+    inner = typing.cast(Any, field.annotation)
+    if hasattr(inner, "model_fields"):
+        found: FieldInfo = inner.model_fields[rest]
+        return found
+    hint = typing.get_type_hints(inner, include_extras=True)[rest]
+    return FieldInfo.from_annotation(hint)
+
+
+def takes_recipe(recipe: type[Section], keys: Sequence[Key]) -> Callable[[Verb], Verb]:
+    """Give a verb the options of some keys, and `--set` for all.
+
+    The verb is called with `given`: what was set on the line, by key, a mapping for a section.
+
+    Args:
+        recipe: whose keys these are.
+        keys: those that have an option, in the order of the help.
+    """
+
+    def decorate(verb: Verb) -> Verb:
+        own = inspect.signature(verb, eval_str=True)
+        if "given" not in own.parameters:
+            raise TypeError(f"{verb.__name__} takes no `given`")
+
+        @functools.wraps(verb)
+        def call(*arguments: Any, **options: Any) -> Any:
+            values = {key.path: options.pop(key.parameter, None) for key in keys}
+            document = _document(recipe, options.pop("settings", None) or ())
+            for path, value in values.items():
+                if value not in (None, False):
+                    _put(document, path, _value(field_of(recipe, path), value))
+            return verb(*arguments, given=document, **options)
+
+        before = [p for p in own.parameters.values() if p.default is inspect.Parameter.empty]
+        after = [p for p in own.parameters.values() if p not in before]
+        made = [*(_parameter(recipe, key) for key in keys), _SET]
+        call.__signature__ = own.replace(  # type: ignore[attr-defined]
+            parameters=[p for p in (*before, *made, *after) if p.name != "given"]
+        )
+        call.__annotations__ = {
+            p.name: p.annotation
+            for p in call.__signature__.parameters.values()  # type: ignore[attr-defined]
+        }
+        return call
+
+    return decorate
+
+
+def _parameter(recipe: type[Section], key: Key) -> inspect.Parameter:
+    field = field_of(recipe, key.path)
+    kind = _kind(field.annotation)
+    option = typer.Option(
+        key.option,
+        help=field.description,
+        rich_help_panel=key.panel,
+        autocompletion=key.complete,
+        hidden=key.hidden,
+    )
+    annotation = bool if kind is bool else kind | None
+    return inspect.Parameter(
+        key.parameter,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        default=False if kind is bool else None,
+        annotation=Annotated[annotation, option],
+    )
+
+
+def _kind(annotation: Any) -> type:
+    """Return what typer should read: a list and what may be a text are texts."""
+    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else ()
+    kinds = [kind for kind in options or (annotation,) if kind is not types.NoneType]
+    (kind,) = kinds if len(kinds) == 1 else (str,)
+    return kind if kind in (bool, int, float) else str
+
+
+def _is_list(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is tuple or any(
+        typing.get_origin(kind) is tuple for kind in typing.get_args(annotation)
+    )
+
+
+def _value(field: FieldInfo, value: Any) -> Any:
+    """Return a value of the line as the recipe holds it: a list of names, a template's breaks."""
+    if not isinstance(value, str):
+        return value
+    if _is_list(field.annotation):
+        return [word for part in value.split(",") if (word := part.strip())]
+    return value.replace("\\n", "\n")
+
+
+_SET = inspect.Parameter(
+    "settings",
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    default=None,
+    annotation=Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Set any key of the recipe: --set training.steps=200; repeatable.",
+            metavar="KEY=VALUE",
+            rich_help_panel=RUN,
+        ),
+    ],
+)
+
+
+def _document(recipe: type[Section], settings: Sequence[str]) -> dict[str, Any]:
+    """Return what `--set` gives, a mapping for a section.
+
+    Raises:
+        UsageError: an entry without a key or a value, one key twice, or a value that is no YAML.
+    """
+    document: dict[str, Any] = {}
+    seen: set[str] = set()
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        path = key.strip()
+        if not (path and equals):
+            raise UsageError(
+                f"--set {setting!r} is not possible; give a key and its value, such as "
+                f"--set training.steps=200.{nearest(path, recipe.model_fields)}"
+            )
+        if path in seen:
+            raise UsageError(f"--set {path} is there twice; give one value.")
+        seen.add(path)
+        try:
+            value = yaml.safe_load(text) if text.strip() else None
+        except yaml.YAMLError as error:
+            first = str(error).splitlines()[0]
+            raise UsageError(f"--set {path}: {text!r} is no value of YAML ({first}).") from error
+        _put(document, path, value)
+    return document
+
+
+def _put(document: dict[str, Any], path: str, value: Any) -> None:
+    """Put a value under its key; `a.b.c` stands inside the sections a and b."""
+    *sections, last = path.split(".")
+    inside = document
+    for name in sections:
+        there = inside.setdefault(name, {})
+        if not isinstance(there, dict):
+            raise UsageError(f"--set {path} and a value of {name} exclude each other.")
+        inside = there
+    inside[last] = value

@@ -1,0 +1,27 @@
+"""The user's YAML as frozen models: unknown keys are refused, every field says what it is.
+
+One section a verb; its fields are also where the command line takes its options from. Imports
+pydantic and PyYAML; no torch.
+"""
+
+from plop_lora.recipe.finetune import RUNNERS, DataRecipe, FinetuneRecipe, Price, Runner
+from plop_lora.recipe.scoring import ScoreRecipe, Scoring
+from plop_lora.recipe.section import Section, option_of
+from plop_lora.recipe.tune import TuneDesign, TuneRecipe
+from plop_lora.recipe.verify import VerifyDesign, VerifyRecipe
+
+__all__ = [
+    "RUNNERS",
+    "DataRecipe",
+    "FinetuneRecipe",
+    "Price",
+    "Runner",
+    "ScoreRecipe",
+    "Scoring",
+    "Section",
+    "TuneDesign",
+    "TuneRecipe",
+    "VerifyDesign",
+    "VerifyRecipe",
+    "option_of",
+]

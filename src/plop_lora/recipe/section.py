@@ -1,0 +1,235 @@
+"""A section of the user's YAML as a frozen model: how it is read, and what an error says of a key.
+
+Imports pydantic and PyYAML; no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from plop_lora.errors import UsageError, nearest
+from plop_lora.records.wording import fault_at
+
+THE_OPTIONS = "the options"
+"""What errors call values of the command line; each is then named by its option."""
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def of(cls, given: Any, settings: Mapping[str, Any]) -> Self:
+        """Return a recipe from a recipe, a YAML file or nothing, with settings laid over it.
+
+        Args:
+            given: a recipe of this class, the path of a file, a mapping, or None.
+            settings: plain values by key; a mapping goes into the section of that name.
+
+        Raises:
+            UsageError: as for `read`, or something else than a recipe.
+        """
+        if isinstance(given, cls):
+            document = given.model_dump(mode="json")
+            return cls.parse(_merged(document, settings), "the settings") if settings else given
+        if given is None or isinstance(given, str | Path):
+            return cls.read(given, settings, source="the settings")
+        if isinstance(given, Mapping):
+            return cls.parse(_merged(given, settings), "the recipe")
+        raise UsageError(
+            f"A recipe is needed here, not an object of the class {type(given).__name__}. Give "
+            f"the YAML file of one, {cls.__name__}.read(path), or its keys: task=, train=, eval=."
+        )
+
+    @classmethod
+    def read(
+        cls,
+        path: str | Path | None = None,
+        given: Mapping[str, Any] | None = None,
+        *,
+        source: str = THE_OPTIONS,
+    ) -> Self:
+        """Read a YAML file; what is `given` beside it takes the place of its values.
+
+        Args:
+            path: of the file, None for the values of `given` alone.
+            given: plain values by key; a mapping goes into the section of that name.
+            source: names what is `given` in errors.
+
+        Raises:
+            UsageError: no such file, no YAML, an unknown key or a value out of range; the text
+                names the key.
+        """
+        document = {} if path is None else _read_yaml(path)
+        if isinstance(document, dict):
+            document = _merged(document, given or {})
+        options = given if source == THE_OPTIONS else None
+        return cls.parse(document, source if path is None else f"the recipe {path}", options)
+
+    @classmethod
+    def parse(cls, document: Any, source: str, options: Mapping[str, Any] | None = None) -> Self:
+        """Build a section from plain values.
+
+        Args:
+            document: the values by key.
+            source: names them in errors.
+            options: those of them that the command line set, whose errors name the option.
+
+        Raises:
+            UsageError: an unknown key or a value out of range; the text names the key.
+        """
+        if not isinstance(document, Mapping):
+            raise UsageError(
+                f"In {source} there are no keys with values, such as task: sft, but "
+                f"{_kind(document)}."
+            )
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = [str(part) for part in first["loc"]]
+            raise UsageError(_fault(cls, where, first, source, options or {})) from error
+
+
+OPTIONS = {"price.hourly": "--price", "runner.kind": "--runner"}
+"""Keys whose option has another name than the key."""
+SECTIONED = ("evaluation.metric", "training.rewards", "runner.workers", *OPTIONS)
+"""Keys inside a section that have an option; of the others those at the top level have one."""
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+
+
+def _fault(
+    section: type[Section],
+    where: list[str],
+    fault: Any,
+    source: str,
+    options: Mapping[str, Any],
+) -> str:
+    """Say in one sentence what is wrong with a key, and what is allowed."""
+    key = ".".join(where) or "top level"
+    if fault["type"] in _UNKNOWN and where:
+        known = _keys(section, where[:-1])
+        return (
+            f"In {source}, {key}: there is no such key.{nearest(where[-1], known)} "
+            f"Keys: {', '.join(known)}."
+        )
+    if fault["type"] == "missing":
+        return _missing(section, where, source)
+    place = option_of(key) if _holds(options, where) else f"In {source}, {key}"
+    return f"{fault_at(place, fault)}."
+
+
+def _missing(section: type[Section], where: list[str], source: str) -> str:
+    """Say what a key that was left out is, and how to give it."""
+    field, key = section.model_fields.get(where[0]), ".".join(where)
+    what = f": {field.description.rstrip('.')}" if field and field.description else ""
+    if source == THE_OPTIONS:
+        return f"{option_of(key)} is needed{what}. Give it, or a recipe that has {key}."
+    return f"In {source}, {key} is needed, but is not there{what}."
+
+
+def _holds(document: Any, where: list[str]) -> bool:
+    """Whether the value at a place of the merged document comes from this one."""
+    for part in where:
+        if not isinstance(document, Mapping):
+            return document is not None
+        if part not in document:
+            return False
+        document = document[part]
+    return bool(where)
+
+
+def _kind(value: Any) -> str:
+    return {str: "a text", list: "a list", int: "a number", float: "a number"}.get(
+        type(value), f"a {type(value).__name__}"
+    )
+
+
+def option_of(key: str) -> str:
+    """Return the option of the command line that sets a key, in the words of an error.
+
+    >>> option_of("price.hourly"), option_of("seeds"), option_of("training.steps")
+    ('--price', '--seeds', '--set training.steps')
+    """
+    if "." in key and key not in SECTIONED:
+        return f"--set {key}"
+    return OPTIONS.get(key, f"--{key.rpartition('.')[2].replace('_', '-')}")
+
+
+class _OneValueAKey(yaml.SafeLoader):
+    """Reads YAML that names no key twice; the last one would win without a word."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping, and refuse a key that is there already."""
+        seen = set()
+        for key_node, _ in node.value:
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            if key is not None and key in seen and key != "<<":
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key!r} stands there twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key)
+        return dict(super().construct_mapping(node, deep=deep))
+
+
+def _read_yaml(path: str | Path) -> Any:
+    try:
+        return yaml.load(Path(path).read_bytes(), Loader=_OneValueAKey) or {}
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"Cannot read the recipe {path}: there is no such file. Name one that is there, or "
+            "give its keys as options."
+        ) from error
+    except IsADirectoryError as error:
+        raise UsageError(f"The recipe {path} is a folder. Name the YAML file in it.") from error
+    except OSError as error:
+        raise UsageError(
+            f"Cannot read the recipe {path}: {(error.strerror or str(error)).lower()}. Give a "
+            "YAML file."
+        ) from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = "" if mark is None else f", line {mark.line + 1},"
+        raise UsageError(
+            f"The recipe {path}{line} is not YAML that can be read: {error.problem}. Write keys "
+            "with values, such as task: sft."
+        ) from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UsageError(
+            f"The recipe {path} is not YAML in UTF-8. Write keys with values, such as task: sft."
+        ) from error
+
+
+def _merged(document: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay values over a document, section by section."""
+    merged = dict(document)
+    for key, value in given.items():
+        old = merged.get(key)
+        both = isinstance(value, Mapping) and isinstance(old, Mapping)
+        merged[key] = _merged(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _keys(section: Any, path: list[str]) -> list[str]:
+    """Return the keys of the section at `path` inside a section."""
+    for part in path:
+        section = section.model_fields[part].annotation
+    return [f.name for f in fields(section)] if is_dataclass(section) else [*section.model_fields]
+
+
+def one_of(word: str, allowed: tuple[str, ...]) -> str:
+    """Return a word that is allowed.
+
+    Raises:
+        ValueError: it is not; the text names those that are.
+    """
+    if word not in allowed:
+        raise ValueError(f"{word!r} is unknown; allowed: {', '.join(allowed)}")
+    return word
