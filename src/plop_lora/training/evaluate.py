@@ -19,6 +19,7 @@ from plop_lora.training.rewards import (
     answer_of,
     as_completion,
     call_reward,
+    check_references,
     checked_values,
     find_function,
     find_reward,
@@ -68,6 +69,33 @@ def find_metric(task: str, metric: str) -> None:
     """
     if ":" in metric and not metric.startswith(harness.PREFIX):
         find_function(metric, "metric", METRICS[task])
+
+
+def check_judged(spec: TrialSpec, rows: Sequence[Row], source: str) -> None:
+    """Refuse what the evaluation would meet after the training: rows and a metric that do not fit.
+
+    Args:
+        spec: names the metric.
+        rows: evaluation rows.
+        source: where they come from, for the text of the error.
+
+    Raises:
+        DataError: a row has no prompt or reference, or one whose number cannot be read whole.
+        UsageError: a metric that the task cannot be judged by, or no such function.
+    """
+    metric = metric_of(spec.task, spec.evaluation)
+    check_metric(spec.task, metric)
+    find_metric(spec.task, metric)
+    by_number = metric == "pass@1" and spec.training.rewards[:1] == ("number",)
+    try:
+        if metric in COMPARISONS:
+            references = [reference_of(row) for row in rows if prompt_of(row)]
+            if metric == "numeric":
+                check_references(references, "The metric `numeric`")
+        elif by_number:
+            check_references(map(answer_of, rows), "The reward `number`")
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from error
 
 
 def evaluate(

@@ -1,7 +1,7 @@
 """Reinforcement learning from reward functions with TRL's GRPOTrainer.
 
 The model that comes in already has its adapters; each prompt gets a group of sampled completions,
-which end at the end-of-sequence token, and rewards are normalised within the group.
+which end where a judged answer ends, and rewards are normalised within the group.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from typing import Any
 
 from plop_lora.errors import DataError, UsageError, require
 from plop_lora.records import TrainingSettings, TrialSpec
-from plop_lora.training.chats import template_arguments
-from plop_lora.training.rewards import columns_of, find_reward, try_rewards
-from plop_lora.training.task import Prepared, Row, Session, Trained
+from plop_lora.training.chats import Ends, ends_of_turns, template_arguments
+from plop_lora.training.evaluate import COMPARISONS
+from plop_lora.training.rewards import answer_of, columns_of, find_reward, try_rewards, until
+from plop_lora.training.task import Prepared, Row, Session, Trained, metric_of
 
 
 def check_groups(settings: TrainingSettings, rows: int) -> None:
@@ -70,9 +71,10 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
     from plop_lora.training.adapters import optimizer_of
     from plop_lora.training.arguments import check_causal, run, trl_arguments
     from plop_lora.training.callbacks import Report, quiet
-    from plop_lora.training.trainers import WarmedUp
+    from plop_lora.training.generation import ending
+    from plop_lora.training.trainers import EndsAtTexts, WarmedUp
 
-    class Trainer(WarmedUp, GRPOTrainer):  # type: ignore[misc]
+    class Trainer(EndsAtTexts, WarmedUp, GRPOTrainer):  # type: ignore[misc]
         """TRL's trainer as every arm uses it."""
 
     settings = spec.training
@@ -87,6 +89,7 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
             name: [values[place] for place in places["place"]] for name, values in columns.items()
         }
     )
+    ends = _ends(spec, prepared, rows)
     arguments = trl_arguments(
         GRPOConfig,
         spec,
@@ -96,11 +99,14 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
         max_completion_length=settings.completion_length,
         temperature=settings.temperature,
         beta=settings.beta,
+        generation_kwargs={"stop_strings": list(ends.texts)} if ends.texts else None,
     )
-    with quiet(), _reference(prepared.model, settings.beta):
+    Trainer.end_texts = ends.texts
+    rewards = [until(ends.texts, find_reward(name)) for name in settings.rewards]
+    with quiet(), ending(prepared, ends), _reference(prepared.model, settings.beta):
         trainer = Trainer(
             model=prepared.model,
-            reward_funcs=[find_reward(name) for name in settings.rewards],
+            reward_funcs=rewards,
             args=arguments,
             train_dataset=data,
             processing_class=prepared.tokenizer,
@@ -108,6 +114,16 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
             optimizers=(optimizer_of(spec, prepared.model), None),
         )
         return run(trainer)
+
+
+def _ends(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row]) -> Ends:
+    """Return what ends a sampled answer: what ends the answers that the trial is judged by."""
+    if all(isinstance(row["prompt"], str) for row in rows):
+        return Ends()
+    references = None
+    if metric_of(spec.task, spec.evaluation) in COMPARISONS:
+        references = [answer for row in rows if (answer := answer_of(row)) is not None]
+    return ends_of_turns(prepared.tokenizer, references)
 
 
 def check_prompts(rows: Sequence[Row]) -> None:

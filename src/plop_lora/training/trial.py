@@ -33,6 +33,7 @@ from plop_lora.records import TrialResult, TrialSpec
 from plop_lora.records.trial import DONE, FAILED, UNTRAINED
 from plop_lora.training import resources
 from plop_lora.training.curve import Curve, DivergedError, plain_row
+from plop_lora.training.evaluate import check_judged
 from plop_lora.training.folder import ADAPTER, RESULT, SPEC, check_no_links, trial_folder
 from plop_lora.training.launcher import is_first_process, process_count, settled
 from plop_lora.training.learning import not_whole, unmoved, unrewarded
@@ -125,6 +126,7 @@ def run_trial(
     judged = read_rows(base / data.evaluation, data.evaluation_sha256)
     check_rows(spec, train, data.train)
     check_rows(spec, judged, data.evaluation)
+    check_judged(spec, judged, data.evaluation)
     general = read_general(spec, base)
     progress = _Progress(spec, folder, tuple(report_to))
     if batch_size is not None:
