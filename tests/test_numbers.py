@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
+from finetunes import spec
 
-from plop_lora.errors import DataError
+from plop_lora.errors import DataError, PlopError
 from plop_lora.evaluation.metrics import is_numeric
 from plop_lora.evaluation.numbers import reference_number
 from plop_lora.evaluation.rewards import call_reward, find_reward, try_rewards
 from plop_lora.recipe import VerifyRecipe
+from plop_lora.records import TrialData
 from plop_lora.study.checks import compares_numbers
 from plop_lora.study.splits import prepare_splits
+from plop_lora.training import trial
 from plop_lora.training.tasks import SFT
 
 
@@ -75,3 +81,32 @@ def test_all_references_are_read_before_training(tmp_path: Path) -> None:
         prepare_splits(recipe, numbers_for=compares_numbers(SFT, recipe.training, "numeric"))
     with pytest.raises(DataError, match=r"Row 51: .*'at 10:30'"):
         try_rewards(("number",), rows)
+
+
+FILES = ("train.jsonl", "eval.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"task": "sft", "metric": "numeric"}, "eval.jsonl: Row 2: .*'at 10:30'"),
+        ({"task": "grpo", "metric": "numeric", "rewards": ("format",)}, "Row 2: .*'at 10:30'"),
+        ({"task": "grpo", "rewards": ("number",)}, "Row 2: .*'at 10:30'"),
+        ({"task": "sft", "metric": "no_such_module:judge"}, "no_such_module"),
+    ],
+)
+def test_a_trial_alone_reads_its_references_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], message: str
+) -> None:
+    """`plop trial` trained for hours, and then met the reference that is no number."""
+    rows = [{"prompt": f"What is {n}?", "completion": f"{n}"} for n in range(8)]
+    judged = [rows[0], {**rows[1], "completion": "at 10:30"}]
+    for name, part in (("train.jsonl", rows), ("eval.jsonl", judged)):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in part))
+    made = spec(**settings)
+    digests = [hashlib.sha256((tmp_path / n).read_bytes()).hexdigest() for n in FILES]
+    data = TrialData(FILES[0], digests[0], FILES[1], digests[1])
+    monkeypatch.setattr(trial, "_run", None)
+    with pytest.raises(PlopError, match=message):
+        trial.run_trial(dataclasses.replace(made, data=data), tmp_path)
+    assert not (tmp_path / "result.json").exists()

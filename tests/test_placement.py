@@ -165,7 +165,7 @@ def test_only_some_layers(scores) -> None:
 
 
 def test_a_placement_takes_as_many_types_as_scoring_decided_for(scores) -> None:
-    """`score --top 2` stopped as decided, and `place` took a third type that nothing had decided."""
+    """`score --top 2` stopped as decided, and `place` took a third type, never decided."""
     two = dataclasses.replace(scores, stopping=dataclasses.replace(scores.stopping, top=2))
     assert len(plop.place(two).choices) == 2
     assert len(plop.place(two, top=3).choices) == 3

@@ -257,17 +257,6 @@ def test_more_trials_continue_the_same_search(scores, tmp_path) -> None:
     assert len(more.of_phase(SEARCH)) == 4
 
 
-def test_half_a_line_in_the_journal_is_no_end(scores, tmp_path) -> None:
-    """A kill while the journal is written must not make the search unreadable for ever."""
-    recipe = changed(trials=12)
-    with pytest.raises(KeyboardInterrupt):
-        tune(scores, recipe, folder=tmp_path, run=Machine(die_after=8))
-    with (tmp_path / "study.journal").open("ab") as file:
-        file.write(b'{"op_code": 4, "worker')
-    tuning = tune(scores, recipe, folder=tmp_path, run=Machine())
-    assert len(tuning.ladder) + sum(t.state == SEARCHED for t in tuning.history) == 12
-
-
 @pytest.mark.slow
 def test_another_recipe_in_the_folder_is_another_search(scores, tmp_path) -> None:
     """What was measured under other training settings must not guide this one."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
+import subprocess
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +20,11 @@ from plop_lora.errors import MeasurementError, UsageError
 from plop_lora.recipe import TuneRecipe
 from plop_lora.records import TrialResult, TrialSpec
 from plop_lora.records.trial import CONFIRM, LADDER, SEARCH
-from plop_lora.records.tuning import UNCONFIRMED, Configuration
+from plop_lora.records.tuning import SEARCHED, UNCONFIRMED, Configuration
 from plop_lora.statistics import paired_t
 from plop_lora.tuning import plan, tune
 from plop_lora.tuning.confirm import compared
+from plop_lora.tuning.storage import SearchStorage
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -109,16 +113,55 @@ def test_a_search_whose_worker_file_is_gone_goes_on(scores, tmp_path: Path, shar
     assert not any("running" in note for note in tuning.notes)
 
 
-def test_a_lock_that_a_kill_left_is_nobodys(scores, tmp_path: Path, caplog, capfd) -> None:
-    """Optuna waited for it at each access, four minutes in all, and said so in its raw log."""
+WRITER = """
+import sqlite3, sys, time
+study = sqlite3.connect(sys.argv[1])
+study.execute("PRAGMA cache_spill = 1").close()
+study.execute("BEGIN EXCLUSIVE")
+study.execute("UPDATE trials SET state = 'FAIL'")
+print("writing", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_a_worker_killed_while_it_writes(
+    scores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd, relative: bool
+) -> None:
+    """A journal kept the lock of a killed worker, and half a line: four minutes, or no end."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("run") if relative else tmp_path / "run"
     recipe = changed(trials=12)
     with pytest.raises(KeyboardInterrupt):
-        tune(scores, recipe, folder=tmp_path, run=Machine(die_after=8))
-    os.symlink("study.journal", tmp_path / "study.journal.lock")
+        tune(scores, recipe, folder=folder, run=Machine(die_after=8))
+    words = [sys.executable, "-c", WRITER, str(folder / "study.db")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "writing\n"
+        worker.kill()
     started = time.monotonic()
-    tune(scores, recipe, folder=tmp_path, run=Machine())
-    assert time.monotonic() - started < 20
+    tuning = tune(scores, recipe, folder=folder, run=Machine())
+    assert time.monotonic() - started < 30
+    assert len(tuning.ladder) + sum(t.state == SEARCHED for t in tuning.history) == 12
     assert "lock" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("study.journal", "of an earlier release"), ("study.db", "DatabaseError")],
+)
+def test_a_study_that_cannot_be_read(tmp_path: Path, name: str, message: str) -> None:
+    """One line that says what to do, where the folder holds another format or a damaged file."""
+    tmp_path.joinpath(name).write_bytes(b"no database " * 200)
+    search: Any = SimpleNamespace(
+        folder=tmp_path,
+        recipe=RECIPE,
+        study=SimpleNamespace(higher=True),
+        identity=lambda: "0" * 64,
+    )  # fmt: skip
+    with pytest.raises(UsageError, match=rf"{message}.* anew") as error:
+        SearchStorage.open(search)
+    assert "\n" not in str(error.value)
 
 
 # --------------------------------------------------------------------------- the machine's faults

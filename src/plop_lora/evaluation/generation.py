@@ -7,6 +7,7 @@ happens at the start. Shape letters: B batch, T token.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
@@ -191,3 +192,23 @@ def greedy(prepared: Prepared, ends: Ends) -> Iterator[None]:
         yield
     finally:
         model.generation_config = before
+
+
+@contextlib.contextmanager
+def ending(prepared: Prepared, ends: Ends) -> Iterator[None]:
+    """Let a trainer's samples end where a judged answer ends, and put the model back.
+
+    Trainers read the tokens from the model's own configuration. Texts, their `stop_strings`, are
+    looked for by the tokenizer, which trainers do not pass on.
+    """
+    model = prepared.model.get_base_model()
+    config = model.generation_config
+    tokens = config.eos_token_id
+    config.eos_token_id = [*end_tokens(prepared), *ends.tokens]
+    if ends.texts:
+        model.generate = functools.partial(model.generate, tokenizer=prepared.tokenizer)
+    try:
+        yield
+    finally:
+        config.eos_token_id = tokens
+        model.__dict__.pop("generate", None)

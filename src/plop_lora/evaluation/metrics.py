@@ -16,6 +16,7 @@ from plop_lora.evaluation.rewards import (
     answer_of,
     as_completion,
     call_reward,
+    check_references,
     checked_values,
     find_reward,
     text_of,
@@ -81,6 +82,25 @@ def judge_answers(
         found = _judged_by_user(metric, judge, prompts, completions, rows)
         values = tuple(value for value in found if value is not None)
     return Judged.of({metric: values}, doubts)
+
+
+def check_answers(metric: str, rows: Sequence[Row], rewards: Sequence[str]) -> None:
+    """Refuse rows that a metric on answers could not judge, before anything is generated.
+
+    Args:
+        metric: as for `judge_answers`.
+        rows: evaluation rows.
+        rewards: names of reward functions.
+
+    Raises:
+        DataError: a row has no prompt or reference, or one whose number cannot be read whole.
+    """
+    if metric in COMPARISONS:
+        references = [reference_of(row) for row in rows if prompt_of(row)]
+        if metric == "numeric":
+            check_references(references, "The metric `numeric`")
+    elif metric == "pass@1" and tuple(rewards[:1]) == ("number",):
+        check_references(map(answer_of, rows), "The reward `number`")
 
 
 def unfinished(ended: Sequence[bool], most: int) -> tuple[str, ...]:

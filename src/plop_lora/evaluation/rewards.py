@@ -8,6 +8,7 @@ functions that they train with. Imports no torch.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
@@ -164,6 +165,24 @@ def checked(reward: Reward, name: str | None = None) -> Reward:
 
     guarded.__name__ = title  # TRL logs rewards/<name>/mean
     return guarded
+
+
+def until(ends: Sequence[str], reward: Reward) -> Reward:
+    """Let a reward function see completions up to the first of the texts that end an answer."""
+    if not ends:
+        return reward
+
+    @functools.wraps(reward)
+    def judge(**given: Any) -> Sequence[float | None]:
+        pairs = zip(given["prompts"], given["completions"], strict=True)
+        cut = [as_completion(prompt, _before(text_of(said), ends)) for prompt, said in pairs]
+        return reward(**{**given, "completions": cut})
+
+    return judge
+
+
+def _before(text: str, ends: Sequence[str]) -> str:
+    return text[: min((place for end in ends if (place := text.find(end)) >= 0), default=len(text))]
 
 
 def _offender(reward: Reward, given: Mapping[str, Any]) -> Any:

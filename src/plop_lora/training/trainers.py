@@ -15,6 +15,7 @@ from torch.utils.data import Sampler
 from transformers import get_scheduler
 
 from plop_lora.evaluation.heads import next_token_nats
+from plop_lora.training.learning import CUT_COMPLETIONS
 
 POOL = 16
 """Batches among which rows of similar length are looked for: more pad less and mix less."""
@@ -55,6 +56,53 @@ class WarmedUp:
 
 def _later(factor: Callable[[int], float]) -> Callable[[int], float]:
     return lambda step: factor(step + 1)
+
+
+class EndsAtTexts:
+    """TRL's GRPOTrainer, whose completions also end at texts that its template writes after them.
+
+    TRL itself ends a completion at tokens alone, trains on what fills the row behind a text, and
+    counts the completion as cut.
+    """
+
+    end_texts: tuple[str, ...] = ()
+    eos_token_ids: Sequence[int]
+    processing_class: Any
+    accelerator: Any
+    model: Any
+    _metrics: Any
+    _cut: list[bool]
+
+    def _generate_single_turn(self, *given: Any, **named: Any) -> Any:
+        usual: Any = super()
+        made = usual._generate_single_turn(*given, **named)
+        if not self.end_texts:
+            return made
+        completions, *others = made
+        lengths = [self._length(tokens) for tokens in completions]
+        self._cut = [
+            length is None and tokens[-1] not in self.eos_token_ids
+            for tokens, length in zip(completions, lengths, strict=True)
+        ]
+        pairs = zip(completions, lengths, strict=True)
+        return ([tokens[:length] for tokens, length in pairs], *others)
+
+    def _length(self, tokens: Sequence[int]) -> int | None:
+        """Return the number of tokens with which one of the texts is complete; None without one."""
+        for count in range(1, len(tokens) + 1):
+            said = self.processing_class.decode(tokens[:count], skip_special_tokens=True)
+            if any(text in said for text in self.end_texts):
+                return count
+        return None
+
+    def _generate(self, prompts: Any) -> Any:
+        usual: Any = super()
+        made = usual._generate(prompts)
+        if self.end_texts:
+            cut = torch.tensor(self._cut, device=self.accelerator.device)
+            shares = self._metrics["train" if self.model.training else "eval"][CUT_COMPLETIONS]
+            shares[-1] = self.accelerator.gather(cut).float().mean().item()
+        return made
 
 
 class SimilarLengths:

@@ -41,7 +41,7 @@ from plop_lora.training.machine import is_of_machine
 from plop_lora.training.memory import release_memory, smaller_batch
 from plop_lora.training.rows import check_rows, read_general, read_rows
 from plop_lora.training.task import Session
-from plop_lora.training.tasks import check_metric, task_named
+from plop_lora.training.tasks import check_judged, check_metric, task_named
 from plop_lora.training.weights import check_weights
 
 _SPARE_BYTES = 50 * 2**20
@@ -117,6 +117,7 @@ def run_trial(
     judged = read_rows(base / data.evaluation, data.evaluation_sha256)
     check_rows(task, spec, train, data.train)
     check_rows(task, spec, judged, data.evaluation)
+    check_judged(task, spec, judged, data.evaluation)
     general = read_general(task, spec, base)
     progress = _Progress(spec, folder, tuple(report_to))
     if batch_size is not None:

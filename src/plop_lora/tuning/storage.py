@@ -1,4 +1,4 @@
-"""The memory of a search: an Optuna study whose journal survives a kill at any moment.
+"""The memory of a search: an Optuna study in SQLite, which survives a kill at any moment.
 
 Every suggestion keeps its configuration, worker, cause and cost as attributes of its trial, so
 that the storage alone says what was tried, also to other workers. Imports optuna when it is used.
@@ -29,6 +29,10 @@ from plop_lora.tuning.space import Space
 
 WORKER, POINT, CAUSE, COST, PARAMETERS = "worker", "configuration", "cause", "cost", "parameters"
 LEADER, HOME = "leader", "home"
+DATABASE = "study.db"
+_JOURNAL = "study.journal"
+_SECONDS = 60
+"""How long SQLite waits for another process that writes."""
 STARTUP_SHARE = 1 / 3
 """Of the search that is drawn at random before the estimator takes over."""
 
@@ -51,7 +55,8 @@ class SearchStorage:
 
         Raises:
             MissingExtraError: optuna is not installed.
-            UsageError: the database of `storage` cannot be opened.
+            UsageError: the database cannot be opened, or the folder has a search of an earlier
+                release.
         """
         optuna = require("optuna")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -75,7 +80,7 @@ class SearchStorage:
         """Return the names of this worker: that of its folder, and one that the folder has lost.
 
         The folder that opened the storage is known by its machine and path as well. A study in
-        the journal of a folder has no other worker at all.
+        the database of a folder has no other worker at all.
         """
         names = {worker_name(self.search.folder)}
         alone = self.search.recipe.storage is None
@@ -235,11 +240,18 @@ def _home(search: Search) -> str:
 
 def _backend(optuna: Any, search: Search) -> Any:
     url = search.recipe.storage
-    if url is None:
-        return optuna.storages.JournalStorage(_journal(optuna, search.folder / "study.journal"))
+    given = _own_database(search.folder) if url is None else url
+    # Another process may write at this moment; a lock of one that was killed is gone with it.
+    waiting = {"connect_args": {"timeout": _SECONDS}} if given.startswith("sqlite") else {}
     try:
-        return optuna.storages.RDBStorage(url)
+        return optuna.storages.RDBStorage(given, engine_kwargs=waiting)
     except Exception as error:
+        if url is None:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise UsageError(
+                f"Cannot open {search.folder / DATABASE}: {reason}. Where it is damaged, delete it "
+                "to search anew, which reads the trials that are there, or give another --folder."
+            ) from error
         # A URL may carry a password: only its scheme is repeated.
         raise UsageError(
             f"Cannot open the storage of the search ({url.partition(':')[0]}): "
@@ -248,19 +260,18 @@ def _backend(optuna: Any, search: Search) -> Any:
         ) from error
 
 
-def _journal(optuna: Any, path: Path) -> Any:
-    """Open the journal; what a kill has left is removed first: its lock, half a line at the end.
+def _own_database(folder: Path) -> str:
+    """Return the URL of the database of a folder, which its process holds alone.
 
-    The folder is held by this process alone, so a lock of the journal is nobody's any more. Optuna
-    would wait for it at each of its accesses. Its lock is a link to the file: only where that is an
-    absolute path does optuna see how old the lock is, and that its owner is gone.
+    Raises:
+        UsageError: the folder has a search in the format of earlier releases.
     """
-    journal = optuna.storages.journal
-    for stale in path.parent.glob(f"{path.name}.lock*"):
-        stale.unlink(missing_ok=True)
-    if path.exists():
-        content = path.read_bytes()
-        if content and not content.endswith(b"\n"):
-            with path.open("r+b") as file:
-                file.truncate(content.rfind(b"\n") + 1)
-    return journal.JournalFileBackend(str(path.resolve()))
+    if (folder / _JOURNAL).exists():
+        raise UsageError(
+            f"{folder} holds a search of an earlier release ({_JOURNAL}), which is not read. "
+            "Delete that file to search anew, which reads the trials that are there, or give "
+            "another --folder."
+        )
+    from sqlalchemy.engine import URL
+
+    return URL.create("sqlite", database=str((folder / DATABASE).resolve())).render_as_string()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from plop_lora.errors import UsageError, check_installed, nearest
+from plop_lora.errors import DataError, UsageError, check_installed, nearest
 from plop_lora.evaluation import lm_eval
+from plop_lora.evaluation.judged import Row
+from plop_lora.evaluation.metrics import check_answers, is_of_user
+from plop_lora.records import TrialSpec
 from plop_lora.training.task import Task
 from plop_lora.training.tasks.classify import CLASSIFY
 from plop_lora.training.tasks.grpo import GRPO
 from plop_lora.training.tasks.sft import SFT
-from plop_lora.user_code import find_object
+from plop_lora.user_code import find_function, find_object
 
 TASKS = {task.name: task for task in (SFT, CLASSIFY, GRPO)}
 """Those that come along."""
@@ -60,3 +64,27 @@ def check_metric(task: Task, metric: str) -> None:
         if metric == lm_eval.PREFIX:
             raise UsageError("lm-eval: needs the name of a task behind it, such as lm-eval:gsm8k.")
         check_installed("lm_eval")
+
+
+def check_judged(task: Task, spec: TrialSpec, rows: Sequence[Row], source: str) -> None:
+    """Refuse what the evaluation would meet after the training: rows and a metric that do not fit.
+
+    Args:
+        task: of the trial.
+        spec: names the metric.
+        rows: evaluation rows.
+        source: where they come from, for the text of the error.
+
+    Raises:
+        DataError: a row has no prompt or reference, or one whose number cannot be read whole.
+        UsageError: a metric that the task cannot be judged by, or no such function.
+    """
+    metric = task.metric_of(spec.evaluation)
+    check_metric(task, metric)
+    if is_of_user(metric):
+        find_function(metric, "metric", task.metrics)
+    if task.by_answers:
+        try:
+            check_answers(metric, rows, spec.training.rewards)
+        except DataError as error:
+            raise DataError(f"{source}: {error}") from error

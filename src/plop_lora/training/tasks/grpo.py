@@ -1,7 +1,7 @@
 """Reinforcement learning from reward functions with TRL's GRPOTrainer.
 
 The model that comes in already has its adapters; each prompt gets a group of sampled completions,
-which end at the end-of-sequence token, and rewards are normalised within the group.
+which end where a judged answer ends, and rewards are normalised within the group.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from plop_lora.errors import DataError, UsageError, require
-from plop_lora.evaluation.chats import prompt_tokens, template_arguments
+from plop_lora.evaluation.chats import Ends, ends_of_turns, prompt_tokens, template_arguments
 from plop_lora.evaluation.judged import Judged, Prepared, Row
-from plop_lora.evaluation.metrics import judge_answers
+from plop_lora.evaluation.metrics import COMPARISONS, judge_answers
 from plop_lora.evaluation.rewards import (
     answer_of,
     check_named,
     columns_of,
     find_reward,
     try_rewards,
+    until,
 )
 from plop_lora.fields import PROMPTS
 from plop_lora.recipe import DataRecipe
@@ -98,12 +99,13 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
+    from plop_lora.evaluation.generation import ending
     from plop_lora.training.adapters import optimizer_of
     from plop_lora.training.arguments import check_causal, run, trl_arguments
     from plop_lora.training.callbacks import Report, quiet
-    from plop_lora.training.trainers import WarmedUp
+    from plop_lora.training.trainers import EndsAtTexts, WarmedUp
 
-    class Trainer(WarmedUp, GRPOTrainer):  # type: ignore[misc]
+    class Trainer(EndsAtTexts, WarmedUp, GRPOTrainer):  # type: ignore[misc]
         """TRL's trainer as every arm uses it."""
 
     settings = spec.training
@@ -118,6 +120,7 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
             name: [values[place] for place in places["place"]] for name, values in columns.items()
         }
     )
+    ends = _ends(spec, prepared, rows)
     arguments = trl_arguments(
         GRPOConfig,
         spec,
@@ -127,11 +130,14 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
         max_completion_length=settings.completion_length,
         temperature=settings.temperature,
         beta=settings.beta,
+        generation_kwargs={"stop_strings": list(ends.texts)} if ends.texts else None,
     )
-    with quiet(), _reference(prepared.model, settings.beta):
+    Trainer.end_texts = ends.texts
+    rewards = [until(ends.texts, find_reward(name)) for name in settings.rewards]
+    with quiet(), ending(prepared, ends), _reference(prepared.model, settings.beta):
         trainer = Trainer(
             model=prepared.model,
-            reward_funcs=[find_reward(name) for name in settings.rewards],
+            reward_funcs=rewards,
             args=arguments,
             train_dataset=data,
             processing_class=prepared.tokenizer,
@@ -139,6 +145,16 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
             optimizers=(optimizer_of(spec, prepared.model), None),
         )
         return run(trainer)
+
+
+def _ends(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row]) -> Ends:
+    """Return what ends a sampled answer: what ends the answers that the trial is judged by."""
+    if all(isinstance(row["prompt"], str) for row in rows):
+        return Ends()
+    references = None
+    if GRPO.metric_of(spec.evaluation) in COMPARISONS:
+        references = [answer for row in rows if (answer := answer_of(row)) is not None]
+    return ends_of_turns(prepared.tokenizer, references)
 
 
 def check_prompts(rows: Sequence[Row]) -> None:
