@@ -66,12 +66,10 @@ class Batch:
         return len(self.names) > 1 and all(self._by_row(*tensor) for tensor in tensors)
 
     def _by_row(self, key: str, value: Any) -> bool:
+        if not isinstance(value, torch.Tensor) or value.shape[:1] != (len(self.names),):
+            return False
         # Positions in time, height and width stand above the rows, of which there may be three.
-        return (
-            isinstance(value, torch.Tensor)
-            and value.shape[:1] == (len(self.names),)
-            and not (key == "position_ids" and value.ndim == 3)
-        )
+        return key != "position_ids" or value.ndim != 3
 
 
 # --------------------------------------------------------------------------- sequences
