@@ -11,6 +11,7 @@ from torch import nn
 
 import plop_lora as plop
 from plop_lora.data import Batch, ready_batches
+from plop_lora.errors import MeasurementError
 from plop_lora.scoring.beside import ALONE, text_alone
 from plop_lora.scoring.look import NOT_TRIED
 from plop_lora.scoring.padding import is_square, told_apart
@@ -227,3 +228,25 @@ def test_a_streamed_record_says_what_was_not_tried(tmp_path) -> None:
     assert streamed.notes == (NOT_TRIED,)
     assert _plain(streamed) == _values(_score(model, [batch]))
     assert streamed.sequences == len(batch["input_ids"])
+
+
+class PadsItself(Reader):
+    """Pads to a multiple of eight, which no configuration says."""
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: Any = None) -> torch.Tensor:
+        missing = -input_ids.shape[1] % 8
+        return super().forward(nn.functional.pad(input_ids, (0, missing)))
+
+
+def test_padding_that_no_configuration_says_is_not_counted() -> None:
+    """Sixteen rows of a text of eleven tokens are not its tokens; the others are scored."""
+    scores = _score(PadsItself(), [_batch([11, 8])])
+    assert {site.tokens for site in scores.sites} == {8}
+    left_out, alone = scores.notes[-1], scores.notes[0]
+    assert alone.startswith("texts went one at a time")
+    assert left_out == (
+        "some calls of layers.0.up and 3 other weights were left out: "
+        "its input rows are not the tokens of a text"
+    )
+    with pytest.raises(MeasurementError, match="its input rows are not the tokens of a text"):
+        _score(PadsItself(), [_batch([11, 9])])

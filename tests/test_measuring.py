@@ -18,6 +18,7 @@ from plop_lora.errors import OutputError
 from plop_lora.models.memory import is_out_of_memory
 from plop_lora.scoring import cluster, engines
 from plop_lora.scoring.experts import experts_measured
+from plop_lora.scoring.job import Job
 from plop_lora.scoring.memory import measure
 from plop_lora.scoring.probe import attach
 from plop_lora.scoring.provenance import _kind
@@ -179,6 +180,24 @@ def test_a_run_on_ray_says_so(monkeypatch) -> None:
         MODEL, texts=["one text", "and another"], engine="ray", device="cpu", progress=False
     )
     assert scores.provenance.settings["engine"] == "ray"
+
+
+def test_a_worker_measures_what_the_look_has_left(monkeypatch, tmp_path) -> None:
+    """It found the weights that cannot learn again: "a Ray worker finds other modules"."""
+    model = families.build("phi3")
+    model.save_pretrained(tmp_path)
+    sites = find_sites(model).sites
+    wanted = {
+        site.host.name if site.host.type == "qkv_proj" else site.name: None
+        for site in sites
+        if site.host.type != "o_proj"
+    }
+    cluster._loaded.cache_clear()
+    job = Job(str(tmp_path), "cpu", "float32", (), (), "analytic", 0, False)
+    (batch,) = ready_batches([families.batch_of("phi3")])
+    names, measured = cluster.measure_shard(job, batch, tuple(wanted))
+    assert names == tuple(wanted)
+    assert len(measured.sums_RN) == len(wanted)
 
 
 def _nothing() -> object:

@@ -66,11 +66,10 @@ class Batch:
         return len(self.names) > 1 and all(self._by_row(*tensor) for tensor in tensors)
 
     def _by_row(self, key: str, value: Any) -> bool:
-        if not isinstance(value, torch.Tensor) or not value.ndim:
+        if not isinstance(value, torch.Tensor) or value.shape[:1] != (len(self.names),):
             return False
         # Positions in time, height and width stand above the rows, of which there may be three.
-        above = key == "position_ids" and value.ndim == 3
-        return not above and len(value) == len(self.names)
+        return key != "position_ids" or value.ndim != 3
 
 
 # --------------------------------------------------------------------------- sequences

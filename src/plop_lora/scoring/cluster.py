@@ -25,7 +25,7 @@ from plop_lora.scoring.collect import Measured, merge
 from plop_lora.scoring.job import Job
 from plop_lora.scoring.loading import load_model, quiet_loading
 from plop_lora.scoring.memory import measure
-from plop_lora.scoring.sites import Site, find_sites
+from plop_lora.scoring.sites import Site, SiteMap, find_sites, refine
 from plop_lora.scoring.wrappers import unwrap
 
 RETRIES = 3
@@ -55,7 +55,8 @@ def measure_on_ray(
     """
     names = tuple(site.name for site in sites)
     pieces: list[Measured | None] = [None] * len(batches)
-    for order, (found, measured) in run_tasks(measure_shard, [(job, b) for b in batches]):
+    tasks = [(job, batch, names) for batch in batches]
+    for order, (found, measured) in run_tasks(measure_shard, tasks):
         if found != names:
             raise ModelError(
                 f"A Ray worker finds other modules in {job.model} than this process. Every "
@@ -92,20 +93,32 @@ def _no_cluster(address: str, error: Exception) -> UsageError:
     )
 
 
-def measure_shard(job: Job, batch: Batch) -> tuple[tuple[str, ...], Measured]:
-    """Measure one batch in a worker; return the names of the sites with it."""
-    model, sites, gains = _loaded(job)
+def measure_shard(
+    job: Job, batch: Batch, names: tuple[str, ...]
+) -> tuple[tuple[str, ...], Measured]:
+    """Measure one batch in a worker; return the names of the sites with it.
+
+    Args:
+        job: how the model is loaded and measured.
+        batch: what is measured.
+        names: of the sites that the process with the texts wants, which has tried what can learn
+            and how fused weights are cut.
+    """
+    model, found, gains = _loaded(job)
+    wanted = frozenset(names)
+    whole = wanted & {site.host.name for site in found.sites if site.part is not None}
+    sites = [site for site in refine(found, (), whole).sites if site.name in wanted]
     measured = measure(model, sites, [batch], indicators=job.indicators, gains=gains)
     return tuple(site.name for site in sites), measured
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(job: Job) -> tuple[nn.Module, tuple[Site, ...], GainCache]:
+def _loaded(job: Job) -> tuple[nn.Module, SiteMap, GainCache]:
     assert job.model is not None
     quiet_loading()
     model = unwrap(load_model(job.model, device=job.device, dtype=job.dtype, origin=job.origin))
-    sites = find_sites(model, include=job.include, exclude=job.exclude).sites
-    return model, sites, open_cache(job, model)
+    found = find_sites(model, include=job.include, exclude=job.exclude)
+    return model, found, open_cache(job, model)
 
 
 @contextlib.contextmanager
