@@ -15,7 +15,7 @@ import plop_lora as plop
 from plop_lora.errors import RecordError, UsageError
 from plop_lora.indicators.signal import Signal
 from plop_lora.placement.budget import RankCost, share_out, tighten
-from plop_lora.records import AdapterSettings, Scores
+from plop_lora.records import AdapterSettings, IndicatorScores, Scores
 from plop_lora.study.study import budget_of
 from plop_lora.verification.arms import (
     ARMS,
@@ -38,6 +38,13 @@ def _with_sides(scores: Scores, sides: dict[str, tuple[int, int]]) -> Scores:
         for host in scores.hosts
     )
     return dataclasses.replace(scores, hosts=hosts)
+
+
+def _with_indicators(scores: Scores) -> Scores:
+    """Return the same scores with every indicator that has to be recorded, in planted orders."""
+    values = tuple(float(1 + index % 5) for index in range(len(scores.sites)))
+    held = tuple(IndicatorScores(name, (), values) for name in ("response-gain", "rank-of-weights"))
+    return dataclasses.replace(scores, indicators=held)
 
 
 def _signal(name: str, scores: Scores, *, are_ranks: bool = False) -> Signal:
@@ -67,7 +74,8 @@ def _by_name(arms: tuple[Arm, ...]) -> dict[str, Arm]:
 def test_every_arm_meets_the_budget_or_is_refused(scores, data, factor, uniform) -> None:
     """On weights of any sides: within 2 % and never above, or at rank 1, or refused with a way."""
     types = sorted({host.type for host in scores.hosts})
-    odd = _with_sides(scores, {name: (data.draw(SIDES), data.draw(SIDES)) for name in types})
+    sides = {name: (data.draw(SIDES), data.draw(SIDES)) for name in types}
+    odd = _with_indicators(_with_sides(scores, sides))
     names = [name for name in ARMS if name != "eva" or not uniform]
     options = {"seeds": SEEDS, "signals": _signals(odd), "uniform": uniform}
     budget = max(1, int(factor * 4 * budget_of(odd, 1)))

@@ -118,6 +118,8 @@ def test_a_part_of_the_question_is_not_left_out_silently(tmp_path: Path) -> None
         _trained(source, "sft")
     joined = load_documents(source, template="{hint}\n{question}\n{answer}")
     assert joined.items[0].text == "it is one of the 0 last\nwhich 0?\nb"
+    classes = [{"sentence": f"film {n}", "label": f"it is class {n}"} for n in range(4)]
+    assert load_documents(_file(tmp_path, *classes)).field == "sentence"
     named = [row | {"solution": row.pop("hint")} for row in rows]
     assert len(load_documents(_file(tmp_path, *named)).items) == 4
 

@@ -17,6 +17,7 @@ from test_contract import _Waits
 
 import plop_lora as plop
 from plop_lora.data import ready_batches
+from plop_lora.demo import DATA, MODEL
 from plop_lora.errors import MeasurementError, UsageError
 from plop_lora.indicators import (
     INDICATORS,
@@ -109,6 +110,13 @@ def test_the_command_line_knows_a_new_row(toy, run, tmp_path, scores) -> None:
     assert code == 0
     assert json.loads(output)["indicator"] == TOY
     plain = scores.save(tmp_path / "plain.json")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"score: {{indicators: [{TOY}]}}")
+    given = ("score", str(MODEL), "--data", str(DATA / "problems.jsonl"), "--text", "question")
+    options = ("--samples", "4", "--recipe", str(recipe), "--format", "json")
+    code, output, _ = run(*given, *options, "--no-reference")
+    assert code == 0
+    assert [held["indicator"] for held in json.loads(output)["indicators"]] == [TOY]
     code, _, errors = run("place", str(plain), "--indicator", TOY)
     assert code == 2
     assert f"--indicator {TOY} -o scores.json" in errors
@@ -306,6 +314,7 @@ def test_parameter_share_follows_from_any_record(scores) -> None:
     assert [one.type for one in groups] == sorted(sizes, key=lambda name: (-sizes[name], name))
     placement = plop.place(scores, indicator="parameter-share", top=2)
     assert [choice.type for choice in placement.choices] == [one.type for one in groups[:2]]
+    assert placement.choices[0].next.verdict == "a tie within 0"  # more texts would not help
 
 
 def test_every_row_says_what_it_is() -> None:

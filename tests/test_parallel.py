@@ -35,6 +35,7 @@ pytestmark = pytest.mark.slow
 SOURCE = Path(__file__).parents[1] / "src"
 DATA_OPTIONS = ["--data", str(DATA / "problems.jsonl"), "--samples", "9", "--batch-size", "2"]
 TEMPLATE = TASKS["problems"]["template"]
+FURTHER = ("response-gain", "rank-of-weights")
 TIME_LIMIT = 120
 
 
@@ -84,7 +85,8 @@ fully = AutoModelForCausalLM.from_pretrained(f"{folder}/model")
 for block in fully.model.layers:
     fully_shard(block)
 for name, model in (("tensors", tensors), ("fully", fully)):
-    scores = plop.score(model, batches=batches, progress=False)
+    further = ["response-gain", "rank-of-weights"]
+    scores = plop.score(model, batches=batches, progress=False, indicators=further)
     scores.save(f"{folder}/{name}{os.environ['RANK']}.json")
 torch.distributed.destroy_process_group()
 """
@@ -114,6 +116,7 @@ def in_two(tmp_path_factory: pytest.TempPathFactory):
     (folder / "output").mkdir()
     done = _torchrun(
         str(folder / "script.py"), "score", str(MODEL), *DATA_OPTIONS, "--template", TEMPLATE,
+        *(word for name in FURTHER for word in ("--indicator", name)),
         "-o", str(folder / "output" / "scores.json"), "--format", "json",
         FOLDER=str(folder),
     )  # fmt: skip
@@ -125,10 +128,13 @@ def test_two_processes_equal_one(in_two, one_thread: None) -> None:
     """Nine texts in batches of two: a share that is lost, doubled or cut moves a number."""
     folder, printed, _, _ = in_two
     documents = plop.load_documents(DATA / "problems.jsonl", template=TEMPLATE, samples=9)
-    alone = plop.score(str(MODEL), texts=documents, batch_size=2, progress=False)
+    options = {"batch_size": 2, "progress": False, "indicators": FURTHER}
+    alone = plop.score(str(MODEL), texts=documents, **options)
     together = plop.Scores.load(folder / "output" / "scores.json")
     assert together.measurements == alone.measurements
     assert together.types == alone.types
+    assert together.indicators == alone.indicators
+    assert [held.indicator for held in alone.indicators] == list(FURTHER)
     assert together.sites == alone.sites
     assert together.tokens == alone.tokens
     assert together.notes == alone.notes
@@ -145,7 +151,7 @@ def test_a_model_spread_over_processes_equals_the_whole(in_two, way: str) -> Non
     `tensors` is transformers' own plan for Llama, `fully` FSDP 2 on every block.
     """
     folder, _, model, batches = in_two
-    whole = plop.score(model, batches=batches, progress=False)
+    whole = plop.score(model, batches=batches, progress=False, indicators=FURTHER)
     for index in (0, 1):
         spread = plop.Scores.load(folder / f"{way}{index}.json")
         assert [site.name for site in spread.sites] == [site.name for site in whole.sites]
@@ -153,6 +159,8 @@ def test_a_model_spread_over_processes_equals_the_whole(in_two, way: str) -> Non
             assert site.nfn == pytest.approx(expected.nfn, rel=1e-5), site.name
             assert site.parameters == expected.parameters
         assert spread.measurements.counts == whole.measurements.counts
+        for held, known in zip(spread.indicators, whole.indicators, strict=True):
+            assert held.values == pytest.approx(known.values, rel=1e-5), held.indicator
 
 
 KILLED = """

@@ -37,7 +37,8 @@ def _score(**options: object) -> plop.Scores:
 
 def test_ray_equals_one_process(running: None) -> None:
     """A task that measured other sites, or put its sums elsewhere, would move a score."""
-    spread, here = _score(engine="ray"), _score()
+    further = ["response-gain", "rank-of-weights"]
+    spread, here = (_score(engine=one, indicators=further) for one in ("ray", "memory"))
     engines = [scores.provenance.settings["engine"] for scores in (spread, here)]
     assert engines == ["ray", "memory"]
     assert spread.measurements.sequence_ids == here.measurements.sequence_ids
@@ -45,6 +46,8 @@ def test_ray_equals_one_process(running: None) -> None:
     for row, expected in zip(spread.measurements.sums, here.measurements.sums, strict=True):
         assert row == pytest.approx(expected, rel=1e-5)
     assert [t.type for t in spread.types] == [t.type for t in here.types]
+    for held, known in zip(spread.indicators, here.indicators, strict=True):
+        assert held.values == pytest.approx(known.values, rel=1e-5), held.indicator
     assert spread.provenance.data_fingerprint == here.provenance.data_fingerprint
 
 

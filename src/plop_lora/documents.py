@@ -18,6 +18,7 @@ from typing import Any
 
 from plop_lora.errors import DataError, UsageError, nearest
 from plop_lora.fields import (
+    LABELS,
     MESSAGES,
     Columns,
     Form,
@@ -286,7 +287,8 @@ def _check_lost(
     columns = reader.columns
     if columns is None or not columns.guessed:
         return
-    lost = lost_column(rows, [item.text for item in items], columns.names, guessed=True)
+    used = (*columns.names, *LABELS)
+    lost = lost_column(rows, [item.text for item in items], used, guessed=True)
     if lost is not None:
         read = "\\n".join(f"{{{name}}}" for name in columns.names)
         raise DataError(

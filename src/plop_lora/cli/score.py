@@ -21,7 +21,6 @@ from plop_lora.cli.output import (
 )
 from plop_lora.cli.words import DATA, ENGINE, MODEL, STOPPING, among, with_examples
 from plop_lora.errors import UsageError
-from plop_lora.indicators import recorded_indicator
 from plop_lora.lines import STDIN
 from plop_lora.models.folders import check_reach, expanded, model_name
 from plop_lora.models.origin import Origin
@@ -282,6 +281,7 @@ def score(
 
 def _indicators(recipe: Path | None, given: list[str] | None) -> tuple[str, ...]:
     """Return the indicators that the line names, else those of the recipe."""
+    from plop_lora.indicators import recorded_indicator
     from plop_lora.recipe import ScoreRecipe
 
     options = {"score": {"indicators": given}} if given else {}

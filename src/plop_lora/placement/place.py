@@ -347,7 +347,9 @@ def _gap(group: Group, others: list[Group], ties: Ties) -> Gap | None:
     if (group.type, other.type) in ties:
         return ties[group.type, other.type]
     gap = paired_difference(other.estimate, group.estimate)
-    return Gap(other.type, gap.value, gap.low, gap.high, gap.verdict)
+    # More data separate two types only where data play a part.
+    verdict = f"{TIE} 0" if gap.low == gap.high == 0 else gap.verdict
+    return Gap(other.type, gap.value, gap.low, gap.high, verdict)
 
 
 def _verdict(row: Strategy, choices: tuple[Choice, ...]) -> str:

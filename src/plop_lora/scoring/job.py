@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from plop_lora.indicators import Indicator, OfFeatures, OfWeights
+from plop_lora.indicators import INDICATORS, NFN, Indicator, OfFeatures, OfWeights
 from plop_lora.models.origin import PLAIN, Origin
 
 
@@ -24,13 +24,13 @@ class IndicatorSettings:
 
     @property
     def features(self) -> dict[str, OfFeatures]:
-        """The further indicators that are given the rows of every call."""
-        measures = {row.name: row.measure for row in self.further}
+        """The indicators that are given the rows of every call, NFN first."""
+        measures = {row.name: row.measure for row in (INDICATORS[NFN], *self.further)}
         return {name: kind for name, kind in measures.items() if isinstance(kind, OfFeatures)}
 
     @property
     def weights(self) -> dict[str, OfWeights]:
-        """The further indicators that are given every weight once."""
+        """The indicators that are given every weight once."""
         measures = {row.name: row.measure for row in self.further}
         return {name: kind for name, kind in measures.items() if isinstance(kind, OfWeights)}
 

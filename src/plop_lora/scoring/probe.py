@@ -1,12 +1,11 @@
 """The hooks: one context manager that turns a forward pass into sums per row and sequence.
 
-While it is open, every site's forward leaves Σ NFN and the number of tokens of each sequence in a
-small buffer on its device. A site has one row of the buffer, a site of stacked experts one per
-expert. Nothing that grows with tokens × width is kept, and nothing is copied to the host until
-the batch is over.
+While it is open, every site's forward leaves Σ NFN, Σ of each further indicator and the number of
+tokens of each sequence in a small buffer on its device (`sums.py`). Nothing that grows with tokens
+× width is kept, and nothing is copied to the host until the batch is over.
 
-Shape letters: B batch, T token, N kept rows (B × T flattened), R buffer rows, S routed pairs,
-E expert, I in, O out.
+Shape letters: B batch, T token, N kept rows (B × T flattened), L layers, R buffer rows,
+S routed pairs, E expert, I in, O out.
 """
 
 from __future__ import annotations
@@ -25,16 +24,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from plop_lora.errors import MeasurementError
-from plop_lora.indicators import FeatureRows
+from plop_lora.indicators import NFN, FeatureRows
 from plop_lora.indicators.expected_norms import expected_gain, row_norms
-from plop_lora.indicators.scored import nfn
 from plop_lora.scoring.devices import watched
 from plop_lora.scoring.job import NFN_ALONE, IndicatorSettings
 from plop_lora.scoring.operators import Operator, confirmed, part_norms, part_rows
 from plop_lora.scoring.sharded import ShardedOperator
 from plop_lora.scoring.sites import NO_PRODUCT, NO_TOKENS, Site
 from plop_lora.scoring.slices import Part
-from plop_lora.scoring.sums import COUNTS, FURTHER, SUMS, Floats, Found, Layout, Routing, Tally
+from plop_lora.scoring.sums import COUNTS, SUMS, Floats, Found, Layout, Routing, Tally
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
 Gain = float | list[float]
@@ -84,7 +82,7 @@ class Probe:
 
     def begin(self, layout: Layout) -> None:
         """Open a tally for a batch of `layout.size` sequences."""
-        self.current = Tally(layout, self.starts[-1], FURTHER + len(self._features))
+        self.current = Tally(layout, self.starts[-1], SUMS + len(self._features))
 
     def finish(self) -> Found:
         """Close the current tally and move it to the host, in one transfer a device.
@@ -97,23 +95,13 @@ class Probe:
         added = np.zeros((tally.layers, tally.rows, tally.layout.size))
         for buffer_LRB in tally.buffers.values():
             added += buffer_LRB.cpu().double().numpy()
-        broken = self._first_broken(tally, added[SUMS])
-        if broken is not None:
-            raise MeasurementError(
-                f"{broken} produced NaN or infinity, so nothing after it means "
-                "anything. If the model runs in float16 or bfloat16, score it with "
-                "--dtype float32; if that does not help, its weights are damaged."
-            )
-        further = dict(zip(self._features, added[FURTHER:], strict=True))
-        for name, sums_RB in further.items():
-            broken = self._first_broken(tally, sums_RB)
-            if broken is not None:
-                raise MeasurementError(
-                    f"The indicator {name!r} is NaN or infinity for {broken}, whose features are "
-                    f"finite. Leave out --indicator {name}."
-                )
-        unassignable = frozenset(tally.unassignable)
-        return Found(added[SUMS], added[COUNTS], further, unassignable, tally.left_out)
+        sums = dict(zip(self._features, added[SUMS:], strict=True))
+        for name, sums_RB in sums.items():
+            site = self._first_broken(tally, sums_RB)
+            if site is not None:
+                raise MeasurementError(_broken(site, name))
+        nfn_RB, unassignable = sums.pop(NFN), frozenset(tally.unassignable)
+        return Found(nfn_RB, added[COUNTS], sums, unassignable, tally.left_out)
 
     def _first_broken(self, tally: Tally, sums_RB: Floats) -> str | None:
         """Return the name of the first site in forward order whose sums are not finite."""
@@ -211,9 +199,8 @@ class Probe:
         return norms_N, functools.partial(part_rows, rows_NO, bias_O, part)
 
     def _measured(self, rows: FeatureRows) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield the layer of the buffer and the numbers [N] of NFN and the further indicators."""
-        yield SUMS, nfn(rows)
-        for layer, measure in enumerate(self._features.values(), start=FURTHER):
+        """Yield the layer of the buffer and the numbers [N] of each indicator."""
+        for layer, measure in enumerate(self._features.values(), start=SUMS):
             yield layer, measure.per_token(rows)
 
     def _weigh(self, index: int, weight: Callable[[], torch.Tensor | None]) -> None:
@@ -343,6 +330,20 @@ class Probe:
         baseline, seed = self.indicators.baseline, self.indicators.seed
         weights = _sliced(weights_EOI, part)
         return torch.stack([expected_gain(w, baseline=baseline, seed=seed) for w in weights])
+
+
+def _broken(site: str, indicator: str) -> str:
+    """Say what it means that an indicator of a site is not finite."""
+    if indicator == NFN:
+        return (
+            f"{site} produced NaN or infinity, so nothing after it means "
+            "anything. If the model runs in float16 or bfloat16, score it with "
+            "--dtype float32; if that does not help, its weights are damaged."
+        )
+    return (
+        f"The indicator {indicator!r} is NaN or infinity for {site}, whose features are finite. "
+        f"Leave out --indicator {indicator}."
+    )
 
 
 def _sliced(weights_EOI: torch.Tensor, part: Part | None) -> torch.Tensor:

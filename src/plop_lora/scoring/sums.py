@@ -22,8 +22,8 @@ from plop_lora.indicators.expected_norms import row_norms
 from plop_lora.scoring.devices import sent
 
 Floats = NDArray[np.float64]
-SUMS, COUNTS, FURTHER = 0, 1, 2
-"""The layers of a buffer: Σ NFN, tokens, and from the last on Σ of each further indicator."""
+COUNTS, SUMS = 0, 1
+"""The layers of a buffer: tokens, and from here on Σ of each indicator, NFN first."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,7 +100,7 @@ class Routing:
 class Tally:
     """What an open batch has added up to: sums and counts on each device, as one tensor [L, R, B].
 
-    `layers` is their number: Σ NFN, tokens, and Σ of each further indicator.
+    `layers` is their number: tokens, and Σ of each indicator.
     `order` lists the sites as they ran, `unassignable` those whose rows nobody can tell apart,
     `left_out` those with a call that counts nowhere, with the reason, and `last` the newest input
     with its row norms.

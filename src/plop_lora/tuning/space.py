@@ -179,11 +179,11 @@ def _table(
 
 
 def _placed(study: Study, name: str, rank: int) -> Placement:
-    if name in STRATEGIES and name != "custom":
+    if name in STRATEGIES and not STRATEGIES[name].by_name:
         top = study.top if STRATEGIES[name].uses_top else None
         return place(study.scores, strategy=name, top=top, rank=rank, seed=study.seed)
     if not Path(name).is_file():
-        allowed = [strategy for strategy in STRATEGIES if strategy != "custom"]
+        allowed = [row.name for row in STRATEGIES.values() if not row.by_name]
         raise UsageError(
             f"placements: {name!r} is neither a strategy nor a file.{nearest(name, allowed)} "
             f"Allowed: {', '.join(allowed)}, or a file written by plop place."
