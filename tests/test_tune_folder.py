@@ -156,6 +156,7 @@ def test_a_study_that_cannot_be_read(tmp_path: Path, name: str, message: str) ->
     search: Any = SimpleNamespace(
         folder=tmp_path,
         recipe=RECIPE,
+        policy=RECIPE,
         study=SimpleNamespace(higher=True),
         identity=lambda: "0" * 64,
     )  # fmt: skip

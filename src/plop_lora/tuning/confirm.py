@@ -69,7 +69,7 @@ def finalists(search: Search, trials: Sequence[SearchTrial]) -> list[Configurati
 def fresh_seeds(search: Search) -> tuple[int, ...]:
     """Return the seeds of the confirmation; the search has used the one before them."""
     first = search.study.seed + 1
-    return tuple(range(first, first + search.recipe.seeds))
+    return tuple(range(first, first + search.policy.seeds))
 
 
 def unconfirmed(search: Search, trials: Sequence[SearchTrial], why: str) -> Confirmation:
@@ -96,8 +96,8 @@ def confirm(search: Search, trials: Sequence[SearchTrial], spent: float) -> Conf
     }
     candidates = _judge(search, trials, by_point)
     verdict, chosen = decide(candidates, search.study.higher)
-    fewer = search.recipe.seeds - len(seeds)
-    left_out = f"{fewer} of {search.recipe.seeds} seeds of the confirmation left out, for the hours"
+    fewer = search.policy.seeds - len(seeds)
+    left_out = f"{fewer} of {search.policy.seeds} seeds of the confirmation left out, for the hours"
     notes = (left_out,) if fewer else ()
     return Confirmation(
         verdict, chosen, candidates, seeds, tuple(result.cost for result in results), notes
@@ -109,12 +109,12 @@ def _train(
 ) -> tuple[tuple[int, ...], list[TrialResult]]:
     """Train all at once, or under a limit of hours seed by seed: only whole seeds compare."""
     seeds = fresh_seeds(search)
-    rounds = [seeds] if search.recipe.hours is None else [(seed,) for seed in seeds]
+    rounds = [seeds] if search.policy.hours is None else [(seed,) for seed in seeds]
     used: list[int] = []
     results: list[TrialResult] = []
     for some in rounds:
         seconds = spent + sum(result.cost.device_seconds for result in results)
-        if search.recipe.hours is not None and seconds >= search.recipe.hours * 3600:
+        if search.policy.hours is not None and seconds >= search.policy.hours * 3600:
             break
         results += search.run(
             [

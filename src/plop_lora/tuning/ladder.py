@@ -50,7 +50,7 @@ def climb(search: Search, storage: SearchStorage) -> Ladder:
                 replace(search.space.default, learning_rate=rate), seed=search.study.seed,
                 phase=LADDER, judged_on=SELECT, length=search.ladder,
             )
-            for rate in ladder_rates(search.space, search.recipe.trials)
+            for rate in ladder_rates(search.space, search.policy.trials)
         ]
     )  # fmt: skip
     ladder = Ladder(

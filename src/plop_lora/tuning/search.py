@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plop_lora.files import atomic_file
-from plop_lora.recipe import Runner, TuneRecipe
+from plop_lora.recipe import Runner, TuneDesign, TuneRecipe
 from plop_lora.records import TrialResult, TrialSpec
 from plop_lora.records.tuning import Configuration
 from plop_lora.study.compare import cause_of, value_of
@@ -31,7 +31,7 @@ class Search:
     Attributes:
         study: what all trials have in common.
         space: what may be chosen from.
-        recipe: what the user wrote; only its policy is read here, and its identity.
+        recipe: what the user wrote, by which the search is known again.
         run_trials: goes through trials.
         watch: told of every trial.
     """
@@ -41,6 +41,11 @@ class Search:
     recipe: TuneRecipe
     run_trials: RunTrials
     watch: Watch
+
+    @property
+    def policy(self) -> TuneDesign:
+        """What the user wrote of the search itself: how many trials, hours and seeds, and where."""
+        return self.recipe
 
     @property
     def folder(self) -> Path:

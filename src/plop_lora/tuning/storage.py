@@ -83,7 +83,7 @@ class SearchStorage:
         the database of a folder has no other worker at all.
         """
         names = {worker_name(self.search.folder)}
-        alone = self.search.recipe.storage is None
+        alone = self.search.policy.storage is None
         if alone or self.study.user_attrs.get(HOME) == _home(self.search):
             names.add(self.study.user_attrs[LEADER])
         return names
@@ -123,7 +123,7 @@ class SearchStorage:
         """
         search = self.search
         text = f"{search.study.seed} {len(self.study.get_trials(deepcopy=False))}"
-        if search.recipe.storage:
+        if search.policy.storage:
             text = f"{text} {worker_name(search.folder)}"
         seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
         return require("optuna").samplers.TPESampler(
@@ -157,7 +157,7 @@ class SearchStorage:
         states = (optuna.trial.TrialState.RUNNING,)
         left = []
         for frozen in self.study.get_trials(deepcopy=False, states=states):
-            shared = self.search.recipe.storage is not None
+            shared = self.search.policy.storage is not None
             if shared and frozen.user_attrs.get(WORKER) not in names:
                 continue
             if configuration_of(frozen) is None:
@@ -239,7 +239,7 @@ def _home(search: Search) -> str:
 
 
 def _backend(optuna: Any, search: Search) -> Any:
-    url = search.recipe.storage
+    url = search.policy.storage
     given = _own_database(search.folder) if url is None else url
     # Another process may write at this moment; a lock of one that was killed is gone with it.
     waiting = {"connect_args": {"timeout": _SECONDS}} if given.startswith("sqlite") else {}

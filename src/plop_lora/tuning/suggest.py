@@ -49,13 +49,13 @@ def run_suggestions(search: Search, storage: SearchStorage, ladder: Ladder) -> t
     if batch:
         _run(search, storage, batch)
     storage.enqueue(space, known_points(space))
-    wanted = max(1, search.recipe.trials - len(ladder.steps))
+    wanted = max(1, search.policy.trials - len(ladder.steps))
     startup = max(4, round(wanted * STARTUP_SHARE))
     while (room := wanted - len(trained(storage.history()))) > 0:
         size = min(room, workers_of(search.study.runner))
         if not affordable(search, storage, ladder, size):
             return (
-                f"{room} of {wanted} trials did not start, for the {search.recipe.hours:.3g} hours",
+                f"{room} of {wanted} trials did not start, for the {search.policy.hours:.3g} hours",
             )
         batch = _ask_feasible(storage, space, size, startup)
         if not batch:
@@ -161,7 +161,7 @@ def affordable(search: Search, storage: SearchStorage, ladder: Ladder, size: int
     Raises:
         UsageError: the hours are spent and no trial has run.
     """
-    hours = search.recipe.hours
+    hours = search.policy.hours
     if hours is None:
         return True
     done = storage.costs()
@@ -174,5 +174,5 @@ def affordable(search: Search, storage: SearchStorage, ladder: Ladder, size: int
             "is left for the search. Give more; what has run is kept."
         )
     mean = statistics.fmean(cost.device_seconds for cost in done)
-    coming = size + FINALISTS * search.recipe.seeds
+    coming = size + FINALISTS * search.policy.seeds
     return spent + mean * coming <= hours * 3600
