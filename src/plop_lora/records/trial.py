@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field
@@ -10,8 +11,29 @@ from pydantic import AfterValidator, Field
 from plop_lora.records.base import Record
 from plop_lora.records.placement import Placement
 
-LADDER, SEARCH, CONFIRM, UNTRAINED = "ladder", "search", "confirm", "untrained"
-DONE, FAILED = "done", "failed"
+
+class Phase(StrEnum):
+    """What a trial is for.
+
+    `ladder` chooses a learning rate and `search` a configuration, both on the selection split;
+    `confirm` decides on the report split, and `untrained` judges the model as it was there.
+    """
+
+    LADDER = "ladder"
+    SEARCH = "search"
+    CONFIRM = "confirm"
+    UNTRAINED = "untrained"
+
+
+class Status(StrEnum):
+    """How a trial ended."""
+
+    DONE = "done"
+    FAILED = "failed"
+
+
+LADDER, SEARCH, CONFIRM, UNTRAINED = Phase
+DONE, FAILED = Status
 
 GENERAL_LOSS = "general-loss"
 """Nats a token on general text, beside the metrics of the task."""
@@ -159,9 +181,8 @@ class TrialData:
 class TrialSpec(Record):
     """Everything that decides the outcome of one finetune; its digest names the trial's folder.
 
-    `model` is what `load_model` takes. `phase` is `ladder` (choosing a learning rate, on the
-    selection split), `search` (the same split, for a search), `confirm` (on the report split) or
-    `untrained` (the same split, for the model as it was). `labels` are the classes of `classify`
+    `model` is what `load_model` takes, `phase` what the trial is for. `labels` are the classes of
+    `classify`
     in the order of their numbers, `loraplus_ratio` and the initialisation stand in the placement's
     settings. `revision` is the commit of a hub id, `weights` a key of the content of a folder:
     other weights under the same name are another trial. A spec without them is the same document
@@ -172,7 +193,7 @@ class TrialSpec(Record):
 
     arm: str
     seed: int
-    phase: str
+    phase: Phase
     task: str
     model: str
     placement: Placement
@@ -229,9 +250,9 @@ class TrialResult(Record):
     spec_digest: str
     arm: str
     seed: int
-    phase: str
+    phase: Phase
     learning_rate: float
-    status: str
+    status: Status
     cause: str | None
     metric: str
     metrics: dict[str, float]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, ClassVar
 
 from plop_lora.records.base import Record
@@ -11,12 +12,39 @@ from plop_lora.records.placement import Placement
 from plop_lora.records.scores import ModelReference
 from plop_lora.records.verification import LadderStep
 
-IMPROVED, STANDS, INCONCLUSIVE, UNCONFIRMED = (
-    "improved", "default stands", "cannot separate", "unconfirmed"
-)  # fmt: skip
+
+class TuningVerdict(StrEnum):
+    """What a search says of its choice."""
+
+    IMPROVED = "improved"
+    STANDS = "default stands"
+    INCONCLUSIVE = "cannot separate"
+    UNCONFIRMED = "unconfirmed"
+
+
+class CandidateVerdict(StrEnum):
+    """What the confirmation says of one configuration."""
+
+    REFERENCE = "reference"
+    BETTER = "better"
+    NOT_WORSE = "not worse"
+    WORSE = "worse"
+    INCONCLUSIVE = "cannot separate"
+
+
+class SearchState(StrEnum):
+    """Where a suggestion of the search stands."""
+
+    SEARCHED = "done"
+    FAILED = "failed"
+    OVER_BUDGET = "over budget"
+    RUNNING = "running"
+
+
+IMPROVED, STANDS, INCONCLUSIVE, UNCONFIRMED = TuningVerdict
 EXIT_CODES = {IMPROVED: 0, STANDS: 0, INCONCLUSIVE: 4, UNCONFIRMED: 4}
-REFERENCE, BETTER, NOT_WORSE, WORSE = "reference", "better", "not worse", "worse"
-SEARCHED, FAILED, OVER_BUDGET, RUNNING = "done", "failed", "over budget", "running"
+REFERENCE, BETTER, NOT_WORSE, WORSE, UNDECIDED = CandidateVerdict
+SEARCHED, FAILED, OVER_BUDGET, RUNNING = SearchState
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +81,7 @@ class SearchTrial:
     configuration: Configuration
     parameters: int
     value: float | None
-    state: str
+    state: SearchState
     cause: str | None
     device_seconds: float | None
 
@@ -78,7 +106,7 @@ class Candidate:
     low: float | None
     high: float | None
     p: float | None
-    verdict: str
+    verdict: CandidateVerdict
     causes: tuple[str, ...] = ()
 
 
@@ -140,7 +168,7 @@ class Tuning(Record):
     higher_is_better: bool
     margin: float
     budget: int
-    verdict: str
+    verdict: TuningVerdict
     chosen: Configuration
     default: Configuration
     candidates: tuple[Candidate, ...]

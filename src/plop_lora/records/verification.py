@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import ClassVar
 
 from plop_lora.records.base import Record
@@ -10,7 +11,30 @@ from plop_lora.records.cost import CostLedger
 from plop_lora.records.placement import Placement
 from plop_lora.records.scores import ModelReference
 
-CONFIRMED, BEATEN, INCONCLUSIVE = "confirmed", "beaten", "cannot separate"
+
+class Verdict(StrEnum):
+    """What a verification says of the shortlist."""
+
+    CONFIRMED = "confirmed"
+    BEATEN = "beaten"
+    INCONCLUSIVE = "cannot separate"
+
+
+class ArmVerdict(StrEnum):
+    """What a verification says of one arm.
+
+    `non-inferior` says that the shortlist is, to this rival, and `worse` that the rival is.
+    """
+
+    SHORTLIST = "shortlist"
+    NON_INFERIOR = "non-inferior"
+    BETTER = "better than shortlist"
+    WORSE = "worse"
+    UNSEPARATED = "cannot separate"
+    FAILED = "failed"
+
+
+CONFIRMED, BEATEN, INCONCLUSIVE = Verdict
 EXIT_CODES = {CONFIRMED: 0, BEATEN: 3, INCONCLUSIVE: 4}
 
 
@@ -84,7 +108,7 @@ class ArmResult:
     low: float | None
     high: float | None
     p: float | None
-    verdict: str
+    verdict: ArmVerdict
     causes: tuple[str, ...] = ()
     bound: float | None = None
 
@@ -140,7 +164,7 @@ class Verification(Record):
     margin: float
     budget: int
     shortlist: str
-    verdict: str
+    verdict: Verdict
     better: str | None
     more: str | None
     arms: tuple[ArmResult, ...]

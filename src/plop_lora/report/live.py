@@ -26,7 +26,7 @@ from rich.text import Text
 from plop_lora.escapes import escaped
 from plop_lora.recipe import Price
 from plop_lora.records import TrialResult, TrialSpec
-from plop_lora.records.trial import CONFIRM, LADDER, SEARCH, UNTRAINED
+from plop_lora.records.trial import CONFIRM, LADDER, SEARCH, UNTRAINED, Phase
 from plop_lora.report.costs import duration, money
 from plop_lora.report.rows import Column, Table, shown, sparkline
 from plop_lora.training.events import FINISHED, RUNNING, WAITING, Event, Watch
@@ -88,7 +88,7 @@ def rows(state: State) -> Table:
         return Table("Trials", (Column("arm"),), (), ())
     phase = _current_phase(state.trials)
     trials = [trial for trial in state.trials if trial.spec.phase == phase]
-    title = f"Trials, {PHASES.get(phase, phase)}: {_finished(trials)} of {len(trials)} finished"
+    title = f"Trials, {PHASES[phase]}: {_finished(trials)} of {len(trials)} finished"
     lines = (_legend(trials), *_failures(trials), *_sums(state))
     arms = dict.fromkeys(trial.spec.arm for trial in trials)
     names = dict.fromkeys(trial.column for trial in _by_column(trials))
@@ -101,7 +101,7 @@ def rows(state: State) -> Table:
     return Table(title, columns, grid, lines)
 
 
-def _current_phase(trials: Sequence[Trial]) -> str:
+def _current_phase(trials: Sequence[Trial]) -> Phase:
     """Return the phase of the first trial that is not finished, else of the last."""
     unfinished = (trial for trial in trials if trial.state != FINISHED)
     return next(unfinished, trials[-1]).spec.phase
@@ -268,7 +268,7 @@ class Board:
         with self._lock:
             trials = tuple(self._trials.values())
             left = self._left()
-        told, phase = f"{result.metric} {outcome(result)}", PHASES.get(spec.phase, spec.phase)
+        told, phase = f"{result.metric} {outcome(result)}", PHASES[spec.phase]
         what = told if result.done else f"failed: {result.cause}"
         rest = f"; {to_go(left)}" if left is not None and _finished(trials) < len(trials) else ""
         return (

@@ -25,7 +25,7 @@ from plop_lora.records import (
     TrialResult,
     TrialSpec,
 )
-from plop_lora.records.trial import higher_is_better
+from plop_lora.records.trial import Phase, higher_is_better
 from plop_lora.study import checks
 from plop_lora.study.folder import TRIALS, mark
 from plop_lora.study.model import check_config, check_weights_fit, is_scored, model_of
@@ -151,7 +151,7 @@ class Study:
         *,
         learning_rate: float,
         seed: int,
-        phase: str,
+        phase: Phase,
         judged_on: str,
         rows: int | None = None,
         steps: int | None = None,

@@ -20,10 +20,13 @@ from plop_lora.records.tuning import (
     REFERENCE,
     STANDS,
     UNCONFIRMED,
+    UNDECIDED,
     WORSE,
     Candidate,
+    CandidateVerdict,
     Configuration,
     SearchTrial,
+    TuningVerdict,
 )
 from plop_lora.statistics import CONFIDENCE, holm
 from plop_lora.study.compare import compare_to_reference, outcome_of
@@ -52,7 +55,7 @@ class Versus:
 class Confirmation:
     """The finalists with their verdicts, the one to take, what it took."""
 
-    verdict: str
+    verdict: TuningVerdict
     chosen: Configuration
     candidates: tuple[Candidate, ...]
     seeds: tuple[int, ...]
@@ -191,22 +194,22 @@ def _nothing_learned(results: Sequence[TrialResult]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(why for result in results for why in result.nothing_learned))
 
 
-def verdict_of(versus: Versus, margin: float) -> str:
+def verdict_of(versus: Versus, margin: float) -> CandidateVerdict:
     """Return what the interval of a difference says; above 0 the candidate is better.
 
-    >>> verdict_of(Versus(0.004, -0.002, 0.01, 0.2), 0.01)
+    >>> str(verdict_of(Versus(0.004, -0.002, 0.01, 0.2), 0.01))
     'not worse'
     """
     if versus.low is None or versus.high is None:
-        return INCONCLUSIVE
+        return UNDECIDED
     if versus.low > 0:
         return BETTER
     if versus.high < 0:
         return WORSE
-    return NOT_WORSE if versus.low >= -margin else INCONCLUSIVE
+    return NOT_WORSE if versus.low >= -margin else UNDECIDED
 
 
-def decide(candidates: Sequence[Candidate], higher: bool) -> tuple[str, Configuration]:
+def decide(candidates: Sequence[Candidate], higher: bool) -> tuple[TuningVerdict, Configuration]:
     """Return the verdict and the configuration to take; the first candidate is the default.
 
     A rival takes its place only if it is not worse and has the better mean.
@@ -222,7 +225,7 @@ def decide(candidates: Sequence[Candidate], higher: bool) -> tuple[str, Configur
     alive = [rival for rival in rivals if rival.mean is not None]
     if default.mean is None and alive:
         return INCONCLUSIVE, _best(alive, higher).configuration
-    open_ones = any(rival.verdict == INCONCLUSIVE for rival in rivals)
+    open_ones = any(rival.verdict == UNDECIDED for rival in rivals)
     return INCONCLUSIVE if open_ones or default.mean is None else STANDS, default.configuration
 
 

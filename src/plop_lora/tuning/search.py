@@ -13,6 +13,7 @@ from pathlib import Path
 from plop_lora.files import atomic_file
 from plop_lora.recipe import Runner, TuneDesign, TuneRecipe
 from plop_lora.records import TrialResult, TrialSpec
+from plop_lora.records.trial import Phase
 from plop_lora.records.tuning import Configuration
 from plop_lora.study.compare import cause_of, value_of
 from plop_lora.study.rates import Length, shortened
@@ -80,7 +81,7 @@ class Search:
         point: Configuration,
         *,
         seed: int,
-        phase: str,
+        phase: Phase,
         judged_on: str,
         length: Length | None = None,
     ) -> TrialSpec:

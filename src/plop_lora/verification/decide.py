@@ -19,12 +19,11 @@ from functools import partial
 
 from plop_lora.errors import MeasurementError, UsageError
 from plop_lora.records import Predictive
-from plop_lora.records.verification import BEATEN, CONFIRMED, INCONCLUSIVE
+from plop_lora.records.verification import BEATEN, CONFIRMED, INCONCLUSIVE, ArmVerdict, Verdict
 from plop_lora.statistics import holm, items_needed, seeds_needed, spearman
 from plop_lora.study.compare import DRAWS, Outcome, Paired, compare_to_reference
 
-SHORTLIST, NON_INFERIOR, BETTER = "shortlist", "non-inferior", "better than shortlist"
-WORSE, UNSEPARATED, FAILED = "worse", "cannot separate", "failed"
+SHORTLIST, NON_INFERIOR, BETTER, WORSE, UNSEPARATED, FAILED = ArmVerdict
 RISK = 0.05
 LEAST_ARMS = 4
 _MOST_MORE_SEEDS = 50
@@ -49,7 +48,7 @@ class ArmComparison:
     low: float | None = None
     high: float | None = None
     p: float | None = None
-    verdict: str = UNSEPARATED
+    verdict: ArmVerdict = UNSEPARATED
     bound: float | None = None
 
 
@@ -72,7 +71,7 @@ class Doubts:
 class Decision:
     """The verdict, the rival that is better, what would separate, and every arm in order."""
 
-    verdict: str
+    verdict: Verdict
     better: str | None
     more: str | None
     comparisons: tuple[ArmComparison, ...]
@@ -186,11 +185,11 @@ def _check(outcomes: Mapping[str, Outcome], shortlist: str, margin: float) -> No
             raise MeasurementError(f"The arm {arm!r} has an outcome of {wrong[0]}.")
 
 
-def _verdicts(paired: Mapping[str, Paired], margin: float) -> dict[str, str]:
+def _verdicts(paired: Mapping[str, Paired], margin: float) -> dict[str, ArmVerdict]:
     """Judge the rivals that could be compared."""
     beaten = holm([rival.interval.p_below(-margin) for rival in paired.values()])
     different = holm([rival.interval.p for rival in paired.values()])
-    verdicts = {}
+    verdicts: dict[str, ArmVerdict] = {}
     for (arm, rival), p_beaten, p in zip(paired.items(), beaten, different, strict=True):
         if p_beaten < RISK:
             verdicts[arm] = BETTER
@@ -210,8 +209,8 @@ def _is_above(reference: Paired) -> bool:
 
 
 def _allowed(
-    verdicts: Mapping[str, str], shortlist: str, doubts: Doubts, learned: bool
-) -> dict[str, str]:
+    verdicts: Mapping[str, ArmVerdict], shortlist: str, doubts: Doubts, learned: bool
+) -> dict[str, ArmVerdict]:
     """Take back what must not be claimed: of arms in doubt, and of arms that have not learned."""
     doubted = verdicts if shortlist in doubts.arms else doubts.arms
     return {
@@ -226,7 +225,7 @@ def _shortlist(arm: str, outcome: Outcome) -> ArmComparison:
 
 
 def _comparison(
-    arm: str, outcome: Outcome, paired: Paired | None, p: float | None, verdict: str | None
+    arm: str, outcome: Outcome, paired: Paired | None, p: float | None, verdict: ArmVerdict | None
 ) -> ArmComparison:
     if paired is None or verdict is None:
         verdict = UNSEPARATED if _finished(outcome) else FAILED
