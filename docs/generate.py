@@ -7,12 +7,13 @@ of architectures from building, scoring, placing and exporting every family of t
 from __future__ import annotations
 
 import dataclasses
-import re
 import sys
+import typing
 import warnings
 from pathlib import Path
 
 import typer.main
+from pydantic.fields import FieldInfo
 
 from plop_lora.cli import VERBS, app, verb_name
 from plop_lora.cli.words import examples_of
@@ -22,6 +23,7 @@ REFERENCE = DOCS / "reference" / "cli.md"
 RECIPE = DOCS / "reference" / "recipe.md"
 ARCHITECTURES = DOCS / "architectures.md"
 MARKS = ("<!-- measured -->", "<!-- exports -->")
+HIDDEN = "Short for `--set`, and not in the help"
 SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -43,8 +45,10 @@ def cli_page() -> str:
             lines += [f"# {what}", line]
         lines += ["```", "", "| argument or option | meaning | |", "|---|---|---|"]
         group = None
-        for parameter in sub.params:
+        hidden = [parameter for parameter in sub.params if getattr(parameter, "hidden", False)]
+        for parameter in [*(p for p in sub.params if p not in hidden), *hidden]:
             panel = getattr(parameter, "rich_help_panel", None)
+            panel = HIDDEN if parameter in hidden else panel
             if panel != group:
                 group = panel
                 lines.append(f"| **{panel}** | | |")
@@ -102,10 +106,12 @@ def recipe_page() -> str:
 def section_keys(section: type) -> dict[str, tuple[str, str]]:
     """Return description and default of every key of a section."""
     if dataclasses.is_dataclass(section):
-        entries = re.compile(r"^ {8}(\w+): ((?:.|\n(?= {9}))+)", re.MULTILINE)
-        told = dict(entries.findall(section.__doc__))
+        hints = typing.get_type_hints(section, include_extras=True)
         return {
-            field.name: (" ".join(told[field.name].split()), written(field.default))
+            field.name: (
+                FieldInfo.from_annotation(hints[field.name]).description,
+                written(field.default),
+            )
             for field in dataclasses.fields(section)
         }
     return {

@@ -13,7 +13,7 @@ from trials import NO_DATA, checkpoint, spec_of
 
 import plop_lora as plop
 from plop_lora.errors import ModelError
-from plop_lora.training.adapters import load_base
+from plop_lora.training.base import base_of
 
 BOTH = "holds a model and an adapter, which transformers puts on it"
 ADAPTER = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"]}
@@ -63,4 +63,4 @@ def test_a_trial_refuses_it_as_well(on_hub, scores) -> None:
     """A trial would have trained on top of an adapter that no score had seen."""
     checkpoint(on_hub("me/both"), "LlamaForCausalLM")
     with pytest.raises(ModelError, match=BOTH):
-        load_base(spec_of("me/both", plop.place(scores), NO_DATA))
+        base_of(spec_of("me/both", plop.place(scores), NO_DATA))

@@ -43,6 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = plop_command(*words, "-o", "scores.json", "--format", "json", folder=here)
     assert done.returncode == 0, done.stderr
     (here / "stdout.json").write_text(done.stdout)
+    (here / "two.jsonl").write_text('{"left": "one text", "right": "another"}\n' * 9)
     return here
 
 
@@ -112,7 +113,7 @@ def test_light_verbs_import_no_torch(folder: Path, words: list[str]) -> None:
             "hub did not give one",
         ),
         (["score", str(MODEL), "--data", "no.jsonl"], 1, "No data at no.jsonl"),
-        (["score", str(MODEL), "--data", PROBLEMS], 1, "it has: question, answer"),
+        (["score", str(MODEL), "--data", "two.jsonl"], 1, "it has: left, right"),
         (["score", str(MODEL), "--data", PROBLEMS, "-o", "."], 1, "it is a folder"),
         (["score", str(MODEL), "--data", PROBLEMS, "-o", os.devnull], 1, "not a plain file"),
         (["score", str(MODEL), "--data", PROBLEMS, "--batch-size", "x"], 2, "give auto or"),

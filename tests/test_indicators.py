@@ -39,7 +39,8 @@ from plop_lora.scoring.memory import measure
 from plop_lora.scoring.parallel import Processes
 from plop_lora.scoring.sites import find_sites
 from plop_lora.statistics import indicator_estimate
-from plop_lora.verification.arms import ARMS, budget_of, make_arms
+from plop_lora.study.study import budget_of
+from plop_lora.verification.arms import ARMS, make_arms
 
 TOY = "output-norm"
 RECORDED = ("response-gain", "rank-of-weights", "parameter-share")

@@ -129,6 +129,7 @@ def test_a_worker_killed_while_it_writes(
     scores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd, relative: bool
 ) -> None:
     """A journal kept the lock of a killed worker, and half a line: four minutes, or no end."""
+    write_rows(tmp_path, scores)
     monkeypatch.chdir(tmp_path)
     folder = Path("run") if relative else tmp_path / "run"
     recipe = changed(trials=12)

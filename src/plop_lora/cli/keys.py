@@ -89,7 +89,7 @@ def takes_recipe(recipe: type[Section], keys: Sequence[Key]) -> Callable[[Verb],
             values = {key.path: options.pop(key.parameter, None) for key in keys}
             document = _document(recipe, options.pop("settings", None) or ())
             for path, value in values.items():
-                if value not in (None, False):
+                if value is not None and value is not False:  # 0 is a value
                     _put(document, path, _value(field_of(recipe, path), value))
             return verb(*arguments, given=document, **options)
 

@@ -21,7 +21,9 @@ LARGEST_SEED = 2**31 - 1
 class Runner(Section):
     """Where trials run."""
 
-    kind: str = Field(default="local", description="local (processes here) or ray (a cluster).")
+    kind: str = Field(
+        default="local", description="Where trials run: local (processes here) or ray (a cluster)."
+    )
     workers: int | None = Field(
         default=None,
         ge=1,
@@ -52,7 +54,7 @@ class DataRecipe(Section):
     """Which rows a study trains on and judges by, and how they are read and split."""
 
     task: str = Field(
-        description="The task: sft, classify, grpo, or one of yours, written module:NAME."
+        description="Which task is trained: sft, classify, grpo, or one of yours, written module:NAME."
     )
     train: str = Field(
         description="The training rows: a file, or a data set of the hub, written "

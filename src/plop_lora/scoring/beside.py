@@ -73,7 +73,7 @@ def measure_beside(
         return divided(whole, names)
 
     together = tuple(random) if engine.one_round else ()
-    one = text_alone(given.rounds()[0])
+    one = text_alone(next(iter(given.rounds()), ()))
     measured, others = measure(given, (*one, *together))
     told = changed(sites, measured, others, exact=_is_exact(engine.model))
     if told:
