@@ -29,7 +29,8 @@ from plop_lora.records import (
     TrialSpec,
     Verification,
 )
-from plop_lora.records.trial import DONE, FAILED, UNTRAINED, higher_is_better
+from plop_lora.records.trial import DONE, FAILED, UNTRAINED, Phase, higher_is_better
+from plop_lora.records.verification import ArmVerdict, Verdict
 from plop_lora.training.events import FINISHED, RUNNING, WAITING, Event, Watch, ignore
 from plop_lora.training.folder import RESULT, trial_folder
 from plop_lora.training.trial import find_result, write_spec
@@ -90,7 +91,7 @@ def trial_data(**values: object) -> TrialData:
 def trial_spec(arm: str = "good", seed: int = 0, **values: object) -> TrialSpec:
     """Return the spec of a trial of sft on a CPU that reports its result."""
     fields = {
-        "phase": "confirm",
+        "phase": Phase.CONFIRM,
         "task": "sft",
         "model": "toy",
         "placement": placement(trainable_parameters=64),
@@ -189,7 +190,7 @@ def arm_result(arm: str, outcomes: Sequence[float], **values: object) -> ArmResu
         "low": None,
         "high": None,
         "p": None,
-        "verdict": "–",
+        "verdict": ArmVerdict.UNSEPARATED,
     }
     return ArmResult(arm=arm, **fields | values)
 
@@ -204,7 +205,7 @@ def verification(*arms: ArmResult, metric: str = "loss", **values: object) -> Ve
         "margin": 0.01,
         "budget": 1000,
         "shortlist": "plop",
-        "verdict": "confirmed",
+        "verdict": Verdict.CONFIRMED,
         "better": None,
         "more": None,
         "arms": arms,

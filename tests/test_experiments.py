@@ -16,6 +16,7 @@ from builders import arm_result, trial_result, trial_spec, verification
 from tokenizers import Tokenizer
 
 from plop_lora.demo import MODEL
+from plop_lora.records.verification import ArmVerdict
 
 pytestmark = pytest.mark.slow
 
@@ -149,9 +150,9 @@ def test_docstrings_have_ten_words(scripts, rows) -> None:
 
 ARMS = (
     arm_result("rival", (1.2, 1.3), nfn=1.4, difference=0.2, low=0.1, high=0.3, p=0.01,
-               verdict="confirmed"),
+               verdict=ArmVerdict.NON_INFERIOR),
     arm_result("all", (1.15, 1.16), nfn=1.1, difference=0.1, low=-0.1, high=0.3, p=0.2,
-               verdict="confirmed"),
+               verdict=ArmVerdict.NON_INFERIOR),
     arm_result("plop", (1.0, 1.1), nfn=0.9),
 )  # fmt: skip
 

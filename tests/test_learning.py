@@ -20,7 +20,7 @@ from plop_lora.errors import UsageError
 from plop_lora.evaluation.metrics import unfinished
 from plop_lora.recipe import VerifyRecipe
 from plop_lora.records import TrainingSettings, TrialResult, TrialSpec
-from plop_lora.records.trial import CONFIRM, LADDER
+from plop_lora.records.trial import CONFIRM, LADDER, UNTRAINED
 from plop_lora.report.terminal import as_text
 from plop_lora.training.classifier import _cut, _encoded
 from plop_lora.training.launcher import is_first_process, process_count, settled
@@ -203,7 +203,7 @@ def test_a_trial_that_moved_nothing_says_so(tmp_path: Path) -> None:
     assert result.done
     assert "B is 0 in every adapter" in result.nothing_learned[0]
     assert run_trial(made, tmp_path / "moved", root=tmp_path).nothing_learned == ()
-    untrained = dataclasses.replace(still, phase="untrained")
+    untrained = dataclasses.replace(still, phase=UNTRAINED)
     assert run_trial(untrained, tmp_path / "untrained", root=tmp_path).nothing_learned == ()
     assert TrialResult.load(tmp_path / "still" / "result.json") == result
 

@@ -10,6 +10,7 @@ from builders import trial_cost, trial_result, trial_spec
 from rich.console import Console
 
 from plop_lora.recipe import Price
+from plop_lora.records.trial import LADDER
 from plop_lora.report.live import Board, State, Trial, drawn, live, read_curve, rows
 from plop_lora.training.events import FINISHED, RUNNING, WAITING, Event
 
@@ -53,7 +54,7 @@ def test_arms_by_seeds() -> None:
 
 def test_the_ladder_shows_rates_and_the_next_phase_replaces_it() -> None:
     """Two seeds of one arm would share a cell, were rates and seeds mixed in one table."""
-    ladder = [trial_spec("plop", phase="ladder", learning_rate=rate) for rate in (6e-4, 6e-5)]
+    ladder = [trial_spec("plop", phase=LADDER, learning_rate=rate) for rate in (6e-4, 6e-5)]
     table = rows(State((*(Trial(s) for s in ladder), Trial(SPECS[0]))))
     assert [column.name for column in table.columns] == ["arm", "6e-05", "0.0006"]
     done = tuple(Trial(s, FINISHED, (), trial_result(s)) for s in ladder)
@@ -64,7 +65,7 @@ def test_the_ladder_shows_rates_and_the_next_phase_replaces_it() -> None:
 
 def test_a_search_has_a_row_a_trial() -> None:
     """A search tries each rate once: as columns they would be a diagonal, wider than any screen."""
-    search = [trial_spec(f"r{n}", phase="ladder", learning_rate=n * 1e-4) for n in (1, 2, 3)]
+    search = [trial_spec(f"r{n}", phase=LADDER, learning_rate=n * 1e-4) for n in (1, 2, 3)]
     assert rows(State(tuple(Trial(s) for s in search))).rows == (
         ("r1", "0.0001", "·"), ("r2", "0.0002", "·"), ("r3", "0.0003", "·"),
     )  # fmt: skip

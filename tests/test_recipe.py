@@ -84,7 +84,7 @@ def test_wrong_values_are_named(given, message: str) -> None:
 def test_what_is_needed_is_named() -> None:
     with pytest.raises(
         UsageError,
-        match=r"--task is needed: which task is trained: sft, .*module:NAME\. Give it, or a recipe that has task",
+        match=r"--task is needed: which task is .*module:NAME\. Give it, or a recipe that has",
     ):
         VerifyRecipe.read(None, {})
 

@@ -15,13 +15,14 @@ from trials import checkpoint, spec_of, write_data
 
 from plop_lora.errors import MachineError
 from plop_lora.records import TrialData, TrialSpec
+from plop_lora.records.trial import Phase
 from plop_lora.training.trial import run_trial
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning:torch.*")
 __all__ = ["encoder", "spec"]
 """Fixtures of the trials of a classifier."""
 
-UNTRAINED = {"learning_rate": 0.0, "steps": 1, "phase": "untrained", "arm": "untrained model"}
+UNTRAINED = {"learning_rate": 0.0, "steps": 1, "phase": Phase.UNTRAINED, "arm": "untrained model"}
 
 
 @pytest.mark.slow

@@ -22,7 +22,8 @@ class Runner(Section):
     """Where trials run."""
 
     kind: str = Field(
-        default="local", description="Where trials run: local (processes here) or ray (a cluster)."
+        default="local",
+        description="Where trials run: local (processes here) or ray (a cluster).",
     )
     workers: int | None = Field(
         default=None,
@@ -54,7 +55,8 @@ class DataRecipe(Section):
     """Which rows a study trains on and judges by, and how they are read and split."""
 
     task: str = Field(
-        description="Which task is trained: sft, classify, grpo, or one of yours, written module:NAME."
+        description="Which task is trained: sft, classify, grpo, or one of yours, written "
+        "module:NAME."
     )
     train: str = Field(
         description="The training rows: a file, or a data set of the hub, written "
