@@ -244,7 +244,7 @@ NOT_BUILT: dict[str, tuple[str, ...]] = {
         "voxtral_realtime_text", "xlstm", "zamba", "zamba2",
     ),
     "takes longer than two seconds even when small": (
-        "blt", "vibevoice",
+        "blt", "dots3_note_text", "vibevoice",
     ),
     "its class reads the inner text configuration, whose own type is tested": (
         "dbrx", "emu3", "llama4", "musicgen", "musicgen_melody", "qwen3_5", "qwen3_5_moe",
