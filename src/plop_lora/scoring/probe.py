@@ -153,7 +153,7 @@ class Probe:
             inputs_N = operator.whole_norms(
                 inputs_N, width=features.shape[-1], whole=operator.in_features
             )
-        buffer_LRB = tally.on(rows_NO.device)
+        layers = tally.on(rows_NO.device).unbind()
         # `!= 0` keeps NaN, which must be seen; a zero input has no direction and no NFN.
         seen_BT = tokens_BT & (inputs_N.view(tokens_BT.shape) != 0)
         for index in indices:
@@ -174,8 +174,8 @@ class Probe:
             tally.order.append(index)
             for layer, values_N in self._measured(rows):
                 values_BT = values_N.view(valid_BT.shape)
-                buffer_LRB[layer, row] += torch.where(valid_BT, values_BT, 0.0).sum(dim=1)
-            buffer_LRB[COUNTS, row] += valid_BT.sum(dim=1)
+                layers[layer][row] += torch.where(valid_BT, values_BT, 0.0).sum(dim=1)
+            layers[COUNTS][row] += valid_BT.sum(dim=1)
             self._weigh(index, functools.partial(operator.weight, self.sites[index].part))
 
     def _compute_gain(
@@ -302,7 +302,7 @@ class Probe:
         inputs_S = row_norms(features_SI)
         valid_S = routing.valid_S & (inputs_S != 0)
         cells_S = routing.cells_S
-        buffer_LRB = tally.on(products_SO.device)
+        layers = tally.on(products_SO.device).unbind()
         for index in indices:
             part = self.sites[index].part
             compute = functools.partial(self._expert_gains, weights_EOI, part)
@@ -321,9 +321,9 @@ class Probe:
             own = self.rows_of(index)
             tally.order.append(index)
             for layer, values_S in self._measured(rows):
-                cells = buffer_LRB[layer, own].view(-1)
+                cells = layers[layer][own].view(-1)
                 cells.index_add_(0, cells_S, torch.where(kept_S, values_S, 0.0))
-            buffer_LRB[COUNTS, own].view(-1).index_add_(0, cells_S, kept_S.float())
+            layers[COUNTS][own].view(-1).index_add_(0, cells_S, kept_S.float())
             self._weigh(index, functools.partial(_sliced, weights_EOI, part))
 
     def _expert_gains(self, weights_EOI: torch.Tensor, part: Part | None) -> torch.Tensor:
