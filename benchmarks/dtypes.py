@@ -22,9 +22,9 @@ from score import processor
 from stream import TOKENS, make_batches, paired
 
 import plop_lora as plop
-from plop_lora.data import Batch
+from plop_lora.data.batches import Batch
+from plop_lora.models.devices import slow_dtype
 from plop_lora.records import Scores
-from plop_lora.scoring.devices import slow_dtype
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SEQUENCES, VOCABULARY = 4, 8000

@@ -6,8 +6,8 @@ Checkpoints with random weights, bfloat16, differ in one thing at a time: Llama 
 layers and width, a Qwen3-MoE shape in the number of experts, of which each token takes two. Every
 checkpoint is scored by both engines, denominators included:
 
-- memory: all weights in memory, `scoring/memory.py`;
-- stream: one block's weights in memory at a time, `scoring/stream.py`;
+- memory: all weights in memory, `scoring/engines/in_memory.py`;
+- stream: one block's weights in memory at a time, `scoring/engines/streaming/engine.py`;
 - plain: the forward of the body alone, for comparison; time only.
 
 Time is the median of interleaved rounds after one to warm up; every other round runs backwards.
@@ -48,10 +48,10 @@ from score import processor
 from stream import TOKENS, Run, Shape, make_batches, resident, stream
 from stream import make as make_llama
 
-from plop_lora.scoring import memory
-from plop_lora.scoring.loading import quiet_loading
-from plop_lora.scoring.memory import evaluating
-from plop_lora.scoring.sites import find_sites
+from plop_lora.models.loading import quiet_loading
+from plop_lora.scoring.engines import in_memory as memory
+from plop_lora.scoring.engines.in_memory import evaluating
+from plop_lora.scoring.sites.find import find_sites
 
 VOCABULARY = 2048
 BATCH = 2

@@ -40,10 +40,10 @@ from safetensors.torch import save
 from score import processor
 from stream import TOKENS, make_batches, resident
 
-from plop_lora.scoring.checkpoint import Checkpoint
-from plop_lora.scoring.loading import quiet_loading
-from plop_lora.scoring.sites import find_sites
-from plop_lora.scoring.stream import measure
+from plop_lora.models.loading import quiet_loading
+from plop_lora.scoring.engines.streaming.checkpoint import Checkpoint
+from plop_lora.scoring.engines.streaming.engine import measure
+from plop_lora.scoring.sites.find import find_sites
 
 GIGA = 1e9
 LEFT_OVER = 8 * GIGA

@@ -37,11 +37,11 @@ from typing import TypeVar
 import torch
 import transformers
 
-from plop_lora.data import Batch
-from plop_lora.scoring.cache import GainCache
-from plop_lora.scoring.devices import home_of, sent
-from plop_lora.scoring.memory import evaluating, measure
-from plop_lora.scoring.sites import SiteMap, find_sites
+from plop_lora.data.batches import Batch
+from plop_lora.models.devices import home_of, sent
+from plop_lora.scoring.engines.in_memory import evaluating, measure
+from plop_lora.scoring.measurement.gain_cache import GainCache
+from plop_lora.scoring.sites.find import SiteMap, find_sites
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 VARIANTS = ("plain", "score", "again", "authors", "lean draw")

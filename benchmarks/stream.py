@@ -43,14 +43,14 @@ import transformers
 from safetensors.torch import save_file
 from score import processor
 
-from plop_lora.data import Batch
-from plop_lora.scoring import memory
-from plop_lora.scoring.cache import GainCache
-from plop_lora.scoring.checkpoint import Checkpoint
-from plop_lora.scoring.loading import quiet_loading
-from plop_lora.scoring.memory import evaluating
-from plop_lora.scoring.sites import find_sites
-from plop_lora.scoring.stream import measure
+from plop_lora.data.batches import Batch
+from plop_lora.models.loading import quiet_loading
+from plop_lora.scoring.engines import in_memory as memory
+from plop_lora.scoring.engines.in_memory import evaluating
+from plop_lora.scoring.engines.streaming.checkpoint import Checkpoint
+from plop_lora.scoring.engines.streaming.engine import measure
+from plop_lora.scoring.measurement.gain_cache import GainCache
+from plop_lora.scoring.sites.find import find_sites
 
 TOKENS = 128
 BATCH = 4

@@ -162,7 +162,7 @@ def family_rows(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     import families
 
     import plop_lora as plop
-    from plop_lora.export import TARGETS
+    from plop_lora.exports import TARGETS
 
     model = families.build(name)
     scores = plop.score(model, batches=[families.batch_of(name)], progress=False)
@@ -184,7 +184,7 @@ def share_by_names(model: object) -> int:
     """Return the parameters that a list of seven leaf names finds: linear layers in the blocks."""
     from torch import nn
 
-    from plop_lora.scoring.sites import find_sites
+    from plop_lora.scoring.sites.find import find_sites
 
     hosts = {site.host.name: site.host for site in find_sites(model).sites}
     return sum(

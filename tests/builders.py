@@ -31,8 +31,8 @@ from plop_lora.records import (
 )
 from plop_lora.records.trial import DONE, FAILED, UNTRAINED, Phase, higher_is_better
 from plop_lora.records.verification import ArmVerdict, Verdict
-from plop_lora.training.events import FINISHED, RUNNING, WAITING, Event, Watch, ignore
 from plop_lora.training.folder import RESULT, trial_folder
+from plop_lora.training.runners.events import FINISHED, RUNNING, WAITING, Event, Watch, ignore
 from plop_lora.training.trial import find_result, write_spec
 
 RATE = 2e-4

@@ -14,8 +14,8 @@ from peft import LoraConfig, get_peft_model
 
 from plop_lora.demo import DATA, MODEL
 from plop_lora.evaluation.judged import Prepared
+from plop_lora.models.loading import load_model, load_tokenizer
 from plop_lora.records import EvaluationSettings, TrainingSettings, TrialSpec
-from plop_lora.scoring.loading import load_model, load_tokenizer
 from plop_lora.training.task import Session
 
 PROBLEMS = [

@@ -12,8 +12,8 @@ import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from plop_lora.models.loading import describe
 from plop_lora.records import AdapterSettings, PlacedSite, Placement
-from plop_lora.scoring.loading import describe
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "vocab_size": 64,
          "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 import plop_lora as plop
 from plop_lora.recipe import Runner
 from plop_lora.records import Scores, TrialResult, TrialSpec
-from plop_lora.training.events import FINISHED, RUNNING, Event, Watch, ignore
+from plop_lora.training.runners.events import FINISHED, RUNNING, Event, Watch, ignore
 from plop_lora.training.trial import run_trial, trial_folder, write_spec
 
 SIZE = 32

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from plop_lora.scoring.sites import Site, find_sites
+from plop_lora.scoring.sites.find import Site, find_sites
 
 LINEAR = (nn.functional.linear,)
 ADDED = (torch.addmm,)

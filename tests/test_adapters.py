@@ -15,9 +15,9 @@ from trials import LABELS, NO_DATA, checkpoint, rows, spec_of
 from plop_lora.demo import MODEL
 from plop_lora.errors import ExportError, ModelError, UsageError
 from plop_lora.evaluation.judged import Prepared, Row
-from plop_lora.export.dryrun import adapters_of
+from plop_lora.exports.dryrun import adapters_of
+from plop_lora.models.loading import load_tokenizer
 from plop_lora.records import Host, Placement, TrialSpec
-from plop_lora.scoring.loading import load_tokenizer
 from plop_lora.training import adapters, eva
 from plop_lora.training.inits import moves_base
 from plop_lora.training.tasks import task_named

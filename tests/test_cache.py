@@ -12,12 +12,13 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import plop_lora as plop
-from plop_lora.data import ready_batches
+from plop_lora.data.batches import ready_batches
 from plop_lora.demo import MODEL
-from plop_lora.scoring import cache, operators
-from plop_lora.scoring.cache import GainCache, checkpoint_key
-from plop_lora.scoring.memory import measure
-from plop_lora.scoring.sites import find_sites
+from plop_lora.scoring.engines.in_memory import measure
+from plop_lora.scoring.measurement import gain_cache as cache
+from plop_lora.scoring.measurement.gain_cache import GainCache, checkpoint_key
+from plop_lora.scoring.sites import operators
+from plop_lora.scoring.sites.find import find_sites
 
 TEXTS = ["Tom has 3 pens and buys 4 more.", "How many apples are left?"]
 

@@ -200,7 +200,9 @@ def test_output_is_checked_before_the_forward(run: Run, tmp_path: Path, monkeypa
     def forward(*_: object, **__: object) -> None:
         raise AssertionError("the forward ran")
 
-    monkeypatch.setattr(importlib.import_module("plop_lora.scoring.memory"), "measure", forward)
+    monkeypatch.setattr(
+        importlib.import_module("plop_lora.scoring.engines.in_memory"), "measure", forward
+    )
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     code, output, errors = run(*_score_words("-o", str(tmp_path / "new" / "scores.json")))
     assert (code, output) == (1, "")
@@ -243,7 +245,9 @@ def test_ctrl_c_in_the_forward(run: Run, tmp_path: Path, monkeypatch, capfd) -> 
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(10)
 
-    monkeypatch.setattr(importlib.import_module("plop_lora.scoring.memory"), "measure", wait)
+    monkeypatch.setattr(
+        importlib.import_module("plop_lora.scoring.engines.in_memory"), "measure", wait
+    )
     capfd.readouterr()  # what libraries say when they are imported
     # A shell starts what runs in its background with SIGINT ignored, these tests among it.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -331,7 +335,7 @@ def test_every_verb_has_help_and_docs() -> None:
 
 
 def test_export_help_names_every_trainer() -> None:
-    from plop_lora.export import TARGETS
+    from plop_lora.exports import TARGETS
 
     text = " ".join(
         CliRunner().invoke(app, ["export", "--help"], env={"COLUMNS": "200"}).stdout.split()

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import plop_lora as plop
 from plop_lora.errors import MeasurementError
 from plop_lora.indicators.expected_norms import expected_gain, sum_of_fourth_powers
-from plop_lora.scoring import devices
+from plop_lora.models import devices
 
 TEXT_MODELS = [name for name in MODELS if name != "vit"]
 

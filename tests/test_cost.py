@@ -15,7 +15,7 @@ from plop_lora.cost import (
     spent,
     trial_flops,
 )
-from plop_lora.report.costs import ledger_lines, ledger_table
+from plop_lora.reports.costs import ledger_lines, ledger_table
 
 GPU = {"accelerator": True, "device": "NVIDIA H100"}
 

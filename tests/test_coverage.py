@@ -14,7 +14,7 @@ import plop_lora as plop
 from plop_lora.errors import UsageError
 from plop_lora.placement import default_choice
 from plop_lora.placement.place import LEAST_COVERAGE
-from plop_lora.scoring.sites import LEFT_OUT, ROUTER, find_sites
+from plop_lora.scoring.sites.find import LEFT_OUT, ROUTER, find_sites
 from plop_lora.study.study import budget_of
 
 

@@ -10,9 +10,9 @@ import pytest
 from conftest import WordTokenizer
 
 import plop_lora as plop
-from plop_lora.data import Document, encode, make_batches
+from plop_lora.data.batches import Document, encode, make_batches
+from plop_lora.data.documents import load_documents
 from plop_lora.demo import MODEL
-from plop_lora.documents import load_documents
 from plop_lora.errors import DataError, ModelError, UsageError
 
 ROWS = [{"question": f"what is {n}?", "answer": f"it is {n * 2}"} for n in range(10)]
@@ -136,7 +136,7 @@ def test_hub_names_reach_the_library(monkeypatch) -> None:
         return [{"text": "a"}]
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr("plop_lora.reading.out_of_reach", lambda name, kind: "")
+    monkeypatch.setattr("plop_lora.data.reading.out_of_reach", lambda name, kind: "")
     for source in ("o/d", "o/d:test", "o/d:main:test"):
         assert load_documents(source).items == (Document("a"),)
     assert calls == [("o/d", None, "train"), ("o/d", None, "test"), ("o/d", "main", "test")]

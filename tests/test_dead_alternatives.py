@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from conftest import build
 
-from plop_lora.export.alternatives import dead_alternatives
-from plop_lora.export.imported import import_adapter
+from plop_lora.exports.alternatives import dead_alternatives
+from plop_lora.exports.imported import import_adapter
 
 NAMES = [
     f"model.layers.{layer}.{leaf}"

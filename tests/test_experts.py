@@ -8,7 +8,7 @@ import torch
 
 import plop_lora as plop
 from plop_lora.errors import MeasurementError
-from plop_lora.scoring.sites import find_sites
+from plop_lora.scoring.sites.find import find_sites
 
 STACKED = ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v2", "deepseek_v3", "gpt_oss",
            "granite_moe_hybrid", "nemotron_h", "llama4", "qwen3_next"]  # fmt: skip

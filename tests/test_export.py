@@ -12,7 +12,7 @@ from torch import nn
 
 import plop_lora as plop
 from plop_lora.errors import ExportError, OutputError
-from plop_lora.export.dryrun import check_with_peft
+from plop_lora.exports.dryrun import check_with_peft
 from plop_lora.records import Placement
 
 

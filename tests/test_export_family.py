@@ -20,8 +20,8 @@ from trainer_rules import RULES, run_unsloth, trl_rule
 
 import plop_lora as plop
 from plop_lora.errors import ExportError
-from plop_lora.export import TARGETS, export
-from plop_lora.export.dryrun import adapters_of, skeleton
+from plop_lora.exports import TARGETS, export
+from plop_lora.exports.dryrun import adapters_of, skeleton
 from plop_lora.records import Placement
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -24,10 +24,10 @@ from torch import nn
 
 import plop_lora as plop
 from plop_lora.errors import ExportError
-from plop_lora.export import TARGETS, Rendered
-from plop_lora.export.mlx_lm import FAMILIES
-from plop_lora.export.nemo_automodel import matches
-from plop_lora.export.torchtune import FAMILIES as TORCHTUNE_FAMILIES
+from plop_lora.exports import TARGETS, Rendered
+from plop_lora.exports.trainers.mlx_lm import FAMILIES
+from plop_lora.exports.trainers.nemo_automodel import matches
+from plop_lora.exports.trainers.torchtune import FAMILIES as TORCHTUNE_FAMILIES
 from plop_lora.records import AdapterSettings, Host, PlacedSite, Placement
 
 NATIVE = ("litgpt", "mlx-lm", "nemo-automodel", "torchtune")

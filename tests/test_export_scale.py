@@ -9,9 +9,9 @@ from typing import Any
 import builders
 import pytest
 
-from plop_lora.export import TARGETS, lint
-from plop_lora.export.names import exact_endings
-from plop_lora.export.nemo_automodel import _exact, matches
+from plop_lora.exports import TARGETS, lint
+from plop_lora.exports.names import exact_endings
+from plop_lora.exports.trainers.nemo_automodel import _exact, matches
 from plop_lora.records import Host, PlacedSite, Placement
 
 LEAVES = ("self_attn.q_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.up_proj",

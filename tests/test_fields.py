@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from plop_lora.documents import load_documents
+from plop_lora.data.documents import load_documents
+from plop_lora.data.texts import Document, UnreadableError, template_value
 from plop_lora.errors import DataError
 from plop_lora.evaluation.chats import template_arguments
 from plop_lora.recipe import VerifyRecipe
 from plop_lora.study.rows import read_task_rows
-from plop_lora.texts import Document, UnreadableError, template_value
 from plop_lora.training.tasks import task_named
 
 TALK = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]

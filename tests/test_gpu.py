@@ -22,14 +22,14 @@ from torch import nn
 from trials import checkpoint, spec_of, write_data
 
 import plop_lora as plop
-from plop_lora.data import Batch, ready_batches
+from plop_lora.data.batches import Batch, ready_batches
 from plop_lora.records import TrialResult, TrialSpec
-from plop_lora.scoring import memory
-from plop_lora.scoring.cache import GainCache
-from plop_lora.scoring.checkpoint import Checkpoint
-from plop_lora.scoring.collect import Measured
-from plop_lora.scoring.sites import find_sites
-from plop_lora.scoring.stream import measure as measure_streamed
+from plop_lora.scoring.engines import in_memory as memory
+from plop_lora.scoring.engines.streaming.checkpoint import Checkpoint
+from plop_lora.scoring.engines.streaming.engine import measure as measure_streamed
+from plop_lora.scoring.measurement.collect import Measured
+from plop_lora.scoring.measurement.gain_cache import GainCache
+from plop_lora.scoring.sites.find import find_sites
 from plop_lora.training.trial import run_trial
 
 pytestmark = [

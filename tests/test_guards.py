@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 import plop_lora as plop
-from plop_lora.data import Batch, ready_batches
+from plop_lora.data.batches import Batch, ready_batches
 from plop_lora.errors import MeasurementError
 from plop_lora.scoring.beside import ALONE, text_alone
 from plop_lora.scoring.look import NOT_TRIED
-from plop_lora.scoring.padding import is_square, told_apart
+from plop_lora.scoring.measurement.padding import is_square, told_apart
 
 WIDTH, VOCABULARY = 16, 48
 

@@ -25,9 +25,9 @@ from hypothesis import strategies as st
 from placements import ATTENTION, placed
 
 from plop_lora.errors import ExportError, RecordError
-from plop_lora.export import TARGETS, export, fold, lint
-from plop_lora.export.dryrun import skeleton
-from plop_lora.export.unsloth import read_constant
+from plop_lora.exports import TARGETS, export, fold, lint
+from plop_lora.exports.dryrun import skeleton
+from plop_lora.exports.trainers.unsloth import read_constant
 from plop_lora.records import Host, Placement
 
 BASE = placed("llama", ATTENTION)

@@ -19,7 +19,7 @@ from plop_lora.records import Scores, TrainingSettings, TrialSpec
 from plop_lora.study.folder import check_owner, keep, mark
 from plop_lora.study.model import check_config, check_weights_fit, model_of
 from plop_lora.study.study import Study
-from plop_lora.training.events import ignore
+from plop_lora.training.runners.events import ignore
 from plop_lora.training.weights import TrainedModel, check_weights, trained_model, weights_key
 from plop_lora.tuning.search import Search
 from plop_lora.tuning.space import build_space

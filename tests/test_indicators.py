@@ -16,7 +16,7 @@ from conftest import GOLDEN, TEXTS, WordTokenizer, build, make_batch
 from test_contract import _Waits
 
 import plop_lora as plop
-from plop_lora.data import ready_batches
+from plop_lora.data.batches import ready_batches
 from plop_lora.demo import DATA, MODEL
 from plop_lora.errors import MeasurementError, UsageError
 from plop_lora.indicators import (
@@ -30,14 +30,14 @@ from plop_lora.indicators import (
 )
 from plop_lora.placement import groups_of
 from plop_lora.records import Placement, Scores
-from plop_lora.report.terminal import as_text
-from plop_lora.scoring.cache import GainCache
-from plop_lora.scoring.collect import Measured, merge
-from plop_lora.scoring.engines import engine_for
-from plop_lora.scoring.job import IndicatorSettings, Job
-from plop_lora.scoring.memory import measure
-from plop_lora.scoring.parallel import Processes
-from plop_lora.scoring.sites import find_sites
+from plop_lora.reports.terminal import as_text
+from plop_lora.scoring.engines.choose import engine_for
+from plop_lora.scoring.engines.in_memory import measure
+from plop_lora.scoring.engines.processes import Processes
+from plop_lora.scoring.measurement.collect import Measured, merge
+from plop_lora.scoring.measurement.gain_cache import GainCache
+from plop_lora.scoring.measurement.settings import IndicatorSettings, Job
+from plop_lora.scoring.sites.find import find_sites
 from plop_lora.statistics import indicator_estimate
 from plop_lora.study.study import budget_of
 from plop_lora.verification.arms import ARMS, make_arms
@@ -361,7 +361,7 @@ def test_an_indicator_that_is_not_a_number_is_named(monkeypatch) -> None:
 
 def test_weights_that_cannot_be_read_are_missing_not_zero(monkeypatch) -> None:
     """A layer whose stored weight is packed has no number, and is never the first for it."""
-    from plop_lora.scoring.operators import DenseOperator
+    from plop_lora.scoring.sites.operators import DenseOperator
 
     plain = DenseOperator.weight
 

@@ -21,7 +21,7 @@ from plop_lora.evaluation.metrics import unfinished
 from plop_lora.recipe import VerifyRecipe
 from plop_lora.records import TrainingSettings, TrialResult, TrialSpec
 from plop_lora.records.trial import CONFIRM, LADDER, UNTRAINED
-from plop_lora.report.terminal import as_text
+from plop_lora.reports.terminal import as_text
 from plop_lora.training.classifier import _cut, _encoded
 from plop_lora.training.launcher import is_first_process, process_count, settled
 from plop_lora.training.learning import not_whole, unmoved, unrewarded

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from plop_lora.recipe import Price
 from plop_lora.records.trial import LADDER
-from plop_lora.report.live import Board, State, Trial, drawn, live, read_curve, rows
-from plop_lora.training.events import FINISHED, RUNNING, WAITING, Event
+from plop_lora.reports.live import Board, State, Trial, drawn, live, read_curve, rows
+from plop_lora.training.runners.events import FINISHED, RUNNING, WAITING, Event
 
 SPECS = [trial_spec(arm, seed=seed) for arm in ("plop", "all-linear") for seed in (0, 1)]
 STATE = State(

@@ -25,13 +25,13 @@ from safetensors.torch import load_file, save_file
 
 import plop_lora as plop
 from plop_lora.cli import app
+from plop_lora.data.reading import read_rows
 from plop_lora.demo import MODEL
 from plop_lora.errors import DataError, ModelError
 from plop_lora.models import hub
 from plop_lora.models.folders import model_name
-from plop_lora.reading import read_rows
-from plop_lora.scoring.loading import device_named, load_model, load_skeleton, load_tokenizer
-from plop_lora.scoring.weights import load_checked
+from plop_lora.models.loading import device_named, load_model, load_skeleton, load_tokenizer
+from plop_lora.models.weights import load_checked
 from plop_lora.training import adapters
 
 Tensors = dict[str, torch.Tensor]
@@ -277,7 +277,7 @@ def test_revision_and_token_reach_the_hub_and_no_record(monkeypatch, checkpoint:
         asked.append(options)
         raise OSError(f"401 for {name} with {options['token']}")
 
-    monkeypatch.setattr("plop_lora.scoring.loading.AutoConfig.from_pretrained", refuse)
+    monkeypatch.setattr("plop_lora.models.loading.AutoConfig.from_pretrained", refuse)
     with pytest.raises(ModelError) as caught:
         plop.score("some/gated", batches=[make_batch("llama")], revision="v2", token="hf_secret")
     assert asked[0] == {"revision": "v2", "token": "hf_secret", "trust_remote_code": False}
@@ -456,7 +456,7 @@ def test_the_command_line_passes_the_origin_on(checkpoint: Path, tmp_path, monke
         asked.append((name, options))
         return tokenizer
 
-    monkeypatch.setattr("plop_lora.scoring.loading.AutoTokenizer.from_pretrained", given)
+    monkeypatch.setattr("plop_lora.models.loading.AutoTokenizer.from_pretrained", given)
     (tmp_path / "a.txt").write_text("one text\nand another")
     (tmp_path / "records").mkdir()
     out = tmp_path / "records" / "out.json"

@@ -9,11 +9,11 @@ import transformers as t
 from torch import nn
 
 import plop_lora as plop
-from plop_lora.data import ready_batches
-from plop_lora.scoring import slices
+from plop_lora.data.batches import ready_batches
 from plop_lora.scoring.look import looked_at
-from plop_lora.scoring.sites import BYPASSED, NO_GRADIENT, find_sites
-from plop_lora.scoring.sources import bare_weights, order_of_heads
+from plop_lora.scoring.sites import fused as slices
+from plop_lora.scoring.sites.find import BYPASSED, NO_GRADIENT, find_sites
+from plop_lora.scoring.sites.sources import bare_weights, order_of_heads
 
 
 def _codegen() -> nn.Module:

@@ -21,7 +21,7 @@ from plop_lora.recipe import Runner
 from plop_lora.records import TrialResult
 from plop_lora.training.folder import check_no_links, trial_folder
 from plop_lora.training.machine import is_of_machine
-from plop_lora.training.runners import COMMAND, run_trials
+from plop_lora.training.runners.run import COMMAND, run_trials
 from plop_lora.training.trial import write_spec
 
 QUICK = {"learning_rate": 0.001}

@@ -12,19 +12,20 @@ from conftest import make_batch
 from torch import nn
 
 import plop_lora as plop
-from plop_lora.data import ready_batches
+from plop_lora.data.batches import ready_batches
 from plop_lora.demo import MODEL
 from plop_lora.errors import OutputError
 from plop_lora.models.memory import is_out_of_memory
-from plop_lora.scoring import cluster, engines
-from plop_lora.scoring.experts import experts_measured
-from plop_lora.scoring.job import Job
-from plop_lora.scoring.memory import measure
-from plop_lora.scoring.probe import attach
+from plop_lora.scoring.engines import choose as engines
+from plop_lora.scoring.engines import ray_tasks as cluster
+from plop_lora.scoring.engines.in_memory import measure
+from plop_lora.scoring.engines.streaming.activation_offload import Spill
+from plop_lora.scoring.measurement.experts import experts_measured
+from plop_lora.scoring.measurement.hooks import attach
+from plop_lora.scoring.measurement.settings import Job
+from plop_lora.scoring.measurement.sums import Layout
 from plop_lora.scoring.provenance import _kind
-from plop_lora.scoring.sites import ALL_ZERO, find_sites
-from plop_lora.scoring.spill import Spill
-from plop_lora.scoring.sums import Layout
+from plop_lora.scoring.sites.find import ALL_ZERO, find_sites
 
 # --------------------------------------------------------------------------- masks
 

@@ -14,7 +14,7 @@ from conftest import build, make_batch
 from torch import nn
 
 import plop_lora as plop
-from plop_lora.scoring.devices import home_of
+from plop_lora.models.devices import home_of
 
 # accelerate knows no CPU-only dispatch, so the "device" that computes is the CPU itself
 CPU = torch.device("cpu")

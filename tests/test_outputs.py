@@ -16,16 +16,16 @@ import pytest
 
 import plop_lora as plop
 from plop_lora.cli.output import print_json, say
+from plop_lora.data.sampling import shares
 from plop_lora.errors import ExportError, OutputError, UsageError
 from plop_lora.files import size
 from plop_lora.placement import parse_budget, parse_layers
 from plop_lora.records import GroupCount, NotMeasured, Placement, Scores, Stopping
-from plop_lora.report.live import Board, State, Trial, drawn, live, rows
-from plop_lora.report.rows import shown
-from plop_lora.report.terminal import as_html, as_text
-from plop_lora.sampling import shares
+from plop_lora.reports.live import Board, State, Trial, drawn, live, rows
+from plop_lora.reports.rows import shown
+from plop_lora.reports.terminal import as_html, as_text
 from plop_lora.study.folder import check_disk
-from plop_lora.training.events import FINISHED, Event
+from plop_lora.training.runners.events import FINISHED, Event
 
 GOLDEN = Path(__file__).parent / "golden"
 Run = Callable[..., tuple[int, str, str]]

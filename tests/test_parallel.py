@@ -22,13 +22,13 @@ import torch.distributed as dist
 import transformers
 
 import plop_lora as plop
-from plop_lora.data import Batch
+from plop_lora.data.batches import Batch
 from plop_lora.demo import DATA, MODEL, TASKS
 from plop_lora.errors import DataError, ModelError, ProcessError
-from plop_lora.scoring import parallel
-from plop_lora.scoring.collect import Measured, merge
-from plop_lora.scoring.parallel import Board, Processes
-from plop_lora.scoring.sharded import check_sharded
+from plop_lora.scoring.engines import processes as parallel
+from plop_lora.scoring.engines.processes import Board, Processes
+from plop_lora.scoring.measurement.collect import Measured, merge
+from plop_lora.scoring.sites.sharded import check_sharded
 
 pytestmark = pytest.mark.slow
 
@@ -165,7 +165,7 @@ def test_a_model_spread_over_processes_equals_the_whole(in_two, way: str) -> Non
 
 KILLED = """
 import os, pathlib, signal, sys
-import plop_lora.scoring.memory as memory
+import plop_lora.scoring.engines.in_memory as memory
 from plop_lora.cli import main
 
 inner, calls = memory.measure_batch, 0

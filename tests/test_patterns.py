@@ -13,9 +13,9 @@ import pytest
 from test_serving import _train
 
 from plop_lora.errors import AdapterError
-from plop_lora.export import fold, lint
-from plop_lora.export.imported import import_adapter
-from plop_lora.export.patterns import check_patterns
+from plop_lora.exports import fold, lint
+from plop_lora.exports.imported import import_adapter
+from plop_lora.exports.patterns import check_patterns
 
 NAMES = [f"model.layers.{layer}.self_attn.q_proj" for layer in range(40)]
 HANGING = "(([a-z.0-9_])+)+!"

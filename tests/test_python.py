@@ -16,10 +16,10 @@ from conftest import build
 
 import plop_lora as plop
 from plop_lora.errors import RecordError, UsageError
-from plop_lora.export import TARGETS
-from plop_lora.export.dryrun import adapters_of
+from plop_lora.exports import TARGETS
+from plop_lora.exports.dryrun import adapters_of
 from plop_lora.quiet import NOISY, quiet_imports
-from plop_lora.report.heatmap import SHADE, STRONGEST, shade
+from plop_lora.reports.heatmap import SHADE, STRONGEST, shade
 
 
 @pytest.fixture(scope="module")

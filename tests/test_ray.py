@@ -13,8 +13,8 @@ import torch
 import plop_lora as plop
 from plop_lora.demo import DATA, MODEL, TASKS
 from plop_lora.errors import DataError, ModelError, ProcessError, UsageError
-from plop_lora.scoring import cluster
-from plop_lora.scoring.cluster import connected, run_tasks
+from plop_lora.scoring.engines import ray_tasks as cluster
+from plop_lora.scoring.engines.ray_tasks import connected, run_tasks
 
 ray = pytest.importorskip("ray")
 

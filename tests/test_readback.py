@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 import plop_lora as plop
 from plop_lora.cli import app
 from plop_lora.errors import ExportError, UsageError
-from plop_lora.export import TARGETS, export
-from plop_lora.export.dryrun import with_every_module
+from plop_lora.exports import TARGETS, export
+from plop_lora.exports.dryrun import with_every_module
 from plop_lora.records import Placement, whole_weight
 
 NATIVE = ("litgpt", "mlx-lm", "nemo-automodel", "torchtune")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from plop_lora.data import encode
-from plop_lora.documents import load_documents
+from plop_lora.data.batches import encode
+from plop_lora.data.documents import load_documents
+from plop_lora.data.reading import read_rows
+from plop_lora.data.texts import Document
 from plop_lora.errors import DataError, UsageError
-from plop_lora.reading import read_rows
-from plop_lora.texts import Document
 
 ROWS = [{"question": "one", "answer": "1"}, {"question": "two", "answer": "2"}]
 TALK = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import plop_lora as plop
-from plop_lora.data import Padding, ready_batches
+from plop_lora.data.batches import Padding, ready_batches
 from plop_lora.errors import DataError
 
 LENGTHS = (9, 6, 4, 2)

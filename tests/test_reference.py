@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import plop_lora as plop
-from plop_lora.data import Batch
+from plop_lora.data.batches import Batch
 from plop_lora.demo import DATA, MODEL
+from plop_lora.models.loading import load_model, load_tokenizer
 from plop_lora.records import Scores
-from plop_lora.report.terminal import as_text
-from plop_lora.scoring.loading import load_model, load_tokenizer
+from plop_lora.reports.terminal import as_text
 from plop_lora.scoring.reference import SEQUENCES, random_batches
 
 GOLDEN = Path(__file__).parent / "golden" / "scores-1.json"

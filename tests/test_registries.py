@@ -23,9 +23,9 @@ from conftest import GOLDEN
 
 import plop_lora as plop
 from plop_lora.errors import DataError, ExportError, MissingExtraError, PlopError, UsageError
-from plop_lora.export import SERVERS, TARGETS, lint
-from plop_lora.export.registry import prepare
-from plop_lora.export.target import Target
+from plop_lora.exports import SERVERS, TARGETS, lint
+from plop_lora.exports.registry import prepare
+from plop_lora.exports.target import Target
 from plop_lora.indicators import INDICATORS, OfModels
 from plop_lora.indicators.registry import find_indicator
 from plop_lora.indicators.signal import Signal
@@ -35,7 +35,7 @@ from plop_lora.placement.strategies import End, Request, Strategy, find_strategy
 from plop_lora.recipe import RUNNERS, Runner
 from plop_lora.records import Placement, Scores
 from plop_lora.study.checks import check_trainer
-from plop_lora.training.runners import KINDS
+from plop_lora.training.runners.run import KINDS
 from plop_lora.training.task import Task
 from plop_lora.training.tasks import TASKS, task_named
 from plop_lora.verification.arms import ARMS, Rule, make_arms

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from finetunes import prepared, session, spec
 
+from plop_lora.data.texts import UnreadableError, messages_of
 from plop_lora.errors import DataError
 from plop_lora.evaluation.chats import example_of, prompt_tokens, template_arguments
 from plop_lora.evaluation.judged import Prepared
 from plop_lora.evaluation.losses import judgeable
 from plop_lora.recipe import VerifyRecipe
 from plop_lora.study.rows import read_task_rows
-from plop_lora.texts import UnreadableError, messages_of
 from plop_lora.training.tasks import SFT, sft
 
 TEMPLATE = (

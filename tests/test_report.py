@@ -8,8 +8,8 @@ import pytest
 from conftest import make_batch
 
 import plop_lora as plop
-from plop_lora.report.rows import short_name
-from plop_lora.report.terminal import as_html, as_text
+from plop_lora.reports.rows import short_name
+from plop_lora.reports.terminal import as_html, as_text
 
 
 @pytest.fixture(scope="module", params=["llama", "bert", "t5"])

@@ -9,8 +9,8 @@ import transformers as t
 from torch import nn
 
 import plop_lora as plop
-from plop_lora.scoring.places import locator
-from plop_lora.scoring.sites import OUTSIDE, find_sites
+from plop_lora.scoring.sites.find import OUTSIDE, find_sites
+from plop_lora.scoring.sites.module_paths import locator
 
 
 def _roles(model: nn.Module) -> dict[str, str]:

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations, prune
 
 import plop_lora as plop
 from plop_lora.errors import ModelError
-from plop_lora.scoring.sites import NO_PRODUCT
+from plop_lora.scoring.sites.find import NO_PRODUCT
 
 
 def _rows(*lengths: int) -> list[dict[str, torch.Tensor]]:

@@ -15,8 +15,8 @@ from builders import PlantedTrials, trial_result, trial_spec
 
 from plop_lora.recipe import RUNNERS, Runner
 from plop_lora.records import TrialResult, TrialSpec
-from plop_lora.training.events import FINISHED, RUNNING, WAITING, Event, RunTrials, ignore
-from plop_lora.training.runners import run_trials
+from plop_lora.training.runners.events import FINISHED, RUNNING, WAITING, Event, RunTrials, ignore
+from plop_lora.training.runners.run import run_trials
 from plop_lora.training.trial import find_result, trial_folder
 
 TWO = Runner(workers=2)
@@ -111,7 +111,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunTrials]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    from plop_lora.scoring.cluster import connected
+    from plop_lora.scoring.engines.ray_tasks import connected
 
     with connected():
         yield

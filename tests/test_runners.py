@@ -24,10 +24,11 @@ from pretend import gone, notes, until
 from plop_lora.recipe import Runner
 from plop_lora.records import TrainingSettings, TrialResult
 from plop_lora.records.trial import TrialSpec
-from plop_lora.training import attempt, local
-from plop_lora.training.attempt import Job
-from plop_lora.training.events import FINISHED, RUNNING, Event
-from plop_lora.training.runners import run_trials
+from plop_lora.training.runners import local
+from plop_lora.training.runners import trial_process as attempt
+from plop_lora.training.runners.events import FINISHED, RUNNING, Event
+from plop_lora.training.runners.run import run_trials
+from plop_lora.training.runners.trial_process import Job
 from plop_lora.training.trial import trial_folder
 
 TWO = Runner(workers=2)
@@ -250,7 +251,7 @@ import sys
 from pathlib import Path
 from builders import trial_spec
 from plop_lora.recipe import RUNNERS, Runner
-from plop_lora.training.runners import run_trials
+from plop_lora.training.runners.run import run_trials
 
 root, command = Path(sys.argv[1]), tuple(sys.argv[3:])
 specs = [trial_spec(sys.argv[2], seed=n, learning_rate=0.1) for n in range(6)]

@@ -14,9 +14,9 @@ from pretend import gone, notes, until
 
 from plop_lora.errors import UsageError
 from plop_lora.recipe import Runner
-from plop_lora.training import cluster
-from plop_lora.training.events import FINISHED, RUNNING, WAITING, Event
-from plop_lora.training.runners import run_trials
+from plop_lora.training.runners import ray_jobs as cluster
+from plop_lora.training.runners.events import FINISHED, RUNNING, WAITING, Event
+from plop_lora.training.runners.run import run_trials
 
 ray = pytest.importorskip("ray")
 
@@ -30,7 +30,7 @@ RAY = Runner(kind="ray")
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[None]:
-    from plop_lora.scoring.cluster import connected
+    from plop_lora.scoring.engines.ray_tasks import connected
 
     with connected():
         yield

@@ -17,9 +17,9 @@ from pyarrow import parquet
 
 import plop_lora as plop
 from plop_lora.cli import app
-from plop_lora.documents import load_documents
+from plop_lora.data.documents import load_documents
+from plop_lora.data.reading import read_rows
 from plop_lora.errors import DataError, UsageError
-from plop_lora.reading import read_rows
 
 ROWS = [{"text": f"text number {number}"} for number in range(20)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
@@ -73,7 +73,7 @@ def test_standard_input(content: str | bytes, expected: list[dict], monkeypatch)
 @pytest.mark.slow
 def test_standard_input_from_the_command_line(tmp_path: Path) -> None:
     """`zcat texts.gz | plop score MODEL --data -`, with three passes over one pipe."""
-    program = "from plop_lora.documents import load_documents as l; print(len(l('-').items))"
+    program = "from plop_lora.data.documents import load_documents as l; print(len(l('-').items))"
     done = subprocess.run(
         [sys.executable, "-c", program], input=LINES, capture_output=True, text=True, check=True
     )
@@ -265,7 +265,7 @@ def _peak(program: str, *words: str) -> int:
     """Return by how many bytes a program's memory grew while it read."""
     measured = (
         "import resource, sys\n"
-        "from plop_lora.documents import load_documents\n"
+        "from plop_lora.data.documents import load_documents\n"
         "import pyarrow.parquet, numpy\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         f"{program}\n"
@@ -317,7 +317,7 @@ def test_parquet_that_declares_too_much_is_not_read(tmp_path: Path) -> None:
 
 def test_a_line_without_an_end(tmp_path: Path, monkeypatch) -> None:
     """A compressed file of megabytes can hold a line of gigabytes."""
-    monkeypatch.setattr("plop_lora.lines.LONGEST_LINE", 1000)
+    monkeypatch.setattr("plop_lora.data.lines.LONGEST_LINE", 1000)
     source = _write(tmp_path / "a.txt.gz", gzip.compress(b"short\n" + b"x" * 5000))
     with pytest.raises(DataError, match="line 2, is longer than"):
         list(read_rows(source))

@@ -11,7 +11,7 @@ from families import DECODER, ENCODER
 from plop_lora.errors import DataError, MeasurementError, ModelError, UsageError
 from plop_lora.indicators import INDICATORS, OfModels, eva
 from plop_lora.indicators.signal import measure_signal
-from plop_lora.scoring.sites import find_sites
+from plop_lora.scoring.sites.find import find_sites
 from plop_lora.verification.batches import batches_of
 
 ROWS = [{"text": text} for text in TEXTS]

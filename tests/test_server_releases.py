@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from plop_lora.errors import UsageError
-from plop_lora.export import lint
-from plop_lora.export.servers import _BEFORE, FEATURES, SERVERS, server_of
+from plop_lora.exports import lint
+from plop_lora.exports.serving.servers import _BEFORE, FEATURES, SERVERS, server_of
 
 PLAIN = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}
 QUICK = {"use_dora": True, "kasa_config": {"beta": 1}, "monteclora_config": {"samples": 2}}
@@ -168,7 +168,7 @@ def test_a_release_whose_rules_are_not_known(given: str, message: str) -> None:
 
 def test_what_changed_is_known_to_the_table() -> None:
     """A release in the data that the table and the page do not name would be found by nobody."""
-    import plop_lora.export.servers as module
+    import plop_lora.exports.serving.servers as module
 
     page = (Path(__file__).parents[1] / "docs" / "how-to" / "serve.md").read_text()
     for changes in _BEFORE.values():

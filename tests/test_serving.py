@@ -29,9 +29,9 @@ from typer.testing import CliRunner
 import plop_lora as plop
 from plop_lora.cli import app
 from plop_lora.errors import AdapterError, ExportError, OutputError, PlopError, UsageError
-from plop_lora.export import Finding, fold, lint
-from plop_lora.export.adapters import read_adapter
-from plop_lora.export.servers import SERVERS, VLLM_RANKS
+from plop_lora.exports import Finding, fold, lint
+from plop_lora.exports.adapters import read_adapter
+from plop_lora.exports.serving.servers import SERVERS, VLLM_RANKS
 from plop_lora.files import atomic_folder
 from plop_lora.records import Placement
 

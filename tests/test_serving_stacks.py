@@ -1,7 +1,7 @@
 """Which projections a server serves alone: the lint beside the loaders' rules, for every subset.
 
-The rules are written down twice: as data in `export/stacking.py`, and here by what SGLang's loader
-does with names and tensors. Where SGLang is installed, its own source does it (0.5.23 was used).
+The rules are written down twice: as data in `exports/serving/stacking.py`, and here by what
+SGLang's loader does with names and tensors. Where SGLang is installed, its own source does it (0.5.23 was used).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from placements import placed
 
 import plop_lora as plop
-from plop_lora.export import Finding, lint
+from plop_lora.exports import Finding, lint
 
 SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 MLA = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")

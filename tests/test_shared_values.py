@@ -9,7 +9,7 @@ import transformers as t
 from torch import nn
 
 import plop_lora as plop
-from plop_lora.scoring.sites import NEVER_RAN, ZERO_INPUT, find_sites
+from plop_lora.scoring.sites.find import NEVER_RAN, ZERO_INPUT, find_sites
 
 
 def _gemma4() -> nn.Module:

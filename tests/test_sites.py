@@ -12,7 +12,7 @@ from torch import nn
 
 import plop_lora as plop
 from plop_lora.errors import ModelError, UsageError
-from plop_lora.scoring.sites import (
+from plop_lora.scoring.sites.find import (
     EMBEDDING,
     NOT_SUPPORTED,
     OUTSIDE,

@@ -11,7 +11,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 import plop_lora as plop
-from plop_lora.scoring.sites import Site, find_sites
+from plop_lora.scoring.sites.find import Site, find_sites
 
 ATTENTION = {
     "phi3": "qkv_proj", "gpt2": "c_attn", "gpt_neox": "query_key_value", "bloom": "query_key_value",

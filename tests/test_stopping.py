@@ -19,11 +19,11 @@ from typer.testing import CliRunner
 
 import plop_lora as plop
 from plop_lora.cli import app
+from plop_lora.data.sampling import LEAST_OF_GROUP, scoring_order, shares
 from plop_lora.demo import DATA, MODEL
 from plop_lora.errors import DataError, UsageError
 from plop_lora.placement.stopping import LEAST, Look, Rule, examine
 from plop_lora.records import DECIDED
-from plop_lora.sampling import LEAST_OF_GROUP, scoring_order, shares
 from plop_lora.scoring.stopping import chunk_ends
 from plop_lora.statistics import Estimate, sequential_margin
 

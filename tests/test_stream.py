@@ -20,26 +20,23 @@ from torch import nn
 
 import plop_lora as plop
 from plop_lora.cli import main
-from plop_lora.data import Batch, ready_batches
+from plop_lora.data.batches import Batch, ready_batches
 from plop_lora.demo import DATA, MODEL
 from plop_lora.errors import MeasurementError, ModelError, UsageError
-from plop_lora.scoring import (
-    capacity,
-    checkpoint,
-    engines,
-    lookups,
-    memory,
-    shards,
-    spill,
-    stream,
-)
-from plop_lora.scoring.collect import Measured
-from plop_lora.scoring.job import Job
-from plop_lora.scoring.loading import quiet_loading
-from plop_lora.scoring.lockstep import Pass, conduct, doors_at
+from plop_lora.models import capacity
+from plop_lora.models.loading import quiet_loading
+from plop_lora.scoring.engines import choose as engines
+from plop_lora.scoring.engines import in_memory as memory
+from plop_lora.scoring.engines.processes import Processes
+from plop_lora.scoring.engines.streaming import activation_offload as spill
+from plop_lora.scoring.engines.streaming import checkpoint, shards
+from plop_lora.scoring.engines.streaming import embedding_rows as lookups
+from plop_lora.scoring.engines.streaming import engine as stream
+from plop_lora.scoring.engines.streaming.lockstep import Pass, conduct, doors_at
 from plop_lora.scoring.look import NOT_TRIED
-from plop_lora.scoring.parallel import Processes
-from plop_lora.scoring.sites import find_sites
+from plop_lora.scoring.measurement.collect import Measured
+from plop_lora.scoring.measurement.settings import Job
+from plop_lora.scoring.sites.find import find_sites
 
 quiet_loading()
 SHARD = "40KB"
@@ -133,7 +130,7 @@ def test_equals_the_memory_engine_in_bfloat16(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weights that are kept in float32 or cast at another place than usual would show here."""
-    monkeypatch.setattr("plop_lora.scoring.loading.is_slow", lambda dtype: False)
+    monkeypatch.setattr("plop_lora.models.loading.is_slow", lambda dtype: False)
     model = families.build(name).to(torch.bfloat16)
     folder = _saved(model, tmp_path)
     loaded = type(model).from_pretrained(folder, dtype="auto")
@@ -297,10 +294,10 @@ def test_progress_adds_up(tmp_path: Path) -> None:
 _PEAKS = """
 import ctypes, gc, sys, threading
 import torch, transformers
-from plop_lora.data import ready_batches
-from plop_lora.scoring.checkpoint import Checkpoint
-from plop_lora.scoring.stream import measure
-from plop_lora.scoring.sites import find_sites
+from plop_lora.data.batches import ready_batches
+from plop_lora.scoring.engines.streaming.checkpoint import Checkpoint
+from plop_lora.scoring.engines.streaming.engine import measure
+from plop_lora.scoring.sites.find import find_sites
 
 def resident():
     for line in open("/proc/self/status"):

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import transformers
 
+from plop_lora.data.documents import load_documents
 from plop_lora.demo import MODEL
-from plop_lora.documents import load_documents
 from plop_lora.errors import DataError
+from plop_lora.models.loading import load_tokenizer
 from plop_lora.records import Scores
 from plop_lora.scoring.inputs import chat_of
-from plop_lora.scoring.loading import load_tokenizer
 
 ASKED = [{"from": "human", "value": "What is a rank?"}, {"from": "gpt", "value": "A number."}]
 TALK = [

@@ -6,7 +6,7 @@ import pytest
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from plop_lora.data import Document, TokenSequence, encode
+from plop_lora.data.batches import Document, TokenSequence, encode
 from plop_lora.errors import ModelError
 
 MARKS = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2}

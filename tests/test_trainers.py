@@ -21,8 +21,8 @@ from plop_lora.demo import MODEL
 from plop_lora.errors import DataError, UsageError
 from plop_lora.evaluation.heads import IGNORED, next_token_nats
 from plop_lora.evaluation.losses import row_losses
+from plop_lora.models.devices import is_slow
 from plop_lora.records import TrialData, TrialSpec
-from plop_lora.scoring.devices import is_slow
 from plop_lora.training.rows import read_general
 from plop_lora.training.tasks import CLASSIFY, SFT, sft
 from plop_lora.training.trainers import LengthSampler, WarmedUp

@@ -45,7 +45,7 @@ from plop_lora.records.tuning import (
     Candidate,
     Configuration,
 )
-from plop_lora.report.terminal import as_text
+from plop_lora.reports.terminal import as_text
 from plop_lora.study.study import Study
 from plop_lora.training.inits import INITS
 from plop_lora.tuning import plan, tune
@@ -592,7 +592,7 @@ def test_without_optuna_the_extra_is_named(scores, tmp_path, monkeypatch) -> Non
 def command(scores: Scores, tmp_path, monkeypatch) -> Callable[..., tuple[int, str, str]]:
     """`plop tune` in this process, with a machine that costs nothing."""
     machine = Machine()
-    monkeypatch.setattr("plop_lora.training.runners.run_trials", machine)
+    monkeypatch.setattr("plop_lora.training.runners.run.run_trials", machine)
     write_rows(tmp_path, scores)
     scores.save(tmp_path / "scores.json")
     monkeypatch.chdir(tmp_path)

@@ -16,11 +16,11 @@ import transformers
 from conftest import HEADS, SMALL, WordTokenizer
 
 import plop_lora as plop
+from plop_lora.data.documents import load_documents
 from plop_lora.demo import MODEL
-from plop_lora.documents import load_documents
 from plop_lora.errors import DataError, MeasurementError, ModelError, PlopError
 from plop_lora.models.folders import model_name
-from plop_lora.scoring.loading import load_model, load_tokenizer
+from plop_lora.models.loading import load_model, load_tokenizer
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 123456\n"
 LINES = [f"number {n} and more" for n in range(6)]
@@ -126,7 +126,7 @@ def test_an_error_of_our_own_is_not_the_models(models, monkeypatch) -> None:
     code = compile("def row_norms(features): raise ValueError('ours')", "probe.py", "exec")
     names: dict = {"__name__": "plop_lora.indicators.expected_norms"}
     exec(code, names)
-    monkeypatch.setattr("plop_lora.scoring.sums.row_norms", names["row_norms"])
+    monkeypatch.setattr("plop_lora.scoring.measurement.sums.row_norms", names["row_norms"])
     with pytest.raises(ValueError, match="ours") as caught:
         plop.score(models("llama"), WordTokenizer(), LINES, progress=False)
     assert not isinstance(caught.value, PlopError)

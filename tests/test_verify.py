@@ -29,7 +29,7 @@ from plop_lora.indicators.signal import Signal
 from plop_lora.recipe import VerifyRecipe
 from plop_lora.records import TrialResult, TrialSpec, Verification
 from plop_lora.records.trial import CONFIRM, LADDER, UNTRAINED
-from plop_lora.report.terminal import as_html, as_text
+from plop_lora.reports.terminal import as_html, as_text
 from plop_lora.study.estimate import CHARACTERS_A_TOKEN, Work, arithmetic, estimate
 from plop_lora.verification import run as step
 

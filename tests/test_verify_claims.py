@@ -16,7 +16,7 @@ from plop_lora.errors import DataError, UsageError
 from plop_lora.recipe import TuneRecipe, VerifyRecipe
 from plop_lora.records import TrialResult, TrialSpec, Verification, VerificationPlan
 from plop_lora.records.trial import CONFIRM, LADDER
-from plop_lora.report.terminal import as_text
+from plop_lora.reports.terminal import as_text
 from plop_lora.study.study import Study
 from plop_lora.tuning import plan as plan_of_tune
 from plop_lora.tuning import tune

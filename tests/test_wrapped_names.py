@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from plop_lora.errors import AdapterError
-from plop_lora.export import fold
-from plop_lora.export.adapters import read_adapter
-from plop_lora.export.wrapped import unwrapped, unwrapped_fields
+from plop_lora.exports import fold
+from plop_lora.exports.adapters import read_adapter
+from plop_lora.exports.wrapped import unwrapped, unwrapped_fields
 
 STEMS = [
     f"model.layers.{layer}.self_attn.{leaf}" for layer in (0, 1) for leaf in ("q_proj", "v_proj")

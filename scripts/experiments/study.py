@@ -38,9 +38,9 @@ from study_trials import STUDY, Study, name_of, open_study
 from plop_lora.errors import PlopError
 from plop_lora.recipe import Runner
 from plop_lora.records import TrialResult, TrialSpec
-from plop_lora.training.events import FINISHED, Event
 from plop_lora.training.memory import release_memory
-from plop_lora.training.runners import run_trials
+from plop_lora.training.runners.events import FINISHED, Event
+from plop_lora.training.runners.run import run_trials
 from plop_lora.training.trial import run_trial, trial_folder
 
 Number = TypeVar("Number", int, float)
@@ -257,7 +257,7 @@ def act(given: argparse.Namespace) -> int:
             say(f"prepared {name}")
         return 0
     if given.device != "auto":
-        from plop_lora.scoring.loading import device_named
+        from plop_lora.models.loading import device_named
 
         device_named(given.device)
     try:

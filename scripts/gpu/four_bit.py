@@ -25,12 +25,12 @@ sys.path.insert(0, str(BENCHMARKS))
 import score as benchmark
 
 import plop_lora as plop
+from plop_lora.data.documents import Documents
 from plop_lora.demo import DATA, MODEL
-from plop_lora.documents import Documents
+from plop_lora.models.loading import load_model, load_tokenizer, quiet_loading
 from plop_lora.placement.place import default_choice
 from plop_lora.records import Scores
-from plop_lora.scoring.loading import load_model, load_tokenizer, quiet_loading
-from plop_lora.scoring.sites import find_sites
+from plop_lora.scoring.sites.find import find_sites
 
 GROUP = 64
 Quantise = Callable[[nn.Linear], nn.Module]

@@ -22,8 +22,8 @@ from results import BENCHMARKS, options_of, peak_of, spread, write
 sys.path.insert(0, str(BENCHMARKS))
 import score as benchmark
 
-from plop_lora.data import Batch
-from plop_lora.scoring.sites import find_sites
+from plop_lora.data.batches import Batch
+from plop_lora.scoring.sites.find import find_sites
 
 RATIOS = {
     "score / plain forward": ("score", "plain"),

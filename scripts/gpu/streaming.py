@@ -23,13 +23,14 @@ from results import BENCHMARKS, options_of, peak_of, seconds_of, spread, write
 sys.path.insert(0, str(BENCHMARKS))
 import stream as benchmark
 
-from plop_lora.data import Batch
-from plop_lora.scoring import memory, stream
-from plop_lora.scoring.cache import GainCache
-from plop_lora.scoring.checkpoint import Checkpoint
-from plop_lora.scoring.collect import Measured
-from plop_lora.scoring.loading import load_model, quiet_loading
-from plop_lora.scoring.sites import find_sites
+from plop_lora.data.batches import Batch
+from plop_lora.models.loading import load_model, quiet_loading
+from plop_lora.scoring.engines import in_memory as memory
+from plop_lora.scoring.engines.streaming import engine as stream
+from plop_lora.scoring.engines.streaming.checkpoint import Checkpoint
+from plop_lora.scoring.measurement.collect import Measured
+from plop_lora.scoring.measurement.gain_cache import GainCache
+from plop_lora.scoring.sites.find import find_sites
 
 BYTES = 2
 SPARE = 1 << 30

@@ -20,10 +20,10 @@ from plop_lora.quiet import quiet_imports
 
 if TYPE_CHECKING:
     from plop_lora.comparison import compare
-    from plop_lora.documents import load_documents
+    from plop_lora.data.documents import load_documents
     from plop_lora.errors import PlopError
-    from plop_lora.export.imported import import_adapter
-    from plop_lora.export.peft import apply
+    from plop_lora.exports.imported import import_adapter
+    from plop_lora.exports.trainers.peft import apply
     from plop_lora.placement import STRATEGIES, place
     from plop_lora.records import Placement, Scores, Verification
     from plop_lora.scoring import score
@@ -36,10 +36,10 @@ _HOMES = {
     "PlopError": "errors",
     "Scores": "records",
     "Verification": "records",
-    "apply": "export.peft",
+    "apply": "exports.trainers.peft",
     "compare": "comparison",
-    "import_adapter": "export.imported",
-    "load_documents": "documents",
+    "import_adapter": "exports.imported",
+    "load_documents": "data.documents",
     "place": "placement",
     "score": "scoring",
     "tune": "tuning",

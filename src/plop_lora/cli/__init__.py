@@ -97,7 +97,7 @@ def _processes() -> contextlib.AbstractContextManager[Any]:
     """Join the others where a launcher such as torchrun started several of us to score."""
     if sys.argv[1:2] != ["score"] or os.environ.get("WORLD_SIZE", "1") == "1":
         return contextlib.nullcontext()
-    from plop_lora.scoring.parallel import together
+    from plop_lora.scoring.engines.processes import together
 
     return together()
 

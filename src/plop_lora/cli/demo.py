@@ -22,10 +22,10 @@ def demo(
 ) -> None:
     """Score the bundled model, place adapters, export, and load the result into real PEFT."""
     from plop_lora.demo import check, run
-    from plop_lora.report.terminal import printable
+    from plop_lora.reports.terminal import printable
 
     check(output)
     with waiting("loading torch and transformers", Format.table):
-        from plop_lora.scoring.loading import quiet_loading
+        from plop_lora.models.loading import quiet_loading
     quiet_loading()
     run(output, echo=lambda text: typer.echo(printable(text)))

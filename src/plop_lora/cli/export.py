@@ -46,7 +46,7 @@ def export(
         typer.Option(
             help="Say what this server will reject or ignore: vllm or sglang, or a release of it "
             "such as vllm==0.31.0.",
-            autocompletion=among("export:SERVERS"),
+            autocompletion=among("exports:SERVERS"),
             rich_help_panel=TARGET,
         ),
     ] = None,
@@ -76,7 +76,7 @@ def export(
     form: FormatOption = Format.table,
 ) -> None:
     """Write SOURCE as a trainer's configuration, or fold a trained adapter for serving."""
-    from plop_lora.export import export_path
+    from plop_lora.exports import export_path
 
     folder = None if output == STDOUT else output
     with waiting(f"exporting to {to}", form):

@@ -51,7 +51,7 @@ def import_(
     if model is not None:
         model_name(model, weights=False)
     with waiting(f"reading {adapter} with torch, transformers and peft", form):
-        from plop_lora.export.imported import import_adapter
+        from plop_lora.exports.imported import import_adapter
 
         placement = import_adapter(adapter, model, loaded)
     finish(placement, output, form)

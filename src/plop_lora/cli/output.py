@@ -110,7 +110,7 @@ def finish(record: Record, path: Path | None, form: Format) -> None:
     if form is Format.json:
         print_json(record.to_json())
     elif form is Format.table:
-        from plop_lora.report.terminal import show
+        from plop_lora.reports.terminal import show
 
         show(record)
     if path is not None and form is not Format.quiet:

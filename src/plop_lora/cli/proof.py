@@ -16,7 +16,7 @@ from plop_lora.cli.words import DATA, ENGINE, MODEL, PLACEMENT, RUN, TRAINING, a
 
 if TYPE_CHECKING:
     from plop_lora.recipe import Price
-    from plop_lora.training.events import Event, Watch
+    from plop_lora.training.runners.events import Event, Watch
 
 TASK = (
     Key("train", DATA),
@@ -76,8 +76,8 @@ def _naming(folder: Path, watch: Watch) -> Watch:
 @contextlib.contextmanager
 def watched(price: Price, folder: Path, form: Format) -> Iterator[Watch]:
     """Show trials on stderr while they run; on Ctrl-C say how to go on."""
-    from plop_lora.report.live import live
-    from plop_lora.training.events import ignore
+    from plop_lora.reports.live import live
+    from plop_lora.training.runners.events import ignore
 
     quiet = form is Format.quiet
     try:

@@ -20,13 +20,13 @@ from plop_lora.cli.output import (
     waiting,
 )
 from plop_lora.cli.words import DATA, ENGINE, MODEL, STOPPING, among, with_examples
+from plop_lora.data.lines import STDIN
+from plop_lora.data.reading import open_rows
+from plop_lora.data.texts import NoTemplateError
 from plop_lora.errors import UsageError
-from plop_lora.lines import STDIN
 from plop_lora.models.folders import check_reach, expanded, model_name
 from plop_lora.models.origin import Origin
 from plop_lora.options import check_choices
-from plop_lora.reading import open_rows
-from plop_lora.texts import NoTemplateError
 
 
 @with_examples(
@@ -248,7 +248,7 @@ def score(
     origin = Origin(revision, trust_remote_code, token)
     load = functools.cache(functools.partial(_tokenizer, model, tokenizer, origin))
     # The data are read before torch is loaded, so that their faults are told at once.
-    from plop_lora.documents import load_documents
+    from plop_lora.data.documents import load_documents
 
     with waiting(f"reading {data}", form):
         documents = load_documents(
@@ -311,7 +311,7 @@ def _found(model: str, revision: str | None, data: str, processes: Any) -> str:
 
 def _tokenizer(model: str, tokenizer: str | None, origin: Origin) -> Any:
     """Load the tokenizer of a model, or another one that was named."""
-    from plop_lora.scoring.loading import load_tokenizer, quiet_loading
+    from plop_lora.models.loading import load_tokenizer, quiet_loading
 
     quiet_loading()
     if tokenizer is not None:

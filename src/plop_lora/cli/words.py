@@ -40,8 +40,8 @@ def among(source: str) -> Callable[[str], list[str]]:
 
 def targets(incomplete: str) -> list[str]:
     """Complete what `plop export --to` takes: a trainer, or vllm for an adapter's folder."""
-    from plop_lora.export import TARGETS
-    from plop_lora.export.vllm import NAME
+    from plop_lora.exports import TARGETS
+    from plop_lora.exports.serving.vllm import NAME
 
     return _last_of_list(incomplete, (*TARGETS, NAME))
 

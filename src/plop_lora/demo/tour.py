@@ -43,7 +43,7 @@ def run(folder: Path, *, echo: Callable[[str], None] = print) -> Placement:
     """
     from plop_lora.comparison import compare
     from plop_lora.placement import place
-    from plop_lora.report.terminal import as_text
+    from plop_lora.reports.terminal import as_text
 
     check(folder)
     echo("1. Score: which module types respond to word problems more than to noise?\n")
@@ -75,7 +75,7 @@ def run(folder: Path, *, echo: Callable[[str], None] = print) -> Placement:
 
 
 def _score(task: str) -> Scores:
-    from plop_lora.documents import load_documents
+    from plop_lora.data.documents import load_documents
     from plop_lora.scoring import score
 
     documents = load_documents(DATA / f"{task}.jsonl", **TASKS[task])  # type: ignore[arg-type]
@@ -86,7 +86,7 @@ def _load_back(folder: Path) -> str:
     """Read the written file with PEFT and apply it to the real weights."""
     from peft import LoraConfig, get_peft_model
 
-    from plop_lora.scoring.loading import load_model
+    from plop_lora.models.loading import load_model
 
     adapted = get_peft_model(load_model(str(MODEL)), LoraConfig.from_pretrained(str(folder)))
     trainable, total = adapted.get_nb_trainable_parameters()

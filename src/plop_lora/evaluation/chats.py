@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from plop_lora.data.texts import UnreadableError, template_value
 from plop_lora.errors import DataError, ModelError
 from plop_lora.evaluation.judged import Row
-from plop_lora.texts import UnreadableError, template_value
 
 TOOLS, ARGUMENTS = "tools", "chat_template_kwargs"
 """Columns that a row gives its template."""

@@ -80,9 +80,9 @@ INDICATORS: dict[str, Indicator] = {
         Indicator(
             name="rank-of-weights",
             title="rank of W",
-            description="the effective rank of the weight, highest first",
-            source="Roy, Vetterli, The effective rank, EUSIPCO 2007, "
-            "https://ieeexplore.ieee.org/document/7098875",
+            description="the effective rank of the weight, (Σσ²)² / Σσ⁴, highest first",
+            source="a baseline that looks at no data: the participation ratio of the squared "
+            "singular values",
             lower_first=False,
             needs="weights",
             memory="a float32 copy of a weight whose smaller side is at most 256",

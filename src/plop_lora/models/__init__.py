@@ -1,1 +1,4 @@
-"""Models by name: what a folder holds, how the hub is asked, when memory is full. No torch."""
+"""Models: what a folder holds, how the hub is asked, loading, weights, devices, memory.
+
+torch is imported only by those that need a loaded model.
+"""

@@ -135,14 +135,14 @@ class Record:
 
     def __str__(self) -> str:
         """Return the table that the command line prints."""
-        return str(later("report.terminal", "as_text")(self))
+        return str(later("reports.terminal", "as_text")(self))
 
     def __repr__(self) -> str:
         """Return one line that says what the record is of; `print` shows the table."""
         return f"<{type(self).__name__}: {later('report.brief', 'brief')(self)}>"
 
     def _repr_html_(self) -> str:
-        return str(later("report.terminal", "as_html")(self))
+        return str(later("reports.terminal", "as_html")(self))
 
 
 _HEAD = ("kind", "schema_version")

@@ -126,8 +126,8 @@ class Placement(Record):
     indicator: Annotated[str, Field(exclude_if=lambda name: name == "nfn")] = "nfn"
 
     def to_peft(self, model: Any = None, *, dry_run: bool = True, allow_loss: bool = False) -> Any:
-        """Return the placement as `peft.LoraConfig`; see `plop_lora.export.peft.to_peft`."""
-        step = later("export.peft", "to_peft")
+        """Return the placement as `peft.LoraConfig`; see `exports.trainers.peft.to_peft`."""
+        step = later("exports.trainers.peft", "to_peft")
         return step(self, model, dry_run=dry_run, allow_loss=allow_loss)
 
     def to_pandas(self, rows: str = "choices") -> Any:
@@ -158,14 +158,14 @@ class Placement(Record):
             folder: where the file goes.
             to: the trainer's name, such as `axolotl`; without it the one that the folder is
                 named after, and else `peft`.
-            dry_run: as for `plop_lora.export.registry.export`, where the errors stand too.
+            dry_run: as for `plop_lora.exports.registry.export`, where the errors stand too.
             allow_loss: as there.
             serve: as there.
         """
-        step = later("export.registry", "export")
+        step = later("exports.registry", "export")
         if to is None:
             name = Path(folder).name
-            to = name if name in later("export.registry", "targets")() else "peft"
+            to = name if name in later("exports.registry", "targets")() else "peft"
         options = {"dry_run": dry_run, "allow_loss": allow_loss, "serve": serve}
         path: Path = step(self, folder, to=to, **options).path
         return path

@@ -12,6 +12,7 @@ import numpy as np
 from torch import nn
 
 from plop_lora.errors import MeasurementError
+from plop_lora.models.loading import describe
 from plop_lora.placement.place import LEAST_COVERAGE
 from plop_lora.records import (
     Coverage,
@@ -26,10 +27,10 @@ from plop_lora.records import (
     Stopping,
     TypeScore,
 )
-from plop_lora.scoring.collect import Measured
-from plop_lora.scoring.counts import count_notes
-from plop_lora.scoring.loading import describe
-from plop_lora.scoring.sites import (
+from plop_lora.scoring.measurement.collect import Measured
+from plop_lora.scoring.measurement.counts import count_notes
+from plop_lora.scoring.measurement.sums import Floats
+from plop_lora.scoring.sites.find import (
     ALL_ZERO,
     NEVER_RAN,
     UNASSIGNABLE,
@@ -37,7 +38,6 @@ from plop_lora.scoring.sites import (
     Site,
     SiteMap,
 )
-from plop_lora.scoring.sums import Floats
 from plop_lora.statistics import ratio_estimate, type_estimate
 
 

@@ -14,18 +14,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from plop_lora.data import Batch
+from plop_lora.data.batches import Batch
 from plop_lora.errors import MeasurementError
 from plop_lora.scoring.assemble import by_site
-from plop_lora.scoring.collect import Measured, divided
-from plop_lora.scoring.counts import grouped
-from plop_lora.scoring.engines import Engine, measure_in_rounds
+from plop_lora.scoring.engines.choose import Engine, measure_in_rounds
+from plop_lora.scoring.engines.in_memory import rows_of
+from plop_lora.scoring.engines.processes import Processes
 from plop_lora.scoring.inputs import Given
-from plop_lora.scoring.memory import rows_of
-from plop_lora.scoring.padding import is_text, width_of
-from plop_lora.scoring.parallel import Processes
-from plop_lora.scoring.sites import Site
-from plop_lora.scoring.sums import Floats
+from plop_lora.scoring.measurement.collect import Measured, divided
+from plop_lora.scoring.measurement.counts import grouped
+from plop_lora.scoring.measurement.padding import is_text, width_of
+from plop_lora.scoring.measurement.sums import Floats
+from plop_lora.scoring.sites.find import Site
 
 ALONE = "alone "
 """What the name of the text that is run alone begins with."""

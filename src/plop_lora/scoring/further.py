@@ -12,8 +12,8 @@ from statistics import fmean
 from plop_lora.indicators import Indicator, OfRecords
 from plop_lora.records import IndicatorScores, Scores, TypeValue
 from plop_lora.scoring.assemble import added_up, rounded
-from plop_lora.scoring.collect import Measured
-from plop_lora.scoring.sites import Site
+from plop_lora.scoring.measurement.collect import Measured
+from plop_lora.scoring.sites.find import Site
 from plop_lora.statistics import indicator_estimate
 
 

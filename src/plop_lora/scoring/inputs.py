@@ -15,13 +15,13 @@ from typing import Any
 
 from torch import nn
 
-from plop_lora.data import Batch, Padding, TokenSequence, encode, make_batches
-from plop_lora.documents import Documents, different, key_of, load_documents
+from plop_lora.data.batches import Batch, Padding, TokenSequence, encode, make_batches
+from plop_lora.data.documents import Documents, different, key_of, load_documents
+from plop_lora.data.sampling import scoring_order
+from plop_lora.data.texts import Document
 from plop_lora.errors import DataError, ModelError, UsageError
-from plop_lora.sampling import scoring_order
-from plop_lora.scoring.devices import home_of
+from plop_lora.models.devices import home_of
 from plop_lora.scoring.stopping import chunk_ends
-from plop_lora.texts import Document
 
 CPU_TOKEN_BUDGET = 4096
 ACCELERATOR_TOKEN_BUDGET = 16384

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from plop_lora.data import Batch
-from plop_lora.scoring.devices import home_of, sent
-from plop_lora.scoring.memory import body_of, evaluating
-from plop_lora.scoring.padding import width_of
-from plop_lora.scoring.sites import Site, SiteMap, refine
+from plop_lora.data.batches import Batch
+from plop_lora.models.devices import home_of, sent
+from plop_lora.scoring.engines.in_memory import body_of, evaluating
+from plop_lora.scoring.measurement.padding import width_of
+from plop_lora.scoring.sites.find import Site, SiteMap, refine
 
 _SILENT = "v"
 """The slice that silences the others of its weight when it is zero. That of an MLP is not tried:

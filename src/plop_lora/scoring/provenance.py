@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from plop_lora._version import __version__
-from plop_lora.data import fingerprint
+from plop_lora.data.batches import fingerprint
+from plop_lora.models.devices import home_of
 from plop_lora.models.memory import peak_memory
 from plop_lora.records import Provenance
-from plop_lora.scoring.collect import Measured
-from plop_lora.scoring.devices import home_of
+from plop_lora.scoring.measurement.collect import Measured
 
 _VERSIONED = ("torch", "transformers", "numpy")
 

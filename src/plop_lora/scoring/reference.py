@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from plop_lora.data import SIDES, Batch
+from plop_lora.data.batches import SIDES, Batch
 from plop_lora.placement.stopping import examine
 from plop_lora.records import ReferenceChoice
-from plop_lora.scoring.collect import Measured
 from plop_lora.scoring.inputs import vocabulary_of
+from plop_lora.scoring.measurement.collect import Measured
 from plop_lora.scoring.stopping import Watch, group_estimates
 
 RANDOM_TOKENS = "random tokens"

@@ -9,11 +9,13 @@ from typing import Any
 
 from torch import nn
 
-from plop_lora.data import ready_batches
-from plop_lora.documents import Documents
+from plop_lora.data.batches import ready_batches
+from plop_lora.data.documents import Documents
 from plop_lora.errors import ModelError, UsageError
 from plop_lora.indicators import NFN, Indicator, recorded_indicator
+from plop_lora.models.devices import slow_dtype
 from plop_lora.models.folders import expanded, model_name
+from plop_lora.models.loading import load_tokenizer
 from plop_lora.models.origin import Origin
 from plop_lora.options import ADAPTIVE, BASELINES, check_choices, check_numbers
 from plop_lora.placement.place import DEFAULT_TOP
@@ -21,19 +23,17 @@ from plop_lora.placement.stopping import Rule
 from plop_lora.records import Scores
 from plop_lora.scoring.assemble import assemble
 from plop_lora.scoring.beside import measure_beside
-from plop_lora.scoring.collect import Measured
-from plop_lora.scoring.devices import slow_dtype
-from plop_lora.scoring.engines import engine_for
+from plop_lora.scoring.engines.choose import engine_for
+from plop_lora.scoring.engines.processes import Processes
 from plop_lora.scoring.further import with_indicators
 from plop_lora.scoring.inputs import Given, as_documents, known_name, padding_of, tokenise
-from plop_lora.scoring.job import Job
-from plop_lora.scoring.loading import load_tokenizer
 from plop_lora.scoring.look import looked_at
-from plop_lora.scoring.parallel import Processes
+from plop_lora.scoring.measurement.collect import Measured
+from plop_lora.scoring.measurement.settings import Job
 from plop_lora.scoring.progress import progress_bar
 from plop_lora.scoring.provenance import provenance_of
 from plop_lora.scoring.reference import random_batches, references_of
-from plop_lora.scoring.sites import Site, find_sites
+from plop_lora.scoring.sites.find import Site, find_sites
 from plop_lora.scoring.stopping import Watch, check_top, stopping_of
 
 __all__ = ["BASELINES", "score"]

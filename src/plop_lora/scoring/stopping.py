@@ -19,8 +19,8 @@ from plop_lora.placement.place import DEFAULT_TOP
 from plop_lora.placement.stopping import LEAST, Look, Rule, examine
 from plop_lora.records import GroupCount, Stopping
 from plop_lora.scoring.assemble import by_site, usable_sites
-from plop_lora.scoring.collect import Measured
-from plop_lora.scoring.sites import Site
+from plop_lora.scoring.measurement.collect import Measured
+from plop_lora.scoring.sites.find import Site
 from plop_lora.statistics import Estimate, ratio_estimate
 
 

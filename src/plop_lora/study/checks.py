@@ -43,7 +43,7 @@ def check_dtype(training: TrainingSettings) -> None:
     """
     if training.dtype != "float16":
         return
-    from plop_lora.scoring.loading import device_named
+    from plop_lora.models.loading import device_named
 
     if device_named(training.device).type == "cpu":
         raise UsageError(

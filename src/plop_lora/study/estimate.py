@@ -110,7 +110,7 @@ def matmul_rate(device: str) -> tuple[float, str]:
         return _timed(lambda: square @ square), "this processor"
     import torch
 
-    from plop_lora.scoring.loading import device_named
+    from plop_lora.models.loading import device_named
 
     found = device_named(device)
     wide = torch.ones(4 * SIDE, 4 * SIDE, device=found, dtype=torch.bfloat16)

@@ -34,7 +34,7 @@ def check_rows_fit(
         UsageError: rows longer than the model has positions, or a pad token beyond its
             vocabulary.
     """
-    from plop_lora.scoring.loading import load_skeleton, load_tokenizer
+    from plop_lora.models.loading import load_skeleton, load_tokenizer
 
     origin = Origin(model.revision)
     try:

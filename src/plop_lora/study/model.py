@@ -82,7 +82,7 @@ def check_weights_fit(model: TrainedModel, placements: Iterable[Placement]) -> N
     Raises:
         ModelError: the weight is named.
     """
-    from plop_lora.scoring.loading import load_skeleton
+    from plop_lora.models.loading import load_skeleton
     from plop_lora.training.adapters import retarget
 
     skeleton = load_skeleton(model.name, Origin(model.revision))

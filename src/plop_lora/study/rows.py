@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from plop_lora.data.reading import read_rows
 from plop_lora.errors import DataError
 from plop_lora.evaluation.judged import Row
-from plop_lora.reading import read_rows
 from plop_lora.recipe import DataRecipe
 from plop_lora.study.shown import check_lost, shown
 from plop_lora.training.readers import Reader

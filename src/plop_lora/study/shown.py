@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from plop_lora.data.fields import lost_column, unread_columns, values_of
 from plop_lora.errors import DataError
 from plop_lora.evaluation.judged import Row
-from plop_lora.fields import lost_column, unread_columns, values_of
 from plop_lora.training.readers import Reader
 from plop_lora.training.task import Task
 

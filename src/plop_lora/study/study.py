@@ -30,7 +30,7 @@ from plop_lora.study import checks
 from plop_lora.study.folder import TRIALS, mark
 from plop_lora.study.model import check_config, check_weights_fit, is_scored, model_of
 from plop_lora.study.splits import Splits, check_splits, prepare_splits, write_splits
-from plop_lora.training.events import RunTrials, Watch, ignore
+from plop_lora.training.runners.events import RunTrials, Watch, ignore
 from plop_lora.training.task import Task
 from plop_lora.training.tasks import check_metric, task_named
 from plop_lora.training.weights import TrainedModel

@@ -24,15 +24,15 @@ from torch import nn
 
 from plop_lora.errors import ExportError, ModelError, UsageError
 from plop_lora.evaluation.judged import Prepared, Row
-from plop_lora.export.adapters import WEIGHTS_FILE
-from plop_lora.export.dryrun import adapters_of, compare_adapters, lora_layers, with_every_module
-from plop_lora.export.names import parameter_sites
-from plop_lora.export.peft import peft_fields
+from plop_lora.exports.adapters import WEIGHTS_FILE
+from plop_lora.exports.dryrun import adapters_of, compare_adapters, lora_layers, with_every_module
+from plop_lora.exports.names import parameter_sites
+from plop_lora.exports.trainers.peft import peft_fields
 from plop_lora.files import atomic_folder
-from plop_lora.records import Placement, TrialSpec
-from plop_lora.scoring.loading import (
+from plop_lora.models.loading import (
     describe,
 )
+from plop_lora.records import Placement, TrialSpec
 from plop_lora.training.base import base_of
 from plop_lora.training.eva import initialise_from_features
 from plop_lora.training.inits import DRAWN, FROM_DATA, INITS, is_known, moves_base

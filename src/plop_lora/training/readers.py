@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from plop_lora.data.fields import beside, question_text
+from plop_lora.data.reading import Row
+from plop_lora.data.texts import UnreadableError, fill_template, messages_of, template_fields
 from plop_lora.errors import DataError, nearest
-from plop_lora.fields import beside, question_text
-from plop_lora.reading import Row
-from plop_lora.texts import UnreadableError, fill_template, messages_of, template_fields
 
 Read = Callable[[Row], dict[str, Any]]
 

@@ -28,8 +28,8 @@ from plop_lora.records.tuning import (
 )
 from plop_lora.study.folder import TRIALS, TUNE, alone_in, check_folder
 from plop_lora.study.study import Study
-from plop_lora.training.events import RunTrials, Watch, ignore
 from plop_lora.training.folder import RESULT, SPEC
+from plop_lora.training.runners.events import RunTrials, Watch, ignore
 from plop_lora.tuning.confirm import Confirmation, confirm, unconfirmed
 from plop_lora.tuning.ladder import Ladder, climb, narrowed
 from plop_lora.tuning.search import LADDER_SHARE, Search
@@ -160,7 +160,7 @@ def _opened(
 
 
 def _runner() -> RunTrials:
-    from plop_lora.training.runners import run_trials
+    from plop_lora.training.runners.run import run_trials
 
     return run_trials
 

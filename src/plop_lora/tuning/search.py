@@ -19,7 +19,7 @@ from plop_lora.study.compare import cause_of, value_of
 from plop_lora.study.rates import Length, shortened
 from plop_lora.study.splits import REPORT, SELECT, TRAIN
 from plop_lora.study.study import Study
-from plop_lora.training.events import RunTrials, Watch
+from plop_lora.training.runners.events import RunTrials, Watch
 from plop_lora.tuning.space import Space
 
 LADDER_SHARE = 0.25

@@ -15,7 +15,7 @@ from plop_lora.recipe import VerifyDesign, VerifyRecipe
 from plop_lora.records import Scores, TrialResult, TrialSpec, Verification, VerificationPlan
 from plop_lora.study.folder import RECORD, VERIFY, check_disk, check_owner, default_folder, keep
 from plop_lora.study.study import Study
-from plop_lora.training.events import RunTrials, Watch, ignore
+from plop_lora.training.runners.events import RunTrials, Watch, ignore
 from plop_lora.verification.design import (
     Design,
     arm_names,
@@ -144,6 +144,6 @@ def _plain_arms(wanted: VerifyDesign) -> list[str] | None:
 
 
 def _runner() -> RunTrials:
-    from plop_lora.training.runners import run_trials
+    from plop_lora.training.runners.run import run_trials
 
     return run_trials

@@ -65,7 +65,7 @@ def _read(path: Path) -> dict[str, Signal]:
 
 def _measured(study: Study, names: Sequence[str]) -> dict[str, Signal]:
     """Load the model of the task, once for all signals, and let each look at it."""
-    from plop_lora.scoring.loading import quietly
+    from plop_lora.models.loading import quietly
     from plop_lora.training.base import load_base
     from plop_lora.verification.batches import batches_of
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from plop_lora.data.fields import LABELS, TEXTS, of_classes
+from plop_lora.data.texts import template_fields
 from plop_lora.errors import DataError, ModelError, UsageError
 from plop_lora.evaluation.judged import Judged, Prepared, Row
-from plop_lora.fields import LABELS, TEXTS, of_classes
 from plop_lora.recipe import DataRecipe
 from plop_lora.records import TrialSpec
 from plop_lora.records.scores import ModelReference
-from plop_lora.texts import template_fields
 from plop_lora.training.readers import (
     Reader,
     filled,

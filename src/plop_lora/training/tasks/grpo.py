@@ -10,6 +10,8 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from plop_lora.data.fields import PROMPTS
+from plop_lora.data.texts import template_fields
 from plop_lora.errors import DataError, UsageError, require
 from plop_lora.evaluation.chats import Ends, ends_of_turns, prompt_tokens, template_arguments
 from plop_lora.evaluation.judged import Judged, Prepared, Row
@@ -22,10 +24,8 @@ from plop_lora.evaluation.rewards import (
     try_rewards,
     until,
 )
-from plop_lora.fields import PROMPTS
 from plop_lora.recipe import DataRecipe
 from plop_lora.records import TrainingSettings, TrialSpec
-from plop_lora.texts import template_fields
 from plop_lora.training.readers import Reader, asked_with, filled, messages_in, one_of
 from plop_lora.training.task import Session, Task, Trained
 from plop_lora.training.tasks.causal import causal_class, check_causal_reference

@@ -13,15 +13,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from plop_lora.data.fields import Form, of_training
+from plop_lora.data.texts import template_fields
 from plop_lora.errors import DataError, UsageError, require
 from plop_lora.evaluation.chats import columns_kept, example_of
 from plop_lora.evaluation.judged import Judged, Prepared, Row
 from plop_lora.evaluation.metrics import judge_answers
-from plop_lora.fields import Form, of_training
 from plop_lora.recipe import DataRecipe
 from plop_lora.records import TrialSpec
 from plop_lora.records.trial import GENERAL_LOSS
-from plop_lora.texts import template_fields
 from plop_lora.training.readers import (
     Read,
     Reader,

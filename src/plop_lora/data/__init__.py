@@ -1,0 +1,1 @@
+"""Data: reading files, recognising fields, drawing samples, making batches."""

@@ -1,0 +1,450 @@
+"""From documents to masked batches: documents → token sequences → batches.
+
+Sequences are tokenised and named by a hash, so that the same text is the same sequence in every
+file; batches are right-padded and sorted by length. Padding is masked here and never counted
+later.
+
+Does not know about models beyond their vocabulary and number of positions.
+Shape letters: B batch, T token.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from plop_lora.data.documents import Documents
+from plop_lora.data.texts import Document
+from plop_lora.errors import DataError, ModelError
+
+__all__ = [
+    "Batch",
+    "Document",
+    "Documents",
+    "TokenSequence",
+    "encode",
+    "fingerprint",
+    "make_batches",
+    "ready_batches",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSequence:
+    """One tokenised document: its name, its tokens, those of the decoder if any, its group."""
+
+    name: str
+    tokens: tuple[int, ...]
+    target_tokens: tuple[int, ...] | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Model inputs (tensors with B rows each) and the name of the sequence in each row."""
+
+    inputs: dict[str, Any]
+    names: tuple[str, ...]
+
+    def part(self, start: int, end: int) -> Batch:
+        """Return the rows from `start` to `end`."""
+        inputs = {
+            key: value[start:end] if self._by_row(key, value) else value
+            for key, value in self.inputs.items()
+        }
+        return Batch(inputs, self.names[start:end])
+
+    def can_split(self) -> bool:
+        """Whether there are several rows and every tensor has one entry for each of them."""
+        tensors = [(k, v) for k, v in self.inputs.items() if isinstance(v, torch.Tensor) and v.ndim]
+        return len(self.names) > 1 and all(self._by_row(*tensor) for tensor in tensors)
+
+    def _by_row(self, key: str, value: Any) -> bool:
+        if not isinstance(value, torch.Tensor) or value.shape[:1] != (len(self.names),):
+            return False
+        # Positions in time, height and width stand above the rows, of which there may be three.
+        return key != "position_ids" or value.ndim != 3
+
+
+# --------------------------------------------------------------------------- sequences
+
+
+def encode(
+    documents: Sequence[Document],
+    tokenizer: Any,
+    *,
+    max_length: int,
+    vocabulary: int | None,
+    encoder_decoder: bool,
+    target_vocabulary: int | None = None,
+) -> tuple[list[TokenSequence], int, int]:
+    """Tokenise documents.
+
+    Args:
+        documents: what to tokenise; without a `target`, an encoder-decoder reads the same text
+            on both sides.
+        tokenizer: a transformers tokenizer; a pad token is not needed.
+        max_length: tokens kept of each side.
+        vocabulary: rows of the model's embedding, if known.
+        encoder_decoder: whether the model has a decoder of its own inputs.
+        target_vocabulary: rows of the decoder's own embedding, if known.
+
+    Returns:
+        Sequences in the order of the documents, the number truncated, and the number dropped
+        because they came out with no token at all.
+
+    Raises:
+        DataError: no sequence has a token.
+        ModelError: the tokenizer makes token numbers that the model does not have.
+    """
+    sequences: list[TokenSequence] = []
+    truncated = dropped = 0
+    read = functools.partial(_tokens, tokenizer, max_length=max_length)
+    for document in documents:
+        whole = document.text
+        if document.target is not None and not encoder_decoder:
+            whole += document.target
+        special = not document.rendered
+        tokens, cut = read(whole, special=special)
+        target = None
+        if encoder_decoder:
+            target, also = read(document.target or whole, special=special, as_target=True)
+            cut = cut or also
+        if not tokens or target == ():
+            dropped += 1
+            continue
+        truncated += cut
+        sequences.append(
+            TokenSequence(
+                name=_name(document.text + (document.target or "")),
+                tokens=tokens,
+                target_tokens=target,
+                group=document.group,
+            )
+        )
+    if not sequences:
+        raise DataError("Every text came out of the tokenizer with zero tokens.")
+    _check_vocabulary((s.tokens for s in sequences), tokenizer, vocabulary)
+    targets = (s.target_tokens or () for s in sequences)
+    _check_vocabulary(targets, tokenizer, target_vocabulary)
+    return sequences, truncated, dropped
+
+
+def _tokens(
+    tokenizer: Any, text: str, *, max_length: int, special: bool, as_target: bool = False
+) -> tuple[tuple[int, ...], bool]:
+    """Return at most `max_length` tokens of a text, and whether it was cut.
+
+    What is too long is cut as the tokenizer itself cuts: on its own side, and with the special
+    token that closes a text, by which models know its end.
+    """
+    # JSON can hold half of a surrogate pair, which no tokenizer reads: it becomes "?".
+    text = text.encode(errors="replace").decode()
+    read = functools.partial(_token_numbers, tokenizer, special=special, as_target=as_target)
+    tokens = read(text)
+    if special:
+        bare = _without_marks(tokenizer, text, tokens)
+        text, tokens = (text, tokens) if bare == text else (bare, read(bare))
+    if len(tokens) <= max_length:
+        return tuple(tokens), False
+    # A tokenizer that knows no truncation, or fewer tokens than its marks take, is cut here.
+    return tuple(read(text, truncation=True, max_length=max_length)[:max_length]), True
+
+
+def _token_numbers(
+    tokenizer: Any, text: str, *, special: bool, as_target: bool, **options: Any
+) -> list[int]:
+    # verbose=False: the tokenizer's warning about long texts is ours to give, once, as a note.
+    options |= {"verbose": False, "add_special_tokens": special}
+    if as_target and "text_target" in inspect.signature(tokenizer).parameters:
+        # Translators mark their two sides by different tokens, or have a vocabulary for each.
+        return list(tokenizer(text_target=text, **options)["input_ids"])
+    return list(tokenizer(text, **options)["input_ids"])
+
+
+def _without_marks(tokenizer: Any, text: str, tokens: Sequence[int]) -> str:
+    """Return a text without the marks of its beginning and end that the tokenizer adds as well.
+
+    A text that a chat template has rendered already begins as the tokenizer begins texts; the
+    mark would stand there twice.
+    """
+    firsts, lasts = _marks(tokenizer, "bos", "cls"), _marks(tokenizer, "eos", "sep")
+    if len(tokens) > 1 and tokens[0] == tokens[1] and tokens[0] in firsts:
+        text = text.lstrip().removeprefix(firsts[tokens[0]])
+    if len(tokens) > 1 and tokens[-1] == tokens[-2] and tokens[-1] in lasts:
+        text = text.rstrip().removesuffix(lasts[tokens[-1]])
+    return text
+
+
+def _marks(tokenizer: Any, *names: str) -> dict[int, str]:
+    """Return the number and the text of some of a tokenizer's special tokens."""
+    marks = (
+        (getattr(tokenizer, f"{name}_token_id", None), getattr(tokenizer, f"{name}_token", None))
+        for name in names
+    )
+    return {number: mark for number, mark in marks if number is not None and mark}
+
+
+def _check_vocabulary(
+    sequences: Iterable[Sequence[int]], tokenizer: Any, vocabulary: int | None
+) -> None:
+    largest = max(max(tokens, default=0) for tokens in sequences)
+    if vocabulary is not None and largest >= vocabulary:
+        raise ModelError(
+            f"The tokenizer ({type(tokenizer).__name__}) makes token number {largest}, but the "
+            f"model's embedding has {vocabulary} rows. They do not belong together; give the "
+            "tokenizer that the model was trained with."
+        )
+
+
+def _name(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:12]
+
+
+def fingerprint(names: Iterable[str]) -> str:
+    """Return a hash of a set of sequences that does not depend on their order."""
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:16]
+
+
+# --------------------------------------------------------------------------- batches
+
+
+def make_batches(
+    sequences: Sequence[TokenSequence],
+    *,
+    batch_size: int | None,
+    token_budget: int,
+    decoder_start: int | None = None,
+) -> list[Batch]:
+    """Group sequences of similar length, longest first, and pad each group on the right.
+
+    Longest first, so that running out of memory happens at the start and not after an hour.
+
+    Args:
+        sequences: at least one.
+        batch_size: rows of a batch, or None to fill `token_budget` tokens with padding.
+        token_budget: largest B × T where `batch_size` is None.
+        decoder_start: first decoder token of an encoder-decoder model.
+    """
+    order = sorted(range(len(sequences)), key=lambda i: (-len(sequences[i].tokens), i))
+    batches: list[Batch] = []
+    start = 0
+    while start < len(order):
+        longest = len(sequences[order[start]].tokens)
+        rows = batch_size or max(1, token_budget // longest)
+        group = [sequences[index] for index in order[start : start + rows]]
+        batches.append(_collate(group, decoder_start))
+        start += rows
+    return batches
+
+
+def _collate(group: Sequence[TokenSequence], decoder_start: int | None) -> Batch:
+    ids_BT, mask_BT = _pad([sequence.tokens for sequence in group])
+    inputs = {"input_ids": ids_BT, "attention_mask": mask_BT}
+    if group[0].target_tokens is not None:
+        start = 0 if decoder_start is None else decoder_start
+        shifted = [(start, *(s.target_tokens or ())[:-1]) for s in group]
+        # One column more than needed where both sides are equally wide: the probe tells the
+        # encoder's tokens from the decoder's by their number, and padding never counts.
+        width = max(map(len, shifted))
+        width += width == ids_BT.shape[1]
+        inputs["decoder_input_ids"], inputs["decoder_attention_mask"] = _pad(shifted, width)
+    return Batch(inputs, tuple(sequence.name for sequence in group))
+
+
+def _pad(
+    rows: Sequence[Sequence[int]], width: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return token numbers and mask of shape [B, T]; padded places hold token 0."""
+    width = width or max(map(len, rows))
+    ids_BT = torch.zeros(len(rows), width, dtype=torch.long)
+    mask_BT = torch.zeros(len(rows), width, dtype=torch.long)
+    for order, row in enumerate(rows):
+        ids_BT[order, : len(row)] = torch.tensor(row)
+        mask_BT[order, : len(row)] = 1
+    return ids_BT, mask_BT
+
+
+@dataclass(frozen=True, slots=True)
+class Padding:
+    """The token that fills rows up, None where nobody knows; `ends` if it also ends texts."""
+
+    token: int | None = None
+    ends: bool = False
+
+
+def ready_batches(
+    batches: Iterable[Mapping[str, Any]], padding: Padding | None = None
+) -> Iterator[Batch]:
+    """Take batches that the user made; name each row by its content and drop `labels`.
+
+    Left padding is moved to the right, row by row, so that the side never changes a position.
+
+    Args:
+        batches: Inputs of the model by keyword.
+        padding: By which padding is told in a batch of token numbers without a mask.
+
+    Raises:
+        DataError: a batch without tensors, rows that differ between tensors, zero tokens, a mask
+            that is not that of the tokens, or none where padding cannot be told.
+    """
+    for order, given in enumerate(batches):
+        named = {key: value for key, value in dict(given).items() if key != "labels"}
+        inputs = {k: v for k, v in named.items() if v is not None or k not in SIDES}
+        tensors = [v for v in inputs.values() if isinstance(v, torch.Tensor) and v.ndim]
+        if not tensors:
+            raise DataError(f"Batch {order} holds no tensors; it has: {', '.join(inputs)}.")
+        rows = len(inputs.get("input_ids", tensors[0]))
+        for ids, mask in zip(_IDS, SIDES, strict=True):
+            if mask in inputs:
+                _check_mask(order, mask, inputs[mask])
+            elif padding is not None:
+                inputs = _masked(order, inputs, ids, mask, padding)
+            if mask in inputs:
+                inputs = _right_padded(order, inputs, mask)
+        inputs = _told_apart(inputs)
+        yield Batch(inputs, tuple(_row_name(inputs, row, rows) for row in range(rows)))
+
+
+SIDES = ("attention_mask", "decoder_attention_mask")
+"""The masks of a batch: of the encoder, or of a model with one stack, and of the decoder."""
+_IDS = ("input_ids", "decoder_input_ids")
+_DECODER = "decoder_"
+_DECODER_MASK = "decoder_attention_mask"
+
+
+def _check_mask(order: int, name: str, mask: Any) -> None:
+    """Refuse a mask that does not say which tokens there are, as those made for attention.
+
+    Raises:
+        DataError: it has not one place for each token, or other values than 0 and 1.
+    """
+    if _is_mask(mask) and bool(((mask == 0) | (mask == 1)).all()):
+        return
+    shape = (
+        f"of shape {list(mask.shape)}" if isinstance(mask, torch.Tensor) else type(mask).__name__
+    )
+    raise DataError(
+        f"Batch {order} has an {name} ({shape}) that does not say which tokens there are. Give "
+        "one of shape [batch, token], 1 for a token and 0 for padding; the model makes from it "
+        "what its attention needs."
+    )
+
+
+def _masked(
+    order: int, inputs: dict[str, Any], ids: str, mask: str, padding: Padding
+) -> dict[str, Any]:
+    """Add the mask of token numbers that end, or begin, with padding.
+
+    Raises:
+        DataError: padding cannot be told from the end of a text.
+    """
+    ids_BT = inputs.get(ids)
+    if padding.token is None or not isinstance(ids_BT, torch.Tensor) or ids_BT.ndim != 2:
+        return inputs
+    padding_BT = (ids_BT == padding.token).long()
+    ends_BT = padding_BT.flip(1).cumprod(1).flip(1)
+    # A decoder begins with the padding token in many models.
+    begins_BT = torch.zeros_like(ends_BT) if mask == _DECODER_MASK else padding_BT.cumprod(1)
+    padded_BT = ends_BT | begins_BT
+    if padding.ends and bool((padded_BT.sum(1) > 1).any() or begins_BT.any()):
+        raise DataError(
+            f"Batch {order} has no {mask}, and token {padding.token} both fills up rows and ends "
+            f"texts. Give its {mask}, of shape [batch, token] with 1 for a token and 0 for padding."
+        )
+    if padding.ends or not padded_BT.any():
+        return inputs
+    return inputs | {mask: 1 - padded_BT}
+
+
+def _is_mask(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.ndim == 2
+
+
+def _of_side(inputs: Mapping[str, Any], mask: str) -> list[str]:
+    """Return the names of the tensors that have a place for each token of a mask's side."""
+    shape = inputs[mask].shape
+    own = mask.startswith(_DECODER)
+    return [
+        key
+        for key, value in inputs.items()
+        if key.startswith(_DECODER) == own
+        and isinstance(value, torch.Tensor)
+        and value.shape[:2] == shape
+    ]
+
+
+def _right_padded(order: int, inputs: dict[str, Any], mask: str) -> dict[str, Any]:
+    """Move the padding of one side to the right.
+
+    Raises:
+        DataError: a row has zero tokens.
+    """
+    mask_BT = inputs[mask]
+    empty = (mask_BT.sum(dim=1) == 0).nonzero()
+    if len(empty):
+        raise DataError(f"Batch {order}, row {int(empty[0])}, has zero tokens.")
+    if bool((mask_BT[:, :-1] >= mask_BT[:, 1:]).all()):
+        return inputs
+    order_BT = mask_BT.argsort(dim=1, descending=True, stable=True)
+    rows_B1 = torch.arange(len(mask_BT), device=mask_BT.device)[:, None]
+    moved = {key: inputs[key][rows_B1, order_BT] for key in _of_side(inputs, mask)}
+    positions = inputs.get("position_ids")
+    if mask == SIDES[0] and isinstance(positions, torch.Tensor) and positions.ndim == 3:
+        # Models that see have a position in time, height and width for each token.
+        moved["position_ids"] = positions[:, rows_B1, order_BT]
+    return inputs | moved
+
+
+def _told_apart(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Make the decoder's side one padded column wider where both sides are equally wide.
+
+    The probe tells the encoder's tokens from the decoder's by their number: with one number for
+    both, the encoder's mask would count the decoder's padding as tokens.
+    """
+    places, decoder_places = _places(inputs, SIDES[0]), _places(inputs, _DECODER_MASK)
+    if places is None or decoder_places is None or places.shape[:2] != decoder_places.shape[:2]:
+        return inputs
+    mask_BT = torch.ones(places.shape[:2], dtype=torch.long, device=decoder_places.device)
+    masked = {_DECODER_MASK: mask_BT} | inputs
+    wider = {
+        key: torch.cat([masked[key], torch.zeros_like(masked[key][:, :1])], dim=1)
+        for key in _of_side(masked, _DECODER_MASK)
+    }
+    return masked | wider
+
+
+def _places(inputs: Mapping[str, Any], mask: str) -> torch.Tensor | None:
+    """Return a tensor with a place for each token of a mask's side, None where there is none."""
+    side = mask.removesuffix("attention_mask")
+    for key in (mask, f"{side}input_ids", f"{side}inputs_embeds"):
+        value = inputs.get(key)
+        if isinstance(value, torch.Tensor) and value.ndim > 1:
+            return value
+    return None
+
+
+def _row_name(inputs: Mapping[str, Any], row: int, rows: int) -> str:
+    """Hash a row's content without its padding, so that a batch split keeps the names."""
+    digest = hashlib.sha256()
+    masks = {
+        key: inputs[mask]
+        for mask in SIDES
+        if _is_mask(inputs.get(mask))
+        for key in _of_side(inputs, mask)
+    }
+    for key in sorted(inputs):
+        value = inputs[key]
+        if key in SIDES or not isinstance(value, torch.Tensor) or len(value) != rows:
+            continue
+        content = value[row]
+        if key in masks:
+            content = content[masks[key][row].bool()]
+        digest.update(key.encode() + content.cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:12]

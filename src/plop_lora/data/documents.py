@@ -1,0 +1,442 @@
+"""From rows to a sample of documents: which field is the text, which rows are drawn.
+
+A row without text is skipped and counted, so is a copy of another; a row whose field is something
+else than text is an error that names the row. No torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import re
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from plop_lora.data.fields import (
+    LABELS,
+    MESSAGES,
+    Columns,
+    Form,
+    answered_document,
+    classified_document,
+    lost_column,
+    of_scoring,
+)
+from plop_lora.data.reading import Row, Rows, open_rows
+from plop_lora.data.sampling import draw
+from plop_lora.data.texts import (
+    Chat,
+    Document,
+    UnreadableError,
+    as_chat,
+    field_names,
+    from_chat,
+    from_field,
+    from_pair,
+    from_template,
+    plain,
+)
+from plop_lora.errors import DataError, UsageError, nearest
+from plop_lora.placement.stopping import LEAST
+
+NO_GROUP = "(none)"
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """Sampled documents, with what was passed over on the way.
+
+    `skipped` counts rows without text, `duplicates` those whose text another row has already.
+    `field` says what of a row is its text: a field, several, or a template.
+    """
+
+    source: str
+    items: tuple[Document, ...]
+    rows: int
+    skipped: int
+    duplicates: int = 0
+    field: str | None = None
+
+
+def load_documents(
+    source: str | Path | Iterable[Row | str],
+    *,
+    text: str | None = None,
+    template: str | None = None,
+    chat: Chat | None = None,
+    group: str | None = None,
+    samples: int = 200,
+    seed: int = 0,
+    token: str | None = None,
+) -> Documents:
+    r"""Read a data set and draw a sample of its documents.
+
+    The rows are gone through three times and not kept: a million of them need little memory.
+
+    Args:
+        source: a local file (.jsonl .json .csv .tsv .parquet .txt, also as .gz), `-` for standard
+            input, a folder of `datasets.save_to_disk`, a hub data set (`name`, `name:split` or
+            `name:config:split`), a `datasets.Dataset`, or any iterable of rows or strings.
+        text: field that holds the text, or a list of chat messages.
+        template: text with fields in braces, `"{question}\n{answer}"`; `{answer[value]}` reaches
+            into nested fields, `{{` and `}}` are plain braces.
+        chat: renders the messages of a row, usually `tokenizer.apply_chat_template` with
+            `tokenize=False`; called with `tools=` where the row has tools.
+        group: field by whose values the sample is stratified: each has its share of the
+            sample, and a small one at least `sampling.LEAST_OF_GROUP` documents.
+        samples: documents to draw without replacement; all of them if there are fewer.
+        seed: of the draw.
+        token: access token of the hub; None takes the stored one.
+
+    Raises:
+        DataError: no such data, an empty file, a missing field, a row whose field is no text, a
+            chat message without content, no row with text at all, or many rows with the same few
+            texts.
+        UsageError: both `text` and `template`, or a template that cannot be read.
+    """
+    if samples < 1:
+        raise UsageError(f"--samples {samples} is not possible; give 1 or more.")
+    rows = _rows_of(source, token)
+    fields = _fields_of(rows)
+    if not fields.rows:
+        raise DataError(f"{rows.source} holds no rows. Give a file with at least one.")
+    reader = _reader(fields, rows.source, text, template, chat)
+    read = reader.read
+    if group is not None:
+        read = _grouped(read, fields, rows.source, group)
+    texts = _texts_of(read, rows, grouped=group is not None)
+    if not texts.keys:
+        raise DataError(
+            f"No row of {rows.source} has text (rows read: {fields.rows}), so there is nothing to "
+            "score. Name another field with --text or --template."
+        )
+    firsts = different(texts.keys, rows.source)
+    groups = [texts.groups[first] for first in firsts] if texts.groups else [None] * len(firsts)
+    numbers = [texts.numbers[firsts[index]] for index in draw(groups, samples, seed)]
+    drawn = list(_rows_at(rows, numbers))
+    items = tuple(document for row in drawn if (document := read(row)) is not None)
+    _check_words(items, rows.source)
+    _check_lost(drawn, items, reader, rows.source)
+    if reader.guessed:
+        _check_not_names(items, rows.source, reader.field)
+    return Documents(
+        rows.source,
+        items,
+        rows=fields.rows,
+        skipped=fields.rows - len(texts.keys),
+        duplicates=len(texts.keys) - len(firsts),
+        field=reader.field,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """The rows that have text: their numbers, the keys of their texts, their groups if asked for.
+
+    Arrays, since there may be millions.
+    """
+
+    numbers: array[int] = field(default_factory=lambda: array("q"))
+    keys: array[int] = field(default_factory=lambda: array("Q"))
+    groups: list[str | None] = field(default_factory=list)
+
+
+def _texts_of(read: Callable[[Row], Document | None], rows: Rows, *, grouped: bool) -> _Texts:
+    texts = _Texts()
+    for number, document in enumerate(_each(read, rows)):
+        if document is not None:
+            texts.numbers.append(number)
+            texts.keys.append(key_of(document))
+            if grouped:
+                texts.groups.append(document.group)
+    return texts
+
+
+def key_of(document: Document) -> int:
+    """Return a number of 64 bits that stands for the text of a document."""
+    whole = f"{document.text}\0{document.target or ''}".encode(errors="replace")
+    return int.from_bytes(hashlib.blake2b(whole, digest_size=8).digest(), "big")
+
+
+def different(keys: Sequence[int], source: str) -> list[int]:
+    """Return where each text stands first; a copy would only make an interval look narrower.
+
+    Args:
+        keys: of all texts, from `key_of`.
+        source: of the texts, for the error.
+
+    Raises:
+        DataError: there were enough texts for a sample, and too few of them differ.
+    """
+    import numpy as np
+
+    _, firsts = np.unique(np.asarray(keys, dtype=np.uint64), return_index=True)
+    count = len(firsts)
+    if count < LEAST <= len(keys):
+        raise DataError(
+            f"{source} holds {len(keys)} texts, of which only {count} "
+            f"{'is' if count == 1 else 'are'} different, and {LEAST} are the least that say "
+            "how sure a score is. Give more texts of the task."
+        )
+    found: list[int] = np.sort(firsts).tolist()
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    """What all rows together have: how many they are, their fields, and what these hold."""
+
+    rows: int
+    kinds: dict[str, _Kind]
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.kinds)
+
+    def of(self, kind: _Kind) -> list[str]:
+        """Return the fields of a kind."""
+        return [name for name, own in self.kinds.items() if own is kind]
+
+
+class _Kind(enum.IntEnum):
+    """What a field holds; where its rows differ, the larger counts."""
+
+    other = 0
+    nested = 1
+    text = 2
+    chat = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """What turns a row into a document, or into None where it has no text.
+
+    `field` says what it reads, `guessed` that nothing but its being alone speaks for it, and
+    `columns` the names by which several columns were recognised.
+    """
+
+    read: Callable[[Row], Document | None]
+    field: str
+    guessed: bool = False
+    columns: Columns | None = None
+
+
+def _rows_of(source: str | Path | Iterable[Row | str], token: str | None) -> Rows:
+    """Return rows that can be gone through again, whatever they were given as."""
+    if isinstance(source, str | Path):
+        return open_rows(str(source), token)
+    if isinstance(source, Mapping):
+        raise UsageError(
+            f"Several splits are no data set: {', '.join(map(str, source))}. Give one of them, "
+            "such as dataset['train']."
+        )
+    rows: Iterable[Any] = source if hasattr(source, "__len__") else list(source)
+    return Rows(type(source).__name__, lambda: map(_as_row, rows))
+
+
+def _as_row(row: Any) -> Row:
+    if isinstance(row, Mapping):
+        return row
+    if row is None or isinstance(row, str):
+        return {"text": row}
+    raise DataError(f"A row is {row!r}, neither an object with named fields nor a string.")
+
+
+def _fields_of(rows: Iterable[Row]) -> _Fields:
+    kinds: dict[str, _Kind] = {}
+    count = 0
+    for row in rows:
+        count += 1
+        for name, value in row.items():
+            known = kinds.setdefault(name, _Kind.other)
+            if known < _Kind.chat:
+                kinds[name] = max(known, _kind_of(value))
+    return _Fields(count, kinds)
+
+
+def _kind_of(value: Any) -> _Kind:
+    if as_chat(value) is not None:
+        return _Kind.chat
+    if isinstance(value, str):
+        return _Kind.text
+    return _Kind.nested if isinstance(value, dict | list | tuple) else _Kind.other
+
+
+def _rows_at(rows: Rows, numbers: Sequence[int]) -> Iterator[Row]:
+    """Read the rows at some numbers once more, in their order."""
+    wanted = set(numbers)
+    for number, row in enumerate(rows):
+        if number in wanted:
+            yield row
+        if number >= numbers[-1]:
+            return
+
+
+def _check_lost(
+    rows: Sequence[Row], items: Sequence[Document], reader: _Reader, source: str
+) -> None:
+    """Refuse a part of the question that recognised columns leave out, as training refuses it.
+
+    Raises:
+        DataError: there is such a column.
+    """
+    columns = reader.columns
+    if columns is None or not columns.guessed:
+        return
+    used = (*columns.names, *LABELS)
+    lost = lost_column(rows, [item.text for item in items], used, guessed=True)
+    if lost is not None:
+        read = "\\n".join(f"{{{name}}}" for name in columns.names)
+        raise DataError(
+            f"The column {lost!r} of {source} holds text beside {reader.field}, and may be a part "
+            f'of it. Join it with --template "{{{lost}}}\\n{read}", or leave it out with '
+            f'--template "{read}".'
+        )
+
+
+def _check_words(items: Sequence[Document], source: str) -> None:
+    """Refuse a column of numbers, which a table without types gives as strings.
+
+    Raises:
+        DataError: all of the texts are numbers.
+    """
+    if all(_is_number(document.text) for document in items):
+        raise DataError(
+            f"All texts of {source} are numbers, such as {items[0].text!r}. Name the field that "
+            "holds the text with --text or --template."
+        )
+
+
+def _check_not_names(items: Sequence[Document], source: str, field: str) -> None:
+    """Refuse a column of names, which nobody called the text and which no text stands in.
+
+    Raises:
+        DataError: all of the texts are one word of letters and digits, as ids are.
+    """
+    if all(_NAME.fullmatch(document.text.strip()) for document in items):
+        raise DataError(
+            f"The only field of {source} with strings is {field!r}, and each of them is one word, "
+            f"such as {items[0].text!r}, as ids are. If that is the text, say so: --text {field}."
+        )
+
+
+_NAME = re.compile(r"[A-Za-z0-9_.:/#-]{1,64}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _each(read: Callable[[Row], Document | None], rows: Rows) -> Iterator[Document | None]:
+    for number, row in enumerate(rows, start=1):
+        try:
+            yield read(row)
+        except UnreadableError as error:
+            raise DataError(f"{rows.source}, row {number}: {error}") from error
+
+
+def _reader(
+    fields: _Fields, source: str, text: str | None, template: str | None, chat: Chat | None
+) -> _Reader:
+    """Return what turns a row into a document."""
+    if text is not None and template is not None:
+        raise UsageError("Give --text or --template, not both.")
+    if text is not None:
+        _demand([text], fields.names, source)
+        return _Reader(lambda row: from_field(row, text, chat), text)
+    if template is not None:
+        names = field_names(template)
+        _demand([name.partition("[")[0] for name in names], fields.names, source)
+        return _Reader(lambda row: from_template(template, names, row), template)
+    return _recognise(fields, source, chat)
+
+
+def _grouped(
+    read: Callable[[Row], Document | None], fields: _Fields, source: str, group: str
+) -> Callable[[Row], Document | None]:
+    """Return a reader that notes the group of each row; rows without a value are one group."""
+    _demand([group], fields.names, source)
+
+    def grouped(row: Row) -> Document | None:
+        document = read(row)
+        if document is None:
+            return None
+        return dataclasses.replace(document, group=plain(row.get(group), group) or NO_GROUP)
+
+    return grouped
+
+
+def _recognise(fields: _Fields, source: str, chat: Chat | None) -> _Reader:
+    """Find the text of a row by the names that are usual, by the shape of a chat, or by itself.
+
+    Raises:
+        DataError: none, or several that may be it.
+    """
+    names, columns, chats = fields.names, fields.of(_Kind.text), fields.of(_Kind.chat)
+    found = of_scoring(names)
+    if found is not None:
+        return _by_names(found, chats, chat)
+    if len(chats) == 1:
+        talk = chats[0]
+        return _Reader(lambda row: from_chat(row.get(talk), row, chat, talk), talk)
+    if len(columns) == 1 and not chats and not fields.of(_Kind.nested):
+        return _Reader(lambda row: from_field(row, columns[0], chat), columns[0], guessed=True)
+    raise DataError(_cannot_tell(fields, source))
+
+
+def _by_names(columns: Columns, chats: Collection[str], chat: Chat | None) -> _Reader:
+    """Return what reads columns that are known by their names."""
+    first = columns.names[0]
+    field = ", ".join(columns.names)
+    if columns.form is Form.pair:
+        return _Reader(lambda row: from_pair(row, chat), field)
+    if columns.form is Form.answered:
+        return _Reader(lambda row: answered_document(row, columns), field, columns=columns)
+    if columns.form is Form.texts:
+        return _Reader(lambda row: classified_document(row, columns), field, columns=columns)
+    if first == MESSAGES or first in chats:
+        return _Reader(lambda row: from_chat(row.get(first), row, chat, first), first)
+    return _Reader(lambda row: from_field(row, first, chat), first)
+
+
+def _cannot_tell(fields: _Fields, source: str) -> str:
+    names, columns, chats = fields.names, fields.of(_Kind.text), fields.of(_Kind.chat)
+    if len(chats) > 1:
+        return (
+            f"{source} holds several chats: {', '.join(chats)}. Name the one to score with --text."
+        )
+    if not columns:
+        return (
+            f"No field of {source} holds plain text; it has: {', '.join(names)}. Reach into one "
+            'with --template "{field[key]}"; a list of messages with role and content counts as '
+            "text, name it with --text."
+        )
+    if len(columns) == 1:
+        nested = ", ".join(fields.of(_Kind.nested))
+        return (
+            f"Cannot tell which field of {source} is the text: {columns[0]!r} holds strings, but "
+            f"beside it stand lists or dictionaries ({nested}). If it is the text, say so: "
+            f'--text {columns[0]}; or reach into another with --template "{{field[key]}}".'
+        )
+    example = "\\n".join(f"{{{field}}}" for field in columns)
+    return (
+        f"Cannot tell which field of {source} is the text; it has: {', '.join(names)}. "
+        f'Name one with --text, or join several with --template "{example}".'
+    )
+
+
+def _demand(names: Iterable[str], fields: list[str], source: str) -> None:
+    for name in names:
+        if name not in fields:
+            raise DataError(
+                f"{source} has no field {name!r}.{nearest(name, fields)} "
+                f"It has: {', '.join(fields)}."
+            )

@@ -1,0 +1,26 @@
+"""From a placement to a trainer's configuration, from a trained adapter to a server's folder."""
+
+from plop_lora.exports.dispatch import export_path
+from plop_lora.exports.registry import TARGETS, Exported, export
+from plop_lora.exports.serving.checks import lint
+from plop_lora.exports.serving.findings import Finding
+from plop_lora.exports.serving.servers import SERVERS
+from plop_lora.exports.serving.vllm import Folded, fold
+from plop_lora.exports.target import Loss, Rendered, Target
+from plop_lora.exports.trainers.peft import to_peft
+
+__all__ = [
+    "SERVERS",
+    "TARGETS",
+    "Exported",
+    "Finding",
+    "Folded",
+    "Loss",
+    "Rendered",
+    "Target",
+    "export",
+    "export_path",
+    "fold",
+    "lint",
+    "to_peft",
+]

@@ -1,0 +1,201 @@
+"""The step `export`: a placement becomes a trainer's file, checked by the trainer's library."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from plop_lora.errors import ExportError, OutputError, UsageError, nearest
+from plop_lora.exports.serving.checks import lint
+from plop_lora.exports.serving.findings import Finding, rejections
+from plop_lora.exports.target import Loss, Rendered, Target, check_placed
+from plop_lora.exports.trainers import (
+    axolotl,
+    litgpt,
+    llama_factory,
+    mlx_lm,
+    ms_swift,
+    nemo_automodel,
+    peft,
+    torchtune,
+    trl,
+    unsloth,
+)
+from plop_lora.files import atomic_file, check_not_foreign, check_writable
+from plop_lora.records import Placement
+
+TARGETS: dict[str, Target] = {
+    row.name: row
+    for row in (
+        peft.TARGET,
+        axolotl.TARGET,
+        litgpt.TARGET,
+        llama_factory.TARGET,
+        mlx_lm.TARGET,
+        ms_swift.TARGET,
+        nemo_automodel.TARGET,
+        torchtune.TARGET,
+        trl.TARGET,
+        unsloth.TARGET,
+    )
+}
+"""Name → target of `plop export --to NAME`."""
+
+
+def targets() -> tuple[str, ...]:
+    """Return the names that `export` takes."""
+    return tuple(TARGETS)
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written, what it lost, and whether the trainer's own library read it back."""
+
+    path: Path
+    target: Target
+    rendered: Rendered
+    checked: bool
+    adapters: int
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """What the file cannot say."""
+        return self.rendered.losses
+
+    @property
+    def text(self) -> str:
+        """What the file holds."""
+        return self.rendered.text
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """What the user should know beside the result, a line each."""
+        lost = [f"Lost: {loss.what}: {loss.effect}." for loss in self.losses]
+        return (*lost, *map(str, self.findings))
+
+    @property
+    def summary(self) -> str:
+        """One line: what was written, and whether it was read back."""
+        reader = self.target.read_by or f"from {self.target.name}"
+        checked = f"read back {reader}" if self.checked else "not read back"
+        return f"{self.path}: {self.adapters} adapters, {checked}"
+
+    @property
+    def description(self) -> str:
+        """What to do with the file; its name is quoted for the shell."""
+        file = shlex.quote(str(self.path))
+        return self.target.description.format(file=file, folder=str(self.path.parent))
+
+
+def export(
+    placement: Placement,
+    folder: str | Path,
+    *,
+    to: str = "peft",
+    dry_run: bool = True,
+    allow_loss: bool = False,
+    serve: str | None = None,
+    force: bool = False,
+) -> Exported:
+    """Write a placement as a trainer's configuration.
+
+    Args:
+        placement: result of `place`.
+        folder: where the file goes; made if it does not exist.
+        to: a name in `TARGETS`.
+        dry_run: first apply the file with the real library and compare modules and ranks;
+            without it neither torch nor any trainer is imported.
+        allow_loss: write even where the file cannot say all of the placement, or the server
+            rejects a part of it.
+        serve: a name in `SERVERS`, or `NAME==RELEASE`, where the trained adapter will be served:
+            what that server rejects or ignores is found now, before the training.
+        force: write also into the folder of a model or of a trained adapter.
+
+    Raises:
+        ExportError: the library would adapt other modules or ranks, something would be lost, or
+            the server would refuse the adapter.
+        OutputError: the folder cannot be written.
+        UsageError: an unknown target, or the folder of a model without `force`.
+    """
+    path = Path(folder) / _target(to).file_name
+    if Path(folder).is_file():
+        raise OutputError(f"Cannot write into {folder}: it is a file. Give a folder with -o.")
+    check_writable(path)
+    if not force:
+        check_not_foreign(path, lambda _: True)
+    made = prepare(placement, to=to, dry_run=dry_run, allow_loss=allow_loss, serve=serve)
+    with atomic_file(path) as file:
+        file.write(made.text)
+    return replace(made, path=path)
+
+
+def prepare(
+    placement: Placement,
+    *,
+    to: str = "peft",
+    dry_run: bool = True,
+    allow_loss: bool = False,
+    serve: str | None = None,
+) -> Exported:
+    """Do all that `export` does but write: the result holds the text, its path is the file's name.
+
+    Raises:
+        ExportError: as for `export`.
+        UsageError: an unknown target.
+    """
+    target = _target(to)
+    check_placed(placement)
+    if dry_run:
+        placement = _with_every_module(placement)
+    rendered = target.render(placement)
+    if rendered.losses and not allow_loss:
+        raise ExportError(_refusal(target, placement, rendered))
+    findings = lint(placement, serve) if serve is not None else ()
+    if rejections(findings) and not allow_loss:
+        lines = " ".join(map(str, rejections(findings)))
+        raise ExportError(
+            f"{serve} would refuse the trained adapter. {lines} Nothing was written. "
+            "Accept it with --allow-loss."
+        )
+    if dry_run:
+        target.check(placement, rendered)
+    path = Path(target.file_name)
+    return Exported(path, target, rendered, dry_run, len(placement.sites), findings)
+
+
+def _with_every_module(placement: Placement) -> Placement:
+    """Return the placement beside all modules of its model, where a skeleton can be built.
+
+    Where none can, the check after rendering says why.
+    """
+    from plop_lora.exports.dryrun import with_every_module
+
+    try:
+        return with_every_module(placement)
+    except ExportError:
+        return placement
+
+
+def _target(to: str) -> Target:
+    if to not in TARGETS:
+        raise UsageError(
+            f"There is no export of a placement to {to!r}.{nearest(to, TARGETS)} Allowed: "
+            f"{', '.join(TARGETS)}; and vllm for the folder of a trained adapter."
+        )
+    return TARGETS[to]
+
+
+def _refusal(target: Target, placement: Placement, rendered: Rendered) -> str:
+    lost = "; ".join(f"{loss.what} ({loss.effect})" for loss in rendered.losses)
+    change = ""
+    if rendered.trainable_parameters != placement.trainable_parameters:
+        change = (
+            f" It would train {rendered.trainable_parameters:,} parameters instead of "
+            f"{placement.trainable_parameters:,}."
+        )
+    return (
+        f"{target.name} cannot say all of this placement. Lost: {lost}.{change} "
+        "Nothing was written. Accept it with --allow-loss, or export to another trainer."
+    )

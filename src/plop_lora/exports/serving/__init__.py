@@ -1,0 +1,1 @@
+"""What inference servers make of an adapter, and folders that they serve right."""

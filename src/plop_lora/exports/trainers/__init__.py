@@ -1,0 +1,1 @@
+"""One file a trainer: what its configuration can say of a placement."""

@@ -1,0 +1,323 @@
+"""Load a model and its tokenizer by name, and describe a loaded model for the record."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers.models.auto import modeling_auto
+from transformers.utils import cached_file
+
+from plop_lora.errors import ModelError, PlopError, UsageError
+from plop_lora.models.devices import is_slow
+from plop_lora.models.folders import check_tokenizer, model_name, not_given, own_code
+from plop_lora.models.hub import hub_or_cache, why_not
+from plop_lora.models.origin import PLAIN, Origin
+from plop_lora.models.weights import Loaded, load_checked
+from plop_lora.options import check_dtype
+from plop_lora.records import ModelReference
+from plop_lora.status import status
+
+_LONGEST_REASON = 300
+_ASKS_FOR_CODE = "trust_remote_code"
+_NEWER = ("any variant of untagged enum", "unknown variant")
+"""What tokenizers says of a file with a part that it does not know."""
+
+
+def load_model(
+    name: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: bool = True,
+    origin: Origin = PLAIN,
+) -> nn.Module:
+    """Load a model; `load_weights` without what it says beside it."""
+    model: nn.Module = load_weights(
+        name, device=device, dtype=dtype, progress=progress, origin=origin
+    ).model
+    return model
+
+
+def load_weights(
+    name: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: bool = True,
+    origin: Origin = PLAIN,
+) -> Loaded:
+    """Load the architecture that a checkpoint declares, so that module names are the user's.
+
+    Args:
+        name: hub id or local folder.
+        device: `auto` (an accelerator if there is one), `cpu`, `cuda`, `cuda:1`, `mps`.
+        dtype: `auto` (the checkpoint's), `float32`, `bfloat16`, `float16`.
+        progress: let transformers draw its bar.
+        origin: revision, token, and whether code beside the weights may run.
+
+    Raises:
+        ModelError: no such model, it cannot be loaded, or its weights are not those of the model
+            that its config.json describes.
+        UsageError: an unknown device or dtype.
+    """
+    check_dtype(dtype)
+    target = device_named(device)
+    name = model_name(name)
+    with explained(name, "model", origin), _loading_bar(name, progress):
+        config = AutoConfig.from_pretrained(name, **origin.loading())
+        wanted = dtype if dtype == "auto" else getattr(torch, dtype)
+        loaded = load_checked(declared_class(config), name, dtype=wanted, **origin.loading())
+    return dataclasses.replace(loaded, model=loaded.model.to(target))
+
+
+def architecture_of(config: Any) -> Any | None:
+    """Return the class of transformers that a config.json declares, None where it has none.
+
+    The name comes from a file: whatever else it may mean in transformers is no model.
+    """
+    declared = getattr(transformers, (config.architectures or [""])[0], None)
+    is_model = isinstance(declared, type) and issubclass(declared, PreTrainedModel)
+    return declared if is_model else None
+
+
+def declared_class(config: Any) -> Any:
+    """Return the class that a config.json declares, or an Auto class that knows its own code."""
+    declared = architecture_of(config)
+    if declared is not None:
+        return declared
+    mapped = getattr(config, "auto_map", None) or {}
+    return transformers.AutoModelForCausalLM if "AutoModelForCausalLM" in mapped else AutoModel
+
+
+def dtype_for(name: str, device: str, dtype: str, origin: Origin = PLAIN) -> str:
+    """Return what `auto` means for scoring a model on a device; other dtypes stay as they are.
+
+    It is the checkpoint's own, except on a CPU that is slow in that: there float32, whose scores
+    differ in the fourth digit. A quantised model keeps what it was made for.
+
+    Raises:
+        ModelError: no such model.
+        UsageError: an unknown device or dtype.
+    """
+    check_dtype(dtype)
+    if dtype != "auto" or device_named(device).type != "cpu":
+        return dtype
+    name = model_name(name)
+    with explained(name, "model", origin):
+        config = AutoConfig.from_pretrained(name, **origin.loading())
+    if getattr(config, "quantization_config", None) is not None or not is_slow(config.dtype):
+        return dtype
+    return "float32"
+
+
+def load_skeleton(name: str, origin: Origin = PLAIN) -> nn.Module:
+    """Build the architecture that a checkpoint declares on the meta device, without weights.
+
+    Args:
+        name: hub id or local folder; only its config.json is read.
+        origin: revision, token, and whether code beside the weights may run.
+
+    Raises:
+        ModelError: no such model, or transformers does not know it.
+    """
+    name = model_name(name, weights=False)
+    with explained(name, "model", origin):
+        config = AutoConfig.from_pretrained(name, **origin.loading())
+        declared = architecture_of(config)
+        trusted = {"trust_remote_code": origin.trust_remote_code}
+        with torch.device("meta"):
+            model: nn.Module = (
+                declared(config)
+                if declared
+                else declared_class(config).from_config(config, **trusted)
+            )
+    return model
+
+
+def load_tokenizer(name: str, origin: Origin = PLAIN) -> Any:
+    """Load the tokenizer that belongs to a model.
+
+    Raises:
+        ModelError: there is none at that name.
+    """
+    check_tokenizer(name)
+    with explained(name, "tokenizer", origin):
+        tokenizer = AutoTokenizer.from_pretrained(name, **origin.loading())
+        if not getattr(tokenizer, "chat_template", None):
+            tokenizer.chat_template = _processor_template(name, origin)
+    return tokenizer
+
+
+def _processor_template(name: str, origin: Origin) -> str | None:
+    """Return the chat template of a model whose processor alone has one, as of older releases."""
+    for file in ("chat_template.json", "processor_config.json"):
+        path = cached_file(
+            name, file, _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False, **origin.files(),
+        )  # fmt: skip
+        if path is not None:
+            template = json.loads(Path(path).read_text(encoding="utf-8")).get("chat_template")
+            if template:
+                return str(template)
+    return None
+
+
+@contextlib.contextmanager
+def explained(name: str, what: str, origin: Origin = PLAIN) -> Iterator[None]:
+    """Turn what transformers raises about a model or tokenizer into a `ModelError` that helps.
+
+    Inside, a hub that does not answer is asked once and not again for every file.
+    """
+    with hub_or_cache(name):
+        try:
+            yield
+        except (PlopError, MemoryError):
+            raise
+        except Exception as error:  # of json, of tokenizers, of checks of a configuration
+            raise ModelError(_explanation(name, what, origin, error)) from error
+
+
+def _explanation(name: str, what: str, origin: Origin, error: BaseException) -> str:
+    path = Path(name)
+    if _ASKS_FOR_CODE in str(error) and not origin.trust_remote_code:
+        return _wants_code(name, what)
+    reason = origin.without_token(" ".join(str(error).split())).rstrip(". ")
+    reason = reason or type(error).__name__
+    if len(reason) > _LONGEST_REASON:
+        reason = reason[:_LONGEST_REASON] + " …"
+    if any(sign in reason for sign in _NEWER):
+        return (
+            f"Cannot load the {what} {name}: it was written by a newer release than the installed "
+            f"one ({reason}). Install one: pip install --upgrade transformers tokenizers."
+        )
+    if path.is_dir():
+        return (
+            f"Cannot load the {what} in {name}: {reason}. Give a folder that transformers "
+            "itself can load; plop --debug score … shows where it stops."
+        )
+    return not_given(name, what, why_not(error) or reason, origin.revision)
+
+
+def _wants_code(name: str, what: str) -> str:
+    files = own_code(name)
+    return (
+        f"The {what} {name} is not part of transformers and brings Python code of its own"
+        f"{' (' + ', '.join(files) + ')' if files else ''}, which has the rights of your account "
+        "when it runs. Read it, and if you trust it give --trust-remote-code."
+    )
+
+
+@contextlib.contextmanager
+def _loading_bar(name: str, wanted: bool) -> Iterator[None]:
+    """Let transformers draw its bar, or one line where its bars are off; put its setting back."""
+    logging = transformers.utils.logging
+    before = logging.is_progress_bar_enabled()
+    if not wanted:
+        logging.disable_progress_bar()
+    try:
+        with status(f"loading {name}", wanted=wanted and not before):
+            yield
+    finally:
+        if before:
+            logging.enable_progress_bar()
+
+
+def device_named(name: str) -> torch.device:
+    """Return a device by its name; `auto` is an accelerator if there is one.
+
+    Raises:
+        UsageError: there is no such device here.
+    """
+    if name == "auto":
+        return _accelerator() or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        unknown = "Expected one of" in str(error)
+        reason = "torch has no such kind of device" if unknown else str(error).splitlines()[0]
+        raise UsageError(
+            f"The device {name!r} is not available here: {reason.rstrip('.')}. "
+            "Use auto, cpu, cuda, cuda:1 or mps."
+        ) from error
+    return device
+
+
+def _accelerator() -> torch.device | None:
+    """Return the accelerator of this machine, or None.
+
+    torch names the one it was built for, which the machine need not have: PyPI's build for Linux
+    says `cuda` without a GPU or its driver.
+    """
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+
+
+def describe(model: nn.Module, name: str | None = None) -> ModelReference:
+    """Return the reference of a loaded model; `name` is what the user called it."""
+    config = getattr(model, "config", None) if isinstance(model, PreTrainedModel) else None
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    architecture = type(model).__name__
+    if config is None:
+        return ModelReference(name or architecture, None, architecture, None, parameters)
+    saved = config.to_dict()
+    saved.pop("_name_or_path", None)
+    document = json.dumps(saved, sort_keys=True, default=str)
+    return ModelReference(
+        name=name or config._name_or_path or architecture,
+        revision=getattr(config, "_commit_hash", None),
+        architecture=architecture,
+        task_type=_task_type(architecture),
+        parameters=parameters,
+        config_hash=hashlib.sha256(document.encode()).hexdigest()[:16],
+        config=json.loads(document),
+    )
+
+
+_TASKS = (
+    ("CAUSAL_LM", modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+    ("SEQ_2_SEQ_LM", modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
+    ("SEQ_CLS", modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
+    ("TOKEN_CLS", modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES),
+    ("QUESTION_ANS", modeling_auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES),
+)
+
+
+def _task_type(architecture: str) -> str | None:
+    """Return PEFT's task type of an architecture; None lets PEFT wrap it as it is."""
+    for task, names in _TASKS:
+        if architecture in names.values():
+            return task
+    return None
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Do as `quiet_loading` for the length of the block, and put the user's settings back."""
+    logging = transformers.utils.logging
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    with warnings.catch_warnings():
+        quiet_loading()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(level)
+            if bars:
+                logging.enable_progress_bar()
+
+
+def quiet_loading() -> None:
+    """Turn off transformers' own bars and warnings on stderr; errors are ours to tell."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()

@@ -1,0 +1,35 @@
+"""One line about a record: what a bare name shows at a prompt or in a debugger."""
+
+from __future__ import annotations
+
+from plop_lora.records import Comparison, Placement, Record, Scores, Tuning, Verification
+from plop_lora.reports.rows import plural, short_name
+
+
+def brief(record: Record) -> str:
+    """Return the line; other kinds of records say their kind."""
+    if isinstance(record, Scores):
+        lowest = ", ".join(f"{row.type} {row.nfn:.3f}" for row in record.types[:3])
+        return (
+            f"{short_name(record.model.name)}, {plural(len(record.types), 'type')} on "
+            f"{plural(record.sequences, 'sequence')}, lowest {lowest}"
+        )
+    if isinstance(record, Placement):
+        types = ", ".join(choice.type for choice in record.choices)
+        return (
+            f"{short_name(record.model.name)}, {record.strategy}: {types}; "
+            f"{plural(len(record.sites), 'adapter')}, {record.trainable_parameters:,} parameters"
+        )
+    if isinstance(record, Comparison):
+        return (
+            f"{short_name(record.first)} and {short_name(record.second)}, "
+            f"{plural(len(record.types), 'type')}"
+        )
+    if isinstance(record, Verification):
+        return (
+            f"{record.shortlist} on {short_name(record.model.name)}, {record.task}: "
+            f"{record.verdict}"
+        )
+    if isinstance(record, Tuning):
+        return f"{short_name(record.model.name)}, {record.task}: {record.verdict}"
+    return record.kind

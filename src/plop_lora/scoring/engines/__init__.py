@@ -1,0 +1,1 @@
+"""Where a measurement runs: in memory, over processes, on Ray, or streamed from disk."""

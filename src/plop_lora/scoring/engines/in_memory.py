@@ -1,0 +1,290 @@
+"""The engine for a model that fits in memory: run the body over batches under the probe.
+
+Runs the body only, without the output head and without a cache, in eval and inference mode. When
+a batch does not fit, it is halved and the run goes on.
+
+Shape letters: B batch, T token, R rows of the probe's buffer, N sequences.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from plop_lora.data.batches import SIDES, Batch
+from plop_lora.errors import MeasurementError, PlopError
+from plop_lora.models.devices import home_of, sent
+from plop_lora.models.memory import is_out_of_memory
+from plop_lora.scoring.measurement.collect import Collector, Measured, Part
+from plop_lora.scoring.measurement.experts import experts_measured
+from plop_lora.scoring.measurement.gain_cache import GainCache
+from plop_lora.scoring.measurement.hooks import Probe, attach
+from plop_lora.scoring.measurement.padding import (
+    halves_of,
+    is_text,
+    padded,
+    told_apart,
+    window_of,
+    without_padding,
+)
+from plop_lora.scoring.measurement.same import unchanged
+from plop_lora.scoring.measurement.settings import NFN_ALONE, IndicatorSettings
+from plop_lora.scoring.measurement.sums import Floats, Layout
+from plop_lora.scoring.sites.find import Site
+
+
+class _HeadReachedError(Exception):
+    """Raised by the hook on the output head: everything before it has run."""
+
+
+def measure(
+    model: nn.Module,
+    sites: Sequence[Site],
+    batches: Iterable[Batch],
+    *,
+    indicators: IndicatorSettings = NFN_ALONE,
+    gains: GainCache | None = None,
+    advance: Callable[[int], None] = lambda rows: None,
+    rehearsal: Batch | None = None,
+) -> Measured:
+    """Run the batches through the model's body and collect the sites' sums.
+
+    Args:
+        model: any module; its train/eval state is restored afterwards.
+        sites: from `find_sites(model)`.
+        batches: inputs by keyword; tensors are moved to the model's device.
+        indicators: what is measured of every site.
+        gains: what is known of the weights from another time; what is new is saved there.
+        advance: called with the number of sequences after each batch.
+        rehearsal: what is run first and not counted: the longest text, so that running out of
+            memory shows at the start.
+
+    Raises:
+        MeasurementError: NaN or infinity, or a single sequence that does not fit in memory.
+        DataError: there is no batch.
+    """
+    device = home_of(model)
+    gains = gains or GainCache()
+    with (
+        evaluating(model),
+        body_of(model, sites) as forward,
+        attach(
+            sites,
+            indicators,
+            known=gains.known,
+            weights=gains.weights,
+            encoder=encoder_of(model),
+            window=window_of(model),
+        ) as probe,  # fmt: skip
+        experts_measured(sites, probe),
+    ):
+        collector = Collector(probe)
+        if rehearsal is not None:
+            for _ in _fitting(forward, collector, rehearsal, device):
+                pass
+        for batch in batches:
+            for part in _fitting(forward, collector, batch, device):
+                collector.add(part)
+                advance(len(part.names))
+    gains.learn(probe.gains())
+    return collector.result()
+
+
+def _fitting(
+    forward: Callable[..., None], collector: Collector, batch: Batch, device: torch.device
+) -> Iterator[Part]:
+    """Measure a batch in as many pieces as memory and the model need.
+
+    A piece that does not fit is halved, unless the model is spread over processes, which run the
+    same batches in step. Where a module mixes the sequences of a batch, this batch
+    and all that follow go row by row.
+    """
+    probe, window = collector.probe, collector.probe.window
+    pending = (rows_of(batch) if collector.alone else told_apart(batch, window))[::-1]
+    while pending:
+        current = pending.pop()
+        try:
+            part = measure_batch(forward, probe, current, device)
+        except Exception as error:
+            if not is_out_of_memory(error) or probe.in_step:
+                raise
+            pending += reversed([p for h in halved(current, error) for p in told_apart(h, window)])
+            collector.halvings += 1
+            continue
+        if part.found.unassignable and current.can_split():
+            pending += reversed(rows_of(current))
+            collector.alone = True
+            continue
+        yield part
+
+
+def rows_of(batch: Batch) -> list[Batch]:
+    """Return a batch row by row and without padding, where its tensors allow it."""
+    if not batch.can_split():
+        return [batch]
+    return [without_padding(batch.part(row, row + 1)) for row in range(len(batch.names))]
+
+
+def measure_batch(
+    forward: Callable[..., None], probe: Probe, batch: Batch, device: torch.device
+) -> Part:
+    """Run one batch under the probe.
+
+    Raises:
+        MeasurementError: the model refuses the batch, or a site saw NaN or infinity.
+    """
+    inputs = {
+        key: sent(value, device) if isinstance(value, torch.Tensor) else value
+        for key, value in batch.inputs.items()
+    }
+    masks = _masks(batch, probe)
+    layout = _layout(batch, masks, probe, device)
+    probe.begin(layout)
+    try:
+        forward(**inputs)
+    except IndexError as error:
+        raise MeasurementError(
+            f"The model refused a batch: {error}. Either a text is longer than the model has "
+            "positions (try a smaller --max-length), or the tokenizer is not the model's own."
+        ) from error
+    except (AttributeError, TypeError, ValueError) as error:  # an input that it lacks
+        if probe.in_step or not _is_of_model(error):
+            raise
+        raise MeasurementError(_refused(error, batch)) from error
+    return Part(batch.names, probe.finish(), _lengths(batch, masks), layout.text_only)
+
+
+def _masks(batch: Batch, probe: Probe) -> dict[str, torch.Tensor]:
+    """Return which places of each side hold tokens, [B, T]; those that come without a mask all."""
+    # A decoder without tokens of its own is given them from the labels.
+    answers = ("decoder_input_ids", "labels") if probe.encoder else ("decoder_input_ids",)
+    masks: dict[str, torch.Tensor] = {}
+    for side, names in zip(SIDES, (("input_ids",), answers), strict=True):
+        given = batch.inputs.get(side)
+        tokens = next((batch.inputs[name] for name in names if name in batch.inputs), None)
+        if isinstance(given, torch.Tensor) and given.ndim == 2:
+            masks[side] = given.bool()
+        elif isinstance(tokens, torch.Tensor) and tokens.ndim == 2:
+            masks[side] = torch.ones_like(tokens, dtype=torch.bool)
+    return masks
+
+
+def _layout(
+    batch: Batch, masks: dict[str, torch.Tensor], probe: Probe, device: torch.device
+) -> Layout:
+    there = {side: sent(mask_BT, device) for side, mask_BT in masks.items()}
+    of_encoder = tuple(mask_BT for side, mask_BT in there.items() if side == SIDES[0])
+    of_model = tuple(there.values())
+    if probe.window is not None:
+        of_encoder += tuple(padded(mask_BT, probe.window) for mask_BT in of_encoder)
+        of_model += tuple(padded(mask_BT, probe.window) for mask_BT in there.values())
+    return Layout(len(batch.names), of_model, of_encoder, is_text(batch))
+
+
+def _lengths(batch: Batch, masks: dict[str, torch.Tensor]) -> Floats:
+    """Return the tokens of each sequence on each side, [2, B]."""
+    lengths_2B = np.zeros((len(SIDES), len(batch.names)))
+    for order, side in enumerate(SIDES):
+        if side in masks and len(masks[side]) == len(batch.names):
+            lengths_2B[order] = masks[side].sum(dim=1).cpu().numpy()
+    return lengths_2B
+
+
+def _is_of_model(error: BaseException) -> bool:
+    """Whether an error was raised outside of this package, by the model that it ran."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    package = __name__.partition(".")[0]
+    module = "" if frame is None else frame.tb_frame.f_globals.get("__name__", "")
+    return not isinstance(error, PlopError) and module.partition(".")[0] != package
+
+
+def _refused(error: Exception, batch: Batch) -> str:
+    reason = (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
+    return (
+        f"The model refused a batch of {', '.join(batch.inputs)} ({type(error).__name__}: "
+        f"{reason}). If it reads one text at a time, give --batch-size 1. If it needs more, such "
+        "as images or sound, score what its processor returns: plop.score(model, batches=…)."
+    )
+
+
+def encoder_of(model: nn.Module) -> nn.Module | None:
+    """Return the encoder of an encoder-decoder, None where there is none, or no way to ask."""
+    if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return None
+    encoder: nn.Module | None = getattr(model, "get_encoder", lambda: None)()
+    return None if encoder is model else encoder
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Run the block in eval and inference mode, then give each module its own state back.
+
+    A module that was compiled in place runs uncompiled meanwhile: a graph made before our hooks
+    came would not call them.
+    """
+    with unchanged(model):
+        model.eval()
+        with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
+            yield
+
+
+@contextlib.contextmanager
+def body_of(model: nn.Module, sites: Sequence[Site]) -> Iterator[Callable[..., Any]]:
+    """Yield what runs the model up to its output head, or all of it where a site needs that.
+
+    Most models keep the body under `base_model`. Where they do not (T5), the full model runs and
+    is stopped at the door of its output head. What came out, or came to the door, is returned.
+    """
+    body, head = model, None
+    if isinstance(model, PreTrainedModel):
+        inside = set(model.base_model.modules())
+        if all(site.module in inside for site in sites):
+            body, head = model.base_model, model.get_output_embeddings()
+    fixed: dict[str, Any] = {}
+    if "use_cache" in inspect.signature(body.forward).parameters:
+        fixed["use_cache"] = False
+
+    def forward(**inputs: Any) -> Any:
+        try:
+            return body(**inputs, **fixed)
+        except _HeadReachedError as reached:
+            return reached.args
+
+    def stop(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        raise _HeadReachedError(*arguments)
+
+    # FSMT calls its decoder's table a head: only what comes after all sites ends the pass.
+    places = {module: index for index, module in enumerate(model.modules())}
+    last = max(places.get(site.module, 0) for site in sites)
+    stops = isinstance(head, nn.Module) and places.get(head, 0) > last
+    handle = head.register_forward_pre_hook(stop) if stops and head is not None else None
+    try:
+        yield forward
+    finally:
+        if handle is not None:
+            handle.remove()
+
+
+def halved(batch: Batch, error: BaseException) -> tuple[Batch, Batch]:
+    """Return both halves of a batch that did not fit.
+
+    Raises:
+        MeasurementError: it cannot be halved.
+    """
+    if not batch.can_split():
+        raise MeasurementError(
+            "A single sequence, or a batch that cannot be split, does not fit in memory. Use a "
+            "smaller --max-length or batch, a narrower --dtype, or another --device."
+        ) from error
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return halves_of(batch)

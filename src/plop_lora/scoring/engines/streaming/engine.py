@@ -1,0 +1,303 @@
+"""The engine for a model larger than memory: every batch goes through a block, then the next.
+
+The model's own forward runs once per batch, all of them in lockstep (`lockstep.py`), while a
+reader fetches the next block (`checkpoint.py`). Two blocks, the hidden states of all batches and
+what lies outside the blocks are in memory, whatever the depth. Scores are those of the engine in
+`memory.py` to the last bit, since the same products are made of the same numbers.
+
+A model that cannot be run this way is loaded whole instead, with a note.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+from torch import nn
+
+from plop_lora.data.batches import Batch
+from plop_lora.models.capacity import available_memory
+from plop_lora.models.memory import is_out_of_memory
+from plop_lora.scoring.engines import in_memory as memory
+from plop_lora.scoring.engines.in_memory import (
+    body_of,
+    encoder_of,
+    evaluating,
+    halved,
+    measure_batch,
+)
+from plop_lora.scoring.engines.streaming.activation_offload import Spill
+from plop_lora.scoring.engines.streaming.checkpoint import Checkpoint, UnstreamableError
+from plop_lora.scoring.engines.streaming.lockstep import Answer, Call, Pass, conduct, doors_at
+from plop_lora.scoring.measurement.collect import Collector, Measured, Part
+from plop_lora.scoring.measurement.experts import experts_measured
+from plop_lora.scoring.measurement.gain_cache import GainCache
+from plop_lora.scoring.measurement.hooks import Probe, attach
+from plop_lora.scoring.measurement.padding import told_apart, window_of
+from plop_lora.scoring.measurement.settings import NFN_ALONE, IndicatorSettings
+from plop_lora.scoring.measurement.sums import Tally
+from plop_lora.scoring.sites.find import Site
+
+PASSES = 256
+"""Batches that go through the model together; more of them take turns and read it again."""
+_UNKNOWN_MEMORY = 1 << 33
+
+
+def measure(
+    checkpoint: Checkpoint,
+    sites: Sequence[Site],
+    batches: Iterable[Batch],
+    *,
+    indicators: IndicatorSettings = NFN_ALONE,
+    gains: GainCache | None = None,
+    advance: Callable[[int], None] = lambda rows: None,
+    rehearsal: Batch | None = None,
+    hidden_limit: int | None = None,
+) -> Measured:
+    """Run the batches through a model on disk and collect the sites' sums.
+
+    Each call reads the weights once, so all batches are best given to one call.
+
+    Args:
+        checkpoint: the model.
+        sites: from `find_sites(checkpoint.model)`.
+        batches: inputs by keyword.
+        indicators: what is measured of every site.
+        gains: what is known of the weights from another time; what is new is saved there.
+        rehearsal: not run: what does not fit in memory shows in the first block, and costs a
+            second reading for that batch alone.
+        advance: called with numbers of sequences that add up to all of them.
+        hidden_limit: bytes of hidden states that wait in memory; more go to a temporary file.
+            None is half of what the system has left.
+
+    Raises:
+        MeasurementError: NaN or infinity, or a single sequence that does not fit in memory.
+        DataError: there is no batch.
+        ModelError: a weights file is damaged.
+    """
+    given = list(batches)
+    gains = gains or GainCache()
+    if hidden_limit is None:
+        hidden_limit = (available_memory() or _UNKNOWN_MEMORY) // 2
+    bar = _Bar(advance, given, len(checkpoint.modules))
+    try:
+        encoder = encoder_of(checkpoint.model)
+        with attach(
+            sites, indicators, known=gains.known, weights=gains.weights, encoder=encoder,
+            window=window_of(checkpoint.model),
+        ) as probe:  # fmt: skip
+            measured = _streamed(checkpoint, probe, given, bar, hidden_limit)
+        gains.learn(probe.gains())
+    except UnstreamableError as reason:
+        model = checkpoint.materialise()
+        measured = memory.measure(
+            model, sites, given, indicators=indicators, gains=gains, rehearsal=rehearsal
+        )
+        measured = dataclasses.replace(measured, notes=(loaded_whole(reason),))
+    finally:
+        checkpoint.close()
+    bar.finish()
+    return measured
+
+
+def loaded_whole(reason: UnstreamableError) -> str:
+    """Return the note of a record whose model could not be streamed."""
+    return f"the model was loaded whole and not streamed: {reason}"
+
+
+def _streamed(
+    checkpoint: Checkpoint, probe: Probe, batches: list[Batch], bar: _Bar, hidden_limit: int
+) -> Measured:
+    with (
+        evaluating(checkpoint.model),
+        body_of(checkpoint.model, probe.sites) as forward,
+        experts_measured(probe.sites, probe),
+        doors_at(checkpoint.doors),
+        _Reader(checkpoint) as reader,
+        contextlib.closing(Spill(hidden_limit)) as spill,
+    ):
+        collector = Collector(probe)
+        pending = batches
+        while pending:
+            group, pending = pending[:PASSES], pending[PASSES:]
+            if collector.alone:
+                group = [row for batch in group for row in memory.rows_of(batch)]
+            group = [part for batch in group for part in told_apart(batch, probe.window)]
+            passes = [Pass(_job(forward, probe, batch, checkpoint)) for batch in group]
+            turns = _Turns(probe, spill, checkpoint, bar)
+            with _explained_meta():
+                conduct(passes, reader, turns, lambda error: not is_out_of_memory(error))
+            pending = [*_again(collector, group, passes), *pending]
+    return dataclasses.replace(collector.result(), engine="stream")
+
+
+def _job(
+    forward: Callable[..., None], probe: Probe, batch: Batch, checkpoint: Checkpoint
+) -> Callable[[], object]:
+    def job() -> Part:
+        # Blocks run in the conductor's thread, where lookups are torch's own again.
+        with checkpoint.lookups():
+            return measure_batch(forward, probe, batch, checkpoint.device)
+
+    return job
+
+
+def _again(collector: Collector, group: list[Batch], passes: list[Pass]) -> list[Batch]:
+    """Collect what was measured and return what must run again, in smaller pieces.
+
+    These are the rules of the engine in memory: a batch that did not fit is halved, and from the
+    first one on whose sequences a module mixes, they go one at a time.
+    """
+    again: list[Batch] = []
+    for batch, one in zip(group, passes, strict=True):
+        if one.error is not None:
+            again += halved(batch, one.error)
+            collector.halvings += 1
+            continue
+        collector.alone |= bool(one.result.found.unassignable) and batch.can_split()
+        if collector.alone and batch.can_split():
+            again += memory.rows_of(batch)
+        else:
+            collector.add(one.result)
+    return again
+
+
+@contextlib.contextmanager
+def _explained_meta() -> Iterator[None]:
+    """Tell a model that reaches for the weights of a block without calling it from other errors."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not re.search(r"\bmeta\b", str(error), re.IGNORECASE):
+            raise
+        raise UnstreamableError("it uses weights of a block without calling it") from error
+
+
+class _Reader:
+    """Opens one block at a time and has the next one read meanwhile, in one thread."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="plop-lora-reader")
+        self._after = dict(itertools.pairwise(checkpoint.modules))
+        self._inside: nn.Module | None = None
+        self._ahead: tuple[nn.Module, Future[None]] | None = None
+
+    def __enter__(self) -> _Reader:
+        # The first block is read while the batches come to it.
+        self._fetch(self._checkpoint.modules[0])
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._drop()
+        self._leave()
+        self._thread.shutdown()
+
+    @contextlib.contextmanager
+    def open(self, block: nn.Module) -> Iterator[None]:
+        """Have a block's weights in place; it stays until another is opened."""
+        if block is not self._inside:
+            self._leave()
+            if self._ahead is None or self._ahead[0] is not block:
+                self._fetch(block)
+            assert self._ahead is not None
+            _, read = self._ahead
+            read.result()
+            self._ahead, self._inside = None, block
+        if block in self._after:
+            self._fetch(self._after[block])
+        yield
+
+    def expect(self, block: nn.Module) -> None:
+        """Read the block that comes next, where it is not the one that was guessed."""
+        if self._inside is not None and block is not self._inside:
+            self._after[self._inside] = block
+            self._fetch(block)
+
+    def _fetch(self, block: nn.Module) -> None:
+        if self._ahead is not None and self._ahead[0] is block:
+            return
+        self._drop()
+        self._ahead = (block, self._thread.submit(self._checkpoint.load, block))
+
+    def _drop(self) -> None:
+        """Wait for a read that nobody needs, and free what it brought."""
+        if self._ahead is not None:
+            block, read = self._ahead
+            read.exception()
+            self._checkpoint.free(block)
+            self._ahead = None
+
+    def _leave(self) -> None:
+        if self._inside is not None:
+            self._checkpoint.free(self._inside)
+            self._inside = None
+
+
+class _Bar:
+    """Progress in sequences, of which each call of a block is a part."""
+
+    def __init__(self, advance: Callable[[int], None], batches: list[Batch], blocks: int) -> None:
+        self._advance = advance
+        self._total = sum(len(batch.names) for batch in batches)
+        self._calls = max(1, len(batches) * blocks)
+        self._made = self._shown = 0
+
+    def step(self) -> None:
+        """Count a call of a block; passes that run again do not take the bar past its end."""
+        self._made += 1
+        self._show(min(self._total, self._total * self._made // self._calls))
+
+    def finish(self) -> None:
+        """Fill the bar."""
+        self._show(self._total)
+
+    def _show(self, rows: int) -> None:
+        if rows > self._shown:
+            self._advance(rows - self._shown)
+            self._shown = rows
+
+
+class _Turns:
+    """Gives each pass its tally of the probe while it runs, and looks after what it waits with."""
+
+    def __init__(self, probe: Probe, spill: Spill, checkpoint: Checkpoint, bar: _Bar) -> None:
+        self._probe = probe
+        self._spill = spill
+        self._checkpoint = checkpoint
+        self._bar = bar
+        self._tallies: dict[int, Tally | None] = {}
+
+    @contextlib.contextmanager
+    def turn(self, order: int) -> Iterator[None]:
+        """Have the hooks write to the tally of a pass."""
+        self._probe.current = self._tallies.get(order)
+        try:
+            yield
+        finally:
+            self._tallies[order] = self._probe.current
+            self._probe.current = None
+
+    def waits(self, order: int, call: Call) -> None:
+        """Move hidden states to the file where they are too many, and give back mapped pages."""
+        self._spill.put(order, (call.arguments, call.options))
+        self._checkpoint.release_outside()
+
+    def comes(self, order: int, call: Call) -> None:
+        """Have the hidden states of a pass in memory again."""
+        self._spill.get(order)
+
+    def answered(self, order: int, answer: Answer) -> None:
+        """Note what a block made."""
+        self._spill.made(order, answer.result)
+        self._bar.step()

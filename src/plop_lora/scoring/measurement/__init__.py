@@ -1,0 +1,1 @@
+"""What one measurement is: hooks, masks, sums by sequence, expected norms."""

@@ -1,0 +1,200 @@
+"""What the batches of a measurement add up to, whichever engine ran them.
+
+Shape letters: B batch, R rows of the probe's buffer, N sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plop_lora.errors import DataError
+from plop_lora.scoring.measurement.hooks import Probe, Weights
+from plop_lora.scoring.measurement.sums import Floats, Found
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """What one batch gave: the names of its sequences, its sums and counts, and its tokens.
+
+    `tokens_2B` holds the tokens of each sequence: of the encoder or of the only stack, and of a
+    decoder with inputs of its own.
+    """
+
+    names: tuple[str, ...]
+    found: Found
+    tokens_2B: Floats
+    text_only: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """Sums and counts per row and sequence, columns in the order of `names` (sorted).
+
+    Site i has the rows `starts[i]` to `starts[i + 1]`: one, or one per expert. `tokens_2N` holds
+    the tokens of each sequence as in `Part`, and `text_only` says that there was nothing else,
+    such as an image, that makes rows. `alone` says that
+    sequences went one at a time, because some module mixes those of a batch. `engine` is the one
+    that ran, and `notes` says why where it is not the one that was asked for. `zeros` are the sites
+    whose weight is all zero, `ran` those that a forward pass came to, and `left_out` those with
+    calls that count nowhere, with the reason.
+
+    `further` has the sums of each further indicator, over the same counts, and `weights` what
+    others say of the weights.
+    """
+
+    names: tuple[str, ...]
+    sums_RN: Floats
+    counts_RN: Floats
+    tokens_2N: Floats
+    starts: tuple[int, ...]
+    unassignable: frozenset[int]
+    halvings: int
+    alone: bool
+    engine: str = "memory"
+    notes: tuple[str, ...] = ()
+    zeros: frozenset[int] = frozenset()
+    ran: frozenset[int] = frozenset()
+    left_out: Mapping[int, str] = field(default_factory=dict)
+    further: Mapping[str, Floats] = field(default_factory=dict)
+    weights: Weights = field(default_factory=dict)
+    text_only: bool = True
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens there were, on both sides."""
+        return int(self.tokens_2N.sum())
+
+
+@dataclass
+class Collector:
+    """Gathers parts in any order; `result` may be asked at any time."""
+
+    probe: Probe
+    parts: list[Part] = field(default_factory=list)
+    halvings: int = 0
+    alone: bool = False
+
+    def add(self, part: Part) -> None:
+        """Add what one batch gave."""
+        self.parts.append(part)
+
+    @property
+    def sequences(self) -> int:
+        """How many sequences there are so far."""
+        return sum(len(part.names) for part in self.parts)
+
+    def result(self) -> Measured:
+        """Return everything so far, sequences sorted by name.
+
+        Raises:
+            DataError: there is no part.
+        """
+        if not self.parts:
+            raise DataError("There is no batch to score. Give at least one text or batch.")
+        found = [part.found for part in self.parts]
+        return _in_order(
+            Measured(
+                names=tuple(name for part in self.parts for name in part.names),
+                sums_RN=_joined(batch.sums_RB for batch in found),
+                counts_RN=_joined(batch.counts_RB for batch in found),
+                tokens_2N=_joined(part.tokens_2B for part in self.parts),
+                starts=self.probe.starts,
+                unassignable=frozenset().union(*(batch.unassignable for batch in found)),
+                halvings=self.halvings,
+                alone=self.alone,
+                zeros=self.probe.zeros(),
+                ran=self.probe.ran(),
+                left_out=_united(batch.left_out for batch in found),
+                further=_all_joined([batch.further for batch in found]),
+                weights=self.probe.weighed(),
+                text_only=all(part.text_only for part in self.parts),
+            )
+        )
+
+
+def merge(pieces: Sequence[Measured]) -> Measured:
+    """Return one measurement of the sequences of all pieces, whoever measured them.
+
+    Args:
+        pieces: of the same model and sites; at least one.
+    """
+    if len(pieces) == 1:
+        return pieces[0]
+    return _in_order(
+        Measured(
+            names=tuple(name for piece in pieces for name in piece.names),
+            sums_RN=_joined(piece.sums_RN for piece in pieces),
+            counts_RN=_joined(piece.counts_RN for piece in pieces),
+            tokens_2N=_joined(piece.tokens_2N for piece in pieces),
+            starts=pieces[0].starts,
+            unassignable=frozenset().union(*(piece.unassignable for piece in pieces)),
+            halvings=sum(piece.halvings for piece in pieces),
+            alone=any(piece.alone for piece in pieces),
+            engine=pieces[0].engine,
+            notes=tuple(dict.fromkeys(note for piece in pieces for note in piece.notes)),
+            zeros=frozenset().union(*(piece.zeros for piece in pieces)),
+            ran=frozenset().union(*(piece.ran for piece in pieces)),
+            left_out=_united(piece.left_out for piece in pieces),
+            further=_all_joined([piece.further for piece in pieces]),
+            weights={
+                name: _united(piece.weights[name] for piece in pieces) for name in pieces[0].weights
+            },
+            text_only=all(piece.text_only for piece in pieces),
+        )
+    )
+
+
+def divided(measured: Measured, names: frozenset[str]) -> tuple[Measured, Measured]:
+    """Return a measurement without the sequences of some names, and that of those alone.
+
+    Args:
+        measured: of all of them together.
+        names: of the sequences that are taken out.
+    """
+    apart_N = np.array([name in names for name in measured.names])
+
+    def kept(keep_N: NDArray[np.bool_]) -> Measured:
+        return _columns(measured, np.flatnonzero(keep_N))
+
+    return kept(~apart_N), kept(apart_N)
+
+
+def _in_order(measured: Measured) -> Measured:
+    """Sort the columns by name, and those of a text that is there twice by their sums.
+
+    The result then depends on what was measured, and not on who measured what in which order.
+    """
+    order_N = np.lexsort((measured.sums_RN.sum(axis=0), np.array(measured.names)))
+    return _columns(measured, order_N)
+
+
+def _columns(measured: Measured, order_N: NDArray[np.intp]) -> Measured:
+    """Return a measurement of some of its sequences, in their order here."""
+    return replace(
+        measured,
+        names=tuple(measured.names[index] for index in order_N),
+        sums_RN=measured.sums_RN[:, order_N],
+        counts_RN=measured.counts_RN[:, order_N],
+        tokens_2N=measured.tokens_2N[:, order_N],
+        further={name: sums_RN[:, order_N] for name, sums_RN in measured.further.items()},
+    )
+
+
+def _united(pieces: Iterable[Mapping[Key, Value]]) -> dict[Key, Value]:
+    return {key: value for piece in pieces for key, value in piece.items()}
+
+
+def _all_joined(pieces: Sequence[Mapping[str, Floats]]) -> dict[str, Floats]:
+    return {name: _joined(piece[name] for piece in pieces) for name in pieces[0]}
+
+
+def _joined(pieces: Iterable[Floats]) -> Floats:
+    return np.concatenate(list(pieces), axis=1)

@@ -1,0 +1,184 @@
+"""Expected gains kept on disk: they depend on the weights alone, and cost as much as the hooks.
+
+One small JSON file for each checkpoint, in `$XDG_CACHE_HOME/plop-lora` (`~/.cache/plop-lora`). Its
+name is a hash of the identity of the checkpoint's files, its sections are the settings that
+change a gain. `PLOP_CACHE=0` or `--no-cache` leaves it alone.
+
+Each section carries a checksum over its gains and over where they belong, and a gain is taken only
+where it fits its site (`probe.py`): a value that was changed would move a score without a word.
+
+A cache never fails a run: a section that is damaged is as good as none and is written anew, and a
+folder that cannot be written, or a user without a home, is passed over. Models given as modules
+are not cached, since their weights may have changed after loading.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import transformers
+from torch import nn
+from transformers.utils import cached_file
+
+from plop_lora._version import __version__
+from plop_lora.errors import OutputError
+from plop_lora.files import atomic_file, cache_folder
+from plop_lora.indicators import expected_norms
+from plop_lora.models.devices import home_of
+from plop_lora.models.origin import PLAIN, Origin
+from plop_lora.scoring.measurement.hooks import Gain
+from plop_lora.scoring.measurement.settings import Job
+
+_WEIGHTS = ("*.safetensors", "*.bin")
+_HEADER_BYTES = 65536
+_READING = 2
+"""Counts up when a module of the same weight may be read as another map."""
+_FORMULA = (
+    expected_norms.EXACT_WIDTH,
+    expected_norms.PROBES,
+    expected_norms.MONTE_CARLO_DRAWS,
+    expected_norms.PROBED_DRAWS,
+    _READING,
+)
+_VERSIONS = (__version__, transformers.__version__, *map(str, _FORMULA))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GainCache:
+    """The gains of one checkpoint under one group of settings.
+
+    Attributes:
+        path: the checkpoint's file, or None to remember them for the length of the run only.
+        section: the settings.
+        known: gains by the name of their site.
+        weights: what further indicators say of the weights, by indicator and name of the site, for
+            the length of the run.
+    """
+
+    path: Path | None = None
+    section: str = ""
+    known: dict[str, Gain] = field(default_factory=dict)
+    weights: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+
+    def learn(self, gains: Mapping[str, Gain]) -> None:
+        """Add gains; what is new goes to the file, which appears complete or not at all.
+
+        A gain of zero is that of an empty weight, which costs nothing to compute again.
+        """
+        new = {name: gain for name, gain in gains.items() if _is_gain(gain)}
+        if all(self.known.get(name) == gain for name, gain in new.items()):
+            return
+        self.known.update(new)
+        if self.path is not None:
+            sections = _read(self.path)
+            sections[self.section] = {**sections.get(self.section, {}), **new}
+            document = {
+                section: {"checksum": _checksum(self.path, section, known), "gains": known}
+                for section, known in sections.items()
+            }
+            with contextlib.suppress(OutputError), atomic_file(self.path) as file:
+                json.dump(document, file)
+
+
+def open_cache(job: Job, model: nn.Module) -> GainCache:
+    """Return what is known of the checkpoint of a job; nothing where nothing may be kept.
+
+    Args:
+        job: what will be measured; the precision and the baseline are part of the key.
+        model: what was loaded for it; so is the kind of device that it is on.
+    """
+    folder = cache_folder()
+    if folder is None or not job.cache or job.model is None:
+        return GainCache()
+    key = checkpoint_key(job.model, job.origin)
+    if key is None:
+        return GainCache()
+    path = folder / f"{key}.json"
+    words = [job.baseline, f"seed={job.seed}", job.dtype, home_of(model).type, *_VERSIONS]
+    section = " ".join(words)
+    return GainCache(path, section, _read(path).get(section, {}))
+
+
+def checkpoint_key(name: str, origin: Origin = PLAIN) -> str | None:
+    """Return a hash that changes with any weight of a checkpoint; None where it cannot be told.
+
+    A file of the hub's cache is a link to a blob whose name is the hash of its content. Any other
+    file is known by its size, its first bytes (which hold the names, shapes and places of the
+    tensors), its inode, and the times of its last change, one of which no program can set back:
+    reading a file of 100 GB to hash it would take longer than what the cache saves. A copy of a
+    checkpoint is another checkpoint to it, which costs one computation and no wrong score.
+    """
+    folder = _files_of(name, origin)
+    if folder is None or (folder / "adapter_config.json").exists():
+        return None  # the weights of an adapter's base model stand somewhere else
+    weights = sorted(path for pattern in _WEIGHTS for path in folder.glob(pattern))
+    if not weights:
+        return None
+    digest = hashlib.sha256()
+    try:
+        for path in [*weights, folder / "config.json"]:
+            digest.update(f"{path.name} {_identity(path)}\n".encode())
+    except OSError:
+        return None
+    return digest.hexdigest()[:32]
+
+
+def _identity(path: Path) -> str:
+    real = path.resolve()
+    if real.parent.name == "blobs":
+        return real.name
+    status = real.stat()
+    with real.open("rb") as file:
+        head = hashlib.sha256(file.read(_HEADER_BYTES)).hexdigest()
+    return f"{status.st_size} {status.st_ino} {status.st_mtime_ns} {status.st_ctime_ns} {head}"
+
+
+def _files_of(name: str, origin: Origin) -> Path | None:
+    """Return the folder of a checkpoint, here or in the hub's cache."""
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        config = cached_file(name, "config.json", local_files_only=True, **origin.files())
+    except (OSError, ValueError):
+        return None
+    return None if config is None else Path(config).parent
+
+
+def _read(path: Path) -> dict[str, dict[str, Gain]]:
+    """Return the sound sections of a file; a file that is not there, or damaged, has none."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    sections = document if isinstance(document, dict) else {}
+    return {
+        name: content["gains"]
+        for name, content in sections.items()
+        if _is_sound(path, name, content)
+    }
+
+
+def _is_sound(path: Path, section: str, content: Any) -> bool:
+    """Whether a section holds gains, and those that were written for it."""
+    if not isinstance(content, dict) or not isinstance(content.get("gains"), dict):
+        return False
+    gains = content["gains"]
+    whole = all(map(_is_gain, gains.values()))
+    return whole and content.get("checksum") == _checksum(path, section, gains)
+
+
+def _is_gain(gain: Any) -> bool:
+    """Whether a value is a positive number, or a list of them."""
+    numbers = gain if isinstance(gain, list) else [gain]
+    return all(isinstance(x, float) and 0 < x < float("inf") for x in numbers)
+
+
+def _checksum(path: Path, section: str, gains: Mapping[str, Gain]) -> str:
+    content = json.dumps([path.name, section, gains], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()

@@ -1,0 +1,402 @@
+"""The hooks: one context manager that turns a forward pass into sums per row and sequence.
+
+While it is open, every site's forward leaves Σ NFN, Σ of each further indicator and the number of
+tokens of each sequence in a small buffer on its device (`sums.py`). Nothing that grows with tokens
+× width is kept, and nothing is copied to the host until the batch is over.
+
+Shape letters: B batch, T token, N kept rows (B × T flattened), L layers, R buffer rows,
+S routed pairs, E expert, I in, O out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from plop_lora.errors import MeasurementError
+from plop_lora.indicators import NFN, FeatureRows
+from plop_lora.indicators.expected_norms import expected_gain, row_norms
+from plop_lora.models.devices import watched
+from plop_lora.scoring.measurement.settings import NFN_ALONE, IndicatorSettings
+from plop_lora.scoring.measurement.sums import COUNTS, SUMS, Floats, Found, Layout, Routing, Tally
+from plop_lora.scoring.sites.find import NO_PRODUCT, NO_TOKENS, Site
+from plop_lora.scoring.sites.fused import Part
+from plop_lora.scoring.sites.operators import Operator, confirmed, part_norms, part_rows
+from plop_lora.scoring.sites.sharded import ShardedOperator
+
+Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
+Gain = float | list[float]
+"""E||W u|| of a site, or of each of its experts; a float32 number, kept to its last digit."""
+Weights = dict[str, dict[str, list[float]]]
+"""What further indicators say of weights: by indicator and name of the site, for each expert."""
+
+
+@dataclass
+class Probe:
+    """What the hooks write to; `begin` and `finish` frame one batch.
+
+    The hooks write to the tally in `current`. An engine that has several batches under way
+    changes it whenever another batch takes its turn.
+    `known` holds gains by the name of their site, as `gains` returned them another time, `weights`
+    what further indicators say of the weights, to which what is new is added, and
+    `encoder` the modules of the encoder of an encoder-decoder, and `window` the length to whose
+    multiples the model pads its inputs.
+    """
+
+    sites: Sequence[Site]
+    indicators: IndicatorSettings
+    known: Mapping[str, Gain] = field(default_factory=dict)
+    weights: Weights = field(default_factory=dict)
+    encoder: frozenset[nn.Module] = frozenset()
+    window: int | None = None
+    current: Tally | None = None
+    _gains: dict[int, torch.Tensor] = field(default_factory=dict)
+    _operators: dict[nn.Module, Operator | None] = field(default_factory=dict)
+    _weighed: dict[tuple[str, int], torch.Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Give each site its rows of the buffer."""
+        ends = itertools.accumulate((site.host.copies for site in self.sites), initial=0)
+        self.starts = tuple(ends)
+        self._features = self.indicators.features
+        self._weights = self.indicators.weights
+
+    @property
+    def in_step(self) -> bool:
+        """Whether other processes hold parts of the same weights and run the same batches."""
+        return any(isinstance(site.operator, ShardedOperator) for site in self.sites)
+
+    def rows_of(self, index: int) -> slice:
+        """Return the rows of the buffer that belong to a site."""
+        return slice(self.starts[index], self.starts[index + 1])
+
+    def begin(self, layout: Layout) -> None:
+        """Open a tally for a batch of `layout.size` sequences."""
+        self.current = Tally(layout, self.starts[-1], SUMS + len(self._features))
+
+    def finish(self) -> Found:
+        """Close the current tally and move it to the host, in one transfer a device.
+
+        Raises:
+            MeasurementError: a site saw NaN or infinity; the first in forward order is named.
+        """
+        tally, self.current = self.current, None
+        assert tally is not None
+        added = np.zeros((tally.layers, tally.rows, tally.layout.size))
+        for buffer_LRB in tally.buffers.values():
+            added += buffer_LRB.cpu().double().numpy()
+        sums = dict(zip(self._features, added[SUMS:], strict=True))
+        for name, sums_RB in sums.items():
+            site = self._first_broken(tally, sums_RB)
+            if site is not None:
+                raise MeasurementError(_broken(site, name))
+        nfn_RB, unassignable = sums.pop(NFN), frozenset(tally.unassignable)
+        return Found(nfn_RB, added[COUNTS], sums, unassignable, tally.left_out)
+
+    def _first_broken(self, tally: Tally, sums_RB: Floats) -> str | None:
+        """Return the name of the first site in forward order whose sums are not finite."""
+        broken_R: NDArray[np.bool_] = np.logical_not(np.isfinite(sums_RB).all(axis=1))
+        if not broken_R.any():
+            return None
+        first = next(index for index in tally.order if broken_R[self.rows_of(index)].any())
+        return self.sites[first].name
+
+    def hook(self, indices: Sequence[int]) -> Hook:
+        """Return the forward hook of a module that holds the sites at `indices`."""
+
+        def record(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+            tally = self.current
+            if tally is None:
+                return
+            features = arguments[0] if arguments else None
+            tokens_BT = None
+            if isinstance(features, torch.Tensor):
+                if not features.is_floating_point():
+                    features = features.unsqueeze(-1)
+                features, output = tally.layout.batch_first(features, output)
+                tokens_BT = tally.layout.tokens_of(features, in_encoder=module in self.encoder)
+            if features is None or tokens_BT is None:
+                if tally.layout.size == 1 and tally.layout.text_only:
+                    tally.left_out.update(dict.fromkeys(indices, NO_TOKENS))
+                else:
+                    tally.unassignable.update(indices)
+                return
+            self._add(tally, indices, features, output, tokens_BT)
+
+        return record
+
+    def _add(
+        self,
+        tally: Tally,
+        indices: Sequence[int],
+        features: torch.Tensor,
+        output: Any,
+        tokens_BT: torch.Tensor,
+    ) -> None:
+        operator = self._operator(indices[0], features, output)
+        if operator is None:
+            tally.left_out.update(dict.fromkeys(indices, NO_PRODUCT))
+            return
+        rows_NO, bias_O = operator.product(features, output)
+        inputs_N = tally.input_norms(features)
+        if isinstance(operator, ShardedOperator):
+            inputs_N = operator.whole_norms(
+                inputs_N, width=features.shape[-1], whole=operator.in_features
+            )
+        layers = tally.on(rows_NO.device).unbind()
+        # `!= 0` keeps NaN, which must be seen; a zero input has no direction and no NFN.
+        seen_BT = tokens_BT & (inputs_N.view(tokens_BT.shape) != 0)
+        for index in indices:
+            gain = self._gain(index, rows_NO.device, self._compute_gain(index, operator, rows_NO))
+            valid_BT = seen_BT & (gain != 0)
+            norms_N, products = self._products(index, operator, rows_NO, bias_O)
+            rows = FeatureRows(
+                output_norms_N=norms_N,
+                input_norms_N=inputs_N,
+                gain=gain,
+                kept_N=valid_BT.flatten(),
+                in_features=self.sites[index].host.in_features,
+                out_features=self.sites[index].out_features,
+                products=products,
+                sequences=functools.partial(_sequences_of, valid_BT),
+            )
+            row = self.starts[index]
+            tally.order.append(index)
+            for layer, values_N in self._measured(rows):
+                values_BT = values_N.view(valid_BT.shape)
+                layers[layer][row] += torch.where(valid_BT, values_BT, 0.0).sum(dim=1)
+            layers[COUNTS][row] += valid_BT.sum(dim=1)
+            self._weigh(index, functools.partial(operator.weight, self.sites[index].part))
+
+    def _compute_gain(
+        self, index: int, operator: Operator, like: torch.Tensor
+    ) -> Callable[[], torch.Tensor]:
+        part, settings = self.sites[index].part, self.indicators
+        return functools.partial(
+            operator.gain, part, like=like, baseline=settings.baseline, seed=settings.seed
+        )
+
+    def _products(
+        self, index: int, operator: Operator, rows_NO: torch.Tensor, bias_O: torch.Tensor | None
+    ) -> tuple[torch.Tensor, Callable[[], torch.Tensor]]:
+        """Return the norms of the products of a site, and what makes the products themselves."""
+        part = self.sites[index].part
+        norms_N = part_norms(rows_NO, bias_O, part)
+        if isinstance(operator, ShardedOperator):
+            whole = operator.out_features
+            norms_N = operator.whole_norms(norms_N, width=rows_NO.shape[1], whole=whole)
+            return norms_N, functools.partial(_spread_rows, self.sites[index].name)
+        return norms_N, functools.partial(part_rows, rows_NO, bias_O, part)
+
+    def _measured(self, rows: FeatureRows) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield the layer of the buffer and the numbers [N] of each indicator."""
+        for layer, measure in enumerate(self._features.values(), start=SUMS):
+            yield layer, measure.per_token(rows)
+
+    def _weigh(self, index: int, weight: Callable[[], torch.Tensor | None]) -> None:
+        """Give a weight to the further indicators that have not seen it: [O, I] or [E, O, I]."""
+        name = self.sites[index].name
+        for indicator, measure in self._weights.items():
+            if (indicator, index) in self._weighed or name in self.weights.get(indicator, {}):
+                continue
+            given = weight()
+            if given is not None:
+                matrices = given if given.ndim == 3 else given[None]
+                numbers = [measure.per_weight(w_OI, self.indicators.seed) for w_OI in matrices]
+                self._weighed[indicator, index] = torch.stack(numbers)
+
+    def _operator(self, index: int, features: torch.Tensor, output: Any) -> Operator | None:
+        """Return how to read a site, decided by its first call; None where nothing reads it."""
+        site = self.sites[index]
+        if site.module not in self._operators:
+            assert site.operator is not None
+            self._operators[site.module] = confirmed(site.operator, features, output)
+        return self._operators[site.module]
+
+    def _gain(
+        self, index: int, device: torch.device, compute: Callable[[], torch.Tensor]
+    ) -> torch.Tensor:
+        """Return the gain of a site, or of each of its experts: known, or computed once."""
+        if index not in self._gains:
+            known = self.known.get(self.sites[index].name)
+            self._gains[index] = (
+                compute()
+                if known is None
+                else torch.tensor(known, dtype=torch.float32, device=device)
+            )
+        return self._gains[index]
+
+    def gains(self) -> dict[str, Gain]:
+        """Return every gain that was needed so far, by the name of its site."""
+        return {self.sites[index].name: gain.tolist() for index, gain in self._gains.items()}
+
+    def weighed(self) -> Weights:
+        """Return what the further indicators say of the weights that have run, and remember it.
+
+        Raises:
+            MeasurementError: NaN or infinity.
+        """
+        for (indicator, index), values_E in self._weighed.items():
+            site, numbers = self.sites[index].name, values_E.float().tolist()
+            if not np.isfinite(numbers).all():
+                raise MeasurementError(
+                    f"The indicator {indicator!r} is NaN or infinity for the weight of {site}. "
+                    f"Leave out --indicator {indicator}."
+                )
+            self.weights.setdefault(indicator, {})[site] = numbers
+        names = {site.name for site in self.sites}
+        known = {indicator: self.weights.get(indicator, {}) for indicator in self._weights}
+        return {
+            indicator: {site: numbers[site] for site in numbers if site in names}
+            for indicator, numbers in known.items()
+        }
+
+    def zeros(self) -> frozenset[int]:
+        """Return the sites whose weight is all zero: it has no direction that it could prefer."""
+        return frozenset(i for i, gain in self._gains.items() if not bool((gain != 0).any()))
+
+    def ran(self) -> frozenset[int]:
+        """Return the sites that a forward pass came to, whatever it brought them."""
+        return frozenset(self._gains)
+
+    def routing(
+        self, hidden_TH: torch.Tensor, experts_S: torch.Tensor, tokens_S: torch.Tensor
+    ) -> Routing | None:
+        """Return where routed pairs go: token numbers count the rows of `hidden_TH`."""
+        mask_BT = None if self.current is None else self.current.layout.tokens_of(hidden_TH)
+        return None if mask_BT is None else Routing(experts_S, tokens_S, mask_BT)
+
+    def add_routed(
+        self,
+        indices: Sequence[int],
+        weights_EOI: torch.Tensor,
+        features_SI: torch.Tensor,
+        products_SO: torch.Tensor,
+        routing: Routing | None,
+    ) -> None:
+        """Record one projection of stacked experts.
+
+        Args:
+            indices: the sites that are this projection or parts of it.
+            weights_EOI: its weights.
+            features_SI: what went in, one row for each routed pair.
+            products_SO: what came out, without a bias.
+            routing: expert and token of each pair; None where nobody can tell the sequence.
+        """
+        tally = self.current
+        if tally is None:
+            return
+        if routing is None:
+            tally.unassignable.update(indices)
+            return
+        inputs_S = row_norms(features_SI)
+        valid_S = routing.valid_S & (inputs_S != 0)
+        cells_S = routing.cells_S
+        layers = tally.on(products_SO.device).unbind()
+        for index in indices:
+            part = self.sites[index].part
+            compute = functools.partial(self._expert_gains, weights_EOI, part)
+            gains_S = self._gain(index, products_SO.device, compute)[routing.experts_S]
+            kept_S = valid_S & (gains_S != 0)
+            rows = FeatureRows(
+                output_norms_N=part_norms(products_SO, None, part),
+                input_norms_N=inputs_S,
+                gain=gains_S,
+                kept_N=kept_S,
+                in_features=self.sites[index].host.in_features,
+                out_features=self.sites[index].out_features,
+                products=functools.partial(part_rows, products_SO, None, part),
+                sequences=functools.partial(getattr, routing, "sequences_S"),
+            )
+            own = self.rows_of(index)
+            tally.order.append(index)
+            for layer, values_S in self._measured(rows):
+                cells = layers[layer][own].view(-1)
+                cells.index_add_(0, cells_S, torch.where(kept_S, values_S, 0.0))
+            layers[COUNTS][own].view(-1).index_add_(0, cells_S, kept_S.float())
+            self._weigh(index, functools.partial(_sliced, weights_EOI, part))
+
+    def _expert_gains(self, weights_EOI: torch.Tensor, part: Part | None) -> torch.Tensor:
+        baseline, seed = self.indicators.baseline, self.indicators.seed
+        weights = _sliced(weights_EOI, part)
+        return torch.stack([expected_gain(w, baseline=baseline, seed=seed) for w in weights])
+
+
+def _broken(site: str, indicator: str) -> str:
+    """Say what it means that an indicator of a site is not finite."""
+    if indicator == NFN:
+        return (
+            f"{site} produced NaN or infinity, so nothing after it means "
+            "anything. If the model runs in float16 or bfloat16, score it with "
+            "--dtype float32; if that does not help, its weights are damaged."
+        )
+    return (
+        f"The indicator {indicator!r} is NaN or infinity for {site}, whose features are finite. "
+        f"Leave out --indicator {indicator}."
+    )
+
+
+def _sliced(weights_EOI: torch.Tensor, part: Part | None) -> torch.Tensor:
+    return weights_EOI if part is None else part.of_weight(weights_EOI)
+
+
+def _sequences_of(kept_BT: torch.Tensor) -> torch.Tensor:
+    """Return the number of the sequence of each row of a batch, [N]."""
+    rows_B1 = torch.arange(len(kept_BT), device=kept_BT.device)[:, None]
+    return rows_B1.expand_as(kept_BT).flatten()
+
+
+def _spread_rows(name: str) -> torch.Tensor:
+    """Refuse to give the rows of an output of which each process holds a slice.
+
+    Raises:
+        MeasurementError: always.
+    """
+    raise MeasurementError(
+        f"{name} is spread over processes by a tensor-parallel plan, and an indicator that was "
+        "asked for needs its whole output. Load the model without tp_plan, for example with "
+        'device_map="auto".'
+    )
+
+
+def _fits(site: Site, gain: Gain | None) -> bool:
+    """Whether a known gain is one that a site can have: a number, or one for each expert."""
+    if isinstance(gain, list):
+        return site.host.is_parameter and len(gain) == site.host.copies
+    return gain is not None and not site.host.is_parameter
+
+
+@contextlib.contextmanager
+def attach(
+    sites: Sequence[Site],
+    indicators: IndicatorSettings = NFN_ALONE,
+    *,
+    known: Mapping[str, Gain] | None = None,
+    weights: Weights | None = None,
+    encoder: nn.Module | None = None,
+    window: int | None = None,
+) -> Iterator[Probe]:
+    """Watch the sites for the length of the block; the hooks go whatever happens inside."""
+    inside = frozenset(encoder.modules()) if encoder is not None else frozenset()
+    gains = known or {}
+    fitting = {s.name: gains[s.name] for s in sites if _fits(s, gains.get(s.name))}
+    remembered = {} if weights is None else weights
+    probe = Probe(sites, indicators, fitting, remembered, inside, window)
+    members: dict[nn.Module, list[int]] = defaultdict(list)
+    for index, site in enumerate(sites):
+        if site.operator is not None:
+            members[site.module].append(index)
+    with contextlib.ExitStack() as stack:
+        for module, indices in members.items():
+            stack.enter_context(watched(module, probe.hook(indices)))
+        yield probe

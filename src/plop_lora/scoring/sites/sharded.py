@@ -1,0 +1,112 @@
+"""Weights that a tensor-parallel plan has spread over processes.
+
+A column-parallel layer gives each process a slice of its output, a row-parallel one takes a slice
+of its input and returns the whole output. Norms need no gathering: the squares of a slice's norms
+are added over the group, one number a row. The weight is gathered once, one matrix at a time, for
+its expected gain, which is therefore that of the whole weight to the last digit.
+
+Covers what transformers' plans make of linear layers, and those of FSDP 2, which are whole while
+they run. Shape letters: N rows, O out, I in.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from plop_lora.errors import ModelError
+from plop_lora.indicators.expected_norms import expected_gain
+from plop_lora.scoring.sites.fused import Part
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+
+@dataclass(frozen=True, slots=True)
+class ShardedOperator:
+    """A linear layer whose weight is a `DTensor`; sizes are those of the whole weight."""
+
+    module: Any
+
+    @property
+    def in_features(self) -> int:
+        """Width of the features."""
+        return int(self.module.weight.shape[1])
+
+    @property
+    def out_features(self) -> int:
+        """Number of rows of the weight."""
+        return int(self.module.weight.shape[0])
+
+    def product(
+        self, features: torch.Tensor, output: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return this process's slice of the output, or all of it, with the bias of the same."""
+        rows_NO = output.reshape(-1, output.shape[-1])
+        bias = getattr(self.module, "bias", None)
+        if not is_spread(bias):
+            return rows_NO, bias
+        local = bias.to_local()
+        return rows_NO, local if len(local) == rows_NO.shape[1] else bias.full_tensor()
+
+    def weight(self, part: Part | None) -> torch.Tensor:
+        """Return the whole weight; every process of the group must ask for it."""
+        weight_OI: torch.Tensor = self.module.weight
+        # FSDP has gathered it already while its block runs.
+        return weight_OI.full_tensor() if is_spread(weight_OI) else weight_OI
+
+    def gain(
+        self, part: Part | None, *, like: torch.Tensor, baseline: str, seed: int
+    ) -> torch.Tensor:
+        """Return E||W u|| of the whole weight; every process of the group must ask for it."""
+        return expected_gain(self.weight(part), baseline=baseline, seed=seed).to(like.device)
+
+    def whole_norms(self, norms_N: torch.Tensor, *, width: int, whole: int) -> torch.Tensor:
+        """Return the norms of whole rows from those of this process's slices of them.
+
+        Args:
+            norms_N: of rows of which this process holds `width` entries.
+            width: entries at hand; equal to `whole` where nothing is missing.
+            whole: entries of a whole row.
+        """
+        if width == whole:
+            return norms_N
+        squares_N = norms_N.square()
+        mesh = self.module.weight.device_mesh
+        dist.all_reduce(squares_N, group=mesh.get_group("tp" if mesh.ndim > 1 else None))
+        return squares_N.sqrt()
+
+
+def is_spread(tensor: Any) -> TypeGuard[DTensor]:
+    """Whether a tensor is a `DTensor`; where there is one, its module has been imported.
+
+    Importing it here would cost every run half a second.
+    """
+    source = sys.modules.get("torch.distributed.tensor")
+    return source is not None and isinstance(tensor, source.DTensor)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether the weights of a model are spread over processes."""
+    return any(is_spread(parameter) for parameter in model.parameters())
+
+
+def check_sharded(names: Iterable[str]) -> None:
+    """Refuse what is fused or stacked and spread over processes: its slices mix.
+
+    Raises:
+        ModelError: there is such a weight; the first is named.
+    """
+    first = next(iter(names), None)
+    if first is not None:
+        raise ModelError(
+            f"{first} holds several projections or experts and is spread over processes by a "
+            "tensor-parallel plan, which is not supported. Load the model without tp_plan, for "
+            'example with device_map="auto".'
+        )

@@ -1,0 +1,89 @@
+"""Experts held as one 3-D parameter each: how they are stacked, and how their rows are sliced.
+
+Standard layout (transformers' experts interface): `gate_up_proj` [E, O, I], or `up_proj` without a
+gate, and `down_proj` [E, O, I], described by attributes on the module. Llama-4's class has the
+same parameters without the attributes.
+
+Shape letters: E expert, O out, I in.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from plop_lora.records import Host
+from plop_lora.scoring.sites.fused import Part, arrange
+
+_LLAMA4 = "transformers.models.llama4.modeling_llama4"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpertStack:
+    """The layout of a module of stacked experts; `parameters` in the order they are applied."""
+
+    module: Any
+    parameters: tuple[str, str]
+    transposed: bool
+    interleaved: bool
+    gated: bool
+
+    @property
+    def copies(self) -> int:
+        """Number of experts."""
+        return int(getattr(self.module, self.parameters[0]).shape[0])
+
+    def weights_EOI(self, leaf: str) -> torch.Tensor:
+        """Return a parameter as [expert, out, in]."""
+        weights: torch.Tensor = getattr(self.module, leaf)
+        return weights.transpose(1, 2) if self.transposed else weights
+
+    def parts(self, leaf: str) -> tuple[Part, ...]:
+        """Return the gate and up slices of the first projection, none of the second."""
+        if leaf != self.parameters[0] or not self.gated:
+            return ()
+        rows = self.weights_EOI(leaf).shape[1]
+        if self.interleaved:
+            return arrange(rows // 2, (("gate", 1), ("up", 1)))
+        return arrange(1, (("gate", rows // 2), ("up", rows // 2)))
+
+    def host(self, leaf: str, name: str, type_name: str, layer: int | None) -> Host:
+        """Return the description of a parameter as what takes the adapter."""
+        copies, out_features, in_features = self.weights_EOI(leaf).shape
+        return Host(name, type_name, layer, in_features, out_features, copies, is_parameter=True)
+
+
+def stack_of(module: nn.Module) -> ExpertStack | None:
+    """Return the layout of stacked experts, or None where a module is not such a stack.
+
+    A module that only looks like one (3-D parameters, no description of their layout) is not
+    measured rather than misread.
+    """
+    if _is_llama4(module):
+        return ExpertStack(module, ("gate_up_proj", "down_proj"), True, False, True)
+    flags = ("has_gate", "is_transposed", "is_concatenated", "_apply_gate")
+    if not all(hasattr(module, flag) for flag in flags):
+        return None
+    first = "gate_up_proj" if module.has_gate else "up_proj"
+    own = dict(module.named_parameters(recurse=False))
+    if any(own.get(leaf) is None or own[leaf].ndim != 3 for leaf in (first, "down_proj")):
+        return None
+    if not all(own[leaf].is_floating_point() for leaf in (first, "down_proj")):
+        return None
+    return ExpertStack(
+        module=module,
+        parameters=(first, "down_proj"),
+        transposed=bool(module.is_transposed),
+        interleaved=not module.is_concatenated,
+        gated=bool(module.has_gate),
+    )
+
+
+def _is_llama4(module: nn.Module) -> bool:
+    """Whether a module is Llama-4's stack; a model that has one has imported its class."""
+    source = sys.modules.get(_LLAMA4)
+    return source is not None and isinstance(module, source.Llama4TextExperts)

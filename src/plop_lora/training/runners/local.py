@@ -1,0 +1,194 @@
+"""Trials on this machine: a pool of commands, one a GPU, or one for two cores without a GPU.
+
+One thread starts, watches and stops all of them, so there is nothing to lock, and what dies with
+its parent's thread lives as long as the run. Imports no torch, but to count GPUs of AMD.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from plop_lora.recipe import Runner
+from plop_lora.records import TrialResult
+from plop_lora.training.runners.events import FINISHED, RUNNING, Event, Watch
+from plop_lora.training.runners.trial_process import (
+    CLAIMED_SECONDS,
+    POLL_SECONDS,
+    PROCESSOR,
+    Hardware,
+    Job,
+    Running,
+    claim,
+    deferred_signals,
+)
+from plop_lora.training.trial import find_result
+
+CORES_A_TRIAL = 2
+VISIBLE, THREADS = "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU by the identifier that CUDA knows (a number or a UUID), and its name."""
+
+    identifier: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one trial at a time runs: what is set in its environment, and on what hardware."""
+
+    variables: Mapping[str, str]
+    hardware: Hardware
+
+
+def run_locally(jobs: Sequence[Job], runner: Runner, watch: Watch) -> dict[Path, TrialResult]:
+    """Run all jobs, as many at a time as there are places; whatever ends it, no process is left.
+
+    Returns:
+        The result by the folder of the job.
+
+    Raises:
+        OutputError: a folder cannot be written.
+    """
+    free = list(reversed(places(jobs, runner)))
+    pool = _Pool({job.folder: job for job in jobs}, free, watch)
+    with deferred_signals() as check:
+        try:
+            while pool.waiting or pool.running:
+                check()
+                pool.fill()
+                pool.collect(check)
+                time.sleep(POLL_SECONDS)
+        finally:
+            pool.stop()
+    return pool.results
+
+
+@dataclass
+class _Pool:
+    """Jobs that wait, places that are free, and trials under way with their place and claim."""
+
+    waiting: dict[Path, Job]
+    free: list[Place]
+    watch: Watch
+    running: list[tuple[Running, Place, IO[str]]] = field(default_factory=list)
+    results: dict[Path, TrialResult] = field(default_factory=dict)
+    ask_again: float = 0.0
+    """When to look again at trials that another run has."""
+
+    def fill(self) -> None:
+        """Start jobs in the free places; leave those that another run in this folder has."""
+        if time.monotonic() < self.ask_again:
+            return
+        for job in tuple(self.waiting.values()):
+            if not self.free:
+                return
+            if (claimed := claim(job)) is None:
+                self.ask_again = time.monotonic() + CLAIMED_SECONDS
+                continue
+            del self.waiting[job.folder]
+            if (result := find_result(job.folder, job.spec)) is not None:
+                claimed.close()
+                self._finish(job, result)
+                continue
+            place = self.free.pop()
+            trial = Running(job, claimed, os.environ | place.variables, place.hardware)
+            self.running.append((trial, place, claimed))
+            self.watch(Event(job.spec, job.folder, RUNNING))
+
+    def collect(self, check: Callable[[], None]) -> None:
+        """Take the results of trials that have ended, and free their places."""
+        for entry in tuple(self.running):
+            trial, place, claimed = entry
+            if (result := trial.poll(check)) is not None:
+                self.running.remove(entry)
+                self.free.append(place)
+                claimed.close()
+                self._finish(trial.job, result)
+
+    def _finish(self, job: Job, result: TrialResult) -> None:
+        self.results[job.folder] = result
+        self.watch(Event(job.spec, job.folder, FINISHED, result))
+
+    def stop(self) -> None:
+        """End what is under way, all at the same time."""
+        for trial, _, _ in self.running:
+            trial.ask_to_stop()
+        for trial, _, claimed in self.running:
+            trial.stop()
+            claimed.close()
+
+
+def places(jobs: Sequence[Job], runner: Runner) -> tuple[Place, ...]:
+    """Return a place for each trial that may run at once, but no more than there are jobs.
+
+    More workers than GPUs share them in turn. Cores are shared out evenly as threads, unless the
+    user has set `OMP_NUM_THREADS`: more threads than cores make a matrix product slower.
+    """
+    wanted = any(not job.spec.training.device.startswith("cpu") for job in jobs)
+    gpus = visible_gpus() if wanted else ()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = cores or 1
+    workers = runner.workers or len(gpus) or max(1, cores // CORES_A_TRIAL)
+    workers = min(workers, len(jobs))
+    threads = {} if THREADS in os.environ else {THREADS: str(max(1, cores // workers))}
+    if not gpus:
+        return (Place(threads, PROCESSOR),) * workers
+    chosen = (gpus[order % len(gpus)] for order in range(workers))
+    return tuple(
+        Place(threads | {VISIBLE: gpu.identifier}, Hardware(gpu.name, accelerator=True))
+        for gpu in chosen
+    )
+
+
+def visible_gpus() -> tuple[Gpu, ...]:
+    """Return the GPUs that a process started here may use, in the order of CUDA.
+
+    `CUDA_VISIBLE_DEVICES` is obeyed as CUDA does: what stands behind a number below 0 is hidden.
+    """
+    try:
+        listing = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return _counted_by_torch() if Path("/dev/kfd").exists() else ()
+    return choose_gpus(listing, os.environ.get(VISIBLE))
+
+
+def choose_gpus(listing: str, visible: str | None) -> tuple[Gpu, ...]:
+    r"""Return the GPUs of a listing by `nvidia-smi -L` that `CUDA_VISIBLE_DEVICES` leaves.
+
+    >>> listing = "GPU 0: H100 (UUID: GPU-1a)\nGPU 1: H100 (UUID: GPU-2b)\n"
+    >>> [gpu.identifier for gpu in choose_gpus(listing, None)], choose_gpus(listing, "")
+    (['0', '1'], ())
+    >>> choose_gpus(listing, "GPU-2b,-1,0")
+    (Gpu(identifier='GPU-2b', name='H100'),)
+    """
+    found = re.findall(r"^GPU (\d+): (.+) \(UUID: (.+)\)\s*$", listing, re.MULTILINE)
+    if visible is None:
+        return tuple(Gpu(number, name) for number, name, _ in found)
+    gpus: list[Gpu] = []
+    for word in filter(None, (part.strip() for part in visible.split(","))):
+        if word.startswith("-"):
+            break
+        names = [name for number, name, uuid in found if word == number or uuid.startswith(word)]
+        gpus.append(Gpu(word, names[0] if names else "GPU"))
+    return tuple(gpus) if found else ()
+
+
+def _counted_by_torch() -> tuple[Gpu, ...]:
+    import torch
+
+    count = torch.cuda.device_count()
+    visible = os.environ.get(VISIBLE) or ",".join(str(number) for number in range(count))
+    words = visible.split(",")[:count]
+    return tuple(Gpu(word, torch.cuda.get_device_name(n)) for n, word in enumerate(words))
