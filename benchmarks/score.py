@@ -40,7 +40,7 @@ import transformers
 from plop_lora.data.batches import Batch
 from plop_lora.models.devices import home_of, sent
 from plop_lora.scoring.engines.in_memory import evaluating, measure
-from plop_lora.scoring.measurement.gain_cache import GainCache
+from plop_lora.scoring.measurement.expected_norm_cache import ExpectedNormCache
 from plop_lora.scoring.sites.find import SiteMap, find_sites
 
 Model = TypeVar("Model", bound=torch.nn.Module)
@@ -129,13 +129,13 @@ def score(model: torch.nn.Module, found: SiteMap, batches: list[Batch]) -> None:
     measure(model, found.sites, batches)
 
 
-_KNOWN: dict[int, GainCache] = {}
+_KNOWN: dict[int, ExpectedNormCache] = {}
 
 
 def again(model: torch.nn.Module, found: SiteMap, batches: list[Batch]) -> None:
     """Score with what an earlier run of this process has learnt of the weights."""
-    gains = _KNOWN.setdefault(id(model), GainCache())
-    measure(model, found.sites, batches, gains=gains)
+    expected_norms = _KNOWN.setdefault(id(model), ExpectedNormCache())
+    measure(model, found.sites, batches, expected_norms=expected_norms)
 
 
 Norms = Callable[[torch.nn.Linear, torch.Tensor, torch.Tensor], torch.Tensor]

@@ -35,7 +35,7 @@ from score import processor
 
 import plop_lora as plop
 from plop_lora.demo import DATA, MODEL
-from plop_lora.placement.stopping import EXPECTED, Rule, examine
+from plop_lora.placement.stopping import EXPECTED, StopSettings, examine
 from plop_lora.scoring.stopping import chunk_ends
 from plop_lora.statistics import Estimate, ratio_estimate
 
@@ -44,7 +44,7 @@ TOP = 3
 TOLERANCES = (0.03, 0.02)
 
 Estimates = Mapping[str, Estimate]
-Decide = Callable[[Estimates, Rule], bool]
+Decide = Callable[[Estimates, StopSettings], bool]
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,12 @@ def sums_of(scores: plop.Scores) -> Sums:
     )
 
 
-def adaptive(estimates: Estimates, rule: Rule) -> bool:
+def adaptive(estimates: Estimates, rule: StopSettings) -> bool:
     """Stop as `plop score` does."""
     return examine(estimates, rule).decided
 
 
-def plain(estimates: Estimates, rule: Rule) -> bool:
+def plain(estimates: Estimates, rule: StopSettings) -> bool:
     """Stop by the published sequence, one-sided, with Bonferroni over the boundary pairs."""
     names = ranked(estimates)
     chosen, left_out = names[: rule.top], names[rule.top :]
@@ -120,7 +120,7 @@ class Outcome:
     within: float
 
 
-def play(sums: Sums, rule: Rule, decide: Decide, orders: int) -> Outcome:
+def play(sums: Sums, rule: StopSettings, decide: Decide, orders: int) -> Outcome:
     """Play random orders through one rule.
 
     `within` is the share of orders whose choice is, by all sequences, not worse than what it
@@ -154,7 +154,7 @@ def rows_of(model: str, texts: str, scores: plop.Scores, orders: int) -> list[st
     spread = (everything[outside].influence_S - everything[inside].influence_S).std(ddof=1)
     rows = []
     for tolerance in TOLERANCES:
-        rule = Rule(TOP, tolerance)
+        rule = StopSettings(TOP, tolerance)
         ours, theirs = (play(sums, rule, decide, orders) for decide in (adaptive, plain))
         rows.append(
             f"| {model} | {texts} | {gap:.3f} ± {spread:.3f} | {tolerance} | "

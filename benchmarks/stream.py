@@ -49,7 +49,7 @@ from plop_lora.scoring.engines import in_memory as memory
 from plop_lora.scoring.engines.in_memory import evaluating
 from plop_lora.scoring.engines.streaming.checkpoint import Checkpoint
 from plop_lora.scoring.engines.streaming.engine import measure
-from plop_lora.scoring.measurement.gain_cache import GainCache
+from plop_lora.scoring.measurement.expected_norm_cache import ExpectedNormCache
 from plop_lora.scoring.sites.find import find_sites
 
 TOKENS = 128
@@ -178,12 +178,16 @@ def products(shape: Shape) -> Run:
     return run
 
 
-def stream(folder: str, gains: GainCache | None = None, device: str = "cpu") -> Run:
+def stream(
+    folder: str, expected_norms: ExpectedNormCache | None = None, device: str = "cpu"
+) -> Run:
     """Return the stream engine, which opens the checkpoint anew each time."""
 
     def run(batches: list[Batch]) -> None:
         checkpoint = Checkpoint(folder, device=torch.device(device), dtype="auto")
-        measured = measure(checkpoint, find_sites(checkpoint.model).sites, batches, gains=gains)
+        measured = measure(
+            checkpoint, find_sites(checkpoint.model).sites, batches, expected_norms=expected_norms
+        )
         assert measured.engine == "stream"
 
     return run
@@ -269,7 +273,7 @@ def warm_rows(folder: str, shape: Shape, rounds: int, sizes: list[int]) -> list[
     """Measure the ratios of time to what runs in memory."""
     rows = []
     runs = {"plain": plain(folder), "products": products(shape), "stream": stream(folder)}
-    runs["again"] = stream(folder, GainCache())
+    runs["again"] = stream(folder, ExpectedNormCache())
     for order, sequences in enumerate(sizes):
         batches = make_batches(sequences, sequences // BATCH, shape.vocabulary)
         seconds = paired(runs, batches, rounds, warm=order > 0)

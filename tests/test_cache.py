@@ -15,8 +15,8 @@ import plop_lora as plop
 from plop_lora.data.batches import ready_batches
 from plop_lora.demo import MODEL
 from plop_lora.scoring.engines.in_memory import measure
-from plop_lora.scoring.measurement import gain_cache as cache
-from plop_lora.scoring.measurement.gain_cache import GainCache, checkpoint_key
+from plop_lora.scoring.measurement import expected_norm_cache as cache
+from plop_lora.scoring.measurement.expected_norm_cache import ExpectedNormCache, checkpoint_key
 from plop_lora.scoring.sites import operators
 from plop_lora.scoring.sites.find import find_sites
 
@@ -128,9 +128,9 @@ def _changed(path: Path, value: object, *, signed: bool) -> dict:
     """Put a value in the place of the first gain of a cache; return what the file held before."""
     before = json.loads(path.read_text())
     ((section, content),) = before.items()
-    gains = content["gains"] | {next(iter(content["gains"])): value}
-    checksum = cache._checksum(path, section, gains) if signed else content["checksum"]
-    path.write_text(json.dumps({section: {"checksum": checksum, "gains": gains}}))
+    expected_norms = content["gains"] | {next(iter(content["gains"])): value}
+    checksum = cache._checksum(path, section, expected_norms) if signed else content["checksum"]
+    path.write_text(json.dumps({section: {"checksum": checksum, "gains": expected_norms}}))
     return before
 
 
@@ -240,10 +240,12 @@ def test_experts_keep_a_gain_each() -> None:
     model = families.build("qwen3_moe")
     sites = find_sites(model).sites
     batches = list(ready_batches([families.batch_of("qwen3_moe")]))
-    gains = GainCache()
-    first = measure(model, sites, batches, gains=gains)
-    assert any(isinstance(gain, list) for gain in gains.known.values())
-    second = measure(model, sites, batches, gains=GainCache(known=dict(gains.known)))
+    expected_norms = ExpectedNormCache()
+    first = measure(model, sites, batches, expected_norms=expected_norms)
+    assert any(isinstance(gain, list) for gain in expected_norms.known.values())
+    second = measure(
+        model, sites, batches, expected_norms=ExpectedNormCache(known=dict(expected_norms.known))
+    )
     assert (first.sums_RN == second.sums_RN).all()
 
 
@@ -252,7 +254,7 @@ def test_a_run_in_chunks_computes_each_gain_once(computed: list[str]) -> None:
     model = families.build("llama")
     sites = find_sites(model).sites
     batches = list(ready_batches([families.batch_of("llama")]))
-    gains = GainCache()
+    expected_norms = ExpectedNormCache()
     for _ in range(3):
-        measure(model, sites, batches, gains=gains)
+        measure(model, sites, batches, expected_norms=expected_norms)
     assert len(computed) == len(sites)

@@ -28,7 +28,7 @@ from plop_lora.scoring.engines import in_memory as memory
 from plop_lora.scoring.engines.streaming.checkpoint import Checkpoint
 from plop_lora.scoring.engines.streaming.engine import measure as measure_streamed
 from plop_lora.scoring.measurement.collect import Measured
-from plop_lora.scoring.measurement.gain_cache import GainCache
+from plop_lora.scoring.measurement.expected_norm_cache import ExpectedNormCache
 from plop_lora.scoring.sites.find import find_sites
 from plop_lora.training.trial import run_trial
 
@@ -90,9 +90,13 @@ def _ready(name: str) -> list[Batch]:
     return list(ready_batches([families.batch_of(name, rows=3, seed=seed) for seed in (1, 2, 3)]))
 
 
-def _streamed(folder: Path, batches: list[Batch], gains: GainCache | None = None) -> Measured:
+def _streamed(
+    folder: Path, batches: list[Batch], expected_norms: ExpectedNormCache | None = None
+) -> Measured:
     opened = Checkpoint(str(folder), device=torch.device("cuda"), dtype="auto")
-    return measure_streamed(opened, find_sites(opened.model).sites, batches, gains=gains)
+    return measure_streamed(
+        opened, find_sites(opened.model).sites, batches, expected_norms=expected_norms
+    )
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "t5", "bert", "qwen3_moe", "deepseek_v3"])
@@ -103,9 +107,9 @@ def test_streamed_sums_are_those_in_memory(name: str, tmp_path: Path) -> None:
     batches = _ready(name)
     model = model.cuda()
     whole = memory.measure(model, find_sites(model).sites, batches)
-    gains = GainCache()
+    expected_norms = ExpectedNormCache()
     for _ in range(3):
-        parts = _streamed(tmp_path, batches, gains)
+        parts = _streamed(tmp_path, batches, expected_norms)
         assert parts.engine == "stream"
         assert parts.names == whole.names
         assert np.array_equal(parts.counts_RN, whole.counts_RN)

@@ -35,8 +35,8 @@ from plop_lora.scoring.engines.choose import engine_for
 from plop_lora.scoring.engines.in_memory import measure
 from plop_lora.scoring.engines.processes import Processes
 from plop_lora.scoring.measurement.collect import Measured, merge
-from plop_lora.scoring.measurement.gain_cache import GainCache
-from plop_lora.scoring.measurement.settings import IndicatorSettings, Job
+from plop_lora.scoring.measurement.expected_norm_cache import ExpectedNormCache
+from plop_lora.scoring.measurement.settings import IndicatorSettings, MeasurementSettings
 from plop_lora.scoring.sites.find import find_sites
 from plop_lora.statistics import indicator_estimate
 from plop_lora.study.study import budget_of
@@ -198,10 +198,15 @@ def test_engines_and_processes_give_the_same(toy, name: str, tmp_path) -> None:
     batches = list(ready_batches([families.batch_of(name, rows=3, seed=s) for s in (1, 2)]))
     sites = find_sites(model).sites
     whole = measure(model, sites, batches, indicators=settings)
-    gains = GainCache()
-    pieces = [measure(model, sites, [one], indicators=settings, gains=gains) for one in batches]
+    expected_norms = ExpectedNormCache()
+    pieces = [
+        measure(model, sites, [one], indicators=settings, expected_norms=expected_norms)
+        for one in batches
+    ]
     model.save_pretrained(tmp_path)
-    job = Job(str(tmp_path), "cpu", "auto", (), (), "analytic", 0, cache=False, further=further)
+    job = MeasurementSettings(
+        str(tmp_path), "cpu", "auto", (), (), "analytic", 0, cache=False, further=further
+    )
     options = {"engine": "stream", "ray_address": None, "processes": Processes()}
     engine = engine_for(str(tmp_path), job, progress=False, **options)
     streamed = engine.measure(find_sites(engine.model).sites, batches)

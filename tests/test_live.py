@@ -11,7 +11,7 @@ from rich.console import Console
 
 from plop_lora.recipe import Price
 from plop_lora.records.trial import LADDER
-from plop_lora.reports.live import Board, State, Trial, drawn, live, read_curve, rows
+from plop_lora.reports.live import LiveBoard, State, Trial, drawn, live, read_curve, rows
 from plop_lora.training.runners.events import FINISHED, RUNNING, WAITING, Event
 
 SPECS = [trial_spec(arm, seed=seed) for arm in ("plop", "all-linear") for seed in (0, 1)]
@@ -105,7 +105,7 @@ def test_a_growing_curve_is_read_up_to_its_last_whole_line(tmp_path: Path) -> No
 
 def test_time_to_go_is_shared_among_those_that_run_at_once(tmp_path: Path) -> None:
     now = [100.0]
-    board = Board(SPECS, price=Price(hourly=1.0), device_seconds=5.0, clock=lambda: now[0])
+    board = LiveBoard(SPECS, price=Price(hourly=1.0), device_seconds=5.0, clock=lambda: now[0])
     assert board.state().left is None
     for one in SPECS[:2]:
         board(Event(one, tmp_path, RUNNING))
@@ -121,7 +121,7 @@ def test_time_to_go_is_shared_among_those_that_run_at_once(tmp_path: Path) -> No
 
 def test_a_trial_that_was_found_costs_nothing_now(tmp_path: Path) -> None:
     """Going on with a run would otherwise count the hours of the run before as its own."""
-    board = Board(SPECS)
+    board = LiveBoard(SPECS)
     board(Event(SPECS[0], tmp_path, WAITING))
     board(Event(SPECS[0], tmp_path, FINISHED, trial_result(SPECS[0])))
     assert board.state().device_seconds == 0.0
@@ -161,7 +161,7 @@ def test_a_terminal_gets_the_table(tmp_path: Path) -> None:
 def test_a_trial_that_takes_longer_is_not_over(tmp_path: Path) -> None:
     """The words "about 0.0 s to go" stood there for minutes while the slowest trial ran."""
     now = [0.0]
-    board = Board(SPECS[:2], clock=lambda: now[0])
+    board = LiveBoard(SPECS[:2], clock=lambda: now[0])
     for one in SPECS[:2]:
         board(Event(one, tmp_path, RUNNING))
     board(Event(SPECS[0], tmp_path, FINISHED, trial_result(SPECS[0], cost=trial_cost(10.0))))

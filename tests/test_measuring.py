@@ -22,7 +22,7 @@ from plop_lora.scoring.engines.in_memory import measure
 from plop_lora.scoring.engines.streaming.activation_offload import Spill
 from plop_lora.scoring.measurement.experts import experts_measured
 from plop_lora.scoring.measurement.hooks import attach
-from plop_lora.scoring.measurement.settings import Job
+from plop_lora.scoring.measurement.settings import MeasurementSettings
 from plop_lora.scoring.measurement.sums import Layout
 from plop_lora.scoring.provenance import _kind
 from plop_lora.scoring.sites.find import ALL_ZERO, find_sites
@@ -194,7 +194,7 @@ def test_a_worker_measures_what_the_look_has_left(monkeypatch, tmp_path) -> None
         if site.host.type != "o_proj"
     }
     cluster._loaded.cache_clear()
-    job = Job(str(tmp_path), "cpu", "float32", (), (), "analytic", 0, False)
+    job = MeasurementSettings(str(tmp_path), "cpu", "float32", (), (), "analytic", 0, False)
     (batch,) = ready_batches([families.batch_of("phi3")])
     names, measured = cluster.measure_shard(job, batch, tuple(wanted))
     assert names == tuple(wanted)

@@ -21,7 +21,7 @@ from plop_lora.errors import ExportError, OutputError, UsageError
 from plop_lora.files import size
 from plop_lora.placement import parse_budget, parse_layers
 from plop_lora.records import GroupCount, NotMeasured, Placement, Scores, Stopping
-from plop_lora.reports.live import Board, State, Trial, drawn, live, rows
+from plop_lora.reports.live import LiveBoard, State, Trial, drawn, live, rows
 from plop_lora.reports.rows import shown
 from plop_lora.reports.terminal import as_html, as_text
 from plop_lora.study.folder import check_disk
@@ -151,7 +151,7 @@ def test_live_tables_move_no_cursor() -> None:
     for text in (console.file.getvalue(), lines.file.getvalue()):
         assert "\\x1b]0;owned" in text
         assert not any(character in text for character in "\x1b\x07\x9b")
-    assert isinstance(Board(), Board)
+    assert isinstance(LiveBoard(), LiveBoard)
 
 
 def test_messages_and_json_move_no_cursor(

@@ -26,7 +26,7 @@ from plop_lora.data.batches import Batch
 from plop_lora.demo import DATA, MODEL, TASKS
 from plop_lora.errors import DataError, ModelError, ProcessError
 from plop_lora.scoring.engines import processes as parallel
-from plop_lora.scoring.engines.processes import Board, Processes
+from plop_lora.scoring.engines.processes import Heartbeats, Processes
 from plop_lora.scoring.measurement.collect import Measured, merge
 from plop_lora.scoring.sites.sharded import check_sharded
 
@@ -273,7 +273,7 @@ def test_chunks_until_it_is_enough() -> None:
 def test_waiting_ends_when_another_fails() -> None:
     """Where no launcher stops the others, they learn it from the board."""
     store = dist.HashStore()
-    waiting, failing = Board(store, 0, 2), Board(store, 1, 2)
+    waiting, failing = Heartbeats(store, 0, 2), Heartbeats(store, 1, 2)
     raised: list[Exception] = []
 
     def wait() -> None:
@@ -294,7 +294,7 @@ def test_waiting_ends_when_another_fails() -> None:
 def test_waiting_ends_when_another_is_lost() -> None:
     """A machine that is switched off closes no connection and sends no signal."""
     store = dist.HashStore()
-    gone, waiting = Board(store, 1, 2), Board(store, 0, 2, lost_after=0.3)
+    gone, waiting = Heartbeats(store, 1, 2), Heartbeats(store, 0, 2, lost_after=0.3)
     gone.beat()
     with pytest.raises(ProcessError, match="Process 1 has shown no life"):
         waiting.meet(1)
@@ -303,7 +303,7 @@ def test_waiting_ends_when_another_is_lost() -> None:
 def test_a_slow_process_is_waited_for() -> None:
     """One that shows life is not lost, however long it computes."""
     store = dist.HashStore()
-    slow, waiting = Board(store, 1, 2), Board(store, 0, 2, lost_after=0.5)
+    slow, waiting = Heartbeats(store, 1, 2), Heartbeats(store, 0, 2, lost_after=0.5)
 
     def work() -> None:
         for _ in range(10):
@@ -342,7 +342,7 @@ def test_other_texts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dist, "all_gather_object", exchange)
     store = dist.HashStore()
     store.add("turn/1", 1)
-    processes = Processes(0, 2, Board(store, 0, 2))
+    processes = Processes(0, 2, Heartbeats(store, 0, 2))
     with pytest.raises(DataError, match="Process 1 does not read the same texts"):
         processes.gather(_piece("ab", 1))
 

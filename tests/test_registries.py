@@ -38,7 +38,7 @@ from plop_lora.study.checks import check_trainer
 from plop_lora.training.runners.run import KINDS
 from plop_lora.training.task import Task
 from plop_lora.training.tasks import TASKS, task_named
-from plop_lora.verification.arms import ARMS, Rule, make_arms
+from plop_lora.verification.arms import ARMS, ArmRule, make_arms
 from plop_lora.verification.arms import Request as Wanted
 
 DOCS = Path(__file__).parents[1] / "docs" / "how-to"
@@ -212,12 +212,12 @@ def _signal(name: str) -> Signal:
     return Signal(name, values, isinstance(measure, OfModels) and measure.are_ranks, 1.0, 1)
 
 
-def _placed(row: Rule, seed: int = 0, **signals: Signal) -> tuple[str, ...]:
+def _placed(row: ArmRule, seed: int = 0, **signals: Signal) -> tuple[str, ...]:
     wanted = Wanted(scores(), 2, seed, signals)
     return tuple(site.name for site in row.choose(wanted).sites)
 
 
-def _has_what_it_needs(name: str, row: Rule) -> bool:
+def _has_what_it_needs(name: str, row: ArmRule) -> bool:
     if "--indicator" in row.needs:
         return row.name in INDICATORS and row.signal is None
     if row.signal is None:
@@ -225,7 +225,7 @@ def _has_what_it_needs(name: str, row: Rule) -> bool:
     return row.signal in INDICATORS and bool(_placed(row, **{row.signal: _signal(row.signal)}))
 
 
-def _varies_as_it_says(name: str, row: Rule) -> bool:
+def _varies_as_it_says(name: str, row: ArmRule) -> bool:
     if "--indicator" in row.needs:
         return not row.varies
     signals = {row.signal: _signal(row.signal)} if row.signal else {}

@@ -28,7 +28,7 @@ from plop_lora.training.runners import local
 from plop_lora.training.runners import trial_process as attempt
 from plop_lora.training.runners.events import FINISHED, RUNNING, Event
 from plop_lora.training.runners.run import run_trials
-from plop_lora.training.runners.trial_process import Job
+from plop_lora.training.runners.trial_process import TrialCommand
 from plop_lora.training.trial import trial_folder
 
 TWO = Runner(workers=2)
@@ -121,9 +121,9 @@ def test_trackers_reach_the_command(run, tmp_path: Path) -> None:
 # --------------------------------------------------------------------------- places
 
 
-def _jobs(number: int, device: str = "auto") -> list[Job]:
+def _jobs(number: int, device: str = "auto") -> list[TrialCommand]:
     one = trial_spec(training=TrainingSettings(device=device))
-    return [Job(one, Path("x"), (), Path())] * number
+    return [TrialCommand(one, Path("x"), (), Path())] * number
 
 
 def _has_gpus(folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:

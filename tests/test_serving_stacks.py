@@ -1,7 +1,8 @@
 """Which projections a server serves alone: the lint beside the loaders' rules, for every subset.
 
 The rules are written down twice: as data in `exports/serving/stacking.py`, and here by what
-SGLang's loader does with names and tensors. Where SGLang is installed, its own source does it (0.5.23 was used).
+SGLang's loader does with names and tensors. Where SGLang is installed, its own source does it
+(0.5.23 was used).
 """
 
 from __future__ import annotations

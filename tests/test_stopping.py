@@ -22,7 +22,7 @@ from plop_lora.cli import app
 from plop_lora.data.sampling import LEAST_OF_GROUP, scoring_order, shares
 from plop_lora.demo import DATA, MODEL
 from plop_lora.errors import DataError, UsageError
-from plop_lora.placement.stopping import LEAST, Look, Rule, examine
+from plop_lora.placement.stopping import LEAST, StopDecision, StopSettings, examine
 from plop_lora.records import DECIDED
 from plop_lora.scoring.stopping import chunk_ends
 from plop_lora.statistics import Estimate, sequential_margin
@@ -72,7 +72,7 @@ def _estimates(values_SK: np.ndarray) -> dict[str, Estimate]:
 
 
 def _wrong_share(
-    decide: Callable[[np.ndarray, Rule], tuple[str, ...] | None],
+    decide: Callable[[np.ndarray, StopSettings], tuple[str, ...] | None],
     noise: Callable[[np.random.Generator, tuple[int, ...]], np.ndarray],
     means: tuple[float, ...],
     top: int,
@@ -80,7 +80,7 @@ def _wrong_share(
 ) -> float:
     """Return the share of streams that stop on a choice that is worse than tolerated."""
     rng = np.random.default_rng(0)
-    rule = Rule(top, TOLERANCE)
+    rule = StopSettings(top, TOLERANCE)
     streams = np.array(means) + spread * noise(rng, (STREAMS, SEQUENCES, len(means)))
     truth = {f"type{order}": mean for order, mean in enumerate(means)}
     wrong = 0
@@ -94,12 +94,12 @@ def _wrong_share(
     return wrong / STREAMS
 
 
-def _ours(values_SK: np.ndarray, rule: Rule) -> tuple[str, ...] | None:
+def _ours(values_SK: np.ndarray, rule: StopSettings) -> tuple[str, ...] | None:
     look = examine(_estimates(values_SK), rule)
     return look.chosen if look.decided else None
 
 
-def _naive(values_SK: np.ndarray, rule: Rule) -> tuple[str, ...] | None:
+def _naive(values_SK: np.ndarray, rule: StopSettings) -> tuple[str, ...] | None:
     """Stop as soon as an ordinary 95 % interval of the boundary says so."""
     order = values_SK.mean(axis=0).argsort()
     first, second = (values_SK[:, order[place]] for place in (rule.top - 1, rule.top))
@@ -153,10 +153,10 @@ def test_margin_becomes_the_published_one() -> None:
 # --------------------------------------------------------------------------- the rule
 
 
-def _look(*means: float, spread: float = 0.0, size: int = 40, **options: float) -> Look:
+def _look(*means: float, spread: float = 0.0, size: int = 40, **options: float) -> StopDecision:
     rng = np.random.default_rng(2)
     values = np.array(means) + spread * rng.standard_normal((size, len(means)))
-    return examine(_estimates(values), Rule(**{"top": 2, "tolerance": TOLERANCE} | options))
+    return examine(_estimates(values), StopSettings(**{"top": 2, "tolerance": TOLERANCE} | options))
 
 
 def test_rule_needs_enough_sequences_and_something_to_leave_out() -> None:
@@ -181,7 +181,7 @@ def test_names_do_not_matter() -> None:
     values = 1 + 0.1 * np.random.default_rng(3).standard_normal((60, 5))
     estimates = _estimates(values)
     renamed = {f"z{name}": estimates[name] for name in reversed(estimates)}
-    one, two = (examine(given, Rule(2, 0.05)) for given in (estimates, renamed))
+    one, two = (examine(given, StopSettings(2, 0.05)) for given in (estimates, renamed))
     assert [f"z{name}" for name in one.chosen] == list(two.chosen)
     assert one.decided == two.decided
     assert len(one.ties) == len(two.ties)

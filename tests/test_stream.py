@@ -35,7 +35,7 @@ from plop_lora.scoring.engines.streaming import engine as stream
 from plop_lora.scoring.engines.streaming.lockstep import Pass, conduct, doors_at
 from plop_lora.scoring.look import NOT_TRIED
 from plop_lora.scoring.measurement.collect import Measured
-from plop_lora.scoring.measurement.settings import Job
+from plop_lora.scoring.measurement.settings import MeasurementSettings
 from plop_lora.scoring.sites.find import find_sites
 
 quiet_loading()
@@ -81,7 +81,7 @@ def _saved(model: nn.Module, folder: Path, shard: str = SHARD) -> str:
 
 
 def _engine(folder: str, engine: str = "stream") -> engines.Engine:
-    job = Job(folder, "cpu", "auto", (), (), "analytic", 0, cache=False)
+    job = MeasurementSettings(folder, "cpu", "auto", (), (), "analytic", 0, cache=False)
     return engines.engine_for(
         folder, job, engine=engine, ray_address=None, processes=Processes(), progress=False
     )

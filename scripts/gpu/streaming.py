@@ -29,7 +29,7 @@ from plop_lora.scoring.engines import in_memory as memory
 from plop_lora.scoring.engines.streaming import engine as stream
 from plop_lora.scoring.engines.streaming.checkpoint import Checkpoint
 from plop_lora.scoring.measurement.collect import Measured
-from plop_lora.scoring.measurement.gain_cache import GainCache
+from plop_lora.scoring.measurement.expected_norm_cache import ExpectedNormCache
 from plop_lora.scoring.sites.find import find_sites
 
 BYTES = 2
@@ -58,11 +58,13 @@ def folder_for(bytes_: int, device: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def streamed(folder: Path, device: str, batches: list[Batch], gains: GainCache) -> Measured:
+def streamed(
+    folder: Path, device: str, batches: list[Batch], expected_norms: ExpectedNormCache
+) -> Measured:
     """Score the files; opening them is part of it."""
     checkpoint = Checkpoint(str(folder), device=torch.device(device), dtype="auto")
     sites = find_sites(checkpoint.model).sites
-    measured = stream.measure(checkpoint, sites, batches, gains=gains)
+    measured = stream.measure(checkpoint, sites, batches, expected_norms=expected_norms)
     if measured.engine != "stream":
         raise SystemExit(f"The model was not streamed: {measured.notes}")
     return measured
@@ -90,13 +92,13 @@ def measure(options: argparse.Namespace, folder: Path, record: dict[str, Any]) -
     model = load_model(str(folder), device=device, progress=False)
     sites = find_sites(model).sites
     found: dict[str, Measured] = {}
-    known = GainCache()
+    known = ExpectedNormCache()
 
     def whole() -> None:
         found["memory"] = memory.measure(model, sites, batches)
 
     def parts() -> None:
-        found["stream"] = streamed(folder, device, batches, GainCache())
+        found["stream"] = streamed(folder, device, batches, ExpectedNormCache())
 
     def again() -> None:
         streamed(folder, device, batches, known)

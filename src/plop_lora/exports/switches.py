@@ -40,7 +40,7 @@ Switches = Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class SwitchDecision:
     """Which switches are on, what they cost a rank unit, and what they lose."""
 
     on: tuple[str, ...]
@@ -49,7 +49,7 @@ class Decision:
     losses: tuple[Loss, ...]
 
 
-def decide(placement: Placement, switches: Switches, trainer: str) -> Decision:
+def decide(placement: Placement, switches: Switches, trainer: str) -> SwitchDecision:
     """Set the switches as near to a placement as they go.
 
     A switch of which only some weights are placed is turned on where that adds less than leaving
@@ -76,7 +76,7 @@ def decide(placement: Placement, switches: Switches, trainer: str) -> Decision:
     _refuse_unknown(placement, parts_on, trainer)
     losses += _strangers(placement, switches)
     losses += _own_a(adapted)
-    return Decision(tuple(on), adapted, _cost(adapted), tuple(dict.fromkeys(losses)))
+    return SwitchDecision(tuple(on), adapted, _cost(adapted), tuple(dict.fromkeys(losses)))
 
 
 def check_switches(

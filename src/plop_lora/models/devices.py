@@ -81,7 +81,7 @@ def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def door_of(module: nn.Module) -> str:
+def forward_attribute(module: nn.Module) -> str:
     """Return the attribute that holds the forward of a module with its weights at hand.
 
     accelerate keeps it under `_old_forward` and puts its own loading and unloading around it.
@@ -92,7 +92,7 @@ def door_of(module: nn.Module) -> str:
 @contextlib.contextmanager
 def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Put another forward behind a module's door, and back what was there."""
-    door = door_of(module)
+    door = forward_attribute(module)
     before = module.__dict__.get(door)
     setattr(module, door, forward)
     try:
@@ -110,14 +110,14 @@ def watched(module: nn.Module, record: Record) -> Iterator[None]:
 
     Runs before hooks of others, which may replace a module's output.
     """
-    if door_of(module) == "forward":
+    if forward_attribute(module) == "forward":
         handle = module.register_forward_hook(record, prepend=True)
         try:
             yield
         finally:
             handle.remove()
         return
-    inner = getattr(module, door_of(module))
+    inner = getattr(module, forward_attribute(module))
     recording = False
 
     @functools.wraps(inner)

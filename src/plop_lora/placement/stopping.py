@@ -38,7 +38,7 @@ ORDER_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class StopSettings:
     """How many groups are chosen, and how good the choice must be (NFN, probability)."""
 
     top: int
@@ -47,7 +47,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class StopDecision:
     """The choice as it stands; `ties` and `undecided` are pairs that are not strictly in order.
 
     `leaves_out` says whether there is a type that the choice does not hold.
@@ -77,7 +77,7 @@ class _Gaps:
         )
 
 
-def examine(estimates: Mapping[str, Estimate], rule: Rule) -> Look:
+def examine(estimates: Mapping[str, Estimate], rule: StopSettings) -> StopDecision:
     """Say whether the choice is decided, from the estimates of all eligible groups so far.
 
     Args:
@@ -93,11 +93,11 @@ def examine(estimates: Mapping[str, Estimate], rule: Rule) -> Look:
     chosen = tuple(names[: rule.top])
     sequences = estimates[names[0]].influence_S.size if names else 0
     if len(names) <= rule.top or sequences < LEAST:
-        return Look(chosen, decided=False, leaves_out=len(names) > rule.top)
+        return StopDecision(chosen, decided=False, leaves_out=len(names) > rule.top)
     gaps = _gaps([estimates[name] for name in names], sequences)
     inside, outside = _contested(gaps, rule)
     if not inside or not outside:
-        return Look(chosen, decided=True)
+        return StopDecision(chosen, decided=True)
     level = (1 - rule.confidence) * (1 - ORDER_SHARE) / (len(inside) * len(outside))
     radius_KK = gaps.radius_KK(level)
     pairs = [
@@ -113,7 +113,7 @@ def examine(estimates: Mapping[str, Estimate], rule: Rule) -> Look:
     ]
     undecided = tuple(pair for pair in pairs if not pair.low > -rule.tolerance)
     ties = tuple(pair for pair in pairs if -rule.tolerance < pair.low <= 0)
-    return Look(chosen, not undecided, ties=ties, undecided=undecided)
+    return StopDecision(chosen, not undecided, ties=ties, undecided=undecided)
 
 
 def _gaps(estimates: list[Estimate], sequences: int) -> _Gaps:
@@ -123,7 +123,7 @@ def _gaps(estimates: list[Estimate], sequences: int) -> _Gaps:
     return _Gaps(values_K[None] - values_K[:, None], differences_KKS.std(axis=2, ddof=1), sequences)
 
 
-def _contested(gaps: _Gaps, rule: Rule) -> tuple[list[int], list[int]]:
+def _contested(gaps: _Gaps, rule: StopSettings) -> tuple[list[int], list[int]]:
     """Return the chosen and the left-out groups, of those in order of NFN, that are not sure."""
     groups = len(gaps.gap_KK)
     level = (1 - rule.confidence) * ORDER_SHARE / (groups * (groups - 1))

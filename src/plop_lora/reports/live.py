@@ -1,6 +1,6 @@
 """Trials as they run: a table that grows on a terminal, one line a finished trial elsewhere.
 
-Everything goes to stderr. What is shown is a pure function of a `State`; a `Board` collects that
+Everything goes to stderr. What is shown is a pure function of a `State`; a `LiveBoard` has that
 from the events of a runner and from the growing `curve.jsonl` of trials under way.
 """
 
@@ -187,7 +187,7 @@ def to_go(seconds: float) -> str:
     return f"about {duration(seconds)} to go" if seconds >= 1 else "the last trials take longer"
 
 
-class Board:
+class LiveBoard:
     """Collects events; the thread that runs trials writes, the one that draws reads."""
 
     def __init__(
@@ -317,7 +317,7 @@ def live(
         console: where to draw; stderr if left out.
     """
     console = console or Console(stderr=True)
-    board = Board(specs, device_seconds=device_seconds, price=price)
+    board = LiveBoard(specs, device_seconds=device_seconds, price=price)
     if not console.is_terminal or console.is_dumb_terminal or not _draws_bars(console):
         yield _told_in_lines(board, console)
         return
@@ -333,7 +333,7 @@ def _draws_bars(console: Console) -> bool:
     return console.encoding.lower().startswith("utf")
 
 
-def _told_in_lines(board: Board, console: Console) -> Watch:
+def _told_in_lines(board: LiveBoard, console: Console) -> Watch:
     def tell(event: Event) -> None:
         board(event)
         if event.state == FINISHED:

@@ -20,7 +20,7 @@ from plop_lora.scoring.assemble import by_site
 from plop_lora.scoring.engines.choose import Engine, measure_in_rounds
 from plop_lora.scoring.engines.in_memory import rows_of
 from plop_lora.scoring.engines.processes import Processes
-from plop_lora.scoring.inputs import Given
+from plop_lora.scoring.inputs import ScoringInputs
 from plop_lora.scoring.measurement.collect import Measured, divided
 from plop_lora.scoring.measurement.counts import grouped
 from plop_lora.scoring.measurement.padding import is_text, width_of
@@ -38,7 +38,7 @@ _COARSE_TOLERANCE = 3e-2
 def measure_beside(
     engine: Engine,
     sites: Sequence[Site],
-    given: Given,
+    given: ScoringInputs,
     random: Sequence[Batch],
     processes: Processes,
     *,
@@ -64,7 +64,7 @@ def measure_beside(
         no numbers of them.
     """
 
-    def measure(given: Given, extra: Sequence[Batch]) -> tuple[Measured, Measured]:
+    def measure(given: ScoringInputs, extra: Sequence[Batch]) -> tuple[Measured, Measured]:
         names = frozenset(name for batch in extra for name in batch.names)
         whole = measure_in_rounds(
             engine, sites, given, processes, beside=extra, advance=advance,
@@ -119,7 +119,7 @@ def text_alone(batches: Sequence[Batch]) -> tuple[Batch, ...]:
     return (Batch(shortest.inputs, tuple(ALONE + name for name in shortest.names)),)
 
 
-def one_at_a_time(given: Given) -> Given:
+def one_at_a_time(given: ScoringInputs) -> ScoringInputs:
     """Return what is given with every text a batch of its own; one may look where one might."""
     ends = itertools.accumulate(len(batch.names) for batch in given.batches)
     looks = frozenset(ends) if given.looks is None else given.looks

@@ -31,7 +31,7 @@ DAY = datetime.datetime(2024, 7, 26)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Given:
+class ScoringInputs:
     """Batches with what the record says about them.
 
     Attributes:
@@ -40,7 +40,7 @@ class Given:
         notes: what was passed over on the way.
         looks: numbers of sequences, in batches as they follow, that are fair samples; None where
             every batch ends one.
-        rehearsal: the longest text, where it does not come early by itself.
+        warmup_batch: the longest text, where it does not come early by itself.
         groups: the group of each sequence in the order of scoring.
         field: what of a row is its text, where that is known.
     """
@@ -49,7 +49,7 @@ class Given:
     source: str
     notes: tuple[str, ...]
     looks: frozenset[int] | None = None
-    rehearsal: Batch | None = None
+    warmup_batch: Batch | None = None
     groups: tuple[str | None, ...] = ()
     field: str | None = None
 
@@ -132,7 +132,7 @@ def tokenise(
     max_length: int,
     batch_size: int | None,
     shuffle_seed: int | None = None,
-) -> Given:
+) -> ScoringInputs:
     """Tokenise documents for a model and make batches of them.
 
     Args:
@@ -175,12 +175,12 @@ def tokenise(
         f"text|texts cut to {limit} tokens": truncated,
     }
     notes = tuple(_counted(count, what) for what, count in counts.items() if count)
-    return Given(
+    return ScoringInputs(
         batches=tuple(batch for chunk in chunks for batch in batched(chunk)),
         source=documents.source,
         notes=notes,
         looks=frozenset(ends),
-        rehearsal=_rehearsal(chunks, batched),
+        warmup_batch=_warmup_batch(chunks, batched),
         groups=tuple(sequence.group for sequence in sequences),
         field=documents.field,
     )
@@ -200,7 +200,7 @@ def _check_reads_texts(model: nn.Module) -> None:
         )
 
 
-def _rehearsal(
+def _warmup_batch(
     chunks: Sequence[Sequence[TokenSequence]], batched: Callable[..., Sequence[Batch]]
 ) -> Batch | None:
     """Return the longest text as a batch, unless the first chunk holds one as long."""

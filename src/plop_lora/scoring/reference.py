@@ -19,7 +19,7 @@ from plop_lora.placement.stopping import examine
 from plop_lora.records import ReferenceChoice
 from plop_lora.scoring.inputs import vocabulary_of
 from plop_lora.scoring.measurement.collect import Measured
-from plop_lora.scoring.stopping import Watch, group_estimates
+from plop_lora.scoring.stopping import StopRule, group_estimates
 
 RANDOM_TOKENS = "random tokens"
 SEQUENCES = 8
@@ -102,7 +102,7 @@ def _tokens(batches: Sequence[Batch]) -> int:
 
 
 def references_of(
-    watch: Watch, measured: Measured, random: Measured | None
+    watch: StopRule, measured: Measured, random: Measured | None
 ) -> tuple[ReferenceChoice, ...]:
     """Return what the record says of the choice without the user's data."""
     if random is None:

@@ -19,22 +19,22 @@ from plop_lora.models.loading import load_tokenizer
 from plop_lora.models.origin import Origin
 from plop_lora.options import ADAPTIVE, BASELINES, check_choices, check_numbers
 from plop_lora.placement.place import DEFAULT_TOP
-from plop_lora.placement.stopping import Rule
+from plop_lora.placement.stopping import StopSettings
 from plop_lora.records import Scores
 from plop_lora.scoring.assemble import assemble
 from plop_lora.scoring.beside import measure_beside
 from plop_lora.scoring.engines.choose import engine_for
 from plop_lora.scoring.engines.processes import Processes
 from plop_lora.scoring.further import with_indicators
-from plop_lora.scoring.inputs import Given, as_documents, known_name, padding_of, tokenise
+from plop_lora.scoring.inputs import ScoringInputs, as_documents, known_name, padding_of, tokenise
 from plop_lora.scoring.look import looked_at
 from plop_lora.scoring.measurement.collect import Measured
-from plop_lora.scoring.measurement.settings import Job
+from plop_lora.scoring.measurement.settings import MeasurementSettings
 from plop_lora.scoring.progress import progress_bar
 from plop_lora.scoring.provenance import provenance_of
 from plop_lora.scoring.reference import random_batches, references_of
 from plop_lora.scoring.sites.find import Site, find_sites
-from plop_lora.scoring.stopping import Watch, check_top, stopping_of
+from plop_lora.scoring.stopping import StopRule, check_top, stopping_of
 
 __all__ = ["BASELINES", "score"]
 
@@ -128,11 +128,13 @@ def score(  # noqa: PLR0913
         raise UsageError("Give texts or batches to score, one of the two.")
     check_choices(baseline=baseline, dtype=dtype, stop=stop, engine=engine, device=device)
     check_numbers(max_length=max_length, batch_size=batch_size, top=top, tolerance=tolerance)
-    rule = Rule(top, tolerance)
+    rule = StopSettings(top, tolerance)
     origin = Origin(revision, trust_remote_code, token)
     name = None if isinstance(model, nn.Module) else model_name(str(model))
-    job = Job(name, device, dtype, tuple(include), tuple(exclude), baseline, seed, cache, origin,
-              _further(indicators))  # fmt: skip
+    job = MeasurementSettings(
+        name, device, dtype, tuple(include), tuple(exclude), baseline, seed, cache, origin,
+        _further(indicators),
+    )  # fmt: skip
     chosen = engine_for(
         model if isinstance(model, nn.Module) else str(name), job,
         engine=engine, ray_address=ray_address, processes=processes, progress=progress,
@@ -143,14 +145,16 @@ def score(  # noqa: PLR0913
     _check_new(found.sites, chosen.new)
     if batches is not None:
         tokenizer = tokenizer and _tokenizer(tokenizer, name, loaded, origin)
-        given = Given(tuple(ready_batches(batches, padding_of(loaded))), "ready batches", ())
+        given = ScoringInputs(
+            tuple(ready_batches(batches, padding_of(loaded))), "ready batches", ()
+        )
     else:
         tokenizer = _tokenizer(tokenizer, name, loaded, origin)
         shuffle_seed = seed if stop == ADAPTIVE else None
         documents = as_documents(texts, tokenizer, seed)
         given = tokenise(loaded, tokenizer, documents, max_length, batch_size, shuffle_seed)
     found, looked = looked_at(loaded, found, given.batches, asked=bool(include))
-    watch = Watch(found.sites, rule)
+    watch = StopRule(found.sites, rule)
     total = sum(len(batch.names) for batch in given.batches)
     random = random_batches(given.batches, loaded, tokenizer, seed) if reference else ()
     with progress_bar(total, progress and processes.first) as advance:
@@ -198,7 +202,7 @@ def _recorded(origin: Origin, name: str | None, tokenizer: Any) -> dict[str, Any
     return recorded
 
 
-def _read_as(given: Given, measured: Measured) -> dict[str, Any]:
+def _read_as(given: ScoringInputs, measured: Measured) -> dict[str, Any]:
     """Return what a record says of what was scored: the field, and how long its texts are."""
     length = {"tokens_per_sequence": round(measured.tokens / len(measured.names), 1)}
     return length if given.field is None else {"field": given.field} | length

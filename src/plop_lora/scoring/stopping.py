@@ -1,6 +1,6 @@
 """When scoring stops: the rule of `placement.stopping`, asked of what an engine has measured.
 
-Scoring goes in rounds and asks a `Watch` after each. A round ends only where the sequences so far
+Scoring goes in rounds and asks a `StopRule` after each. A round ends only where those so far
 are a fair beginning of the sample, never in the middle of a chunk whose batches are sorted by
 length.
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from plop_lora.errors import UsageError
 from plop_lora.options import ADAPTIVE, FIXED
 from plop_lora.placement.place import DEFAULT_TOP
-from plop_lora.placement.stopping import LEAST, Look, Rule, examine
+from plop_lora.placement.stopping import LEAST, StopDecision, StopSettings, examine
 from plop_lora.records import GroupCount, Stopping
 from plop_lora.scoring.assemble import by_site, usable_sites
 from plop_lora.scoring.measurement.collect import Measured
@@ -54,7 +54,7 @@ def chunk_ends(total: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Watch:
+class StopRule:
     """Says whether what was measured so far is enough.
 
     Attributes:
@@ -63,13 +63,13 @@ class Watch:
     """
 
     sites: Sequence[Site]
-    rule: Rule
+    rule: StopSettings
 
     def __call__(self, measured: Measured) -> bool:
         """Whether the choice is decided by what was measured."""
         return len(measured.names) >= LEAST and self.look(measured).decided
 
-    def look(self, measured: Measured) -> Look:
+    def look(self, measured: Measured) -> StopDecision:
         """Examine the choice as it stands."""
         return examine(group_estimates(self.sites, measured), self.rule)
 
@@ -91,7 +91,7 @@ def group_estimates(sites: Sequence[Site], measured: Measured) -> dict[str, Esti
 
 
 def stopping_of(
-    watch: Watch, stop: str, measured: Measured, available: int, groups: Sequence[str | None]
+    watch: StopRule, stop: str, measured: Measured, available: int, groups: Sequence[str | None]
 ) -> Stopping:
     """Return what the record says about the end of a run.
 
@@ -103,7 +103,7 @@ def stopping_of(
         groups: the group of each of them in the order of scoring.
     """
     used = len(measured.names)
-    look = watch.look(measured) if stop == ADAPTIVE else Look((), decided=False)
+    look = watch.look(measured) if stop == ADAPTIVE else StopDecision((), decided=False)
     return Stopping(
         mode=stop,
         reason=_reason(watch, stop, look),
@@ -119,7 +119,7 @@ def stopping_of(
     )
 
 
-def _reason(watch: Watch, stop: str, look: Look) -> str:
+def _reason(watch: StopRule, stop: str, look: StopDecision) -> str:
     if stop == FIXED:
         return "all sequences were asked for"
     if look.decided:

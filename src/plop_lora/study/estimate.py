@@ -27,7 +27,7 @@ ACCELERATORS = ("/dev/nvidia0", "/dev/kfd")
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class TimeEstimate:
     """Seconds of device time, and in words where they come from."""
 
     seconds: float
@@ -47,7 +47,7 @@ class Work:
 
 def estimate(
     trials: Sequence[tuple[TrialSpec, Work]], finished: Sequence[TrialResult] = ()
-) -> Estimate:
+) -> TimeEstimate:
     """Return the device time of trials.
 
     Args:
@@ -64,10 +64,10 @@ def estimate(
         done = sum(works[result.spec_digest] for result in known)
         beside = max(0.0, wall - busy) / len(known)
         seconds = sum(works.values()) * busy / done + beside * len(works)
-        return Estimate(seconds, f"from {len(known)} finished trials of this folder")
+        return TimeEstimate(seconds, f"from {len(known)} finished trials of this folder")
     rate, where = matmul_rate(trials[0][0].training.device)
     seconds = sum(works.values()) / (rate * UTILISATION) + STARTUP * len(works)
-    return Estimate(
+    return TimeEstimate(
         seconds,
         f"from {rate / 1e9:,.0f} GFLOP/s, measured with a matrix product on {where}, of which "
         f"{UTILISATION:.0%} is assumed to be reached, and {STARTUP:g} s to start a trial",

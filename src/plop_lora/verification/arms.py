@@ -79,7 +79,7 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Request:
+class ArmRequest:
     """What a rule may look at."""
 
     scores: Scores
@@ -99,11 +99,11 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class ArmRule:
     """One row of the registry; `needs` names what it looks at besides the model's weights."""
 
     name: str
-    choose: Callable[[Request], Placement]
+    choose: Callable[[ArmRequest], Placement]
     description: str
     source: str
     needs: str
@@ -171,7 +171,7 @@ def make_arms(  # noqa: PLR0913
     missing: list[str] = []
     for name in wanted:
         taken = [plans[0].name for plans, _ in drafts]
-        request = Request(scores, top, seeds[0], signals or {})
+        request = ArmRequest(scores, top, seeds[0], signals or {})
         try:
             plans = _drafts(name, request, seeds, largest_rank, taken)
         except UsageError as error:
@@ -209,7 +209,7 @@ _ADDED = "always among the arms: the strongest published rival"
 
 
 def _drafts(
-    name: str, request: Request, seeds: Sequence[int], limit: int | None, taken: Sequence[str]
+    name: str, request: ArmRequest, seeds: Sequence[int], limit: int | None, taken: Sequence[str]
 ) -> list[Draft]:
     """Return one draft a seed."""
     if name not in ARMS:
@@ -261,7 +261,7 @@ def _from_file(name: str, scores: Scores) -> Placement:
     return placement
 
 
-def _notes(name: str, plan: Draft, request: Request, *, even: bool) -> list[str]:
+def _notes(name: str, plan: Draft, request: ArmRequest, *, even: bool) -> list[str]:
     """Say what becomes of a file, and what a signal did not see."""
     if name in ARMS:
         signal = ARMS[name].signal
@@ -322,7 +322,7 @@ def _joined(*notes: str) -> str:
 # --------------------------------------------------------------------------- rules
 
 
-def _undecided(request: Request) -> Placement:
+def _undecided(request: ArmRequest) -> Placement:
     """Take the lowest types, and those that follow while the scores do not separate them."""
     groups = request.eligible()
     shortlist = request.place(PLOP)
@@ -338,10 +338,10 @@ def _undecided(request: Request) -> Placement:
     return request.place("custom", chosen)
 
 
-def _by_signal(row: Indicator) -> Callable[[Request], Placement]:
+def _by_signal(row: Indicator) -> Callable[[ArmRequest], Placement]:
     """Take the types of the best mean signal, as many as `plop` takes, whose rule it follows."""
 
-    def choose(request: Request) -> Placement:
+    def choose(request: ArmRequest) -> Placement:
         values = request.signals[row.name].values
         means = {
             group.type: fmean(seen)
@@ -357,10 +357,10 @@ def _by_signal(row: Indicator) -> Callable[[Request], Placement]:
     return choose
 
 
-def _by_ranks(name: str) -> Callable[[Request], Placement]:
+def _by_ranks(name: str) -> Callable[[ArmRequest], Placement]:
     """Take every weight that a signal gives a rank, in the proportions of those ranks."""
 
-    def choose(request: Request) -> Placement:
+    def choose(request: ArmRequest) -> Placement:
         ranks = {host: round(rank) for host, rank in request.signals[name].values.items()}
         types = [
             group.type
@@ -374,28 +374,28 @@ def _by_ranks(name: str) -> Callable[[Request], Placement]:
     return choose
 
 
-def _indicator_rule(row: Indicator) -> Rule:
+def _indicator_rule(row: Indicator) -> ArmRule:
     """Return the rule that takes as many types as `plop` by another indicator than NFN."""
     name, text = row.name, f"as many types as plop by {row.description}"
     if not isinstance(row.measure, OfModels):
         needs = f"scores with --indicator {name}"
-        return Rule(name, lambda r: r.place(PLOP, indicator=name), text, row.source, needs)
+        return ArmRule(name, lambda r: r.place(PLOP, indicator=name), text, row.source, needs)
     ranks = row.measure.are_ranks
     choose, text = (_by_ranks(name), row.description) if ranks else (_by_signal(row), text)
-    return Rule(name, choose, text, row.source, f"the signal {name!r}", name, keeps_ranks=ranks)
+    return ArmRule(name, choose, text, row.source, f"the signal {name!r}", name, keeps_ranks=ranks)
 
 
-def _strategy_rule(name: str, *, varies: bool = False) -> Rule:
+def _strategy_rule(name: str, *, varies: bool = False) -> ArmRule:
     row = STRATEGIES[name]
     needs = "scores" if row.by_score else "nothing"
-    return Rule(name, lambda r: r.place(name), row.description, row.source, needs, varies=varies)
+    return ArmRule(name, lambda r: r.place(name), row.description, row.source, needs, varies=varies)
 
 
-_STRATEGY_RULES: dict[str, Rule] = {
+_STRATEGY_RULES: dict[str, ArmRule] = {
     row.name: row
     for row in (
         _strategy_rule(PLOP),
-        Rule(
+        ArmRule(
             name="plop-budget",
             choose=_undecided,
             description="plop, and the further types that the scores do not tell apart from it",
@@ -412,13 +412,13 @@ _STRATEGY_RULES: dict[str, Rule] = {
 }
 
 
-class _Rules(Mapping[str, Rule]):
+class _Rules(Mapping[str, ArmRule]):
     """The rules of strategies, and one for every indicator there is at the moment.
 
     NFN has none of its own, since `plop` is its rule.
     """
 
-    def __getitem__(self, name: str) -> Rule:
+    def __getitem__(self, name: str) -> ArmRule:
         if name in _STRATEGY_RULES:
             return _STRATEGY_RULES[name]
         if name == NFN:
@@ -433,5 +433,5 @@ class _Rules(Mapping[str, Rule]):
         return sum(1 for _ in self)
 
 
-ARMS: Mapping[str, Rule] = _Rules()
+ARMS: Mapping[str, ArmRule] = _Rules()
 """Name → rule, besides the files of placements."""

@@ -29,10 +29,10 @@ from plop_lora.scoring.engines import in_memory as memory
 from plop_lora.scoring.engines.processes import Processes
 from plop_lora.scoring.engines.ray_tasks import check_cluster, connected, measure_on_ray
 from plop_lora.scoring.engines.streaming.shards import Shards, shard_files
-from plop_lora.scoring.inputs import Given
+from plop_lora.scoring.inputs import ScoringInputs
 from plop_lora.scoring.measurement.collect import Measured
-from plop_lora.scoring.measurement.gain_cache import open_cache
-from plop_lora.scoring.measurement.settings import Job
+from plop_lora.scoring.measurement.expected_norm_cache import open_cache
+from plop_lora.scoring.measurement.settings import MeasurementSettings
 from plop_lora.scoring.sites.find import Site
 
 SPARE = 1 << 30
@@ -45,7 +45,7 @@ class Engine:
 
     Attributes:
         model: loaded, or its skeleton where others load it.
-        measure: `measure(sites, batches, advance=..., rehearsal=...)`, for one round after another.
+        measure: `measure(sites, batches, advance=..., warmup_batch=...)`, for one round after another.
         one_round: every call pays for the weights again, so that all batches go in one.
         new: names of weights that the checkpoint lacks: those of a head, random numbers.
     """
@@ -58,7 +58,7 @@ class Engine:
 
 def engine_for(
     model: str | nn.Module,
-    job: Job,
+    job: MeasurementSettings,
     *,
     engine: str,
     ray_address: str | None,
@@ -69,7 +69,7 @@ def engine_for(
 
     Args:
         model: a name, or a loaded module.
-        job: device, dtype and what decides the gains.
+        job: device, dtype and what decides the expected norms.
         engine: one of `ENGINES`.
         ray_address: of a cluster.
         processes: those that measure together.
@@ -107,12 +107,12 @@ def engine_for(
     return Engine(loaded, noted, one_round=engine == "ray", new=found.new)
 
 
-def _measured_of(job: Job, model: nn.Module) -> dict[str, Any]:
+def _measured_of(job: MeasurementSettings, model: nn.Module) -> dict[str, Any]:
     """Return what an engine needs beside the batches: what is measured, and what is known."""
-    return {"indicators": job.indicators, "gains": open_cache(job, model)}
+    return {"indicators": job.indicators, "expected_norms": open_cache(job, model)}
 
 
-def _streaming(name: str, device: str, job: Job) -> Engine | str:
+def _streaming(name: str, device: str, job: MeasurementSettings) -> Engine | str:
     """Return the engine that streams a model, or the note that says why it cannot."""
     # Here and not above: it leans on parts of transformers that the other engines do without.
     from plop_lora.scoring.engines.streaming import engine as stream
@@ -140,7 +140,7 @@ def _noted(
     return dataclasses.replace(measured, notes=(*notes, *measured.notes))
 
 
-def _fits(name: str, device: str, job: Job) -> bool:
+def _fits(name: str, device: str, job: MeasurementSettings) -> bool:
     return fits(name, device, job.dtype, job.origin)
 
 
@@ -188,7 +188,7 @@ def _weight_bytes(name: str, dtype: str, origin: Origin) -> int | None:
 def measure_in_rounds(
     engine: Engine,
     sites: Sequence[Site],
-    given: Given,
+    given: ScoringInputs,
     processes: Processes,
     *,
     beside: Sequence[Batch] = (),
@@ -209,10 +209,10 @@ def measure_in_rounds(
     together = enough is None or engine.one_round
     rounds = [list(given.batches)] if together else given.rounds()
     rounds[:1] = [[*first, *beside] for first in rounds[:1]]
-    rehearsals = iter([given.rehearsal])
+    rehearsals = iter([given.warmup_batch])
 
     def run(batches: Sequence[Batch]) -> Measured:
-        return engine.measure(sites, batches, advance=advance, rehearsal=next(rehearsals, None))
+        return engine.measure(sites, batches, advance=advance, warmup_batch=next(rehearsals, None))
 
     if enough is None:
         return processes.measure(rounds, run)
@@ -220,13 +220,13 @@ def measure_in_rounds(
 
 
 def _on_ray(
-    job: Job,
+    job: MeasurementSettings,
     address: str | None,
     sites: Sequence[Site],
     batches: Sequence[Batch],
     *,
     advance: Callable[[int], None],
-    rehearsal: Batch | None = None,
+    warmup_batch: Batch | None = None,
 ) -> Measured:
     """Measure on a cluster, whose workers meet the longest text when its turn comes."""
     with connected(address):

@@ -22,9 +22,9 @@ from plop_lora.data.batches import SIDES, Batch
 from plop_lora.errors import MeasurementError, PlopError
 from plop_lora.models.devices import home_of, sent
 from plop_lora.models.memory import is_out_of_memory
-from plop_lora.scoring.measurement.collect import Collector, Measured, Part
+from plop_lora.scoring.measurement.collect import BatchPart, Collector, Measured
+from plop_lora.scoring.measurement.expected_norm_cache import ExpectedNormCache
 from plop_lora.scoring.measurement.experts import experts_measured
-from plop_lora.scoring.measurement.gain_cache import GainCache
 from plop_lora.scoring.measurement.hooks import Probe, attach
 from plop_lora.scoring.measurement.padding import (
     halves_of,
@@ -50,9 +50,9 @@ def measure(
     batches: Iterable[Batch],
     *,
     indicators: IndicatorSettings = NFN_ALONE,
-    gains: GainCache | None = None,
+    expected_norms: ExpectedNormCache | None = None,
     advance: Callable[[int], None] = lambda rows: None,
-    rehearsal: Batch | None = None,
+    warmup_batch: Batch | None = None,
 ) -> Measured:
     """Run the batches through the model's body and collect the sites' sums.
 
@@ -61,9 +61,9 @@ def measure(
         sites: from `find_sites(model)`.
         batches: inputs by keyword; tensors are moved to the model's device.
         indicators: what is measured of every site.
-        gains: what is known of the weights from another time; what is new is saved there.
+        expected_norms: what is known of the weights from another time; what is new is saved there.
         advance: called with the number of sequences after each batch.
-        rehearsal: what is run first and not counted: the longest text, so that running out of
+        warmup_batch: what is run first and not counted: the longest text, so that running out of
             memory shows at the start.
 
     Raises:
@@ -71,35 +71,35 @@ def measure(
         DataError: there is no batch.
     """
     device = home_of(model)
-    gains = gains or GainCache()
+    expected_norms = expected_norms or ExpectedNormCache()
     with (
         evaluating(model),
         body_of(model, sites) as forward,
         attach(
             sites,
             indicators,
-            known=gains.known,
-            weights=gains.weights,
+            known=expected_norms.known,
+            weights=expected_norms.weights,
             encoder=encoder_of(model),
             window=window_of(model),
         ) as probe,  # fmt: skip
         experts_measured(sites, probe),
     ):
         collector = Collector(probe)
-        if rehearsal is not None:
-            for _ in _fitting(forward, collector, rehearsal, device):
+        if warmup_batch is not None:
+            for _ in _fitting(forward, collector, warmup_batch, device):
                 pass
         for batch in batches:
             for part in _fitting(forward, collector, batch, device):
                 collector.add(part)
                 advance(len(part.names))
-    gains.learn(probe.gains())
+    expected_norms.learn(probe.expected_norms())
     return collector.result()
 
 
 def _fitting(
     forward: Callable[..., None], collector: Collector, batch: Batch, device: torch.device
-) -> Iterator[Part]:
+) -> Iterator[BatchPart]:
     """Measure a batch in as many pieces as memory and the model need.
 
     A piece that does not fit is halved, unless the model is spread over processes, which run the
@@ -134,7 +134,7 @@ def rows_of(batch: Batch) -> list[Batch]:
 
 def measure_batch(
     forward: Callable[..., None], probe: Probe, batch: Batch, device: torch.device
-) -> Part:
+) -> BatchPart:
     """Run one batch under the probe.
 
     Raises:
@@ -158,7 +158,7 @@ def measure_batch(
         if probe.in_step or not _is_of_model(error):
             raise
         raise MeasurementError(_refused(error, batch)) from error
-    return Part(batch.names, probe.finish(), _lengths(batch, masks), layout.text_only)
+    return BatchPart(batch.names, probe.finish(), _lengths(batch, masks), layout.text_only)
 
 
 def _masks(batch: Batch, probe: Probe) -> dict[str, torch.Tensor]:

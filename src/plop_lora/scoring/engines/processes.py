@@ -61,7 +61,7 @@ class Store(Protocol):
 
 
 @dataclass(eq=False)
-class Board:
+class Heartbeats:
     """What the processes tell each other beside the sums: who is alive, who waits, who failed.
 
     One that shows no life for `lost_after` seconds is lost.
@@ -124,7 +124,7 @@ class Processes:
 
     index: int = 0
     count: int = 1
-    board: Board | None = None
+    board: Heartbeats | None = None
     _turn: int = 0
     _data: Any = field(default_factory=hashlib.sha256)
 
@@ -190,7 +190,7 @@ class Processes:
             raise DataError(_NOTHING)
         return merge(present)
 
-    def _exchanged(self, board: Board, measured: Measured | None) -> list[Measured | None]:
+    def _exchanged(self, board: Heartbeats, measured: Measured | None) -> list[Measured | None]:
         self._turn += 1
         board.meet(self._turn)
         mine = (self._data.hexdigest(), measured)
@@ -237,7 +237,7 @@ def together() -> Iterator[Processes]:
             dist.destroy_process_group()
 
 
-def _join(count: int) -> Board:
+def _join(count: int) -> Heartbeats:
     try:
         whole, index, count = next(rendezvous("env://", timeout=_JOIN_TIME))
         # the launcher's store outlives a run, and a second one must not read the notes of the first
@@ -251,13 +251,13 @@ def _join(count: int) -> Board:
             f"Process {me} of {count} cannot reach the others: {reason}. "
             "Start all of them with torchrun and the same rendezvous address."
         ) from error
-    board = Board(store, index, count)
+    board = Heartbeats(store, index, count)
     board.beat()
     return board
 
 
 @contextlib.contextmanager
-def _beating(board: Board) -> Iterator[None]:
+def _beating(board: Heartbeats) -> Iterator[None]:
     """Show life from a thread, while the process loads or computes."""
     over = threading.Event()
 

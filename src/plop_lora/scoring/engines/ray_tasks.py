@@ -24,8 +24,8 @@ from plop_lora.models.loading import load_model, quiet_loading
 from plop_lora.models.unwrapping import unwrap
 from plop_lora.scoring.engines.in_memory import measure
 from plop_lora.scoring.measurement.collect import Measured, merge
-from plop_lora.scoring.measurement.gain_cache import GainCache, open_cache
-from plop_lora.scoring.measurement.settings import Job
+from plop_lora.scoring.measurement.expected_norm_cache import ExpectedNormCache, open_cache
+from plop_lora.scoring.measurement.settings import MeasurementSettings
 from plop_lora.scoring.sites.find import Site, SiteMap, find_sites, refine
 
 RETRIES = 3
@@ -34,7 +34,7 @@ _ANSWER_SECONDS = 10.0
 
 
 def measure_on_ray(
-    job: Job,
+    job: MeasurementSettings,
     sites: Sequence[Site],
     batches: Sequence[Batch],
     *,
@@ -94,7 +94,7 @@ def _no_cluster(address: str, error: Exception) -> UsageError:
 
 
 def measure_shard(
-    job: Job, batch: Batch, names: tuple[str, ...]
+    job: MeasurementSettings, batch: Batch, names: tuple[str, ...]
 ) -> tuple[tuple[str, ...], Measured]:
     """Measure one batch in a worker; return the names of the sites with it.
 
@@ -104,16 +104,18 @@ def measure_shard(
         names: of the sites that the process with the texts wants, which has tried what can learn
             and how fused weights are cut.
     """
-    model, found, gains = _loaded(job)
+    model, found, expected_norms = _loaded(job)
     wanted = frozenset(names)
     whole = wanted & {site.host.name for site in found.sites if site.part is not None}
     sites = [site for site in refine(found, (), whole).sites if site.name in wanted]
-    measured = measure(model, sites, [batch], indicators=job.indicators, gains=gains)
+    measured = measure(
+        model, sites, [batch], indicators=job.indicators, expected_norms=expected_norms
+    )
     return tuple(site.name for site in sites), measured
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(job: Job) -> tuple[nn.Module, SiteMap, GainCache]:
+def _loaded(job: MeasurementSettings) -> tuple[nn.Module, SiteMap, ExpectedNormCache]:
     assert job.model is not None
     quiet_loading()
     model = unwrap(load_model(job.model, device=job.device, dtype=job.dtype, origin=job.origin))

@@ -21,7 +21,7 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Part:
+class BatchPart:
     """What one batch gave: the names of its sequences, its sums and counts, and its tokens.
 
     `tokens_2B` holds the tokens of each sequence: of the encoder or of the only stack, and of a
@@ -39,7 +39,7 @@ class Measured:
     """Sums and counts per row and sequence, columns in the order of `names` (sorted).
 
     Site i has the rows `starts[i]` to `starts[i + 1]`: one, or one per expert. `tokens_2N` holds
-    the tokens of each sequence as in `Part`, and `text_only` says that there was nothing else,
+    the tokens of each sequence as in `BatchPart`, and `text_only` says that there was nothing else,
     such as an image, that makes rows. `alone` says that
     sequences went one at a time, because some module mixes those of a batch. `engine` is the one
     that ran, and `notes` says why where it is not the one that was asked for. `zeros` are the sites
@@ -78,11 +78,11 @@ class Collector:
     """Gathers parts in any order; `result` may be asked at any time."""
 
     probe: Probe
-    parts: list[Part] = field(default_factory=list)
+    parts: list[BatchPart] = field(default_factory=list)
     halvings: int = 0
     alone: bool = False
 
-    def add(self, part: Part) -> None:
+    def add(self, part: BatchPart) -> None:
         """Add what one batch gave."""
         self.parts.append(part)
 

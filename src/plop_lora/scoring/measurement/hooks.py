@@ -28,9 +28,17 @@ from plop_lora.indicators import NFN, FeatureRows
 from plop_lora.indicators.expected_norms import expected_gain, row_norms
 from plop_lora.models.devices import watched
 from plop_lora.scoring.measurement.settings import NFN_ALONE, IndicatorSettings
-from plop_lora.scoring.measurement.sums import COUNTS, SUMS, Floats, Found, Layout, Routing, Tally
+from plop_lora.scoring.measurement.sums import (
+    COUNTS,
+    SUMS,
+    BatchSums,
+    Floats,
+    Found,
+    Layout,
+    Routing,
+)
 from plop_lora.scoring.sites.find import NO_PRODUCT, NO_TOKENS, Site
-from plop_lora.scoring.sites.fused import Part
+from plop_lora.scoring.sites.fused import FusedPart
 from plop_lora.scoring.sites.operators import Operator, confirmed, part_norms, part_rows
 from plop_lora.scoring.sites.sharded import ShardedOperator
 
@@ -47,7 +55,7 @@ class Probe:
 
     The hooks write to the tally in `current`. An engine that has several batches under way
     changes it whenever another batch takes its turn.
-    `known` holds gains by the name of their site, as `gains` returned them another time, `weights`
+    `known` holds expected norms by their site, as `expected_norms` returned them before, `weights`
     what further indicators say of the weights, to which what is new is added, and
     `encoder` the modules of the encoder of an encoder-decoder, and `window` the length to whose
     multiples the model pads its inputs.
@@ -59,7 +67,7 @@ class Probe:
     weights: Weights = field(default_factory=dict)
     encoder: frozenset[nn.Module] = frozenset()
     window: int | None = None
-    current: Tally | None = None
+    current: BatchSums | None = None
     _gains: dict[int, torch.Tensor] = field(default_factory=dict)
     _operators: dict[nn.Module, Operator | None] = field(default_factory=dict)
     _weighed: dict[tuple[str, int], torch.Tensor] = field(default_factory=dict)
@@ -82,7 +90,7 @@ class Probe:
 
     def begin(self, layout: Layout) -> None:
         """Open a tally for a batch of `layout.size` sequences."""
-        self.current = Tally(layout, self.starts[-1], SUMS + len(self._features))
+        self.current = BatchSums(layout, self.starts[-1], SUMS + len(self._features))
 
     def finish(self) -> Found:
         """Close the current tally and move it to the host, in one transfer a device.
@@ -103,7 +111,7 @@ class Probe:
         nfn_RB, unassignable = sums.pop(NFN), frozenset(tally.unassignable)
         return Found(nfn_RB, added[COUNTS], sums, unassignable, tally.left_out)
 
-    def _first_broken(self, tally: Tally, sums_RB: Floats) -> str | None:
+    def _first_broken(self, tally: BatchSums, sums_RB: Floats) -> str | None:
         """Return the name of the first site in forward order whose sums are not finite."""
         broken_R: NDArray[np.bool_] = np.logical_not(np.isfinite(sums_RB).all(axis=1))
         if not broken_R.any():
@@ -137,7 +145,7 @@ class Probe:
 
     def _add(
         self,
-        tally: Tally,
+        tally: BatchSums,
         indices: Sequence[int],
         features: torch.Tensor,
         output: Any,
@@ -236,7 +244,7 @@ class Probe:
             )
         return self._gains[index]
 
-    def gains(self) -> dict[str, Gain]:
+    def expected_norms(self) -> dict[str, Gain]:
         """Return every gain that was needed so far, by the name of its site."""
         return {self.sites[index].name: gain.tolist() for index, gain in self._gains.items()}
 
@@ -326,7 +334,7 @@ class Probe:
             layers[COUNTS][own].view(-1).index_add_(0, cells_S, kept_S.float())
             self._weigh(index, functools.partial(_sliced, weights_EOI, part))
 
-    def _expert_gains(self, weights_EOI: torch.Tensor, part: Part | None) -> torch.Tensor:
+    def _expert_gains(self, weights_EOI: torch.Tensor, part: FusedPart | None) -> torch.Tensor:
         baseline, seed = self.indicators.baseline, self.indicators.seed
         weights = _sliced(weights_EOI, part)
         return torch.stack([expected_gain(w, baseline=baseline, seed=seed) for w in weights])
@@ -346,7 +354,7 @@ def _broken(site: str, indicator: str) -> str:
     )
 
 
-def _sliced(weights_EOI: torch.Tensor, part: Part | None) -> torch.Tensor:
+def _sliced(weights_EOI: torch.Tensor, part: FusedPart | None) -> torch.Tensor:
     return weights_EOI if part is None else part.of_weight(weights_EOI)
 
 
@@ -388,8 +396,10 @@ def attach(
 ) -> Iterator[Probe]:
     """Watch the sites for the length of the block; the hooks go whatever happens inside."""
     inside = frozenset(encoder.modules()) if encoder is not None else frozenset()
-    gains = known or {}
-    fitting = {s.name: gains[s.name] for s in sites if _fits(s, gains.get(s.name))}
+    expected_norms = known or {}
+    fitting = {
+        s.name: expected_norms[s.name] for s in sites if _fits(s, expected_norms.get(s.name))
+    }
     remembered = {} if weights is None else weights
     probe = Probe(sites, indicators, fitting, remembered, inside, window)
     members: dict[nn.Module, list[int]] = defaultdict(list)

@@ -39,7 +39,7 @@ NFN_ALONE = IndicatorSettings()
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class MeasurementSettings:
     """The model and the options; `model` is None for one that was given as a module."""
 
     model: str | None

@@ -97,7 +97,7 @@ class Routing:
 
 
 @dataclass(slots=True, eq=False)
-class Tally:
+class BatchSums:
     """What an open batch has added up to: sums and counts on each device, as one tensor [L, R, B].
 
     `layers` is their number: tokens, and Σ of each indicator.

@@ -17,8 +17,8 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from plop_lora.errors import ModelError, UsageError, nearest
 from plop_lora.records import LEFT_OUT, Host, NotMeasured
-from plop_lora.scoring.sites.fused import Part, parts_of
-from plop_lora.scoring.sites.module_paths import Place, locator, printed_types, role_of
+from plop_lora.scoring.sites.fused import FusedPart, parts_of
+from plop_lora.scoring.sites.module_paths import ModulePath, locator, printed_types, role_of
 from plop_lora.scoring.sites.operators import (
     DenseOperator,
     EmbeddingOperator,
@@ -66,7 +66,7 @@ class Site:
     rule: str | None
     module: nn.Module
     operator: Operator | None
-    part: Part | None = None
+    part: FusedPart | None = None
 
     @property
     def eligible(self) -> bool:
@@ -221,7 +221,7 @@ def _own_matrices(module: nn.Module) -> list[nn.Parameter]:
     return [p for p in own.values() if sum(side > 1 for side in p.shape) >= 2]
 
 
-def _places(model: nn.Module, weights: Sequence[_Weight]) -> dict[str, Place]:
+def _places(model: nn.Module, weights: Sequence[_Weight]) -> dict[str, ModulePath]:
     """Locate every weight; stacked experts are located by their parameters."""
     locate = locator(model)
     names: list[str] = []
@@ -264,7 +264,7 @@ def _stacked(module: nn.Module) -> int | None:
 def _sites_of(
     model: nn.Module,
     weight: _Weight,
-    places: dict[str, Place],
+    places: dict[str, ModulePath],
     printed: dict[str, str],
     routed: dict[str, int],
 ) -> Iterator[Site]:
@@ -297,9 +297,9 @@ def _split(
     model: nn.Module,
     weight: _Weight,
     host: Host,
-    place: Place,
+    place: ModulePath,
     operator: Operator | None,
-    parts: tuple[Part, ...],
+    parts: tuple[FusedPart, ...],
     rule: str | None,
 ) -> Iterator[Site]:
     """Make one site of a host, or one for each of its parts."""
@@ -319,7 +319,9 @@ def _split(
         )
 
 
-def _rule(weight: _Weight, operator: Operator, place: Place, routed: dict[str, int]) -> str | None:
+def _rule(
+    weight: _Weight, operator: Operator, place: ModulePath, routed: dict[str, int]
+) -> str | None:
     """Return why a weight is never proposed, or None."""
     if isinstance(operator, EmbeddingOperator):
         return EMBEDDING
@@ -330,7 +332,7 @@ def _rule(weight: _Weight, operator: Operator, place: Place, routed: dict[str, i
     return ROUTER if _is_router(weight.name, operator.out_features, routed) else None
 
 
-def _unlearnable(model: nn.Module, name: str, place: Place) -> str | None:
+def _unlearnable(model: nn.Module, name: str, place: ModulePath) -> str | None:
     """Return the rule of a weight that its own model keeps from learning, by its classes."""
     owner, _, leaf = name.rpartition(".")
     parts = owner.split(".")
@@ -350,7 +352,7 @@ def _is_router(name: str, out_features: int, routed: dict[str, int]) -> bool:
     )
 
 
-def _without_operator(weight: _Weight, place: Place, type_name: str) -> NotMeasured:
+def _without_operator(weight: _Weight, place: ModulePath, type_name: str) -> NotMeasured:
     reason = NOT_SUPPORTED
     if isinstance(weight.module, nn.modules.conv._ConvNd):
         reason = CONVOLUTION

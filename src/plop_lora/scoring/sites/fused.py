@@ -23,7 +23,7 @@ from plop_lora.scoring.sites.sources import groups_by_head, order_of_heads
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class FusedPart:
     """One slice of a weight: rows `start` to `start + size` of each of `groups` groups."""
 
     name: str
@@ -52,7 +52,7 @@ Sizes = tuple[tuple[str, int], ...]
 Rule = Callable[[nn.Module, int], tuple[int, Sizes] | None]
 
 
-def parts_of(owner: nn.Module, leaf: str, out_features: int) -> tuple[Part, ...]:
+def parts_of(owner: nn.Module, leaf: str, out_features: int) -> tuple[FusedPart, ...]:
     """Return the slices of a fused projection, or an empty tuple where it is not one.
 
     Args:
@@ -70,7 +70,7 @@ def parts_of(owner: nn.Module, leaf: str, out_features: int) -> tuple[Part, ...]
     return arrange(groups, sizes)
 
 
-def arrange(groups: int, sizes: Sizes) -> tuple[Part, ...]:
+def arrange(groups: int, sizes: Sizes) -> tuple[FusedPart, ...]:
     """Lay parts side by side in each group, in their order.
 
     A part without rows is none: a layer without rotary positions has no `k_rope`.
@@ -79,7 +79,7 @@ def arrange(groups: int, sizes: Sizes) -> tuple[Part, ...]:
     parts, start = [], 0
     for name, size in sizes:
         if size:
-            parts.append(Part(name, groups, width, start, size))
+            parts.append(FusedPart(name, groups, width, start, size))
         start += size
     return tuple(parts)
 

@@ -27,7 +27,7 @@ _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ModulePath:
     """Where a weight stands: component, layer, and the path inside the block without numbers."""
 
     component: str
@@ -38,21 +38,21 @@ class Place:
     """Whether it belongs to the vision or audio part of a larger model."""
 
 
-def locator(model: nn.Module) -> Callable[[str], Place]:
+def locator(model: nn.Module) -> Callable[[str], ModulePath]:
     """Return what finds the place of a module name in the model's blocks."""
     outermost = _block_lists(model)
     components = _component_names(model, outermost)
     towers = {name for name in outermost if components[name] in _TOWERS or _senses(model, name)}
 
-    def locate(name: str) -> Place:
+    def locate(name: str) -> ModulePath:
         for block_list in outermost:
             if name.startswith(f"{block_list}."):
                 layer, *path = name[len(block_list) + 1 :].split(".")
                 words = _without_indices(model, f"{block_list}.{layer}", path) or (block_list,)
                 tower = block_list in towers
-                return Place(components[block_list], int(layer), words, True, tower)
+                return ModulePath(components[block_list], int(layer), words, True, tower)
         words = tuple(part for part in name.split(".") if not part.isdigit()) or (name,)
-        return Place("", None, words, not outermost)
+        return ModulePath("", None, words, not outermost)
 
     return locate
 
@@ -189,7 +189,7 @@ def _prefix_ends(path: str) -> list[int]:
     return [i for i, letter in enumerate(path) if letter == "."] + [len(path)]
 
 
-def printed_types(places: dict[str, Place], stacked: Container[str] = ()) -> dict[str, str]:
+def printed_types(places: dict[str, ModulePath], stacked: Container[str] = ()) -> dict[str, str]:
     """Return the printed type of each name: component, then the shortest unambiguous ending.
 
     Names in `stacked` are parameters of a module and keep that module's name.
@@ -213,7 +213,7 @@ def printed_types(places: dict[str, Place], stacked: Container[str] = ()) -> dic
     return printed
 
 
-def role_of(model: nn.Module, name: str, place: Place) -> str:
+def role_of(model: nn.Module, name: str, place: ModulePath) -> str:
     """Tell attention, mlp and other apart, from the modules between a weight and its block.
 
     Whole words of their names and classes say attention or a state-space mixer; a convolution
@@ -231,7 +231,7 @@ def role_of(model: nn.Module, name: str, place: Place) -> str:
     return "other" if mixes or words & _STATE_MIXERS else "mlp"
 
 
-def _modules_above(model: nn.Module, name: str, place: Place) -> list[nn.Module]:
+def _modules_above(model: nn.Module, name: str, place: ModulePath) -> list[nn.Module]:
     """Return the modules between a weight and its block, which counts if there is no other."""
     parts = name.split(".")
     if place.layer is None:

@@ -20,8 +20,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from plop_lora.indicators.expected_norms import PROBED_DRAWS, expected_gain, gaussian, row_norms
-from plop_lora.models.devices import door_of
-from plop_lora.scoring.sites.fused import Part
+from plop_lora.models.devices import forward_attribute
+from plop_lora.scoring.sites.fused import FusedPart
 from plop_lora.scoring.sites.sharded import ShardedOperator, is_spread
 
 _CONFIRMED_ROWS = 8
@@ -45,11 +45,11 @@ class Operator(Protocol):
     def product(self, features: torch.Tensor, output: Any) -> Product:
         """Return W z of features [..., I], from the module's output where that holds it."""
 
-    def weight(self, part: Part | None) -> torch.Tensor | None:
+    def weight(self, part: FusedPart | None) -> torch.Tensor | None:
         """Return a part of the weight as [O, I], or all of it; None where it cannot be read."""
 
     def gain(
-        self, part: Part | None, *, like: torch.Tensor, baseline: str, seed: int
+        self, part: FusedPart | None, *, like: torch.Tensor, baseline: str, seed: int
     ) -> torch.Tensor:
         """Return E||W u|| of a part of the weight, a float32 scalar on the device of `like`."""
 
@@ -85,12 +85,12 @@ class DenseOperator:
         rows_NI = features.reshape(-1, features.shape[-1])
         return nn.functional.linear(rows_NI.to(self.weight_OI().dtype), self.weight_OI()), None
 
-    def weight(self, part: Part | None) -> torch.Tensor:
+    def weight(self, part: FusedPart | None) -> torch.Tensor:
         """Return a part of the weight, or all of it."""
         return self.weight_OI() if part is None else part.of_weight(self.weight_OI())
 
     def gain(
-        self, part: Part | None, *, like: torch.Tensor, baseline: str, seed: int
+        self, part: FusedPart | None, *, like: torch.Tensor, baseline: str, seed: int
     ) -> torch.Tensor:
         """Return E||W u|| by the closed form, or by drawing with `baseline="monte_carlo"`."""
         return expected_gain(self.weight(part), baseline=baseline, seed=seed).to(like.device)
@@ -116,12 +116,12 @@ class EmbeddingOperator:
         """Return the rows of the table: subclasses scale what they return."""
         return self.module.weight[features.reshape(-1)], None
 
-    def weight(self, part: Part | None) -> torch.Tensor:
+    def weight(self, part: FusedPart | None) -> torch.Tensor:
         """Return the table as [width, tokens]; it has no parts."""
         return self.module.weight.T
 
     def gain(
-        self, part: Part | None, *, like: torch.Tensor, baseline: str, seed: int
+        self, part: FusedPart | None, *, like: torch.Tensor, baseline: str, seed: int
     ) -> torch.Tensor:
         """Return E||W u|| of the table as [width, tokens]."""
         return expected_gain(self.weight(part), baseline=baseline, seed=seed).to(like.device)
@@ -152,11 +152,11 @@ class OpaqueOperator:
         zero_1I = torch.zeros(1, self.in_features, dtype=features.dtype, device=features.device)
         return output.reshape(-1, self.out_features), self._run(zero_1I)[0]
 
-    def weight(self, part: Part | None) -> None:
+    def weight(self, part: FusedPart | None) -> None:
         """Return None: what is stored is not the matrix that the layer multiplies by."""
 
     def gain(
-        self, part: Part | None, *, like: torch.Tensor, baseline: str, seed: int
+        self, part: FusedPart | None, *, like: torch.Tensor, baseline: str, seed: int
     ) -> torch.Tensor:
         """Return the mean of ||W g|| / ||g|| over `PROBED_DRAWS` Gaussian rows."""
         draws_KI = gaussian(PROBED_DRAWS, self.in_features, like, seed)
@@ -171,7 +171,7 @@ class OpaqueOperator:
 
     def _run(self, features: torch.Tensor) -> torch.Tensor:
         """Call the layer without the hooks around it."""
-        product: torch.Tensor = getattr(self.module, door_of(self.module))(features)
+        product: torch.Tensor = getattr(self.module, forward_attribute(self.module))(features)
         return product
 
 
@@ -211,7 +211,7 @@ def _close(found_NO: torch.Tensor, expected_NO: torch.Tensor) -> bool:
 
 
 def part_norms(
-    rows_NO: torch.Tensor, bias_O: torch.Tensor | None, part: Part | None
+    rows_NO: torch.Tensor, bias_O: torch.Tensor | None, part: FusedPart | None
 ) -> torch.Tensor:
     """Return the norm of each row without its bias, of the part or of all of it; float32 [N]."""
     if part is None:
@@ -220,7 +220,7 @@ def part_norms(
 
 
 def part_rows(
-    rows_NO: torch.Tensor, bias_O: torch.Tensor | None, part: Part | None
+    rows_NO: torch.Tensor, bias_O: torch.Tensor | None, part: FusedPart | None
 ) -> torch.Tensor:
     """Return each row without its bias, of the part or of all of it; float32 [N, O]."""
     if part is not None:

@@ -22,7 +22,7 @@ from torch import nn
 
 from plop_lora.errors import ModelError
 from plop_lora.indicators.expected_norms import expected_gain
-from plop_lora.scoring.sites.fused import Part
+from plop_lora.scoring.sites.fused import FusedPart
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -55,14 +55,14 @@ class ShardedOperator:
         local = bias.to_local()
         return rows_NO, local if len(local) == rows_NO.shape[1] else bias.full_tensor()
 
-    def weight(self, part: Part | None) -> torch.Tensor:
+    def weight(self, part: FusedPart | None) -> torch.Tensor:
         """Return the whole weight; every process of the group must ask for it."""
         weight_OI: torch.Tensor = self.module.weight
         # FSDP has gathered it already while its block runs.
         return weight_OI.full_tensor() if is_spread(weight_OI) else weight_OI
 
     def gain(
-        self, part: Part | None, *, like: torch.Tensor, baseline: str, seed: int
+        self, part: FusedPart | None, *, like: torch.Tensor, baseline: str, seed: int
     ) -> torch.Tensor:
         """Return E||W u|| of the whole weight; every process of the group must ask for it."""
         return expected_gain(self.weight(part), baseline=baseline, seed=seed).to(like.device)

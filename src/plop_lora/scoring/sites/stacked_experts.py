@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from plop_lora.records import Host
-from plop_lora.scoring.sites.fused import Part, arrange
+from plop_lora.scoring.sites.fused import FusedPart, arrange
 
 _LLAMA4 = "transformers.models.llama4.modeling_llama4"
 
@@ -42,7 +42,7 @@ class ExpertStack:
         weights: torch.Tensor = getattr(self.module, leaf)
         return weights.transpose(1, 2) if self.transposed else weights
 
-    def parts(self, leaf: str) -> tuple[Part, ...]:
+    def parts(self, leaf: str) -> tuple[FusedPart, ...]:
         """Return the gate and up slices of the first projection, none of the second."""
         if leaf != self.parameters[0] or not self.gated:
             return ()

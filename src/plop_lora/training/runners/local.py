@@ -23,8 +23,8 @@ from plop_lora.training.runners.trial_process import (
     POLL_SECONDS,
     PROCESSOR,
     Hardware,
-    Job,
     Running,
+    TrialCommand,
     claim,
     deferred_signals,
 )
@@ -43,14 +43,16 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WorkerSlot:
     """Where one trial at a time runs: what is set in its environment, and on what hardware."""
 
     variables: Mapping[str, str]
     hardware: Hardware
 
 
-def run_locally(jobs: Sequence[Job], runner: Runner, watch: Watch) -> dict[Path, TrialResult]:
+def run_locally(
+    jobs: Sequence[TrialCommand], runner: Runner, watch: Watch
+) -> dict[Path, TrialResult]:
     """Run all jobs, as many at a time as there are places; whatever ends it, no process is left.
 
     Returns:
@@ -77,10 +79,10 @@ def run_locally(jobs: Sequence[Job], runner: Runner, watch: Watch) -> dict[Path,
 class _Pool:
     """Jobs that wait, places that are free, and trials under way with their place and claim."""
 
-    waiting: dict[Path, Job]
-    free: list[Place]
+    waiting: dict[Path, TrialCommand]
+    free: list[WorkerSlot]
     watch: Watch
-    running: list[tuple[Running, Place, IO[str]]] = field(default_factory=list)
+    running: list[tuple[Running, WorkerSlot, IO[str]]] = field(default_factory=list)
     results: dict[Path, TrialResult] = field(default_factory=dict)
     ask_again: float = 0.0
     """When to look again at trials that another run has."""
@@ -115,7 +117,7 @@ class _Pool:
                 claimed.close()
                 self._finish(trial.job, result)
 
-    def _finish(self, job: Job, result: TrialResult) -> None:
+    def _finish(self, job: TrialCommand, result: TrialResult) -> None:
         self.results[job.folder] = result
         self.watch(Event(job.spec, job.folder, FINISHED, result))
 
@@ -128,7 +130,7 @@ class _Pool:
             claimed.close()
 
 
-def places(jobs: Sequence[Job], runner: Runner) -> tuple[Place, ...]:
+def places(jobs: Sequence[TrialCommand], runner: Runner) -> tuple[WorkerSlot, ...]:
     """Return a place for each trial that may run at once, but no more than there are jobs.
 
     More workers than GPUs share them in turn. Cores are shared out evenly as threads, unless the
@@ -142,10 +144,10 @@ def places(jobs: Sequence[Job], runner: Runner) -> tuple[Place, ...]:
     workers = min(workers, len(jobs))
     threads = {} if THREADS in os.environ else {THREADS: str(max(1, cores // workers))}
     if not gpus:
-        return (Place(threads, PROCESSOR),) * workers
+        return (WorkerSlot(threads, PROCESSOR),) * workers
     chosen = (gpus[order % len(gpus)] for order in range(workers))
     return tuple(
-        Place(threads | {VISIBLE: gpu.identifier}, Hardware(gpu.name, accelerator=True))
+        WorkerSlot(threads | {VISIBLE: gpu.identifier}, Hardware(gpu.name, accelerator=True))
         for gpu in chosen
     )
 

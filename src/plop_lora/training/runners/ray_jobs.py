@@ -26,8 +26,8 @@ from plop_lora.training.runners.trial_process import (
     POLL_SECONDS,
     PROCESSOR,
     Hardware,
-    Job,
     Running,
+    TrialCommand,
     claim,
     deferred_signals,
     failure,
@@ -39,7 +39,9 @@ RETRIES = 3
 _WATCH_SECONDS = 0.5
 
 
-def run_on_ray(jobs: Sequence[Job], runner: Runner, watch: Watch) -> dict[Path, TrialResult]:
+def run_on_ray(
+    jobs: Sequence[TrialCommand], runner: Runner, watch: Watch
+) -> dict[Path, TrialResult]:
     """Run all jobs on the cluster; no trial of theirs runs on when this ends.
 
     Returns:
@@ -98,9 +100,9 @@ class _Queue:
 
     ray: Any
     task: Any
-    waiting: deque[tuple[Job, int | None]]
+    waiting: deque[tuple[TrialCommand, int | None]]
     watch: Watch
-    flying: dict[Any, tuple[Job, int | None]] = field(default_factory=dict)
+    flying: dict[Any, tuple[TrialCommand, int | None]] = field(default_factory=dict)
     results: dict[Path, TrialResult] = field(default_factory=dict)
     lost: Counter[Path] = field(default_factory=Counter)
     sizes: dict[Path, int] = field(default_factory=dict)
@@ -132,12 +134,12 @@ class _Queue:
             else:
                 self._finish(job, result)
 
-    def _begin(self, job: Job) -> None:
+    def _begin(self, job: TrialCommand) -> None:
         if self.sizes.pop(job.folder, None) is not None:
             self.begun[job.folder] = time.monotonic()
             self.watch(Event(job.spec, job.folder, RUNNING))
 
-    def _lose(self, job: Job, batch_size: int | None, error: Exception) -> None:
+    def _lose(self, job: TrialCommand, batch_size: int | None, error: Exception) -> None:
         """Queue a lost trial once more, or tell that it failed."""
         whole = job.spec.training.batch_size
         if isinstance(error, self.ray.exceptions.OutOfMemoryError) and batch_size is None:
@@ -150,7 +152,7 @@ class _Queue:
         seconds = time.monotonic() - self.begun.get(job.folder, time.monotonic())
         self._finish(job, failure(job, cause, batch_size or whole, seconds, PROCESSOR))
 
-    def _finish(self, job: Job, result: TrialResult) -> None:
+    def _finish(self, job: TrialCommand, result: TrialResult) -> None:
         self._begin(job)
         self.results[job.folder] = result
         self.watch(Event(job.spec, job.folder, FINISHED, result))
@@ -161,14 +163,14 @@ class _Queue:
             self.ray.cancel(reference, force=True)
 
 
-def _size(job: Job) -> int:
+def _size(job: TrialCommand) -> int:
     try:
         return (job.folder / LOG).stat().st_size
     except OSError:
         return 0
 
 
-def run_here(job: Job, batch_size: int | None) -> TrialResult:
+def run_here(job: TrialCommand, batch_size: int | None) -> TrialResult:
     """Run one trial in this worker to its end; an earlier worker may have finished it."""
     while (claimed := claim(job)) is None:
         time.sleep(CLAIMED_SECONDS)

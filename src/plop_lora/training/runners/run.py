@@ -17,13 +17,13 @@ from plop_lora.recipe import Runner
 from plop_lora.records import TrialResult, TrialSpec
 from plop_lora.training.folder import trial_folder
 from plop_lora.training.runners.events import FINISHED, WAITING, Event, Watch, ignore
-from plop_lora.training.runners.trial_process import Job
+from plop_lora.training.runners.trial_process import TrialCommand
 from plop_lora.training.trial import find_result, write_spec
 
 COMMAND = (sys.executable, "-P", "-m", "plop_lora", "trial")
 """-P: a file `datasets.py` in the working directory must not be what a trial imports."""
 
-RunJobs = Callable[[Sequence[Job], Runner, Watch], dict[Path, TrialResult]]
+RunJobs = Callable[[Sequence[TrialCommand], Runner, Watch], dict[Path, TrialResult]]
 """Jobs to their results, by the folder of each."""
 
 
@@ -60,12 +60,12 @@ def run_trials(
     run = KINDS[runner.kind]()
     root = root.absolute()
     options = [word for name in report_to for word in ("--report-to", name)]
-    jobs: dict[str, Job] = {}
+    jobs: dict[str, TrialCommand] = {}
     for spec in specs:
         if (digest := spec.digest()) in jobs:
             continue
         words = (*command, str(write_spec(root, spec)), *options)
-        jobs[digest] = Job(spec, trial_folder(root, spec), words, Path.cwd())
+        jobs[digest] = TrialCommand(spec, trial_folder(root, spec), words, Path.cwd())
         watch(Event(spec, jobs[digest].folder, WAITING))
     found: dict[str, TrialResult] = {}
     for digest, job in jobs.items():

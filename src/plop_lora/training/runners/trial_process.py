@@ -61,7 +61,7 @@ os.execvp(sys.argv[2], sys.argv[2:])
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class TrialCommand:
     """A trial to run.
 
     Attributes:
@@ -90,7 +90,7 @@ PROCESSOR = Hardware(platform.processor() or platform.machine() or "CPU", accele
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class TrialEnd:
     """Why a command ended without a result.
 
     `memory` where less of it may help; `killed` where it was a signal, which may not come again.
@@ -106,7 +106,7 @@ class Running:
 
     def __init__(
         self,
-        job: Job,
+        job: TrialCommand,
         claimed: IO[str],
         environment: Mapping[str, str],
         hardware: Hardware = PROCESSOR,
@@ -170,7 +170,7 @@ class Running:
         seconds = time.monotonic() - self._started
         return failure(self.job, end.cause, self._batch_size, seconds, self._hardware)
 
-    def _may_succeed(self, end: End) -> bool:
+    def _may_succeed(self, end: TrialEnd) -> bool:
         """Whether one more attempt is worth it; where memory was short, with half the batch."""
         half = smaller_batch(self._batch_size)
         if end.memory and half and self._batch_size == self.job.spec.training.batch_size:
@@ -238,7 +238,7 @@ def deferred_signals() -> Iterator[Callable[[], None]]:
     check()
 
 
-def claim(job: Job) -> IO[str] | None:
+def claim(job: TrialCommand) -> IO[str] | None:
     """Take a trial for this process until the file is closed; None if another run has it.
 
     The system frees what a killed process had.
@@ -269,7 +269,7 @@ def ending_signal(code: int) -> signal.Signals | None:
     return None
 
 
-def read_end(code: int, log: str) -> End:
+def read_end(code: int, log: str) -> TrialEnd:
     r"""Say why a command ended without a result, from its return code and its log.
 
     >>> read_end(1, "loading\nError: No such model: x.\n")
@@ -282,13 +282,13 @@ def read_end(code: int, log: str) -> End:
     number = ending_signal(code)
     if number is signal.SIGKILL:
         cause = "killed by SIGKILL, often the system's out-of-memory killer"
-        return End(cause, memory=True, killed=True)
+        return TrialEnd(cause, memory=True, killed=True)
     if number is None and told:
         # What it says of memory it has tried to mend itself.
-        return End(told[-1].removeprefix("Error: "), memory=False)
+        return TrialEnd(told[-1].removeprefix("Error: "), memory=False)
     how = f"killed by {number.name}" if number else f"ended with exit code {code} and no {RESULT}"
     last = f"; the last line of {LOG}: {lines[-1][:_LONGEST]}" if lines else f"; {LOG} is empty"
-    return End(how + last, memory=_about_memory(log), killed=number is not None)
+    return TrialEnd(how + last, memory=_about_memory(log), killed=number is not None)
 
 
 def _about_memory(text: str) -> bool:
@@ -296,7 +296,7 @@ def _about_memory(text: str) -> bool:
 
 
 def failure(
-    job: Job, cause: str, batch_size: int, seconds: float, hardware: Hardware
+    job: TrialCommand, cause: str, batch_size: int, seconds: float, hardware: Hardware
 ) -> TrialResult:
     """Return what is known of a trial that could not write its result; nothing is kept.
 

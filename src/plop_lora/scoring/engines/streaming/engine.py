@@ -34,13 +34,13 @@ from plop_lora.scoring.engines.in_memory import (
 from plop_lora.scoring.engines.streaming.activation_offload import Spill
 from plop_lora.scoring.engines.streaming.checkpoint import Checkpoint, UnstreamableError
 from plop_lora.scoring.engines.streaming.lockstep import Answer, Call, Pass, conduct, doors_at
-from plop_lora.scoring.measurement.collect import Collector, Measured, Part
+from plop_lora.scoring.measurement.collect import BatchPart, Collector, Measured
+from plop_lora.scoring.measurement.expected_norm_cache import ExpectedNormCache
 from plop_lora.scoring.measurement.experts import experts_measured
-from plop_lora.scoring.measurement.gain_cache import GainCache
 from plop_lora.scoring.measurement.hooks import Probe, attach
 from plop_lora.scoring.measurement.padding import told_apart, window_of
 from plop_lora.scoring.measurement.settings import NFN_ALONE, IndicatorSettings
-from plop_lora.scoring.measurement.sums import Tally
+from plop_lora.scoring.measurement.sums import BatchSums
 from plop_lora.scoring.sites.find import Site
 
 PASSES = 256
@@ -54,9 +54,9 @@ def measure(
     batches: Iterable[Batch],
     *,
     indicators: IndicatorSettings = NFN_ALONE,
-    gains: GainCache | None = None,
+    expected_norms: ExpectedNormCache | None = None,
     advance: Callable[[int], None] = lambda rows: None,
-    rehearsal: Batch | None = None,
+    warmup_batch: Batch | None = None,
     hidden_limit: int | None = None,
 ) -> Measured:
     """Run the batches through a model on disk and collect the sites' sums.
@@ -68,8 +68,8 @@ def measure(
         sites: from `find_sites(checkpoint.model)`.
         batches: inputs by keyword.
         indicators: what is measured of every site.
-        gains: what is known of the weights from another time; what is new is saved there.
-        rehearsal: not run: what does not fit in memory shows in the first block, and costs a
+        expected_norms: what is known of the weights from another time; what is new is saved there.
+        warmup_batch: not run: what does not fit in memory shows in the first block, and costs a
             second reading for that batch alone.
         advance: called with numbers of sequences that add up to all of them.
         hidden_limit: bytes of hidden states that wait in memory; more go to a temporary file.
@@ -81,22 +81,27 @@ def measure(
         ModelError: a weights file is damaged.
     """
     given = list(batches)
-    gains = gains or GainCache()
+    expected_norms = expected_norms or ExpectedNormCache()
     if hidden_limit is None:
         hidden_limit = (available_memory() or _UNKNOWN_MEMORY) // 2
     bar = _Bar(advance, given, len(checkpoint.modules))
     try:
         encoder = encoder_of(checkpoint.model)
         with attach(
-            sites, indicators, known=gains.known, weights=gains.weights, encoder=encoder,
-            window=window_of(checkpoint.model),
+            sites, indicators, known=expected_norms.known, weights=expected_norms.weights,
+            encoder=encoder, window=window_of(checkpoint.model),
         ) as probe:  # fmt: skip
             measured = _streamed(checkpoint, probe, given, bar, hidden_limit)
-        gains.learn(probe.gains())
+        expected_norms.learn(probe.expected_norms())
     except UnstreamableError as reason:
         model = checkpoint.materialise()
         measured = memory.measure(
-            model, sites, given, indicators=indicators, gains=gains, rehearsal=rehearsal
+            model,
+            sites,
+            given,
+            indicators=indicators,
+            expected_norms=expected_norms,
+            warmup_batch=warmup_batch,
         )
         measured = dataclasses.replace(measured, notes=(loaded_whole(reason),))
     finally:
@@ -139,7 +144,7 @@ def _streamed(
 def _job(
     forward: Callable[..., None], probe: Probe, batch: Batch, checkpoint: Checkpoint
 ) -> Callable[[], object]:
-    def job() -> Part:
+    def job() -> BatchPart:
         # Blocks run in the conductor's thread, where lookups are torch's own again.
         with checkpoint.lookups():
             return measure_batch(forward, probe, batch, checkpoint.device)
@@ -276,7 +281,7 @@ class _Turns:
         self._spill = spill
         self._checkpoint = checkpoint
         self._bar = bar
-        self._tallies: dict[int, Tally | None] = {}
+        self._tallies: dict[int, BatchSums | None] = {}
 
     @contextlib.contextmanager
     def turn(self, order: int) -> Iterator[None]:

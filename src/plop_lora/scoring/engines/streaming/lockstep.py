@@ -123,7 +123,7 @@ class Doors(Protocol):
         """Hear which block comes next."""
 
 
-class Turns(Protocol):
+class PassObserver(Protocol):
     """What happens around the steps of a pass."""
 
     def turn(self, order: int) -> AbstractContextManager[None]:
@@ -169,7 +169,10 @@ def doors_at(blocks: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def conduct(
-    passes: Sequence[Pass], doors: Doors, turns: Turns, fatal: Callable[[BaseException], bool]
+    passes: Sequence[Pass],
+    doors: Doors,
+    turns: PassObserver,
+    fatal: Callable[[BaseException], bool],
 ) -> None:
     """Run all passes to their end; their results and errors stand in them afterwards.
 
@@ -199,7 +202,7 @@ def _serve(
     block: nn.Module,
     passes: Sequence[Pass],
     doors: Doors,
-    turns: Turns,
+    turns: PassObserver,
     fatal: Callable[[BaseException], bool],
 ) -> None:
     """Make the calls that wait for an open block, one pass after another."""
@@ -221,7 +224,7 @@ def _serve(
 def _advance(
     order: int,
     one: Pass,
-    turns: Turns,
+    turns: PassObserver,
     fatal: Callable[[BaseException], bool],
     answer: Answer | None = None,
 ) -> None:

@@ -1,10 +1,10 @@
-"""Expected gains kept on disk: they depend on the weights alone, and cost as much as the hooks.
+"""Expected norms kept on disk: they depend on the weights alone, and cost as much as the hooks.
 
 One small JSON file for each checkpoint, in `$XDG_CACHE_HOME/plop-lora` (`~/.cache/plop-lora`). Its
 name is a hash of the identity of the checkpoint's files, its sections are the settings that
 change a gain. `PLOP_CACHE=0` or `--no-cache` leaves it alone.
 
-Each section carries a checksum over its gains and over where they belong, and a gain is taken only
+Each section carries a checksum over its norms and over where they belong, and one is taken only
 where it fits its site (`probe.py`): a value that was changed would move a score without a word.
 
 A cache never fails a run: a section that is damaged is as good as none and is written anew, and a
@@ -33,7 +33,7 @@ from plop_lora.indicators import expected_norms
 from plop_lora.models.devices import home_of
 from plop_lora.models.origin import PLAIN, Origin
 from plop_lora.scoring.measurement.hooks import Gain
-from plop_lora.scoring.measurement.settings import Job
+from plop_lora.scoring.measurement.settings import MeasurementSettings
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 _HEADER_BYTES = 65536
@@ -50,13 +50,13 @@ _VERSIONS = (__version__, transformers.__version__, *map(str, _FORMULA))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class GainCache:
-    """The gains of one checkpoint under one group of settings.
+class ExpectedNormCache:
+    """The expected norms of one checkpoint under one group of settings.
 
     Attributes:
         path: the checkpoint's file, or None to remember them for the length of the run only.
         section: the settings.
-        known: gains by the name of their site.
+        known: expected norms by the name of their site.
         weights: what further indicators say of the weights, by indicator and name of the site, for
             the length of the run.
     """
@@ -66,12 +66,12 @@ class GainCache:
     known: dict[str, Gain] = field(default_factory=dict)
     weights: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
-    def learn(self, gains: Mapping[str, Gain]) -> None:
-        """Add gains; what is new goes to the file, which appears complete or not at all.
+    def learn(self, expected_norms: Mapping[str, Gain]) -> None:
+        """Add expected norms; what is new goes to the file, which appears complete or not at all.
 
         A gain of zero is that of an empty weight, which costs nothing to compute again.
         """
-        new = {name: gain for name, gain in gains.items() if _is_gain(gain)}
+        new = {name: gain for name, gain in expected_norms.items() if _is_gain(gain)}
         if all(self.known.get(name) == gain for name, gain in new.items()):
             return
         self.known.update(new)
@@ -86,7 +86,7 @@ class GainCache:
                 json.dump(document, file)
 
 
-def open_cache(job: Job, model: nn.Module) -> GainCache:
+def open_cache(job: MeasurementSettings, model: nn.Module) -> ExpectedNormCache:
     """Return what is known of the checkpoint of a job; nothing where nothing may be kept.
 
     Args:
@@ -95,14 +95,14 @@ def open_cache(job: Job, model: nn.Module) -> GainCache:
     """
     folder = cache_folder()
     if folder is None or not job.cache or job.model is None:
-        return GainCache()
+        return ExpectedNormCache()
     key = checkpoint_key(job.model, job.origin)
     if key is None:
-        return GainCache()
+        return ExpectedNormCache()
     path = folder / f"{key}.json"
     words = [job.baseline, f"seed={job.seed}", job.dtype, home_of(model).type, *_VERSIONS]
     section = " ".join(words)
-    return GainCache(path, section, _read(path).get(section, {}))
+    return ExpectedNormCache(path, section, _read(path).get(section, {}))
 
 
 def checkpoint_key(name: str, origin: Origin = PLAIN) -> str | None:
@@ -165,12 +165,12 @@ def _read(path: Path) -> dict[str, dict[str, Gain]]:
 
 
 def _is_sound(path: Path, section: str, content: Any) -> bool:
-    """Whether a section holds gains, and those that were written for it."""
+    """Whether a section holds expected norms, and those that were written for it."""
     if not isinstance(content, dict) or not isinstance(content.get("gains"), dict):
         return False
-    gains = content["gains"]
-    whole = all(map(_is_gain, gains.values()))
-    return whole and content.get("checksum") == _checksum(path, section, gains)
+    expected_norms = content["gains"]
+    whole = all(map(_is_gain, expected_norms.values()))
+    return whole and content.get("checksum") == _checksum(path, section, expected_norms)
 
 
 def _is_gain(gain: Any) -> bool:
@@ -179,6 +179,6 @@ def _is_gain(gain: Any) -> bool:
     return all(isinstance(x, float) and 0 < x < float("inf") for x in numbers)
 
 
-def _checksum(path: Path, section: str, gains: Mapping[str, Gain]) -> str:
-    content = json.dumps([path.name, section, gains], sort_keys=True)
+def _checksum(path: Path, section: str, expected_norms: Mapping[str, Gain]) -> str:
+    content = json.dumps([path.name, section, expected_norms], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
