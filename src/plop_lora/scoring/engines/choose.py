@@ -45,7 +45,8 @@ class Engine:
 
     Attributes:
         model: loaded, or its skeleton where others load it.
-        measure: `measure(sites, batches, advance=..., warmup_batch=...)`, for one round after another.
+        measure: `measure(sites, batches, advance=..., warmup_batch=...)`, for one round after
+            another.
         one_round: every call pays for the weights again, so that all batches go in one.
         new: names of weights that the checkpoint lacks: those of a head, random numbers.
     """
