@@ -98,10 +98,16 @@ class Section(BaseModel):
             raise UsageError(_fault(cls, where, first, source, options or {})) from error
 
 
-OPTIONS = {"price.hourly": "--price", "runner.kind": "--runner"}
+RENAMED = {
+    "price.hourly": "--price", "runner.kind": "--runner", "score.indicators": "--indicator",
+}  # fmt: skip
 """Keys whose option has another name than the key."""
-SECTIONED = ("evaluation.metric", "training.rewards", "runner.workers", *OPTIONS)
-"""Keys inside a section that have an option; of the others those at the top level have one."""
+WITH_OPTION = frozenset({
+    "train", "eval", "task", "evaluation.metric", "model", "revision", "budget", "rank", "top",
+    "training.rewards", "prompt", "completion", "text", "label", "runner.workers", "arms", "seeds",
+    "margin", "quick", "placements", "trials", "hours", *RENAMED,
+})  # fmt: skip
+"""Keys that have an option of their own; `--set` reaches the others."""
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
@@ -159,9 +165,9 @@ def option_of(key: str) -> str:
     >>> option_of("price.hourly"), option_of("seeds"), option_of("training.steps")
     ('--price', '--seeds', '--set training.steps')
     """
-    if "." in key and key not in SECTIONED:
+    if key not in WITH_OPTION:
         return f"--set {key}"
-    return OPTIONS.get(key, f"--{key.rpartition('.')[2].replace('_', '-')}")
+    return RENAMED.get(key, f"--{key.rpartition('.')[2].replace('_', '-')}")
 
 
 class _OneValueAKey(yaml.SafeLoader):

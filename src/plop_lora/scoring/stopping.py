@@ -1,8 +1,8 @@
 """When scoring stops: the rule of `placement.stopping`, asked of what an engine has measured.
 
-Scoring goes in rounds and asks a `StopRule` after each. A round ends only where what was
-measured so far is a fair beginning of the sample, never in the middle of a chunk whose batches are sorted by
-length.
+Scoring goes in rounds and asks a `StopRule` after each. A round ends only where what was measured
+so far is a fair beginning of the sample, never in the middle of a chunk whose batches are sorted
+by length.
 
 Shape letters: S sites, N sequences.
 """
