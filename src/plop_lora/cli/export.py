@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from plop_lora.cli.output import STDOUT, Format, FormatOption, say, waiting
-from plop_lora.cli.words import OUTPUT, TARGET, among, targets, with_examples
+from plop_lora.cli.words import OUTPUT, TARGET, among, servers, targets, with_examples
 
 
 @with_examples(
@@ -46,7 +46,7 @@ def export(
         typer.Option(
             help="Say what this server will reject or ignore: vllm or sglang, or a release of it "
             "such as vllm==0.31.0.",
-            autocompletion=among("exports:SERVERS"),
+            autocompletion=among(servers),
             rich_help_panel=TARGET,
         ),
     ] = None,

@@ -9,7 +9,15 @@ import typer
 
 from plop_lora.cli.numbers import bounded
 from plop_lora.cli.output import ForceOption, Format, FormatOption, OutputOption, check, finish
-from plop_lora.cli.words import ADAPTERS, PLACEMENT, among, with_examples
+from plop_lora.cli.words import (
+    ADAPTERS,
+    PLACEMENT,
+    among,
+    indicators,
+    inits,
+    strategies,
+    with_examples,
+)
 from plop_lora.options import words_of
 
 
@@ -28,7 +36,7 @@ def place(
         typer.Option(
             help="Choose types by plop (lowest NFN), plop-inverse, attention, mlp, all-linear, "
             "random, query-value or custom.",
-            autocompletion=among("placement:STRATEGIES"),
+            autocompletion=among(strategies),
             rich_help_panel=PLACEMENT,
         ),
     ] = "plop",
@@ -36,7 +44,7 @@ def place(
         str,
         typer.Option(
             help="Order the types by this indicator of the scores, for plop and plop-inverse.",
-            autocompletion=among("indicators:INDICATORS"),
+            autocompletion=among(indicators),
             rich_help_panel=PLACEMENT,
         ),
     ] = "nfn",
@@ -101,7 +109,7 @@ def place(
         typer.Option(
             help="Initialise adapters as PEFT names it: default, gaussian, orthogonal, pissa, "
             "olora, eva …",
-            autocompletion=among("placement.place:INITS"),
+            autocompletion=among(inits),
             rich_help_panel=ADAPTERS,
         ),
     ] = "default",

@@ -12,7 +12,8 @@ import typer
 
 from plop_lora.cli.keys import Key
 from plop_lora.cli.output import Format, say
-from plop_lora.cli.words import DATA, ENGINE, MODEL, PLACEMENT, RUN, TRAINING, among, metrics
+from plop_lora.cli.words import DATA, ENGINE, MODEL, PLACEMENT, RUN, TRAINING, among, metrics, tasks
+from plop_lora.recipe import RUNNERS
 
 if TYPE_CHECKING:
     from plop_lora.recipe import Price
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 TASK = (
     Key("train", DATA),
     Key("eval", DATA),
-    Key("task", TRAINING, among("training.tasks:TASKS")),
+    Key("task", TRAINING, among(tasks)),
     Key("evaluation.metric", TRAINING, metrics),
     Key("model", MODEL),
     Key("budget", PLACEMENT),
@@ -38,7 +39,7 @@ HIDDEN = (
     Key("label", DATA, hidden=True),
     Key("price.hourly", RUN, hidden=True),
     Key("runner.workers", ENGINE, hidden=True),
-    Key("runner.kind", ENGINE, among("recipe:RUNNERS"), hidden=True),
+    Key("runner.kind", ENGINE, among(lambda: RUNNERS), hidden=True),
 )
 """Keys whose option is short for `--set`."""
 

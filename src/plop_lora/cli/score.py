@@ -19,14 +19,14 @@ from plop_lora.cli.output import (
     finish,
     waiting,
 )
-from plop_lora.cli.words import DATA, ENGINE, MODEL, STOPPING, among, with_examples
+from plop_lora.cli.words import DATA, ENGINE, MODEL, STOPPING, among, indicators, with_examples
 from plop_lora.data.lines import STDIN
 from plop_lora.data.reading import open_rows
 from plop_lora.data.texts import NoTemplateError
 from plop_lora.errors import UsageError
 from plop_lora.models.folders import check_reach, expanded, model_name
 from plop_lora.models.origin import Origin
-from plop_lora.options import check_choices
+from plop_lora.options import BASELINES, DEVICES, DTYPES, ENGINES, MODES, check_choices
 
 
 @with_examples(
@@ -88,7 +88,7 @@ def score(
         str,
         typer.Option(
             help="Load the weights as auto (the checkpoint's own), float32, bfloat16 or float16.",
-            autocompletion=among("options:DTYPES"),
+            autocompletion=among(lambda: DTYPES),
             rich_help_panel=MODEL,
         ),
     ] = "auto",
@@ -110,7 +110,7 @@ def score(
         str,
         typer.Option(
             help="Compute the expected norm in closed form (analytic), or draw it (monte_carlo).",
-            autocompletion=among("options:BASELINES"),
+            autocompletion=among(lambda: BASELINES),
             rich_help_panel=MODEL,
         ),
     ] = "analytic",
@@ -119,7 +119,7 @@ def score(
         typer.Option(
             help="Record this indicator beside NFN, in the same forward pass: response-gain, "
             "rank-of-weights or parameter-share; repeatable.",
-            autocompletion=among("indicators:INDICATORS"),
+            autocompletion=among(indicators),
             rich_help_panel=MODEL,
         ),
     ] = None,
@@ -134,7 +134,7 @@ def score(
         str,
         typer.Option(
             help="Stop as soon as the choice is known (adaptive), or score every text (fixed).",
-            autocompletion=among("options:MODES"),
+            autocompletion=among(lambda: MODES),
             rich_help_panel=STOPPING,
         ),
     ] = "adaptive",
@@ -167,7 +167,7 @@ def score(
         typer.Option(
             help="Hold the model in memory, stream it block by block from disk, or spread the "
             "texts over a cluster (ray); auto streams what does not fit.",
-            autocompletion=among("options:ENGINES"),
+            autocompletion=among(lambda: ENGINES),
             rich_help_panel=ENGINE,
         ),
     ] = "auto",
@@ -175,7 +175,7 @@ def score(
         str,
         typer.Option(
             help="Run on auto, cpu, cuda, cuda:1 or mps.",
-            autocompletion=among("options:DEVICES"),
+            autocompletion=among(lambda: DEVICES),
             rich_help_panel=ENGINE,
         ),
     ] = "auto",

@@ -12,7 +12,7 @@ import typer
 from plop_lora.cli.numbers import bounded
 from plop_lora.cli.output import Format, FormatOption, finish, say
 from plop_lora.cli.words import RUN, among, with_examples
-from plop_lora.options import check_trackers, words_of
+from plop_lora.options import TRACKERS, check_trackers, words_of
 
 
 @with_examples(
@@ -34,7 +34,7 @@ def trial(
         typer.Option(
             help="Report to these trackers, separated by commas: trackio, mlflow, wandb, "
             "tensorboard …",
-            autocompletion=among("options:TRACKERS"),
+            autocompletion=among(lambda: TRACKERS),
             rich_help_panel=RUN,
         ),
     ] = "",

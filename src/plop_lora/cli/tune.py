@@ -19,12 +19,12 @@ from plop_lora.cli.output import (
     say,
     waiting,
 )
-from plop_lora.cli.words import PLACEMENT, RUN, STOPPING, among, with_examples
+from plop_lora.cli.words import PLACEMENT, RUN, STOPPING, among, strategies, with_examples
 from plop_lora.recipe import TuneRecipe
 
 KEYS = (
     *proof.TASK,
-    Key("placements", PLACEMENT, among("placement.strategies:STRATEGIES")),
+    Key("placements", PLACEMENT, among(strategies)),
     Key("trials", STOPPING),
     Key("hours", STOPPING),
     Key("seeds", STOPPING),

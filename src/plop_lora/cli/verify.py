@@ -18,7 +18,7 @@ from plop_lora.cli.output import (
     finish,
     waiting,
 )
-from plop_lora.cli.words import PLACEMENT, RUN, STOPPING, among, with_examples
+from plop_lora.cli.words import PLACEMENT, RUN, STOPPING, among, arms, with_examples
 from plop_lora.recipe import VerifyRecipe
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 KEYS = (
     *proof.TASK,
-    Key("arms", PLACEMENT, among("verification.arms:ARMS")),
+    Key("arms", PLACEMENT, among(arms)),
     Key("seeds", STOPPING),
     Key("margin", STOPPING),
     Key("quick", STOPPING),

@@ -5,7 +5,6 @@ A word list is looked up when the shell asks for it, so that help and parsing im
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -23,19 +22,59 @@ ADAPTERS = "Adapters"
 OUTPUT = "Output"
 
 
-def among(source: str) -> Callable[[str], list[str]]:
-    """Return what completes a word from a list of the package.
+def among(words: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """Return what completes a word from a list.
 
     Args:
-        source: where the list or dictionary stands, as `module:NAME` inside plop_lora.
+        words: returns the list or dictionary; it is called when the shell asks.
     """
-    module_name, _, name = source.partition(":")
 
     def complete(incomplete: str) -> list[str]:
-        words: Iterable[str] = getattr(importlib.import_module(f"plop_lora.{module_name}"), name)
-        return _last_of_list(incomplete, words)
+        return _last_of_list(incomplete, words())
 
     return complete
+
+
+def strategies() -> Iterable[str]:
+    """Return the names of the strategies."""
+    from plop_lora.placement import STRATEGIES
+
+    return STRATEGIES
+
+
+def indicators() -> Iterable[str]:
+    """Return the names of the indicators."""
+    from plop_lora.indicators import INDICATORS
+
+    return INDICATORS
+
+
+def arms() -> Iterable[str]:
+    """Return the names of the arms."""
+    from plop_lora.verification.arms import ARMS
+
+    return ARMS
+
+
+def tasks() -> Iterable[str]:
+    """Return the names of the tasks."""
+    from plop_lora.training.tasks import TASKS
+
+    return TASKS
+
+
+def servers() -> Iterable[str]:
+    """Return the names of the inference servers."""
+    from plop_lora.exports import SERVERS
+
+    return SERVERS
+
+
+def inits() -> Iterable[str]:
+    """Return the initialisations that PEFT knows."""
+    from plop_lora.placement.place import INITS
+
+    return INITS
 
 
 def targets(incomplete: str) -> list[str]:

@@ -4,16 +4,15 @@ Every record carries `kind` and `schema_version`, so that a file of another kind
 release is refused by name instead of half understood, and a digest of its content, so that a
 digit that changed on the way is noticed. Records hold data; what is done with them
 stands to their right in the import order. The conveniences that users expect on a record
-(`placement.to_peft()`, a table in a notebook) are looked up by name when they are called.
+(`placement.to_peft()`, a table in a notebook) are imported when they are called.
 
 Imports pydantic to validate on load; neither torch nor numpy.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -24,13 +23,6 @@ from plop_lora.errors import RecordError, UsageError
 from plop_lora.files import atomic_file
 from plop_lora.records.reading import DIGEST, check_digest, check_values, digest_of, read_document
 from plop_lora.records.wording import fault_at
-
-
-def later(module_name: str, name: str) -> Callable[..., Any]:
-    """Find a step that stands to the right of this file, at the moment it is called."""
-    step: Callable[..., Any] = getattr(importlib.import_module(f"plop_lora.{module_name}"), name)
-    return step
-
 
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {}
 
@@ -135,14 +127,20 @@ class Record:
 
     def __str__(self) -> str:
         """Return the table that the command line prints."""
-        return str(later("reports.terminal", "as_text")(self))
+        from plop_lora.reports.terminal import as_text
+
+        return as_text(self)
 
     def __repr__(self) -> str:
         """Return one line that says what the record is of; `print` shows the table."""
-        return f"<{type(self).__name__}: {later('report.brief', 'brief')(self)}>"
+        from plop_lora.reports.brief import brief
+
+        return f"<{type(self).__name__}: {brief(self)}>"
 
     def _repr_html_(self) -> str:
-        return str(later("reports.terminal", "as_html")(self))
+        from plop_lora.reports.terminal import as_html
+
+        return as_html(self)
 
 
 _HEAD = ("kind", "schema_version")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from plop_lora.errors import UsageError
-from plop_lora.records.base import Record, frame, later
+from plop_lora.records.base import Record, frame
 from plop_lora.records.scores import Host, ModelReference
 
 DECIDED = "decided"
@@ -127,8 +127,9 @@ class Placement(Record):
 
     def to_peft(self, model: Any = None, *, dry_run: bool = True, allow_loss: bool = False) -> Any:
         """Return the placement as `peft.LoraConfig`; see `exports.trainers.peft.to_peft`."""
-        step = later("exports.trainers.peft", "to_peft")
-        return step(self, model, dry_run=dry_run, allow_loss=allow_loss)
+        from plop_lora.exports.trainers.peft import to_peft
+
+        return to_peft(self, model, dry_run=dry_run, allow_loss=allow_loss)
 
     def to_pandas(self, rows: str = "choices") -> Any:
         """Return the placement as a `pandas.DataFrame`.
@@ -162,10 +163,9 @@ class Placement(Record):
             allow_loss: as there.
             serve: as there.
         """
-        step = later("exports.registry", "export")
+        from plop_lora.exports.registry import export, targets
+
         if to is None:
             name = Path(folder).name
-            to = name if name in later("exports.registry", "targets")() else "peft"
-        options = {"dry_run": dry_run, "allow_loss": allow_loss, "serve": serve}
-        path: Path = step(self, folder, to=to, **options).path
-        return path
+            to = name if name in targets() else "peft"
+        return export(self, folder, to=to, dry_run=dry_run, allow_loss=allow_loss, serve=serve).path

@@ -128,13 +128,10 @@ def score(  # noqa: PLR0913
         raise UsageError("Give texts or batches to score, one of the two.")
     check_choices(baseline=baseline, dtype=dtype, stop=stop, engine=engine, device=device)
     check_numbers(max_length=max_length, batch_size=batch_size, top=top, tolerance=tolerance)
-    rule = StopSettings(top, tolerance)
     origin = Origin(revision, trust_remote_code, token)
     name = None if isinstance(model, nn.Module) else model_name(str(model))
-    job = MeasurementSettings(
-        name, device, dtype, tuple(include), tuple(exclude), baseline, seed, cache, origin,
-        _further(indicators),
-    )  # fmt: skip
+    masks, further = (tuple(include), tuple(exclude)), _further(indicators)
+    job = MeasurementSettings(name, device, dtype, *masks, baseline, seed, cache, origin, further)
     chosen = engine_for(
         model if isinstance(model, nn.Module) else str(name), job,
         engine=engine, ray_address=ray_address, processes=processes, progress=progress,
@@ -145,16 +142,15 @@ def score(  # noqa: PLR0913
     _check_new(found.sites, chosen.new)
     if batches is not None:
         tokenizer = tokenizer and _tokenizer(tokenizer, name, loaded, origin)
-        given = ScoringInputs(
-            tuple(ready_batches(batches, padding_of(loaded))), "ready batches", ()
-        )
+        ready = tuple(ready_batches(batches, padding_of(loaded)))
+        given = ScoringInputs(ready, "ready batches", ())
     else:
         tokenizer = _tokenizer(tokenizer, name, loaded, origin)
         shuffle_seed = seed if stop == ADAPTIVE else None
         documents = as_documents(texts, tokenizer, seed)
         given = tokenise(loaded, tokenizer, documents, max_length, batch_size, shuffle_seed)
     found, looked = looked_at(loaded, found, given.batches, asked=bool(include))
-    watch = StopRule(found.sites, rule)
+    watch = StopRule(found.sites, StopSettings(top, tolerance))
     total = sum(len(batch.names) for batch in given.batches)
     random = random_batches(given.batches, loaded, tokenizer, seed) if reference else ()
     with progress_bar(total, progress and processes.first) as advance:
@@ -171,10 +167,12 @@ def score(  # noqa: PLR0913
         given.source, measured, loaded, seed=seed, baseline=baseline, settings=settings,
         elapsed=time.monotonic() - started,
     )  # fmt: skip
-    stopping = stopping_of(watch, stop, measured, total, given.groups)
-    notes = (*given.notes, *looked, *measured.notes, *_slow(loaded))
-    references = references_of(watch, measured, by_chance)
-    scores = assemble(loaded, name, found, measured, provenance, stopping, notes, references)
+    scores = assemble(
+        loaded, name, found, measured, provenance,
+        stopping_of(watch, stop, measured, total, given.groups),
+        (*given.notes, *looked, *measured.notes, *_slow(loaded)),
+        references_of(watch, measured, by_chance),
+    )  # fmt: skip
     return with_indicators(scores, job.further, found.sites, measured)
 
 
