@@ -86,7 +86,7 @@ def recipe_page() -> str:
         "```",
     ]
     sections = (
-        ("score", recipe.Scoring, set()),
+        ("score", recipe.ScoringSettings, set()),
         ("verify and tune", recipe.FinetuneRecipe, set()),
         ("verify", recipe.VerifyRecipe, shared),
         ("tune", recipe.TuneRecipe, shared),

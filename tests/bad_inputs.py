@@ -94,11 +94,15 @@ def numbers() -> list[Row]:
     """Return numbers out of range, and words where numbers belong."""
     rows = []
     for line, option in COUNTS:
-        rows += [Row(f"{line} {option} {n}", 2, f"{option} {n} .*give 1 or more") for n in (0, -3)]
+        rows += [
+            Row(f"{line} {option} {n}", 2, f"{option} (is )?{n}.*(give|must be) 1 or more")
+            for n in (0, -3)
+        ]
         rows += [Row(f"{line} {option} {w}", 2, f"{option}.*{w}.*--help") for w in ("few", "1.5")]
     for line, option, values in AMOUNTS:
         for value in values:
-            says = f"{option} {float(value)} .*give" if _is_number(value) else f"{option}.*{value}"
+            number = _is_number(value)
+            says = f"{option} (is )?{value}.*(give|must be)" if number else f"{option}.*{value}"
             rows.append(Row(f"{line} {option} {value}", 2, says))
     return rows
 
@@ -375,7 +379,7 @@ def recipes() -> list[Row]:
     ]
     return [
         *rows,
-        Row("verify scores.json --recipe good.yaml --seeds 0", 2, "--seeds 0 is not possible"),
+        Row("verify scores.json --recipe good.yaml --seeds 0", 2, "--seeds is 0"),
         Row("tune scores.json --recipe good.yaml --trials 0", 2, "--trials 0 is not possible"),
         Row("verify scores.json --recipe good.yaml --task x", 2, "no task 'x'. Allowed: sft"),
     ]

@@ -17,7 +17,10 @@ KEYS = (
     *(Key(path, "P") for path in ("arms", "seeds", "quick", "budget", "prompt", "margin")),
     Key("training.rewards", "P", hidden=True),
 )
-VERBS = {name: importlib.import_module(f"plop_lora.cli.{name}").KEYS for name in ("verify", "tune")}
+VERBS = {
+    name: importlib.import_module(f"plop_lora.cli.{name}").KEYS
+    for name in ("verify", "tune", "score")
+}
 
 
 def given(*words: str) -> dict[str, Any]:
@@ -86,7 +89,8 @@ def test_help_and_bounds_are_those_of_the_field() -> None:
 def test_errors_name_options_that_there_are() -> None:
     """An error that names `--ladder` sends the user to an option that does not exist."""
     paths = {key.path for keys in VERBS.values() for key in keys}
-    assert paths | {"score.indicators"} == WITH_OPTION
+    own = ("indicators", "batch_size", "include", "exclude", "token", "trust_remote_code")
+    assert paths | {f"score.{name}" for name in own} == WITH_OPTION
     assert option_of("ladder") == "--set ladder"
 
 

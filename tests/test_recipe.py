@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from plop_lora.errors import UsageError
-from plop_lora.recipe import Price, Runner, ScoreRecipe, Scoring, TuneRecipe, VerifyRecipe
+from plop_lora.recipe import Price, Runner, ScoreRecipe, ScoringSettings, TuneRecipe, VerifyRecipe
 from plop_lora.records import EvaluationSettings, TrainingSettings
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +30,7 @@ def test_reference_is_current() -> None:
 
 def test_every_key_is_documented() -> None:
     keys = {*VerifyRecipe.model_fields, *TuneRecipe.model_fields, *Runner.model_fields}
-    keys |= {*Price.model_fields, *Scoring.model_fields}
+    keys |= {*Price.model_fields, *ScoringSettings.model_fields}
     for settings in (TrainingSettings, EvaluationSettings):
         keys |= {field.name for field in dataclasses.fields(settings)}
     text = page()

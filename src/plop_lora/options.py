@@ -44,24 +44,6 @@ def check_choices(*, baseline: str, dtype: str, stop: str, engine: str, device: 
         )
 
 
-def check_numbers(*, max_length: int, batch_size: int | None, top: int, tolerance: float) -> None:
-    """Check every option that is a number.
-
-    Raises:
-        UsageError: a number out of its range.
-    """
-    for option, number in (
-        ("--max-length", max_length), ("--batch-size", batch_size), ("--top", top),
-    ):  # fmt: skip
-        if number is not None and number < 1:
-            raise UsageError(f"{option} {number} is not possible; give 1 or more.")
-    if not 0 <= tolerance < float("inf"):
-        raise UsageError(
-            f"--tolerance {tolerance} is not possible; give a difference in NFN of 0 or more, "
-            "such as 0.03."
-        )
-
-
 def check_dtype(dtype: str) -> None:
     """Refuse a dtype that models cannot be loaded in.
 

@@ -113,7 +113,7 @@ def _parameter(recipe: type[Section], key: Key) -> inspect.Parameter:
     kind = _kind(field.annotation)
     option = typer.Option(
         key.option,
-        help=field.description,
+        help=_help(field),
         rich_help_panel=key.panel,
         autocompletion=key.complete,
         hidden=key.hidden,
@@ -125,6 +125,13 @@ def _parameter(recipe: type[Section], key: Key) -> inspect.Parameter:
         default=False if kind is bool else None,
         annotation=Annotated[annotation, option],
     )
+
+
+def _help(field: FieldInfo) -> str:
+    """Return what a key is, and the value that it has where nothing is said."""
+    told, default = field.description or "", field.default
+    plain = isinstance(default, str | int | float) and not isinstance(default, bool)
+    return f"{told.rstrip('.')}; {default} by default." if plain else told
 
 
 def _kind(annotation: Any) -> type:

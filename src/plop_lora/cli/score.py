@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from plop_lora.cli.keys import Key, takes_recipe
 from plop_lora.cli.numbers import bounded
 from plop_lora.cli.output import (
     ForceOption,
@@ -24,9 +25,25 @@ from plop_lora.data.lines import STDIN
 from plop_lora.data.reading import open_rows
 from plop_lora.data.texts import NoTemplateError
 from plop_lora.errors import UsageError
+from plop_lora.indicators import recorded_indicator
 from plop_lora.models.folders import check_reach, expanded, model_name
 from plop_lora.models.origin import Origin
 from plop_lora.options import BASELINES, DEVICES, DTYPES, ENGINES, MODES, check_choices
+from plop_lora.recipe import ScoreRecipe, ScoringSettings
+
+KEYS = (
+    Key("score.max_length", DATA),
+    Key("score.seed", DATA),
+    Key("score.dtype", MODEL, among(lambda: DTYPES)),
+    Key("score.revision", MODEL),
+    Key("score.baseline", MODEL, among(lambda: BASELINES)),
+    Key("score.stop", STOPPING, among(lambda: MODES)),
+    Key("score.tolerance", STOPPING),
+    Key("score.top", STOPPING),
+    Key("score.engine", ENGINE, among(lambda: ENGINES)),
+    Key("score.device", ENGINE, among(lambda: DEVICES)),
+    Key("score.ray_address", ENGINE),
+)
 
 
 @with_examples(
@@ -37,6 +54,7 @@ from plop_lora.options import BASELINES, DEVICES, DTYPES, ENGINES, MODES, check_
     ),
     ("Score every text, as a paper needs it", "plop score ./model --data t.csv --stop fixed"),
 )
+@takes_recipe(ScoreRecipe, KEYS)
 def score(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="The hub id of a model, or its local folder.")],
@@ -49,6 +67,7 @@ def score(
             rich_help_panel=DATA,
         ),
     ],
+    given: dict[str, Any],
     text: Annotated[
         str | None,
         typer.Option(help="Take the text from this field.", rich_help_panel=DATA),
@@ -74,24 +93,6 @@ def score(
             rich_help_panel=DATA,
         ),
     ] = 200,
-    max_length: Annotated[
-        int,
-        typer.Option(
-            help="Keep this many tokens of each text.", callback=bounded(1), rich_help_panel=DATA
-        ),
-    ] = 512,
-    seed: Annotated[
-        int,
-        typer.Option(help="Set the seed of the sample and of the baseline.", rich_help_panel=DATA),
-    ] = 0,
-    dtype: Annotated[
-        str,
-        typer.Option(
-            help="Load the weights as auto (the checkpoint's own), float32, bfloat16 or float16.",
-            autocompletion=among(lambda: DTYPES),
-            rich_help_panel=MODEL,
-        ),
-    ] = "auto",
     include: Annotated[
         list[str] | None,
         typer.Option(
@@ -106,14 +107,6 @@ def score(
             rich_help_panel=MODEL,
         ),
     ] = None,
-    baseline: Annotated[
-        str,
-        typer.Option(
-            help="Compute the expected norm in closed form (analytic), or draw it (monte_carlo).",
-            autocompletion=among(lambda: BASELINES),
-            rich_help_panel=MODEL,
-        ),
-    ] = "analytic",
     indicator: Annotated[
         list[str] | None,
         typer.Option(
@@ -130,30 +123,6 @@ def score(
             rich_help_panel=MODEL,
         ),
     ] = None,
-    stop: Annotated[
-        str,
-        typer.Option(
-            help="Stop as soon as the choice is known (adaptive), or score every text (fixed).",
-            autocompletion=among(lambda: MODES),
-            rich_help_panel=STOPPING,
-        ),
-    ] = "adaptive",
-    tolerance: Annotated[
-        float,
-        typer.Option(
-            help="Tolerate that a type left out is better by this much NFN.",
-            callback=bounded(0),
-            rich_help_panel=STOPPING,
-        ),
-    ] = 0.03,
-    top: Annotated[
-        int,
-        typer.Option(
-            help="Stop when this many types of the choice are known.",
-            callback=bounded(1),
-            rich_help_panel=STOPPING,
-        ),
-    ] = 3,
     no_reference: Annotated[
         bool,
         typer.Option(
@@ -162,23 +131,6 @@ def score(
             rich_help_panel=STOPPING,
         ),
     ] = False,
-    engine: Annotated[
-        str,
-        typer.Option(
-            help="Hold the model in memory, stream it block by block from disk, or spread the "
-            "texts over a cluster (ray); auto streams what does not fit.",
-            autocompletion=among(lambda: ENGINES),
-            rich_help_panel=ENGINE,
-        ),
-    ] = "auto",
-    device: Annotated[
-        str,
-        typer.Option(
-            help="Run on auto, cpu, cuda, cuda:1 or mps.",
-            autocompletion=among(lambda: DEVICES),
-            rich_help_panel=ENGINE,
-        ),
-    ] = "auto",
     batch_size: Annotated[
         str,
         typer.Option(
@@ -187,25 +139,12 @@ def score(
             rich_help_panel=ENGINE,
         ),
     ] = "auto",
-    ray_address: Annotated[
-        str | None,
-        typer.Option(
-            help="Use the Ray cluster at this address instead of RAY_ADDRESS.",
-            rich_help_panel=ENGINE,
-        ),
-    ] = None,
     no_cache: Annotated[
         bool,
         typer.Option(
             "--no-cache", help="Compute the baseline of every weight anew.", rich_help_panel=ENGINE
         ),
     ] = False,
-    revision: Annotated[
-        str | None,
-        typer.Option(
-            help="Take this branch, tag or commit of the model on the hub.", rich_help_panel=MODEL
-        ),
-    ] = None,
     tokenizer: Annotated[
         str | None,
         typer.Option(
@@ -241,11 +180,15 @@ def score(
     processes = context.obj
     if processes is None or processes.first:
         check(output, data, recipe, force=force)
-    size = _batch_size(batch_size)
-    indicators = _indicators(recipe, indicator)
-    check_choices(baseline=baseline, dtype=dtype, stop=stop, engine=engine, device=device)
-    model = _found(model, revision, data, processes)
-    origin = Origin(revision, trust_remote_code, token)
+    own = {
+        "batch_size": _batch_size(batch_size), "include": include, "exclude": exclude,
+        "indicators": indicator, "cache": False if no_cache else None, "token": token,
+        "reference": False if no_reference else None,
+        "trust_remote_code": trust_remote_code or None,
+    }  # fmt: skip
+    asked = _asked(recipe, given, own)
+    model = _found(model, asked.revision, data, processes)
+    origin = Origin(asked.revision, asked.trust_remote_code, asked.token)
     load = functools.cache(functools.partial(_tokenizer, model, tokenizer, origin))
     # The data are read before torch is loaded, so that their faults are told at once.
     from plop_lora.data.documents import load_documents
@@ -258,35 +201,33 @@ def score(
             chat=functools.partial(_chat, tokenizer or model, load),
             group=group,
             samples=samples,
-            seed=seed,
-            token=token,
+            seed=asked.seed,
+            token=asked.token,
         )
     with waiting(f"loading torch, transformers and the tokenizer of {model}", form):
         from plop_lora.scoring import score as run
 
         loaded = load()
     scores = run(
-        model, loaded, documents,
-        max_length=max_length, batch_size=size, device=device, dtype=dtype, seed=seed,
-        include=include or (), exclude=exclude or (), baseline=baseline,
-        stop=stop, tolerance=tolerance, top=top,
-        engine=engine, ray_address=ray_address, cache=not no_cache,
-        revision=revision, token=token, trust_remote_code=trust_remote_code,
-        processes=processes, progress=form is not Format.quiet, reference=not no_reference,
-        indicators=indicators,
+        model, loaded, documents, settings=asked, processes=processes,
+        progress=form is not Format.quiet,
     )  # fmt: skip
     if processes is None or processes.first:
         finish(scores, output, form)
 
 
-def _indicators(recipe: Path | None, given: list[str] | None) -> tuple[str, ...]:
-    """Return the indicators that the line names, else those of the recipe."""
-    from plop_lora.indicators import recorded_indicator
-    from plop_lora.recipe import ScoreRecipe
-
-    options = {"score": {"indicators": given}} if given else {}
-    names = ScoreRecipe.read(recipe, options).score.indicators
-    return tuple(recorded_indicator(name).name for name in names)
+def _asked(recipe: Path | None, given: dict[str, Any], own: dict[str, Any]) -> ScoringSettings:
+    """Return the settings of the line over those of the recipe, every word a known one."""
+    there = {key: value for key, value in own.items() if value is not None}
+    options = {**given, "score": given.get("score", {}) | there}
+    asked = ScoreRecipe.read(recipe, options).score
+    check_choices(
+        baseline=asked.baseline, dtype=asked.dtype, stop=asked.stop, engine=asked.engine,
+        device=asked.device,
+    )  # fmt: skip
+    for name in asked.indicators:
+        recorded_indicator(name)
+    return asked
 
 
 def _batch_size(text: str) -> int | None:

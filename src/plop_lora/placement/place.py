@@ -19,6 +19,7 @@ from plop_lora.placement.groups import (
 )
 from plop_lora.placement.ranks import alpha_of
 from plop_lora.placement.strategies import End, Request, Strategy, find_strategy
+from plop_lora.recipe import USUAL_TOP
 from plop_lora.records import (
     DECIDED,
     TIE,
@@ -37,7 +38,6 @@ from plop_lora.statistics import paired_difference
 Ties = Mapping[tuple[str, str], Gap]
 """A chosen type and one left out → their gap."""
 
-DEFAULT_TOP = 3
 DEFAULT_RANK = 16
 LEAST_COVERAGE = 0.5
 """Share of the block parameters below which what was measured speaks for too little of a model."""
@@ -137,7 +137,7 @@ def usual_top(scores: Scores) -> int:
     Scoring stops when it has decided which types those are, so a choice of another number would
     be one that nothing has decided.
     """
-    return DEFAULT_TOP if scores.stopping is None else scores.stopping.top
+    return USUAL_TOP if scores.stopping is None else scores.stopping.top
 
 
 def default_choice(scores: Scores) -> set[str]:

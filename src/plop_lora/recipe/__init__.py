@@ -5,20 +5,21 @@ pydantic and PyYAML; no torch.
 """
 
 from plop_lora.recipe.finetune import RUNNERS, DataRecipe, FinetuneRecipe, Price, Runner
-from plop_lora.recipe.scoring import ScoreRecipe, Scoring
+from plop_lora.recipe.scoring import USUAL_TOP, ScoreRecipe, ScoringSettings
 from plop_lora.recipe.section import WITH_OPTION, Section, option_of
 from plop_lora.recipe.tune import TuneDesign, TuneRecipe
 from plop_lora.recipe.verify import VerifyDesign, VerifyRecipe
 
 __all__ = [
     "RUNNERS",
+    "USUAL_TOP",
     "WITH_OPTION",
     "DataRecipe",
     "FinetuneRecipe",
     "Price",
     "Runner",
     "ScoreRecipe",
-    "Scoring",
+    "ScoringSettings",
     "Section",
     "TuneDesign",
     "TuneRecipe",

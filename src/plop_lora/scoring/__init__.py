@@ -1,5 +1,5 @@
 """Scores from forward passes: sites, formulas, hooks and the engine."""
 
-from plop_lora.scoring.score import BASELINES, score
+from plop_lora.scoring.score import score
 
-__all__ = ["BASELINES", "score"]
+__all__ = ["score"]

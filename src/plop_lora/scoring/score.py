@@ -17,9 +17,9 @@ from plop_lora.models.devices import slow_dtype
 from plop_lora.models.folders import expanded, model_name
 from plop_lora.models.loading import load_tokenizer
 from plop_lora.models.origin import Origin
-from plop_lora.options import ADAPTIVE, BASELINES, check_choices, check_numbers
-from plop_lora.placement.place import DEFAULT_TOP
+from plop_lora.options import ADAPTIVE, check_choices
 from plop_lora.placement.stopping import StopSettings
+from plop_lora.recipe import ScoringSettings
 from plop_lora.records import Scores
 from plop_lora.scoring.assemble import assemble
 from plop_lora.scoring.beside import measure_beside
@@ -36,36 +36,19 @@ from plop_lora.scoring.reference import random_batches, references_of
 from plop_lora.scoring.sites.find import Site, find_sites
 from plop_lora.scoring.stopping import StopRule, check_top, stopping_of
 
-__all__ = ["BASELINES", "score"]
+__all__ = ["score"]
 
 
-def score(  # noqa: PLR0913
+def score(
     model: str | Path | nn.Module,
     tokenizer: Any = None,
     texts: Iterable[str | Mapping[str, Any]] | Documents | None = None,
     *,
     batches: Iterable[Mapping[str, Any]] | None = None,
-    max_length: int = 512,
-    batch_size: int | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    seed: int = 0,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    baseline: str = "analytic",
-    stop: str = ADAPTIVE,
-    tolerance: float = 0.03,
-    top: int = DEFAULT_TOP,
-    engine: str = "auto",
-    ray_address: str | None = None,
-    cache: bool = True,
-    revision: str | None = None,
-    token: str | None = None,
-    trust_remote_code: bool = False,
+    settings: ScoringSettings | None = None,
     processes: Processes | None = None,
     progress: bool = True,
-    reference: bool = True,
-    indicators: Sequence[str] = (),
+    **keys: Any,
 ) -> Scores:
     """Score every module type of a model on unlabelled texts, with forward passes only.
 
@@ -76,37 +59,14 @@ def score(  # noqa: PLR0913
         texts: strings, `Documents` from `load_documents`, or rows such as a `datasets.Dataset`,
             of which 200 are drawn.
         batches: ready batches instead of texts: dicts of tensors with `input_ids` and
-            `attention_mask`, or whatever the model's processor returns.
-        max_length: tokens kept of each text, at most the model's positions.
-        batch_size: sequences a batch; None fills a token budget. Never changes the result.
-        device: where a model given by name is loaded.
-        dtype: of a model given by name; `auto` is the checkpoint's, or float32 on a processor
-            that is slow in it.
-        seed: of the probes of the baseline, and of the order of the texts.
-        include: shell patterns of modules or types to score, wherever they stand.
-        exclude: shell patterns to leave out.
-        baseline: `analytic`, or `monte_carlo` for comparison.
-        stop: `adaptive` ends as soon as the choice of the `top` types is decided, or `fixed`
-            scores every text, as a paper needs it. Ready batches are looked at in their order,
-            which should be random.
-        tolerance: how much better, in NFN, a type left out may be than a chosen one.
-        top: how many types the choice holds.
-        engine: `memory`; `stream` reads a model given by name block by block and gives the same
-            scores; `auto` streams what would not fit; `ray` spreads the batches over a cluster.
-            What streams scores every text, since it ends with the last block.
-        ray_address: of the cluster; None takes `RAY_ADDRESS`, one on this machine, or a new one.
-        cache: remember what depends on the weights alone, for a model given by name.
-        revision: branch, tag or commit of a model on the hub.
-        token: access token of the hub; None takes the stored one. It is never recorded.
-        trust_remote_code: whether Python code that lies beside the weights may run, with all the
-            rights of your account. Recorded; nobody is asked.
-        processes: those that measure together, from `parallel.together()`; each makes the same
+            `attention_mask`, or whatever the model's processor returns. They are looked at in
+            their order, which should be random where scoring may stop early.
+        settings: how it measures; see `ScoringSettings` for every key and what it means.
+        processes: those that measure together, from `processes.together()`; each makes the same
             call and gets the same scores.
         progress: draw a bar on stderr.
-        reference: whether to score a few sequences of random tokens as well, which say whether
-            the choice would be the same without these texts.
-        indicators: Names of indicators to record beside NFN, such as `rank-of-weights`, on the
-            same tokens and without a second forward pass. The rule that stops looks at NFN alone.
+        keys: keys of the settings, such as `max_length=256, stop="fixed"`; they take the place
+            of the values in `settings`.
 
     Returns:
         Scores; NFN about 1 means no more response than to noise, and a low NFN means room for
@@ -117,7 +77,7 @@ def score(  # noqa: PLR0913
         ModelError: no such model, weights that are not those of its config.json, no site, or a
             tokenizer of another model.
         MeasurementError: NaN or infinity, or nothing measured.
-        UsageError: an option that cannot work.
+        UsageError: a key that there is none of, or a value that cannot work.
         ProcessError: another process or worker failed or is lost.
 
     Source: PLoP, arXiv 2506.20629; the denominator is the closed form, not the authors' draw.
@@ -126,54 +86,68 @@ def score(  # noqa: PLR0913
     processes = processes or Processes()
     if (texts is None) == (batches is None):
         raise UsageError("Give texts or batches to score, one of the two.")
-    check_choices(baseline=baseline, dtype=dtype, stop=stop, engine=engine, device=device)
-    check_numbers(max_length=max_length, batch_size=batch_size, top=top, tolerance=tolerance)
-    origin = Origin(revision, trust_remote_code, token)
+    asked = ScoringSettings.of(settings, keys)
+    check_choices(
+        baseline=asked.baseline, dtype=asked.dtype, stop=asked.stop, engine=asked.engine,
+        device=asked.device,
+    )  # fmt: skip
+    origin = Origin(asked.revision, asked.trust_remote_code, asked.token)
     name = None if isinstance(model, nn.Module) else model_name(str(model))
-    masks, further = (tuple(include), tuple(exclude)), _further(indicators)
-    job = MeasurementSettings(name, device, dtype, *masks, baseline, seed, cache, origin, further)
+    job = MeasurementSettings(
+        name, asked.device, asked.dtype, asked.include, asked.exclude, asked.baseline, asked.seed,
+        asked.cache, origin, _further(asked.indicators),
+    )  # fmt: skip
     chosen = engine_for(
         model if isinstance(model, nn.Module) else str(name), job,
-        engine=engine, ray_address=ray_address, processes=processes, progress=progress,
+        engine=asked.engine, ray_address=asked.ray_address, processes=processes, progress=progress,
     )  # fmt: skip
     loaded = chosen.model
-    found = find_sites(loaded, include=include, exclude=exclude)
-    check_top(top, found.sites)
+    found = find_sites(loaded, include=asked.include, exclude=asked.exclude)
+    check_top(asked.top, found.sites)
     _check_new(found.sites, chosen.new)
-    if batches is not None:
-        tokenizer = tokenizer and _tokenizer(tokenizer, name, loaded, origin)
-        ready = tuple(ready_batches(batches, padding_of(loaded)))
-        given = ScoringInputs(ready, "ready batches", ())
-    else:
-        tokenizer = _tokenizer(tokenizer, name, loaded, origin)
-        shuffle_seed = seed if stop == ADAPTIVE else None
-        documents = as_documents(texts, tokenizer, seed)
-        given = tokenise(loaded, tokenizer, documents, max_length, batch_size, shuffle_seed)
-    found, looked = looked_at(loaded, found, given.batches, asked=bool(include))
-    watch = StopRule(found.sites, StopSettings(top, tolerance))
+    given, tokenizer = _inputs(loaded, name, tokenizer, texts, batches, asked, origin)
+    found, looked = looked_at(loaded, found, given.batches, asked=bool(asked.include))
+    watch = StopRule(found.sites, StopSettings(asked.top, asked.tolerance))
     total = sum(len(batch.names) for batch in given.batches)
-    random = random_batches(given.batches, loaded, tokenizer, seed) if reference else ()
+    random = random_batches(given.batches, loaded, tokenizer, asked.seed) if asked.reference else ()
     with progress_bar(total, progress and processes.first) as advance:
         measured, by_chance = measure_beside(
             chosen, found.sites, given, random, processes,
-            enough=watch if stop == ADAPTIVE else None, advance=advance,
+            enough=watch if asked.stop == ADAPTIVE else None, advance=advance,
         )  # fmt: skip
-    settings = {
-        "max_length": max_length, "batch_size": batch_size or "auto", "include": list(include),
-        "exclude": list(exclude), "engine": measured.engine, **_recorded(origin, name, tokenizer),
-        **_read_as(given, measured),
-    }  # fmt: skip
     provenance = provenance_of(
-        given.source, measured, loaded, seed=seed, baseline=baseline, settings=settings,
+        given.source, measured, loaded, seed=asked.seed, baseline=asked.baseline,
+        settings=_recorded(asked, given, measured, name, tokenizer),
         elapsed=time.monotonic() - started,
     )  # fmt: skip
     scores = assemble(
         loaded, name, found, measured, provenance,
-        stopping_of(watch, stop, measured, total, given.groups),
+        stopping_of(watch, asked.stop, measured, total, given.groups),
         (*given.notes, *looked, *measured.notes, *_slow(loaded)),
         references_of(watch, measured, by_chance),
     )  # fmt: skip
     return with_indicators(scores, job.further, found.sites, measured)
+
+
+def _inputs(
+    model: nn.Module,
+    name: str | None,
+    tokenizer: Any,
+    texts: Iterable[str | Mapping[str, Any]] | Documents | None,
+    batches: Iterable[Mapping[str, Any]] | None,
+    asked: ScoringSettings,
+    origin: Origin,
+) -> tuple[ScoringInputs, Any]:
+    """Return what is scored, and the tokenizer, None where there is none."""
+    if batches is not None:
+        tokenizer = tokenizer and _tokenizer(tokenizer, name, model, origin)
+        ready = tuple(ready_batches(batches, padding_of(model)))
+        return ScoringInputs(ready, "ready batches", ()), tokenizer
+    tokenizer = _tokenizer(tokenizer, name, model, origin)
+    documents = as_documents(texts, tokenizer, asked.seed)
+    shuffle_seed = asked.seed if asked.stop == ADAPTIVE else None
+    given = tokenise(model, tokenizer, documents, asked.max_length, asked.batch_size, shuffle_seed)
+    return given, tokenizer
 
 
 def _further(names: Sequence[str]) -> tuple[Indicator, ...]:
@@ -189,21 +163,31 @@ def _tokenizer(given: Any, name: str | None, model: nn.Module, origin: Origin) -
     return given or load_tokenizer(name or known_name(model), origin)
 
 
-def _recorded(origin: Origin, name: str | None, tokenizer: Any) -> dict[str, Any]:
-    """Return what a record says of where a model came from; never the token."""
-    recorded: dict[str, Any] = {"trust_remote_code": origin.trust_remote_code}
-    if origin.revision is not None:
-        recorded["revision"] = origin.revision
+def _recorded(
+    asked: ScoringSettings,
+    given: ScoringInputs,
+    measured: Measured,
+    name: str | None,
+    tokenizer: Any,
+) -> dict[str, Any]:
+    """Return what a record says of how it was made and what was read; never the token."""
+    recorded: dict[str, Any] = {
+        "max_length": asked.max_length,
+        "batch_size": asked.batch_size or "auto",
+        "include": list(asked.include),
+        "exclude": list(asked.exclude),
+        "engine": measured.engine,
+        "trust_remote_code": asked.trust_remote_code,
+    }
+    if asked.revision is not None:
+        recorded["revision"] = asked.revision
     source = getattr(tokenizer, "name_or_path", "")
     if source and source != name:
         recorded["tokenizer"] = source
-    return recorded
-
-
-def _read_as(given: ScoringInputs, measured: Measured) -> dict[str, Any]:
-    """Return what a record says of what was scored: the field, and how long its texts are."""
-    length = {"tokens_per_sequence": round(measured.tokens / len(measured.names), 1)}
-    return length if given.field is None else {"field": given.field} | length
+    if given.field is not None:
+        recorded["field"] = given.field
+    length = round(measured.tokens / len(measured.names), 1)
+    return recorded | {"tokens_per_sequence": length}
 
 
 def _check_new(sites: Sequence[Site], new: Sequence[str]) -> None:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from plop_lora.errors import UsageError
 from plop_lora.options import ADAPTIVE, FIXED
-from plop_lora.placement.place import DEFAULT_TOP
 from plop_lora.placement.stopping import LEAST, StopDecision, StopSettings, examine
+from plop_lora.recipe import USUAL_TOP
 from plop_lora.records import GroupCount, Stopping
 from plop_lora.scoring.assemble import by_site, usable_sites
 from plop_lora.scoring.measurement.collect import Measured
@@ -32,7 +32,7 @@ def check_top(top: int, sites: Sequence[Site]) -> None:
     """
     odd = {site.host.type for site in sites if not site.eligible}
     types = sorted({site.host.type for site in sites} - odd)
-    if top > max(len(types), DEFAULT_TOP):
+    if top > max(len(types), USUAL_TOP):
         raise UsageError(
             f"--top {top} is not possible: {len(types)} module types are scored here that a "
             f"placement can choose ({', '.join(types)}). Give 1 to {len(types)}."
