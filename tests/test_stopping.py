@@ -345,9 +345,9 @@ def test_ready_batches_are_looked_at_one_by_one(models) -> None:
     ("options", "message"),
     [
         ({"stop": "soon"}, "There is no stop 'soon'. Allowed: adaptive, fixed"),
-        ({"top": 0}, "--top 0"),
-        ({"tolerance": -1}, "--tolerance -1"),
-        ({"tolerance": float("nan")}, "--tolerance nan"),
+        ({"top": 0}, "top is 0"),
+        ({"tolerance": -1}, "tolerance is -1"),
+        ({"tolerance": float("nan")}, "tolerance is nan"),
     ],
 )
 def test_options_that_cannot_work(models, tokenizer, options: dict, message: str) -> None:
