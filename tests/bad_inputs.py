@@ -380,7 +380,7 @@ def recipes() -> list[Row]:
     return [
         *rows,
         Row("verify scores.json --recipe good.yaml --seeds 0", 2, "--seeds is 0"),
-        Row("tune scores.json --recipe good.yaml --trials 0", 2, "--trials 0 is not possible"),
+        Row("tune scores.json --recipe good.yaml --trials 0", 2, "--trials is 0; it must be"),
         Row("verify scores.json --recipe good.yaml --task x", 2, "no task 'x'. Allowed: sft"),
     ]
 

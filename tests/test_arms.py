@@ -77,7 +77,7 @@ def test_every_arm_meets_the_budget_or_is_refused(scores, data, factor, uniform)
     sides = {name: (data.draw(SIDES), data.draw(SIDES)) for name in types}
     odd = _with_indicators(_with_sides(scores, sides))
     names = [name for name in ARMS if name != "eva" or not uniform]
-    options = {"seeds": SEEDS, "signals": _signals(odd), "uniform": uniform}
+    options = {"seeds": SEEDS, "signals": _signals(odd), "largest_rank": 32 if uniform else None}
     budget = max(1, int(factor * 4 * budget_of(odd, 1)))
     try:
         arms = make_arms(names, odd, budget=budget, **options)

@@ -321,6 +321,8 @@ def test_sigterm_becomes_an_error(tmp_path: Path) -> None:
     """A launcher's SIGTERM in the middle of a write must not leave a temporary file."""
     from plop_lora.files import atomic_file
 
+    before = signal.getsignal(signal.SIGTERM)
+
     def write() -> None:
         with parallel._stoppable(), atomic_file(tmp_path / "scores.json") as file:
             file.write("half")
@@ -330,7 +332,7 @@ def test_sigterm_becomes_an_error(tmp_path: Path) -> None:
     with pytest.raises(ProcessError, match="launcher stopped"):
         write()
     assert os.listdir(tmp_path) == []
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_other_texts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,8 @@ from plop_lora.cli import main
 from plop_lora.recipe import Runner, TuneRecipe, VerifyRecipe
 from plop_lora.records import Placement, Scores, TrialResult, Tuning, Verification
 from plop_lora.records.trial import CONFIRM, UNTRAINED
-from plop_lora.study.folder import keep
+from plop_lora.study.folder import keep, mark
+from plop_lora.study.model import model_of
 from plop_lora.training.folder import trial_folder
 from plop_lora.verification import run as step
 
@@ -427,6 +428,7 @@ def test_a_folder_of_another_recipe_is_refused(plop_in, place: Place, tmp_path: 
     """Trials of two recipes under one roof would be compared with each other."""
     scores = Scores.load(tmp_path / "scores.json")
     other = place.recipe(top=2)
+    mark(tmp_path / "run", "verify", model_of(scores))
     keep(tmp_path / "run", other, scores)
     code, errors = plop_in("verify", {})
     assert (code, errors.count("\n")) == (2, 1)

@@ -38,8 +38,7 @@ from plop_lora.study.checks import check_trainer
 from plop_lora.training.runners.run import KINDS
 from plop_lora.training.task import Task
 from plop_lora.training.tasks import TASKS, task_named
-from plop_lora.verification.arms import ARMS, ArmRule, make_arms
-from plop_lora.verification.arms import Request as Wanted
+from plop_lora.verification.arms import ARMS, ArmRequest, ArmRule, make_arms
 
 DOCS = Path(__file__).parents[1] / "docs" / "how-to"
 WORD = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -213,7 +212,7 @@ def _signal(name: str) -> Signal:
 
 
 def _placed(row: ArmRule, seed: int = 0, **signals: Signal) -> tuple[str, ...]:
-    wanted = Wanted(scores(), 2, seed, signals)
+    wanted = ArmRequest(scores(), 2, seed, signals)
     return tuple(site.name for site in row.choose(wanted).sites)
 
 

@@ -19,6 +19,7 @@ from plop_lora.cli.words import examples_of
 from plop_lora.demo import DATA, MODEL
 
 PROBLEMS = str(DATA / "problems.jsonl")
+TRAINED = ("--task", "sft", "--train", PROBLEMS, "--eval", PROBLEMS)
 HEAVY = ("torch", "transformers", "peft", "datasets", "optuna")
 
 
@@ -45,6 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (here / "empty.jsonl").write_text("")
     (here / "broken.jsonl").write_text('{"text": "one"}\n{"text": \n')
     (here / "adapter_config.json").write_text("{}")
+    (here / "numbers.jsonl").write_text('{"id": 1, "count": 2}\n')
     chat = {"messages": [{"role": "user", "content": "Hello."}]}
     (here / "chat.jsonl").write_text(json.dumps(chat) + "\n")
     return here
@@ -57,17 +59,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["score", str(MODEL), "--data", "empty.jsonl"], 1, "holds no rows"),
         (["score", str(MODEL), "--data", "broken.jsonl"], 1, "line 2, is not JSON"),
         (["score", str(MODEL), "--data", PROBLEMS, "--text", "no"], 1, "no field 'no'"),
-        (["score", str(MODEL), "--data", PROBLEMS], 1, "it has: question, answer"),
+        (["score", str(MODEL), "--data", "numbers.jsonl"], 1, "it has: id, count"),
         (["score", "./nowhere", "--data", PROBLEMS], 1, "./nowhere is not there"),
         (["score", str(MODEL), "--data", PROBLEMS, "--dtype", "float8"], 2, "no dtype 'float8'"),
         (["score", str(MODEL), "--data", PROBLEMS, "--engine", "gpu"], 2, "no engine 'gpu'"),
         (["score", str(MODEL), "--data", PROBLEMS, "--device", "GPU 1"], 2, "cannot be a device"),
-        (["score", str(MODEL), "--data", PROBLEMS, "--top", "0"], 2, "--top 0 is not possible"),
+        (["score", str(MODEL), "--data", PROBLEMS, "--top", "0"], 2, "--top is 0; it must be"),
         (["import", "adapter_config.json"], 1, "no PEFT adapter configuration"),
         (["import", ".", "--model", "./nowhere"], 1, "./nowhere is not there"),
         (["trial", "empty.jsonl", "--report-to", "foo"], 2, "no tracker 'foo'"),
-        (["verify", "empty.jsonl", "--seeds", "0"], 2, "--seeds 0 is not possible"),
-        (["tune", "empty.jsonl", "--hours", "nan"], 2, "--hours nan is not possible"),
+        (["verify", "empty.jsonl", *TRAINED, "--seeds", "0"], 2, "--seeds is 0; it must be"),
+        (["tune", "empty.jsonl", *TRAINED, "--hours", "nan"], 2, "--hours is nan; it must be"),
     ],
     ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else "",
 )
@@ -107,7 +109,7 @@ def test_scoring_imports_only_what_the_model_needs(folder: Path) -> None:
 def test_sharded_weights_are_found_without_importing_their_class() -> None:
     code = (
         "import sys, torch\n"
-        "from plop_lora.scoring import sharded\n"
+        "from plop_lora.scoring.sites import sharded\n"
         "sys.modules.pop('torch.distributed.tensor', None)\n"
         "assert not sharded.is_spread(torch.zeros(2, 2))\n"
         "assert 'torch.distributed.tensor' not in sys.modules"

@@ -17,6 +17,7 @@ from builders import PlantedTrials, trial_result
 
 from plop_lora.demo import DATA, MODEL
 from plop_lora.records import TrialResult, TrialSpec
+from plop_lora.records.trial import LADDER
 from plop_lora.training.folder import trial_folder
 
 pytestmark = pytest.mark.slow
@@ -273,7 +274,7 @@ def test_real_trials_are_the_same_in_a_process_that_stays(
     records = {}
     for name, warm in (("fresh", False), ("warm", True)):
         study = _open(scripts, prepared[1], tmp_path / name)
-        specs = [study.spec(arm, 2e-3, 0, "ladder") for arm in ("plop", "mlp")]
+        specs = [study.spec(arm, 2e-3, 0, LADDER) for arm in ("plop", "mlp")]
         study_script.go_through(study, specs, 1, warm=warm)
         records[name] = study.records()
         for folder in (study.folder / "trials").iterdir():

@@ -31,6 +31,7 @@ from plop_lora.records import TrialResult, TrialSpec, Verification
 from plop_lora.records.trial import CONFIRM, LADDER, UNTRAINED
 from plop_lora.reports.terminal import as_html, as_text
 from plop_lora.study.estimate import CHARACTERS_A_TOKEN, Work, arithmetic, estimate
+from plop_lora.training.tasks import task_named
 from plop_lora.verification import run as step
 
 ROWS, REPORT_ROWS = 200, 400
@@ -447,7 +448,8 @@ def test_finished_trials_say_what_others_take(scores, recipe, tmp_path) -> None:
 def test_arithmetic_grows_with_the_work(scores, recipe, tmp_path: Path) -> None:
     planted = planted_accuracy(BETTER)
     verify(scores, recipe, tmp_path, planted)
-    spec, size = planted.ran[0], Work(100, 50, 20.0, 1000)
+    spec = planted.ran[0]
+    size = Work(100, 50, 20.0, 1000, task_named(spec.task))
     trained = 4 + 2 * spec.placement.trainable_parameters / 1000
     assert arithmetic(spec, size) == pytest.approx(1000 * (100 * 20 * trained + 50 * 20 * 2))
     steps = dataclasses.replace(spec, training=dataclasses.replace(spec.training, steps=10))

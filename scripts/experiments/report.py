@@ -209,15 +209,16 @@ def arms_table(record: Verification) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for arm in sorted(record.arms, key=lambda arm: (arm.arm != record.shortlist, arm.arm)):
-        difference = "–"
+        difference = verdict = "–"
         if arm.difference is not None:
+            verdict = str(arm.verdict)
             difference = f"{arm.difference:+.4f}"
             if arm.low is not None and arm.high is not None:
                 difference += f" ({arm.low:+.4f} to {arm.high:+.4f})"
         lines.append(
             f"| {arm.arm} | {arm.parameters:,} | {number(arm.learning_rate, 2)} | "
             f"{number(arm.mean)} | {', '.join(map(number, arm.values))} | {difference} | "
-            f"{number(arm.p, 2)} | {arm.verdict} | {number(arm.nfn, 3)} |"
+            f"{number(arm.p, 2)} | {verdict} | {number(arm.nfn, 3)} |"
         )
     return lines
 

@@ -273,7 +273,7 @@ def read_end(code: int, log: str) -> TrialEnd:
     r"""Say why a command ended without a result, from its return code and its log.
 
     >>> read_end(1, "loading\nError: No such model: x.\n")
-    End(cause='No such model: x.', memory=False, killed=False)
+    TrialEnd(cause='No such model: x.', memory=False, killed=False)
     >>> read_end(-9, "").memory, read_end(1, "RuntimeError: CUDA out of memory.").memory
     (True, True)
     """
