@@ -83,4 +83,4 @@ def _type_difference(first: Scores, second: Scores, name: str, paired: bool) -> 
 
 
 def _orders(scores: Scores, name: str) -> list[int]:
-    return [order for order, site in enumerate(scores.sites) if site.type == name]
+    return [index for index, site in enumerate(scores.sites) if site.type == name]

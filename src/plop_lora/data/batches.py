@@ -265,9 +265,9 @@ def _pad(
     width = width or max(map(len, rows))
     ids_BT = torch.zeros(len(rows), width, dtype=torch.long)
     mask_BT = torch.zeros(len(rows), width, dtype=torch.long)
-    for order, row in enumerate(rows):
-        ids_BT[order, : len(row)] = torch.tensor(row)
-        mask_BT[order, : len(row)] = 1
+    for index, row in enumerate(rows):
+        ids_BT[index, : len(row)] = torch.tensor(row)
+        mask_BT[index, : len(row)] = 1
     return ids_BT, mask_BT
 
 
@@ -294,20 +294,20 @@ def ready_batches(
         DataError: a batch without tensors, rows that differ between tensors, zero tokens, a mask
             that is not that of the tokens, or none where padding cannot be told.
     """
-    for order, given in enumerate(batches):
+    for index, given in enumerate(batches):
         named = {key: value for key, value in dict(given).items() if key != "labels"}
         inputs = {k: v for k, v in named.items() if v is not None or k not in SIDES}
         tensors = [v for v in inputs.values() if isinstance(v, torch.Tensor) and v.ndim]
         if not tensors:
-            raise DataError(f"Batch {order} holds no tensors; it has: {', '.join(inputs)}.")
+            raise DataError(f"Batch {index} holds no tensors; it has: {', '.join(inputs)}.")
         rows = len(inputs.get("input_ids", tensors[0]))
         for ids, mask in zip(_IDS, SIDES, strict=True):
             if mask in inputs:
-                _check_mask(order, mask, inputs[mask])
+                _check_mask(index, mask, inputs[mask])
             elif padding is not None:
-                inputs = _masked(order, inputs, ids, mask, padding)
+                inputs = _masked(index, inputs, ids, mask, padding)
             if mask in inputs:
-                inputs = _right_padded(order, inputs, mask)
+                inputs = _right_padded(index, inputs, mask)
         inputs = _told_apart(inputs)
         yield Batch(inputs, tuple(_row_name(inputs, row, rows) for row in range(rows)))
 
@@ -319,7 +319,7 @@ _DECODER = "decoder_"
 _DECODER_MASK = "decoder_attention_mask"
 
 
-def _check_mask(order: int, name: str, mask: Any) -> None:
+def _check_mask(index: int, name: str, mask: Any) -> None:
     """Refuse a mask that does not say which tokens there are, as those made for attention.
 
     Raises:
@@ -331,14 +331,14 @@ def _check_mask(order: int, name: str, mask: Any) -> None:
         f"of shape {list(mask.shape)}" if isinstance(mask, torch.Tensor) else type(mask).__name__
     )
     raise DataError(
-        f"Batch {order} has an {name} ({shape}) that does not say which tokens there are. Give "
+        f"Batch {index} has an {name} ({shape}) that does not say which tokens there are. Give "
         "one of shape [batch, token], 1 for a token and 0 for padding; the model makes from it "
         "what its attention needs."
     )
 
 
 def _masked(
-    order: int, inputs: dict[str, Any], ids: str, mask: str, padding: Padding
+    index: int, inputs: dict[str, Any], ids: str, mask: str, padding: Padding
 ) -> dict[str, Any]:
     """Add the mask of token numbers that end, or begin, with padding.
 
@@ -355,7 +355,7 @@ def _masked(
     padded_BT = ends_BT | begins_BT
     if padding.ends and bool((padded_BT.sum(1) > 1).any() or begins_BT.any()):
         raise DataError(
-            f"Batch {order} has no {mask}, and token {padding.token} both fills up rows and ends "
+            f"Batch {index} has no {mask}, and token {padding.token} both fills up rows and ends "
             f"texts. Give its {mask}, of shape [batch, token] with 1 for a token and 0 for padding."
         )
     if padding.ends or not padded_BT.any():
@@ -380,7 +380,7 @@ def _of_side(inputs: Mapping[str, Any], mask: str) -> list[str]:
     ]
 
 
-def _right_padded(order: int, inputs: dict[str, Any], mask: str) -> dict[str, Any]:
+def _right_padded(index: int, inputs: dict[str, Any], mask: str) -> dict[str, Any]:
     """Move the padding of one side to the right.
 
     Raises:
@@ -389,7 +389,7 @@ def _right_padded(order: int, inputs: dict[str, Any], mask: str) -> dict[str, An
     mask_BT = inputs[mask]
     empty = (mask_BT.sum(dim=1) == 0).nonzero()
     if len(empty):
-        raise DataError(f"Batch {order}, row {int(empty[0])}, has zero tokens.")
+        raise DataError(f"Batch {index}, row {int(empty[0])}, has zero tokens.")
     if bool((mask_BT[:, :-1] >= mask_BT[:, 1:]).all()):
         return inputs
     order_BT = mask_BT.argsort(dim=1, descending=True, stable=True)

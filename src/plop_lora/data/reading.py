@@ -190,11 +190,11 @@ def _read_json(file: DataFile) -> Iterator[Row]:
     rows = _from_object(file, document) if isinstance(document, dict) else document
     if not isinstance(rows, list):
         raise DataError(f"{file} is a bare value; it must be a list of objects with named fields.")
-    for order, row in enumerate(rows):
+    for index, row in enumerate(rows):
         if isinstance(row, str):
             row = {"text": row}
         if not isinstance(row, dict):
-            raise DataError(f"{file}, item {order}, is neither an object nor a string.")
+            raise DataError(f"{file}, item {index}, is neither an object nor a string.")
         yield row
 
 

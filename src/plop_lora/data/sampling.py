@@ -96,8 +96,8 @@ def scoring_order(names: Sequence[str], groups: Sequence[str | None], seed: int)
     for position in sorted(range(len(names)), key=keys.__getitem__):
         members[groups[position]].append(position)
     places = {
-        position: (order + 0.5) / len(found)
+        position: (index + 0.5) / len(found)
         for found in members.values()
-        for order, position in enumerate(found)
+        for index, position in enumerate(found)
     }
     return sorted(places, key=lambda position: (places[position], keys[position]))

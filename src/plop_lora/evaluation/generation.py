@@ -72,9 +72,9 @@ def generate(
     ends = ends_of_turns(prepared.tokenizer, references) if chats else Ends()
     with judging(prepared.model), greedy(prepared, ends):
         for group in by_length(list(map(len, rows)), batch_size):
-            answers = _generate(prepared, [rows[order] for order in group], max_new_tokens, ends)
+            answers = _generate(prepared, [rows[index] for index in group], max_new_tokens, ends)
             found.update(zip(group, answers, strict=True))
-    return [found[order] for order in range(len(rows))]
+    return [found[index] for index in range(len(rows))]
 
 
 def _room(model: Any, max_new_tokens: int) -> int:
@@ -142,10 +142,10 @@ def padded(
     width = max(map(len, rows))
     ids_BT = torch.full((len(rows), width), filler, dtype=torch.long)
     mask_BT = torch.zeros(len(rows), width, dtype=torch.long)
-    for order, row in enumerate(rows):
+    for index, row in enumerate(rows):
         where = slice(width - len(row), width) if left else slice(0, len(row))
-        ids_BT[order, where] = torch.tensor(row, dtype=torch.long)
-        mask_BT[order, where] = 1
+        ids_BT[index, where] = torch.tensor(row, dtype=torch.long)
+        mask_BT[index, where] = 1
     return ids_BT, mask_BT
 
 

@@ -44,15 +44,15 @@ def row_losses(
     found: dict[int, float] = {}
     with judging(prepared.model):
         for group in by_length([len(s.tokens) for s in sequences], batch_size):
-            losses = _losses(prepared, [sequences[order] for order in group])
+            losses = _losses(prepared, [sequences[index] for index in group])
             found.update(zip(group, losses, strict=True))
-    for order, value in found.items():
+    for index, value in found.items():
         if not torch.isfinite(torch.tensor(value)):
             raise MeasurementError(
-                f"The loss of evaluation row {order + 1} is {value}. The training has diverged; "
+                f"The loss of evaluation row {index + 1} is {value}. The training has diverged; "
                 "try a lower learning rate."
             )
-    return [found[order] for order in range(len(rows))]
+    return [found[index] for index in range(len(rows))]
 
 
 def judgeable(row: Row, tokenizer: Any, max_length: int) -> Example:

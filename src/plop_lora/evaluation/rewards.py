@@ -90,8 +90,8 @@ def number_reward(completions: Sequence[Any], **columns: Any) -> list[float]:
         DataError: a row has no reference, or one whose number cannot be read whole.
     """
     wanted = [
-        _reference_number({name: columns[name][order] for name in _REFERENCES if name in columns})
-        for order in range(len(completions))
+        _reference_number({name: columns[name][index] for name in _REFERENCES if name in columns})
+        for index in range(len(completions))
     ]
     found = [marked_number(text_of(completion)) for completion in completions]
     return [float(a is not None and a == b) for a, b in zip(found, wanted, strict=True)]
@@ -188,9 +188,9 @@ def _before(text: str, ends: Sequence[str]) -> str:
 def _offender(reward: Reward, given: Mapping[str, Any]) -> Any:
     """Return the first completion that the function fails on alone, else the first of all."""
     completions = given["completions"]
-    for order in range(len(completions)):
+    for index in range(len(completions)):
         alone = {
-            key: value[order : order + 1]
+            key: value[index : index + 1]
             if isinstance(value, list) and len(value) == len(completions)
             else value
             for key, value in given.items()
@@ -198,7 +198,7 @@ def _offender(reward: Reward, given: Mapping[str, Any]) -> Any:
         try:
             reward(**alone)
         except Exception:
-            return completions[order]
+            return completions[index]
     return completions[0] if completions else ""
 
 

@@ -27,12 +27,12 @@ _TRIAL = """
 import faulthandler, json, os, re, sys
 given = json.load(sys.stdin)
 faulthandler.dump_traceback_later(given["seconds"], exit=True, file=open(os.devnull, "w"))
-for order, pattern in enumerate(given["patterns"]):
-    print(json.dumps([order, None]), flush=True)
+for index, pattern in enumerate(given["patterns"]):
+    print(json.dumps([index, None]), flush=True)
     try:
         compiled = re.compile(pattern)
     except (re.error, OverflowError, RecursionError, MemoryError) as error:
-        print(json.dumps([order, str(error)]), flush=True)
+        print(json.dumps([index, str(error)]), flush=True)
         break
     for name in given["names"]:
         compiled.match(name)
@@ -76,10 +76,10 @@ def check_patterns(config: Mapping[str, Any], names: Iterable[str], source: str)
     if not patterns:
         return
     said = _run(_TRIAL, [whole for _, _, whole in patterns], names)
-    order, fault = json.loads(said.splitlines()[-1])
-    if order is None:
+    index, fault = json.loads(said.splitlines()[-1])
+    if index is None:
         return
-    field, written, _ = patterns[order]
+    field, written, _ = patterns[index]
     shown = repr(written if len(written) <= 80 else f"{written[:80]}…")
     if fault is not None:
         raise AdapterError(

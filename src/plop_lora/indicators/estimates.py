@@ -22,9 +22,9 @@ def estimator(scores: Scores, row: Indicator) -> Estimator:
     """
     measurements = scores.measurements
     if row.name == NFN:
-        return lambda orders: type_estimate(measurements, orders)
+        return lambda indices: type_estimate(measurements, indices)
     held = _held(scores, row)
-    return lambda orders: indicator_estimate(measurements, held, orders)
+    return lambda indices: indicator_estimate(measurements, held, indices)
 
 
 def _held(scores: Scores, row: Indicator) -> IndicatorScores:

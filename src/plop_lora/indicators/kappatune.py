@@ -43,7 +43,7 @@ def kappa_order(
         (selector.get_best_target_parameters(), stacks),
     ):
         listed = [name for name in names if name in wanted]
-        values |= {name: -order / len(listed) for order, name in enumerate(listed)}
+        values |= {name: -index / len(listed) for index, name in enumerate(listed)}
     if not values:
         raise ModelError(
             "PEFT's KappaTune reads torch.nn.Linear and stacks of experts, and this model's "

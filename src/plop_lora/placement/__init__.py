@@ -4,9 +4,10 @@ from plop_lora.placement.budget import parse_budget, parse_layers
 from plop_lora.placement.groups import Group, groups_of
 from plop_lora.placement.place import default_choice, place
 from plop_lora.placement.ranks import alpha_of, with_rank, with_ranks
-from plop_lora.placement.strategies import STRATEGIES
+from plop_lora.placement.strategies import PLOP, STRATEGIES
 
 __all__ = [
+    "PLOP",
     "STRATEGIES",
     "Group",
     "alpha_of",

@@ -117,7 +117,7 @@ def allocate(costs: Sequence[RankCost], budget: int) -> list[int]:
     ranks = [min(uniform, cost.largest_rank) for cost in costs]
     left = budget - _total(costs, ranks)
     for group in sorted({cost.group for cost in costs}):
-        members = [order for order, cost in enumerate(costs) if cost.group == group]
+        members = [index for index, cost in enumerate(costs) if cost.group == group]
         left = _raise_together(costs, ranks, members, left)
     _spend(costs, ranks, left, _by_preference(costs))
     return ranks
@@ -205,19 +205,19 @@ def _spend(costs: Sequence[RankCost], ranks: list[int], left: int, order: Sequen
 
 
 def _by_preference(costs: Sequence[RankCost]) -> list[int]:
-    return sorted(range(len(costs)), key=lambda order: (costs[order].group, order))
+    return sorted(range(len(costs)), key=lambda index: (costs[index].group, index))
 
 
 def _raise_together(
     costs: Sequence[RankCost], ranks: list[int], members: list[int], left: int
 ) -> int:
     """Give every member one more rank if all can take it and it fits; return what is left."""
-    price = sum(costs[order].parameters_per_rank for order in members)
-    room = all(ranks[order] < costs[order].largest_rank for order in members)
+    price = sum(costs[index].parameters_per_rank for index in members)
+    room = all(ranks[index] < costs[index].largest_rank for index in members)
     if not room or price > left:
         return left
-    for order in members:
-        ranks[order] += 1
+    for index in members:
+        ranks[index] += 1
     return left - price
 
 

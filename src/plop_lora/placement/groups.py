@@ -83,7 +83,7 @@ class _Values:
     def of(self, types: set[str]) -> Estimate | None:
         """Return the mean over the sites of some types."""
         sites = enumerate(self.scores.sites)
-        return self.estimate([order for order, site in sites if site.type in types])
+        return self.estimate([index for index, site in sites if site.type in types])
 
 
 def first_alone(rivals: list[Group], chosen: list[Group], indicator: Indicator) -> set[str]:

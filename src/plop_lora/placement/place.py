@@ -18,7 +18,7 @@ from plop_lora.placement.groups import (
     held_back,
 )
 from plop_lora.placement.ranks import alpha_of
-from plop_lora.placement.strategies import End, Request, Strategy, find_strategy
+from plop_lora.placement.strategies import PLOP, End, Request, Strategy, find_strategy
 from plop_lora.recipe import USUAL_TOP
 from plop_lora.records import (
     DECIDED,
@@ -49,7 +49,7 @@ INITS = ("default", "gaussian", "orthogonal", "pissa", "olora", "eva", "corda", 
 def place(  # noqa: PLR0913
     scores: Scores | str | Path,
     *,
-    strategy: str = "plop",
+    strategy: str = PLOP,
     indicator: str = NFN,
     top: int | None = None,
     rank: int | None = None,
@@ -90,13 +90,13 @@ def place(  # noqa: PLR0913
         UsageError: an unknown name, a number out of range, a budget below rank 1.
     """
     scores = Scores.of(scores)
-    row, order = find_strategy(strategy), recorded_indicator(indicator)
+    row, ranked_by = find_strategy(strategy), recorded_indicator(indicator)
     settings = settings or AdapterSettings()
-    every = groups_of(scores, order)
+    every = groups_of(scores, ranked_by)
     eligible = [group for group in every if group.eligible]
     _check(row, eligible, top, rank, budget, types)
     if row.by_score and top is None:
-        _check_coverage(scores, order)
+        _check_coverage(scores, ranked_by)
     check_settings(scaling, settings)
     taken = min(usual_top(scores), len(eligible)) if top is None else top
     chosen = row.choose(eligible, Request(taken, seed, tuple(types), tuple(every)))
@@ -109,8 +109,8 @@ def place(  # noqa: PLR0913
     hosts = _hosts_of(chosen, layers)
     clipped = _clipped(hosts, rank, limit)
     sites = _place_sites(hosts, rank or DEFAULT_RANK, limit, scaling, settings)
-    ties = known_ties(scores) if order.name == NFN else {}
-    choices = choices_of(row, eligible, chosen, sites, ties, order)
+    ties = known_ties(scores) if ranked_by.name == NFN else {}
+    choices = choices_of(row, eligible, chosen, sites, ties, ranked_by)
     return Placement(
         model=scores.model,
         strategy=strategy,
@@ -126,7 +126,7 @@ def place(  # noqa: PLR0913
         scores_digest=scores.digest(),
         plop_version=__version__,
         settings=settings,
-        notes=(*_notes(row, eligible, chosen, sites, order), *_unread(scores, every), *clipped),
+        notes=(*_notes(row, eligible, chosen, sites, ranked_by), *_unread(scores, every), *clipped),
         indicator=indicator,
     )
 
@@ -215,7 +215,7 @@ def check_settings(scaling: float, settings: AdapterSettings) -> None:
 
 def _hosts_of(chosen: list[Group], layers: Collection[int] | None) -> list[tuple[int, Host]]:
     """Return (preference, weight) of everything that gets an adapter."""
-    hosts = [(order, host) for order, group in enumerate(chosen) for host in group.hosts]
+    hosts = [(index, host) for index, group in enumerate(chosen) for host in group.hosts]
     if layers is None:
         return hosts
     there = {host.layer for _, host in hosts if host.layer is not None}
@@ -225,7 +225,7 @@ def _hosts_of(chosen: list[Group], layers: Collection[int] | None) -> list[tuple
             f"--layers names {', '.join(map(str, missing)) or 'none'}, but the chosen types stand "
             f"in the layers {min(there, default=0)} to {max(there, default=0)}."
         )
-    return [(order, host) for order, host in hosts if host.layer in layers]
+    return [(index, host) for index, host in hosts if host.layer in layers]
 
 
 def _clipped(
@@ -257,7 +257,7 @@ def _place_sites(
     settings: AdapterSettings,
 ) -> tuple[PlacedSite, ...]:
     costs = [
-        RankCost(host.parameters_per_rank, host.largest_rank, order) for order, host in members
+        RankCost(host.parameters_per_rank, host.largest_rank, index) for index, host in members
     ]
     if limit is None:
         ranks = [min(rank, cost.largest_rank) for cost in costs]

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from plop_lora.errors import UsageError, nearest
 from plop_lora.placement.groups import Group
 
+PLOP = "plop"
+"""The strategy of the method itself, and the name of the arm that has its placement."""
 _QUERY_VALUE = re.compile(r"(q|query|v|value)(_proj|_lin)?")
 _FUSED_QUERY_VALUE = re.compile(r"(.*qkv.*|query_key_value|c_attn)", re.IGNORECASE)
 
@@ -129,7 +131,7 @@ _LORA = "LoRA, arXiv 2106.09685, https://arxiv.org/abs/2106.09685"
 STRATEGIES: dict[str, Strategy] = {
     row.name: row
     for row in (
-        Strategy("plop", _first, "the types with the lowest NFN", _PAPER, True, End.first),
+        Strategy(PLOP, _first, "the types with the lowest NFN", _PAPER, True, End.first),
         Strategy("plop-inverse", _last, "the highest NFN, a sanity check", _PAPER, True, End.last),
         Strategy("attention", _role("attention"), "every type inside attention", _PAPER),
         Strategy("mlp", _role("mlp"), "every type of the feed-forward part", _PAPER),

@@ -123,7 +123,7 @@ def _leaves(document: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]
                 left.append(((*path, key), entry))
         elif isinstance(value, list):
             if not (set(map(type, value)) <= {int, float} and all(map(_is_finite, value))):
-                left += [((*path, str(order)), entry) for order, entry in enumerate(value)]
+                left += [((*path, str(index)), entry) for index, entry in enumerate(value)]
         elif isinstance(value, str | float):
             yield path, value
 

@@ -107,8 +107,8 @@ class _Fitted:
             return
         if prefix:
             yield Text(f"… stands for {prefix}", overflow="fold")
-        for order, columns in enumerate(_pieces(table, width)):
-            if order:
+        for index, columns in enumerate(_pieces(table, width)):
+            if index:
                 yield Text()
             yield _draw(table, columns)
 
@@ -116,10 +116,10 @@ class _Fitted:
 def _pieces(table: Table, width: int) -> list[list[int]]:
     """Return the columns of each piece, cut only where a column says that it may start one."""
     groups: list[list[int]] = []
-    for order, column in enumerate(table.columns):
+    for index, column in enumerate(table.columns):
         if column.starts or not groups:
             groups.append([])
-        groups[-1].append(order)
+        groups[-1].append(index)
     pieces = [groups[0]]
     for group in groups[1:]:
         if _width(table, pieces[-1] + group) <= width:
@@ -168,11 +168,11 @@ def _draw(table: Table, columns: Sequence[int]) -> RichTable:
     drawn = RichTable(
         box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0)
     )
-    for order in columns:
-        column = table.columns[order]
+    for index in columns:
+        column = table.columns[index]
         drawn.add_column(column.name, justify="right" if column.right else "left", overflow="fold")
     for row in table.rows:
-        drawn.add_row(*(Text(row[order]) for order in columns))
+        drawn.add_row(*(Text(row[index]) for index in columns))
     return drawn
 
 

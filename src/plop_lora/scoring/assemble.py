@@ -215,13 +215,13 @@ def _hosts(sites: list[Site]) -> tuple[Host, ...]:
 
 def _type_scores(sites: list[Site], measurements: Measurements) -> tuple[TypeScore, ...]:
     members: dict[str, list[int]] = defaultdict(list)
-    for order, site in enumerate(sites):
-        members[site.type].append(order)
+    for index, site in enumerate(sites):
+        members[site.type].append(index)
     scores = []
-    for type_name, orders in members.items():
-        estimate = type_estimate(measurements, orders)
+    for type_name, indices in members.items():
+        estimate = type_estimate(measurements, indices)
         low, high = estimate.interval()
-        first = sites[orders[0]]
+        first = sites[indices[0]]
         scores.append(
             TypeScore(
                 type=type_name,
@@ -229,10 +229,10 @@ def _type_scores(sites: list[Site], measurements: Measurements) -> tuple[TypeSco
                 nfn=estimate.value,
                 low=low,
                 high=high,
-                modules=len(orders),
-                parameters=sum(sites[order].parameters for order in orders),
+                modules=len(indices),
+                parameters=sum(sites[index].parameters for index in indices),
                 role=first.role,
-                eligible=all(sites[order].eligible for order in orders),
+                eligible=all(sites[index].eligible for index in indices),
             )
         )
     return tuple(sorted(scores, key=lambda row: (row.nfn, row.type)))

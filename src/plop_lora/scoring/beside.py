@@ -108,8 +108,8 @@ def text_alone(batches: Sequence[Batch]) -> tuple[Batch, ...]:
     every text is alone already, or where there is more than text.
     """
     rows = [
-        (width_of(row) == width_of(batch), width_of(row), order, row)
-        for order, batch in enumerate(batches)
+        (width_of(row) == width_of(batch), width_of(row), index, row)
+        for index, batch in enumerate(batches)
         if batch.can_split() and is_text(batch)
         for row in rows_of(batch)
     ]

@@ -61,8 +61,8 @@ def _recorded(
 def _type_values(row: Indicator, held: IndicatorScores, scores: Scores) -> tuple[TypeValue, ...]:
     found = []
     for name in scores.type_names():
-        orders = [order for order, site in enumerate(scores.sites) if site.type == name]
-        estimate = indicator_estimate(scores.measurements, held, orders)
+        indices = [index for index, site in enumerate(scores.sites) if site.type == name]
+        estimate = indicator_estimate(scores.measurements, held, indices)
         if estimate is not None:
             found.append(TypeValue(name, estimate.value, *estimate.interval()))
     return tuple(sorted(found, key=lambda one: (row.first(one.value), one.type)))

@@ -58,41 +58,41 @@ class Difference:
         return DECIDED if self.low > 0 or self.high < 0 else UNDECIDED
 
 
-def type_estimate(measurements: Measurements, site_orders: Sequence[int]) -> Estimate:
-    """Return the mean NFN of the sites at `site_orders`, with its influences.
+def type_estimate(measurements: Measurements, site_indices: Sequence[int]) -> Estimate:
+    """Return the mean NFN of the sites at `site_indices`, with its influences.
 
     Args:
         measurements: sums and counts per site and sequence.
-        site_orders: positions of the sites in `measurements`; at least one.
+        site_indices: positions of the sites in `measurements`; at least one.
 
     Returns:
         The unweighted mean over sites of Σ sums / Σ counts. Lower is less aligned.
     """
-    sums_NS = np.array([measurements.sums[order] for order in site_orders], dtype=np.float64)
+    sums_NS = np.array([measurements.sums[index] for index in site_indices], dtype=np.float64)
     counts_NS = np.array(
-        [measurements.counts[measurements.count_row[order]] for order in site_orders],
+        [measurements.counts[measurements.count_row[index]] for index in site_indices],
         dtype=np.float64,
     )
     return ratio_estimate(sums_NS, counts_NS)
 
 
 def indicator_estimate(
-    measurements: Measurements, indicator: IndicatorScores, site_orders: Sequence[int]
+    measurements: Measurements, indicator: IndicatorScores, site_indices: Sequence[int]
 ) -> Estimate | None:
-    """Return the mean of a further indicator over the sites at `site_orders`, with its influences.
+    """Return the mean of a further indicator over the sites at `site_indices`, with its influences.
 
     Args:
         measurements: the counts that its sums are divided by.
         indicator: what was recorded of it.
-        site_orders: positions of the sites; at least one.
+        site_indices: positions of the sites; at least one.
 
     Returns:
         The mean over the sites that have a value, None where none has. Where the data play no
         part no sequence moves it.
     """
     if indicator.sums:
-        return type_estimate(replace(measurements, sums=indicator.sums), site_orders)
-    known = [v for order in site_orders if (v := indicator.values[order]) is not None]
+        return type_estimate(replace(measurements, sums=indicator.sums), site_indices)
+    known = [v for index in site_indices if (v := indicator.values[index]) is not None]
     if not known:
         return None
     return Estimate(fmean(known), np.zeros(len(measurements.sequence_ids)))

@@ -172,8 +172,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     rising = sorted(range(len(p_values)), key=lambda place: p_values[place])
     adjusted = [0.0] * len(p_values)
     largest = 0.0
-    for order, place in enumerate(rising):
-        largest = max(largest, min(1.0, (len(p_values) - order) * p_values[place]))
+    for index, place in enumerate(rising):
+        largest = max(largest, min(1.0, (len(p_values) - index) * p_values[place]))
         adjusted[place] = largest
     return adjusted
 

@@ -147,12 +147,12 @@ def _pair(
 def _table(name: str, first: Outcome, second: Outcome) -> tuple[Floats, bool]:
     """Return first minus second, a row per seed that both finished, and whether it has items."""
     values = zip(first.values_S, second.values_S, strict=True)
-    both = [order for order, pair in enumerate(values) if None not in pair]
+    both = [index for index, pair in enumerate(values) if None not in pair]
     rows: list[tuple[Sequence[float] | None, Sequence[float] | None]] = []
     if first.items_SI is not None and second.items_SI is not None:
-        rows = [(first.items_SI[order], second.items_SI[order]) for order in both]
+        rows = [(first.items_SI[index], second.items_SI[index]) for index in both]
     if not rows or any(None in pair for pair in rows):
-        plain = [(first.values_S[order], second.values_S[order]) for order in both]
+        plain = [(first.values_S[index], second.values_S[index]) for index in both]
         return np.array([[a - b] for a, b in plain if a is not None and b is not None]), False
     tables = [np.array([row[side] for row in rows], dtype=object) for side in (0, 1)]
     sizes = sorted({len(row) for pair in rows for row in pair if row is not None})

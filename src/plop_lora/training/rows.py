@@ -110,11 +110,11 @@ def label_numbers(
     """
     numbers = {name: number for number, name in enumerate(labels)}
     found = []
-    for order, row in enumerate(rows, start=1):
+    for index, row in enumerate(rows, start=1):
         label = str(row.get("label", ""))
         if label not in numbers:
             raise DataError(
-                f"{source}, row {order} has the label {label!r}.{nearest(label, labels)} "
+                f"{source}, row {index} has the label {label!r}.{nearest(label, labels)} "
                 f"The labels of this trial are: {', '.join(labels)}."
             )
         found.append(numbers[label])

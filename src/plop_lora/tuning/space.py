@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from plop_lora.errors import UsageError, nearest
-from plop_lora.placement import STRATEGIES, place, with_rank
+from plop_lora.placement import PLOP, STRATEGIES, place, with_rank
 from plop_lora.placement.place import check_settings
 from plop_lora.recipe import TuneDesign
 from plop_lora.records import AdapterSettings, Placement
@@ -16,8 +16,7 @@ from plop_lora.study.rates import rounded
 from plop_lora.study.study import Study
 from plop_lora.training.inits import INITS, is_known
 
-SHORTLIST = "plop"
-USUAL = (SHORTLIST, "all-linear", "mlp", "attention")
+USUAL = (PLOP, "all-linear", "mlp", "attention")
 
 Table = Mapping[tuple[str, int], Placement]
 
@@ -43,9 +42,9 @@ class Space:
     @property
     def default(self) -> Configuration:
         """The shortlist at the middle rank, or at the next below that the budget allows."""
-        rank = self.largest_rank(SHORTLIST, self.ranks[len(self.ranks) // 2])
+        rank = self.largest_rank(PLOP, self.ranks[len(self.ranks) // 2])
         assert rank is not None, "build_space refuses a budget below the shortlist"
-        return Configuration(SHORTLIST, rank, "default", rounded(self.rate))
+        return Configuration(PLOP, rank, "default", rounded(self.rate))
 
     def largest_rank(self, name: str, limit: int) -> int | None:
         """Return the largest rank up to `limit` at which a placement fits, None without one."""
@@ -96,8 +95,8 @@ def build_space(study: Study, wanted: TuneDesign) -> Space:
         table=table,
         notes=tuple(notes),
     )
-    if space.largest_rank(SHORTLIST, ranks[len(ranks) // 2]) is None:
-        least = table[SHORTLIST, ranks[0]].trainable_parameters
+    if space.largest_rank(PLOP, ranks[len(ranks) // 2]) is None:
+        least = table[PLOP, ranks[0]].trainable_parameters
         raise UsageError(
             f"The budget of {space.budget:,} adapter parameters is below the shortlist at rank "
             f"{ranks[0]}, which has {least:,}. Give --budget {least}, or smaller ranks in the "
@@ -166,11 +165,11 @@ def _table(
 ) -> dict[tuple[str, int], Placement]:
     """Place everything once: a search asks for the same few placements again and again."""
     table: dict[tuple[str, int], Placement] = {}
-    for name in dict.fromkeys((SHORTLIST, *(wanted.placements or USUAL))):
+    for name in dict.fromkeys((PLOP, *(wanted.placements or USUAL))):
         try:
             made = [_placed(study, name, rank) for rank in ranks]
         except UsageError as error:
-            if wanted.placements or name == SHORTLIST:
+            if wanted.placements or name == PLOP:
                 raise
             notes.append(f"{name} left out: {str(error).partition('.')[0]}")
             continue

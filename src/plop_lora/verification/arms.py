@@ -23,7 +23,7 @@ from statistics import fmean
 from plop_lora.errors import UsageError, nearest
 from plop_lora.indicators import INDICATORS, NFN, Indicator, OfModels
 from plop_lora.indicators.signal import Signal
-from plop_lora.placement import STRATEGIES, Group, groups_of, place, with_ranks
+from plop_lora.placement import PLOP, STRATEGIES, Group, groups_of, place, with_ranks
 from plop_lora.placement.place import usual_top
 from plop_lora.records import DECIDED, AdapterSettings, Host, Placement, Scores
 from plop_lora.statistics import paired_difference
@@ -36,7 +36,7 @@ from plop_lora.verification.equal import (
     fitted,
 )
 
-PLOP, COMPULSORY = "plop", "all-linear"
+COMPULSORY = "all-linear"
 DEFAULT_ARMS = (PLOP, "plop-budget", "plop-inverse", "attention", "mlp", COMPULSORY,
                 "query-value", "random")  # fmt: skip
 """The shortlist and seven rivals that need no more than scores."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from plop_lora.indicators.signal import Signal
+from plop_lora.placement import PLOP
 from plop_lora.recipe import VerifyDesign
 from plop_lora.records import (
     ArmPlan,
@@ -24,9 +25,8 @@ from plop_lora.study.estimate import CHARACTERS_A_TOKEN, Work, estimate
 from plop_lora.study.rates import Length, rounded, shortened
 from plop_lora.study.splits import REPORT, SELECT
 from plop_lora.study.study import Study
-from plop_lora.verification.arms import COMPULSORY, DEFAULT_ARMS, PLOP, Arm, make_arms
+from plop_lora.verification.arms import COMPULSORY, DEFAULT_ARMS, Arm, make_arms
 
-SHORTLIST, STRONGEST = PLOP, COMPULSORY
 UNTRAINED_MODEL = "untrained model"
 QUICK_SEEDS = 2
 LEAST_SEEDS = 2
@@ -66,7 +66,7 @@ def arm_names(wanted: VerifyDesign) -> tuple[str, ...]:
 
     Those of no design of its own may be fewer in the end: a rule may find nothing in a model.
     """
-    return tuple(dict.fromkeys((SHORTLIST, *(wanted.arms or DEFAULT_ARMS), STRONGEST)))
+    return tuple(dict.fromkeys((PLOP, *(wanted.arms or DEFAULT_ARMS), COMPULSORY)))
 
 
 def make_design(

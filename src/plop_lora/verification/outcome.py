@@ -9,6 +9,7 @@ from plop_lora._version import __version__
 from plop_lora.cost import full_search, ledger
 from plop_lora.errors import MeasurementError
 from plop_lora.indicators.signal import Signal
+from plop_lora.placement import PLOP
 from plop_lora.records import (
     ArmResult,
     CostLedger,
@@ -21,7 +22,7 @@ from plop_lora.records.trial import CONFIRM, LADDER
 from plop_lora.study.compare import Outcome, cause_of, cause_within, outcome_of
 from plop_lora.verification.arms import Arm
 from plop_lora.verification.decide import ArmComparison, Doubts, decide, predictive
-from plop_lora.verification.design import SHORTLIST, UNTRAINED_MODEL, Design
+from plop_lora.verification.design import UNTRAINED_MODEL, Design
 from plop_lora.verification.ladder import Rates
 from plop_lora.verification.references import best_reference, references_of
 
@@ -53,7 +54,7 @@ def conclude(design: Design, trials: Trials) -> Verification:
     name, level = best_reference(references, higher=study.higher)
     doubts = _doubts(trials)
     decision = decide(
-        outcomes, shortlist=SHORTLIST, margin=design.margin, higher=study.higher,
+        outcomes, shortlist=PLOP, margin=design.margin, higher=study.higher,
         doubts=Doubts(doubts, level, name),
     )  # fmt: skip
     arms = [
@@ -71,7 +72,7 @@ def conclude(design: Design, trials: Trials) -> Verification:
         higher_is_better=study.higher,
         margin=design.margin,
         budget=study.budget,
-        shortlist=SHORTLIST,
+        shortlist=PLOP,
         verdict=decision.verdict,
         better=decision.better,
         more=decision.more,
@@ -87,7 +88,7 @@ def conclude(design: Design, trials: Trials) -> Verification:
             higher=study.higher,
         ),
         cost=_cost(design, trials),
-        placement=first[SHORTLIST],
+        placement=first[PLOP],
         better_placement=None if decision.better is None else first[decision.better],
         quick=design.quick,
         scores_digest=study.scores.digest(),
@@ -135,14 +136,14 @@ def _of(arm: str, results: Sequence[TrialResult]) -> list[TrialResult]:
 def _demand_values(design: Design, trials: Trials, outcomes: Mapping[str, Outcome]) -> None:
     """Refuse to judge where one side of every comparison failed."""
     reached = {name for name, outcome in outcomes.items() if outcome.mean is not None}
-    if SHORTLIST in reached and len(reached) > 1:
+    if PLOP in reached and len(reached) > 1:
         return
-    who = "Every rival" if SHORTLIST in reached else f"The shortlist ({SHORTLIST})"
+    who = "Every rival" if PLOP in reached else f"The shortlist ({PLOP})"
     failed = [
         (result, cause)
         for result in (*trials.ladder, *trials.confirm)
         if (cause := cause_of(result, design.study.metric))
-        and (result.arm == SHORTLIST) != (SHORTLIST in reached)
+        and (result.arm == PLOP) != (PLOP in reached)
     ]
     result, cause = failed[-1]
     raise MeasurementError(

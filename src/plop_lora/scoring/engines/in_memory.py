@@ -191,9 +191,9 @@ def _layout(
 def _lengths(batch: Batch, masks: dict[str, torch.Tensor]) -> Floats:
     """Return the tokens of each sequence on each side, [2, B]."""
     lengths_2B = np.zeros((len(SIDES), len(batch.names)))
-    for order, side in enumerate(SIDES):
+    for index, side in enumerate(SIDES):
         if side in masks and len(masks[side]) == len(batch.names):
-            lengths_2B[order] = masks[side].sum(dim=1).cpu().numpy()
+            lengths_2B[index] = masks[side].sum(dim=1).cpu().numpy()
     return lengths_2B
 
 

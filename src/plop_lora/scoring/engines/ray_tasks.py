@@ -56,14 +56,14 @@ def measure_on_ray(
     names = tuple(site.name for site in sites)
     pieces: list[Measured | None] = [None] * len(batches)
     tasks = [(job, batch, names) for batch in batches]
-    for order, (found, measured) in run_tasks(measure_shard, tasks):
+    for index, (found, measured) in run_tasks(measure_shard, tasks):
         if found != names:
             raise ModelError(
                 f"A Ray worker finds other modules in {job.model} than this process. Every "
                 "machine needs the same model and the same version of transformers."
             )
-        pieces[order] = measured
-        advance(len(batches[order].names))
+        pieces[index] = measured
+        advance(len(batches[index].names))
     whole = merge([piece for piece in pieces if piece is not None])
     return dataclasses.replace(whole, engine="ray")
 
@@ -153,7 +153,7 @@ def connected(address: str | None = None) -> Iterator[None]:
 def run_tasks(
     function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], *, retries: int = RETRIES
 ) -> Iterator[tuple[int, Any]]:
-    """Run `function` on each of the arguments; yield order and result as they come.
+    """Run `function` on each of the arguments; yield index and result as they come.
 
     Raises:
         ProcessError: a task's worker is lost more than `retries` times.
@@ -161,12 +161,12 @@ def run_tasks(
     """
     ray = require("ray")
     task = ray.remote(function).options(max_retries=retries, **_share_of_a_machine(ray))
-    orders = {task.remote(*given): order for order, given in enumerate(arguments)}
-    waiting = list(orders)
+    index_of = {task.remote(*given): index for index, given in enumerate(arguments)}
+    waiting = list(index_of)
     try:
         while waiting:
             ready, waiting = ray.wait(waiting)
-            yield orders[ready[0]], _result(ray, ready[0], retries)
+            yield index_of[ready[0]], _result(ray, ready[0], retries)
     finally:
         for reference in waiting:
             ray.cancel(reference)

@@ -145,7 +145,7 @@ def places(jobs: Sequence[TrialCommand], runner: Runner) -> tuple[WorkerSlot, ..
     threads = {} if THREADS in os.environ else {THREADS: str(max(1, cores // workers))}
     if not gpus:
         return (WorkerSlot(threads, PROCESSOR),) * workers
-    chosen = (gpus[order % len(gpus)] for order in range(workers))
+    chosen = (gpus[index % len(gpus)] for index in range(workers))
     return tuple(
         WorkerSlot(threads | {VISIBLE: gpu.identifier}, Hardware(gpu.name, accelerator=True))
         for gpu in chosen

@@ -35,14 +35,14 @@ class Spill:
         self._made: dict[int, set[int]] = {}
         self._waiting: dict[int, list[tuple[torch.UntypedStorage, int, int | None]]] = {}
 
-    def made(self, order: int, result: Any) -> None:
+    def made(self, index: int, result: Any) -> None:
         """Note what a block made for a pass."""
-        self._made[order] = {tensor.untyped_storage()._cdata for tensor in _tensors(result)}
+        self._made[index] = {tensor.untyped_storage()._cdata for tensor in _tensors(result)}
 
-    def put(self, order: int, arguments: Any) -> None:
+    def put(self, index: int, arguments: Any) -> None:
         """Count what a pass waits with, or move it to the file where it is too much."""
         waiting: list[tuple[torch.UntypedStorage, int, int | None]] = []
-        made = self._made.pop(order, set())
+        made = self._made.pop(index, set())
         for tensor in _tensors(arguments):
             storage = tensor.untyped_storage()
             size = storage.nbytes()
@@ -55,11 +55,11 @@ class Spill:
             else:
                 self.held += size
             waiting.append((storage, size, place))
-        self._waiting[order] = waiting
+        self._waiting[index] = waiting
 
-    def get(self, order: int) -> None:
+    def get(self, index: int) -> None:
         """Have in memory again what a pass waits with."""
-        for storage, size, place in self._waiting.pop(order, ()):
+        for storage, size, place in self._waiting.pop(index, ()):
             if place is None:
                 self.held -= size
             else:

@@ -284,25 +284,25 @@ class _Turns:
         self._tallies: dict[int, BatchSums | None] = {}
 
     @contextlib.contextmanager
-    def turn(self, order: int) -> Iterator[None]:
+    def turn(self, index: int) -> Iterator[None]:
         """Have the hooks write to the tally of a pass."""
-        self._probe.current = self._tallies.get(order)
+        self._probe.current = self._tallies.get(index)
         try:
             yield
         finally:
-            self._tallies[order] = self._probe.current
+            self._tallies[index] = self._probe.current
             self._probe.current = None
 
-    def waits(self, order: int, call: Call) -> None:
+    def waits(self, index: int, call: Call) -> None:
         """Move hidden states to the file where they are too many, and give back mapped pages."""
-        self._spill.put(order, (call.arguments, call.options))
+        self._spill.put(index, (call.arguments, call.options))
         self._checkpoint.release_outside()
 
-    def comes(self, order: int, call: Call) -> None:
+    def comes(self, index: int, call: Call) -> None:
         """Have the hidden states of a pass in memory again."""
-        self._spill.get(order)
+        self._spill.get(index)
 
-    def answered(self, order: int, answer: Answer) -> None:
+    def answered(self, index: int, answer: Answer) -> None:
         """Note what a block made."""
-        self._spill.made(order, answer.result)
+        self._spill.made(index, answer.result)
         self._bar.step()

@@ -126,16 +126,16 @@ class Doors(Protocol):
 class PassObserver(Protocol):
     """What happens around the steps of a pass."""
 
-    def turn(self, order: int) -> AbstractContextManager[None]:
-        """Be entered whenever pass number `order` runs, itself or a block for it."""
+    def turn(self, index: int) -> AbstractContextManager[None]:
+        """Be entered whenever pass number `index` runs, itself or a block for it."""
 
-    def waits(self, order: int, call: Call) -> None:
+    def waits(self, index: int, call: Call) -> None:
         """Hear that a pass waits at a door."""
 
-    def comes(self, order: int, call: Call) -> None:
+    def comes(self, index: int, call: Call) -> None:
         """Hear that the call is about to be made."""
 
-    def answered(self, order: int, answer: Answer) -> None:
+    def answered(self, index: int, answer: Answer) -> None:
         """Hear what a block gave."""
 
 
@@ -183,8 +183,8 @@ def conduct(
         fatal: whether an error of one pass ends all of them; it is raised here.
     """
     try:
-        for order, one in enumerate(passes):
-            _advance(order, one, turns, fatal)
+        for index, one in enumerate(passes):
+            _advance(index, one, turns, fatal)
         while True:
             waiting = [one.call.block for one in passes if one.call is not None]
             if not waiting:
@@ -206,29 +206,29 @@ def _serve(
     fatal: Callable[[BaseException], bool],
 ) -> None:
     """Make the calls that wait for an open block, one pass after another."""
-    for order, one in enumerate(passes):
+    for index, one in enumerate(passes):
         call = one.call
         if call is None or call.block is not block:
             continue
-        turns.comes(order, call)
-        with turns.turn(order):
+        turns.comes(index, call)
+        with turns.turn(index):
             answer = call.make()
-        turns.answered(order, answer)
+        turns.answered(index, answer)
         del call
-        _advance(order, one, turns, fatal, answer)
+        _advance(index, one, turns, fatal, answer)
         del answer
         if one.call is not None:
             doors.expect(one.call.block)
 
 
 def _advance(
-    order: int,
+    index: int,
     one: Pass,
     turns: PassObserver,
     fatal: Callable[[BaseException], bool],
     answer: Answer | None = None,
 ) -> None:
-    with turns.turn(order):
+    with turns.turn(index):
         one.advance(answer)
     if one.error is not None:
         if fatal(one.error):
@@ -236,4 +236,4 @@ def _advance(
         # A traceback holds the frames of the pass, and they its tensors.
         one.error = one.error.with_traceback(None)
     if one.call is not None:
-        turns.waits(order, one.call)
+        turns.waits(index, one.call)
