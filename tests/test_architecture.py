@@ -26,6 +26,7 @@ ORDER = [
     "quiet",
     "options",
     "user_code",
+    "ray_cluster",
     "status",
     "records",
     "recipe",
@@ -80,6 +81,14 @@ def test_imports_go_left() -> None:
         for other in (name.split(".")[1] for node in _nodes(path) for name in _targets(node)):
             if other in ORDER and (place.as_posix(), other) not in RIGHTWARDS:
                 assert ORDER.index(other) <= ORDER.index(own), f"{place} imports {other}"
+
+
+@pytest.mark.parametrize("package", ["evaluation", "training", "study"])
+def test_a_trial_needs_nothing_of_scoring(package: str) -> None:
+    """What both share stands to the left of scoring."""
+    for path in (SOURCE / package).rglob("*.py"):
+        names = {name for node in _nodes(path) for name in _targets(node)}
+        assert not {name for name in names if name.startswith("plop_lora.scoring")}, path
 
 
 def test_no_module_is_imported_by_a_string() -> None:

@@ -17,7 +17,7 @@ from plop_lora.demo import MODEL
 from plop_lora.errors import OutputError
 from plop_lora.models.memory import is_out_of_memory
 from plop_lora.scoring.engines import choose as engines
-from plop_lora.scoring.engines import ray_tasks as cluster
+from plop_lora.scoring.engines import ray_tasks
 from plop_lora.scoring.engines.in_memory import measure
 from plop_lora.scoring.engines.streaming.activation_offload import Spill
 from plop_lora.scoring.measurement.experts import experts_measured
@@ -173,8 +173,8 @@ def test_a_run_on_ray_says_so(monkeypatch) -> None:
     def run_here(function: object, arguments: list[tuple]) -> object:
         return enumerate(function(*given) for given in arguments)
 
-    cluster._loaded.cache_clear()
-    monkeypatch.setattr(cluster, "run_tasks", run_here)
+    ray_tasks._loaded.cache_clear()
+    monkeypatch.setattr(ray_tasks, "run_tasks", run_here)
     monkeypatch.setattr(engines, "check_cluster", lambda address: None)
     monkeypatch.setattr(engines, "connected", lambda address: _nothing())
     scores = plop.score(
@@ -193,10 +193,10 @@ def test_a_worker_measures_what_the_look_has_left(monkeypatch, tmp_path) -> None
         for site in sites
         if site.host.type != "o_proj"
     }
-    cluster._loaded.cache_clear()
+    ray_tasks._loaded.cache_clear()
     job = MeasurementSettings(str(tmp_path), "cpu", "float32", (), (), "analytic", 0, False)
     (batch,) = ready_batches([families.batch_of("phi3")])
-    names, measured = cluster.measure_shard(job, batch, tuple(wanted))
+    names, measured = ray_tasks.measure_shard(job, batch, tuple(wanted))
     assert names == tuple(wanted)
     assert len(measured.sums_RN) == len(wanted)
 

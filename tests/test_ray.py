@@ -13,8 +13,9 @@ import torch
 import plop_lora as plop
 from plop_lora.demo import DATA, MODEL, TASKS
 from plop_lora.errors import DataError, ModelError, ProcessError, UsageError
-from plop_lora.scoring.engines import ray_tasks as cluster
-from plop_lora.scoring.engines.ray_tasks import connected, run_tasks
+from plop_lora.ray_cluster import connected
+from plop_lora.scoring.engines import ray_tasks
+from plop_lora.scoring.engines.ray_tasks import run_tasks
 
 ray = pytest.importorskip("ray")
 
@@ -89,7 +90,7 @@ def test_workers_with_other_modules_are_refused(
     running: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sums of two different models must never be added up."""
-    monkeypatch.setattr(cluster, "run_tasks", lambda *_: iter([(0, (("other.module",), None))]))
+    monkeypatch.setattr(ray_tasks, "run_tasks", lambda *_: iter([(0, (("other.module",), None))]))
     with pytest.raises(ModelError, match="finds other modules"):
         _score(engine="ray")
 

@@ -111,7 +111,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunTrials]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    from plop_lora.scoring.engines.ray_tasks import connected
+    from plop_lora.ray_cluster import connected
 
     with connected():
         yield

@@ -30,7 +30,7 @@ RAY = Runner(kind="ray")
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[None]:
-    from plop_lora.scoring.engines.ray_tasks import connected
+    from plop_lora.ray_cluster import connected
 
     with connected():
         yield

@@ -525,6 +525,20 @@ def test_a_model_without_a_list_of_blocks_is_loaded_whole(
     assert any("loaded whole" in note and "no list of blocks" in note for note in scores.notes)
 
 
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(t.modeling_utils, "_get_dtype"), (t.PreTrainedModel, "_initialize_missing_keys")],
+)
+def test_what_transformers_moved_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, name: str
+) -> None:
+    """It was an ImportError without advice; with the error the model is loaded whole."""
+    folder = _saved(families.build("llama"), tmp_path)
+    monkeypatch.delattr(owner, name)
+    with pytest.raises(checkpoint.UnstreamableError, match=f"{name}, on which streaming depends"):
+        checkpoint.Checkpoint(folder, device=torch.device("cpu"), dtype="auto")
+
+
 def test_weights_that_are_not_safetensors_are_loaded_whole(tmp_path: Path) -> None:
     model = families.build("llama")
     model.config.architectures = ["LlamaForCausalLM"]

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from plop_lora.data.documents import Documents
+from plop_lora.data.padding import padded
 from plop_lora.data.texts import Document
 from plop_lora.errors import DataError, ModelError
 
@@ -245,7 +246,7 @@ def make_batches(
 
 
 def _collate(group: Sequence[TokenSequence], decoder_start: int | None) -> Batch:
-    ids_BT, mask_BT = _pad([sequence.tokens for sequence in group])
+    ids_BT, mask_BT = padded([sequence.tokens for sequence in group])
     inputs = {"input_ids": ids_BT, "attention_mask": mask_BT}
     if group[0].target_tokens is not None:
         start = 0 if decoder_start is None else decoder_start
@@ -254,21 +255,8 @@ def _collate(group: Sequence[TokenSequence], decoder_start: int | None) -> Batch
         # encoder's tokens from the decoder's by their number, and padding never counts.
         width = max(map(len, shifted))
         width += width == ids_BT.shape[1]
-        inputs["decoder_input_ids"], inputs["decoder_attention_mask"] = _pad(shifted, width)
+        inputs["decoder_input_ids"], inputs["decoder_attention_mask"] = padded(shifted, width=width)
     return Batch(inputs, tuple(sequence.name for sequence in group))
-
-
-def _pad(
-    rows: Sequence[Sequence[int]], width: int | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return token numbers and mask of shape [B, T]; padded places hold token 0."""
-    width = width or max(map(len, rows))
-    ids_BT = torch.zeros(len(rows), width, dtype=torch.long)
-    mask_BT = torch.zeros(len(rows), width, dtype=torch.long)
-    for index, row in enumerate(rows):
-        ids_BT[index, : len(row)] = torch.tensor(row)
-        mask_BT[index, : len(row)] = 1
-    return ids_BT, mask_BT
 
 
 @dataclass(frozen=True, slots=True)

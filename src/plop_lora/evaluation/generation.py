@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import GenerationConfig
 
+from plop_lora.data.padding import padded
 from plop_lora.errors import DataError, ModelError
 from plop_lora.evaluation.chats import Ends, ends_of_turns, prompt_tokens
 from plop_lora.evaluation.judged import Prepared
@@ -133,20 +134,6 @@ def end_tokens(prepared: Prepared) -> list[int]:
     several = declared if isinstance(declared, list) else [declared]
     tokens = [prepared.tokenizer.eos_token_id, *several]
     return list(dict.fromkeys(int(token) for token in tokens if token is not None))
-
-
-def padded(
-    rows: Sequence[Sequence[int]], filler: int, *, left: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return token numbers and mask of shape [B, T]."""
-    width = max(map(len, rows))
-    ids_BT = torch.full((len(rows), width), filler, dtype=torch.long)
-    mask_BT = torch.zeros(len(rows), width, dtype=torch.long)
-    for index, row in enumerate(rows):
-        where = slice(width - len(row), width) if left else slice(0, len(row))
-        ids_BT[index, where] = torch.tensor(row, dtype=torch.long)
-        mask_BT[index, where] = 1
-    return ids_BT, mask_BT
 
 
 def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
+from plop_lora.data.padding import padded
 from plop_lora.errors import DataError, MeasurementError
 from plop_lora.evaluation.chats import Example, example_of
-from plop_lora.evaluation.generation import by_length, judging, pad_token, padded
+from plop_lora.evaluation.generation import by_length, judging, pad_token
 from plop_lora.evaluation.heads import IGNORED, next_token_nats
 from plop_lora.evaluation.judged import Prepared, Row
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import platform
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -39,6 +40,13 @@ def home_of(model: nn.Module) -> torch.device:
         if device is not None:
             return torch.device(device)
     return torch.device("cpu")
+
+
+def own_device(wanted: str, count: int) -> str:
+    """Return the GPU of this process where `auto` or `cuda` would give all `count` the same one."""
+    if wanted not in ("auto", "cuda") or count == 1 or not torch.cuda.is_available():
+        return wanted
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
 
 
 def is_slow(dtype: torch.dtype) -> bool:

@@ -12,6 +12,7 @@ from transformers import AutoConfig
 
 from plop_lora.errors import ModelError
 from plop_lora.evaluation.precision import HALVES
+from plop_lora.models.devices import own_device
 from plop_lora.models.folders import model_name
 from plop_lora.models.loading import device_named, dtype_for, explained, load_tokenizer
 from plop_lora.models.origin import Origin
@@ -98,9 +99,7 @@ def trial_device(wanted: str) -> str:
     Raises:
         UsageError: there is no such device here.
     """
-    from plop_lora.scoring.engines.processes import Processes
-
-    return str(device_named(Processes(count=process_count()).device(wanted)))
+    return str(device_named(own_device(wanted, process_count())))
 
 
 def _heads(model: nn.Module, missing: Sequence[str]) -> tuple[str, ...]:

@@ -25,9 +25,10 @@ from plop_lora.models.origin import PLAIN, Origin
 from plop_lora.models.unwrapping import unwrap
 from plop_lora.models.weights import Loaded, refuse_adapter
 from plop_lora.options import ENGINES, check_dtype, check_word
+from plop_lora.ray_cluster import check_cluster, connected
 from plop_lora.scoring.engines import in_memory as memory
 from plop_lora.scoring.engines.processes import Processes
-from plop_lora.scoring.engines.ray_tasks import check_cluster, connected, measure_on_ray
+from plop_lora.scoring.engines.ray_tasks import measure_on_ray
 from plop_lora.scoring.engines.streaming.shards import Shards, shard_files
 from plop_lora.scoring.inputs import ScoringInputs
 from plop_lora.scoring.measurement.collect import Measured

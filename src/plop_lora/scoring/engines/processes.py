@@ -25,13 +25,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from plop_lora.data.batches import Batch
 from plop_lora.errors import DataError, ProcessError
+from plop_lora.models.devices import own_device
 from plop_lora.scoring.measurement.collect import Measured, merge
 
 BEAT_SECONDS = 2.0
@@ -135,9 +135,7 @@ class Processes:
 
     def device(self, wanted: str) -> str:
         """Return this process's own GPU where `auto` or `cuda` would give all the same one."""
-        if wanted not in ("auto", "cuda") or self.count == 1 or not torch.cuda.is_available():
-            return wanted
-        return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+        return own_device(wanted, self.count)
 
     def measure(
         self,

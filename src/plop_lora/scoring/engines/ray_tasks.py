@@ -7,19 +7,15 @@ so that there is one copy of the model on each, and a matrix product uses every 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import logging
-import os
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import nn
 
 from plop_lora.data.batches import Batch
-from plop_lora.errors import ModelError, PlopError, ProcessError, UsageError, require
+from plop_lora.errors import ModelError, PlopError, ProcessError, require
 from plop_lora.models.loading import load_model, quiet_loading
 from plop_lora.models.unwrapping import unwrap
 from plop_lora.scoring.engines.in_memory import measure
@@ -30,7 +26,6 @@ from plop_lora.scoring.sites.find import Site, SiteMap, find_sites, refine
 
 RETRIES = 3
 """How often a shard is run again after the loss of its worker."""
-_ANSWER_SECONDS = 10.0
 
 
 def measure_on_ray(
@@ -68,31 +63,6 @@ def measure_on_ray(
     return dataclasses.replace(whole, engine="ray")
 
 
-def check_cluster(address: str | None) -> None:
-    """Refuse, before a model is loaded, a cluster that does not answer; Ray asks for minutes.
-
-    Raises:
-        MissingExtraError: Ray is not installed.
-        UsageError: nobody answers at the address, which is `RAY_ADDRESS` where none is given.
-    """
-    require("ray")
-    wanted = address or os.environ.get("RAY_ADDRESS", "")
-    host, colon, port = wanted.rpartition("://")[2].rpartition(":")
-    if not colon:
-        return  # `auto`, `local`, or nothing: Ray looks on this machine
-    try:
-        socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS).close()
-    except (OSError, ValueError) as error:
-        raise _no_cluster(wanted, error) from error
-
-
-def _no_cluster(address: str, error: Exception) -> UsageError:
-    return UsageError(
-        f"No Ray cluster answers at {address}: {str(error).splitlines()[0]}. Give --ray-address "
-        "HOST:PORT of a running one, or leave it out for a local one."
-    )
-
-
 def measure_shard(
     job: MeasurementSettings, batch: Batch, names: tuple[str, ...]
 ) -> tuple[tuple[str, ...], Measured]:
@@ -121,33 +91,6 @@ def _loaded(job: MeasurementSettings) -> tuple[nn.Module, SiteMap, ExpectedNormC
     model = unwrap(load_model(job.model, device=job.device, dtype=job.dtype, origin=job.origin))
     found = find_sites(model, include=job.include, exclude=job.exclude)
     return model, found, open_cache(job, model)
-
-
-@contextlib.contextmanager
-def connected(address: str | None = None) -> Iterator[None]:
-    """Connect to a cluster for the length of the block, unless this process already is.
-
-    Args:
-        address: of a running cluster; None takes `RAY_ADDRESS`, a cluster that runs on this
-            machine, or a new local one.
-
-    Raises:
-        MissingExtraError: Ray is not installed.
-        UsageError: no cluster at that address.
-    """
-    ray = require("ray")
-    if ray.is_initialized():
-        yield
-        return
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        wanted = address or os.environ.get("RAY_ADDRESS") or "this machine"
-        raise _no_cluster(wanted, error) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def run_tasks(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from plop_lora.errors import UsageError, require
+from plop_lora.ray_cluster import check_cluster, connected
 from plop_lora.recipe import Runner
 from plop_lora.records import TrialResult
 from plop_lora.training.folder import LOG
@@ -52,8 +53,6 @@ def run_on_ray(
         UsageError: no cluster at the address, or no machine of it has as many GPUs as a trial
             should get.
     """
-    from plop_lora.scoring.engines.ray_tasks import check_cluster, connected
-
     ray = require("ray")
     check_cluster(runner.address)
     with connected(runner.address):

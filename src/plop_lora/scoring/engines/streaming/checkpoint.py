@@ -14,8 +14,10 @@ import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -26,7 +28,6 @@ from transformers.core_model_loading import (
     dot_natural_key,
     rename_source_key,
 )
-from transformers.modeling_utils import _get_dtype
 from transformers.utils.generic import ContextManagers
 from transformers.utils.loading_report import LoadStateDictInfo
 
@@ -39,6 +40,12 @@ from plop_lora.scoring.engines.streaming.embedding_rows import Lookups
 from plop_lora.scoring.engines.streaming.shards import Shards, shard_files
 
 _ALIGNMENT = 64
+_PRIVATE = (
+    "_get_dtype_plan",
+    "_initialize_missing_keys",
+    "_move_missing_keys_from_meta_to_device",
+)
+"""Methods of transformers' models that it may move without notice."""
 
 
 class UnstreamableError(PlopError):
@@ -341,6 +348,25 @@ class Checkpoint:
         model.tie_weights(missing_keys=missing, recompute_mapping=False)
 
 
+def _dtype_rule() -> Any:
+    """Return transformers' own rule of dtypes; all that streaming takes from it is private.
+
+    Raises:
+        UnstreamableError: this version of transformers keeps it in another place.
+    """
+    moved = [name for name in _PRIVATE if not hasattr(PreTrainedModel, name)]
+    try:
+        from transformers.modeling_utils import _get_dtype
+    except ImportError:
+        moved.append("_get_dtype")
+    if moved:
+        raise UnstreamableError(
+            f"transformers {transformers.__version__} has no {', '.join(moved)}, on which "
+            "streaming depends"
+        )
+    return _get_dtype
+
+
 def _skeleton(
     name: str, files: list[str], dtype: str, origin: Origin
 ) -> tuple[PreTrainedModel, Callable[[str], torch.dtype]]:
@@ -351,7 +377,7 @@ def _skeleton(
     declared = architecture_of(config)
     if declared is None:
         raise UnstreamableError("its config.json names no architecture of transformers")
-    config, main = _get_dtype(dtype, files, config, None, None, True)
+    config, main = _dtype_rule()(dtype, files, config, None, None, True)
     with ContextManagers(declared.get_init_context(main, False, False, None)):
         model: PreTrainedModel = declared(config)
     plan: dict[str, torch.dtype] = model._get_dtype_plan(main)

@@ -1,0 +1,65 @@
+"""The connection to a Ray cluster, which scoring and trials share. Ray is imported where used."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator
+
+from plop_lora.errors import UsageError, require
+
+_ANSWER_SECONDS = 10.0
+
+
+def check_cluster(address: str | None) -> None:
+    """Refuse, before a model is loaded, a cluster that does not answer; Ray asks for minutes.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        UsageError: nobody answers at the address, which is `RAY_ADDRESS` where none is given.
+    """
+    require("ray")
+    wanted = address or os.environ.get("RAY_ADDRESS", "")
+    host, colon, port = wanted.rpartition("://")[2].rpartition(":")
+    if not colon:
+        return  # `auto`, `local`, or nothing: Ray looks on this machine
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise _no_cluster(wanted, error) from error
+
+
+@contextlib.contextmanager
+def connected(address: str | None = None) -> Iterator[None]:
+    """Connect to a cluster for the length of the block, unless this process already is.
+
+    Args:
+        address: of a running cluster; None takes `RAY_ADDRESS`, a cluster that runs on this
+            machine, or a new local one.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        UsageError: no cluster at that address.
+    """
+    ray = require("ray")
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        wanted = address or os.environ.get("RAY_ADDRESS") or "this machine"
+        raise _no_cluster(wanted, error) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _no_cluster(address: str, error: Exception) -> UsageError:
+    return UsageError(
+        f"No Ray cluster answers at {address}: {str(error).splitlines()[0]}. Give --ray-address "
+        "HOST:PORT of a running one, or leave it out for a local one."
+    )
