@@ -33,6 +33,7 @@ from plop_lora.scoring.engines.streaming import checkpoint, shards
 from plop_lora.scoring.engines.streaming import embedding_rows as lookups
 from plop_lora.scoring.engines.streaming import engine as stream
 from plop_lora.scoring.engines.streaming.lockstep import Pass, conduct, doors_at
+from plop_lora.scoring.engines.streaming.skeleton import UnstreamableError
 from plop_lora.scoring.look import NOT_TRIED
 from plop_lora.scoring.measurement.collect import Measured
 from plop_lora.scoring.measurement.settings import MeasurementSettings
@@ -535,7 +536,7 @@ def test_what_transformers_moved_is_named(
     """It was an ImportError without advice; with the error the model is loaded whole."""
     folder = _saved(families.build("llama"), tmp_path)
     monkeypatch.delattr(owner, name)
-    with pytest.raises(checkpoint.UnstreamableError, match=f"{name}, on which streaming depends"):
+    with pytest.raises(UnstreamableError, match=f"{name}, on which streaming depends"):
         checkpoint.Checkpoint(folder, device=torch.device("cpu"), dtype="auto")
 
 

@@ -118,7 +118,8 @@ def _streaming(name: str, device: str, job: MeasurementSettings) -> Engine | str
     """Return the engine that streams a model, or the note that says why it cannot."""
     # Here and not above: it leans on parts of transformers that the other engines do without.
     from plop_lora.scoring.engines.streaming import engine as stream
-    from plop_lora.scoring.engines.streaming.checkpoint import Checkpoint, UnstreamableError
+    from plop_lora.scoring.engines.streaming.checkpoint import Checkpoint
+    from plop_lora.scoring.engines.streaming.skeleton import UnstreamableError
 
     check_dtype(job.dtype)
     name = model_name(name)

@@ -14,42 +14,28 @@ import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-import transformers
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     WeightConverter,
     WeightRenaming,
-    build_glob_alternation,
     dot_natural_key,
     rename_source_key,
 )
-from transformers.utils.generic import ContextManagers
 from transformers.utils.loading_report import LoadStateDictInfo
 
-from plop_lora.errors import ModelError, PlopError
-from plop_lora.models.loading import architecture_of
+from plop_lora.errors import ModelError
 from plop_lora.models.origin import PLAIN, Origin
 from plop_lora.models.weights import KEY_MAPPING, check_weights, is_wrapped, unwrapped_note
 from plop_lora.scoring.engines.streaming import embedding_rows as lookups
 from plop_lora.scoring.engines.streaming.embedding_rows import Lookups
 from plop_lora.scoring.engines.streaming.shards import Shards, shard_files
+from plop_lora.scoring.engines.streaming.skeleton import UnstreamableError, skeleton_of
 
 _ALIGNMENT = 64
-_PRIVATE = (
-    "_get_dtype_plan",
-    "_initialize_missing_keys",
-    "_move_missing_keys_from_meta_to_device",
-)
-"""Methods of transformers' models that it may move without notice."""
-
-
-class UnstreamableError(PlopError):
-    """Why a model cannot be streamed; never leaves the package, which then loads it whole."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,7 +102,7 @@ class Checkpoint:
         self.name = name
         self.shards = Shards(files)
         self.device = device
-        self.model, self._dtypes = _skeleton(name, files, dtype, origin)
+        self.model, self._dtypes = skeleton_of(name, files, dtype, origin)
         self._wrapped = any(map(is_wrapped, self.shards))
         self.notes = (unwrapped_note(name),) if self._wrapped else ()
         listed = find_blocks(self.model)
@@ -346,49 +332,6 @@ class Checkpoint:
         model._initialize_missing_keys(False)
         self._put(made)
         model.tie_weights(missing_keys=missing, recompute_mapping=False)
-
-
-def _dtype_rule() -> Any:
-    """Return transformers' own rule of dtypes; all that streaming takes from it is private.
-
-    Raises:
-        UnstreamableError: this version of transformers keeps it in another place.
-    """
-    moved = [name for name in _PRIVATE if not hasattr(PreTrainedModel, name)]
-    try:
-        from transformers.modeling_utils import _get_dtype
-    except ImportError:
-        moved.append("_get_dtype")
-    if moved:
-        raise UnstreamableError(
-            f"transformers {transformers.__version__} has no {', '.join(moved)}, on which "
-            "streaming depends"
-        )
-    return _get_dtype
-
-
-def _skeleton(
-    name: str, files: list[str], dtype: str, origin: Origin
-) -> tuple[PreTrainedModel, Callable[[str], torch.dtype]]:
-    """Build the declared architecture on the meta device, and say the dtype of each tensor."""
-    config = AutoConfig.from_pretrained(name, **origin.loading())
-    if getattr(config, "quantization_config", None) is not None:
-        raise UnstreamableError("it is quantised")
-    declared = architecture_of(config)
-    if declared is None:
-        raise UnstreamableError("its config.json names no architecture of transformers")
-    config, main = _dtype_rule()(dtype, files, config, None, None, True)
-    with ContextManagers(declared.get_init_context(main, False, False, None)):
-        model: PreTrainedModel = declared(config)
-    plan: dict[str, torch.dtype] = model._get_dtype_plan(main)
-    built: dict[str, torch.dtype] = {k: t.dtype for k, t in model.state_dict().items()}
-    pattern, by_group, _ = build_glob_alternation(list(plan)) if plan else (None, {}, None)
-
-    def dtype_of(key: str) -> torch.dtype:
-        found = pattern.search(key) if pattern is not None else None
-        return built[key] if found is None else plan[by_group[found.lastgroup]]
-
-    return model.eval(), dtype_of
 
 
 def find_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:

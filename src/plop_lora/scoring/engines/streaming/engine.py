@@ -32,8 +32,9 @@ from plop_lora.scoring.engines.in_memory import (
     measure_batch,
 )
 from plop_lora.scoring.engines.streaming.activation_offload import Spill
-from plop_lora.scoring.engines.streaming.checkpoint import Checkpoint, UnstreamableError
+from plop_lora.scoring.engines.streaming.checkpoint import Checkpoint
 from plop_lora.scoring.engines.streaming.lockstep import Answer, Call, Pass, conduct, doors_at
+from plop_lora.scoring.engines.streaming.skeleton import UnstreamableError
 from plop_lora.scoring.measurement.collect import BatchPart, Collector, Measured
 from plop_lora.scoring.measurement.expected_norm_cache import ExpectedNormCache
 from plop_lora.scoring.measurement.experts import experts_measured
