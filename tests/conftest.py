@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["PLOP_CACHE"] = "0"  # a test that wants the cache gives it a folder of its own
@@ -97,6 +97,20 @@ def texts() -> list[str]:
 def scores() -> Scores:
     """The scores of the small Llama on `TEXTS`; test_golden_scores.py holds them to the code."""
     return Scores.load(GOLDEN / "llama-scores.json")
+
+
+@pytest.fixture(scope="module")
+def unsynced_sqlite() -> Iterator[None]:
+    """Let SQLite not wait for the disk at each commit: a third of these tests' time."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def no_waiting(connection: Any, _: object) -> None:
+        connection.execute("PRAGMA synchronous=OFF")
+
+    event.listen(Engine, "connect", no_waiting)
+    yield
+    event.remove(Engine, "connect", no_waiting)
 
 
 @pytest.fixture

@@ -52,7 +52,10 @@ from plop_lora.tuning import plan, tune
 from plop_lora.tuning.confirm import Versus, decide, verdict_of
 from plop_lora.tuning.space import USUAL, Space, build_space, ladder_rates
 
-pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
+    pytest.mark.usefixtures("unsynced_sqlite"),
+]
 
 SECONDS = 10.0
 BUDGET = 14_000

@@ -26,7 +26,10 @@ from plop_lora.tuning import plan, tune
 from plop_lora.tuning.confirm import compared
 from plop_lora.tuning.storage import SearchStorage
 
-pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
+    pytest.mark.usefixtures("unsynced_sqlite"),
+]
 
 
 def files(folder: Path) -> set[str]:
