@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from plop_lora.errors import UsageError, nearest
+from plop_lora.errors import UsageError
 from plop_lora.indicators.eva import eva_ranks
 from plop_lora.indicators.gradient import gradient_norms
 from plop_lora.indicators.kappatune import kappa_order
 from plop_lora.indicators.kinds import Measure, OfFeatures, OfModels, OfRecords, OfWeights
 from plop_lora.indicators.scored import effective_rank, nfn, parameter_share, response_gain
+from plop_lora.options import check_word
 
 NFN = "nfn"
 
@@ -142,11 +143,7 @@ def find_indicator(name: str) -> Indicator:
     Raises:
         UsageError: there is none of that name; the nearest is offered.
     """
-    if name not in INDICATORS:
-        raise UsageError(
-            f"There is no indicator {name!r}.{nearest(name, INDICATORS)} "
-            f"Allowed: {', '.join(INDICATORS)}."
-        )
+    check_word("indicator", name, INDICATORS)
     return INDICATORS[name]
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from plop_lora.errors import UsageError, nearest
+from plop_lora.options import check_word
 from plop_lora.placement.groups import Group
 
 PLOP = "plop"
@@ -150,9 +151,5 @@ def find_strategy(name: str) -> Strategy:
     Raises:
         UsageError: there is none of that name; the nearest is offered.
     """
-    if name not in STRATEGIES:
-        raise UsageError(
-            f"There is no strategy {name!r}.{nearest(name, STRATEGIES)} "
-            f"Allowed: {', '.join(STRATEGIES)}."
-        )
+    check_word("strategy", name, STRATEGIES)
     return STRATEGIES[name]

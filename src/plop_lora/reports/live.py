@@ -30,7 +30,7 @@ from plop_lora.records.trial import CONFIRM, LADDER, SEARCH, UNTRAINED, Phase
 from plop_lora.reports.costs import duration, money
 from plop_lora.reports.rows import Column, Table, shown, sparkline
 from plop_lora.training.runners.events import FINISHED, RUNNING, WAITING, Event, Watch
-from plop_lora.training.tasks import task_named
+from plop_lora.training.tasks import metric_of, task_named
 
 CURVE = "curve.jsonl"
 REFRESH_SECONDS = 0.5
@@ -136,7 +136,7 @@ def _logged(spec: TrialSpec) -> str:
 
 def _legend(trials: Sequence[Trial]) -> str:
     spec = trials[0].spec
-    metric = task_named(spec.task).metric_of(spec.evaluation)
+    metric = metric_of(spec)
     return (
         f"{MARKS[WAITING]} waits, {MARKS[RUNNING]} runs, ✓ done, ✗ failed. Bars: "
         f"{_logged(trials[0].spec)} from the start; at the end {metric} of the rows judged on."

@@ -41,7 +41,7 @@ from plop_lora.training.machine import is_of_machine
 from plop_lora.training.memory import release_memory, smaller_batch
 from plop_lora.training.rows import check_rows, read_general, read_rows
 from plop_lora.training.task import Session
-from plop_lora.training.tasks import check_judged, check_metric, task_named
+from plop_lora.training.tasks import check_judged, check_metric, metric_of, task_named
 from plop_lora.training.weights import check_weights
 
 _SPARE_BYTES = 50 * 2**20
@@ -223,7 +223,7 @@ def _run(spec: TrialSpec, progress: _Progress, rows: _Rows) -> TrialResult:
         learning_rate=spec.learning_rate,
         status=DONE if cause is None else FAILED,
         cause=cause,
-        metric=_metric(spec),
+        metric=metric_of(spec),
         metrics=dict(progress.judged.metrics),
         items={name: tuple(values) for name, values in progress.judged.items.items()},
         trainable_parameters=progress.parameters,
@@ -237,10 +237,6 @@ def _run(spec: TrialSpec, progress: _Progress, rows: _Rows) -> TrialResult:
         rows_dropped=progress.rows_dropped,
         rows_cut=progress.rows_cut,
     )
-
-
-def _metric(spec: TrialSpec) -> str:
-    return task_named(spec.task).metric_of(spec.evaluation)
 
 
 def _cause(error: Exception) -> str:
@@ -319,7 +315,7 @@ def _judge(progress: _Progress, prepared: Prepared, rows: _Rows) -> None:
     Raises:
         DivergedError: the deciding metric is NaN, infinite, or was not given.
     """
-    spec, metric = progress.spec, _metric(progress.spec)
+    spec, metric = progress.spec, metric_of(progress.spec)
     task = task_named(spec.task)
     check_metric(task, metric)
     judged = task.judge(spec, prepared, rows.judged, general=rows.general)

@@ -34,7 +34,7 @@ from plop_lora.records import TrialCost, TrialResult, TrialSpec
 from plop_lora.records.trial import FAILED
 from plop_lora.training.folder import LOCK, LOG, RESULT
 from plop_lora.training.memory import smaller_batch
-from plop_lora.training.tasks import task_named
+from plop_lora.training.tasks import metric_of
 from plop_lora.training.trial import find_result
 
 POLL_SECONDS, CLAIMED_SECONDS = 0.05, 1.0
@@ -316,7 +316,7 @@ def failure(
         learning_rate=spec.learning_rate,
         status=FAILED,
         cause=cause,
-        metric=task_named(spec.task).metric_of(spec.evaluation),
+        metric=metric_of(spec),
         metrics={},
         items={},
         trainable_parameters=spec.placement.trainable_parameters,

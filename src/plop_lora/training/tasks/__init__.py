@@ -40,6 +40,11 @@ def task_named(name: str) -> Task:
     return replace(found, name=name)  # a spec has to lead back to it
 
 
+def metric_of(spec: TrialSpec) -> str:
+    """Return the metric that a trial is judged by: its task's own where the spec names none."""
+    return task_named(spec.task).metric_of(spec.evaluation)
+
+
 def check_metric(task: Task, metric: str) -> None:
     """Refuse a metric that a task cannot be judged by; no function of the user's is imported.
 
