@@ -47,6 +47,7 @@ def test_the_even_part_grows_with_the_budget(costs: list[RankCost], one: int, tw
         assert min(open_less) <= min(open_more)
 
 
+@pytest.mark.slow
 @given(st.randoms(use_true_random=False))
 def test_order_of_the_record_does_not_matter(scores, random) -> None:
     """The same scores with their types shuffled and sorted again give the same placement."""
