@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, scores) -> Path:
         rows = ({"text": f"text {n}", "label": n % 2} for n in range(start, start + count))
         (here / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (here / "recipe.yaml").write_text(
-        "task: classify\ntrain: train.jsonl\neval: eval.jsonl\nseeds: 3\n"
+        "task: classify\ntrain: train.jsonl\neval: eval.jsonl\nseeds: 3\nfull_rate: 2e-5\n"
         f"arms: [{', '.join(ARMS)}]\ntraining: {{device: cpu}}\n"
     )
     return here
@@ -79,16 +79,17 @@ def test_arms_share_rows_seeds_rates_and_budget(scores, recipe, tmp_path: Path) 
     confirm = [spec for spec in planted.ran if spec.phase == CONFIRM]
     assert len(ladder) == len(ARMS) * 3
     assert len(confirm) == len(ARMS) * 3
-    untrained = [spec for spec in planted.ran if spec.phase == UNTRAINED]
-    assert planted.ran == ladder + confirm + untrained
-    assert len(untrained) == 1
+    before, after = (spec for spec in planted.ran if spec.phase == UNTRAINED)
+    assert planted.ran == [before, *ladder, *confirm, after]
+    assert before.data.evaluation == ladder[0].data.evaluation
+    assert after.data.evaluation == confirm[0].data.evaluation
     for phase, rows in ((ladder, 45), (confirm, None)):
         assert len({spec.data for spec in phase}) == 1
         assert phase[0].data.rows == rows
     assert ladder[0].data.evaluation.endswith("data/select.jsonl")
     assert confirm[0].data.evaluation.endswith("data/report.jsonl")
     for name in ARMS:
-        assert [s.learning_rate for s in ladder if s.arm == name] == [6e-05, 2e-4, 6e-4]
+        assert [s.learning_rate for s in ladder if s.arm == name] == [9e-5, 3e-4, 9e-4]
         assert {s.seed for s in ladder if s.arm == name} == {0}
         assert [s.seed for s in confirm if s.arm == name] == [0, 1, 2]
     shortlist = plop.place(scores).trainable_parameters
@@ -98,16 +99,33 @@ def test_arms_share_rows_seeds_rates_and_budget(scores, recipe, tmp_path: Path) 
 
 
 def test_every_arm_reports_at_its_own_rate(scores, recipe, tmp_path: Path) -> None:
-    planted = planted_accuracy(BETTER, best={"mlp": 6e-4, "attention": 6e-5})
+    planted = planted_accuracy(BETTER, best={"mlp": 9e-4, "attention": 9e-5})
     record = verify(scores, recipe, tmp_path, planted)
     rates = {arm.arm: arm.learning_rate for arm in record.arms}
-    assert rates == {"plop": 2e-4, "attention": 6e-5, "mlp": 6e-4, "all-linear": 2e-4}
+    assert rates == {"plop": 3e-4, "attention": 9e-5, "mlp": 9e-4, "all-linear": 3e-4}
     confirm = {(s.arm, s.learning_rate) for s in planted.ran if s.phase == CONFIRM}
     assert confirm == set(rates.items())
+    ladder = {(s.arm, s.learning_rate) for s in planted.ran if s.phase == LADDER}
+    wider = (2.7e-5, 9e-5, 3e-4, 9e-4, 2.7e-3)
+    assert ladder == {(arm, rate) for arm in ARMS for rate in wider}, "the same rungs for all"
+    assert "the ladder was widened to 2.7e-05, 0.0027 for all arms" in " ".join(record.notes)
+    assert "is the largest tried" not in " ".join(record.notes)
+
+
+def test_a_ladder_is_widened_so_far_and_no_farther(scores, recipe, tmp_path: Path) -> None:
+    planted = planted_accuracy(BETTER, best={"mlp": 1.0, "attention": 1e-9})
+    record = verify(scores, recipe, tmp_path, planted)
     notes = " ".join(record.notes)
-    assert "the best rate of mlp, 0.0006, is the largest tried" in notes
-    assert "the best rate of attention, 6e-05, is the smallest tried" in notes
+    assert "the best rate of mlp, 0.0081, is the largest tried" in notes
+    assert "the best rate of attention, 8.1e-06, is the smallest tried" in notes
     assert "best rate of plop" not in notes
+    plan = step.plan(scores, recipe, folder=tmp_path / "other")
+    assert len(planted.of_phase(LADDER)) == len(ARMS) * 7 <= plan.ladder_trials_at_most
+    named = recipe.model_copy(update={"learning_rates": (9e-5, 3e-4, 9e-4)})
+    fixed = planted_accuracy(BETTER, best={"mlp": 1.0})
+    record = verify(scores, named, tmp_path / "named", fixed)
+    assert len(fixed.of_phase(LADDER)) == len(ARMS) * 3, "rates that are named are those that run"
+    assert "the best rate of mlp, 0.0009, is the largest tried" in " ".join(record.notes)
 
 
 def test_equal_shares_are_told_apart_by_the_loss(scores, recipe, tmp_path: Path) -> None:
@@ -116,11 +134,11 @@ def test_equal_shares_are_told_apart_by_the_loss(scores, recipe, tmp_path: Path)
     def level(spec: TrialSpec, found: TrialResult) -> TrialResult:
         if spec.phase != LADDER:
             return found
-        loss = abs(math.log(spec.learning_rate / 6e-4))
-        return dataclasses.replace(found, metrics={"accuracy": 0.5, "loss": loss})
+        loss = abs(math.log(spec.learning_rate / 9e-4))
+        return dataclasses.replace(found, metrics={"accuracy": 0.5, "loss": loss}, items={})
 
     record = verify(scores, recipe, tmp_path, planted_accuracy(BETTER, change=level))
-    assert {arm.learning_rate for arm in record.arms} == {6e-4}
+    assert {arm.learning_rate for arm in record.arms} == {9e-4}
 
 
 def test_a_missing_trainer_is_told_before_any_trial(scores, recipe, tmp_path, monkeypatch) -> None:
@@ -214,14 +232,14 @@ def test_a_failed_rate_is_passed_over(scores, recipe, tmp_path: Path) -> None:
     """A rate that ends in NaN must not end the arm, nor win it."""
 
     def one_fails(spec: TrialSpec, found: TrialResult) -> TrialResult:
-        if spec.arm == "plop" and spec.learning_rate == 2e-4:
+        if spec.arm == "plop" and spec.learning_rate == 3e-4:
             return dataclasses.replace(found, metrics={"accuracy": math.nan})
         return found
 
     record = verify(scores, recipe, tmp_path, planted_accuracy(BETTER, change=one_fails))
     step = next(s for s in record.ladder if s.arm == "plop" and s.value is None)
-    assert (step.learning_rate, step.cause) == (2e-4, "it ended without a finite accuracy")
-    assert next(a for a in record.arms if a.arm == "plop").learning_rate == 6e-5
+    assert (step.learning_rate, step.cause) == (3e-4, "it ended without a finite accuracy")
+    assert next(a for a in record.arms if a.arm == "plop").learning_rate == 9e-5
 
 
 def test_without_a_shortlist_there_is_no_verdict(scores, recipe, tmp_path: Path) -> None:
@@ -265,8 +283,8 @@ def test_a_stopped_run_goes_on(scores, recipe, tmp_path: Path, trials: int) -> N
         verify(scores, recipe, tmp_path, planted)
     planted.die_after = None
     record = verify(scores, recipe, tmp_path, planted)
-    assert len(planted.ran) == 25
-    assert len({spec.digest() for spec in planted.ran}) == 25
+    assert len(planted.ran) == 26
+    assert len({spec.digest() for spec in planted.ran}) == 26
     whole = verify(scores, recipe, tmp_path / "whole", planted_accuracy(BETTER))
     assert record.to_dict() == whole.to_dict()
 
@@ -277,7 +295,7 @@ def test_more_seeds_and_arms_go_on(scores, recipe, tmp_path: Path) -> None:
     verify(scores, recipe, tmp_path, planted)
     more = recipe.model_copy(update={"seeds": 5, "arms": (*ARMS, "plop-inverse"), "margin": 0.02})
     verify(scores, more, tmp_path, planted)
-    assert len(planted.ran) == 25 + 4 * 2 + (3 + 5)
+    assert len(planted.ran) == 26 + 4 * 2 + (3 + 5)
 
 
 @pytest.mark.slow
@@ -304,7 +322,7 @@ def test_signals_are_measured_once(scores, recipe, tmp_path: Path, monkeypatch) 
     planted.die_after = None
     record = verify(scores, recipe, tmp_path, planted)
     assert asked == [("gradient",)]
-    assert len(planted.ran) == 25
+    assert len(planted.ran) == 26
     (selectors,) = (line for line in record.cost.lines if line.what == "selectors")
     assert (selectors.trials, selectors.wall_seconds, selectors.peak_memory) == (1, 2.0, 100)
     (tmp_path / "run" / "signals.json").write_text('{"gradient": {"name": 1}}')
@@ -408,7 +426,7 @@ def test_a_small_disk_is_refused(scores, recipe, tmp_path: Path, monkeypatch) ->
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("plop_lora.study.folder.shutil.disk_usage", lambda path: usage)
     planted = planted_accuracy(BETTER)
-    with pytest.raises(OutputError, match=r"24 adapters of .* need"):
+    with pytest.raises(OutputError, match=r"36 adapters of .* need"):
         verify(scores, recipe, tmp_path, planted)
     assert not planted.ran
 
@@ -423,7 +441,7 @@ def test_the_plan_counts_what_runs(scores, recipe, tmp_path: Path) -> None:
     planted = planted_accuracy(BETTER)
     record = verify(scores, recipe, tmp_path, planted)
     assert plan.ladder_trials + plan.confirm_trials + plan.untrained_trials == len(planted.ran)
-    assert plan.learning_rates == (6e-05, 2e-4, 6e-4)
+    assert plan.learning_rates == (9e-5, 3e-4, 9e-4)
     assert (plan.train_rows, plan.selection_rows, plan.report_rows) == (180, 20, 400)
     assert (plan.train_rows, plan.report_rows) == (record.train_rows, record.report_rows)
     assert {arm.arm: arm.parameters for arm in plan.arms} == {
@@ -432,7 +450,7 @@ def test_the_plan_counts_what_runs(scores, recipe, tmp_path: Path) -> None:
     assert plan.money == pytest.approx(plan.seconds / 3600 * 2.0)
     assert 0 < plan.detectable < 1
     text = as_text(plan, 120)
-    assert "25 trials" in text
+    assert "26 trials" in text
     assert "these are assumptions" in text
 
 
@@ -449,7 +467,7 @@ def test_finished_trials_say_what_others_take(scores, recipe, tmp_path) -> None:
 def test_arithmetic_grows_with_the_work(scores, recipe, tmp_path: Path) -> None:
     planted = planted_accuracy(BETTER)
     verify(scores, recipe, tmp_path, planted)
-    spec = planted.ran[0]
+    spec = planted.of_phase(LADDER)[0]
     size = Work(100, 50, 20.0, 1000, task_named(spec.task))
     trained = 4 + 2 * spec.placement.trainable_parameters / 1000
     assert arithmetic(spec, size) == pytest.approx(1000 * (100 * 20 * trained + 50 * 20 * 2))
@@ -495,7 +513,18 @@ def test_exit_codes(plop_verify, tmp_path: Path, verdict, code, accuracy, better
 @pytest.mark.slow
 def test_options_alone_and_before_the_recipe(plop_verify, tmp_path: Path) -> None:
     words = ("--task", "classify", "--train", "train.jsonl", "--eval", "eval.jsonl")
-    words += ("--arms", "mlp, all-linear", "--seeds", "2", "--format", "json", "--price", "3")
+    words += (
+        "--arms",
+        "mlp, all-linear",
+        "--seeds",
+        "2",
+        "--format",
+        "json",
+        "--price",
+        "3",
+        "--set",
+        "full_rate=2e-5",
+    )
     code, output, errors = plop_verify(planted_accuracy(BETTER), *words)
     assert code == 0, errors
     record = json.loads(output)

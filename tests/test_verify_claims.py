@@ -164,7 +164,7 @@ def test_a_lost_trial_of_a_ladder_stands_in_the_way(scores, recipe, tmp_path, ar
     verdicts = {row.arm: row.verdict for row in record.arms}
     assert verdicts["mlp"] == "cannot separate"
     assert (verdicts["attention"] == "cannot separate") == (arm == "plop")
-    assert f"{arm}: its ladder lost the trial at the rate 0.0006 to the machine" in record.more
+    assert f"{arm}: its ladder lost the trial at the rate 0.0009 to the machine" in record.more
     assert "killed by SIGSEGV" in as_text(record, 120)
 
 

@@ -129,7 +129,9 @@ class FinetuneRecipe(DataRecipe):
     full_rate: float | None = Field(
         None,
         gt=0,
-        description="The learning rate of a full finetune; LoRA starts from ten times that.",
+        description="The learning rate of a full finetune of this model; LoRA starts from ten "
+        "times that, from fifteen times under 100 steps. Without it the rate follows from the task "
+        "and the width of the model.",
     )
     runner: Runner = Field(Runner(), description="Where trials run; its keys stand below.")
     price: Price = Field(Price(), description="What a device costs; its keys stand below.")

@@ -39,11 +39,19 @@ class VerifyDesign(Section):
         description="The learning rates that are tried, in place of factors.",
         exclude_if=lambda value: value is None,
     )
+    widen: int = Field(
+        2,
+        ge=0,
+        le=10,
+        description="How many learning rates may be added at each end of the ladder, for all arms, "
+        "while the best rate of one stands at that end; none where `learning_rates` are given.",
+    )
     ladder_share: float = Field(
         0.25,
         gt=0,
         le=1,
-        description="The share of the training rows that a trial of a learning rate sees.",
+        description="The share of the training rows that a short trial of a learning rate sees; "
+        "rates that such trials cannot tell apart are tried on all rows.",
     )
     quick: bool = Field(
         False, description="Whether two seeds are enough: a smoke test, marked as one."

@@ -32,6 +32,7 @@ class ArmVerdict(StrEnum):
     WORSE = "worse"
     UNSEPARATED = "cannot separate"
     FAILED = "failed"
+    UNSETTLED = "not settled"
 
 
 CONFIRMED, BEATEN, INCONCLUSIVE = Verdict
@@ -57,7 +58,8 @@ class VerificationPlan(Record):
 
     `detectable` is the difference in the metric that would be found with a power of 0.8, from
     the assumed standard deviations `seed_sd` and `item_sd`, which are stated beside it; None with
-    one seed, which can tell nothing. `untrained_trials` judge the model as it was.
+    one seed, which can tell nothing. `untrained_trials` judge the model as it was. The ladder has
+    `ladder_trials` by what is known, and no more than `ladder_trials_at_most`.
     """
 
     kind: ClassVar[str] = "verification-plan"
@@ -84,6 +86,7 @@ class VerificationPlan(Record):
     quick: bool
     notes: tuple[str, ...] = ()
     untrained_trials: int = 0
+    ladder_trials_at_most: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,12 +130,20 @@ class Reference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LadderStep:
-    """One learning rate of one arm on the first seed, judged on the selection split."""
+    """One learning rate of one arm on the first seed, judged on the selection split.
+
+    `value` is the metric, `loss` the held-out loss, which chooses the rate where it is known.
+    `full` marks a trial on all rows, after short ones had left the rate open. `informative` says
+    whether the trial has left the level of the untrained model by more than its error.
+    """
 
     arm: str
     learning_rate: float
     value: float | None
     cause: str | None = None
+    loss: float | None = None
+    full: bool = False
+    informative: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,14 +37,16 @@ def plan_table(plan: VerificationPlan) -> Table:
     rates = ", ".join(f"{rate:g}" for rate in plan.learning_rates)
     seeds = plural(len(plan.seeds), "seed")
     trials = plan.ladder_trials + plan.confirm_trials + plan.untrained_trials
-    untrained = ", 1 judges the model as it was" if plan.untrained_trials else ""
+    untrained = plan.untrained_trials
+    as_it_was = f", {untrained} judge the model as it was" if untrained else ""
     lines = [SMOKE_TEST] if plan.quick else []
     lines += [
         f"Task {plan.task}, metric {plan.metric}, margin {plan.margin:g}, budget "
         f"{plan.budget:,} parameters an arm.",
         f"{trials} trials: {plan.ladder_trials} choose each arm's learning rate ({rates}; "
         f"{plan.ladder_rows:,} rows, judged on {plan.selection_rows:,}), {plan.confirm_trials} "
-        f"decide ({seeds}; {plan.train_rows:,} rows, judged on {plan.report_rows:,}){untrained}.",
+        f"decide ({seeds}; {plan.train_rows:,} rows, judged on {plan.report_rows:,}){as_it_was}.",
+        *_longest_ladder(plan),
         _time(plan),
         _detectable(plan),
     ]
@@ -55,6 +57,16 @@ def plan_table(plan: VerificationPlan) -> Table:
     )  # fmt: skip
     title = f"Plan of a verification of {short_name(plan.model.name)}; nothing was run"
     return Table(title, columns, rows, tuple(lines))
+
+
+def _longest_ladder(plan: VerificationPlan) -> list[str]:
+    if plan.ladder_trials_at_most is None or plan.ladder_trials_at_most <= plan.ladder_trials:
+        return []
+    return [
+        f"The ladder grows by itself, to {plan.ladder_trials_at_most} trials at most: by a rate "
+        "for all arms where the best of one stands at an end, and by trials on all rows where "
+        "short ones cannot choose."
+    ]
 
 
 def _ranks(arm: ArmPlan) -> str:

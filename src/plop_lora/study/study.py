@@ -30,6 +30,7 @@ from plop_lora.study import checks
 from plop_lora.study.folder import TRIALS, mark
 from plop_lora.study.model import check_config, check_weights_fit, is_scored, model_of
 from plop_lora.study.splits import Splits, check_splits, prepare_splits, write_splits
+from plop_lora.study.usual_rate import usual_rate
 from plop_lora.training.runners.events import RunTrials, Watch, ignore
 from plop_lora.training.task import Task
 from plop_lora.training.tasks import check_metric, task_named
@@ -119,7 +120,12 @@ class Study:
             budget=_budget(scores, recipe),
             rank=recipe.rank,
             top=recipe.top,
-            usual_rate=task.usual_rate(recipe.full_rate),
+            usual_rate=usual_rate(
+                task.full_rate,
+                task.passes(recipe.training, len(splits.train)).steps,
+                scores.model,
+                recipe.full_rate,
+            ),
             seed=recipe.seed,
             runner=recipe.runner,
             price=recipe.price,

@@ -20,10 +20,6 @@ from plop_lora.records import EvaluationSettings, TrainingSettings, TrialSpec
 from plop_lora.records.scores import ModelReference
 from plop_lora.training.readers import Reader
 
-LORA_OVER_FULL = 10.0
-"""A best LoRA rate is about ten times that of a full finetune (Thinking Machines, LoRA Without
-Regret, 2025)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Trained:
@@ -115,7 +111,8 @@ class Task:
         train: trains a model that has its adapters.
         judge: judges a trained model.
         metrics: by name; the first decides where none is asked for.
-        full_rate: learning rate of a full finetune; LoRA's stand around ten times that.
+        full_rate: learning rate of a full finetune of a model of 2,000 features, from which
+            `study.usual_rate` has that of LoRA.
         packages: whose versions a result tells; all have to be installed.
         by_answers: whether answers are generated, so that `lm-eval:TASK` and `module:function` are
             metrics as well.
@@ -162,10 +159,6 @@ class Task:
     def metric_of(self, evaluation: EvaluationSettings) -> str:
         """Return the metric that decides: the one asked for, or the task's own."""
         return evaluation.metric or self.metrics[0]
-
-    def usual_rate(self, full_rate: float | None = None) -> float:
-        """Return the LoRA rate to start from, of that of a full finetune or the task's own."""
-        return LORA_OVER_FULL * (full_rate or self.full_rate)
 
     def passes(self, settings: TrainingSettings, rows: int) -> Passes:
         """Return how many steps a trial takes and how many of its rows it sees."""

@@ -23,7 +23,7 @@ from plop_lora.records.verification import BEATEN, CONFIRMED, INCONCLUSIVE, ArmV
 from plop_lora.statistics import holm, items_needed, seeds_needed, spearman
 from plop_lora.study.compare import DRAWS, Outcome, Paired, compare_to_reference
 
-SHORTLIST, NON_INFERIOR, BETTER, WORSE, UNSEPARATED, FAILED = ArmVerdict
+SHORTLIST, NON_INFERIOR, BETTER, WORSE, UNSEPARATED, FAILED, UNSETTLED = ArmVerdict
 RISK = 0.05
 LEAST_ARMS = 4
 _MOST_MORE_SEEDS = 50
@@ -38,7 +38,8 @@ class ArmComparison:
     shortlist is better whatever the direction of the metric, with its 95 % interval; None for the
     shortlist itself and where nothing can be said. `p` is two-sided, after Holm. `verdict` is
     `shortlist`, `non-inferior` (the shortlist is, to this rival), `worse` (the rival is),
-    `better than shortlist`, `cannot separate` or `failed` (no seed finished).
+    `better than shortlist`, `cannot separate`, `not settled` (in doubt, so no claim is made) or
+    `failed` (no seed finished).
     """
 
     arm: str
@@ -126,7 +127,7 @@ def decide(
         for arm in outcomes
     )
     better = [arm for arm in paired if verdicts[arm] == BETTER]
-    open_arms = [row for row in comparisons if row.verdict in (UNSEPARATED, FAILED)]
+    open_arms = [row for row in comparisons if row.verdict in (UNSEPARATED, FAILED, UNSETTLED)]
     verdict = BEATEN if better else INCONCLUSIVE if open_arms or not learned else CONFIRMED
     return Decision(
         verdict=verdict,
@@ -212,11 +213,15 @@ def _allowed(
     verdicts: Mapping[str, ArmVerdict], shortlist: str, doubts: Doubts, learned: bool
 ) -> dict[str, ArmVerdict]:
     """Take back what must not be claimed: of arms in doubt, and of arms that have not learned."""
-    doubted = verdicts if shortlist in doubts.arms else doubts.arms
-    return {
-        arm: UNSEPARATED if arm in doubted or (verdict == NON_INFERIOR and not learned) else verdict
-        for arm, verdict in verdicts.items()
-    }
+
+    def allowed(arm: str, verdict: ArmVerdict) -> ArmVerdict:
+        if arm in doubts.arms:
+            return UNSETTLED
+        if shortlist in doubts.arms or (verdict == NON_INFERIOR and not learned):
+            return UNSEPARATED
+        return verdict
+
+    return {arm: allowed(arm, verdict) for arm, verdict in verdicts.items()}
 
 
 def _shortlist(arm: str, outcome: Outcome) -> ArmComparison:

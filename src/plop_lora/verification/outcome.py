@@ -23,22 +23,23 @@ from plop_lora.study.compare import Outcome, cause_of, cause_within, outcome_of
 from plop_lora.verification.arms import Arm
 from plop_lora.verification.decide import ArmComparison, Doubts, decide, predictive
 from plop_lora.verification.design import UNTRAINED_MODEL, Design
-from plop_lora.verification.ladder import Rates
+from plop_lora.verification.ladder import Ladder, Rates
 from plop_lora.verification.references import best_reference, references_of
+from plop_lora.verification.settled import unsettled
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trials:
     """Everything that ran: signals that were measured, the ladder, the confirmation.
 
-    `untrained` is the trial that judged the model as it was.
+    `untrained` is the trial that judged the model as it was, on the report split.
     """
 
     signals: Sequence[Signal]
-    ladder: Sequence[TrialResult]
+    ladder: Ladder
     rates: Rates
     confirm: Sequence[TrialResult]
-    untrained: Sequence[TrialResult] = ()
+    untrained: TrialResult
 
 
 def conclude(design: Design, trials: Trials) -> Verification:
@@ -52,7 +53,7 @@ def conclude(design: Design, trials: Trials) -> Verification:
     _demand_values(design, trials, outcomes)
     references = references_of(study, trials.untrained, len(design.seeds))
     name, level = best_reference(references, higher=study.higher)
-    doubts = _doubts(trials)
+    doubts = {**unsettled(trials.ladder, trials.confirm, trials.untrained), **_doubts(trials)}
     decision = decide(
         outcomes, shortlist=PLOP, margin=design.margin, higher=study.higher,
         doubts=Doubts(doubts, level, name),
@@ -141,7 +142,7 @@ def _demand_values(design: Design, trials: Trials, outcomes: Mapping[str, Outcom
     who = "Every rival" if PLOP in reached else f"The shortlist ({PLOP})"
     failed = [
         (result, cause)
-        for result in (*trials.ladder, *trials.confirm)
+        for result in (*trials.ladder.trials, *trials.confirm)
         if (cause := cause_of(result, design.study.metric))
         and (result.arm == PLOP) != (PLOP in reached)
     ]
@@ -165,7 +166,7 @@ def _arm_result(
     causes = [cause for result in own if (cause := cause_of(result, design.study.metric))]
     return ArmResult(
         arm=arm.name,
-        parameters=_counted(arm, (*own, *_of(arm.name, trials.ladder))),
+        parameters=_counted(arm, (*own, *_of(arm.name, trials.ladder.trials))),
         mismatch=arm.mismatch,
         learning_rate=trials.rates.best.get(arm.name),
         nfn=arm.nfn,
@@ -198,7 +199,7 @@ def _notes(design: Design, trials: Trials) -> tuple[str, ...]:
     notes += [f"{arm.name}: {arm.note}" for arm in design.arms if arm.note]
     for arm in design.arms:
         planned = {placement.trainable_parameters for placement in arm.placements}
-        done = [r for r in (*trials.ladder, *trials.confirm) if r.arm == arm.name and r.done]
+        done = [r for r in (*trials.ladder.trials, *trials.confirm) if r.arm == arm.name and r.done]
         counted = {result.trainable_parameters for result in done}
         if counted - planned:
             notes.append(
@@ -225,9 +226,11 @@ def _cost(design: Design, trials: Trials) -> CostLedger:
         {
             "scoring": [scoring_cost(study.scores)],
             "selectors": [signal_cost(signal, device) for signal in trials.signals],
-            LADDER: trials.ladder,
+            LADDER: trials.ladder.trials,
             CONFIRM: trials.confirm,
-            UNTRAINED_MODEL: trials.untrained,
+            UNTRAINED_MODEL: [
+                result for result in (trials.ladder.untrained, trials.untrained) if result
+            ],
         },
         price.hourly,
         price.currency,

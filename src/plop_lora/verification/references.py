@@ -18,7 +18,7 @@ MAJORITY = "majority class"
 
 
 def references_of(
-    study: Study, untrained: Sequence[TrialResult], seeds: int
+    study: Study, untrained: TrialResult, seeds: int
 ) -> tuple[tuple[Reference, Outcome | None], ...]:
     """Return every reference with its outcome, the same for each seed; None without a value.
 
@@ -27,7 +27,7 @@ def references_of(
         untrained: the result of the trial that trains nothing.
         seeds: how many the arms have.
     """
-    found = [_of_trial(result, study.metric, seeds) for result in untrained]
+    found = [_of_trial(untrained, study.metric, seeds)]
     if study.task.has_classes:
         found += _majority(study, seeds)
     return tuple(found)

@@ -14,19 +14,19 @@ from plop_lora.indicators.signal import Signal
 from plop_lora.recipe import VerifyDesign, VerifyRecipe
 from plop_lora.records import Scores, TrialResult, TrialSpec, Verification, VerificationPlan
 from plop_lora.study.folder import RECORD, VERIFY, check_disk, check_owner, default_folder, keep
+from plop_lora.study.splits import REPORT
 from plop_lora.study.study import Study
 from plop_lora.training.runners.events import RunTrials, Watch, ignore
 from plop_lora.verification.design import (
     Design,
     arm_names,
     confirm_specs,
-    ladder_specs,
     make_design,
-    make_plan,
-    untrained_specs,
+    untrained_spec,
 )
-from plop_lora.verification.ladder import choose_rates
+from plop_lora.verification.ladder import choose_rates, climb, known_ladder, ladder_specs
 from plop_lora.verification.outcome import Trials, conclude
+from plop_lora.verification.plan import make_plan, planned_confirm
 from plop_lora.verification.signals import measure_signals, measured_arms
 
 
@@ -72,7 +72,7 @@ def verify(
     known = _opened(scores, recipe, root)
     study = known.study
     study.check([arm.placements[0] for arm in known.arms])
-    trials_an_arm = len(known.rates) + len(known.seeds)
+    trials_an_arm = 2 * len(known.rates) + len(known.seeds)
     check_disk(root, len(arm_names(recipe)) * trials_an_arm, study.budget)
     study.claim(VERIFY)
     keep(root, recipe, scores)
@@ -89,12 +89,10 @@ def _run_all(design: Design, signals: Mapping[str, Signal], run: RunTrials, watc
     def go(specs: Sequence[TrialSpec]) -> tuple[TrialResult, ...]:
         return design.study.run(specs, run, watch)
 
-    ladder = go(ladder_specs(design))
-    rates = choose_rates(design, ladder)
-    untrained = untrained_specs(design)
-    results = go((*confirm_specs(design, rates.best), *untrained))
-    confirm, as_it_was = results[: -len(untrained)], results[-len(untrained) :]
-    return Trials(tuple(signals.values()), ladder, rates, confirm, as_it_was)
+    ladder = climb(design, go)
+    rates = choose_rates(ladder)
+    *confirm, untrained = go((*confirm_specs(design, rates.best), untrained_spec(design, REPORT)))
+    return Trials(tuple(signals.values()), ladder, rates, confirm, untrained)
 
 
 def plan(
@@ -118,11 +116,10 @@ def plan(
     scores, recipe = Scores.of(scores), VerifyRecipe.of(recipe, settings)
     root = default_folder(recipe, scores) if folder is None else Path(folder)
     design = _opened(scores, recipe, root)
-    ladder = design.study.finished(ladder_specs(design))
-    rates = choose_rates(design, ladder).best
-    confirm = design.study.finished(confirm_specs(design, rates))
-    unmeasured = measured_arms(arm_names(recipe))
-    return make_plan(design, [*ladder, *confirm], rates=rates, unmeasured=unmeasured)
+    ladder = known_ladder(design)
+    wanted = (*ladder_specs(ladder), *planned_confirm(ladder))
+    finished = (*ladder.results, *design.study.finished(wanted))
+    return make_plan(ladder, finished, unmeasured=measured_arms(arm_names(recipe)))
 
 
 def _opened(scores: Scores, recipe: VerifyRecipe, folder: Path) -> Design:
