@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from plop_lora.data.documents import Documents
 from plop_lora.data.padding import padded
@@ -253,9 +254,11 @@ def _collate(group: Sequence[TokenSequence], decoder_start: int | None) -> Batch
         shifted = [(start, *(s.target_tokens or ())[:-1]) for s in group]
         # One column more than needed where both sides are equally wide: the probe tells the
         # encoder's tokens from the decoder's by their number, and padding never counts.
-        width = max(map(len, shifted))
-        width += width == ids_BT.shape[1]
-        inputs["decoder_input_ids"], inputs["decoder_attention_mask"] = padded(shifted, width=width)
+        sides = padded(shifted)
+        extra = int(sides[0].shape == ids_BT.shape)
+        inputs["decoder_input_ids"], inputs["decoder_attention_mask"] = (
+            functional.pad(side_BT, (0, extra)) for side_BT in sides
+        )
     return Batch(inputs, tuple(sequence.name for sequence in group))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import itertools
 import shutil
 import sys
 import tempfile
@@ -16,7 +17,7 @@ import weakref
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from plop_lora.errors import DataError, UsageError
 from plop_lora.models.folders import LFS_POINTER
@@ -24,7 +25,7 @@ from plop_lora.models.folders import LFS_POINTER
 STDIN = "-"
 """How a source says standard input."""
 LONGEST_LINE = 1 << 26
-"""Bytes of one line or document: more is no text to score, or a file made to fill memory."""
+"""Most characters of a line. A longer one is no text to score, or a file made to fill memory."""
 _HEAD = 1 << 12
 _GZIP = b"\x1f\x8b"
 _KINDS = {
@@ -43,24 +44,6 @@ _WIDE = {
     b"\xff\xfe": "utf-16",
     b"\xfe\xff": "utf-16",
 }
-
-
-class _CarriageReturns(io.RawIOBase):
-    """A file whose lines end in CR alone, as old Macs and some spreadsheets write them, in LF."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        """Keep the file, which whoever opened it closes."""
-        self._file = file
-
-    def readable(self) -> bool:
-        """Say that it can be read."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Read into a buffer, with one end of a line for the other."""
-        data = self._file.read(len(buffer)).replace(b"\r", b"\n")
-        buffer[: len(data)] = data
-        return len(data)
 
 
 class DataFile:
@@ -121,7 +104,7 @@ class DataFile:
             raise DataError(f"Cannot read {self}: {error.strerror or error}.") from error
 
     def lines(self) -> Iterator[tuple[int, str]]:
-        """Yield numbered lines; decoded one by one, so that an error knows its line.
+        """Yield the lines as text, each with its number from 1.
 
         Raises:
             DataError: As `opened`; or the file is no UTF-8 text, or a line has no end.
@@ -130,24 +113,34 @@ class DataFile:
             head = file.read(_HEAD)
             self._check(head)
             file.seek(0)
-            if b"\r" in head and b"\n" not in head:
-                file = io.BufferedReader(_CarriageReturns(file))
-            number = 0
-            while line := file.readline(LONGEST_LINE + 1):
-                number += 1
-                if len(line) > LONGEST_LINE:
-                    raise DataError(
-                        f"{self}, line {number}, is longer than {LONGEST_LINE >> 20} MiB. That is "
-                        "no text of a sample: give one row a line."
-                    )
-                yield number, self._decoded(number, line)
+            # Old Macs and some spreadsheets end lines in CR alone: all of the file would be one.
+            newline = None if b"\r" in head and b"\n" not in head else "\n"
+            # A byte that is no UTF-8 is let through, for `_check_line` to name its line.
+            text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline=newline)
+            try:
+                for number in itertools.count(1):
+                    line = text.readline(LONGEST_LINE + 1)
+                    if not line:
+                        return
+                    self._check_line(number, line)
+                    yield number, line
+            finally:
+                text.detach()  # or its end would close the file, which may be read again
 
-    def _decoded(self, number: int, line: bytes) -> str:
-        try:
-            return line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
+    def _check_line(self, number: int, line: str) -> None:
+        if len(line) > LONGEST_LINE:
             raise DataError(
-                f"{self}, line {number}, is not UTF-8 text (byte 0x{line[error.start]:02x}). "
+                f"{self}, line {number}, is longer than {LONGEST_LINE >> 20} MiB. That is "
+                "no text of a sample: give one row a line."
+            )
+        if line.isascii():
+            return
+        try:
+            line.encode()
+        except UnicodeEncodeError as error:
+            byte = ord(line[error.start]) & 0xFF
+            raise DataError(
+                f"{self}, line {number}, is not UTF-8 text (byte 0x{byte:02x}). "
                 f"Convert it first, for example: {self._conversion('latin1')}"
             ) from error
 

@@ -42,7 +42,7 @@ def read_saved(folder: Path) -> Iterable[Mapping[str, Any]]:
         found = datasets.load_from_disk(str(folder))
     except Exception as error:  # of pyarrow, of json, of the file system
         raise DataError(
-            f"{folder} is a saved data set, but it cannot be read ({_first_line(error)}). "
+            f"{folder} is a saved data set, but it cannot be read ({first_line(error)}). "
             "Save it again with save_to_disk."
         ) from error
     if not isinstance(found, dict):
@@ -78,9 +78,9 @@ def read_parquet(path: Path) -> Iterator[Mapping[str, Any]]:
             raise DataError(
                 f"{path} is a pointer of Git LFS and not the file itself; fetch it: git lfs pull."
             ) from error
-        raise DataError(f"{path} is not a Parquet file: {_first_line(error)}.") from error
+        raise DataError(f"{path} is not a Parquet file: {first_line(error)}.") from error
     except OSError as error:
-        raise DataError(f"Cannot read {path}: {error.strerror or _first_line(error)}.") from error
+        raise DataError(f"Cannot read {path}: {error.strerror or first_line(error)}.") from error
 
 
 def _check_sizes(path: Path, metadata: Any) -> None:
@@ -104,5 +104,6 @@ def _unpacks(path: Path, what: str) -> DataError:
     )
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of a library's error, for the reason in one of ours."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
