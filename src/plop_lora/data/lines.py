@@ -1,7 +1,7 @@
 """The text of a data file, line by line: plain, compressed with gzip, or from standard input.
 
-Nothing is held but the line at hand. What is no UTF-8 text is told by its first bytes, with the
-command that makes it so. Imports neither torch nor what reads tables.
+One line is in memory at a time. A file that is no UTF-8 text is recognised by its first bytes, and
+the error gives the command that converts it. Imports neither torch nor pyarrow.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from plop_lora.errors import DataError, UsageError
 from plop_lora.models.folders import LFS_POINTER
 
 STDIN = "-"
-"""How a source says standard input."""
+"""The source that stands for standard input."""
 LONGEST_LINE = 1 << 26
 """Most characters of a line. A longer one is no text to score, or a file made to fill memory."""
 _HEAD = 1 << 12
@@ -50,15 +50,17 @@ class DataFile:
     """A file of rows that can be read more than once, whatever it comes from.
 
     Attributes:
-        name: What errors call it.
-        suffix: Its format, without the .gz of a compressed file; empty where it has none.
+        path: Path of the file.
+        name: Name of the file in errors.
+        suffix: Suffix in lower case that tells the format, without the .gz of a compressed file;
+            empty where the name has none.
     """
 
     def __init__(self, source: str) -> None:
         """Name a file, or "-" for standard input.
 
         Raises:
-            UsageError: Standard input is a terminal, where nobody knows that they should type.
+            UsageError: Standard input is a terminal, so that the command would wait for typed rows.
         """
         self.path = Path(source)
         self.name = "standard input" if source == STDIN else source
@@ -75,7 +77,7 @@ class DataFile:
             )
 
     def __str__(self) -> str:
-        """Return what errors call it."""
+        """Return the name of the file in errors."""
         return self.name
 
     @contextlib.contextmanager
@@ -130,8 +132,8 @@ class DataFile:
     def _check_line(self, number: int, line: str) -> None:
         if len(line) > LONGEST_LINE:
             raise DataError(
-                f"{self}, line {number}, is longer than {LONGEST_LINE >> 20} MiB. That is "
-                "no text of a sample: give one row a line."
+                f"{self}, line {number}, is longer than {LONGEST_LINE >> 20} MiB, which is "
+                "too long for a text of a sample. Write one row on each line."
             )
         if line.isascii():
             return

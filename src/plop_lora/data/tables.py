@@ -1,7 +1,8 @@
 """Rows of Parquet files and of folders of `datasets.save_to_disk`, a few at a time.
 
-A Parquet file of 500 bytes can hold gigabytes: equal values are stored once. So what a file
-declares is looked at before anything is unpacked, and what is unpacked is a small batch of rows.
+A Parquet file of 500 bytes can hold gigabytes: equal values are stored once. So the sizes that a
+file declares are checked first, which pyarrow leaves to its caller, and a small batch of rows is
+unpacked at a time.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from plop_lora.models.folders import is_lfs_pointer
 SAVED = ("dataset_info.json", "state.json")
 SAVED_SPLITS = "dataset_dict.json"
 _BATCH_ROWS = 128
+"""Rows that are unpacked at a time."""
+_BATCH_BYTES = 1 << 28
+"""Most bytes that one batch of rows may take in memory."""
 _RATIO = 1000
 """How many times its size a file may unpack to, and how many rows it may have for each byte."""
 _UNPACKED = 1 << 26
+"""Bytes that a file may unpack to whatever its own size."""
 _MANY_ROWS = 10_000_000
-_BATCH_BYTES = 1 << 28
+"""Rows that a file may have whatever its own size."""
 
 
 def is_saved(folder: Path) -> bool:
