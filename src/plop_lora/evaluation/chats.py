@@ -165,6 +165,15 @@ class Ends:
     texts: tuple[str, ...] = ()
 
 
+def before_ends(text: str, ends: Sequence[str]) -> str:
+    """Return a text up to the first of the texts that end an answer.
+
+    >>> before_ends("5. User: and 6?", ["User:", "."])
+    '5'
+    """
+    return text[: min((place for end in ends if (place := text.find(end)) >= 0), default=None)]
+
+
 def ends_of_turns(tokenizer: Any, references: Sequence[str] | None = None) -> Ends:
     """Return what a chat template writes after an answer, which a model learns to write there.
 

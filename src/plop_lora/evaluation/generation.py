@@ -16,7 +16,7 @@ from transformers import GenerationConfig
 
 from plop_lora.data.padding import padded
 from plop_lora.errors import DataError, ModelError
-from plop_lora.evaluation.chats import Ends, ends_of_turns, prompt_tokens
+from plop_lora.evaluation.chats import Ends, before_ends, ends_of_turns, prompt_tokens
 from plop_lora.evaluation.judged import Prepared
 
 
@@ -120,8 +120,8 @@ def _completion(
     """Return an answer up to the first token or text that ends it."""
     stop = next((place for place, token in enumerate(row) if token in last), len(row))
     text = tokenizer.decode(row[:stop], skip_special_tokens=True)
-    cut = min((place for end in texts if (place := text.find(end)) >= 0), default=len(text))
-    return Completion(text[:cut], tuple(row[:stop]), stop < most or cut < len(text))
+    answer = before_ends(text, texts)
+    return Completion(answer, tuple(row[:stop]), stop < most or len(answer) < len(text))
 
 
 def pad_token(tokenizer: Any) -> int:

@@ -6,6 +6,7 @@ with the end-of-sequence token. Shape letters: B batch, T token, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,7 +49,7 @@ def row_losses(
             losses = _losses(prepared, [sequences[index] for index in group])
             found.update(zip(group, losses, strict=True))
     for index, value in found.items():
-        if not torch.isfinite(torch.tensor(value)):
+        if not math.isfinite(value):
             raise MeasurementError(
                 f"The loss of evaluation row {index + 1} is {value}. The training has diverged; "
                 "try a lower learning rate."
@@ -69,7 +70,7 @@ def labelled(
     group: Sequence[Example], prepared: Prepared
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Return the inputs of a forward over some rows, and the labels of the tokens that count."""
-    ids_BT, mask_BT = padded([s.tokens for s in group], pad_token(prepared.tokenizer), left=False)
+    ids_BT, mask_BT = padded([s.tokens for s in group], pad_token(prepared.tokenizer))
     labels_BT = torch.full_like(ids_BT, IGNORED)
     for index, sequence in enumerate(group):
         judged = slice(sequence.start, len(sequence.tokens))

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from plop_lora.errors import DataError, PlopError, UsageError
+from plop_lora.evaluation.chats import before_ends
 from plop_lora.evaluation.judged import Row
 from plop_lora.evaluation.numbers import (
     MARK,
@@ -175,14 +176,10 @@ def until(ends: Sequence[str], reward: Reward) -> Reward:
     @functools.wraps(reward)
     def judge(**given: Any) -> Sequence[float | None]:
         pairs = zip(given["prompts"], given["completions"], strict=True)
-        cut = [as_completion(prompt, _before(text_of(said), ends)) for prompt, said in pairs]
+        cut = [as_completion(prompt, before_ends(text_of(said), ends)) for prompt, said in pairs]
         return reward(**{**given, "completions": cut})
 
     return judge
-
-
-def _before(text: str, ends: Sequence[str]) -> str:
-    return text[: min((place for end in ends if (place := text.find(end)) >= 0), default=len(text))]
 
 
 def _offender(reward: Reward, given: Mapping[str, Any]) -> Any:
