@@ -8,7 +8,9 @@ computed in the same company, and the sums are the same, whatever the number of 
 
 The launcher starts and supervises the processes; nothing here does. What is added: of all the
 processes that fail, one tells; a process that waits for another looks every moment whether that
-one has failed or has stopped showing life, so that no loss can make it wait forever.
+one has failed or has stopped showing life, so that no loss can make it wait forever. torch's
+`monitored_barrier` does not do this: it gives up on every process that comes late, whether slow or
+lost, and carries no reason why another one failed.
 """
 
 from __future__ import annotations
