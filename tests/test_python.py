@@ -33,12 +33,15 @@ def files(scores, tmp_path_factory) -> Path:
 # --------------------------------------------------------------------------- signatures
 
 
-@pytest.mark.parametrize("name", ["score", "place", "compare", "verify", "tune", "apply"])
+STEPS = ("score", "place", "compare", "export", "verify", "tune", "apply")
+
+
+@pytest.mark.parametrize("name", STEPS)
 def test_a_step_shows_its_signature(name: str) -> None:
     """`help(plop.verify)` showed the contents of a package, and an editor `(*args, **kwargs)`."""
     step = getattr(plop, name)
     names = list(inspect.signature(step).parameters)
-    assert names[0] in ("model", "scores", "first")
+    assert names[0] in ("model", "scores", "first", "source")
     assert f"{name}({names[0]}" in pydoc.plain(pydoc.render_doc(step))
 
 
@@ -163,6 +166,28 @@ def test_export_writes_the_target_that_is_named(scores, tmp_path: Path, monkeypa
     assert placement.export("axolotl", "peft").name == "adapter_config.json"
     with pytest.raises(UsageError, match="Did you mean 'axolotl'"):
         placement.export("x", to="axolotls")
+
+
+def test_export_is_a_function_of_a_record_or_its_file(
+    scores, files: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """`plop export` had no counterpart in Python that took a file and told what was lost."""
+    monkeypatch.chdir(tmp_path)
+    placement = plop.place(scores, rank=2)
+    done = plop.export(placement, "out", to="axolotl")
+    assert done.path == Path("out") / TARGETS["axolotl"].file_name
+    assert (done.checked, done.losses) == (True, ())
+    assert done.path.read_text() == done.text
+    assert plop.export(files / "placement.json", "axolotl").text == done.text
+    unwritten = plop.export(str(files / "placement.json"), None, dry_run=False)
+    assert not unwritten.path.exists()
+    assert json.loads(unwritten.text)["r"] == 2
+    with pytest.raises(UsageError, match="needed here, not a 'scores' record"):
+        plop.export(scores, "out")
+    with pytest.raises(UsageError, match="no export of a placement to 'vllm'"):
+        plop.export(placement, "out", to="vllm")
+    with pytest.raises(UsageError, match="exports a file of plop place"):
+        plop.export(files, "out")
 
 
 # --------------------------------------------------------------------------- looking at records
