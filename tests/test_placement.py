@@ -12,7 +12,7 @@ import plop_lora as plop
 from plop_lora.errors import UsageError
 from plop_lora.placement import default_choice, parse_layers
 from plop_lora.placement.budget import RankCost, allocate, parse_budget
-from plop_lora.records import DECIDED, UNDECIDED
+from plop_lora.records import DECIDED, UNDECIDED, AdapterSettings
 
 COSTS = st.lists(
     st.builds(RankCost, st.integers(1, 500), st.integers(1, 64), st.integers(0, 3)),
@@ -120,6 +120,7 @@ def test_verdict_follows_the_paired_intervals(scores) -> None:
         ({"rank": 4, "budget": "1M"}, "not both"),
         ({"rank": 0}, "give 1 or more"),
         ({"scaling": 0.0}, "above 0"),
+        ({"settings": AdapterSettings(init="pissa_niter_0")}, "Allowed: default, .*pissa_niter_N"),
         ({"budget": "ten"}, "Cannot read the budget 'ten'"),
         ({"budget": "0%"}, "no parameter at all"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from plop_lora.placement.groups import (
     groups_of,
     held_back,
 )
+from plop_lora.placement.inits import INITS, is_init
 from plop_lora.placement.ranks import alpha_of
 from plop_lora.placement.strategies import PLOP, End, Request, Strategy, find_strategy
 from plop_lora.recipe import USUAL_TOP
@@ -41,9 +41,6 @@ Ties = Mapping[tuple[str, str], Gap]
 DEFAULT_RANK = 16
 LEAST_COVERAGE = 0.5
 """Share of the block parameters below which what was measured speaks for too little of a model."""
-INITS = ("default", "gaussian", "orthogonal", "pissa", "olora", "eva", "corda", "loftq", "lora_ga",
-         "mica")  # fmt: skip
-"""PEFT's initialisations; `pissa_niter_N` is one as well."""
 
 
 def place(  # noqa: PLR0913
@@ -204,7 +201,7 @@ def check_settings(scaling: float, settings: AdapterSettings) -> None:
         raise UsageError(f"The scaling of B·A must be above 0, not {scaling}.")
     if settings.loraplus_ratio is not None and not settings.loraplus_ratio > 0:
         raise UsageError(f"The LoRA+ ratio must be above 0, not {settings.loraplus_ratio}.")
-    if settings.init not in INITS and not re.fullmatch(r"pissa_niter_\d+", settings.init):
+    if not is_init(settings.init):
         raise UsageError(
             f"There is no init {settings.init!r}.{nearest(settings.init, INITS)} "
             f"Allowed: {', '.join(INITS)}, pissa_niter_N."
