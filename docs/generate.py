@@ -92,6 +92,7 @@ def recipe_page() -> str:
     ]
     sections = (
         ("score", recipe.ScoringSettings, set()),
+        ("place", recipe.PlacementSettings, set()),
         ("verify and tune", recipe.FinetuneRecipe, set()),
         ("verify", recipe.VerifyRecipe, shared),
         ("tune", recipe.TuneRecipe, shared),

@@ -71,6 +71,21 @@ def test_keywords_take_the_place_of_a_recipes_values(tmp_path: Path) -> None:
     assert VerifyRecipe.of(recipe, {}) is recipe
 
 
+def test_the_options_of_place_are_keywords_or_a_record(scores) -> None:
+    """A typo in a keyword is told with the nearest key; adapters need no record of their own."""
+    from plop_lora.recipe import PlacementSettings
+    from plop_lora.records import AdapterSettings
+
+    options = PlacementSettings(top=2, rank=4, layers="0-1", rslora=True)
+    placement = plop.place(scores, options)
+    assert placement == plop.place(scores, top=2, rank=4, layers=range(2), rslora=True)
+    made = AdapterSettings(rslora=True)
+    assert placement == plop.place(scores, top=2, rank=4, layers={0, 1}, settings=made)
+    assert len(plop.place(scores, options, top=3).choices) == 3
+    with pytest.raises(UsageError, match=r"In the settings, tpo: .* Did you mean 'top'"):
+        plop.place(scores, tpo=3)
+
+
 # --------------------------------------------------------------------------- files for records
 
 

@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from plop_lora.errors import UsageError
-from plop_lora.recipe import Price, Runner, ScoreRecipe, ScoringSettings, TuneRecipe, VerifyRecipe
+from plop_lora.recipe import (
+    PlaceRecipe,
+    Price,
+    Runner,
+    ScoreRecipe,
+    ScoringSettings,
+    TuneRecipe,
+    VerifyRecipe,
+)
 from plop_lora.records import EvaluationSettings, TrainingSettings
 
 ROOT = Path(__file__).parents[1]
@@ -139,6 +147,7 @@ train: train.jsonl
 eval: eval.jsonl
 seeds: 4
 score: {stop: fixed, top: 2}
+place: {top: 2, layers: 0-3, rslora: true}
 arms: [attention]
 learning_rates: [1e-5, 1e-4, 1e-3]
 trials: 12
@@ -152,6 +161,8 @@ def test_one_file_serves_every_verb(tmp_path: Path) -> None:
     path.write_text(ONE_FILE)
     scoring = ScoreRecipe.read(path).score
     assert (scoring.stop, scoring.top) == ("fixed", 2)
+    placing = PlaceRecipe.read(path).place
+    assert (placing.top, placing.layers, placing.adapters.rslora) == (2, "0-3", True)
     verify = VerifyRecipe.read(path)
     assert (verify.arms, verify.seeds, len(verify.learning_rates)) == (("attention",), 4, 3)
     path.write_text(ONE_FILE.replace("1e-5, 1e-4", "1e-4"))
@@ -160,13 +171,14 @@ def test_one_file_serves_every_verb(tmp_path: Path) -> None:
     assert TuneRecipe.of({**NEEDED, "arms": ["mlp"]}, {}) == TuneRecipe.of(NEEDED, {})
 
 
-@pytest.mark.parametrize("recipe", [ScoreRecipe, VerifyRecipe, TuneRecipe])
+@pytest.mark.parametrize("recipe", [ScoreRecipe, PlaceRecipe, VerifyRecipe, TuneRecipe])
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("trian: x", "trian: there is no such key. Did you mean 'train'"),
         ("scores: {}", "scores: there is no such key. Did you mean 'score'"),
         ("score: {sotp: fixed}", "score.sotp: there is no such key. Did you mean 'stop'"),
+        ("place: {dropout: 1}", "place.dropout is 1; it must be below 1"),
         ("training: {epoch: 2}", "training.epoch: there is no such key. Did you mean 'epochs'"),
         ("margin: -1", "margin is -1; it must be 0 or more"),
         ("trials: 0", "trials is 0; it must be 1 or more"),

@@ -151,7 +151,10 @@ WITH_OPTION = frozenset({
     "margin", "quick", "placements", "trials", "hours", "score.max_length", "score.seed",
     "score.dtype", "score.revision", "score.baseline", "score.stop", "score.tolerance",
     "score.top", "score.engine", "score.device", "score.ray_address", "score.batch_size",
-    "score.include", "score.exclude", "score.token", "score.trust_remote_code", *RENAMED,
+    "place.strategy", "place.indicator", "place.top", "place.rank", "place.budget", "place.types",
+    "place.layers", "place.scaling", "place.seed", "place.rslora", "place.loraplus_ratio",
+    "place.init", "place.dropout", "score.include", "score.exclude", "score.token",
+    "score.trust_remote_code", *RENAMED,
 })  # fmt: skip
 """Keys that have an option of their own; `--set` reaches the others."""
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
