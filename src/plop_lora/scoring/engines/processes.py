@@ -33,6 +33,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from plop_lora.data.batches import Batch
 from plop_lora.errors import DataError, ProcessError
+from plop_lora.launcher import world_size
 from plop_lora.models.devices import own_device
 from plop_lora.scoring.measurement.collect import Measured, merge
 
@@ -221,7 +222,7 @@ def together() -> Iterator[Processes]:
     Raises:
         ProcessError: the launcher stopped this process, or the others cannot be reached.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = world_size()
     if count == 1:
         yield Processes()
         return
