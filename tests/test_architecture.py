@@ -27,6 +27,7 @@ ORDER = [
     "options",
     "user_code",
     "ray_cluster",
+    "launcher",
     "status",
     "records",
     "recipe",

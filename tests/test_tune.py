@@ -20,6 +20,7 @@ import plop_lora as plop
 from plop_lora.cli import app
 from plop_lora.errors import MeasurementError, MissingExtraError, UsageError
 from plop_lora.placement import with_rank
+from plop_lora.placement.inits import TRIAL_INITS
 from plop_lora.recipe import Runner, TuneRecipe, VerifyRecipe
 from plop_lora.records import (
     Placement,
@@ -47,7 +48,6 @@ from plop_lora.records.tuning import (
 )
 from plop_lora.reports.terminal import as_text
 from plop_lora.study.study import Study
-from plop_lora.training.inits import INITS
 from plop_lora.tuning import plan, tune
 from plop_lora.tuning.confirm import Versus, decide, verdict_of
 from plop_lora.tuning.space import USUAL, Space, build_space, ladder_rates
@@ -656,5 +656,5 @@ def test_wrong_words(command, tmp_path, words, text: str) -> None:
 def test_the_page_names_what_can_be_chosen() -> None:
     """A choice that the how-to does not name is one that users will not find."""
     page = (Path(__file__).parents[1] / "docs" / "how-to" / "tune.md").read_text()
-    for name in (*INITS, *USUAL, *TuneRecipe.model_fields):
+    for name in (*TRIAL_INITS, *USUAL, *TuneRecipe.model_fields):
         assert f"`{name}`" in page, name
