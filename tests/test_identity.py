@@ -24,7 +24,8 @@ from plop_lora.training.weights import TrainedModel, check_weights, trained_mode
 from plop_lora.tuning.search import Search
 from plop_lora.tuning.space import build_space
 from plop_lora.verification import run as step
-from plop_lora.verification.design import ladder_specs, make_design
+from plop_lora.verification.design import make_design
+from plop_lora.verification.ladder import Ladder, ladder_specs
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def recipe(**values: object) -> VerifyRecipe:
 
 
 def specs(scores: Scores, wanted: VerifyRecipe) -> tuple[TrialSpec, ...]:
-    return ladder_specs(make_design(Study.open(scores, wanted, Path("run")), wanted))
+    return ladder_specs(Ladder(make_design(Study.open(scores, wanted, Path("run")), wanted)))
 
 
 def test_other_weights_at_the_same_path_are_other_trials(scores, here: Path) -> None:

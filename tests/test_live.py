@@ -143,8 +143,8 @@ def test_without_a_terminal_each_finished_trial_is_one_line(tmp_path: Path, caps
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
-        "[1/4] plop, confirmation, seed 0, rate 0.0002: loss 0.500, 10 s; about 30 s to go",
-        "[2/4] plop, confirmation, seed 1, rate 0.0002: failed: the loss is NaN, 10 s; "
+        "[1/4] plop, confirmation, seed 0, rate 0.0003: loss 0.500, 10 s; about 30 s to go",
+        "[2/4] plop, confirmation, seed 1, rate 0.0003: failed: the loss is NaN, 10 s; "
         "about 20 s to go",
     ]
 

@@ -65,6 +65,7 @@ MLP = {"gate_proj", "up_proj", "down_proj"}
 TRAIN_ROWS, SELECTED = 200, 22
 """Of the 222 rows that `write_rows` makes."""
 RECIPE = TuneRecipe(
+    full_rate=2e-4 / 15,
     task="sft", train="train.jsonl", eval="eval.jsonl", trials=20, runner=Runner(workers=1),
     budget=BUDGET,
 )  # fmt: skip
@@ -522,11 +523,11 @@ def test_the_default_fits_the_budget(scores) -> None:
 
 
 def test_grpo_keeps_to_low_ranks(scores) -> None:
-    grpo = {"task": "grpo", "training": TrainingSettings(rewards=("format",))}
+    grpo = {"task": "grpo", "training": TrainingSettings(rewards=("format",)), "full_rate": None}
     recipe = changed(**grpo, ranks=(8, 32, 64, 128), budget="1B")
     space = space_of(scores, recipe)
     assert space.ranks == (8, 32)
-    assert space.rate == pytest.approx(1e-5)
+    assert space.rate == pytest.approx(2.5e-4), "15 times 1e-6, times (2000 / 32) ** 0.781"
     assert any("64, 128 left out" in note for note in space.notes)
     with pytest.raises(UsageError, match="all above 32"):
         space_of(scores, changed(**grpo, ranks=(64,)))
