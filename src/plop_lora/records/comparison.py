@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from plop_lora.records.base import Record, frame
+from plop_lora.records.placement import GapVerdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class TypeDifference:
     difference: float
     low: float | None
     high: float | None
-    verdict: str
+    verdict: GapVerdict
 
 
 @dataclass(frozen=True, repr=False)
