@@ -394,8 +394,8 @@ def test_weights_that_cannot_be_read_are_missing_not_zero(monkeypatch) -> None:
 def _gain_of(plain):
     from plop_lora.indicators.expected_norms import expected_gain
 
-    def gain(self, part, *, like, baseline, seed):
-        return expected_gain(plain(self, part), baseline=baseline, seed=seed)
+    def gain(self, part, *, like, denominator, seed):
+        return expected_gain(plain(self, part), denominator=denominator, seed=seed)
 
     return gain
 

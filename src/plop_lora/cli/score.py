@@ -28,7 +28,7 @@ from plop_lora.errors import UsageError
 from plop_lora.indicators import recorded_indicator
 from plop_lora.models.folders import check_reach, expanded, model_name
 from plop_lora.models.origin import Origin
-from plop_lora.options import BASELINES, DEVICES, DTYPES, ENGINES, MODES, check_choices
+from plop_lora.options import DENOMINATORS, DEVICES, DTYPES, ENGINES, MODES, check_choices
 from plop_lora.recipe import ScoreRecipe, ScoringSettings
 
 KEYS = (
@@ -36,7 +36,8 @@ KEYS = (
     Key("score.seed", DATA),
     Key("score.dtype", MODEL, among(lambda: DTYPES)),
     Key("score.revision", MODEL),
-    Key("score.baseline", MODEL, among(lambda: BASELINES)),
+    Key("score.denominator", MODEL, among(lambda: DENOMINATORS)),
+    Key("score.denominator", MODEL, hidden=True, former="--baseline"),
     Key("score.stop", STOPPING, among(lambda: MODES)),
     Key("score.tolerance", STOPPING),
     Key("score.top", STOPPING),
@@ -142,7 +143,9 @@ def score(
     no_cache: Annotated[
         bool,
         typer.Option(
-            "--no-cache", help="Compute the baseline of every weight anew.", rich_help_panel=ENGINE
+            "--no-cache",
+            help="Compute the expected norm of every weight anew.",
+            rich_help_panel=ENGINE,
         ),
     ] = False,
     tokenizer: Annotated[
@@ -222,7 +225,7 @@ def _asked(recipe: Path | None, given: dict[str, Any], own: dict[str, Any]) -> S
     options = {**given, "score": given.get("score", {}) | there}
     asked = ScoreRecipe.read(recipe, options).score
     check_choices(
-        baseline=asked.baseline, dtype=asked.dtype, stop=asked.stop, engine=asked.engine,
+        denominator=asked.denominator, dtype=asked.dtype, stop=asked.stop, engine=asked.engine,
         device=asked.device,
     )  # fmt: skip
     for name in asked.indicators:

@@ -106,7 +106,7 @@ WITH_OPTION = frozenset({
     "train", "eval", "task", "evaluation.metric", "model", "revision", "budget", "rank", "top",
     "training.rewards", "prompt", "completion", "text", "label", "runner.workers", "arms", "seeds",
     "margin", "quick", "placements", "trials", "hours", "score.max_length", "score.seed",
-    "score.dtype", "score.revision", "score.baseline", "score.stop", "score.tolerance",
+    "score.dtype", "score.revision", "score.denominator", "score.stop", "score.tolerance",
     "score.top", "score.engine", "score.device", "score.ray_address", "score.batch_size",
     "score.include", "score.exclude", "score.token", "score.trust_remote_code", *RENAMED,
 })  # fmt: skip

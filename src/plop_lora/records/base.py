@@ -43,7 +43,7 @@ class Record:
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON values, `kind` and `schema_version` first."""
         head = {"kind": self.kind, "schema_version": self.schema_version}
-        body: dict[str, Any] = _adapter(type(self)).dump_python(self, mode="json")
+        body: dict[str, Any] = _adapter(type(self)).dump_python(self, mode="json", by_alias=True)
         return head | body
 
     def to_json(self) -> str:

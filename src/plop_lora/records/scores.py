@@ -183,7 +183,11 @@ class Measurements:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a score came from and what it took."""
+    """Where a score came from and what it took.
+
+    `denominator` is `analytic` or `monte_carlo`. Files call it `baseline`: under another key, the
+    digest of an older file, by which studies name it, would be another.
+    """
 
     data: str
     data_fingerprint: str
@@ -192,7 +196,7 @@ class Provenance:
     dtype: str
     device: str
     seed: int
-    baseline: str
+    denominator: Annotated[str, Field(alias="baseline")]
     created: str
     elapsed_seconds: float
     peak_memory_bytes: int

@@ -27,7 +27,7 @@ def provenance_of(
     model: nn.Module,
     *,
     seed: int,
-    baseline: str,
+    denominator: str,
     settings: dict[str, Any],
     elapsed: float,
 ) -> Provenance:
@@ -42,7 +42,7 @@ def provenance_of(
         dtype=str(dtype).removeprefix("torch."),
         device=str(device),
         seed=seed,
-        baseline=baseline,
+        denominator=denominator,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         elapsed_seconds=round(elapsed, 3),
         peak_memory_bytes=peak_memory(str(device)),

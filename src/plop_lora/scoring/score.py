@@ -88,14 +88,14 @@ def score(
         raise UsageError("Give texts or batches to score, one of the two.")
     asked = ScoringSettings.of(settings, keys)
     check_choices(
-        baseline=asked.baseline, dtype=asked.dtype, stop=asked.stop, engine=asked.engine,
+        denominator=asked.denominator, dtype=asked.dtype, stop=asked.stop, engine=asked.engine,
         device=asked.device,
     )  # fmt: skip
     origin = Origin(asked.revision, asked.trust_remote_code, asked.token)
     name = None if isinstance(model, nn.Module) else model_name(str(model))
     job = MeasurementSettings(
-        name, asked.device, asked.dtype, asked.include, asked.exclude, asked.baseline, asked.seed,
-        asked.cache, origin, _further(asked.indicators),
+        name, asked.device, asked.dtype, asked.include, asked.exclude, asked.denominator,
+        asked.seed, asked.cache, origin, _further(asked.indicators),
     )  # fmt: skip
     chosen = engine_for(
         model if isinstance(model, nn.Module) else str(name), job,
@@ -116,7 +116,7 @@ def score(
             enough=watch if asked.stop == ADAPTIVE else None, advance=advance,
         )  # fmt: skip
     provenance = provenance_of(
-        given.source, measured, loaded, seed=asked.seed, baseline=asked.baseline,
+        given.source, measured, loaded, seed=asked.seed, denominator=asked.denominator,
         settings=_recorded(asked, given, measured, name, tokenizer),
         elapsed=time.monotonic() - started,
     )  # fmt: skip

@@ -90,7 +90,7 @@ def open_cache(job: MeasurementSettings, model: nn.Module) -> ExpectedNormCache:
     """Return what is known of the checkpoint of a job; nothing where nothing may be kept.
 
     Args:
-        job: what will be measured; the precision and the baseline are part of the key.
+        job: what will be measured; the precision and the denominator are part of the key.
         model: what was loaded for it; so is the kind of device that it is on.
     """
     folder = cache_folder()
@@ -100,7 +100,7 @@ def open_cache(job: MeasurementSettings, model: nn.Module) -> ExpectedNormCache:
     if key is None:
         return ExpectedNormCache()
     path = folder / f"{key}.json"
-    words = [job.baseline, f"seed={job.seed}", job.dtype, home_of(model).type, *_VERSIONS]
+    words = [job.denominator, f"seed={job.seed}", job.dtype, home_of(model).type, *_VERSIONS]
     section = " ".join(words)
     return ExpectedNormCache(path, section, _read(path).get(section, {}))
 

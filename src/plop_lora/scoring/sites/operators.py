@@ -49,7 +49,7 @@ class Operator(Protocol):
         """Return a part of the weight as [O, I], or all of it; None where it cannot be read."""
 
     def gain(
-        self, part: FusedPart | None, *, like: torch.Tensor, baseline: str, seed: int
+        self, part: FusedPart | None, *, like: torch.Tensor, denominator: str, seed: int
     ) -> torch.Tensor:
         """Return E||W u|| of a part of the weight, a float32 scalar on the device of `like`."""
 
@@ -90,10 +90,10 @@ class DenseOperator:
         return self.weight_OI() if part is None else part.of_weight(self.weight_OI())
 
     def gain(
-        self, part: FusedPart | None, *, like: torch.Tensor, baseline: str, seed: int
+        self, part: FusedPart | None, *, like: torch.Tensor, denominator: str, seed: int
     ) -> torch.Tensor:
-        """Return E||W u|| by the closed form, or by drawing with `baseline="monte_carlo"`."""
-        return expected_gain(self.weight(part), baseline=baseline, seed=seed).to(like.device)
+        """Return E||W u|| by the closed form, or by drawing with `denominator="monte_carlo"`."""
+        return expected_gain(self.weight(part), denominator=denominator, seed=seed).to(like.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +121,10 @@ class EmbeddingOperator:
         return self.module.weight.T
 
     def gain(
-        self, part: FusedPart | None, *, like: torch.Tensor, baseline: str, seed: int
+        self, part: FusedPart | None, *, like: torch.Tensor, denominator: str, seed: int
     ) -> torch.Tensor:
         """Return E||W u|| of the table as [width, tokens]."""
-        return expected_gain(self.weight(part), baseline=baseline, seed=seed).to(like.device)
+        return expected_gain(self.weight(part), denominator=denominator, seed=seed).to(like.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ class OpaqueOperator:
         """Return None: what is stored is not the matrix that the layer multiplies by."""
 
     def gain(
-        self, part: FusedPart | None, *, like: torch.Tensor, baseline: str, seed: int
+        self, part: FusedPart | None, *, like: torch.Tensor, denominator: str, seed: int
     ) -> torch.Tensor:
         """Return the mean of ||W g|| / ||g|| over `PROBED_DRAWS` Gaussian rows."""
         draws_KI = gaussian(PROBED_DRAWS, self.in_features, like, seed)
