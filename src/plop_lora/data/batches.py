@@ -15,7 +15,7 @@ import hashlib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,6 +23,10 @@ from plop_lora.data.documents import Documents
 from plop_lora.data.padding import padded
 from plop_lora.data.texts import Document
 from plop_lora.errors import DataError, ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 __all__ = [
     "Batch",
@@ -78,7 +82,7 @@ class Batch:
 
 def encode(
     documents: Sequence[Document],
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int,
     vocabulary: int | None,
@@ -138,7 +142,12 @@ def encode(
 
 
 def _tokens(
-    tokenizer: Any, text: str, *, max_length: int, special: bool, as_target: bool = False
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    *,
+    max_length: int,
+    special: bool,
+    as_target: bool = False,
 ) -> tuple[tuple[int, ...], bool]:
     """Return at most `max_length` tokens of a text, and whether it was cut.
 
@@ -159,7 +168,7 @@ def _tokens(
 
 
 def _token_numbers(
-    tokenizer: Any, text: str, *, special: bool, as_target: bool, **options: Any
+    tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool, as_target: bool, **options: Any
 ) -> list[int]:
     # verbose=False: the tokenizer's warning about long texts is ours to give, once, as a note.
     options |= {"verbose": False, "add_special_tokens": special}
@@ -169,7 +178,7 @@ def _token_numbers(
     return list(tokenizer(text, **options)["input_ids"])
 
 
-def _without_marks(tokenizer: Any, text: str, tokens: Sequence[int]) -> str:
+def _without_marks(tokenizer: PreTrainedTokenizerBase, text: str, tokens: Sequence[int]) -> str:
     """Return a text without the marks of its beginning and end that the tokenizer adds as well.
 
     A text that a chat template has rendered already begins as the tokenizer begins texts; the
@@ -183,7 +192,7 @@ def _without_marks(tokenizer: Any, text: str, tokens: Sequence[int]) -> str:
     return text
 
 
-def _marks(tokenizer: Any, *names: str) -> dict[int, str]:
+def _marks(tokenizer: PreTrainedTokenizerBase, *names: str) -> dict[int, str]:
     """Return the number and the text of some of a tokenizer's special tokens."""
     marks = (
         (getattr(tokenizer, f"{name}_token_id", None), getattr(tokenizer, f"{name}_token", None))
@@ -193,7 +202,7 @@ def _marks(tokenizer: Any, *names: str) -> dict[int, str]:
 
 
 def _check_vocabulary(
-    sequences: Iterable[Sequence[int]], tokenizer: Any, vocabulary: int | None
+    sequences: Iterable[Sequence[int]], tokenizer: PreTrainedTokenizerBase, vocabulary: int | None
 ) -> None:
     largest = max(max(tokens, default=0) for tokens in sequences)
     if vocabulary is not None and largest >= vocabulary:

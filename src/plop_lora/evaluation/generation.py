@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from plop_lora.data.padding import padded
 from plop_lora.errors import DataError, ModelError
@@ -78,7 +78,7 @@ def generate(
     return [found[index] for index in range(len(rows))]
 
 
-def _room(model: Any, max_new_tokens: int) -> int:
+def _room(model: PreTrainedModel, max_new_tokens: int) -> int:
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if positions is None:
         return 10**9
@@ -111,7 +111,11 @@ def _generate(
 
 
 def _completion(
-    row: Sequence[int], tokenizer: Any, last: Set[int], texts: Sequence[str], most: int
+    row: Sequence[int],
+    tokenizer: PreTrainedTokenizerBase,
+    last: Set[int],
+    texts: Sequence[str],
+    most: int,
 ) -> Completion:
     """Return an answer up to the first token or text that ends it."""
     stop = next((place for place, token in enumerate(row) if token in last), len(row))
@@ -120,7 +124,7 @@ def _completion(
     return Completion(text[:cut], tuple(row[:stop]), stop < most or cut < len(text))
 
 
-def pad_token(tokenizer: Any) -> int:
+def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the token that fills padded places; they are masked, so any does."""
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if token is not None:
@@ -147,7 +151,7 @@ def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
 
 
 @contextlib.contextmanager
-def judging(model: Any) -> Iterator[None]:
+def judging(model: PreTrainedModel) -> Iterator[None]:
     """Switch dropout and gradients off, and put the mode of training back."""
     trains = model.training
     model.eval()

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 Row = Mapping[str, Any]
 """A prepared row: `prompt` and `completion`, or `messages`, or `text`, or what else its task reads.
@@ -19,8 +23,8 @@ class Prepared:
     `notes` say what its result should tell of the weights.
     """
 
-    model: Any
-    tokenizer: Any
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
     notes: tuple[str, ...] = ()
 
 

@@ -11,7 +11,7 @@ import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -21,8 +21,13 @@ from transformers import PreTrainedModel
 from plop_lora.errors import ExportError
 from plop_lora.records import ModelReference, Placement
 
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
-def check_with_peft(placement: Placement, config: Any, model: nn.Module | None = None) -> None:
+
+def check_with_peft(
+    placement: Placement, config: LoraConfig, model: nn.Module | None = None
+) -> None:
     """Apply a `LoraConfig` to a skeleton and compare what PEFT did with the placement.
 
     An initialisation that reads the weights (pissa, olora …) is left out here: the skeleton has

@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -23,6 +23,11 @@ from plop_lora.errors import RecordError, UsageError
 from plop_lora.files import atomic_file
 from plop_lora.records.reading import DIGEST, check_digest, check_values, digest_of, read_document
 from plop_lora.records.wording import fault_at
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+    from pandas import DataFrame
+
 
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {}
 
@@ -146,7 +151,7 @@ class Record:
 _HEAD = ("kind", "schema_version")
 
 
-def frame(rows: Iterable[Any]) -> Any:
+def frame(rows: Iterable[DataclassInstance]) -> DataFrame:
     """Return dataclass rows as a `pandas.DataFrame`, a column each for their fields."""
     import pandas
 

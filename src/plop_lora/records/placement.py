@@ -6,13 +6,18 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
 from plop_lora.errors import UsageError
 from plop_lora.records.base import Record, frame
 from plop_lora.records.scores import Host, ModelReference
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from peft import LoraConfig
+    from torch import nn
 
 
 class GapVerdict(StrEnum):
@@ -160,13 +165,15 @@ class Placement(Record):
 
     _read = model_validator(mode="before")(_with_tolerance)
 
-    def to_peft(self, model: Any = None, *, dry_run: bool = True, allow_loss: bool = False) -> Any:
+    def to_peft(
+        self, model: nn.Module | None = None, *, dry_run: bool = True, allow_loss: bool = False
+    ) -> LoraConfig:
         """Return the placement as `peft.LoraConfig`; see `exports.trainers.peft.to_peft`."""
         from plop_lora.exports.trainers.peft import to_peft
 
         return to_peft(self, model, dry_run=dry_run, allow_loss=allow_loss)
 
-    def to_pandas(self, rows: str = "choices") -> Any:
+    def to_pandas(self, rows: str = "choices") -> DataFrame:
         """Return the placement as a `pandas.DataFrame`.
 
         Args:

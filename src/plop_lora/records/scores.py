@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from plop_lora.errors import UnknownNameError, UsageError, nearest
 from plop_lora.records.base import Record, frame
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 
 LEFT_OUT = "left out by --include or --exclude"
 """Why a weight has no score that nobody asked for."""
@@ -354,7 +358,7 @@ class Scores(Record):
         """Yield the module types, lowest NFN first."""
         return iter(self.types)
 
-    def to_pandas(self, rows: str = "types") -> Any:
+    def to_pandas(self, rows: str = "types") -> DataFrame:
         """Return the scores as a `pandas.DataFrame`, further indicators in columns of their names.
 
         Args:

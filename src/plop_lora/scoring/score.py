@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -36,12 +36,16 @@ from plop_lora.scoring.reference import random_batches, references_of
 from plop_lora.scoring.sites.find import Site, find_sites
 from plop_lora.scoring.stopping import StopRule, check_top, stopping_of
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
 __all__ = ["score"]
 
 
 def score(
     model: str | Path | nn.Module,
-    tokenizer: Any = None,
+    tokenizer: PreTrainedTokenizerBase | str | Path | None = None,
     texts: Iterable[str | Mapping[str, Any]] | Documents | None = None,
     *,
     batches: Iterable[Mapping[str, Any]] | None = None,
@@ -132,12 +136,12 @@ def score(
 def _inputs(
     model: nn.Module,
     name: str | None,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     texts: Iterable[str | Mapping[str, Any]] | Documents | None,
     batches: Iterable[Mapping[str, Any]] | None,
     asked: ScoringSettings,
     origin: Origin,
-) -> tuple[ScoringInputs, Any]:
+) -> tuple[ScoringInputs, PreTrainedTokenizerBase | None]:
     """Return what is scored, and the tokenizer, None where there is none."""
     if batches is not None:
         tokenizer = tokenizer and _tokenizer(tokenizer, name, model, origin)
@@ -156,7 +160,12 @@ def _further(names: Sequence[str]) -> tuple[Indicator, ...]:
     return tuple(row for row in rows if row.name != NFN)
 
 
-def _tokenizer(given: Any, name: str | None, model: nn.Module, origin: Origin) -> Any:
+def _tokenizer(
+    given: PreTrainedTokenizerBase | str | Path | None,
+    name: str | None,
+    model: nn.Module,
+    origin: Origin,
+) -> PreTrainedTokenizerBase:
     """Return a tokenizer as it was given, by its name, or by the name of its model."""
     if isinstance(given, str | Path):
         return load_tokenizer(expanded(str(given)), origin.elsewhere())
@@ -168,7 +177,7 @@ def _recorded(
     given: ScoringInputs,
     measured: Measured,
     name: str | None,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, Any]:
     """Return what a record says of how it was made and what was read; never the token."""
     recorded: dict[str, Any] = {

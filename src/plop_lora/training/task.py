@@ -12,13 +12,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from plop_lora.evaluation.judged import Judged, Prepared, Row, answer_text, prompt_text
 from plop_lora.recipe import DataRecipe
 from plop_lora.records import EvaluationSettings, TrainingSettings, TrialSpec
 from plop_lora.records.scores import ModelReference
 from plop_lora.training.readers import Reader
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
 
 LORA_OVER_FULL = 10.0
 """A best LoRA rate is about ten times that of a full finetune (Thinking Machines, LoRA Without
@@ -85,12 +89,12 @@ class Loading(NamedTuple):
 
     task: str
     model: str
-    config: Any
-    tokenizer: Any
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
     labels: Sequence[str]
 
 
-def _nothing(*_: Any) -> None:
+def _nothing(*_: object) -> None:
     """Check nothing."""
 
 

@@ -6,15 +6,18 @@ Shape letters: B batch, T token.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plop_lora.errors import DataError
 from plop_lora.indicators.kinds import IGNORED, Inputs
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 def batches_of(
     rows: Sequence[Mapping[str, Any]],
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     labels: Sequence[str] = (),
     batch_size: int = 8,
@@ -46,7 +49,7 @@ def batches_of(
 
 
 def _encoded(
-    row: Mapping[str, Any], tokenizer: Any, whole: bool, max_length: int
+    row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, whole: bool, max_length: int
 ) -> tuple[list[int], int]:
     """Return the tokens of a row, and how many at its start are not learnt."""
     if "messages" in row:
@@ -62,7 +65,7 @@ def _encoded(
     return _tokens(tokenizer, text, True)[:max_length], 0
 
 
-def _tokens(tokenizer: Any, text: str, special: bool) -> list[int]:
+def _tokens(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> list[int]:
     return list(tokenizer(text, add_special_tokens=special)["input_ids"])
 
 

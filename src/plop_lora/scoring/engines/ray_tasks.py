@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -23,6 +24,10 @@ from plop_lora.scoring.measurement.collect import Measured, merge
 from plop_lora.scoring.measurement.expected_norm_cache import ExpectedNormCache, open_cache
 from plop_lora.scoring.measurement.settings import MeasurementSettings
 from plop_lora.scoring.sites.find import Site, SiteMap, find_sites, refine
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+
 
 RETRIES = 3
 """How often a shard is run again after the loss of its worker."""
@@ -115,7 +120,7 @@ def run_tasks(
             ray.cancel(reference)
 
 
-def _result(ray: Any, reference: Any, retries: int) -> Any:
+def _result(ray: ModuleType, reference: ObjectRef, retries: int) -> Any:
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
@@ -129,7 +134,7 @@ def _result(ray: Any, reference: Any, retries: int) -> Any:
         ) from error
 
 
-def _share_of_a_machine(ray: Any) -> dict[str, float]:
+def _share_of_a_machine(ray: ModuleType) -> dict[str, float]:
     resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if any(resource.get("GPU") for resource in resources):
         return {"num_gpus": 1}
