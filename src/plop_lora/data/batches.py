@@ -70,7 +70,7 @@ class Batch:
         tensors = [(k, v) for k, v in self.inputs.items() if isinstance(v, torch.Tensor) and v.ndim]
         return len(self.names) > 1 and all(self._by_row(*tensor) for tensor in tensors)
 
-    def _by_row(self, key: str, value: Any) -> bool:
+    def _by_row(self, key: str, value: object) -> bool:
         if not isinstance(value, torch.Tensor) or value.shape[:1] != (len(self.names),):
             return False
         # Positions in time, height and width stand above the rows, of which there may be three.
@@ -168,7 +168,12 @@ def _tokens(
 
 
 def _token_numbers(
-    tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool, as_target: bool, **options: Any
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    *,
+    special: bool,
+    as_target: bool,
+    **options: object,
 ) -> list[int]:
     # verbose=False: the tokenizer's warning about long texts is ours to give, once, as a note.
     options |= {"verbose": False, "add_special_tokens": special}
@@ -335,7 +340,7 @@ def _check_mask(index: int, name: str, mask: Any) -> None:
 
 
 def _masked(
-    index: int, inputs: dict[str, Any], ids: str, mask: str, padding: Padding
+    index: int, inputs: dict[str, object], ids: str, mask: str, padding: Padding
 ) -> dict[str, Any]:
     """Add the mask of token numbers that end, or begin, with padding.
 
@@ -360,7 +365,7 @@ def _masked(
     return inputs | {mask: 1 - padded_BT}
 
 
-def _is_mask(value: Any) -> bool:
+def _is_mask(value: object) -> bool:
     return isinstance(value, torch.Tensor) and value.ndim == 2
 
 
@@ -417,7 +422,7 @@ def _told_apart(inputs: dict[str, Any]) -> dict[str, Any]:
     return masked | wider
 
 
-def _places(inputs: Mapping[str, Any], mask: str) -> torch.Tensor | None:
+def _places(inputs: Mapping[str, object], mask: str) -> torch.Tensor | None:
     """Return a tensor with a place for each token of a mask's side, None where there is none."""
     side = mask.removesuffix("attention_mask")
     for key in (mask, f"{side}input_ids", f"{side}inputs_embeds"):

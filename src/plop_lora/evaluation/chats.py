@@ -127,9 +127,9 @@ def prompt_tokens(
 
 
 def chat_tokens(
-    messages: Sequence[Any],
+    messages: Sequence[object],
     tokenizer: PreTrainedTokenizerBase,
-    arguments: Mapping[str, Any] | None = None,
+    arguments: Mapping[str, object] | None = None,
     *,
     waiting: bool = False,
 ) -> list[int]:

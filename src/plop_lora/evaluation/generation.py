@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Mapping, Sequence, Set
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -33,11 +33,11 @@ class Completion(NamedTuple):
 
 def generate(
     prepared: Prepared,
-    prompts: Sequence[Any],
+    prompts: Sequence[object],
     *,
     batch_size: int,
     max_new_tokens: int,
-    arguments: Sequence[Mapping[str, Any]] | None = None,
+    arguments: Sequence[Mapping[str, object]] | None = None,
     references: Sequence[str] | None = None,
 ) -> list[Completion]:
     """Continue prompts greedily until the end of the sequence, or of the turn of a chat.

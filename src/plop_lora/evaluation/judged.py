@@ -66,16 +66,16 @@ def answer_text(row: Row) -> str:
     return _flat(row.get("completion", row.get("label", "")))
 
 
-def _asked(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+def _asked(messages: Sequence[Mapping[str, object]]) -> Sequence[Mapping[str, Any]]:
     last = messages[-1]["role"] == "assistant"
     return messages[:-1] if last else messages
 
 
-def _flat(value: Any) -> str:
+def _flat(value: object) -> str:
     return "\n".join(_contents(value)) if isinstance(value, list) else str(value)
 
 
-def _contents(messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _contents(messages: Sequence[Mapping[str, object]]) -> Iterator[str]:
     for message in messages:
         content = message.get("content")
         yield content if isinstance(content, str) else json.dumps(content, default=str)

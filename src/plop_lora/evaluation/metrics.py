@@ -120,9 +120,9 @@ def unfinished(ended: Sequence[bool], most: int) -> tuple[str, ...]:
 
 def _judged_by_user(
     metric: str,
-    judge: Callable[..., Any],
-    prompts: Sequence[Any],
-    completions: Sequence[Any],
+    judge: Callable[..., object],
+    prompts: Sequence[object],
+    completions: Sequence[object],
     rows: Sequence[Row],
 ) -> list[float | None]:
     try:

@@ -187,7 +187,7 @@ def ranks_and_scalings(
     return found
 
 
-def _lookup(patterns: Mapping[str, Any] | None, default: Any) -> Callable[[str], Any]:
+def _lookup(patterns: Mapping[str, object] | None, default: object) -> Callable[[str], Any]:
     compiled = [
         (key, re.compile(rf"(?:.*\.)?(?:{key})$"), value) for key, value in (patterns or {}).items()
     ]

@@ -142,7 +142,7 @@ _CODE = ("auto_map", "attn_implementation", "experts_implementation", "quantizat
 """Ends of the keys by which a configuration names code to fetch and run: none decides a shape."""
 
 
-def _structure(settings: Any) -> Any:
+def _structure(settings: object) -> Any:
     """Return a configuration without what could make transformers fetch or run code for it."""
     if isinstance(settings, dict):
         return {

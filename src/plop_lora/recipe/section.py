@@ -26,7 +26,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
-    def of(cls, given: Any, settings: Mapping[str, Any]) -> Self:
+    def of(cls, given: object, settings: Mapping[str, object]) -> Self:
         """Return a recipe from a recipe, a YAML file or nothing, with settings laid over it.
 
         Args:
@@ -52,7 +52,7 @@ class Section(BaseModel):
     def read(
         cls,
         path: str | Path | None = None,
-        given: Mapping[str, Any] | None = None,
+        given: Mapping[str, object] | None = None,
         *,
         source: str = THE_OPTIONS,
     ) -> Self:
@@ -74,7 +74,9 @@ class Section(BaseModel):
         return cls.parse(document, source if path is None else f"the recipe {path}", options)
 
     @classmethod
-    def parse(cls, document: Any, source: str, options: Mapping[str, Any] | None = None) -> Self:
+    def parse(
+        cls, document: object, source: str, options: Mapping[str, object] | None = None
+    ) -> Self:
         """Build a section from plain values.
 
         Args:
@@ -119,7 +121,7 @@ def _fault(
     where: list[str],
     fault: Any,
     source: str,
-    options: Mapping[str, Any],
+    options: Mapping[str, object],
 ) -> str:
     """Say in one sentence what is wrong with a key, and what is allowed."""
     key = ".".join(where) or "top level"
@@ -145,7 +147,7 @@ def _missing(section: type[Section], where: list[str], source: str) -> str:
     return f"In {source}, {key} is needed, but is not there{what}."
 
 
-def _holds(document: Any, where: list[str]) -> bool:
+def _holds(document: object, where: list[str]) -> bool:
     """Whether the value at a place of the merged document comes from this one."""
     for part in where:
         if not isinstance(document, Mapping):
@@ -156,7 +158,7 @@ def _holds(document: Any, where: list[str]) -> bool:
     return bool(where)
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return {str: "a text", list: "a list", int: "a number", float: "a number"}.get(
         type(value), f"a {type(value).__name__}"
     )
@@ -217,7 +219,7 @@ def _read_yaml(path: str | Path) -> Any:
         ) from error
 
 
-def _merged(document: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(document: Mapping[str, object], given: Mapping[str, object]) -> dict[str, Any]:
     """Lay values over a document, section by section."""
     merged = dict(document)
     for key, value in given.items():

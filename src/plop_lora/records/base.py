@@ -82,7 +82,7 @@ class Record:
         return cls.from_dict(read_document(Path(path), _maker(cls.kind)), source=str(path))
 
     @classmethod
-    def of(cls, given: Any) -> Self:
+    def of(cls, given: object) -> Self:
         """Return a record as it is, or read it from the file that is named.
 
         Raises:
@@ -99,7 +99,7 @@ class Record:
         )
 
     @classmethod
-    def from_dict(cls, document: Any, *, source: str = "the document") -> Self:
+    def from_dict(cls, document: object, *, source: str = "the document") -> Self:
         """Build a record from plain JSON values; `source` names them in errors.
 
         Raises:
@@ -158,7 +158,7 @@ def frame(rows: Iterable[DataclassInstance]) -> DataFrame:
     return pandas.DataFrame([asdict(row) for row in rows])
 
 
-def _named(given: Any) -> str:
+def _named(given: object) -> str:
     """Say what was given instead of a record: its kind, or its class."""
     if isinstance(given, Record):
         return f"a {given.kind!r} record"
@@ -180,7 +180,7 @@ def _maker(kind: str) -> str:
     return commands[kind]
 
 
-def _check_version(version: Any, newest: int, source: str) -> None:
+def _check_version(version: object, newest: int, source: str) -> None:
     if version is None:
         raise RecordError(
             f"{source} has no schema_version, so it is not known how to read it. It was not "

@@ -119,7 +119,7 @@ def chat_of(tokenizer: PreTrainedTokenizerBase) -> Callable[..., str] | None:
     if _NOW.search(str(template)) is None:
         return render
 
-    def on_one_day(messages: Any, tools: Any = None) -> str:
+    def on_one_day(messages: object, tools: object = None) -> str:
         written = tokenizer.get_chat_template(None, tools)
         dated = _NOW.sub(lambda call: repr(DAY.strftime(call["form"])), written)
         return render(messages, tools=tools, chat_template=dated)

@@ -6,7 +6,6 @@ import datetime
 import platform
 from collections import Counter
 from importlib import metadata
-from typing import Any
 
 import torch
 from torch import nn
@@ -28,7 +27,7 @@ def provenance_of(
     *,
     seed: int,
     denominator: str,
-    settings: dict[str, Any],
+    settings: dict[str, object],
     elapsed: float,
 ) -> Provenance:
     """Return the provenance of a measurement of `model` on `source`."""

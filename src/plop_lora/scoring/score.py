@@ -46,13 +46,13 @@ __all__ = ["score"]
 def score(
     model: str | Path | nn.Module,
     tokenizer: PreTrainedTokenizerBase | str | Path | None = None,
-    texts: Iterable[str | Mapping[str, Any]] | Documents | None = None,
+    texts: Iterable[str | Mapping[str, object]] | Documents | None = None,
     *,
-    batches: Iterable[Mapping[str, Any]] | None = None,
+    batches: Iterable[Mapping[str, object]] | None = None,
     settings: ScoringSettings | None = None,
     processes: Processes | None = None,
     progress: bool = True,
-    **keys: Any,
+    **keys: object,
 ) -> Scores:
     """Score every module type of a model on unlabelled texts, with forward passes only.
 
@@ -137,8 +137,8 @@ def _inputs(
     model: nn.Module,
     name: str | None,
     tokenizer: PreTrainedTokenizerBase,
-    texts: Iterable[str | Mapping[str, Any]] | Documents | None,
-    batches: Iterable[Mapping[str, Any]] | None,
+    texts: Iterable[str | Mapping[str, object]] | Documents | None,
+    batches: Iterable[Mapping[str, object]] | None,
     asked: ScoringSettings,
     origin: Origin,
 ) -> tuple[ScoringInputs, PreTrainedTokenizerBase | None]:

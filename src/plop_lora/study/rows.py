@@ -90,7 +90,7 @@ def _beside(row: Row, reserved: Sequence[str], foreign: set[str]) -> dict[str, A
     return kept
 
 
-def _as_text(value: Any) -> str:
+def _as_text(value: object) -> str:
     if isinstance(value, datetime.date | datetime.time | decimal.Decimal):
         return str(value)
     raise TypeError

@@ -56,7 +56,7 @@ class Curve:
             raise OutputError(f"Cannot write {self.path}: {error.strerror or error}.") from error
 
 
-def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
+def plain_row(row: Mapping[str, object]) -> dict[str, Any]:
     """Return a logged row as values that JSON has; what is not finite becomes null."""
     plain: dict[str, Any] = {}
     for name, value in row.items():

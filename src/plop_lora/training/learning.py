@@ -31,7 +31,7 @@ def unmoved(model: PreTrainedModel) -> tuple[str, ...]:
     return ()
 
 
-def unrewarded(curve: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+def unrewarded(curve: Sequence[Mapping[str, object]]) -> tuple[str, ...]:
     """Say so where the rewards or the completions of every step could teach nothing.
 
     Args:

@@ -81,7 +81,7 @@ class EndsAtTexts:
     _metrics: dict[str, dict[str, list[float]]]
     _cut: list[bool]
 
-    def _generate_single_turn(self, *given: Any, **named: Any) -> Any:
+    def _generate_single_turn(self, *given: object, **named: object) -> Any:
         usual: Any = super()
         made = usual._generate_single_turn(*given, **named)
         if not self.end_texts:

@@ -48,7 +48,7 @@ def tune(
     folder: str | Path = HOME,
     run: RunTrials | None = None,
     watch: Watch = ignore,
-    **settings: Any,
+    **settings: object,
 ) -> Tuning:
     """Search placement, rank, initialisation, learning rate and LoRA+ ratio under a budget.
 
@@ -99,7 +99,7 @@ def plan(
     recipe: TuneRecipe | str | Path | None = None,
     *,
     folder: str | Path = HOME,
-    **settings: Any,
+    **settings: object,
 ) -> TuningPlan:
     """Return what `tune` would run; nothing is run, and nothing is written.
 

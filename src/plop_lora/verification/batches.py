@@ -12,17 +12,18 @@ from plop_lora.errors import DataError
 from plop_lora.indicators.kinds import IGNORED, Inputs
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
 
 def batches_of(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, object]],
     tokenizer: PreTrainedTokenizerBase,
     *,
     labels: Sequence[str] = (),
     batch_size: int = 8,
     max_length: int = 512,
-    device: Any = "cpu",
+    device: torch.device | str = "cpu",
 ) -> list[Inputs]:
     """Turn prepared rows into batches with `labels`, in their order.
 
@@ -69,14 +70,16 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> lis
     return list(tokenizer(text, add_special_tokens=special)["input_ids"])
 
 
-def _class_of(row: Mapping[str, Any], labels: Sequence[str]) -> int:
+def _class_of(row: Mapping[str, object], labels: Sequence[str]) -> int:
     name = str(row.get("label"))
     if name not in labels:
         raise DataError(f"The class {name!r} is none of: {', '.join(labels)}.")
     return list(labels).index(name)
 
 
-def _batch(encoded: Sequence[tuple[list[int], int]], classes: list[int], device: Any) -> Inputs:
+def _batch(
+    encoded: Sequence[tuple[list[int], int]], classes: list[int], device: torch.device | str
+) -> Inputs:
     """Pad rows on the right; token 0 stands in the padding, masked and without a label."""
     import torch
 

@@ -295,7 +295,7 @@ def unfoldable(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield what, LOFTQ if init == "loftq" else CONVERT
 
 
-def changes_base(init: Any) -> bool:
+def changes_base(init: object) -> bool:
     """Whether an initialisation moves a part of the base weights into the adapter."""
     return isinstance(init, str) and init.lower().startswith(_CHANGES_BASE)
 

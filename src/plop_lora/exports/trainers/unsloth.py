@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import pprint
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 from plop_lora.errors import ExportError
@@ -122,7 +123,7 @@ def _render(placement: Placement) -> Rendered:
     return Rendered(text, placement.trainable_parameters, narrowed.losses)
 
 
-def _python_dict(values: dict[str, Any]) -> str:
+def _python_dict(values: Mapping[str, object]) -> str:
     """Return a dictionary as source code, one entry a line."""
     entries = "".join(
         f"{key!r}: {pprint.pformat(value, sort_dicts=False, width=88)},\n"

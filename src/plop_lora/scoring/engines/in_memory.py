@@ -253,13 +253,13 @@ def body_of(model: nn.Module, sites: Sequence[Site]) -> Iterator[Callable[..., A
     if "use_cache" in inspect.signature(body.forward).parameters:
         fixed["use_cache"] = False
 
-    def forward(**inputs: Any) -> Any:
+    def forward(**inputs: object) -> Any:
         try:
             return body(**inputs, **fixed)
         except _HeadReachedError as reached:
             return reached.args
 
-    def stop(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+    def stop(module: nn.Module, arguments: tuple[object, ...]) -> None:
         raise _HeadReachedError(*arguments)
 
     # FSMT calls its decoder's table a head: only what comes after all sites ends the pass.

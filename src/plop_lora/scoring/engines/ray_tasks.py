@@ -99,7 +99,10 @@ def _loaded(job: MeasurementSettings) -> tuple[nn.Module, SiteMap, ExpectedNormC
 
 
 def run_tasks(
-    function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], *, retries: int = RETRIES
+    function: Callable[..., object],
+    arguments: Sequence[tuple[object, ...]],
+    *,
+    retries: int = RETRIES,
 ) -> Iterator[tuple[int, Any]]:
     """Run `function` on each of the arguments; yield index and result as they come.
 

@@ -20,7 +20,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import transformers
 from torch import nn
@@ -164,7 +163,7 @@ def _read(path: Path) -> dict[str, dict[str, Gain]]:
     }
 
 
-def _is_sound(path: Path, section: str, content: Any) -> bool:
+def _is_sound(path: Path, section: str, content: object) -> bool:
     """Whether a section holds expected norms, and those that were written for it."""
     if not isinstance(content, dict) or not isinstance(content.get("gains"), dict):
         return False
@@ -173,7 +172,7 @@ def _is_sound(path: Path, section: str, content: Any) -> bool:
     return whole and content.get("checksum") == _checksum(path, section, expected_norms)
 
 
-def _is_gain(gain: Any) -> bool:
+def _is_gain(gain: object) -> bool:
     """Whether a value is a positive number, or a list of them."""
     numbers = gain if isinstance(gain, list) else [gain]
     return all(isinstance(x, float) and 0 < x < float("inf") for x in numbers)

@@ -223,7 +223,7 @@ class Probe:
                 numbers = [measure.per_weight(w_OI, self.indicators.seed) for w_OI in matrices]
                 self._weighed[indicator, index] = torch.stack(numbers)
 
-    def _operator(self, index: int, features: torch.Tensor, output: Any) -> Operator | None:
+    def _operator(self, index: int, features: torch.Tensor, output: object) -> Operator | None:
         """Return how to read a site, decided by its first call; None where nothing reads it."""
         site = self.sites[index]
         if site.module not in self._operators:

@@ -44,7 +44,7 @@ class Layout:
     encoder_masks: tuple[torch.Tensor, ...] = ()
     text_only: bool = False
 
-    def batch_first(self, features: torch.Tensor, output: Any) -> tuple[torch.Tensor, Any]:
+    def batch_first(self, features: torch.Tensor, output: object) -> tuple[torch.Tensor, Any]:
         """Return features and output as [B, T, ...], also where a module runs time first."""
         shapes = {tuple(mask_BT.shape) for mask_BT in self.masks}
         leading = tuple(features.shape[:2])

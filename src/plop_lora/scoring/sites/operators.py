@@ -76,7 +76,7 @@ class DenseOperator:
         weight: torch.Tensor = self.module.weight
         return weight.T if self.transposed else weight
 
-    def product(self, features: torch.Tensor, output: Any) -> Product:
+    def product(self, features: torch.Tensor, output: object) -> Product:
         """Return the output with its bias; a router returns its choice and is multiplied again."""
         width = self.out_features
         shape = (*features.shape[:-1], width)
@@ -112,7 +112,7 @@ class EmbeddingOperator:
         """Width of a row."""
         return self.module.embedding_dim
 
-    def product(self, features: torch.Tensor, output: Any) -> Product:
+    def product(self, features: torch.Tensor, output: object) -> Product:
         """Return the rows of the table: subclasses scale what they return."""
         return self.module.weight[features.reshape(-1)], None
 
@@ -175,7 +175,7 @@ class OpaqueOperator:
         return product
 
 
-def confirmed(operator: Operator, features: torch.Tensor, output: Any) -> Operator | None:
+def confirmed(operator: Operator, features: torch.Tensor, output: object) -> Operator | None:
     """Return what reads a module whose first call gave `output` for `features`.
 
     A layer that does more than multiply by its weight (BitNet scales its output) is opaque where
@@ -257,7 +257,7 @@ def _wraps(module: nn.Module) -> bool:
     return any(operator_of(inner) is not None for inner in module.modules() if inner is not module)
 
 
-def _is_plain(weight: Any) -> bool:
+def _is_plain(weight: object) -> bool:
     return (
         isinstance(weight, torch.Tensor)
         and weight.ndim == 2

@@ -83,7 +83,7 @@ class ShardedOperator:
         return squares_N.sqrt()
 
 
-def is_spread(tensor: Any) -> TypeGuard[DTensor]:
+def is_spread(tensor: object) -> TypeGuard[DTensor]:
     """Whether a tensor is a `DTensor`; where there is one, its module has been imported.
 
     Importing it here would cost every run half a second.

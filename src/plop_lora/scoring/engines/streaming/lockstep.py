@@ -64,7 +64,7 @@ class Call:
 class Pass(threading.Thread):
     """One forward pass; it moves inside `advance` only."""
 
-    def __init__(self, job: Callable[[], Any]) -> None:
+    def __init__(self, job: Callable[[], object]) -> None:
         super().__init__(daemon=True, name="plop-lora-pass")
         self.call: Call | None = None
         self.result: Any = None
@@ -146,8 +146,8 @@ def doors_at(blocks: Sequence[nn.Module]) -> Iterator[None]:
     A call from outside a pass goes straight through.
     """
 
-    def door(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-        def ask(*arguments: Any, **options: Any) -> Any:
+    def door(block: nn.Module, forward: Callable[..., object]) -> Callable[..., Any]:
+        def ask(*arguments: object, **options: object) -> Any:
             thread = threading.current_thread()
             if isinstance(thread, Pass):
                 return thread.ask(Call(block, forward, arguments, options))
