@@ -93,7 +93,7 @@ def main() -> None:
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
-def _processes() -> contextlib.AbstractContextManager[Any]:
+def _processes() -> contextlib.AbstractContextManager[object]:
     """Join the others where a launcher such as torchrun started several of us to score."""
     if sys.argv[1:2] != ["score"] or os.environ.get("WORLD_SIZE", "1") == "1":
         return contextlib.nullcontext()

@@ -34,7 +34,6 @@ from plop_lora.recipe import ScoreRecipe, ScoringSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
 KEYS = (
     Key("score.max_length", DATA),
     Key("score.seed", DATA),

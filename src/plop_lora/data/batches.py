@@ -27,7 +27,6 @@ from plop_lora.errors import DataError, ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
 __all__ = [
     "Batch",
     "Document",
@@ -168,12 +167,7 @@ def _tokens(
 
 
 def _token_numbers(
-    tokenizer: PreTrainedTokenizerBase,
-    text: str,
-    *,
-    special: bool,
-    as_target: bool,
-    **options: object,
+    tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool, as_target: bool, **options: int
 ) -> list[int]:
     # verbose=False: the tokenizer's warning about long texts is ours to give, once, as a note.
     options |= {"verbose": False, "add_special_tokens": special}
@@ -341,7 +335,7 @@ def _check_mask(index: int, name: str, mask: Any) -> None:
 
 def _masked(
     index: int, inputs: dict[str, object], ids: str, mask: str, padding: Padding
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Add the mask of token numbers that end, or begin, with padding.
 
     Raises:
@@ -382,7 +376,7 @@ def _of_side(inputs: Mapping[str, Any], mask: str) -> list[str]:
     ]
 
 
-def _right_padded(index: int, inputs: dict[str, Any], mask: str) -> dict[str, Any]:
+def _right_padded(index: int, inputs: dict[str, Any], mask: str) -> dict[str, object]:
     """Move the padding of one side to the right.
 
     Raises:
@@ -404,7 +398,7 @@ def _right_padded(index: int, inputs: dict[str, Any], mask: str) -> dict[str, An
     return inputs | moved
 
 
-def _told_apart(inputs: dict[str, Any]) -> dict[str, Any]:
+def _told_apart(inputs: dict[str, Any]) -> dict[str, object]:
     """Make the decoder's side one padded column wider where both sides are equally wide.
 
     The probe tells the encoder's tokens from the decoder's by their number: with one number for

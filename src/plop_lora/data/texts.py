@@ -116,12 +116,14 @@ def field_names(template: str) -> list[str]:
 class _Filler(string.Formatter):
     """Formats a row; `field[key][0]` reaches into it, and a dot is part of a field's name."""
 
-    def get_field(self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, object]) -> Any:
+    def get_field(
+        self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, object]
+    ) -> object:
         """Return the value and the name of the row's field."""
         return _reach(kwargs, field_name), field_name
 
 
-def _reach(row: Row, name: str) -> Any:
+def _reach(row: Row, name: str) -> object:
     """Return what stands at `field[key][0]`, or None where a part of it is missing."""
     value: Any = row
     for part in name.replace("]", "").split("["):
@@ -208,7 +210,7 @@ def as_chat(value: object) -> list[dict[str, Any]] | None:
     return None if None in messages else without_nulls(messages)
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str) -> object:
     """Return the list that a text is the JSON of, or the text."""
     if not text.lstrip().startswith("["):
         return text
@@ -218,7 +220,7 @@ def _parsed(text: str) -> Any:
         return text
 
 
-def _rows_of_columns(columns: Mapping[str, object]) -> list[dict[str, Any]]:
+def _rows_of_columns(columns: Mapping[str, object]) -> list[dict[str, object]]:
     """Return the rows of lists of one length; none where they are not that."""
     lengths = {len(values) if isinstance(values, list) else -1 for values in columns.values()}
     if len(lengths) != 1 or -1 in lengths:
@@ -226,7 +228,7 @@ def _rows_of_columns(columns: Mapping[str, object]) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _with_role(message: object) -> dict[str, Any] | None:
+def _with_role(message: object) -> dict[str, object] | None:
     """Return a message with `role` and `content`, or None where it is no message."""
     if not isinstance(message, dict) or isinstance(message.get("role"), str):
         return message if isinstance(message, dict) else None
@@ -291,7 +293,7 @@ def from_chat(value: object, row: Row, chat: Chat | None, field: str) -> Documen
     return Document(text, rendered=True) if text.strip() else None
 
 
-def template_value(row: Row, name: str, kind: type) -> Any:
+def template_value(row: Row, name: str, kind: type) -> object:
     """Return what a row gives its chat template in a column: a list or an object, or its JSON.
 
     Args:
@@ -403,7 +405,7 @@ def _joined(content: str | list[object]) -> str:
     return content if isinstance(content, str) else "".join(_said(part) or "" for part in content)
 
 
-def _other_form(message: dict[str, object]) -> dict[str, Any]:
+def _other_form(message: dict[str, object]) -> dict[str, object]:
     """Return a message with its parts as one text, or its text as one part."""
     content = message.get("content")
     if isinstance(content, list):

@@ -17,7 +17,6 @@ from plop_lora.evaluation.judged import Row
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
 TOOLS, ARGUMENTS = "tools", "chat_template_kwargs"
 """Columns that a row gives its template."""
 

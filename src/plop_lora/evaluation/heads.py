@@ -18,7 +18,6 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-
 IGNORED = -100
 """The label of a token that is not judged."""
 
@@ -36,7 +35,7 @@ def kept_rows(model: PreTrainedModel, kept_BT: torch.Tensor) -> Iterator[None]:
         kept_BT: which tokens have their next one judged, of the shape of the batch.
     """
 
-    def select(head: Any, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def select(head: Any, given: tuple[Any, ...]) -> tuple[object, ...] | None:
         features_BTH = given[0]
         if features_BTH.shape[:-1] != kept_BT.shape:
             return None

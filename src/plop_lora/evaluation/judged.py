@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-
 Row = Mapping[str, Any]
 """A prepared row: `prompt` and `completion`, or `messages`, or `text`, or what else its task reads.
 Its other columns are kept and reach reward functions and metrics."""
@@ -66,7 +65,7 @@ def answer_text(row: Row) -> str:
     return _flat(row.get("completion", row.get("label", "")))
 
 
-def _asked(messages: Sequence[Mapping[str, object]]) -> Sequence[Mapping[str, Any]]:
+def _asked(messages: Sequence[Mapping[str, object]]) -> Sequence[Mapping[str, object]]:
     last = messages[-1]["role"] == "assistant"
     return messages[:-1] if last else messages
 

@@ -6,7 +6,6 @@ Imports no torch by itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from plop_lora.errors import DataError, UsageError
 from plop_lora.evaluation import lm_eval
@@ -187,7 +186,7 @@ GENERATED = (*COMPARISONS, "pass@1")
 # --------------------------------------------------------------------------- rows
 
 
-def prompt_of(row: Row) -> Any:
+def prompt_of(row: Row) -> object:
     """Return what a model continues: the prompt, or a chat without its last answer.
 
     Raises:
@@ -216,7 +215,7 @@ def reference_of(row: Row) -> str:
     return reference
 
 
-def _split_chat(row: Row) -> tuple[list[Any], list[Any]]:
+def _split_chat(row: Row) -> tuple[list[object], list[object]]:
     messages = list(row.get("messages") or ())
     if len(messages) < 2 or messages[-1].get("role") != "assistant":
         raise DataError(

@@ -10,7 +10,6 @@ import torch
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-
 HALVES = (torch.bfloat16, torch.float16)
 
 

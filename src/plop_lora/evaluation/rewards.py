@@ -52,7 +52,7 @@ def answer_of(row: Row) -> str | None:
     return next((text_of(value) for value in values if value is not None), None)
 
 
-def columns_of(rows: Sequence[Row]) -> dict[str, list[Any]]:
+def columns_of(rows: Sequence[Row]) -> dict[str, list[object]]:
     """Return the columns that reward functions are given, absent values as None.
 
     TRL keeps `prompt` and `completion` to itself; a row that has its reference only in
@@ -71,7 +71,7 @@ def columns_of(rows: Sequence[Row]) -> dict[str, list[Any]]:
     return columns
 
 
-def as_completion(prompt: object, text: str) -> Any:
+def as_completion(prompt: object, text: str) -> object:
     """Return a generated text as reward functions see it: a message where the prompt is a chat."""
     return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
 
@@ -185,7 +185,7 @@ def _before(text: str, ends: Sequence[str]) -> str:
     return text[: min((place for end in ends if (place := text.find(end)) >= 0), default=len(text))]
 
 
-def _offender(reward: Reward, given: Mapping[str, Any]) -> Any:
+def _offender(reward: Reward, given: Mapping[str, Any]) -> object:
     """Return the first completion that the function fails on alone, else the first of all."""
     completions = given["completions"]
     for index in range(len(completions)):

@@ -154,7 +154,7 @@ def _structure(settings: object) -> Any:
 def on_meta(model: nn.Module) -> nn.Module:
     """Copy a module's structure; the memo hands deepcopy meta tensors instead of its data."""
     tensors = [*model.parameters(), *model.buffers()]
-    memo: dict[int, Any] = {}
+    memo: dict[int, object] = {}
     for tensor in tensors:
         empty = torch.empty_like(tensor, device="meta")
         is_parameter = isinstance(tensor, nn.Parameter)

@@ -178,7 +178,7 @@ def option_of(key: str) -> str:
 class _OneValueAKey(yaml.SafeLoader):
     """Reads YAML that names no key twice; the last one would win without a word."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[object, object]:
         """Build a mapping, and refuse a key that is there already."""
         seen = set()
         for key_node, _ in node.value:
@@ -191,7 +191,7 @@ class _OneValueAKey(yaml.SafeLoader):
         return dict(super().construct_mapping(node, deep=deep))
 
 
-def _read_yaml(path: str | Path) -> Any:
+def _read_yaml(path: str | Path) -> object:
     try:
         return yaml.load(Path(path).read_bytes(), Loader=_OneValueAKey) or {}
     except FileNotFoundError as error:
@@ -219,7 +219,7 @@ def _read_yaml(path: str | Path) -> Any:
         ) from error
 
 
-def _merged(document: Mapping[str, object], given: Mapping[str, object]) -> dict[str, Any]:
+def _merged(document: Mapping[str, object], given: Mapping[str, object]) -> dict[str, object]:
     """Lay values over a document, section by section."""
     merged = dict(document)
     for key, value in given.items():

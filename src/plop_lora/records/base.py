@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from pandas import DataFrame
 
-
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {}
 
 

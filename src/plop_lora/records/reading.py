@@ -28,7 +28,7 @@ FREE_TEXT = ("model.config", "provenance.settings", "groups.group", "labels", "c
 other libraries. They are shown, and escaped then; no export writes them into a file."""
 
 
-def read_document(path: Path, maker: str) -> Any:
+def read_document(path: Path, maker: str) -> object:
     """Read a JSON file; what it holds is not looked at yet.
 
     Args:
@@ -114,7 +114,7 @@ def _leaves(document: Mapping[str, object]) -> Iterator[tuple[tuple[str, ...], A
 
     A long list of finite numbers, which is most of a record of scores, is passed over at once.
     """
-    left: list[tuple[tuple[str, ...], Any]] = [((), document)]
+    left: list[tuple[tuple[str, ...], object]] = [((), document)]
     while left:
         path, value = left.pop()
         if isinstance(value, dict):

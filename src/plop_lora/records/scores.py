@@ -15,7 +15,6 @@ from plop_lora.records.base import Record, frame
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-
 LEFT_OUT = "left out by --include or --exclude"
 """Why a weight has no score that nobody asked for."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
@@ -262,7 +262,7 @@ class TrialResult(Record):
     cost: TrialCost
     versions: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    last_log: dict[str, Any] = field(default_factory=dict)
+    last_log: dict[str, object] = field(default_factory=dict)
     dtype: str = ""
     mendable: Annotated[bool, _Unless] = False
     nothing_learned: Annotated[tuple[str, ...], _Unless] = ()

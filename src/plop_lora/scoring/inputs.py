@@ -26,7 +26,6 @@ from plop_lora.scoring.stopping import chunk_ends
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
 CPU_TOKEN_BUDGET = 4096
 ACCELERATOR_TOKEN_BUDGET = 16384
 INPUT_IDS = "input_ids"

@@ -158,7 +158,7 @@ def _results(output: object) -> Iterator[torch.Tensor]:
 def _leaves(tensors: Sequence[torch.Tensor]) -> set[int]:
     """Return the ids of the leaves that the graph of some tensors comes from."""
     nodes: list[Any] = [tensor.grad_fn for tensor in tensors]
-    seen: set[Any] = set()
+    seen: set[object] = set()
     found: set[int] = set()
     while nodes:
         node = nodes.pop()

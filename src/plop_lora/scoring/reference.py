@@ -24,7 +24,6 @@ from plop_lora.scoring.stopping import StopRule, group_estimates
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
 RANDOM_TOKENS = "random tokens"
 SEQUENCES = 8
 TOKENS = 256

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -38,7 +38,6 @@ from plop_lora.scoring.stopping import StopRule, check_top, stopping_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
 
 __all__ = ["score"]
 
@@ -178,9 +177,9 @@ def _recorded(
     measured: Measured,
     name: str | None,
     tokenizer: PreTrainedTokenizerBase,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return what a record says of how it was made and what was read; never the token."""
-    recorded: dict[str, Any] = {
+    recorded: dict[str, object] = {
         "max_length": asked.max_length,
         "batch_size": asked.batch_size or "auto",
         "include": list(asked.include),

@@ -41,7 +41,6 @@ from plop_lora.training.tasks import task_named
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
 
-
 ADAPTER = "default"
 
 

@@ -23,7 +23,6 @@ from plop_lora.training.task import Session, Trained
 if TYPE_CHECKING:
     from trl import GRPOConfig, SFTConfig
 
-
 LOG_SHARE = 0.05
 """Share of the steps between two rows of the curve."""
 

@@ -156,7 +156,7 @@ class _Log(TrainerCallback):  # type: ignore[misc]
 
 def _encoded(
     spec: TrialSpec, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     missing = next((n for n, row in enumerate(rows, start=1) if "text" not in row), None)
     if missing is not None:
         raise DataError(f"Row {missing} has no text. A row of classify has: text, label.")

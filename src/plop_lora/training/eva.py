@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
 
-
 ROWS = 512
 """Training rows that are read at most; their batches repeat until the directions settle."""
 BATCHES = 1000
@@ -85,7 +84,7 @@ def _batches(
     """Return padded batches, each with at least twice as many tokens as the largest rank."""
     task = task_named(spec.task)
     needed = 2 * max(site.rank for site in spec.placement.sites)
-    groups: list[list[dict[str, Any]]] = [[]]
+    groups: list[list[dict[str, object]]] = [[]]
     for row in rows:
         tokens = list(task.tokens(row, tokenizer))[: spec.training.max_length]
         if len(groups[-1]) >= spec.training.batch_size and _tokens(groups[-1]) >= needed:

@@ -23,7 +23,6 @@ from plop_lora.training.readers import Reader
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-
 LORA_OVER_FULL = 10.0
 """A best LoRA rate is about ten times that of a full finetune (Thinking Machines, LoRA Without
 Regret, 2025)."""
@@ -38,7 +37,7 @@ class Trained:
 
     tokens: int
     steps: int
-    last_log: Mapping[str, Any]
+    last_log: Mapping[str, object]
     rows_dropped: int = 0
     rows_cut: int = 0
 
@@ -55,7 +54,7 @@ class Session:
     """
 
     folder: Path
-    log: Callable[[Mapping[str, Any]], None]
+    log: Callable[[Mapping[str, object]], None]
     batch_size: int
     report_to: tuple[str, ...] = ()
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch.optim import Optimizer
 
-
 POOL = 16
 """Batches among which rows of similar length are looked for: more pad less and mix less."""
 
@@ -81,7 +80,7 @@ class EndsAtTexts:
     _metrics: dict[str, dict[str, list[float]]]
     _cut: list[bool]
 
-    def _generate_single_turn(self, *given: object, **named: object) -> Any:
+    def _generate_single_turn(self, *given: object, **named: object) -> object:
         usual: Any = super()
         made = usual._generate_single_turn(*given, **named)
         if not self.end_texts:
@@ -103,7 +102,7 @@ class EndsAtTexts:
                 return count
         return None
 
-    def _generate(self, prompts: Sequence[object]) -> Any:
+    def _generate(self, prompts: Sequence[object]) -> object:
         usual: Any = super()
         made = usual._generate(prompts)
         if self.end_texts:
@@ -180,7 +179,7 @@ class LossAtLabels:
         inputs: dict[str, torch.Tensor],
         return_outputs: bool = False,
         num_items_in_batch: int | torch.Tensor | None = None,
-    ) -> Any:
+    ) -> object:
         """Return the nats a judged token of an optimizer step that this batch contributes."""
         if getattr(self, "aux_loss_enabled", False) or return_outputs:
             usual: Any = super()

@@ -7,7 +7,6 @@ import shlex
 import statistics
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -271,7 +270,7 @@ def verify_recipe(
     return VerifyRecipe.model_validate(shared | own)
 
 
-def _plain(recipe: VerifyRecipe) -> dict[str, Any]:
+def _plain(recipe: VerifyRecipe) -> dict[str, object]:
     return recipe.model_dump(mode="json", exclude_none=True)
 
 

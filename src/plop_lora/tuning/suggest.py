@@ -30,7 +30,6 @@ from plop_lora.tuning.storage import CAUSE, COST, STARTUP_SHARE, SearchStorage, 
 if TYPE_CHECKING:
     from optuna import Trial
 
-
 MISSES = 200
 """Suggestions above the budget, one after the other, after which a search gives up."""
 HOPELESS = 3

@@ -188,7 +188,7 @@ SERVERS: dict[str, Server] = {
 }
 """Name → the newest release that was read, of `plop export --serve NAME`."""
 
-_BEFORE: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
+_BEFORE: dict[str, tuple[tuple[str, dict[str, object]], ...]] = {
     "vllm": (
         ("0.33.0", {"reads_text_names": False}),
         ("0.32.0", {"reads_patterns": False, "rejects_inits": False, "rejects": _VLLM_FIRST}),

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
     from torch import nn
 
-
 LOFTQ = {"loftq_bits": 4, "loftq_iter": 1}
 """PEFT's own defaults, which it wants to see written where the initialisation is `loftq`."""
 

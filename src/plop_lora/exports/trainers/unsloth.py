@@ -71,7 +71,7 @@ def _loader(placement: Placement) -> str:
     return "FastLanguageModel" if plain_text else "FastModel"
 
 
-def _adapters(placement: Placement) -> dict[str, Any]:
+def _adapters(placement: Placement) -> dict[str, object]:
     """Return the arguments of `get_peft_model`.
 
     The targets are a list, since the fast class reads a pattern letter by letter; the parameters
@@ -97,7 +97,7 @@ def _adapters(placement: Placement) -> dict[str, Any]:
     return {**adapters, **_scope(placement)} if _loader(placement) == "FastModel" else adapters
 
 
-def _scope(placement: Placement) -> dict[str, Any]:
+def _scope(placement: Placement) -> dict[str, object]:
     """Return what keeps `FastModel` from filtering the list: every part of the model allowed."""
     return {
         "finetune_vision_layers": True,

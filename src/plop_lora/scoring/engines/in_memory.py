@@ -249,7 +249,7 @@ def body_of(model: nn.Module, sites: Sequence[Site]) -> Iterator[Callable[..., A
         inside = set(model.base_model.modules())
         if all(site.module in inside for site in sites):
             body, head = model.base_model, model.get_output_embeddings()
-    fixed: dict[str, Any] = {}
+    fixed: dict[str, object] = {}
     if "use_cache" in inspect.signature(body.forward).parameters:
         fixed["use_cache"] = False
 

@@ -28,7 +28,6 @@ from plop_lora.scoring.sites.find import Site, SiteMap, find_sites, refine
 if TYPE_CHECKING:
     from ray import ObjectRef
 
-
 RETRIES = 3
 """How often a shard is run again after the loss of its worker."""
 
@@ -123,7 +122,7 @@ def run_tasks(
             ray.cancel(reference)
 
 
-def _result(ray: ModuleType, reference: ObjectRef, retries: int) -> Any:
+def _result(ray: ModuleType, reference: ObjectRef, retries: int) -> object:
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from ray import ObjectRef
     from ray.remote_function import RemoteFunction
 
-
 RETRIES = 3
 """How often a trial is run again after the loss of its worker."""
 _WATCH_SECONDS = 0.5

@@ -34,7 +34,6 @@ from plop_lora.training.tasks.sft import with_general
 if TYPE_CHECKING:
     from peft import PeftModel
 
-
 LARGEST_RANK = 32
 """Reinforcement learning needs few ranks, and GRPO collapses at high ones, more so with large
 batches (OpenReview XGZHI14m8P)."""

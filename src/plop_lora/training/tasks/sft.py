@@ -200,7 +200,7 @@ def _text_or_chat(name: str) -> Read:
     return read
 
 
-def _prompt_and_completion(row: Row) -> dict[str, Any]:
+def _prompt_and_completion(row: Row) -> dict[str, object]:
     prompt, completion = row.get("prompt"), row.get("completion")
     if isinstance(prompt, list) and isinstance(completion, list):
         answer = messages_in(completion, "completion")

@@ -96,7 +96,7 @@ class Pass(threading.Thread):
         self._stopped.acquire()
         self._answer = Answer()
 
-    def ask(self, call: Call) -> Any:
+    def ask(self, call: Call) -> object:
         """Leave a call with the conductor and wait for the answer. Runs in the pass's thread."""
         self.call = call
         self._stopped.release()
@@ -146,8 +146,8 @@ def doors_at(blocks: Sequence[nn.Module]) -> Iterator[None]:
     A call from outside a pass goes straight through.
     """
 
-    def door(block: nn.Module, forward: Callable[..., object]) -> Callable[..., Any]:
-        def ask(*arguments: object, **options: object) -> Any:
+    def door(block: nn.Module, forward: Callable[..., object]) -> Callable[..., object]:
+        def ask(*arguments: object, **options: object) -> object:
             thread = threading.current_thread()
             if isinstance(thread, Pass):
                 return thread.ask(Call(block, forward, arguments, options))
