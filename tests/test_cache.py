@@ -65,10 +65,10 @@ def test_the_second_run_computes_no_gain(folder: Path, computed: list[str]) -> N
 
 @pytest.mark.slow
 def test_settings_that_change_a_gain_have_their_own(folder: Path, computed: list[str]) -> None:
-    """A gain of another baseline, seed or precision must not be taken."""
+    """A gain of another denominator, seed or precision must not be taken."""
     sites = len(_score().sites)
     for runs, options in enumerate(
-        ({"seed": 1}, {"dtype": "bfloat16"}, {"baseline": "monte_carlo"}), start=2
+        ({"seed": 1}, {"dtype": "bfloat16"}, {"denominator": "monte_carlo"}), start=2
     ):
         _score(**options)
         assert len(computed) == runs * sites

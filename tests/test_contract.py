@@ -82,16 +82,16 @@ def test_bfloat16_within_tolerance(models) -> None:
     assert low == pytest.approx(_nfn(_score(models("llama"), batch)), rel=0.03)
 
 
-@pytest.mark.parametrize("baseline", ["analytic", "monte_carlo"])
-def test_seeded_repeat_is_identical(models, baseline: str) -> None:
+@pytest.mark.parametrize("denominator", ["analytic", "monte_carlo"])
+def test_seeded_repeat_is_identical(models, denominator: str) -> None:
     batch = make_batch("llama")
-    first, second = (_score(models("llama"), batch, baseline=baseline) for _ in range(2))
+    first, second = (_score(models("llama"), batch, denominator=denominator) for _ in range(2))
     assert _nfn(first) == _nfn(second)
 
 
 def test_monte_carlo_agrees(models) -> None:
     batch = make_batch("llama")
-    drawn = _nfn(_score(models("llama"), batch, baseline="monte_carlo"))
+    drawn = _nfn(_score(models("llama"), batch, denominator="monte_carlo"))
     assert drawn == pytest.approx(_nfn(_score(models("llama"), batch)), rel=0.01)
 
 
@@ -100,7 +100,7 @@ def test_denominator_against_integration(shape: tuple[int, int]) -> None:
     """The corrected closed form, exact and probed, against an exact integral."""
     torch.manual_seed(3)
     weight = torch.randn(shape) * torch.logspace(-1, 0, shape[1])
-    value = float(expected_gain(weight, baseline="analytic", seed=0))
+    value = float(expected_gain(weight, denominator="analytic", seed=0))
     uncorrected = float(weight.norm() / shape[1] ** 0.5)
     exact = exact_gain(weight)
     tolerance = 0.02 if min(shape) < 10 else 1e-3

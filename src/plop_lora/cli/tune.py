@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -42,7 +42,7 @@ KEYS = (
 @takes_recipe(TuneRecipe, KEYS)
 def tune(
     scores: Annotated[Path, typer.Argument(help="The file that plop score has written.")],
-    given: dict[str, Any],
+    given: dict[str, object],
     recipe: proof.RecipeOption = None,
     plan: proof.PlanOption = False,
     folder: Annotated[

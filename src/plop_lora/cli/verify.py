@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -47,7 +47,7 @@ KEYS = (
 @takes_recipe(VerifyRecipe, KEYS)
 def verify(
     scores: Annotated[Path, typer.Argument(help="The file that plop score has written.")],
-    given: dict[str, Any],
+    given: dict[str, object],
     recipe: proof.RecipeOption = None,
     plan: proof.PlanOption = False,
     folder: Annotated[

@@ -97,7 +97,7 @@ def _counted(batch: Inputs) -> Any:
     return mask_BT & (batch["labels"] != IGNORED) if "labels" in batch else mask_BT
 
 
-def _bounded_forward() -> Callable[[nn.Module, Inputs], Any]:
+def _bounded_forward() -> Callable[[nn.Module, Inputs], object]:
     """Return a forward that gives up: EVA itself would go round its batches for ever."""
     calls = 0
 

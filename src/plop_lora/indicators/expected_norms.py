@@ -58,17 +58,17 @@ def row_norms(rows: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Ten
     return norms_N
 
 
-def expected_gain(weight_OI: torch.Tensor, *, baseline: str, seed: int) -> torch.Tensor:
+def expected_gain(weight_OI: torch.Tensor, *, denominator: str, seed: int) -> torch.Tensor:
     """Return E||W u|| for u uniform on the unit sphere, a float32 scalar on the device.
 
     It is 0 for a weight that is all zero.
 
     Args:
         weight_OI: the weight, any floating dtype.
-        baseline: `analytic` (closed form) or `monte_carlo` (mean over seeded directions).
+        denominator: `analytic` (closed form) or `monte_carlo` (mean over seeded directions).
         seed: of the probes or directions; the same for every weight of a shape.
     """
-    if baseline == "monte_carlo":
+    if denominator == "monte_carlo":
         return _monte_carlo_gain(weight_OI, seed)
     width = weight_OI.shape[1]
     square = frobenius_square(weight_OI)

@@ -98,7 +98,7 @@ def forward_attribute(module: nn.Module) -> str:
 
 
 @contextlib.contextmanager
-def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def replaced_forward(module: nn.Module, forward: Callable[..., object]) -> Iterator[None]:
     """Put another forward behind a module's door, and back what was there."""
     door = forward_attribute(module)
     before = module.__dict__.get(door)
@@ -129,7 +129,7 @@ def watched(module: nn.Module, record: Record) -> Iterator[None]:
     recording = False
 
     @functools.wraps(inner)
-    def forward(*arguments: Any, **options: Any) -> Any:
+    def forward(*arguments: object, **options: object) -> Any:
         nonlocal recording
         output = inner(*arguments, **options)
         if not recording:  # a quantised layer is measured by calling it

@@ -77,7 +77,7 @@ def _check_lost(
         raise DataError(f"{source}: {error}") from error
 
 
-def _beside(row: Row, reserved: Sequence[str], foreign: set[str]) -> dict[str, Any]:
+def _beside(row: Row, reserved: Sequence[str], foreign: set[str]) -> dict[str, object]:
     """Return the columns that stay with a row as they are; note what JSON cannot hold."""
     kept = {}
     for name, value in row.items():
@@ -90,7 +90,7 @@ def _beside(row: Row, reserved: Sequence[str], foreign: set[str]) -> dict[str, A
     return kept
 
 
-def _as_text(value: Any) -> str:
+def _as_text(value: object) -> str:
     if isinstance(value, datetime.date | datetime.time | decimal.Decimal):
         return str(value)
     raise TypeError

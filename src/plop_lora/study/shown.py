@@ -7,7 +7,6 @@ and rows that differ only there look like repeats. No torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from plop_lora.data.fields import lost_column, unread_columns, values_of
 from plop_lora.errors import DataError
@@ -75,6 +74,6 @@ def _is_any_text(rows: Sequence[Row], name: str) -> bool:
     return any(isinstance(value, str) for value in values_of(rows, name))
 
 
-def _cut(value: Any) -> str:
+def _cut(value: object) -> str:
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from plop_lora.errors import MeasurementError, UsageError
 from plop_lora.records.trial import SEARCH
@@ -26,6 +26,9 @@ from plop_lora.tuning.ladder import Ladder
 from plop_lora.tuning.search import Search, workers_of
 from plop_lora.tuning.space import Space
 from plop_lora.tuning.storage import CAUSE, COST, STARTUP_SHARE, SearchStorage, configuration_of
+
+if TYPE_CHECKING:
+    from optuna import Trial
 
 MISSES = 200
 """Suggestions above the budget, one after the other, after which a search gives up."""
@@ -93,9 +96,9 @@ def best_trials(search: Search, trials: Sequence[SearchTrial]) -> list[SearchTri
     return list(unique.values())
 
 
-def _ask_feasible(storage: SearchStorage, space: Space, size: int, startup: int) -> list[Any]:
+def _ask_feasible(storage: SearchStorage, space: Space, size: int, startup: int) -> list[Trial]:
     """Ask until a batch fits the budget; what does not is told as constrained, untrained."""
-    batch: list[Any] = []
+    batch: list[Trial] = []
     misses = 0
     while len(batch) < size and misses < MISSES:
         trial = storage.ask(space, startup)
@@ -111,7 +114,7 @@ def _ask_feasible(storage: SearchStorage, space: Space, size: int, startup: int)
     return batch
 
 
-def _run(search: Search, storage: SearchStorage, batch: Sequence[Any]) -> None:
+def _run(search: Search, storage: SearchStorage, batch: Sequence[Trial]) -> None:
     """Train a batch and tell the storage; a failed trial is told as one, with its cause.
 
     One that the machine has ended is not told: it counts as under way, and the next start of this

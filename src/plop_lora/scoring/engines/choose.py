@@ -137,7 +137,7 @@ def _streaming(name: str, device: str, job: MeasurementSettings) -> Engine | str
 
 
 def _noted(
-    notes: tuple[str, ...], measure: Callable[..., Measured], *arguments: Any, **options: Any
+    notes: tuple[str, ...], measure: Callable[..., Measured], *arguments: object, **options: object
 ) -> Measured:
     measured = measure(*arguments, **options)
     return dataclasses.replace(measured, notes=(*notes, *measured.notes))

@@ -249,17 +249,17 @@ def body_of(model: nn.Module, sites: Sequence[Site]) -> Iterator[Callable[..., A
         inside = set(model.base_model.modules())
         if all(site.module in inside for site in sites):
             body, head = model.base_model, model.get_output_embeddings()
-    fixed: dict[str, Any] = {}
+    fixed: dict[str, object] = {}
     if "use_cache" in inspect.signature(body.forward).parameters:
         fixed["use_cache"] = False
 
-    def forward(**inputs: Any) -> Any:
+    def forward(**inputs: object) -> Any:
         try:
             return body(**inputs, **fixed)
         except _HeadReachedError as reached:
             return reached.args
 
-    def stop(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+    def stop(module: nn.Module, arguments: tuple[object, ...]) -> None:
         raise _HeadReachedError(*arguments)
 
     # FSMT calls its decoder's table a head: only what comes after all sites ends the pass.

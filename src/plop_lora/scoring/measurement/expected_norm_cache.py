@@ -20,7 +20,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import transformers
 from torch import nn
@@ -90,7 +89,7 @@ def open_cache(job: MeasurementSettings, model: nn.Module) -> ExpectedNormCache:
     """Return what is known of the checkpoint of a job; nothing where nothing may be kept.
 
     Args:
-        job: what will be measured; the precision and the baseline are part of the key.
+        job: what will be measured; the precision and the denominator are part of the key.
         model: what was loaded for it; so is the kind of device that it is on.
     """
     folder = cache_folder()
@@ -100,7 +99,7 @@ def open_cache(job: MeasurementSettings, model: nn.Module) -> ExpectedNormCache:
     if key is None:
         return ExpectedNormCache()
     path = folder / f"{key}.json"
-    words = [job.baseline, f"seed={job.seed}", job.dtype, home_of(model).type, *_VERSIONS]
+    words = [job.denominator, f"seed={job.seed}", job.dtype, home_of(model).type, *_VERSIONS]
     section = " ".join(words)
     return ExpectedNormCache(path, section, _read(path).get(section, {}))
 
@@ -164,7 +163,7 @@ def _read(path: Path) -> dict[str, dict[str, Gain]]:
     }
 
 
-def _is_sound(path: Path, section: str, content: Any) -> bool:
+def _is_sound(path: Path, section: str, content: object) -> bool:
     """Whether a section holds expected norms, and those that were written for it."""
     if not isinstance(content, dict) or not isinstance(content.get("gains"), dict):
         return False
@@ -173,7 +172,7 @@ def _is_sound(path: Path, section: str, content: Any) -> bool:
     return whole and content.get("checksum") == _checksum(path, section, expected_norms)
 
 
-def _is_gain(gain: Any) -> bool:
+def _is_gain(gain: object) -> bool:
     """Whether a value is a positive number, or a list of them."""
     numbers = gain if isinstance(gain, list) else [gain]
     return all(isinstance(x, float) and 0 < x < float("inf") for x in numbers)

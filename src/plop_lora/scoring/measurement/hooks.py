@@ -191,7 +191,7 @@ class Probe:
     ) -> Callable[[], torch.Tensor]:
         part, settings = self.sites[index].part, self.indicators
         return functools.partial(
-            operator.gain, part, like=like, baseline=settings.baseline, seed=settings.seed
+            operator.gain, part, like=like, denominator=settings.denominator, seed=settings.seed
         )
 
     def _products(
@@ -223,7 +223,7 @@ class Probe:
                 numbers = [measure.per_weight(w_OI, self.indicators.seed) for w_OI in matrices]
                 self._weighed[indicator, index] = torch.stack(numbers)
 
-    def _operator(self, index: int, features: torch.Tensor, output: Any) -> Operator | None:
+    def _operator(self, index: int, features: torch.Tensor, output: object) -> Operator | None:
         """Return how to read a site, decided by its first call; None where nothing reads it."""
         site = self.sites[index]
         if site.module not in self._operators:
@@ -335,9 +335,9 @@ class Probe:
             self._weigh(index, functools.partial(_sliced, weights_EOI, part))
 
     def _expert_gains(self, weights_EOI: torch.Tensor, part: FusedPart | None) -> torch.Tensor:
-        baseline, seed = self.indicators.baseline, self.indicators.seed
+        denominator, seed = self.indicators.denominator, self.indicators.seed
         weights = _sliced(weights_EOI, part)
-        return torch.stack([expected_gain(w, baseline=baseline, seed=seed) for w in weights])
+        return torch.stack([expected_gain(w, denominator=denominator, seed=seed) for w in weights])
 
 
 def _broken(site: str, indicator: str) -> str:

@@ -5,8 +5,6 @@ Shape letters: B batch, T token.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -76,7 +74,7 @@ def without_padding(batch: Batch) -> Batch:
     return Batch(inputs, batch.names)
 
 
-def _along(value: Any, mask_BT: torch.Tensor) -> bool:
+def _along(value: object, mask_BT: torch.Tensor) -> bool:
     return (
         isinstance(value, torch.Tensor)
         and value.ndim in (2, 3)

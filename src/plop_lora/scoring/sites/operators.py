@@ -49,7 +49,7 @@ class Operator(Protocol):
         """Return a part of the weight as [O, I], or all of it; None where it cannot be read."""
 
     def gain(
-        self, part: FusedPart | None, *, like: torch.Tensor, baseline: str, seed: int
+        self, part: FusedPart | None, *, like: torch.Tensor, denominator: str, seed: int
     ) -> torch.Tensor:
         """Return E||W u|| of a part of the weight, a float32 scalar on the device of `like`."""
 
@@ -76,7 +76,7 @@ class DenseOperator:
         weight: torch.Tensor = self.module.weight
         return weight.T if self.transposed else weight
 
-    def product(self, features: torch.Tensor, output: Any) -> Product:
+    def product(self, features: torch.Tensor, output: object) -> Product:
         """Return the output with its bias; a router returns its choice and is multiplied again."""
         width = self.out_features
         shape = (*features.shape[:-1], width)
@@ -90,10 +90,10 @@ class DenseOperator:
         return self.weight_OI() if part is None else part.of_weight(self.weight_OI())
 
     def gain(
-        self, part: FusedPart | None, *, like: torch.Tensor, baseline: str, seed: int
+        self, part: FusedPart | None, *, like: torch.Tensor, denominator: str, seed: int
     ) -> torch.Tensor:
-        """Return E||W u|| by the closed form, or by drawing with `baseline="monte_carlo"`."""
-        return expected_gain(self.weight(part), baseline=baseline, seed=seed).to(like.device)
+        """Return E||W u|| by the closed form, or by drawing with `denominator="monte_carlo"`."""
+        return expected_gain(self.weight(part), denominator=denominator, seed=seed).to(like.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class EmbeddingOperator:
         """Width of a row."""
         return self.module.embedding_dim
 
-    def product(self, features: torch.Tensor, output: Any) -> Product:
+    def product(self, features: torch.Tensor, output: object) -> Product:
         """Return the rows of the table: subclasses scale what they return."""
         return self.module.weight[features.reshape(-1)], None
 
@@ -121,10 +121,10 @@ class EmbeddingOperator:
         return self.module.weight.T
 
     def gain(
-        self, part: FusedPart | None, *, like: torch.Tensor, baseline: str, seed: int
+        self, part: FusedPart | None, *, like: torch.Tensor, denominator: str, seed: int
     ) -> torch.Tensor:
         """Return E||W u|| of the table as [width, tokens]."""
-        return expected_gain(self.weight(part), baseline=baseline, seed=seed).to(like.device)
+        return expected_gain(self.weight(part), denominator=denominator, seed=seed).to(like.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ class OpaqueOperator:
         """Return None: what is stored is not the matrix that the layer multiplies by."""
 
     def gain(
-        self, part: FusedPart | None, *, like: torch.Tensor, baseline: str, seed: int
+        self, part: FusedPart | None, *, like: torch.Tensor, denominator: str, seed: int
     ) -> torch.Tensor:
         """Return the mean of ||W g|| / ||g|| over `PROBED_DRAWS` Gaussian rows."""
         draws_KI = gaussian(PROBED_DRAWS, self.in_features, like, seed)
@@ -175,7 +175,7 @@ class OpaqueOperator:
         return product
 
 
-def confirmed(operator: Operator, features: torch.Tensor, output: Any) -> Operator | None:
+def confirmed(operator: Operator, features: torch.Tensor, output: object) -> Operator | None:
     """Return what reads a module whose first call gave `output` for `features`.
 
     A layer that does more than multiply by its weight (BitNet scales its output) is opaque where
@@ -257,7 +257,7 @@ def _wraps(module: nn.Module) -> bool:
     return any(operator_of(inner) is not None for inner in module.modules() if inner is not module)
 
 
-def _is_plain(weight: Any) -> bool:
+def _is_plain(weight: object) -> bool:
     return (
         isinstance(weight, torch.Tensor)
         and weight.ndim == 2

@@ -62,10 +62,10 @@ class ShardedOperator:
         return weight_OI.full_tensor() if is_spread(weight_OI) else weight_OI
 
     def gain(
-        self, part: FusedPart | None, *, like: torch.Tensor, baseline: str, seed: int
+        self, part: FusedPart | None, *, like: torch.Tensor, denominator: str, seed: int
     ) -> torch.Tensor:
         """Return E||W u|| of the whole weight; every process of the group must ask for it."""
-        return expected_gain(self.weight(part), baseline=baseline, seed=seed).to(like.device)
+        return expected_gain(self.weight(part), denominator=denominator, seed=seed).to(like.device)
 
     def whole_norms(self, norms_N: torch.Tensor, *, width: int, whole: int) -> torch.Tensor:
         """Return the norms of whole rows from those of this process's slices of them.
@@ -83,7 +83,7 @@ class ShardedOperator:
         return squares_N.sqrt()
 
 
-def is_spread(tensor: Any) -> TypeGuard[DTensor]:
+def is_spread(tensor: object) -> TypeGuard[DTensor]:
     """Whether a tensor is a `DTensor`; where there is one, its module has been imported.
 
     Importing it here would cost every run half a second.

@@ -35,11 +35,11 @@ class Spill:
         self._made: dict[int, set[int]] = {}
         self._waiting: dict[int, list[tuple[torch.UntypedStorage, int, int | None]]] = {}
 
-    def made(self, index: int, result: Any) -> None:
+    def made(self, index: int, result: object) -> None:
         """Note what a block made for a pass."""
         self._made[index] = {tensor.untyped_storage()._cdata for tensor in _tensors(result)}
 
-    def put(self, index: int, arguments: Any) -> None:
+    def put(self, index: int, arguments: object) -> None:
         """Count what a pass waits with, or move it to the file where it is too much."""
         waiting: list[tuple[torch.UntypedStorage, int, int | None]] = []
         made = self._made.pop(index, set())
@@ -108,7 +108,7 @@ def _view(storage: torch.UntypedStorage) -> memoryview:
     return memoryview(array).cast("B")
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
+def _tensors(value: object) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, dict):

@@ -35,7 +35,7 @@ class Lookups(TorchFunctionMode):
         types: Any,
         arguments: Sequence[Any] = (),
         options: dict[str, Any] | None = None,
-    ) -> Any:
+    ) -> object:
         """Make the call, or answer it from single rows."""
         if function is nn.functional.embedding and len(arguments) > 1:
             tokens, weight = arguments[:2]

@@ -64,7 +64,7 @@ class Call:
 class Pass(threading.Thread):
     """One forward pass; it moves inside `advance` only."""
 
-    def __init__(self, job: Callable[[], Any]) -> None:
+    def __init__(self, job: Callable[[], object]) -> None:
         super().__init__(daemon=True, name="plop-lora-pass")
         self.call: Call | None = None
         self.result: Any = None
@@ -96,7 +96,7 @@ class Pass(threading.Thread):
         self._stopped.acquire()
         self._answer = Answer()
 
-    def ask(self, call: Call) -> Any:
+    def ask(self, call: Call) -> object:
         """Leave a call with the conductor and wait for the answer. Runs in the pass's thread."""
         self.call = call
         self._stopped.release()
@@ -146,8 +146,8 @@ def doors_at(blocks: Sequence[nn.Module]) -> Iterator[None]:
     A call from outside a pass goes straight through.
     """
 
-    def door(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-        def ask(*arguments: Any, **options: Any) -> Any:
+    def door(block: nn.Module, forward: Callable[..., object]) -> Callable[..., object]:
+        def ask(*arguments: object, **options: object) -> object:
             thread = threading.current_thread()
             if isinstance(thread, Pass):
                 return thread.ask(Call(block, forward, arguments, options))
