@@ -9,7 +9,8 @@ from conftest import TEXTS, WordTokenizer, build
 from families import DECODER, ENCODER
 
 from plop_lora.errors import DataError, MeasurementError, ModelError, UsageError
-from plop_lora.indicators import INDICATORS, OfModels, eva
+from plop_lora.indicators import INDICATORS, OfModels
+from plop_lora.indicators.eva import eva_ranks
 from plop_lora.indicators.signal import measure_signal
 from plop_lora.scoring.sites.find import find_sites
 from plop_lora.verification.batches import batches_of
@@ -145,12 +146,11 @@ def test_eva_shares_out_the_mean_rank(llama, batches) -> None:
     assert max(signal.values.values()) <= 8
 
 
-def test_eva_gives_up_instead_of_going_round_for_ever(llama, monkeypatch) -> None:
+def test_eva_gives_up_instead_of_going_round_for_ever(llama) -> None:
     """Two components of noise never settle in batches of a few tokens."""
-    monkeypatch.setattr(eva, "_MOST_FORWARDS", 3)
     batches = batches_of(ROWS, WordTokenizer(), batch_size=2)
     with pytest.raises(MeasurementError, match="has not converged after 3"):
-        measure_signal("eva", llama, batches, _hosts(llama), rank=8)
+        eva_ranks(llama, batches, _hosts(llama), rank=8, max_forwards=3)
     assert not any(module._forward_hooks for module in llama.modules())
 
 

@@ -28,10 +28,10 @@ from plop_lora.models.loading import quiet_loading
 from plop_lora.scoring.engines import choose as engines
 from plop_lora.scoring.engines import in_memory as memory
 from plop_lora.scoring.engines.processes import Processes
-from plop_lora.scoring.engines.streaming import activation_offload as spill
 from plop_lora.scoring.engines.streaming import checkpoint, shards
 from plop_lora.scoring.engines.streaming import embedding_rows as lookups
 from plop_lora.scoring.engines.streaming import engine as stream
+from plop_lora.scoring.engines.streaming.activation_offload import ActivationOffload
 from plop_lora.scoring.engines.streaming.lockstep import Pass, conduct, doors_at
 from plop_lora.scoring.engines.streaming.skeleton import UnstreamableError
 from plop_lora.scoring.look import NOT_TRIED
@@ -237,22 +237,14 @@ def test_chunks_one_after_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_hidden_states_spill_to_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hidden_states_are_offloaded_to_a_file(tmp_path: Path) -> None:
     """Above the limit they wait on disk, and nothing else changes."""
-    written = []
-
-    class Watched(spill.Spill):
-        def close(self) -> None:
-            written.append(self.written)
-            assert self.held == 0
-            super().close()
-
-    monkeypatch.setattr(stream, "Spill", Watched)
-    monkeypatch.setattr(spill, "_SMALLEST", 1)
     for name in ("llama", "t5", "gemma3"):
+        offload = ActivationOffload(0, smallest=1)
         folder = _saved(families.build(name), tmp_path / name)
-        _assert_equal(*_both(families.build(name), folder, _batches(name), hidden_limit=0))
-    assert all(written)
+        _assert_equal(*_both(families.build(name), folder, _batches(name), offload=offload))
+        assert offload.written
+        assert offload.held == 0
 
 
 @pytest.mark.slow
@@ -387,29 +379,40 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
         plop.score(folder, batches=_batches("llama"), engine="stream", progress=False)
 
 
+def _cut_a_shard(folder: Path) -> str:
+    """Cut off the file of a weight in the second block, and return the file's name."""
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    name = index["weight_map"]["model.layers.1.mlp.up_proj.weight"]
+    with (folder / name).open("r+b") as opened:
+        opened.truncate(200)
+    return name
+
+
 def test_a_shard_that_is_cut_while_it_is_read(tmp_path: Path) -> None:
     """The header was right when it was read; the reader's error must reach the user."""
     folder = _saved(families.build("llama"), tmp_path)
     chosen = _engine(folder)
-    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
-    name = index["weight_map"]["model.layers.1.mlp.up_proj.weight"]
-    with (tmp_path / name).open("r+b") as opened:
-        opened.truncate(200)
+    name = _cut_a_shard(tmp_path)
     with pytest.raises(ModelError, match=rf"{name}.*ends inside"):
         chosen.measure(find_sites(chosen.model).sites, _ready(_batches("llama")))
     assert not _threads()
 
 
 @pytest.mark.slow
-def test_where_pages_cannot_be_asked_for_they_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_pages_cannot_be_asked_for_they_are_read(tmp_path: Path) -> None:
     """As on an older Linux or another system; a file that is cut meanwhile is named there too."""
-    monkeypatch.setattr(shards, "_LIBC", None)
-    monkeypatch.setattr(shards, "_READ_PIECE", 1000)
-    folder = _saved(families.build("llama"), tmp_path)
-    _assert_equal(*_both(families.build("llama"), folder, _batches("llama")))
-    test_a_shard_that_is_cut_while_it_is_read(tmp_path / "cut")
+    model, given = families.build("llama"), _ready(_batches("llama"))
+    folder = _saved(model, tmp_path)
+    opened = checkpoint.Checkpoint(folder, device=torch.device("cpu"), dtype="auto")
+    files = shards.shard_files(folder)
+    opened.shards = shards.Shards(files, populate=lambda *_: False, read_bytes=1000)
+    sites = find_sites(opened.model).sites
+    plain = memory.measure(model, find_sites(model).sites, given)
+    _assert_equal(plain, stream.measure(opened, sites, given))
+    name = _cut_a_shard(tmp_path)
+    with pytest.raises(ModelError, match=rf"{name}.*ends inside"):
+        stream.measure(opened, sites, given)
+    assert not _threads()
 
 
 def test_a_model_may_write_to_its_buffers(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ from plop_lora.training.trial import find_result
 
 POLL_SECONDS, CLAIMED_SECONDS = 0.05, 1.0
 """Between looks at a trial of this run, and at one that another run has."""
-_STOP_SECONDS = 5.0
+STOP_SECONDS = 5.0
 """What a trial has to end after SIGTERM, before SIGKILL."""
 _STOPPED_TOO_SECONDS = 1.0
 """A scheduler that ends a job signals all its processes, in any order: the runner's own signal may
@@ -69,12 +69,14 @@ class TrialCommand:
         folder: of the trial, absolute; `spec.json` lies in it.
         command: words of the command line, the path of `spec.json` among them.
         directory: where the command starts, so that relative paths mean the same everywhere.
+        stop_seconds: Seconds between SIGTERM and SIGKILL when the trial is stopped.
     """
 
     spec: TrialSpec
     folder: Path
     command: tuple[str, ...]
     directory: Path
+    stop_seconds: float = STOP_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +192,7 @@ class Running:
             if self._process.poll() is None:
                 self.ask_to_stop()
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(_STOP_SECONDS)
+                    self._process.wait(self.job.stop_seconds)
         finally:
             self._signal_group(signal.SIGKILL)
             self._process.wait()

@@ -31,7 +31,7 @@ from plop_lora.scoring.engines.in_memory import (
     halved,
     measure_batch,
 )
-from plop_lora.scoring.engines.streaming.activation_offload import Spill
+from plop_lora.scoring.engines.streaming.activation_offload import ActivationOffload
 from plop_lora.scoring.engines.streaming.checkpoint import Checkpoint
 from plop_lora.scoring.engines.streaming.lockstep import Answer, Call, Pass, conduct, doors_at
 from plop_lora.scoring.engines.streaming.skeleton import UnstreamableError
@@ -58,7 +58,7 @@ def measure(
     expected_norms: ExpectedNormCache | None = None,
     advance: Callable[[int], None] = lambda rows: None,
     warmup_batch: Batch | None = None,
-    hidden_limit: int | None = None,
+    offload: ActivationOffload | None = None,
 ) -> Measured:
     """Run the batches through a model on disk and collect the sites' sums.
 
@@ -73,8 +73,8 @@ def measure(
         warmup_batch: not run: what does not fit in memory shows in the first block, and costs a
             second reading for that batch alone.
         advance: called with numbers of sequences that add up to all of them.
-        hidden_limit: bytes of hidden states that wait in memory; more go to a temporary file.
-            None is half of what the system has left.
+        offload: Where hidden states wait between blocks; it is closed at the end. By default they
+            may take half of the memory that the system has left, and a temporary file beyond it.
 
     Raises:
         MeasurementError: NaN or infinity, or a single sequence that does not fit in memory.
@@ -83,8 +83,8 @@ def measure(
     """
     given = list(batches)
     expected_norms = expected_norms or ExpectedNormCache()
-    if hidden_limit is None:
-        hidden_limit = (available_memory() or _UNKNOWN_MEMORY) // 2
+    if offload is None:
+        offload = ActivationOffload((available_memory() or _UNKNOWN_MEMORY) // 2)
     bar = _Bar(advance, given, len(checkpoint.modules))
     try:
         encoder = encoder_of(checkpoint.model)
@@ -92,7 +92,7 @@ def measure(
             sites, indicators, known=expected_norms.known, weights=expected_norms.weights,
             encoder=encoder, window=window_of(checkpoint.model),
         ) as probe:  # fmt: skip
-            measured = _streamed(checkpoint, probe, given, bar, hidden_limit)
+            measured = _streamed(checkpoint, probe, given, bar, offload)
         expected_norms.learn(probe.expected_norms())
     except UnstreamableError as reason:
         model = checkpoint.materialise()
@@ -117,7 +117,11 @@ def loaded_whole(reason: UnstreamableError) -> str:
 
 
 def _streamed(
-    checkpoint: Checkpoint, probe: Probe, batches: list[Batch], bar: _Bar, hidden_limit: int
+    checkpoint: Checkpoint,
+    probe: Probe,
+    batches: list[Batch],
+    bar: _Bar,
+    offload: ActivationOffload,
 ) -> Measured:
     with (
         evaluating(checkpoint.model),
@@ -125,7 +129,7 @@ def _streamed(
         experts_measured(probe.sites, probe),
         doors_at(checkpoint.doors),
         _Reader(checkpoint) as reader,
-        contextlib.closing(Spill(hidden_limit)) as spill,
+        contextlib.closing(offload),
     ):
         collector = Collector(probe)
         pending = batches
@@ -135,7 +139,7 @@ def _streamed(
                 group = [row for batch in group for row in memory.rows_of(batch)]
             group = [part for batch in group for part in told_apart(batch, probe.window)]
             passes = [Pass(_job(forward, probe, batch, checkpoint)) for batch in group]
-            turns = _Turns(probe, spill, checkpoint, bar)
+            turns = _Turns(probe, offload, checkpoint, bar)
             with _explained_meta():
                 conduct(passes, reader, turns, lambda error: not is_out_of_memory(error))
             pending = [*_again(collector, group, passes), *pending]
@@ -277,9 +281,11 @@ class _Bar:
 class _Turns:
     """Gives each pass its tally of the probe while it runs, and looks after what it waits with."""
 
-    def __init__(self, probe: Probe, spill: Spill, checkpoint: Checkpoint, bar: _Bar) -> None:
+    def __init__(
+        self, probe: Probe, offload: ActivationOffload, checkpoint: Checkpoint, bar: _Bar
+    ) -> None:
         self._probe = probe
-        self._spill = spill
+        self._offload = offload
         self._checkpoint = checkpoint
         self._bar = bar
         self._tallies: dict[int, BatchSums | None] = {}
@@ -296,14 +302,14 @@ class _Turns:
 
     def waits(self, index: int, call: Call) -> None:
         """Move hidden states to the file where they are too many, and give back mapped pages."""
-        self._spill.put(index, (call.arguments, call.options))
+        self._offload.offload(index, (call.arguments, call.options))
         self._checkpoint.release_outside()
 
     def comes(self, index: int, call: Call) -> None:
         """Have the hidden states of a pass in memory again."""
-        self._spill.get(index)
+        self._offload.restore(index)
 
     def answered(self, index: int, answer: Answer) -> None:
         """Note what a block made."""
-        self._spill.made(index, answer.result)
+        self._offload.record_output(index, answer.result)
         self._bar.step()
