@@ -28,15 +28,14 @@ from plop_lora.models.loading import quiet_loading
 from plop_lora.scoring.engines import choose as engines
 from plop_lora.scoring.engines import in_memory as memory
 from plop_lora.scoring.engines.processes import Processes
-from plop_lora.scoring.engines.streaming import checkpoint, shards
-from plop_lora.scoring.engines.streaming import embedding_rows as lookups
+from plop_lora.scoring.engines.streaming import checkpoint, embedding_rows, shards
 from plop_lora.scoring.engines.streaming import engine as stream
 from plop_lora.scoring.engines.streaming.activation_offload import ActivationOffload
-from plop_lora.scoring.engines.streaming.lockstep import Pass, conduct, doors_at
+from plop_lora.scoring.engines.streaming.lockstep import Pass, intercepted_calls, run_in_lockstep
 from plop_lora.scoring.engines.streaming.skeleton import UnstreamableError
-from plop_lora.scoring.look import NOT_TRIED
 from plop_lora.scoring.measurement.collect import Measured
 from plop_lora.scoring.measurement.settings import MeasurementSettings
+from plop_lora.scoring.site_checks import NOT_TRIED
 from plop_lora.scoring.sites.find import find_sites
 
 quiet_loading()
@@ -260,7 +259,7 @@ def test_large_embeddings_are_read_by_the_row(
         return rows(self, name, wanted)
 
     monkeypatch.setattr(shards.Shards, "read_rows", watched)
-    monkeypatch.setattr(lookups, "LARGE", 1)
+    monkeypatch.setattr(embedding_rows, "LARGE", 1)
     for name in ("gemma3", "t5", "bert", "gpt2"):
         folder = _saved(families.build(name), tmp_path / name)
         _assert_equal(*_both(families.build(name), folder, _batches(name)))
@@ -575,12 +574,12 @@ def test_a_model_that_reaches_into_its_blocks_is_loaded_whole(
 # --------------------------------------------------------------------------- choice
 
 
-@pytest.mark.parametrize(("room", "engine"), [(1 << 40, "memory"), (1 << 20, "stream")])
+@pytest.mark.parametrize(("free", "engine"), [(1 << 40, "memory"), (1 << 20, "stream")])
 def test_auto_streams_what_would_not_fit(
-    room: int, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    free: int, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = _saved(families.build("llama"), tmp_path)
-    monkeypatch.setattr(engines, "available_memory", lambda: room)
+    monkeypatch.setattr(engines, "available_memory", lambda: free)
     scores = plop.score(folder, batches=_batches("llama"), progress=False)
     assert scores.provenance.settings["engine"] == engine
 
@@ -588,15 +587,15 @@ def test_auto_streams_what_would_not_fit(
 def test_auto_counts_the_dtype_that_will_run(tmp_path: Path) -> None:
     folder = _saved(families.build("llama"), tmp_path)
     size = sum(p.numel() * 4 for p in families.build("llama").parameters())
-    rooms = (size * 3 // 4 + engines.SPARE, None)
-    assert not engines.fits(folder, "cpu", "auto", rooms=rooms)
-    assert engines.fits(folder, "cpu", "bfloat16", rooms=rooms)
+    free = (size * 3 // 4 + engines.SPARE, None)
+    assert not engines.fits(folder, "cpu", "auto", free_bytes=free)
+    assert engines.fits(folder, "cpu", "bfloat16", free_bytes=free)
 
 
 def test_a_full_accelerator_counts_as_well(tmp_path: Path) -> None:
     folder = _saved(families.build("llama"), tmp_path)
-    assert not engines.fits(folder, "cpu", "auto", rooms=(1 << 40, 1 << 20))
-    assert engines.fits(folder, "cpu", "auto", rooms=(1 << 40, None))
+    assert not engines.fits(folder, "cpu", "auto", free_bytes=(1 << 40, 1 << 20))
+    assert engines.fits(folder, "cpu", "auto", free_bytes=(1 << 40, None))
 
 
 @pytest.mark.parametrize(
@@ -654,34 +653,34 @@ def test_what_cannot_be_streamed_is_refused_at_once(models) -> None:
 
 
 class _Recorder:
-    """Doors and turns that write down what happens."""
+    """A loader and an observer that write down what happens."""
 
     def __init__(self) -> None:
         self.events: list[object] = []
 
-    def open(self, block: nn.Module):
+    def loaded(self, block: nn.Module):
         import contextlib
 
         self.events.append(block)
         return contextlib.nullcontext()
 
-    def turn(self, order: int):
+    def running(self, order: int):
         import contextlib
 
         return contextlib.nullcontext()
 
-    def expect(self, block: nn.Module) -> None: ...
+    def prefetch(self, block: nn.Module) -> None: ...
 
-    def waits(self, order: int, call: object) -> None: ...
+    def on_wait(self, order: int, call: object) -> None: ...
 
-    def comes(self, order: int, call: object) -> None:
+    def on_call(self, order: int, call: object) -> None:
         self.events.append(order)
 
-    def answered(self, order: int, answer: object) -> None: ...
+    def on_result(self, order: int, call_result: object) -> None: ...
 
 
-def test_every_pass_goes_through_a_block_before_the_next_opens() -> None:
-    """Passes that skip a block, or come back to one, are served at the doors where they wait."""
+def test_every_pass_goes_through_a_block_before_the_next_is_loaded() -> None:
+    """Passes that skip a block, or come back to one, are served where they wait."""
     first, second = nn.Identity(), nn.Linear(2, 2)
     recorder = _Recorder()
 
@@ -692,9 +691,9 @@ def test_every_pass_goes_through_a_block_before_the_next_opens() -> None:
         return value
 
     routes = [[first, second], [first, first, second], [first, second]]
-    with torch.inference_mode(), doors_at([first, second]):
+    with torch.inference_mode(), intercepted_calls([first, second]):
         passes = [Pass(functools.partial(job, route)) for route in routes]
-        conduct(passes, recorder, recorder, lambda error: True)
+        run_in_lockstep(passes, recorder, recorder, lambda error: True)
     assert recorder.events == [first, 0, 1, 2, second, 0, 2, first, 1, second, 1]
     assert all(torch.equal(one.result, second(torch.ones(2))) for one in passes)
     assert "forward" not in vars(first)

@@ -59,10 +59,10 @@ def generate(
         DataError: a prompt without tokens.
         ModelError: a chat, but the tokenizer has no chat template; or no room for an answer.
     """
-    room = _room(prepared.model, max_new_tokens)
+    left = _prompt_tokens_left(prepared.model, max_new_tokens)
     given = arguments or [{}] * len(prompts)
     rows = [
-        prompt_tokens(prompt, prepared.tokenizer, own)[-room:]
+        prompt_tokens(prompt, prepared.tokenizer, own)[-left:]
         for prompt, own in zip(prompts, given, strict=True)
     ]
     for number, row in enumerate(rows, start=1):
@@ -78,7 +78,7 @@ def generate(
     return [found[index] for index in range(len(rows))]
 
 
-def _room(model: Any, max_new_tokens: int) -> int:
+def _prompt_tokens_left(model: Any, max_new_tokens: int) -> int:
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if positions is None:
         return 10**9

@@ -63,8 +63,8 @@ def read_task_rows(task: Task, data: DataRecipe, source: str) -> TaskRows:
     ]
     if data.prompt is None and data.text is None and not reader.whole:
         _check_lost(task, rows, made, reader, source)
-    told = shown(rows, made, reader.fields, task, source)
-    return TaskRows(tuple(made), tuple(notes), reader.fields, tuple(told))
+    shown_notes = shown(rows, made, reader.fields, task, source)
+    return TaskRows(tuple(made), tuple(notes), reader.fields, tuple(shown_notes))
 
 
 def _check_lost(

@@ -280,14 +280,14 @@ def read_end(code: int, log: str) -> TrialEnd:
     (True, True)
     """
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith("Error: ")]
+    errors = [line for line in lines if line.startswith("Error: ")]
     number = ending_signal(code)
     if number is signal.SIGKILL:
         cause = "killed by SIGKILL, often the system's out-of-memory killer"
         return TrialEnd(cause, memory=True, killed=True)
-    if number is None and told:
+    if number is None and errors:
         # What it says of memory it has tried to mend itself.
-        return TrialEnd(told[-1].removeprefix("Error: "), memory=False)
+        return TrialEnd(errors[-1].removeprefix("Error: "), memory=False)
     how = f"killed by {number.name}" if number else f"ended with exit code {code} and no {RESULT}"
     last = f"; the last line of {LOG}: {lines[-1][:_LONGEST]}" if lines else f"; {LOG} is empty"
     return TrialEnd(how + last, memory=_about_memory(log), killed=number is not None)
