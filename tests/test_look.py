@@ -40,7 +40,7 @@ def _big_code(multi_query: bool) -> nn.Module:
 
 def _sparse() -> nn.Module:
     torch.manual_seed(0)
-    settings = families.DECODER | families._LATENT
+    settings = families.DECODER | families.LATENT
     config = t.DeepseekV32Config(**settings, index_n_heads=2, index_head_dim=8, index_topk=4)
     return t.DeepseekV32ForCausalLM(config).eval()
 

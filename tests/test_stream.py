@@ -19,7 +19,6 @@ from conftest import WordTokenizer
 from torch import nn
 
 import plop_lora as plop
-from plop_lora.cli import main
 from plop_lora.data.batches import Batch, ready_batches
 from plop_lora.demo import DATA, MODEL
 from plop_lora.errors import MeasurementError, ModelError, UsageError
@@ -44,7 +43,7 @@ NARROW = ["llama", "gpt_oss", "qwen3_next", "deepseek_v3", "nemotron_h", "t5", "
 HYBRID = ["mamba", "mamba", "hybrid", "mamba", "hybrid", "mamba"]
 OTHERS: dict[str, Callable[[], nn.Module]] = {
     "albert": lambda: t.AlbertForMaskedLM(t.AlbertConfig(**families.ENCODER, embedding_size=16)),
-    "jamba": families._causal(
+    "jamba": families.causal(
         "JambaConfig", "JambaForCausalLM", num_experts=4, num_experts_per_tok=2,
         attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2, expert_layer_offset=1,
         mamba_d_state=4, mamba_dt_rank=4, use_mamba_kernels=False,
@@ -58,7 +57,7 @@ OTHERS: dict[str, Callable[[], nn.Module]] = {
             adapter_rank=4, chunk_size=8, attention_head_dim=16,
         )
     ),
-    "tied": families._causal("LlamaConfig", "LlamaForCausalLM", tie_word_embeddings=True),
+    "tied": families.causal("LlamaConfig", "LlamaForCausalLM", tie_word_embeddings=True),
 }  # fmt: skip
 """A block used many times, a scan that rounds by `requires_grad`, blocks that share weights."""
 
@@ -191,27 +190,17 @@ def test_the_record_is_that_of_the_memory_engine(
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["memory", "stream"])
 def test_the_command_line(
-    engine: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bundled: dict[str, plop.Scores]
+    engine: str,
+    run: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+    bundled: dict[str, plop.Scores],
 ) -> None:
     """The bundled model, which was really trained, from the shell and by either engine."""
     file = tmp_path / "scores.json"
     words = ["score", str(MODEL), "--data", str(DATA / "problems.jsonl"), "--samples", "20"]
-    words += [
-        "--template",
-        "{question}",
-        "--stop",
-        "fixed",
-        "--engine",
-        engine,
-        "-o",
-        str(file),
-        "--format",
-        "quiet",
-    ]
-    monkeypatch.setattr(sys, "argv", ["plop", *words])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert not stop.value.code
+    words += ["--template", "{question}", "--stop", "fixed", "--engine", engine]
+    code, _, errors = run(*words, "-o", str(file), "--format", "quiet")
+    assert not code, errors
     bundled[engine] = plop.Scores.load(file)
     assert bundled[engine].provenance.settings["engine"] == engine
     assert len({scores.measurements for scores in bundled.values()}) == 1

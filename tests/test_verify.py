@@ -15,7 +15,6 @@ import pytest
 from builders import PlantedTrials, planted_accuracy
 
 import plop_lora as plop
-from plop_lora.cli import main
 from plop_lora.errors import (
     DataError,
     MeasurementError,
@@ -470,18 +469,13 @@ def test_arithmetic_grows_with_the_work(scores, recipe, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def plop_verify(monkeypatch, capfd, folder: Path, tmp_path: Path):
+def plop_verify(monkeypatch, run, folder: Path, tmp_path: Path):
     """`plop verify` in this process with planted trials: exit code, stdout, stderr."""
 
     def call(planted: PlantedTrials, *words: str) -> tuple[int, str, str]:
         monkeypatch.chdir(folder)
         monkeypatch.setattr("plop_lora.training.runners.run.run_trials", planted)
-        where = ["--folder", str(tmp_path / "run")]
-        monkeypatch.setattr(sys, "argv", ["plop", "verify", "scores.json", *where, *words])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        output, errors = capfd.readouterr()
-        return stop.value.code, output, errors
+        return run("verify", "scores.json", "--folder", str(tmp_path / "run"), *words)
 
     return call
 
