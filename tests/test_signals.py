@@ -1,4 +1,4 @@
-"""Selectors say what they claim about the right weights, and leave the model as it was."""
+"""Signals say what they claim about the right weights, and leave the model as it was."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_eva_gives_up_instead_of_going_round_for_ever(llama) -> None:
     assert not any(module._forward_hooks for module in llama.modules())
 
 
-def test_what_a_selector_cannot_see_is_absent(batches) -> None:
+def test_what_a_signal_cannot_see_is_absent(batches) -> None:
     """PEFT's KappaTune reads no Conv1D: GPT-2 has no signal at all, and that is an error."""
     with pytest.raises(ModelError, match="Leave out the arm 'kappa'"):
         measure_signal("kappa", build("gpt2"), [], _hosts(build("gpt2")))
