@@ -70,11 +70,16 @@ def recipe_page() -> str:
     lines = [
         "# Recipe",
         "",
-        "A recipe is YAML. Unknown keys are refused, so a mistyped one is never ignored. Options",
-        "of the command line go before its values; the recipe as it was resolved is saved in the",
-        "folder of the run. Keys of a section stand indented below its name:",
+        "A recipe is YAML. One file may hold the keys of every verb: each verb reads its own, and",
+        "checks those of the others. Unknown keys are refused, so a mistyped one is never ignored.",
+        "`plop verify` and `plop tune` share what they have in common, `seeds` and",
+        "`learning_rates` included; an option gives one of them another value. Options of the",
+        "command line go before the values of the file; the recipe as it was resolved is saved in",
+        "the folder of the run. Keys of a section stand indented below its name:",
         "",
         "```yaml",
+        "score:",
+        "  stop: fixed",
         "task: sft",
         "train: train.jsonl",
         "eval: eval.jsonl",
@@ -87,6 +92,7 @@ def recipe_page() -> str:
     ]
     sections = (
         ("score", recipe.ScoringSettings, set()),
+        ("place", recipe.PlacementSettings, set()),
         ("verify and tune", recipe.FinetuneRecipe, set()),
         ("verify", recipe.VerifyRecipe, shared),
         ("tune", recipe.TuneRecipe, shared),

@@ -17,9 +17,9 @@ from plop_lora.errors import ExportError, ModelError, UsageError
 from plop_lora.evaluation.judged import Prepared, Row
 from plop_lora.exports.dryrun import adapters_of
 from plop_lora.models.loading import load_tokenizer
+from plop_lora.placement.inits import moves_base
 from plop_lora.records import Host, Placement, TrialSpec
 from plop_lora.training import adapters, eva
-from plop_lora.training.inits import moves_base
 from plop_lora.training.tasks import task_named
 
 TEXTS = ["a fine day", "dull rain and a bleak night with rain", "sun"]

@@ -46,6 +46,7 @@ def test_dead_alternatives_are_named(pattern: str, dead: str) -> None:
     assert _dead(pattern) == dead
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "pattern",
     [

@@ -27,6 +27,7 @@ ORDER = [
     "options",
     "user_code",
     "ray_cluster",
+    "launcher",
     "status",
     "records",
     "recipe",
@@ -111,6 +112,7 @@ def _top_level(path: Path) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_no_circle_inside_packages() -> None:
     """Two files that need each other are one file, or a third."""
     files = {

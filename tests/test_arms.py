@@ -294,6 +294,7 @@ COSTS = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(COSTS, st.data(), st.integers(0, 20_000))
 def test_sharing_out_keeps_to_the_budget(costs: list[RankCost], data, extra: int) -> None:
     """In given proportions: never over, nothing more fits, and swaps only come nearer."""

@@ -30,6 +30,7 @@ def test_readme_starts_with_the_two_commands() -> None:
     assert [line.split()[:2] for line in first.splitlines()] == [["make", "demo"], ["make", "test"]]
 
 
+@pytest.mark.slow
 def test_readme_python_block(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):

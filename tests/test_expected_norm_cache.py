@@ -83,6 +83,7 @@ def test_a_new_site_is_added(folder: Path, computed: list[str]) -> None:
     assert 0 < some < everything
 
 
+@pytest.mark.slow
 def test_changed_weights_are_seen(folder: Path, tmp_path: Path) -> None:
     """A file of the same size, in the same place, with its old times set back."""
     model = tmp_path / "model"

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import re
+from pathlib import Path
 
 import families
 import pytest
 import torch
+import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 import plop_lora as plop
+from plop_lora.models.architectures import FUSED_PROJECTIONS, LLAMA4_EXPERTS
 from plop_lora.scoring.sites.find import Site, find_sites
 
 ATTENTION = {
@@ -179,3 +184,21 @@ def test_forced_and_held_back_slices_are_named() -> None:
     assert "Forced along: kv_b_proj[v], since kv_b_proj is one weight." in str(placement)
     fewer = plop.place(scores, top=1)
     assert "kv_a_proj_with_mqa[k_rope] would be chosen alone" in str(fewer.notes)
+
+
+@pytest.mark.parametrize("leaf", FUSED_PROJECTIONS)
+def test_the_families_of_the_table_have_the_projection(leaf: str) -> None:
+    """A row that names a family without such a projection misleads whoever adds the next one."""
+    from transformers.models.auto.configuration_auto import model_type_to_module_name
+
+    package = Path(transformers.__file__).parent / "models"
+    for family in FUSED_PROJECTIONS[leaf].families:
+        name = model_type_to_module_name(family)
+        source = (package / name / f"modeling_{name}.py").read_text(encoding="utf-8")
+        assert re.search(rf"self\.{leaf} = ", source), f"{family} has no {leaf}"
+
+
+def test_the_class_of_undescribed_experts_is_there() -> None:
+    """A release that renames the class would leave its experts unmeasured without a word."""
+    source = importlib.import_module(LLAMA4_EXPERTS.module)
+    assert hasattr(source, LLAMA4_EXPERTS.name)

@@ -49,6 +49,7 @@ def saying(ready: Prepared, text: str) -> Iterator[None]:
         handle.remove()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("template", "answer", "end"),
     [
@@ -84,6 +85,7 @@ def test_a_sampled_answer_ends_where_a_judged_one_does(
     assert "generate" not in vars(base)
 
 
+@pytest.mark.slow
 def test_answers_to_plain_prompts_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: without a chat nothing but the end of the sequence ends an answer."""
     (tmp_path / "plop_test_plain.py").write_text(REWARD)

@@ -70,6 +70,7 @@ def test_export_and_import_are_inverse(name, options, tmp_path) -> None:
     assert found.export(tmp_path / "again").read_text() == path.read_text()
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     types=st.sets(st.sampled_from(["q_proj", "k_proj", "o_proj", "down_proj"]), min_size=1),

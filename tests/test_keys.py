@@ -19,7 +19,7 @@ KEYS = (
 )
 VERBS = {
     name: importlib.import_module(f"plop_lora.cli.{name}").KEYS
-    for name in ("verify", "tune", "score")
+    for name in ("verify", "tune", "score", "place")
 }
 
 

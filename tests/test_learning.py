@@ -18,12 +18,12 @@ from trials import checkpoint, spec_of, write_data
 
 from plop_lora.errors import UsageError
 from plop_lora.evaluation.metrics import unfinished
+from plop_lora.launcher import is_first_process, process_count, settled, world_size
 from plop_lora.recipe import VerifyRecipe
 from plop_lora.records import TrainingSettings, TrialResult, TrialSpec
 from plop_lora.records.trial import CONFIRM, LADDER, UNTRAINED
 from plop_lora.reports.terminal import as_text
 from plop_lora.training.classifier import _cut, _encoded
-from plop_lora.training.launcher import is_first_process, process_count, settled
 from plop_lora.training.learning import not_whole, unmoved, unrewarded
 from plop_lora.training.tasks import task_named
 from plop_lora.training.trial import run_trial
@@ -163,6 +163,15 @@ def test_half_an_environment_is_left_out(monkeypatch, given: dict[str, str]) -> 
         assert not {"RANK", "WORLD_SIZE"} & os.environ.keys()
     assert "in the environment is left out" in notes[0]
     assert {name: os.environ[name] for name in given} == given
+
+
+@pytest.mark.parametrize(("said", "count"), [(None, 1), ("", 1), ("two", 1), ("1", 1), ("4", 4)])
+def test_one_function_reads_the_number_of_processes(monkeypatch, said, count: int) -> None:
+    """An empty `WORLD_SIZE` ended `plop score` in a traceback, and a trial went on."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if said is not None:
+        monkeypatch.setenv("WORLD_SIZE", said)
+    assert world_size() == count
 
 
 def test_a_launcher_is_trusted(monkeypatch) -> None:

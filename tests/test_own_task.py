@@ -70,6 +70,7 @@ def test_it_is_planned_from_the_command_line(here: Path, monkeypatch) -> None:
     assert "tags" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_trial_trains_it_and_judges_by_its_metric(here: Path, recipe: VerifyRecipe) -> None:
     study = Study.open(Scores.load(here / "scores.json"), recipe, here / "run")
     design = make_design(study, recipe)

@@ -12,7 +12,7 @@ import plop_lora as plop
 from plop_lora.errors import UsageError
 from plop_lora.placement import default_choice, parse_layers
 from plop_lora.placement.budget import RankCost, allocate, parse_budget
-from plop_lora.records import DECIDED, UNDECIDED
+from plop_lora.records import DECIDED, UNDECIDED, AdapterSettings
 
 COSTS = st.lists(
     st.builds(RankCost, st.integers(1, 500), st.integers(1, 64), st.integers(0, 3)),
@@ -47,6 +47,7 @@ def test_the_even_part_grows_with_the_budget(costs: list[RankCost], one: int, tw
         assert min(open_less) <= min(open_more)
 
 
+@pytest.mark.slow
 @given(st.randoms(use_true_random=False))
 def test_order_of_the_record_does_not_matter(scores, random) -> None:
     """The same scores with their types shuffled and sorted again give the same placement."""
@@ -111,15 +112,16 @@ def test_verdict_follows_the_paired_intervals(scores) -> None:
     ("options", "message"),
     [
         ({"top": 8}, "these scores have 7 module types"),
-        ({"top": 0}, "Give 1 to 7"),
+        ({"top": 0}, "top is 0; it must be 1 or more"),
         ({"strategy": "atention"}, "Did you mean 'attention'"),
         ({"strategy": "custom", "types": ["q_prj"]}, "Did you mean 'q_proj'"),
         ({"strategy": "custom"}, "--types NAME"),
         ({"strategy": "mlp", "top": 2}, "no meaning"),
         ({"types": ["q_proj"]}, "--strategy custom"),
         ({"rank": 4, "budget": "1M"}, "not both"),
-        ({"rank": 0}, "give 1 or more"),
+        ({"rank": 0}, "rank is 0; it must be 1 or more"),
         ({"scaling": 0.0}, "above 0"),
+        ({"settings": AdapterSettings(init="pissa_niter_0")}, "Allowed: default, .*pissa_niter_N"),
         ({"budget": "ten"}, "Cannot read the budget 'ten'"),
         ({"budget": "0%"}, "no parameter at all"),
     ],

@@ -33,12 +33,15 @@ def files(scores, tmp_path_factory) -> Path:
 # --------------------------------------------------------------------------- signatures
 
 
-@pytest.mark.parametrize("name", ["score", "place", "compare", "verify", "tune", "apply"])
+STEPS = ("score", "place", "compare", "export", "verify", "tune", "apply")
+
+
+@pytest.mark.parametrize("name", STEPS)
 def test_a_step_shows_its_signature(name: str) -> None:
     """`help(plop.verify)` showed the contents of a package, and an editor `(*args, **kwargs)`."""
     step = getattr(plop, name)
     names = list(inspect.signature(step).parameters)
-    assert names[0] in ("model", "scores", "first")
+    assert names[0] in ("model", "scores", "first", "source")
     assert f"{name}({names[0]}" in pydoc.plain(pydoc.render_doc(step))
 
 
@@ -66,6 +69,21 @@ def test_keywords_take_the_place_of_a_recipes_values(tmp_path: Path) -> None:
         assert recipe.seeds == 2
         assert (recipe.training.epochs, recipe.training.batch_size) == (2, 4)
     assert VerifyRecipe.of(recipe, {}) is recipe
+
+
+def test_the_options_of_place_are_keywords_or_a_record(scores) -> None:
+    """A typo in a keyword is told with the nearest key; adapters need no record of their own."""
+    from plop_lora.recipe import PlacementSettings
+    from plop_lora.records import AdapterSettings
+
+    options = PlacementSettings(top=2, rank=4, layers="0-1", rslora=True)
+    placement = plop.place(scores, options)
+    assert placement == plop.place(scores, top=2, rank=4, layers=range(2), rslora=True)
+    made = AdapterSettings(rslora=True)
+    assert placement == plop.place(scores, top=2, rank=4, layers={0, 1}, settings=made)
+    assert len(plop.place(scores, options, top=3).choices) == 3
+    with pytest.raises(UsageError, match=r"In the settings, tpo: .* Did you mean 'top'"):
+        plop.place(scores, tpo=3)
 
 
 # --------------------------------------------------------------------------- files for records
@@ -163,6 +181,28 @@ def test_export_writes_the_target_that_is_named(scores, tmp_path: Path, monkeypa
     assert placement.export("axolotl", "peft").name == "adapter_config.json"
     with pytest.raises(UsageError, match="Did you mean 'axolotl'"):
         placement.export("x", to="axolotls")
+
+
+def test_export_is_a_function_of_a_record_or_its_file(
+    scores, files: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """`plop export` had no counterpart in Python that took a file and told what was lost."""
+    monkeypatch.chdir(tmp_path)
+    placement = plop.place(scores, rank=2)
+    done = plop.export(placement, "out", to="axolotl")
+    assert done.path == Path("out") / TARGETS["axolotl"].file_name
+    assert (done.checked, done.losses) == (True, ())
+    assert done.path.read_text() == done.text
+    assert plop.export(files / "placement.json", "axolotl").text == done.text
+    unwritten = plop.export(str(files / "placement.json"), None, dry_run=False)
+    assert not unwritten.path.exists()
+    assert json.loads(unwritten.text)["r"] == 2
+    with pytest.raises(UsageError, match="needed here, not a 'scores' record"):
+        plop.export(scores, "out")
+    with pytest.raises(UsageError, match="no export of a placement to 'vllm'"):
+        plop.export(placement, "out", to="vllm")
+    with pytest.raises(UsageError, match="exports a file of plop place"):
+        plop.export(files, "out")
 
 
 # --------------------------------------------------------------------------- looking at records

@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from plop_lora.errors import UsageError
-from plop_lora.recipe import Price, Runner, ScoreRecipe, ScoringSettings, TuneRecipe, VerifyRecipe
+from plop_lora.recipe import (
+    PlaceRecipe,
+    Price,
+    Runner,
+    ScoreRecipe,
+    ScoringSettings,
+    TuneRecipe,
+    VerifyRecipe,
+)
 from plop_lora.records import EvaluationSettings, TrainingSettings
 
 ROOT = Path(__file__).parents[1]
@@ -131,3 +139,60 @@ def test_scoring_has_a_section_of_its_own(tmp_path: Path) -> None:
     path.write_text("score: {indicator: [response-gain]}\n")
     with pytest.raises(UsageError, match="Did you mean 'indicators'"):
         ScoreRecipe.read(path)
+
+
+ONE_FILE = """
+task: sft
+train: train.jsonl
+eval: eval.jsonl
+seeds: 4
+score: {stop: fixed, top: 2}
+place: {top: 2, layers: 0-3, rslora: true}
+arms: [attention]
+learning_rates: [1e-5, 1e-4, 1e-3]
+trials: 12
+training: {epochs: 2}
+"""
+
+
+def test_one_file_serves_every_verb(tmp_path: Path) -> None:
+    """`plop score` refused the recipe of a verification, which refused the section of scoring."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(ONE_FILE)
+    scoring = ScoreRecipe.read(path).score
+    assert (scoring.stop, scoring.top) == ("fixed", 2)
+    placing = PlaceRecipe.read(path).place
+    assert (placing.top, placing.layers, placing.adapters.rslora) == (2, "0-3", True)
+    verify = VerifyRecipe.read(path)
+    assert (verify.arms, verify.seeds, len(verify.learning_rates)) == (("attention",), 4, 3)
+    path.write_text(ONE_FILE.replace("1e-5, 1e-4", "1e-4"))
+    tune = TuneRecipe.read(path)
+    assert (tune.trials, tune.seeds, tune.training.epochs) == (12, 4, 2)
+    assert TuneRecipe.of({**NEEDED, "arms": ["mlp"]}, {}) == TuneRecipe.of(NEEDED, {})
+
+
+@pytest.mark.parametrize("recipe", [ScoreRecipe, PlaceRecipe, VerifyRecipe, TuneRecipe])
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("trian: x", "trian: there is no such key. Did you mean 'train'"),
+        ("scores: {}", "scores: there is no such key. Did you mean 'score'"),
+        ("score: {sotp: fixed}", "score.sotp: there is no such key. Did you mean 'stop'"),
+        ("place: {dropout: 1}", "place.dropout is 1; it must be below 1"),
+        ("training: {epoch: 2}", "training.epoch: there is no such key. Did you mean 'epochs'"),
+        ("margin: -1", "margin is -1; it must be 0 or more"),
+        ("trials: 0", "trials is 0; it must be 1 or more"),
+    ],
+)
+def test_a_slip_in_a_key_of_any_verb_is_told(tmp_path: Path, recipe, line, message: str) -> None:
+    """What a verb does not read is checked all the same: the next verb will read it."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"task: sft\ntrain: a\neval: b\n{line}\n")
+    with pytest.raises(UsageError, match=f"In the recipe .*recipe.yaml, {message}"):
+        recipe.read(path)
+
+
+def test_an_option_of_another_verb_is_still_refused() -> None:
+    """On the line there is one verb, so that nothing else can be meant."""
+    with pytest.raises(UsageError, match="In the options, trials: there is no such key"):
+        VerifyRecipe.read(None, {**NEEDED, "trials": 3})

@@ -99,6 +99,7 @@ def test_the_control_changes_no_score(engine: str, stop: str) -> None:
     assert reference.tokens <= SEQUENCES * scores.tokens
 
 
+@pytest.mark.slow
 def test_every_engine_gives_the_same_control() -> None:
     found = [
         plop.score(MODEL, texts=TEXTS, engine=engine, stop="fixed", progress=False).references[0]

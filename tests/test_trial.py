@@ -49,6 +49,7 @@ def curve(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_spec_becomes_a_result(spec: TrialSpec, tmp_path: Path) -> None:
     """Numbers, items, cost and files of a real finetune; the result reads back as it was."""
     result = run_trial(spec, tmp_path / "trial", root=tmp_path)

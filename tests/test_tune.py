@@ -20,6 +20,7 @@ import plop_lora as plop
 from plop_lora.cli import app
 from plop_lora.errors import MeasurementError, MissingExtraError, UsageError
 from plop_lora.placement import with_rank
+from plop_lora.placement.inits import TRIAL_INITS
 from plop_lora.recipe import Runner, TuneRecipe, VerifyRecipe
 from plop_lora.records import (
     Placement,
@@ -47,7 +48,6 @@ from plop_lora.records.tuning import (
 )
 from plop_lora.reports.terminal import as_text
 from plop_lora.study.study import Study
-from plop_lora.training.inits import INITS
 from plop_lora.tuning import plan, tune
 from plop_lora.tuning.confirm import Versus, decide, verdict_of
 from plop_lora.tuning.space import USUAL, Space, build_space, ladder_rates
@@ -206,6 +206,7 @@ def test_the_budget_is_never_exceeded_by_a_trained_trial(tuned) -> None:
     assert f"{len(over)} suggestion" in as_text(tuning, 160)
 
 
+@pytest.mark.slow
 def test_a_model_that_trains_more_than_planned_is_not_taken(scores, tmp_path) -> None:
     """An initialisation that spreads ranks anew must not slip over the budget."""
 
@@ -252,6 +253,7 @@ def test_a_finished_search_trains_nothing_more(tuned, scores, tmp_path) -> None:
     assert again.ran == []
 
 
+@pytest.mark.slow
 def test_more_trials_continue_the_same_search(scores, tmp_path) -> None:
     first = tune(scores, changed(trials=12), folder=tmp_path, run=Machine())
     more = Machine()
@@ -326,6 +328,7 @@ def test_failures_stay_in_the_record(scores, tmp_path) -> None:
     assert Tuning.from_dict(tuning.to_dict()) == tuning
 
 
+@pytest.mark.slow
 def test_a_value_that_is_no_number_is_a_failure(scores, tmp_path) -> None:
     def endless(spec: TrialSpec, found: TrialResult) -> TrialResult:
         everywhere = spec.placement.strategy == "all-linear"
@@ -350,6 +353,7 @@ def test_nothing_but_failures_ends_the_search(scores, tmp_path) -> None:
     assert len(machine.ran) == 8
 
 
+@pytest.mark.slow
 def test_hours_leave_room_for_the_confirmation(scores, tmp_path) -> None:
     """25 trials of 10 s: 5 of the ladder, 9 kept for the confirmation, 11 for the search."""
     machine = Machine()
@@ -360,6 +364,7 @@ def test_hours_leave_room_for_the_confirmation(scores, tmp_path) -> None:
     assert any("4 of 15 trials did not start" in note for note in tuning.notes)
 
 
+@pytest.mark.slow
 def test_hours_without_room_leave_the_find_unconfirmed(scores, tmp_path) -> None:
     machine = Machine()
     tuning = tune(scores, changed(hours=59 / 3600), folder=tmp_path, run=machine)
@@ -405,6 +410,7 @@ def test_finalists_are_the_default_and_the_two_best(tuned) -> None:
     assert tuning.chosen == min(others, key=lambda c: c.mean).configuration
 
 
+@pytest.mark.slow
 def test_luck_of_the_search_is_found_out(scores, tmp_path) -> None:
     """Where selection is noise alone, its best must not replace a default that is best in truth."""
 
@@ -607,6 +613,7 @@ def command(scores: Scores, tmp_path, monkeypatch) -> Callable[..., tuple[int, s
     return call
 
 
+@pytest.mark.slow
 def test_options_come_before_the_recipe(command, tmp_path) -> None:
     document = {"task": "sft", "train": "train.jsonl", "eval": "eval.jsonl", "trials": 30,
                 "runner": {"workers": 1}, "budget": BUDGET}  # fmt: skip
@@ -649,5 +656,5 @@ def test_wrong_words(command, tmp_path, words, text: str) -> None:
 def test_the_page_names_what_can_be_chosen() -> None:
     """A choice that the how-to does not name is one that users will not find."""
     page = (Path(__file__).parents[1] / "docs" / "how-to" / "tune.md").read_text()
-    for name in (*INITS, *USUAL, *TuneRecipe.model_fields):
+    for name in (*TRIAL_INITS, *USUAL, *TuneRecipe.model_fields):
         assert f"`{name}`" in page, name

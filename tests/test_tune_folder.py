@@ -58,6 +58,7 @@ def test_a_plan_writes_nothing(scores, here: Path) -> None:
     assert files(here) == before
 
 
+@pytest.mark.slow
 def test_a_plan_in_a_folder_with_trials_leaves_it_alone(scores, tmp_path: Path) -> None:
     tune(scores, changed(trials=12), folder=tmp_path, run=Machine())
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
@@ -78,6 +79,7 @@ def test_other_data_are_refused(scores, here: Path) -> None:
     assert "Other data are refused" in page.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_fixed_steps_are_scaled_for_the_ladder(scores, tmp_path: Path) -> None:
     """Steps do not follow the rows: the ladder cost as much as the search."""
     machine = Machine()
@@ -89,6 +91,7 @@ def test_fixed_steps_are_scaled_for_the_ladder(scores, tmp_path: Path) -> None:
     assert {spec.data.rows for spec in machine.of_phase(LADDER)} == {round(0.25 * TRAIN_ROWS)}
 
 
+@pytest.mark.slow
 def test_a_folder_of_tasks_goes_by_its_whole_path(scores, tmp_path: Path, monkeypatch) -> None:
     """Trials read it from wherever they run; a relative one is found by accident."""
     write_rows(tmp_path, scores)
@@ -127,6 +130,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("relative", [True, False])
 def test_a_worker_killed_while_it_writes(
     scores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd, relative: bool
@@ -202,6 +206,7 @@ def test_a_lost_trial_is_told_and_run_at_the_next_start(
     assert sum(spec.digest() == lost for spec in machine.ran) == 2
 
 
+@pytest.mark.slow
 def test_nothing_but_lost_trials_ends_the_search(scores, tmp_path: Path) -> None:
     with pytest.raises(MeasurementError, match="All 3 trials of the search failed"):
         tune(scores, RECIPE, folder=tmp_path, run=losing(SEARCH, every=True))

@@ -273,6 +273,7 @@ def test_a_stopped_run_goes_on(scores, recipe, tmp_path: Path, trials: int) -> N
     assert record.to_dict() == whole.to_dict()
 
 
+@pytest.mark.slow
 def test_more_seeds_and_arms_go_on(scores, recipe, tmp_path: Path) -> None:
     planted = planted_accuracy(BETTER)
     verify(scores, recipe, tmp_path, planted)

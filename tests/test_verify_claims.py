@@ -32,6 +32,7 @@ ALIKE = dict.fromkeys(("plop", "attention", "mlp", "all-linear"), 0.6)
 # --------------------------------------------------------------------------- the bound
 
 
+@pytest.mark.slow
 def test_the_bound_that_decides_stands_beside_the_verdict(scores, recipe, tmp_path: Path) -> None:
     """CONFIRMED stood beside an interval that crossed the margin: two rules, one of them unsaid."""
     record = verify(
@@ -334,6 +335,7 @@ def test_a_folder_of_the_other_verb_is_refused(scores, recipe, tmp_path: Path) -
         tune(scores, TuneRecipe.model_validate(wanted), folder=tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_run_of_an_older_release_goes_on(scores, recipe, tmp_path: Path) -> None:
     planted = planted_accuracy(BETTER)
     verify(scores, recipe, tmp_path, planted)

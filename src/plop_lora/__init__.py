@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from plop_lora.comparison import compare
     from plop_lora.data.documents import load_documents
     from plop_lora.errors import PlopError
+    from plop_lora.exports.dispatch import export
     from plop_lora.exports.imported import import_adapter
     from plop_lora.exports.trainers.peft import apply
     from plop_lora.placement import STRATEGIES, place
@@ -38,6 +39,7 @@ _HOMES = {
     "Verification": "records",
     "apply": "exports.trainers.peft",
     "compare": "comparison",
+    "export": "exports.dispatch",
     "import_adapter": "exports.imported",
     "load_documents": "data.documents",
     "place": "placement",
@@ -55,6 +57,7 @@ __all__ = [
     "__version__",
     "apply",
     "compare",
+    "export",
     "import_adapter",
     "load_documents",
     "place",

@@ -1,7 +1,7 @@
 """Files and folders that appear under their name complete or not at all.
 
-What is under way has a name that tells whose it is, so that the next write into the same folder
-can remove what a killed process left. Imports the standard library and the errors only.
+A temporary name holds its machine and process, so that the next write into the same folder can
+remove what a killed process left. Imports the standard library and the errors only.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def atomic_file(path: Path) -> Iterator[IO[str]]:
     is followed, an older file's permissions are kept.
 
     Raises:
-        OutputError: the folder or the file cannot be written, or the disk is full.
+        OutputError: The folder or the file cannot be written, or the disk is full.
     """
     temporary: str | None = None
     try:
@@ -68,13 +68,13 @@ def _mode(path: Path) -> int:
 
 
 def try_lock(file: IO[str]) -> bool:
-    """Take an open file for this process, until it is closed or the process ends.
+    """Lock an open file for this process, until it is closed or the process ends.
 
     Where the system or the file system has no locks, as on Windows and on some clusters, nothing
-    is taken and the answer is yes: two runs in one folder would then repeat each other.
+    is locked and the result is True: two runs in one folder would then repeat each other.
 
     Returns:
-        False where another process has it.
+        Whether this process may go on; False where another one holds the lock.
     """
     try:
         import fcntl
@@ -91,14 +91,14 @@ def try_lock(file: IO[str]) -> bool:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Give an empty folder that takes the name `path` only when the block has filled it.
+    """Yield an empty folder that takes the name `path` only when the block is complete.
 
-    It stands beside `path` under a temporary name. A folder already there is moved aside, replaced
-    and deleted; whatever ends the block early leaves it untouched and nothing else behind. Whether
-    it may be replaced is the caller's question.
+    Until then it has a temporary name beside `path`. A folder already at `path` is replaced and
+    deleted; an exception inside the block leaves it untouched and nothing else behind. The caller
+    decides whether it may be replaced.
 
     Raises:
-        OutputError: the folder cannot be written, or the disk is full.
+        OutputError: The folder cannot be written, or the disk is full.
     """
     temporary: Path | None = None
     try:
@@ -116,7 +116,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def _swap(new: Path, path: Path) -> None:
-    """Put a folder in the place of another; the old one comes back if that fails."""
+    """Replace a folder by another; if that fails, the old one is put back."""
     if not path.exists():
         os.replace(new, path)
         return
@@ -164,17 +164,17 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def _naming() -> dict[str, str]:
-    """Return what begins and ends a temporary name: machine and process stand in it."""
+    """Return the prefix of a temporary name, with its machine and process, and the suffix."""
     return {"prefix": f".plop-{_host()}-{os.getpid()}-", "suffix": ".tmp"}
 
 
 def _host() -> str:
-    """Return a name of this machine, or of this container, in which process ids count."""
+    """Return a name of the machine or container that the process ids belong to."""
     return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
 def _is_alive(process: int) -> bool:
-    """Whether a process of this machine runs; where that cannot be asked, it does."""
+    """Whether a process of this machine runs; True where the system does not tell."""
     if os.name != "posix":
         return True
     try:
@@ -215,7 +215,7 @@ def check_not_input(path: Path, *inputs: str | Path | None) -> None:
     """Refuse an output path that is one of the inputs, by whatever name or link.
 
     Raises:
-        UsageError: the text names the input.
+        UsageError: The output path is an input, which the text names.
     """
     for source in inputs:
         if source is not None and _is_same_file(path, source):
@@ -236,11 +236,12 @@ def check_not_foreign(path: Path, ours: Callable[[Path], bool]) -> None:
     """Refuse to replace a file that is not ours, and to write among the files of a model.
 
     Args:
-        path: of the file to be written.
-        ours: whether a file that is there may be replaced.
+        path: Path of the file to be written.
+        ours: Function that says whether an existing file is one of ours and may be replaced.
 
     Raises:
-        UsageError: the text says how to do it all the same.
+        UsageError: The file is not ours, or its folder holds weights. The text says how to write
+            there all the same.
     """
     anyway = "Give another path with -o, or write there all the same with --force."
     if path.is_file() and path.stat().st_size and not ours(path):
@@ -301,4 +302,4 @@ _REASONS = {
     errno.ELOOP: "its links lead in a circle. Choose another path with -o.",
     errno.EIO: "the disk reports an error. Choose a path on another disk with -o.",
 }
-"""What the system's codes mean to somebody who wants to write a file."""
+"""Reason for each error code of the system, with what the user can do about it."""

@@ -31,6 +31,7 @@ from plop_lora.cli.tune import tune
 from plop_lora.cli.verify import verify
 from plop_lora.cli.words import epilog
 from plop_lora.errors import PlopError
+from plop_lora.launcher import world_size
 from plop_lora.quiet import NOISY
 
 # typer exports the class of a wrong value, whose parent is that of every wrong word on the line.
@@ -95,7 +96,7 @@ def main() -> None:
 
 def _processes() -> contextlib.AbstractContextManager[Any]:
     """Join the others where a launcher such as torchrun started several of us to score."""
-    if sys.argv[1:2] != ["score"] or os.environ.get("WORLD_SIZE", "1") == "1":
+    if sys.argv[1:2] != ["score"] or world_size() == 1:
         return contextlib.nullcontext()
     from plop_lora.scoring.engines.processes import together
 

@@ -76,11 +76,11 @@ def export(
     form: FormatOption = Format.table,
 ) -> None:
     """Write SOURCE as a trainer's configuration, or fold a trained adapter for serving."""
-    from plop_lora.exports import export_path
+    from plop_lora.exports import export as step
 
     folder = None if output == STDOUT else output
     with waiting(f"exporting to {to}", form):
-        done = export_path(
+        done = step(
             source,
             folder,
             to=to,

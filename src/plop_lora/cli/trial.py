@@ -52,8 +52,8 @@ def trial(
     """Finetune and judge one placement as SPEC says; a finished trial only shows its result."""
     trackers = words_of(report_to) or ()
     check_trackers(trackers)
+    from plop_lora.launcher import is_first_process
     from plop_lora.records import TrialSpec
-    from plop_lora.training.launcher import is_first_process
     from plop_lora.training.trial import run_trial
 
     # Trainers print; stdout is for the result.

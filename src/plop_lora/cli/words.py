@@ -72,7 +72,7 @@ def servers() -> Iterable[str]:
 
 def inits() -> Iterable[str]:
     """Return the initialisations that PEFT knows."""
-    from plop_lora.placement.place import INITS
+    from plop_lora.placement.inits import INITS
 
     return INITS
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from plop_lora.data.documents import Documents
 from plop_lora.data.padding import padded
@@ -38,7 +39,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class TokenSequence:
-    """One tokenised document: its name, its tokens, those of the decoder if any, its group."""
+    """One tokenised document.
+
+    `name` is a hash of its text, and `target_tokens` are those of an encoder-decoder's decoder.
+    """
 
     name: str
     tokens: tuple[int, ...]
@@ -48,7 +52,7 @@ class TokenSequence:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Model inputs (tensors with B rows each) and the name of the sequence in each row."""
+    """Keyword arguments of a forward, whose tensors have B rows, and the name of each row."""
 
     inputs: dict[str, Any]
     names: tuple[str, ...]
@@ -88,21 +92,21 @@ def encode(
     """Tokenise documents.
 
     Args:
-        documents: what to tokenise; without a `target`, an encoder-decoder reads the same text
+        documents: The documents; without a `target`, an encoder-decoder model reads the same text
             on both sides.
-        tokenizer: a transformers tokenizer; a pad token is not needed.
-        max_length: tokens kept of each side.
-        vocabulary: rows of the model's embedding, if known.
-        encoder_decoder: whether the model has a decoder of its own inputs.
-        target_vocabulary: rows of the decoder's own embedding, if known.
+        tokenizer: A transformers tokenizer; it needs no pad token.
+        max_length: Most tokens of a document on each side; the rest is cut.
+        vocabulary: Number of rows of the model's embedding, if it is known.
+        encoder_decoder: Whether the model has a decoder with inputs of its own.
+        target_vocabulary: Number of rows of the decoder's own embedding, if it is known.
 
     Returns:
         Sequences in the order of the documents, the number truncated, and the number dropped
         because they came out with no token at all.
 
     Raises:
-        DataError: no sequence has a token.
-        ModelError: the tokenizer makes token numbers that the model does not have.
+        DataError: No sequence has a token.
+        ModelError: The tokenizer makes token numbers that the model does not have.
     """
     sequences: list[TokenSequence] = []
     truncated = dropped = 0
@@ -130,7 +134,7 @@ def encode(
             )
         )
     if not sequences:
-        raise DataError("Every text came out of the tokenizer with zero tokens.")
+        raise DataError("The tokenizer made zero tokens of every text. Give the model's own.")
     _check_vocabulary((s.tokens for s in sequences), tokenizer, vocabulary)
     targets = (s.target_tokens or () for s in sequences)
     _check_vocabulary(targets, tokenizer, target_vocabulary)
@@ -228,10 +232,10 @@ def make_batches(
     Longest first, so that running out of memory happens at the start and not after an hour.
 
     Args:
-        sequences: at least one.
-        batch_size: rows of a batch, or None to fill `token_budget` tokens with padding.
-        token_budget: largest B × T where `batch_size` is None.
-        decoder_start: first decoder token of an encoder-decoder model.
+        sequences: The sequences, at least one.
+        batch_size: Number of rows of a batch; None lets `token_budget` decide.
+        token_budget: Largest B × T of a batch, padding included, where `batch_size` is None.
+        decoder_start: Token number that a decoder of an encoder-decoder model begins with.
     """
     order = sorted(range(len(sequences)), key=lambda i: (-len(sequences[i].tokens), i))
     batches: list[Batch] = []
@@ -253,15 +257,17 @@ def _collate(group: Sequence[TokenSequence], decoder_start: int | None) -> Batch
         shifted = [(start, *(s.target_tokens or ())[:-1]) for s in group]
         # One column more than needed where both sides are equally wide: the probe tells the
         # encoder's tokens from the decoder's by their number, and padding never counts.
-        width = max(map(len, shifted))
-        width += width == ids_BT.shape[1]
-        inputs["decoder_input_ids"], inputs["decoder_attention_mask"] = padded(shifted, width=width)
+        sides = padded(shifted)
+        extra = int(sides[0].shape == ids_BT.shape)
+        inputs["decoder_input_ids"], inputs["decoder_attention_mask"] = (
+            functional.pad(side_BT, (0, extra)) for side_BT in sides
+        )
     return Batch(inputs, tuple(sequence.name for sequence in group))
 
 
 @dataclass(frozen=True, slots=True)
 class Padding:
-    """The token that fills rows up, None where nobody knows; `ends` if it also ends texts."""
+    """The number of the padding token, None if unknown, and whether it also ends texts."""
 
     token: int | None = None
     ends: bool = False
@@ -276,11 +282,11 @@ def ready_batches(
 
     Args:
         batches: Inputs of the model by keyword.
-        padding: By which padding is told in a batch of token numbers without a mask.
+        padding: The padding of batches of token numbers that come without a mask.
 
     Raises:
-        DataError: a batch without tensors, rows that differ between tensors, zero tokens, a mask
-            that is not that of the tokens, or none where padding cannot be told.
+        DataError: A batch has no tensors, a row has zero tokens, a mask is not that of the tokens,
+            or there is none and padding cannot be told from the end of a text.
     """
     for index, given in enumerate(batches):
         named = {key: value for key, value in dict(given).items() if key != "labels"}
@@ -311,7 +317,7 @@ def _check_mask(index: int, name: str, mask: Any) -> None:
     """Refuse a mask that does not say which tokens there are, as those made for attention.
 
     Raises:
-        DataError: it has not one place for each token, or other values than 0 and 1.
+        DataError: The mask has not one place for each token, or other values than 0 and 1.
     """
     if _is_mask(mask) and bool(((mask == 0) | (mask == 1)).all()):
         return
@@ -331,7 +337,7 @@ def _masked(
     """Add the mask of token numbers that end, or begin, with padding.
 
     Raises:
-        DataError: padding cannot be told from the end of a text.
+        DataError: Padding cannot be told from the end of a text.
     """
     ids_BT = inputs.get(ids)
     if padding.token is None or not isinstance(ids_BT, torch.Tensor) or ids_BT.ndim != 2:
@@ -372,7 +378,7 @@ def _right_padded(index: int, inputs: dict[str, Any], mask: str) -> dict[str, An
     """Move the padding of one side to the right.
 
     Raises:
-        DataError: a row has zero tokens.
+        DataError: A row has zero tokens.
     """
     mask_BT = inputs[mask]
     empty = (mask_BT.sum(dim=1) == 0).nonzero()

@@ -1,7 +1,7 @@
 """From rows to a sample of documents: which field is the text, which rows are drawn.
 
-A row without text is skipped and counted, so is a copy of another; a row whose field is something
-else than text is an error that names the row. No torch.
+A row without text is skipped and counted, and so is a copy of another row. A row whose field holds
+something else than text is an error that names the row. No torch.
 """
 
 from __future__ import annotations
@@ -48,10 +48,15 @@ NO_GROUP = "(none)"
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """Sampled documents, with what was passed over on the way.
+    """Sampled documents, with the numbers of rows that were passed over.
 
-    `skipped` counts rows without text, `duplicates` those whose text another row has already.
-    `field` says what of a row is its text: a field, several, or a template.
+    Attributes:
+        source: The user's name of the data.
+        items: The drawn documents, in the order of their rows.
+        rows: Number of rows in the data.
+        skipped: Number of rows without text.
+        duplicates: Number of rows whose text an earlier row has already.
+        field: What of a row is its text: a field, several with commas between them, or a template.
     """
 
     source: str
@@ -78,25 +83,24 @@ def load_documents(
     The rows are gone through three times and not kept: a million of them need little memory.
 
     Args:
-        source: a local file (.jsonl .json .csv .tsv .parquet .txt, also as .gz), `-` for standard
+        source: A local file (.jsonl .json .csv .tsv .parquet .txt, also as .gz), `-` for standard
             input, a folder of `datasets.save_to_disk`, a hub data set (`name`, `name:split` or
             `name:config:split`), a `datasets.Dataset`, or any iterable of rows or strings.
-        text: field that holds the text, or a list of chat messages.
-        template: text with fields in braces, `"{question}\n{answer}"`; `{answer[value]}` reaches
+        text: Field that holds the text, or a list of chat messages.
+        template: Text with fields in braces, `"{question}\n{answer}"`; `{answer[value]}` reaches
             into nested fields, `{{` and `}}` are plain braces.
-        chat: renders the messages of a row, usually `tokenizer.apply_chat_template` with
-            `tokenize=False`; called with `tools=` where the row has tools.
-        group: field by whose values the sample is stratified: each has its share of the
+        chat: Function that renders the messages of a row, usually `tokenizer.apply_chat_template`
+            with `tokenize=False`; it is called with `tools=` where the row has tools.
+        group: Field by whose values the sample is stratified: each has its share of the
             sample, and a small one at least `sampling.LEAST_OF_GROUP` documents.
-        samples: documents to draw without replacement; all of them if there are fewer.
-        seed: of the draw.
-        token: access token of the hub; None takes the stored one.
+        samples: Number of documents to draw without replacement; all of them if there are fewer.
+        seed: Seed of the draw.
+        token: Access token of the hub; None takes the stored one.
 
     Raises:
-        DataError: no such data, an empty file, a missing field, a row whose field is no text, a
-            chat message without content, no row with text at all, or many rows with the same few
-            texts.
-        UsageError: both `text` and `template`, or a template that cannot be read.
+        DataError: There is no such data or field, no row has text, a row's field or a message of
+            its chat is no text, or many rows share the same few texts.
+        UsageError: Both `text` and `template` are given, or the template cannot be read.
     """
     if samples < 1:
         raise UsageError(f"--samples {samples} is not possible; give 1 or more.")
@@ -135,7 +139,7 @@ def load_documents(
 
 @dataclass(frozen=True, slots=True)
 class _Texts:
-    """The rows that have text: their numbers, the keys of their texts, their groups if asked for.
+    """The rows that have text: their indices, the keys of their texts, their groups if asked for.
 
     Arrays, since there may be millions.
     """
@@ -157,20 +161,20 @@ def _texts_of(read: Callable[[Row], Document | None], rows: Rows, *, grouped: bo
 
 
 def key_of(document: Document) -> int:
-    """Return a number of 64 bits that stands for the text of a document."""
+    """Return a 64-bit hash of the text of a document."""
     whole = f"{document.text}\0{document.target or ''}".encode(errors="replace")
     return int.from_bytes(hashlib.blake2b(whole, digest_size=8).digest(), "big")
 
 
 def different(keys: Sequence[int], source: str) -> list[int]:
-    """Return where each text stands first; a copy would only make an interval look narrower.
+    """Return the index of each text's first occurrence; a copy would only narrow an interval.
 
     Args:
-        keys: of all texts, from `key_of`.
-        source: of the texts, for the error.
+        keys: Key of every text, from `key_of`.
+        source: The user's name of the data, for the error.
 
     Raises:
-        DataError: there were enough texts for a sample, and too few of them differ.
+        DataError: There are enough texts for a sample, but too few of them differ.
     """
     import numpy as np
 
@@ -188,7 +192,7 @@ def different(keys: Sequence[int], source: str) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class _Fields:
-    """What all rows together have: how many they are, their fields, and what these hold."""
+    """The number of rows, and what each field holds that occurs in any of them."""
 
     rows: int
     kinds: dict[str, _Kind]
@@ -203,7 +207,7 @@ class _Fields:
 
 
 class _Kind(enum.IntEnum):
-    """What a field holds; where its rows differ, the larger counts."""
+    """What a field holds; where rows differ, the field has the largest kind of them."""
 
     other = 0
     nested = 1
@@ -213,10 +217,10 @@ class _Kind(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """What turns a row into a document, or into None where it has no text.
+    """The function that turns a row into a document, or into None where it has no text.
 
-    `field` says what it reads, `guessed` that nothing but its being alone speaks for it, and
-    `columns` the names by which several columns were recognised.
+    `field` is that of `Documents`. `guessed` says that it was taken only because no other field
+    holds text, and `columns` are those that were recognised by their names.
     """
 
     read: Callable[[Row], Document | None]
@@ -282,7 +286,7 @@ def _check_lost(
     """Refuse a part of the question that recognised columns leave out, as training refuses it.
 
     Raises:
-        DataError: there is such a column.
+        DataError: There is such a column.
     """
     columns = reader.columns
     if columns is None or not columns.guessed:
@@ -302,7 +306,7 @@ def _check_words(items: Sequence[Document], source: str) -> None:
     """Refuse a column of numbers, which a table without types gives as strings.
 
     Raises:
-        DataError: all of the texts are numbers.
+        DataError: All of the texts are numbers.
     """
     if all(_is_number(document.text) for document in items):
         raise DataError(
@@ -315,7 +319,7 @@ def _check_not_names(items: Sequence[Document], source: str, field: str) -> None
     """Refuse a column of names, which nobody called the text and which no text stands in.
 
     Raises:
-        DataError: all of the texts are one word of letters and digits, as ids are.
+        DataError: Each of the texts is one word of letters and digits, as ids are.
     """
     if all(_NAME.fullmatch(document.text.strip()) for document in items):
         raise DataError(
@@ -378,7 +382,7 @@ def _recognise(fields: _Fields, source: str, chat: Chat | None) -> _Reader:
     """Find the text of a row by the names that are usual, by the shape of a chat, or by itself.
 
     Raises:
-        DataError: none, or several that may be it.
+        DataError: No field can be the text, or several can.
     """
     names, columns, chats = fields.names, fields.of(_Kind.text), fields.of(_Kind.chat)
     found = of_scoring(names)

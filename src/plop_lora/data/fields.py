@@ -45,11 +45,11 @@ NOT_ASKED = frozenset({
 })  # fmt: skip
 """Columns that say what is right, why, or where a row comes from."""
 WORDS = 3
-"""Mean words of a column from which on it is a text, and no name, number or class."""
+"""A column of this many words a value on average, or more, is text and not names or classes."""
 
 
 class Form(enum.Enum):
-    """How columns make up the text of a row."""
+    """In which way columns make up the text of a row."""
 
     pair = "a prompt with its completion"
     alone = "one column, a text or a chat"
@@ -59,7 +59,12 @@ class Form(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns that hold the text of a row, in the order in which they are read."""
+    """The columns that hold the text of a row.
+
+    Attributes:
+        form: In which way they make up the text.
+        names: Names of the columns, in the order in which they are read.
+    """
 
     form: Form
     names: tuple[str, ...]
@@ -71,7 +76,7 @@ class Columns:
 
 
 def of_training(names: Collection[str]) -> Columns | None:
-    """Return what a row teaches by writing: a pair, a chat, a text, or a question with an answer.
+    """Return the columns that teach writing: a pair, a chat, a text, or a question and its answer.
 
     >>> of_training(["id", "instruction", "input", "output"]).names
     ('instruction', 'input', 'output')
@@ -88,7 +93,7 @@ def of_training(names: Collection[str]) -> Columns | None:
 
 
 def of_classes(names: Collection[str]) -> Columns | None:
-    """Return what a row that has a class is a class of: two texts, or one."""
+    """Return the columns of the texts that a class is given to: two of them, or one."""
     for pair in TEXT_PAIRS:
         if set(pair) <= set(names):
             return Columns(Form.texts, pair)
@@ -96,7 +101,7 @@ def of_classes(names: Collection[str]) -> Columns | None:
 
 
 def of_scoring(names: Collection[str]) -> Columns | None:
-    """Return the text of a row that may be of any task; None where names alone do not tell.
+    """Return the columns of a row's text for any task, None where their names do not tell.
 
     Where there is a column of labels, two texts are taken before the column `text` alone.
 
@@ -113,7 +118,7 @@ def of_scoring(names: Collection[str]) -> Columns | None:
 
 
 def beside(question: str, names: Collection[str]) -> tuple[str, ...]:
-    """Return the columns that say what a question is about."""
+    """Return those of the columns that say what a question is about."""
     return tuple(name for name in BESIDE.get(question, ()) if name in names)
 
 
@@ -126,7 +131,7 @@ def answered_document(row: Row, columns: Columns) -> Document | None:
     """Return a question and its answer as a document, None where one of them is empty.
 
     Raises:
-        UnreadableError: a column holds something else than text.
+        UnreadableError: A column holds something else than text.
     """
     question, *about, answer = columns.names
     text, reply = plain(row.get(question), question), plain(row.get(answer), answer)
@@ -140,7 +145,7 @@ def classified_document(row: Row, columns: Columns) -> Document | None:
     """Return the texts of a class as one document, None where one of them is empty.
 
     Raises:
-        UnreadableError: a column holds something else than text.
+        UnreadableError: A column holds something else than text.
     """
     texts = [plain(row.get(name), name) for name in columns.names]
     whole = [text for text in texts if text is not None]
@@ -156,11 +161,11 @@ def lost_column(
     """Return a column that is a part of the question but is not read, None where there is none.
 
     Args:
-        rows: those of the file.
-        asked: what each has become.
-        used: the columns that are read.
-        guessed: whether any text beside them may belong to the question; otherwise its name must
-            say so.
+        rows: Rows of the data set.
+        asked: The question that was made of each row.
+        used: Names of the columns that are read.
+        guessed: Whether any column of text may belong to the question; if not, only one whose
+            name says so does.
     """
     for name in unread_columns(rows, used):
         if name in NOT_ASKED or not _differs(rows, name):
@@ -178,7 +183,7 @@ def unread_columns(rows: Sequence[Row], used: Sequence[str]) -> list[str]:
 
 
 def values_of(rows: Sequence[Row], name: str) -> list[Any]:
-    """Return what a column holds, without what is empty."""
+    """Return the values of a column that are not empty."""
     return [value for row in rows if (value := row.get(name)) not in (None, "", [], {})]
 
 
@@ -194,6 +199,6 @@ def _is_text(rows: Sequence[Row], name: str) -> bool:
 
 
 def _is_inside(rows: Sequence[Row], asked: Sequence[str], name: str) -> bool:
-    """Whether what is asked holds what the column says already."""
+    """Whether each question holds the value of the column already."""
     pairs = [(str(row[name]), text) for row, text in zip(rows, asked, strict=True) if row.get(name)]
     return all(value.strip() in text for value, text in pairs)

@@ -1,7 +1,7 @@
 """The text of a data file, line by line: plain, compressed with gzip, or from standard input.
 
-Nothing is held but the line at hand. What is no UTF-8 text is told by its first bytes, with the
-command that makes it so. Imports neither torch nor what reads tables.
+One line is in memory at a time. A file that is no UTF-8 text is recognised by its first bytes, and
+the error gives the command that converts it. Imports neither torch nor pyarrow.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import itertools
 import shutil
 import sys
 import tempfile
@@ -16,15 +17,15 @@ import weakref
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from plop_lora.errors import DataError, UsageError
 from plop_lora.models.folders import LFS_POINTER
 
 STDIN = "-"
-"""How a source says standard input."""
+"""The source that stands for standard input."""
 LONGEST_LINE = 1 << 26
-"""Bytes of one line or document: more is no text to score, or a file made to fill memory."""
+"""Most characters of a line. A longer one is no text to score, or a file made to fill memory."""
 _HEAD = 1 << 12
 _GZIP = b"\x1f\x8b"
 _KINDS = {
@@ -45,37 +46,21 @@ _WIDE = {
 }
 
 
-class _CarriageReturns(io.RawIOBase):
-    """A file whose lines end in CR alone, as old Macs and some spreadsheets write them, in LF."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        """Keep the file, which whoever opened it closes."""
-        self._file = file
-
-    def readable(self) -> bool:
-        """Say that it can be read."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Read into a buffer, with one end of a line for the other."""
-        data = self._file.read(len(buffer)).replace(b"\r", b"\n")
-        buffer[: len(data)] = data
-        return len(data)
-
-
 class DataFile:
     """A file of rows that can be read more than once, whatever it comes from.
 
     Attributes:
-        name: What errors call it.
-        suffix: Its format, without the .gz of a compressed file; empty where it has none.
+        path: Path of the file.
+        name: Name of the file in errors.
+        suffix: Suffix in lower case that tells the format, without the .gz of a compressed file;
+            empty where the name has none.
     """
 
     def __init__(self, source: str) -> None:
         """Name a file, or "-" for standard input.
 
         Raises:
-            UsageError: Standard input is a terminal, where nobody knows that they should type.
+            UsageError: Standard input is a terminal, so that the command would wait for typed rows.
         """
         self.path = Path(source)
         self.name = "standard input" if source == STDIN else source
@@ -92,7 +77,7 @@ class DataFile:
             )
 
     def __str__(self) -> str:
-        """Return what errors call it."""
+        """Return the name of the file in errors."""
         return self.name
 
     @contextlib.contextmanager
@@ -121,7 +106,7 @@ class DataFile:
             raise DataError(f"Cannot read {self}: {error.strerror or error}.") from error
 
     def lines(self) -> Iterator[tuple[int, str]]:
-        """Yield numbered lines; decoded one by one, so that an error knows its line.
+        """Yield the lines as text, each with its number from 1.
 
         Raises:
             DataError: As `opened`; or the file is no UTF-8 text, or a line has no end.
@@ -130,24 +115,34 @@ class DataFile:
             head = file.read(_HEAD)
             self._check(head)
             file.seek(0)
-            if b"\r" in head and b"\n" not in head:
-                file = io.BufferedReader(_CarriageReturns(file))
-            number = 0
-            while line := file.readline(LONGEST_LINE + 1):
-                number += 1
-                if len(line) > LONGEST_LINE:
-                    raise DataError(
-                        f"{self}, line {number}, is longer than {LONGEST_LINE >> 20} MiB. That is "
-                        "no text of a sample: give one row a line."
-                    )
-                yield number, self._decoded(number, line)
+            # Old Macs and some spreadsheets end lines in CR alone: all of the file would be one.
+            newline = None if b"\r" in head and b"\n" not in head else "\n"
+            # A byte that is no UTF-8 is let through, for `_check_line` to name its line.
+            text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline=newline)
+            try:
+                for number in itertools.count(1):
+                    line = text.readline(LONGEST_LINE + 1)
+                    if not line:
+                        return
+                    self._check_line(number, line)
+                    yield number, line
+            finally:
+                text.detach()  # or its end would close the file, which may be read again
 
-    def _decoded(self, number: int, line: bytes) -> str:
-        try:
-            return line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
+    def _check_line(self, number: int, line: str) -> None:
+        if len(line) > LONGEST_LINE:
             raise DataError(
-                f"{self}, line {number}, is not UTF-8 text (byte 0x{line[error.start]:02x}). "
+                f"{self}, line {number}, is longer than {LONGEST_LINE >> 20} MiB, which is "
+                "too long for a text of a sample. Write one row on each line."
+            )
+        if line.isascii():
+            return
+        try:
+            line.encode()
+        except UnicodeEncodeError as error:
+            byte = ord(line[error.start]) & 0xFF
+            raise DataError(
+                f"{self}, line {number}, is not UTF-8 text (byte 0x{byte:02x}). "
                 f"Convert it first, for example: {self._conversion('latin1')}"
             ) from error
 

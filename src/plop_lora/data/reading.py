@@ -2,6 +2,12 @@
 
 Rows come one after another, and again from the beginning for whoever asks again, so that a sample
 of a large file does not need the file in memory. Only a .json document is read whole.
+
+The hub and saved data sets are read by `datasets`, Parquet files by pyarrow. Text files are read
+here, because `datasets` converts a whole file into a cache on the disk before it gives a row,
+guesses types on the way (in a CSV file "007" becomes 7 and "NA" becomes None), and does not say in
+which line of which file a fault is. pyarrow's readers guess types and name no file either.
+`tests/test_own_readers.py` compares `datasets` with this module on the same files.
 """
 
 from __future__ import annotations
@@ -16,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from plop_lora.data.lines import LONGEST_LINE, STDIN, DataFile
-from plop_lora.data.tables import is_saved, read_parquet, read_saved
+from plop_lora.data.tables import first_line, is_saved, read_parquet, read_saved
 from plop_lora.errors import DataError, nearest
 from plop_lora.models.folders import CONFIG, expanded
 from plop_lora.models.hub import hub_or_cache, out_of_reach, why_not
@@ -32,7 +38,9 @@ _LARGEST_DOCUMENT = 1 << 30
 class Rows:
     """Rows that can be gone through several times; each time they are read anew.
 
-    `source` is what the user called them.
+    Attributes:
+        source: The user's name of the data, which errors repeat.
+        read: Function that opens the data and returns the rows from the first.
     """
 
     source: str
@@ -58,8 +66,8 @@ def open_rows(source: str, token: str | None = None) -> Rows:
         token: Access token of the hub; None takes the stored one.
 
     Raises:
-        DataError: no such data at once; while the rows are read, a file that cannot be, with the
-            line where it fails.
+        DataError: There is no such data. A fault inside a file is raised with its line when the
+            rows are read.
     """
     path = Path(expanded(source))
     if source == STDIN or (path.exists() and not path.is_dir()):
@@ -148,12 +156,13 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(object_pairs_hook=_once)
 
 
-def _parsed(text: str, where: str) -> Any:
-    """Parse JSON.
+def _parsed(file: DataFile, text: str, line: int | None = None) -> Any:
+    """Parse one line of a file as JSON, or the whole file where `line` is None.
 
     Raises:
-        DataError: it is not JSON, or an object has a name twice; begins with `where`.
+        DataError: The text is not JSON, or an object in it has a name twice.
     """
+    where = str(file) if line is None else f"{file}, line {line},"
     try:
         return _DECODER.decode(text)
     except _TwiceError as error:
@@ -161,7 +170,12 @@ def _parsed(text: str, where: str) -> Any:
             f"{where} has the field {str(error)!r} twice in one object, so that one of the two "
             "would be lost. Rename one."
         ) from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except json.JSONDecodeError as error:
+        within = f"line {error.lineno}, " if line is None else ""
+        raise DataError(
+            f"{where} is not JSON: {error.msg} at {within}column {error.colno}."
+        ) from error
+    except RecursionError as error:
         raise DataError(f"{where} is not JSON: {error}.") from error
 
 
@@ -169,7 +183,7 @@ def _read_jsonl(file: DataFile) -> Iterator[Row]:
     for number, line in file.lines():
         if not line.strip():
             continue
-        row = _parsed(line, f"{file}, line {number},")
+        row = _parsed(file, line.rstrip("\r\n"), number)
         if not isinstance(row, dict):
             raise DataError(
                 f"{file}, line {number}, is not an object with named fields, such as "
@@ -186,7 +200,7 @@ def _read_json(file: DataFile) -> Iterator[Row]:
         return
     if not first:
         return
-    document = _parsed(file.read(_LARGEST_DOCUMENT), str(file))
+    document = _parsed(file, file.read(_LARGEST_DOCUMENT))
     rows = _from_object(file, document) if isinstance(document, dict) else document
     if not isinstance(rows, list):
         raise DataError(f"{file} is a bare value; it must be a list of objects with named fields.")
@@ -243,9 +257,9 @@ def _read_csv(file: DataFile, delimiter: str | None = None) -> Iterator[Row]:
                 )
             yield row
     except csv.Error as error:
-        read = 1 if reader is None else reader.line_num
+        before = 0 if reader is None else reader.line_num
         raise DataError(
-            f'{file}, line {number - 1 + read}, is not CSV: {error}. Quote texts with " '
+            f'{file}, line {number + before}, is not CSV: {error}. Quote texts with " '
             "and double the quotes inside them."
         ) from error
 
@@ -300,7 +314,7 @@ def _read_hub(source: str, token: str | None) -> Iterable[Row]:
         try:
             return datasets.load_dataset(name, config, split=split, token=token)  # type: ignore[no-any-return]
         except Exception as error:  # the library raises many unrelated classes here
-            reason = why_not(error) or Origin(token=token).without_token(_first_line(error))
+            reason = why_not(error) or Origin(token=token).without_token(first_line(error))
             raise DataError(_not_on_the_hub(source, name, reason)) from error
 
 
@@ -310,7 +324,3 @@ def _not_on_the_hub(source: str, name: str, reason: str) -> str:
         f"({reason}).{nearest(name, _data_files(Path()))} "
         "Write a hub data set as name:config:split, such as openai/gsm8k:main:train."
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -15,26 +15,24 @@ from collections.abc import Sequence
 from plop_lora.errors import UsageError
 
 LEAST_OF_GROUP = 8
-"""Documents that a small group gets, if it has them and the sample has room."""
-
-
+"""Least documents of a group in the sample, if it has so many and the sample has room for them."""
 MOST_SINGLE_GROUPS = 12
-"""Groups of one document each that may be meant, in a handful of texts."""
+"""Most groups of one document each. If there are more, the field is taken for an id by mistake."""
 
 
 def draw(groups: Sequence[str | None], samples: int, seed: int) -> list[int]:
     """Draw documents without replacement, a fair share of every group.
 
     Args:
-        groups: the group of each document; all None for a plain sample.
-        samples: documents to draw; all of them if there are fewer.
-        seed: of the draw.
+        groups: Group of each document; all None for a plain sample.
+        samples: Number of documents to draw; all of them if there are fewer.
+        seed: Seed of the draw.
 
     Returns:
-        Their positions, in order.
+        The positions of the drawn documents, in order.
 
     Raises:
-        UsageError: more groups than samples.
+        UsageError: There are more groups than samples, or each document has a group of its own.
     """
     members: dict[str | None, list[int]] = defaultdict(list)
     for position, group in enumerate(groups):
@@ -54,7 +52,7 @@ def shares(sizes: dict[str | None, int], samples: int) -> dict[str | None, int]:
     sample where there are more groups than that has room for.
 
     Raises:
-        UsageError: more groups than samples.
+        UsageError: There are more groups than samples, or each document has a group of its own.
 
     >>> shares({"a": 900, "b": 100, "c": 3}, 50)
     {'a': 39, 'b': 8, 'c': 3}

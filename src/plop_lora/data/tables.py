@@ -1,7 +1,8 @@
 """Rows of Parquet files and of folders of `datasets.save_to_disk`, a few at a time.
 
-A Parquet file of 500 bytes can hold gigabytes: equal values are stored once. So what a file
-declares is looked at before anything is unpacked, and what is unpacked is a small batch of rows.
+A Parquet file of 500 bytes can hold gigabytes: equal values are stored once. So the sizes that a
+file declares are checked first, which pyarrow leaves to its caller, and a small batch of rows is
+unpacked at a time.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from plop_lora.models.folders import is_lfs_pointer
 SAVED = ("dataset_info.json", "state.json")
 SAVED_SPLITS = "dataset_dict.json"
 _BATCH_ROWS = 128
+"""Rows that are unpacked at a time."""
+_BATCH_BYTES = 1 << 28
+"""Most bytes that one batch of rows may take in memory."""
 _RATIO = 1000
 """How many times its size a file may unpack to, and how many rows it may have for each byte."""
 _UNPACKED = 1 << 26
+"""Bytes that a file may unpack to whatever its own size."""
 _MANY_ROWS = 10_000_000
-_BATCH_BYTES = 1 << 28
+"""Rows that a file may have whatever its own size."""
 
 
 def is_saved(folder: Path) -> bool:
@@ -42,7 +47,7 @@ def read_saved(folder: Path) -> Iterable[Mapping[str, Any]]:
         found = datasets.load_from_disk(str(folder))
     except Exception as error:  # of pyarrow, of json, of the file system
         raise DataError(
-            f"{folder} is a saved data set, but it cannot be read ({_first_line(error)}). "
+            f"{folder} is a saved data set, but it cannot be read ({first_line(error)}). "
             "Save it again with save_to_disk."
         ) from error
     if not isinstance(found, dict):
@@ -78,9 +83,9 @@ def read_parquet(path: Path) -> Iterator[Mapping[str, Any]]:
             raise DataError(
                 f"{path} is a pointer of Git LFS and not the file itself; fetch it: git lfs pull."
             ) from error
-        raise DataError(f"{path} is not a Parquet file: {_first_line(error)}.") from error
+        raise DataError(f"{path} is not a Parquet file: {first_line(error)}.") from error
     except OSError as error:
-        raise DataError(f"Cannot read {path}: {error.strerror or _first_line(error)}.") from error
+        raise DataError(f"Cannot read {path}: {error.strerror or first_line(error)}.") from error
 
 
 def _check_sizes(path: Path, metadata: Any) -> None:
@@ -104,5 +109,6 @@ def _unpacks(path: Path, what: str) -> DataError:
     )
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of a library's error, for the reason in one of ours."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

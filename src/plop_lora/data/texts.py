@@ -35,11 +35,15 @@ SPEAKERS = {
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The text of one row; `target` is the decoder's part for encoder-decoder models.
+    """The text of one row.
 
-    `rendered` marks the output of a chat template, which holds its special tokens already: the
-    tokenizer must not put a second beginning-of-text in front. `group` is the row's value of the
-    field that `load_documents` was asked to sample by.
+    Attributes:
+        text: The text, or the part of it that an encoder reads.
+        target: The part that the decoder of an encoder-decoder model writes. Other models read it
+            right after `text`.
+        rendered: Whether a chat template wrote the text. It then holds its special tokens already,
+            and the tokenizer must not add a second beginning-of-text token.
+        group: The row's value of the field that `load_documents` was asked to sample by.
     """
 
     text: str
@@ -78,7 +82,7 @@ def from_field(row: Row, field: str, chat: Chat | None) -> Document | None:
     """Return the text or the chat in a field, None where it is missing or blank.
 
     Raises:
-        UnreadableError: the field holds something else.
+        UnreadableError: The field holds something else.
     """
     value = row.get(field)
     if as_chat(value) is not None:
@@ -99,7 +103,7 @@ def field_names(template: str) -> list[str]:
     """Return the fields of a template as they stand in its braces.
 
     Raises:
-        UsageError: it cannot be read, or names no field.
+        UsageError: The template cannot be read, or names no field.
     """
     try:
         names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
@@ -161,8 +165,8 @@ def fill_template(template: str, row: Row) -> str | None:
     """Return a template filled with the fields of a row, None where the row lacks one of them.
 
     Raises:
-        DataError: a field that is no text, or that the template cannot format.
-        UsageError: the template cannot be read, or names no field.
+        DataError: A field is no text, or the template cannot format it.
+        UsageError: The template cannot be read, or names no field.
     """
     try:
         document = from_template(template, field_names(template), row)
@@ -175,7 +179,7 @@ def template_fields(template: str) -> list[str]:
     """Return the columns that a template reads, each once.
 
     Raises:
-        UsageError: the template cannot be read, or names no field.
+        UsageError: The template cannot be read, or names no field.
 
     >>> template_fields("Q: {question} A: {answer[value]}")
     ['question', 'answer']
@@ -260,8 +264,8 @@ def from_chat(value: Any, row: Row, chat: Chat | None, field: str) -> Document |
     """Return a list of messages as a chat template renders it; None where there is no message.
 
     Raises:
-        UnreadableError: no messages, one without content or with an image, tools that are no
-            list, or no template for them.
+        UnreadableError: The value is no list of messages, a message has no content or holds an
+            image, the tools are no list, or there is no chat template.
     """
     if not value:
         return None
@@ -295,12 +299,12 @@ def template_value(row: Row, name: str, kind: type) -> Any:
     """Return what a row gives its chat template in a column: a list or an object, or its JSON.
 
     Args:
-        row: may lack the column, or have nothing there.
-        name: of the column.
+        row: A row, which may lack the column or have nothing there.
+        name: Name of the column.
         kind: `list` for tools, `dict` for arguments by name.
 
     Raises:
-        UnreadableError: the column holds something else.
+        UnreadableError: The column holds something else.
     """
     value = given = row.get(name)
     if isinstance(given, str) and given.strip():
@@ -321,7 +325,8 @@ def messages_of(value: Any, field: str) -> list[dict[str, Any]]:
     """Return a chat with contents that are texts; parts of a content are one text.
 
     Raises:
-        UnreadableError: it is no chat, or a message says nothing or has a part that is no text.
+        UnreadableError: The value is no chat, or a message says nothing or has a part that is no
+            text.
     """
     messages = as_chat(value)
     if messages is None:
@@ -376,8 +381,8 @@ def _rendered(chat: Chat, messages: list[dict[str, Any]], tools: Mapping[str, An
     tried as well, and the one that says more is taken.
 
     Raises:
-        UnreadableError: the template reads neither form.
-        Exception: what the template raised for both.
+        UnreadableError: The template reads neither form.
+        Exception: What the template raised for both.
     """
     said = [_joined(message["content"]).strip() for message in messages if message.get("content")]
     faults: list[Exception] = []
@@ -424,7 +429,7 @@ def from_pair(row: Row, chat: Chat | None) -> Document | None:
     """Return `prompt` and `completion` as one document, None where one of them is empty.
 
     Raises:
-        UnreadableError: one is a text and the other a list of messages.
+        UnreadableError: One is a text and the other a list of messages.
     """
     prompt, completion = row.get("prompt"), row.get("completion")
     if not prompt or not completion:

@@ -16,8 +16,6 @@ from plop_lora.evaluation.judged import Row
 
 TOOLS, ARGUMENTS = "tools", "chat_template_kwargs"
 """Columns that a row gives its template."""
-
-
 KINDS = (("prompt", "completion"), ("messages",), ("text",))
 """Columns of each kind of row, in the order in which they are looked for."""
 
@@ -26,7 +24,7 @@ def columns_kept(rows: Sequence[Row]) -> tuple[str, ...]:
     """Return the columns that rows are trained on; all must have those of the first.
 
     Raises:
-        DataError: no rows, or a row without them.
+        DataError: There are no rows, or a row lacks one of the columns.
     """
     if not rows:
         raise DataError("There are no rows to train on or to judge by. Give a file with some.")
@@ -48,7 +46,12 @@ def columns_kept(rows: Sequence[Row]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """The tokens of a row; those from `start` on are learnt, and judged."""
+    """A tokenised row.
+
+    Attributes:
+        tokens: Token numbers of the whole row.
+        start: Index of the first token that is learnt and judged; so are all after it.
+    """
 
     tokens: tuple[int, ...]
     start: int
@@ -61,8 +64,8 @@ def example_of(row: Row, tokenizer: Any) -> Example:
     prompt and its completion the completion is learnt, of a chat or a text everything.
 
     Raises:
-        DataError: `tools` or `chat_template_kwargs` that no template can take.
-        ModelError: it is a chat, but the tokenizer has no chat template.
+        DataError: The row has `tools` or `chat_template_kwargs` that no template can take.
+        ModelError: It is a chat, but the tokenizer has no chat template.
     """
     if row.get("prompt") is not None:
         prompt = prompt_tokens(row["prompt"], tokenizer, template_arguments(row))
@@ -108,7 +111,7 @@ def prompt_tokens(
         arguments: What the row gives its template; see `template_arguments`.
 
     Raises:
-        ModelError: it is a chat, but the tokenizer has no chat template.
+        ModelError: It is a chat, but the tokenizer has no chat template.
     """
     if not isinstance(prompt, str):
         return chat_tokens(prompt, tokenizer, arguments, waiting=True)
@@ -132,7 +135,7 @@ def chat_tokens(
     """Return the tokens of a chat; `waiting` adds the beginning of the assistant's turn.
 
     Raises:
-        ModelError: the tokenizer has no chat template.
+        ModelError: The tokenizer has no chat template.
     """
     if not tokenizer.chat_template:
         raise ModelError(
@@ -151,10 +154,24 @@ def chat_tokens(
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """What ends an answer beside the end of the sequence: tokens, or texts."""
+    """What ends an answer beside the end-of-sequence token.
+
+    Attributes:
+        tokens: Token numbers that end an answer wherever they come.
+        texts: Texts that end an answer wherever they come.
+    """
 
     tokens: tuple[int, ...] = ()
     texts: tuple[str, ...] = ()
+
+
+def before_ends(text: str, ends: Sequence[str]) -> str:
+    """Return a text up to the first of the texts that end an answer.
+
+    >>> before_ends("5. User: and 6?", ["User:", "."])
+    '5'
+    """
+    return text[: min((place for end in ends if (place := text.find(end)) >= 0), default=None)]
 
 
 def ends_of_turns(tokenizer: Any, references: Sequence[str] | None = None) -> Ends:
@@ -204,7 +221,7 @@ def template_arguments(row: Row) -> dict[str, Any]:
     """Return what a row gives its chat template beside the messages.
 
     Raises:
-        DataError: `tools` are no list, or `chat_template_kwargs` no object, nor the JSON of one.
+        DataError: `tools` is no list, or `chat_template_kwargs` is no object, nor the JSON of one.
     """
     arguments = _value(row, ARGUMENTS, dict)
     tools = _value(row, TOOLS, list)

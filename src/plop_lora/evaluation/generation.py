@@ -16,14 +16,17 @@ from transformers import GenerationConfig
 
 from plop_lora.data.padding import padded
 from plop_lora.errors import DataError, ModelError
-from plop_lora.evaluation.chats import Ends, ends_of_turns, prompt_tokens
+from plop_lora.evaluation.chats import Ends, before_ends, ends_of_turns, prompt_tokens
 from plop_lora.evaluation.judged import Prepared
 
 
 class Completion(NamedTuple):
-    """A generated answer: its text without special tokens, and its tokens up to the end.
+    """A generated answer.
 
-    `ended` is False where it was cut at the most tokens that it might have.
+    Attributes:
+        text: The answer without special tokens and without what ends it.
+        tokens: Token numbers of the answer, without the one that ends it.
+        ended: Whether the answer came to its end, and was not cut at the most tokens allowed.
     """
 
     text: str
@@ -45,19 +48,20 @@ def generate(
     A prompt that leaves no room for the answer in the model's positions loses its beginning.
 
     Args:
-        prepared: the model, with its adapters at work, and its tokenizer.
-        prompts: texts, or chats as lists of messages.
-        batch_size: prompts at once.
-        max_new_tokens: of each answer.
-        arguments: what each prompt gives its chat template, by `chats.template_arguments`.
-        references: the right answers, if known; see `chats.ends_of_turns`.
+        prepared: The model, with its adapters at work, and its tokenizer.
+        prompts: Texts, or chats as lists of messages.
+        batch_size: Number of prompts in a batch.
+        max_new_tokens: Most tokens of an answer.
+        arguments: What each prompt gives its chat template, from `chats.template_arguments`.
+        references: The right answers, if they are known; see `chats.ends_of_turns`.
 
     Returns:
         One completion for each prompt, in their order.
 
     Raises:
-        DataError: a prompt without tokens.
-        ModelError: a chat, but the tokenizer has no chat template; or no room for an answer.
+        DataError: A prompt has no tokens.
+        ModelError: A prompt is a chat, but the tokenizer has no chat template; or the model's
+            positions have no room for an answer.
     """
     left = _prompt_tokens_left(prepared.model, max_new_tokens)
     given = arguments or [{}] * len(prompts)
@@ -85,7 +89,7 @@ def _prompt_tokens_left(model: Any, max_new_tokens: int) -> int:
     if max_new_tokens >= positions:
         raise ModelError(
             f"evaluation.max_new_tokens {max_new_tokens} leaves no room for a prompt in the "
-            f"model's {positions} positions. Give less."
+            f"model's {positions} positions. Give a smaller number."
         )
     return int(positions) - max_new_tokens
 
@@ -116,8 +120,8 @@ def _completion(
     """Return an answer up to the first token or text that ends it."""
     stop = next((place for place, token in enumerate(row) if token in last), len(row))
     text = tokenizer.decode(row[:stop], skip_special_tokens=True)
-    cut = min((place for end in texts if (place := text.find(end)) >= 0), default=len(text))
-    return Completion(text[:cut], tuple(row[:stop]), stop < most or cut < len(text))
+    answer = before_ends(text, texts)
+    return Completion(answer, tuple(row[:stop]), stop < most or len(answer) < len(text))
 
 
 def pad_token(tokenizer: Any) -> int:

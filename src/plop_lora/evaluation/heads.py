@@ -1,4 +1,4 @@
-"""Logits where a token is judged, and nowhere else.
+"""Logits for the tokens that are judged, and for no others.
 
 A model writes logits for every token over its whole vocabulary, and the loss of a finetune reads
 those that predict a completion. For a small model the rest is a large share of a step: the head of
@@ -28,8 +28,8 @@ def kept_rows(model: Any, kept_BT: torch.Tensor) -> Iterator[None]:
     module, or on features of another shape, computes all logits, which `kept_logits` reads too.
 
     Args:
-        model: a causal language model, with adapters or without.
-        kept_BT: which tokens have their next one judged, of the shape of the batch.
+        model: A causal language model, with adapters or without.
+        kept_BT: Whether the token after each one is judged; of the batch's shape.
     """
 
     def select(head: Any, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -49,8 +49,8 @@ def kept_logits(logits: torch.Tensor, kept_BT: torch.Tensor) -> torch.Tensor:
     """Return the logits of the kept tokens, [N, V], row by row of the batch.
 
     Args:
-        logits: what a forward inside `kept_rows` returned: [1, N, V], or [B, T, V].
-        kept_BT: as given to `kept_rows`.
+        logits: The logits of a forward inside `kept_rows`, of shape [1, N, V] or [B, T, V].
+        kept_BT: The mask that `kept_rows` was given.
     """
     return logits[kept_BT] if logits.shape[:-1] == kept_BT.shape else logits[0]
 
@@ -58,14 +58,15 @@ def kept_logits(logits: torch.Tensor, kept_BT: torch.Tensor) -> torch.Tensor:
 def next_token_nats(
     model: Any, inputs: dict[str, Any], labels_BT: torch.Tensor, *, forward: Any = None
 ) -> torch.Tensor:
-    """Return the nats of every judged token, [N] in float32, row by row of the batch.
+    """Return the loss of every judged token in nats, [N] in float32, row by row of the batch.
 
     Args:
-        model: a causal language model, with adapters or without.
-        inputs: of its forward, without labels.
-        labels_BT: the tokens, `IGNORED` where one is not judged; the first of a row has nothing
-            before it to be predicted from, and is not judged either.
-        forward: what is called in place of the model, such as its wrapper for several processes.
+        model: A causal language model, with adapters or without.
+        inputs: Keyword arguments of its forward, without labels.
+        labels_BT: Token numbers, `IGNORED` where a token is not judged. The first token of a row
+            has nothing before it to be predicted from, and is not judged either.
+        forward: Function that is called in place of the model, such as its wrapper for several
+            processes.
     """
     next_BT = functional.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)
     kept_BT = next_BT != IGNORED

@@ -1,4 +1,4 @@
-"""What is judged, and what comes of it. No torch."""
+"""Rows that a model is judged on, the model itself, and the outcome. No torch."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 Row = Mapping[str, Any]
-"""A prepared row: `prompt` and `completion`, or `messages`, or `text`, or what else its task reads.
-Its other columns are kept and reach reward functions and metrics."""
+"""A prepared row: `prompt` and `completion`, or `messages`, or `text`, or what its task reads.
+All other columns are kept, and reach reward functions and metrics."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A model with its adapters in place, the only parameters that train, and its tokenizer.
+    """A model that is ready to be trained or judged.
 
-    `notes` say what its result should tell of the weights.
+    Attributes:
+        model: The model with its adapters, which are its only trainable parameters.
+        tokenizer: The model's tokenizer.
+        notes: Sentences about the weights that the result repeats for the reader.
     """
 
     model: Any
@@ -26,10 +29,12 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The outcome of every evaluation row by metric, and the metrics that are no mean over rows.
+    """The outcome of an evaluation.
 
-    `items` are in the order of the rows; the mean of one is its metric. `metrics` has all of them.
-    `doubts` say why the outcome may tell nothing of the model.
+    Attributes:
+        items: For each metric that is a mean over rows, the outcome of every row in their order.
+        metrics: Value of every metric, those that are no mean over rows included.
+        doubts: Reasons why the outcome may say nothing about the model.
     """
 
     items: Mapping[str, tuple[float, ...]]

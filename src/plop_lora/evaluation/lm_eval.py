@@ -18,8 +18,9 @@ from plop_lora.records import EvaluationSettings
 
 PREFIX = "lm-eval:"
 FEW_SHOT_SEED = 1234
-"""The harness's own: every trial sees the same examples, whatever its seed."""
+"""Seed of the harness's command line, so that every trial is shown the same examples."""
 _SHOWN = 12
+"""Most names of tasks that an error lists."""
 
 
 def judge(settings: EvaluationSettings, prepared: Prepared, metric: str) -> Judged:
@@ -29,15 +30,15 @@ def judge(settings: EvaluationSettings, prepared: Prepared, metric: str) -> Judg
     and without a chat template.
 
     Args:
-        settings: name the folder of local tasks and the batch size.
-        prepared: the model, with its adapters at work, and its tokenizer.
-        metric: `lm-eval:TASK`.
+        settings: The folder of local tasks and the batch size.
+        prepared: The model, with its adapters at work, and its tokenizer.
+        metric: The metric's name, `lm-eval:TASK`.
 
     Raises:
-        DataError: the task cannot be loaded.
-        MissingExtraError: the harness is not installed.
-        UsageError: no such task, a group of several, or a metric that is no mean over items or
-            better when lower.
+        DataError: The task cannot be loaded.
+        MissingExtraError: The harness is not installed.
+        UsageError: There is no such task, it is a group of several, or its first metric is no mean
+            over items or is better when lower.
     """
     require("lm_eval")
     from lm_eval.evaluator import evaluate
@@ -99,7 +100,7 @@ def _load(manager: Any, name: str, folder: str | None) -> Mapping[str, Any]:
 
 
 def _items(samples: Sequence[Mapping[str, Any]], first: str, metric: str) -> tuple[float, ...]:
-    """Return the outcomes of the first metric under the first filter, by number of the item."""
+    """Return the outcomes of a metric under the first filter, in the order of the items."""
     chosen = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
     values = [sample[first] for sample in sorted(chosen, key=lambda sample: sample["doc_id"])]
     try:

@@ -1,4 +1,4 @@
-"""Held-out loss of each row: how surprised the model is by what it should have written.
+"""Held-out loss of each row, the mean cross-entropy of its tokens.
 
 The same tokens count as in training: the completion of a prompt, or the whole of a text or chat,
 with the end-of-sequence token. Shape letters: B batch, T token, V vocabulary.
@@ -6,6 +6,7 @@ with the end-of-sequence token. Shape letters: B batch, T token, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,21 +23,21 @@ from plop_lora.evaluation.judged import Prepared, Row
 def row_losses(
     prepared: Prepared, rows: Sequence[Row], *, max_length: int, batch_size: int
 ) -> list[float]:
-    """Return nats a token for each row, lower is better.
+    """Return the loss of each row in nats per token; lower is better.
 
     A row's number is the mean over its own counted tokens, so that every row weighs the same
     whatever its length; in training every token does. A row longer than `max_length` loses the
     beginning of its prompt first, then the end of its completion.
 
     Args:
-        prepared: the model, with its adapters at work, and its tokenizer.
-        rows: of prompt and completion, of messages, or of text.
-        max_length: tokens of a row.
-        batch_size: rows a forward.
+        prepared: The model, with its adapters at work, and its tokenizer.
+        rows: Rows of prompt and completion, of messages, or of text.
+        max_length: Most tokens of a row.
+        batch_size: Number of rows in a forward.
 
     Raises:
-        DataError: a row without a token that counts.
-        MeasurementError: the loss of a row is not finite.
+        DataError: A row has no token that counts.
+        MeasurementError: The loss of a row is not finite.
     """
     sequences = [judgeable(row, prepared.tokenizer, max_length) for row in rows]
     for number, sequence in enumerate(sequences, start=1):
@@ -48,7 +49,7 @@ def row_losses(
             losses = _losses(prepared, [sequences[index] for index in group])
             found.update(zip(group, losses, strict=True))
     for index, value in found.items():
-        if not torch.isfinite(torch.tensor(value)):
+        if not math.isfinite(value):
             raise MeasurementError(
                 f"The loss of evaluation row {index + 1} is {value}. The training has diverged; "
                 "try a lower learning rate."
@@ -69,7 +70,7 @@ def labelled(
     group: Sequence[Example], prepared: Prepared
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Return the inputs of a forward over some rows, and the labels of the tokens that count."""
-    ids_BT, mask_BT = padded([s.tokens for s in group], pad_token(prepared.tokenizer), left=False)
+    ids_BT, mask_BT = padded([s.tokens for s in group], pad_token(prepared.tokenizer))
     labels_BT = torch.full_like(ids_BT, IGNORED)
     for index, sequence in enumerate(group):
         judged = slice(sequence.start, len(sequence.tokens))

@@ -43,16 +43,16 @@ def judge_answers(
 
     Args:
         metric: `exact`, `numeric`, `pass@1`, `lm-eval:TASK`, or `module:function`.
-        prepared: the model and its tokenizer.
-        rows: evaluation rows; a task of the harness brings its own.
-        settings: batch size, length of answers, folder of tasks.
-        rewards: names of reward functions, of which `pass@1` takes the first.
-        named: metrics that go by a name, for the errors.
+        prepared: The model, with its adapters at work, and its tokenizer.
+        rows: Evaluation rows; a task of the harness brings its own.
+        settings: Batch size, most tokens of an answer, and folder of the harness's tasks.
+        rewards: Names of reward functions, of which `pass@1` takes the first.
+        named: Names of the metrics that are no function of the user's, which errors suggest.
 
     Raises:
-        DataError: a row without what the metric compares with.
-        UsageError: no such function, or no reward.
-        MissingExtraError: the harness is not installed.
+        DataError: A row lacks what the metric compares with.
+        UsageError: There is no such function, or `pass@1` has no reward function.
+        MissingExtraError: The harness is not installed.
     """
     if metric.startswith(lm_eval.PREFIX):
         return lm_eval.judge(settings, prepared, metric)
@@ -88,12 +88,13 @@ def check_answers(metric: str, rows: Sequence[Row], rewards: Sequence[str]) -> N
     """Refuse rows that a metric on answers could not judge, before anything is generated.
 
     Args:
-        metric: as for `judge_answers`.
-        rows: evaluation rows.
-        rewards: names of reward functions.
+        metric: A metric that `judge_answers` takes.
+        rows: Evaluation rows.
+        rewards: Names of reward functions, of which `pass@1` takes the first.
 
     Raises:
-        DataError: a row has no prompt or reference, or one whose number cannot be read whole.
+        DataError: A row has no prompt or no reference, or the number of its reference cannot be
+            read whole.
     """
     if metric in COMPARISONS:
         references = [reference_of(row) for row in rows if prompt_of(row)]
@@ -104,11 +105,11 @@ def check_answers(metric: str, rows: Sequence[Row], rewards: Sequence[str]) -> N
 
 
 def unfinished(ended: Sequence[bool], most: int) -> tuple[str, ...]:
-    """Say so where every generated answer was cut.
+    """Return a doubt about the outcome where every generated answer was cut.
 
     Args:
-        ended: whether each answer came to its end.
-        most: tokens that an answer may have.
+        ended: Whether each answer came to its end.
+        most: Most tokens that an answer may have.
     """
     if ended and not any(ended):
         return (
@@ -172,7 +173,7 @@ def is_numeric(text: str, reference: str) -> bool:
     True
 
     Raises:
-        DataError: the reference has no number that can be read whole.
+        DataError: The reference has no number that can be read whole.
     """
     number = marked_number if MARK in reference else last_number
     return number(text) == reference_number(reference, "The metric `numeric`")
@@ -191,7 +192,7 @@ def prompt_of(row: Row) -> Any:
     """Return what a model continues: the prompt, or a chat without its last answer.
 
     Raises:
-        DataError: the row is a text without a prompt, or its chat does not end in an answer.
+        DataError: The row is a text without a prompt, or its chat does not end in an answer.
     """
     if row.get("prompt") is not None:
         return row["prompt"]
@@ -202,7 +203,7 @@ def reference_of(row: Row) -> str:
     """Return the text of the right answer: of the completion, the chat's last message, or answer.
 
     Raises:
-        DataError: the row has none.
+        DataError: The row has none.
     """
     if row.get("prompt") is None:
         return text_of(_split_chat(row)[1])

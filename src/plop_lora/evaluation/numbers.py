@@ -66,10 +66,10 @@ def reference_number(reference: str, reader: str) -> Fraction:
 
     Args:
         reference: The right answer.
-        reader: What reads it, for the text of the error.
+        reader: Name of the metric or reward that reads the number, for the error.
 
     Raises:
-        DataError: there is no number, or only a part of what stands there can be read.
+        DataError: There is no number, or only a part of what stands there can be read.
     """
     _, mark, tail = reference.rpartition(MARK)
     line = next(iter(tail.strip().splitlines()), "") if mark else reference

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from plop_lora.errors import DataError, PlopError, UsageError
+from plop_lora.evaluation.chats import before_ends
 from plop_lora.evaluation.judged import Row
 from plop_lora.evaluation.numbers import (
     MARK,
@@ -87,7 +88,7 @@ def number_reward(completions: Sequence[Any], **columns: Any) -> list[float]:
     no such mark.
 
     Raises:
-        DataError: a row has no reference, or one whose number cannot be read whole.
+        DataError: A row has no reference, or the number of its reference cannot be read whole.
     """
     wanted = [
         _reference_number({name: columns[name][index] for name in _REFERENCES if name in columns})
@@ -122,7 +123,7 @@ def check_named(names: Sequence[str]) -> None:
     """Refuse a name that can be no reward function; nothing is imported.
 
     Raises:
-        UsageError: neither one of `REWARDS` nor of the form `module:function`.
+        UsageError: A name is neither one of `REWARDS` nor of the form `module:function`.
     """
     for name in names:
         if name not in REWARDS:
@@ -133,7 +134,7 @@ def find_reward(name: str) -> Reward:
     """Return a reward function, guarded: one of `REWARDS`, or the user's `module:function`.
 
     Raises:
-        UsageError: no such name, module or function, or it is asynchronous.
+        UsageError: There is no such name, module or function, or the function is asynchronous.
     """
     return checked(REWARDS.get(name) or find_function(name, "reward", tuple(REWARDS)), name)
 
@@ -176,16 +177,12 @@ def until(ends: Sequence[str], reward: Reward) -> Reward:
     def judge(**given: Any) -> Sequence[float | None]:
         pairs = zip(given["prompts"], given["completions"], strict=True)
         cut = [
-            as_completion(prompt, _before(text_of(completion), ends))
+            as_completion(prompt, before_ends(text_of(completion), ends))
             for prompt, completion in pairs
         ]
         return reward(**{**given, "completions": cut})
 
     return judge
-
-
-def _before(text: str, ends: Sequence[str]) -> str:
-    return text[: min((place for end in ends if (place := text.find(end)) >= 0), default=len(text))]
 
 
 def _offender(reward: Reward, given: Mapping[str, Any]) -> Any:
@@ -211,13 +208,13 @@ def checked_values(
     """Return what a function of the user's returned as numbers, one for each completion.
 
     Args:
-        title: of the function, for the text of errors.
-        values: what it returned.
-        completions: what it was asked about.
-        optional: whether None is allowed.
+        title: Name of the function in errors.
+        values: The value that the function returned.
+        completions: The completions that it was called with.
+        optional: Whether it may return None for a completion.
 
     Raises:
-        DataError: another length, or a value that is no finite number.
+        DataError: There are more or fewer values than completions, or one is no finite number.
     """
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
         raise DataError(
@@ -267,10 +264,10 @@ def call_reward(
     """Call a guarded reward function on rows as TRL does, outside of training.
 
     Args:
-        reward: from `find_reward` or `checked`.
-        rows: with a `prompt`.
-        texts: a completion for each row.
-        tokens: those of the completions, if known.
+        reward: A function from `find_reward` or `checked`.
+        rows: Rows with a `prompt`.
+        texts: Text of the completion for each row.
+        tokens: Token numbers of each completion, if they are known.
     """
     prompts = [row["prompt"] for row in rows]
     values = reward(
@@ -295,9 +292,9 @@ def try_rewards(names: Sequence[str], rows: Sequence[Row]) -> None:
     The references of `number` are read in all rows.
 
     Raises:
-        UsageError: no name at all, or one that there is no function of.
-        DataError: a function that raises on these rows, or returns what it must not, or none that
-            rewards them.
+        UsageError: No function is named, or there is none of that name.
+        DataError: A function raises on these rows or returns something it must not, or no
+            function rewards them.
     """
     if not names:
         raise UsageError(
@@ -320,11 +317,11 @@ def check_references(references: Iterable[str | None], reader: str) -> None:
     """Refuse the first reference whose number cannot be read whole; None is passed over.
 
     Args:
-        references: those of all rows, in their order.
-        reader: what reads the numbers, for the text of the error.
+        references: Reference of every row, in their order.
+        reader: Name of the metric or reward that reads the numbers, for the error.
 
     Raises:
-        DataError: the row is named.
+        DataError: The number of a reference cannot be read whole; the error names its row.
     """
     for number, reference in enumerate(references, start=1):
         if reference is None:

@@ -1,7 +1,7 @@
 """From a placement to a trainer's configuration, from a trained adapter to a server's folder."""
 
-from plop_lora.exports.dispatch import export_path
-from plop_lora.exports.registry import TARGETS, Exported, export
+from plop_lora.exports.dispatch import export
+from plop_lora.exports.registry import TARGETS, Exported
 from plop_lora.exports.serving.checks import lint
 from plop_lora.exports.serving.findings import Finding
 from plop_lora.exports.serving.servers import SERVERS
@@ -19,7 +19,6 @@ __all__ = [
     "Rendered",
     "Target",
     "export",
-    "export_path",
     "fold",
     "lint",
     "to_peft",

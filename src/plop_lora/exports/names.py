@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from plop_lora.models.architectures import TOWERS
 from plop_lora.records import PlacedSite, Placement
 
 CONVERTED_LEAVES = frozenset({"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"})
@@ -54,7 +55,7 @@ def has_experts(placement: Placement) -> bool:
 def is_multimodal(placement: Placement) -> bool:
     """Whether the model has a vision or audio tower, by its configuration."""
     config = placement.model.config or {}
-    return any(key in config for key in ("vision_config", "audio_config"))
+    return any(f"{tower}_config" in config for tower in TOWERS)
 
 
 def parameter_name(site: PlacedSite) -> str:

@@ -1,12 +1,12 @@
-"""The step `export`: a placement becomes a trainer's file, checked by the trainer's library."""
+"""The trainers that a placement is exported to, and how the file of one is made and checked."""
 
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from plop_lora.errors import ExportError, OutputError, UsageError, nearest
+from plop_lora.errors import ExportError, UsageError, nearest
 from plop_lora.exports.serving.checks import lint
 from plop_lora.exports.serving.findings import Finding, rejections
 from plop_lora.exports.target import Loss, Rendered, Target, check_placed
@@ -22,7 +22,6 @@ from plop_lora.exports.trainers import (
     trl,
     unsloth,
 )
-from plop_lora.files import atomic_file, check_not_foreign, check_writable
 from plop_lora.records import Placement
 
 TARGETS: dict[str, Target] = {
@@ -44,7 +43,7 @@ TARGETS: dict[str, Target] = {
 
 
 def targets() -> tuple[str, ...]:
-    """Return the names that `export` takes."""
+    """Return the names of the trainers."""
     return tuple(TARGETS)
 
 
@@ -89,48 +88,6 @@ class Exported:
         return self.target.description.format(file=file, folder=str(self.path.parent))
 
 
-def export(
-    placement: Placement,
-    folder: str | Path,
-    *,
-    to: str = "peft",
-    dry_run: bool = True,
-    allow_loss: bool = False,
-    serve: str | None = None,
-    force: bool = False,
-) -> Exported:
-    """Write a placement as a trainer's configuration.
-
-    Args:
-        placement: result of `place`.
-        folder: where the file goes; made if it does not exist.
-        to: a name in `TARGETS`.
-        dry_run: first apply the file with the real library and compare modules and ranks;
-            without it neither torch nor any trainer is imported.
-        allow_loss: write even where the file cannot say all of the placement, or the server
-            rejects a part of it.
-        serve: a name in `SERVERS`, or `NAME==RELEASE`, where the trained adapter will be served:
-            what that server rejects or ignores is found now, before the training.
-        force: write also into the folder of a model or of a trained adapter.
-
-    Raises:
-        ExportError: the library would adapt other modules or ranks, something would be lost, or
-            the server would refuse the adapter.
-        OutputError: the folder cannot be written.
-        UsageError: an unknown target, or the folder of a model without `force`.
-    """
-    path = Path(folder) / _target(to).file_name
-    if Path(folder).is_file():
-        raise OutputError(f"Cannot write into {folder}: it is a file. Give a folder with -o.")
-    check_writable(path)
-    if not force:
-        check_not_foreign(path, lambda _: True)
-    made = prepare(placement, to=to, dry_run=dry_run, allow_loss=allow_loss, serve=serve)
-    with atomic_file(path) as file:
-        file.write(made.text)
-    return replace(made, path=path)
-
-
 def prepare(
     placement: Placement,
     *,
@@ -139,13 +96,13 @@ def prepare(
     allow_loss: bool = False,
     serve: str | None = None,
 ) -> Exported:
-    """Do all that `export` does but write: the result holds the text, its path is the file's name.
+    """Return what `plop_lora.export` writes, unwritten; its path is the name of the file alone.
 
     Raises:
-        ExportError: as for `export`.
+        ExportError: as for `plop_lora.export`.
         UsageError: an unknown target.
     """
-    target = _target(to)
+    target = find_target(to)
     check_placed(placement)
     if dry_run:
         placement = _with_every_module(placement)
@@ -178,7 +135,12 @@ def _with_every_module(placement: Placement) -> Placement:
         return placement
 
 
-def _target(to: str) -> Target:
+def find_target(to: str) -> Target:
+    """Return the target of a name.
+
+    Raises:
+        UsageError: There is none of that name.
+    """
     if to not in TARGETS:
         raise UsageError(
             f"There is no export of a placement to {to!r}.{nearest(to, TARGETS)} Allowed: "

@@ -21,6 +21,7 @@ from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from plop_lora.errors import ModelError
+from plop_lora.models.architectures import OLD_BUFFERS, UNUSED_PARTS
 from plop_lora.models.folders import CONFIG, with_adapter
 from plop_lora.models.wrappers import WRAPPERS
 
@@ -34,9 +35,6 @@ KEY_MAPPING = {
 }
 """Rules for transformers that take the prefixes of wrappers off."""
 _WRAPPED = re.compile(rf"{_LEADING}|\.{_CHAIN}")
-_UNUSED = ("pooler", "masked_spec_embed", "mask_token")
-"""Parts of a body that scoring does not go through: made anew where a checkpoint has none."""
-_OLD_BUFFERS = ("inv_freq", "masked_bias", "position_ids", "relative_position_index")
 _SHOWN = 4
 
 Mismatch = tuple[str, Sequence[int], Sequence[int]]
@@ -193,7 +191,7 @@ def _is_body(model: nn.Module, key: str) -> bool:
         return False
     if key.rpartition(".")[0] in _output_heads(model):
         return False
-    return not any(part in _UNUSED for part in key.split("."))
+    return not any(part in UNUSED_PARTS for part in key.split("."))
 
 
 def _output_heads(model: nn.Module) -> list[str]:
@@ -207,7 +205,7 @@ def _is_of_a_block(model: nn.Module, key: str) -> bool:
 
     Buffers that older versions of a model saved are none.
     """
-    if key.rpartition(".")[2] in _OLD_BUFFERS or _is_mask(model, key):
+    if key.rpartition(".")[2] in OLD_BUFFERS or _is_mask(model, key):
         return False
     lists = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
     prefix = f"{getattr(model, 'base_model_prefix', '')}."

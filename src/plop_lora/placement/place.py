@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from plop_lora._version import __version__
 from plop_lora.errors import UsageError, nearest
 from plop_lora.indicators import INDICATORS, NFN, Indicator, recorded_indicator
-from plop_lora.placement.budget import RankCost, allocate, parse_budget
+from plop_lora.placement.budget import RankCost, allocate, parse_budget, parse_layers
 from plop_lora.placement.groups import (
     Group,
     first_alone,
@@ -17,9 +18,10 @@ from plop_lora.placement.groups import (
     groups_of,
     held_back,
 )
+from plop_lora.placement.inits import INITS, is_init
 from plop_lora.placement.ranks import alpha_of
-from plop_lora.placement.strategies import PLOP, End, Request, Strategy, find_strategy
-from plop_lora.recipe import USUAL_TOP
+from plop_lora.placement.strategies import End, Request, Strategy, find_strategy
+from plop_lora.recipe import USUAL_TOP, PlacementSettings
 from plop_lora.records import (
     DECIDED,
     TIE,
@@ -41,93 +43,78 @@ Ties = Mapping[tuple[str, str], Gap]
 DEFAULT_RANK = 16
 LEAST_COVERAGE = 0.5
 """Share of the block parameters below which what was measured speaks for too little of a model."""
-INITS = ("default", "gaussian", "orthogonal", "pissa", "olora", "eva", "corda", "loftq", "lora_ga",
-         "mica")  # fmt: skip
-"""PEFT's initialisations; `pissa_niter_N` is one as well."""
 
 
-def place(  # noqa: PLR0913
+def place(
     scores: Scores | str | Path,
+    options: PlacementSettings | None = None,
     *,
-    strategy: str = PLOP,
-    indicator: str = NFN,
-    top: int | None = None,
-    rank: int | None = None,
-    budget: str | int | None = None,
-    types: Sequence[str] = (),
-    layers: Collection[int] | None = None,
-    scaling: float = 2.0,
-    seed: int = 0,
     settings: AdapterSettings | None = None,
+    **keys: Any,
 ) -> Placement:
     """Choose module types and ranks from scores.
 
     Args:
-        scores: result of `score`, or the file of one. Where it covers less than `LEAST_COVERAGE`
-            of the block parameters there is no default choice, and `top` or `types` must say
-            what is wanted; what is never proposed (towers, routers,
-            modules outside the blocks) is placed only where `types` names it.
-        strategy: a name in `STRATEGIES`.
-        indicator: The name of the indicator whose order the strategies `plop` and `plop-inverse`
-            follow: NFN, or another that the scores hold or that follows from them.
-        top: how many types the strategies `plop`, `plop-inverse` and `random` take; by default as
-            many as scoring was decided for, which is 3 unless `score` was given another number.
-            A fused projection counts as one type, whose score is the mean over its slices.
-        rank: LoRA rank of every adapter; default 16. Not together with `budget`.
-        budget: trainable parameters (`"10M"`, `"0.5%"` of the model's), never exceeded; ranks
-            are as even as it allows and no further rank unit fits.
-        types: the types of the strategy `custom`; a slice stands for the weight that holds it.
-        layers: only weights of these blocks, counted from 0, get an adapter; the types are
-            chosen by all of them.
-        scaling: the factor in front of B·A, the same for every adapter.
-        seed: of the strategy `random`.
-        settings: rslora, LoRA+ ratio, initialisation, dropout.
+        scores: The result of `score`, or the file of one. Where it covers less than
+            `LEAST_COVERAGE` of the block parameters there is no default choice, and `top` or
+            `types` must say what is wanted; what is never proposed (towers, routers, modules
+            outside the blocks) is placed only where `types` names it.
+        options: How types and ranks are chosen and adapters made; see `PlacementSettings` for
+            every key and what it means.
+        settings: How the adapters are made, from another placement; the same as its fields given
+            as keys.
+        **keys: Keys of the options, such as `top=3, rank=8, layers=[0, 1]`; they take the place
+            of the values in `options` and `settings`. A budget is never exceeded: ranks are as
+            even as it allows, and no further rank unit fits. A fused projection counts as one
+            type, whose score is the mean over its slices. Types are chosen by all layers, also
+            where only some get adapters.
 
     Returns:
         The placement, with the gap of each choice to its neighbours in the indicator and a verdict.
 
     Raises:
-        UsageError: an unknown name, a number out of range, a budget below rank 1.
+        UsageError: an unknown key or name, a number out of range, a budget below rank 1.
     """
     scores = Scores.of(scores)
-    row, ranked_by = find_strategy(strategy), recorded_indicator(indicator)
-    settings = settings or AdapterSettings()
+    asked = PlacementSettings.of(options, ({} if settings is None else asdict(settings)) | keys)
+    row, ranked_by = find_strategy(asked.strategy), recorded_indicator(asked.indicator)
     every = groups_of(scores, ranked_by)
     eligible = [group for group in every if group.eligible]
-    _check(row, eligible, top, rank, budget, types)
-    if row.by_score and top is None:
+    _check(row, eligible, asked)
+    if row.by_score and asked.top is None:
         _check_coverage(scores, ranked_by)
-    check_settings(scaling, settings)
-    taken = min(usual_top(scores), len(eligible)) if top is None else top
-    chosen = row.choose(eligible, Request(taken, seed, tuple(types), tuple(every)))
+    check_init(asked.init)
+    taken = min(usual_top(scores), len(eligible)) if asked.top is None else asked.top
+    chosen = row.choose(eligible, Request(taken, asked.seed, asked.types, tuple(every)))
     if not chosen:
         raise UsageError(
-            f"The strategy {strategy!r} finds none of its types in this model, which has: "
+            f"The strategy {asked.strategy!r} finds none of its types in this model, which has: "
             f"{', '.join(group.type for group in eligible)}. Use --strategy custom --types NAME."
         )
-    limit = None if budget is None else parse_budget(budget, scores.model.parameters)
+    limit = None if asked.budget is None else parse_budget(asked.budget, scores.model.parameters)
+    layers = parse_layers(asked.layers) if isinstance(asked.layers, str) else asked.layers
     hosts = _hosts_of(chosen, layers)
-    clipped = _clipped(hosts, rank, limit)
-    sites = _place_sites(hosts, rank or DEFAULT_RANK, limit, scaling, settings)
+    sites = _place_sites(hosts, limit, asked)
     ties = known_ties(scores) if ranked_by.name == NFN else {}
     choices = choices_of(row, eligible, chosen, sites, ties, ranked_by)
+    notes = _notes(row, eligible, chosen, sites, ranked_by)
     return Placement(
         model=scores.model,
-        strategy=strategy,
+        strategy=asked.strategy,
         verdict=_verdict(row, choices),
         choices=choices,
         sites=sites,
-        scaling=scaling,
+        scaling=asked.scaling,
         trainable_parameters=sum(site.parameters for site in sites),
         budget=limit,
         hosts=scores.hosts,
         untouched=_untouched(scores, sites),
-        seed=seed,
+        seed=asked.seed,
         scores_digest=scores.digest(),
         plop_version=__version__,
-        settings=settings,
-        notes=(*_notes(row, eligible, chosen, sites, ranked_by), *_unread(scores, every), *clipped),
-        indicator=indicator,
+        settings=asked.adapters,
+        notes=(*notes, *_unread(scores, every), *_clipped(hosts, asked.rank, limit)),
+        indicator=asked.indicator,
     )
 
 
@@ -149,32 +136,24 @@ def default_choice(scores: Scores) -> set[str]:
     return {member.type for group in eligible[:top] for member in group.members}
 
 
-def _check(
-    row: Strategy,
-    eligible: list[Group],
-    top: int | None,
-    rank: int | None,
-    budget: str | int | None,
-    types: Sequence[str],
-) -> None:
+def _check(row: Strategy, eligible: list[Group], asked: PlacementSettings) -> None:
+    """Refuse options that exclude each other, or that these scores cannot meet."""
     if not eligible and not row.by_name:
         raise UsageError(
             "These scores hold no type that a placement may use by itself. Name some with "
             "--strategy custom --types NAME."
         )
-    if top is not None and not row.uses_top:
+    if asked.top is not None and not row.uses_top:
         raise UsageError(f"--top has no meaning for the strategy {row.name!r}; leave it out.")
-    if top is not None and not 1 <= top <= len(eligible):
+    if asked.top is not None and asked.top > len(eligible):
         raise UsageError(
-            f"--top {top} is not possible: these scores have {len(eligible)} module types "
+            f"--top {asked.top} is not possible: these scores have {len(eligible)} module types "
             f"({', '.join(group.type for group in eligible)}). Give 1 to {len(eligible)}."
         )
-    if types and not row.by_name:
+    if asked.types and not row.by_name:
         raise UsageError("--types belongs to --strategy custom; add it or leave --types out.")
-    if rank is not None and budget is not None:
+    if asked.rank is not None and asked.budget is not None:
         raise UsageError("Give --rank or --budget, not both: a budget decides the ranks.")
-    if rank is not None and rank < 1:
-        raise UsageError(f"--rank {rank} is not possible; give 1 or more.")
 
 
 def _check_coverage(scores: Scores, indicator: Indicator) -> None:
@@ -204,13 +183,22 @@ def check_settings(scaling: float, settings: AdapterSettings) -> None:
         raise UsageError(f"The scaling of B·A must be above 0, not {scaling}.")
     if settings.loraplus_ratio is not None and not settings.loraplus_ratio > 0:
         raise UsageError(f"The LoRA+ ratio must be above 0, not {settings.loraplus_ratio}.")
-    if settings.init not in INITS and not re.fullmatch(r"pissa_niter_\d+", settings.init):
-        raise UsageError(
-            f"There is no init {settings.init!r}.{nearest(settings.init, INITS)} "
-            f"Allowed: {', '.join(INITS)}, pissa_niter_N."
-        )
+    check_init(settings.init)
     if not 0 <= settings.dropout < 1:
         raise UsageError(f"The dropout must be at least 0 and below 1, not {settings.dropout}.")
+
+
+def check_init(init: str) -> None:
+    """Refuse an initialisation that PEFT does not have.
+
+    Raises:
+        UsageError: There is none of this name; the nearest is offered.
+    """
+    if not is_init(init):
+        raise UsageError(
+            f"There is no init {init!r}.{nearest(init, INITS)} "
+            f"Allowed: {', '.join(INITS)}, pissa_niter_N."
+        )
 
 
 def _hosts_of(chosen: list[Group], layers: Collection[int] | None) -> list[tuple[int, Host]]:
@@ -250,17 +238,13 @@ def _clipped(
 
 
 def _place_sites(
-    members: list[tuple[int, Host]],
-    rank: int,
-    limit: int | None,
-    scaling: float,
-    settings: AdapterSettings,
+    members: list[tuple[int, Host]], limit: int | None, asked: PlacementSettings
 ) -> tuple[PlacedSite, ...]:
     costs = [
         RankCost(host.parameters_per_rank, host.largest_rank, index) for index, host in members
     ]
     if limit is None:
-        ranks = [min(rank, cost.largest_rank) for cost in costs]
+        ranks = [min(asked.rank or DEFAULT_RANK, cost.largest_rank) for cost in costs]
     else:
         ranks = allocate(costs, limit)
     return tuple(
@@ -269,7 +253,7 @@ def _place_sites(
             type=host.type,
             layer=host.layer,
             rank=site_rank,
-            alpha=alpha_of(site_rank, scaling, settings),
+            alpha=alpha_of(site_rank, asked.scaling, asked.adapters),
             parameters=site_rank * host.parameters_per_rank,
             copies=host.copies,
             is_parameter=host.is_parameter,

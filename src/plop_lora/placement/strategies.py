@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import enum
 import random
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from plop_lora.errors import UsageError, nearest
+from plop_lora.models.architectures import HOLDS_QUERY_AND_VALUE, QUERY_OR_VALUE
 from plop_lora.options import check_word
 from plop_lora.placement.groups import Group
 
 PLOP = "plop"
 """The strategy of the method itself, and the name of the arm that has its placement."""
-_QUERY_VALUE = re.compile(r"(q|query|v|value)(_proj|_lin)?")
-_FUSED_QUERY_VALUE = re.compile(r"(.*qkv.*|query_key_value|c_attn)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +100,7 @@ def _role(role: str) -> Chooser:
 def _query_value(groups: list[Group], request: Request) -> list[Group]:
     def matches(group: Group) -> bool:
         leaf = group.type.rsplit(".", 1)[-1]
-        return bool(_QUERY_VALUE.fullmatch(leaf) or _FUSED_QUERY_VALUE.fullmatch(leaf))
+        return bool(QUERY_OR_VALUE.fullmatch(leaf) or HOLDS_QUERY_AND_VALUE.fullmatch(leaf))
 
     return [group for group in groups if group.role == "attention" and matches(group)]
 

@@ -5,6 +5,7 @@ pydantic and PyYAML; no torch.
 """
 
 from plop_lora.recipe.finetune import RUNNERS, DataRecipe, FinetuneRecipe, Price, Runner
+from plop_lora.recipe.placing import PlacementSettings, PlaceRecipe
 from plop_lora.recipe.scoring import USUAL_TOP, ScoreRecipe, ScoringSettings
 from plop_lora.recipe.section import WITH_OPTION, Section, option_of
 from plop_lora.recipe.tune import TuneDesign, TuneRecipe
@@ -16,6 +17,8 @@ __all__ = [
     "WITH_OPTION",
     "DataRecipe",
     "FinetuneRecipe",
+    "PlaceRecipe",
+    "PlacementSettings",
     "Price",
     "Runner",
     "ScoreRecipe",

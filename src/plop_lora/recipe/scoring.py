@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from plop_lora.options import ADAPTIVE
-from plop_lora.recipe.section import Section
+from plop_lora.recipe.section import Recipe, Section
 
 USUAL_TOP = 3
 """The number of types that the paper's choice holds."""
@@ -84,7 +84,7 @@ class ScoringSettings(Section):
     )
 
 
-class ScoreRecipe(Section):
+class ScoreRecipe(Recipe):
     """Everything of a recipe that `plop score` reads."""
 
     score: ScoringSettings = Field(

@@ -5,7 +5,7 @@ Imports pydantic and PyYAML; no torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -42,7 +42,8 @@ class Section(BaseModel):
         if given is None or isinstance(given, str | Path):
             return cls.read(given, settings, source="the settings")
         if isinstance(given, Mapping):
-            return cls.parse(_merged(given, settings), "the recipe")
+            document = _own_keys(cls, given, "the recipe")
+            return cls.parse(_merged(document, settings), "the recipe")
         raise UsageError(
             f"A recipe is needed here, not an object of the class {type(given).__name__}. Give "
             f"the YAML file of one, {cls.__name__}.read(path), or its keys: task=, train=, eval=."
@@ -67,11 +68,12 @@ class Section(BaseModel):
             UsageError: no such file, no YAML, an unknown key or a value out of range; the text
                 names the key.
         """
+        where = source if path is None else f"the recipe {path}"
         document = {} if path is None else _read_yaml(path)
         if isinstance(document, dict):
-            document = _merged(document, given or {})
+            document = _merged(_own_keys(cls, document, where), given or {})
         options = given if source == THE_OPTIONS else None
-        return cls.parse(document, source if path is None else f"the recipe {path}", options)
+        return cls.parse(document, where, options)
 
     @classmethod
     def parse(cls, document: Any, source: str, options: Mapping[str, Any] | None = None) -> Self:
@@ -98,6 +100,47 @@ class Section(BaseModel):
             raise UsageError(_fault(cls, where, first, source, options or {})) from error
 
 
+class Recipe(Section):
+    """The top level of a recipe for one verb; a file may hold the keys of the other verbs too."""
+
+
+def _own_keys(section: type[Section], document: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return the keys that a recipe reads, without those that only other verbs read.
+
+    Raises:
+        UsageError: No verb knows a key, or every verb that reads it refuses its value.
+    """
+    if not issubclass(section, Recipe):
+        return dict(document)
+    own = {key: value for key, value in document.items() if key in section.model_fields}
+    for key, value in document.items():
+        if key not in own:
+            _check_of_others(key, value, source)
+    return own
+
+
+def _check_of_others(key: Any, value: Any, source: str) -> None:
+    """Check a key of other verbs as they do, so that a slip in it is told by every verb."""
+    recipes = Recipe.__subclasses__()
+    readers = [recipe for recipe in recipes if key in recipe.model_fields]
+    if not readers:
+        known = list(dict.fromkeys(name for recipe in recipes for name in recipe.model_fields))
+        raise UsageError(_unknown_key(str(key), str(key), known, source))
+    faults = [_fault_of_value(recipe, key, value) for recipe in readers]
+    if None not in faults:
+        where = [str(part) for part in faults[0]["loc"]]
+        raise UsageError(_fault(readers[0], where, faults[0], source, {}))
+
+
+def _fault_of_value(recipe: type[Recipe], key: str, value: Any) -> Any:
+    """Return the first fault that a recipe finds in the value of one key, or None."""
+    try:
+        recipe.model_validate({key: value})
+    except ValidationError as error:
+        return next((fault for fault in error.errors() if fault["loc"][0] == key), None)
+    return None
+
+
 RENAMED = {
     "price.hourly": "--price", "runner.kind": "--runner", "score.indicators": "--indicator",
 }  # fmt: skip
@@ -108,7 +151,10 @@ WITH_OPTION = frozenset({
     "margin", "quick", "placements", "trials", "hours", "score.max_length", "score.seed",
     "score.dtype", "score.revision", "score.baseline", "score.stop", "score.tolerance",
     "score.top", "score.engine", "score.device", "score.ray_address", "score.batch_size",
-    "score.include", "score.exclude", "score.token", "score.trust_remote_code", *RENAMED,
+    "place.strategy", "place.indicator", "place.top", "place.rank", "place.budget", "place.types",
+    "place.layers", "place.scaling", "place.seed", "place.rslora", "place.loraplus_ratio",
+    "place.init", "place.dropout", "score.include", "score.exclude", "score.token",
+    "score.trust_remote_code", *RENAMED,
 })  # fmt: skip
 """Keys that have an option of their own; `--set` reaches the others."""
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
@@ -124,15 +170,17 @@ def _fault(
     """Say in one sentence what is wrong with a key, and what is allowed."""
     key = ".".join(where) or "top level"
     if fault["type"] in _UNKNOWN and where:
-        known = _keys(section, where[:-1])
-        return (
-            f"In {source}, {key}: there is no such key.{nearest(where[-1], known)} "
-            f"Keys: {', '.join(known)}."
-        )
+        return _unknown_key(key, where[-1], _keys(section, where[:-1]), source)
     if fault["type"] == "missing":
         return _missing(section, where, source)
     place = option_of(key) if _holds(options, where) else f"In {source}, {key}"
     return f"{fault_at(place, fault)}."
+
+
+def _unknown_key(key: str, name: str, known: Sequence[str], source: str) -> str:
+    return (
+        f"In {source}, {key}: there is no such key.{nearest(name, known)} Keys: {', '.join(known)}."
+    )
 
 
 def _missing(section: type[Section], where: list[str], source: str) -> str:

@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from plop_lora.recipe.finetune import MOST_SEEDS, FinetuneRecipe
-from plop_lora.recipe.section import Section
+from plop_lora.recipe.section import Recipe, Section
 
 MOST_TRIALS = 10_000
 """No search needs more."""
@@ -53,7 +53,7 @@ class TuneDesign(Section):
     )
 
 
-class TuneRecipe(TuneDesign, FinetuneRecipe):
+class TuneRecipe(TuneDesign, FinetuneRecipe, Recipe):
     """Everything `plop tune` can be told."""
 
     CHANGEABLE: ClassVar[tuple[str, ...]] = (

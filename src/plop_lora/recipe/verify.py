@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field, field_validator
 
 from plop_lora.recipe.finetune import MOST_SEEDS, FinetuneRecipe
-from plop_lora.recipe.section import Section
+from plop_lora.recipe.section import Recipe, Section
 
 
 class VerifyDesign(Section):
@@ -59,7 +59,7 @@ class VerifyDesign(Section):
         return tuple(sorted(rungs))
 
 
-class VerifyRecipe(VerifyDesign, FinetuneRecipe):
+class VerifyRecipe(VerifyDesign, FinetuneRecipe, Recipe):
     """Everything `plop verify` can be told."""
 
     CHANGEABLE: ClassVar[tuple[str, ...]] = (

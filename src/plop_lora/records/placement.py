@@ -156,16 +156,13 @@ class Placement(Record):
         """Write the placement as a trainer's file and return its path.
 
         Args:
-            folder: where the file goes.
-            to: the trainer's name, such as `axolotl`; without it the one that the folder is
-                named after, and else `peft`.
-            dry_run: as for `plop_lora.exports.registry.export`, where the errors stand too.
-            allow_loss: as there.
-            serve: as there.
+            folder: The folder that the file is written into.
+            to: The name of a trainer, such as `axolotl`, as for `plop_lora.export`; the errors
+                stand there too.
+            dry_run: Whether the real library reads the file first, as there.
+            allow_loss: Whether a loss is accepted, as there.
+            serve: The server that will serve the trained adapter, as there.
         """
-        from plop_lora.exports.registry import export, targets
+        from plop_lora.exports.dispatch import export
 
-        if to is None:
-            name = Path(folder).name
-            to = name if name in targets() else "peft"
         return export(self, folder, to=to, dry_run=dry_run, allow_loss=allow_loss, serve=serve).path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, Field
 
@@ -268,6 +268,23 @@ class TrialResult(Record):
     nothing_learned: Annotated[tuple[str, ...], _Unless] = ()
     rows_dropped: Annotated[int, _Unless] = 0
     rows_cut: Annotated[int, _Unless] = 0
+
+    @classmethod
+    def of_spec(cls, spec: TrialSpec, **found: Any) -> Self:
+        """Return the result of a trial, which names its spec as it was.
+
+        Args:
+            spec: The spec of the trial.
+            **found: The other fields, by name: what came of the trial.
+        """
+        return cls(
+            spec_digest=spec.digest(),
+            arm=spec.arm,
+            seed=spec.seed,
+            phase=spec.phase,
+            learning_rate=spec.learning_rate,
+            **found,
+        )
 
     @property
     def done(self) -> bool:

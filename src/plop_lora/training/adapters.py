@@ -32,10 +32,10 @@ from plop_lora.files import atomic_folder
 from plop_lora.models.loading import (
     describe,
 )
+from plop_lora.placement.inits import DRAWN, FROM_DATA, TRIAL_INITS, is_trial_init, moves_base
 from plop_lora.records import Placement, TrialSpec
 from plop_lora.training.base import base_of
 from plop_lora.training.eva import initialise_from_features
-from plop_lora.training.inits import DRAWN, FROM_DATA, INITS, is_known, moves_base
 from plop_lora.training.tasks import task_named
 
 ADAPTER = "default"
@@ -83,10 +83,10 @@ def check_adapters(spec: TrialSpec) -> None:
         UsageError: the text names what is allowed.
     """
     placement, init = spec.placement, spec.placement.settings.init
-    if not is_known(init):
+    if not is_trial_init(init):
         raise UsageError(
             f"A trial cannot initialise adapters by {init!r}, which needs a step of its own before "
-            f"training. Allowed: {', '.join(INITS)}."
+            f"training. Allowed: {', '.join(TRIAL_INITS)}."
         )
     if init not in ("default", "gaussian"):
         stacked = [site.name for site in parameter_sites(placement)]

@@ -12,13 +12,13 @@ from transformers import AutoConfig
 
 from plop_lora.errors import ModelError
 from plop_lora.evaluation.precision import HALVES
+from plop_lora.launcher import process_count
 from plop_lora.models.devices import own_device
 from plop_lora.models.folders import model_name
 from plop_lora.models.loading import device_named, dtype_for, explained, load_tokenizer
 from plop_lora.models.origin import Origin
 from plop_lora.models.weights import load_checked
 from plop_lora.records import TrainingSettings, TrialSpec
-from plop_lora.training.launcher import process_count
 from plop_lora.training.task import Loading, Task
 from plop_lora.training.tasks import task_named
 

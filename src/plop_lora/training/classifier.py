@@ -14,9 +14,9 @@ from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, Trai
 from plop_lora.errors import DataError
 from plop_lora.evaluation.judged import Judged, Prepared, Row
 from plop_lora.evaluation.precision import half_of, precision
+from plop_lora.launcher import process_count
 from plop_lora.records import TrialSpec
 from plop_lora.training.adapters import optimizer_of
-from plop_lora.training.launcher import process_count
 from plop_lora.training.rows import label_numbers
 from plop_lora.training.task import Session, Trained
 from plop_lora.training.trainers import SimilarLengths, WarmedUp

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from plop_lora.errors import OutputError
+from plop_lora.launcher import is_first_process
 from plop_lora.training.folder import CURVE
-from plop_lora.training.launcher import is_first_process
 
 
 class DivergedError(ArithmeticError):

@@ -15,9 +15,9 @@ from importlib import metadata
 from pathlib import Path
 
 from plop_lora._version import __version__
+from plop_lora.launcher import process_count
 from plop_lora.models.memory import peak_memory, reset_peak_memory
 from plop_lora.records import TrialCost
-from plop_lora.training.launcher import process_count
 
 TRAIN, EVALUATE = "train", "evaluate"
 _CPU_MODEL = Path("/proc/cpuinfo")

@@ -1,4 +1,8 @@
-"""The prepared rows of a trial: JSON lines that are what their spec says they are. No torch."""
+"""The prepared rows of a trial: JSON lines that are what their spec says they are. No torch.
+
+They are parsed from the very bytes whose SHA-256 was checked. A reader that opens the path again,
+as `datasets` does, could find another file there.
+"""
 
 from __future__ import annotations
 

@@ -28,14 +28,14 @@ from typing import Any
 from plop_lora.errors import MachineError, OutputError, PlopError, RecordError, UsageError
 from plop_lora.evaluation.judged import Judged, Prepared, Row
 from plop_lora.files import remove_abandoned
+from plop_lora.launcher import is_first_process, process_count, settled
 from plop_lora.models.memory import is_out_of_memory
+from plop_lora.placement.inits import moves_base
 from plop_lora.records import TrialResult, TrialSpec
 from plop_lora.records.trial import DONE, FAILED, UNTRAINED
 from plop_lora.training import resources
 from plop_lora.training.curve import Curve, DivergedError, plain_row
 from plop_lora.training.folder import ADAPTER, RESULT, SPEC, check_no_links, trial_folder
-from plop_lora.training.inits import moves_base
-from plop_lora.training.launcher import is_first_process, process_count, settled
 from plop_lora.training.learning import not_whole, unmoved, unrewarded
 from plop_lora.training.machine import is_of_machine
 from plop_lora.training.memory import release_memory, smaller_batch
@@ -215,12 +215,8 @@ def _run(spec: TrialSpec, progress: _Progress, rows: _Rows) -> TrialResult:
                 raise MachineError(_cause(error)) from error
             cause = _cause(error)
         cost = meter.cost(device, progress.tokens)
-    return TrialResult(
-        spec_digest=spec.digest(),
-        arm=spec.arm,
-        seed=spec.seed,
-        phase=spec.phase,
-        learning_rate=spec.learning_rate,
+    return TrialResult.of_spec(
+        spec,
         status=DONE if cause is None else FAILED,
         cause=cause,
         metric=metric_of(spec),

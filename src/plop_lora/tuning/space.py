@@ -8,13 +8,13 @@ from pathlib import Path
 
 from plop_lora.errors import UsageError, nearest
 from plop_lora.placement import PLOP, STRATEGIES, place, with_rank
+from plop_lora.placement.inits import TRIAL_INITS, is_trial_init
 from plop_lora.placement.place import check_settings
 from plop_lora.recipe import TuneDesign
 from plop_lora.records import AdapterSettings, Placement
 from plop_lora.records.tuning import Configuration
 from plop_lora.study.rates import rounded
 from plop_lora.study.study import Study
-from plop_lora.training.inits import INITS, is_known
 
 USUAL = (PLOP, "all-linear", "mlp", "attention")
 
@@ -133,10 +133,10 @@ def _ranks(study: Study, wanted: TuneDesign, notes: list[str]) -> tuple[int, ...
 
 def _inits(wanted: TuneDesign) -> tuple[str, ...]:
     for name in wanted.inits:
-        if not is_known(name):
+        if not is_trial_init(name):
             raise UsageError(
-                f"inits: a trial cannot carry out {name!r}.{nearest(name, INITS)} "
-                f"Allowed: {', '.join(INITS)}."
+                f"inits: a trial cannot carry out {name!r}.{nearest(name, TRIAL_INITS)} "
+                f"Allowed: {', '.join(TRIAL_INITS)}."
             )
     return tuple(dict.fromkeys(("default", *wanted.inits)))
 

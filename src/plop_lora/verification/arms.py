@@ -37,6 +37,8 @@ from plop_lora.verification.equal import (
 )
 
 COMPULSORY = "all-linear"
+SCALING = 2.0
+"""alpha / rank of the shortlist at the budget (alpha / sqrt(rank) with rslora)."""
 DEFAULT_ARMS = (PLOP, "plop-budget", "plop-inverse", "attention", "mlp", COMPULSORY,
                 "query-value", "random")  # fmt: skip
 """The shortlist and seven rivals that need no more than scores."""
@@ -123,7 +125,7 @@ def signals_for(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(rule.signal for rule in rules if rule.signal is not None))
 
 
-def make_arms(  # noqa: PLR0913
+def make_arms(
     names: Sequence[str],
     scores: Scores,
     *,
@@ -132,8 +134,6 @@ def make_arms(  # noqa: PLR0913
     top: int | None = None,
     signals: Mapping[str, Signal] | None = None,
     largest_rank: int | None = None,
-    shortlist: str = PLOP,
-    scaling: float = 2.0,
     settings: AdapterSettings | None = None,
 ) -> tuple[Arm, ...]:
     """Make the arms of a verification, the shortlist first.
@@ -143,15 +143,13 @@ def make_arms(  # noqa: PLR0913
             that find nothing in this model are left out with a note. The shortlist and
             `all-linear`, the strongest published rival, are always among them.
         scores: of the model.
-        budget: adapter parameters, that every arm meets within 2 % and none exceeds.
+        budget: adapter parameters, that every arm meets within 2 % and none exceeds. All arms have
+            the alpha that `SCALING` gives the shortlist there.
         seeds: of the trials, at least one; `random` draws anew for each.
         top: types of `plop`, `plop-inverse`, `random` and the rules by a signal; default 3.
         signals: by indicator, for the rules that need one (`signals_for`).
         largest_rank: a limit on every rank, where the task has one; ranks are even then, and none
             follows a signal.
-        shortlist: the arm to be proved, a rule or a file.
-        scaling: alpha / rank of the shortlist (alpha / sqrt(rank) with rslora). All arms have the
-            alpha that follows.
         settings: of every adapter, whatever a file says.
 
     Returns:
@@ -166,7 +164,7 @@ def make_arms(  # noqa: PLR0913
     if not seeds:
         raise UsageError("There is no seed. Give at least one: --seeds 5.")
     settings = settings or AdapterSettings()
-    wanted = list(dict.fromkeys([shortlist, *(names or DEFAULT_ARMS), COMPULSORY]))
+    wanted = list(dict.fromkeys([PLOP, *(names or DEFAULT_ARMS), COMPULSORY]))
     drafts: list[tuple[list[Draft], str]] = []
     missing: list[str] = []
     for name in wanted:
@@ -175,11 +173,11 @@ def make_arms(  # noqa: PLR0913
         try:
             plans = _drafts(name, request, seeds, largest_rank, taken)
         except UsageError as error:
-            if names or name in (shortlist, COMPULSORY):
+            if names or name in (PLOP, COMPULSORY):
                 raise
             missing.append(f"no arm {name}: {error}")
             continue
-        added = names and name == COMPULSORY and name not in (*names, shortlist)
+        added = names and name == COMPULSORY and name not in names
         notes = [_ADDED] if added else []
         drafts.append(
             (
@@ -192,7 +190,7 @@ def make_arms(  # noqa: PLR0913
     check_reach(
         [plan for plans, _ in drafts for plan in plans], budget, (drafts[0][0][0].name, COMPULSORY)
     )
-    alpha = alpha_for(drafts[0][0][0], budget, scaling, settings)
+    alpha = alpha_for(drafts[0][0][0], budget, SCALING, settings)
     nfn = {group.type: group.value for group in groups_of(scores)}
     arms = [
         _arm(plans, note, budget, nfn, [fitted(plan, budget, alpha, settings) for plan in plans])

@@ -8,7 +8,9 @@ computed in the same company, and the sums are the same, whatever the number of 
 
 The launcher starts and supervises the processes; nothing here does. What is added: of all the
 processes that fail, one tells; a process that waits for another looks every moment whether that
-one has failed or has stopped showing life, so that no loss can make it wait forever.
+one has failed or has stopped showing life, so that no loss can make it wait forever. torch's
+`monitored_barrier` does not do this: it gives up on every process that comes late, whether slow or
+lost, and carries no reason why another one failed.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from plop_lora.data.batches import Batch
 from plop_lora.errors import DataError, ProcessError
+from plop_lora.launcher import world_size
 from plop_lora.models.devices import own_device
 from plop_lora.scoring.measurement.collect import Measured, merge
 
@@ -219,7 +222,7 @@ def together() -> Iterator[Processes]:
     Raises:
         ProcessError: the launcher stopped this process, or the others cannot be reached.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = world_size()
     if count == 1:
         yield Processes()
         return

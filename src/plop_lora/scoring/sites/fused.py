@@ -2,10 +2,10 @@
 
 Where a model computes several projections in one product, each is a slice of the weight's rows.
 The rows stand in groups (attention heads, or one group where the parts are simply concatenated),
-and every group holds the parts in the same order and sizes. The rule is found by the name of the
-module, which names its layout across families; the sizes come from the module that owns it, by
-its own attributes and its configuration. Sizes that do not add up to the rows are not believed,
-and the weight stays whole.
+and every group holds the parts in the same order and sizes. The layout is found by the name of the
+module, in `models.architectures`; the sizes come from the module that owns it, by its own
+attributes and its configuration. Sizes that do not add up to the rows are not believed, and the
+weight stays whole.
 
 Shape letters: O out, I in, G groups, P rows of a part in a group.
 """
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from plop_lora.models.architectures import FUSED_PROJECTIONS, FusedProjection, RowLayout
 from plop_lora.scoring.sites.sources import groups_by_head, order_of_heads
 
 
@@ -60,8 +61,8 @@ def parts_of(owner: nn.Module, leaf: str, out_features: int) -> tuple[FusedPart,
         leaf: the name of the projection in its owner.
         out_features: rows of the weight.
     """
-    rule = _RULES.get(leaf)
-    found = rule(owner, out_features) if rule is not None else None
+    row = FUSED_PROJECTIONS.get(leaf)
+    found = None if row is None else _rule(row)(owner, out_features)
     if found is None:
         return ()
     groups, sizes = found
@@ -188,33 +189,33 @@ def _state_space(owner: nn.Module, rows: int) -> tuple[int, Sizes] | None:
     return 1, (("z", inner), ("x", inner), ("B", wide), ("C", wide), ("dt", heads))
 
 
-def _halves(first: str, second: str, partner: str) -> Rule:
-    """Read two halves of equal size, of which the `partner` projection takes the product."""
+def _halves(row: FusedProjection) -> Rule:
+    """Read two halves of equal size, of which the partner projection takes the product."""
 
     def rule(owner: nn.Module, rows: int) -> tuple[int, Sizes] | None:
-        width = getattr(getattr(owner, partner, None), "in_features", None)
+        width = getattr(getattr(owner, row.partner, None), "in_features", None)
         if width is None or rows != 2 * width:
             return None
+        first, second = row.halves
         return 1, ((first, width), (second, width))
 
     return rule
 
 
-_RULES: dict[str, Rule] = {
-    "Wi": _halves("input", "gate", "Wo"),
-    "Wqkv": _concatenated_qkv,
-    "c_attn": _concatenated_qkv,
-    "gate_up_proj": _halves("gate", "up", "down_proj"),
-    "in_proj": _state_space,
-    "in_proj_ba": _linear_ba,
-    "in_proj_qkv": _linear_qkv,
-    "in_proj_qkvz": _linear_qkvz,
-    "input_linear": _halves("gate", "up", "output_linear"),
-    "kv_a_proj_with_mqa": _latent_down,
-    "kv_b_proj": _latent_up,
-    "q_proj": _gated_query,
-    "qkv": _concatenated_qkv,
-    "qkv_proj": _concatenated_qkv,
-    "query_key_value": _qkv_by_head,
+def _rule(row: FusedProjection) -> Rule:
+    """Return what reads the sizes of a projection's parts."""
+    return _halves(row) if row.layout is RowLayout.halves else _RULES[row.layout]
+
+
+_RULES: dict[RowLayout, Rule] = {
+    RowLayout.concatenated_qkv: _concatenated_qkv,
+    RowLayout.qkv_by_head: _qkv_by_head,
+    RowLayout.gated_query: _gated_query,
+    RowLayout.latent_down: _latent_down,
+    RowLayout.latent_up: _latent_up,
+    RowLayout.linear_qkv: _linear_qkv,
+    RowLayout.linear_qkvz: _linear_qkvz,
+    RowLayout.linear_ba: _linear_ba,
+    RowLayout.state_space: _state_space,
 }
-"""Leaf name of a fused projection → how its rows are laid out."""
+"""Layout → what reads the sizes from the owner; halves are read by the row itself."""

@@ -4,7 +4,8 @@ Blocks are the outermost `ModuleList`s whose entries hold several layers; a list
 (Gemma 3n's `altup_projections`, the heads of a codec) stands outside the blocks, and so does a list
 without attention between the parts of a model that is made of others (a projector). A type is the
 path inside the block without the numbers of lists, and the printed name is the shortest ending of
-that path that no other type shares. Nothing here knows an architecture by name.
+that path that no other type shares. Nothing here knows an architecture by name;
+the words that tell a role stand in `models.architectures`.
 """
 
 from __future__ import annotations
@@ -18,11 +19,8 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-_ATTENTION = frozenset({"attn", "attention", "attentions", "selfattention", "mha"})
-_STATE_MIXERS = frozenset({"mamba", "ssm", "recurrent", "rglru", "lstm", "mlstm", "slstm"})
-_TOWERS = frozenset({"vision", "audio"})
-_SENSED = frozenset({"pixel_values", "input_features", "input_values"})
-"""Main inputs of models that see or hear."""
+from plop_lora.models.architectures import ATTENTION, SENSED_INPUTS, STATE_MIXERS, TOWERS
+
 _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+")
 
 
@@ -42,7 +40,7 @@ def locator(model: nn.Module) -> Callable[[str], ModulePath]:
     """Return what finds the place of a module name in the model's blocks."""
     outermost = _block_lists(model)
     components = _component_names(model, outermost)
-    towers = {name for name in outermost if components[name] in _TOWERS or _senses(model, name)}
+    towers = {name for name in outermost if components[name] in TOWERS or _senses(model, name)}
 
     def locate(name: str) -> ModulePath:
         for block_list in outermost:
@@ -119,7 +117,7 @@ def _part_above(model: nn.Module, name: str) -> tuple[str, nn.Module]:
 
 
 def _attends(block: nn.Module) -> bool:
-    return any(_ATTENTION & _words_in(type(module).__name__) for module in block.modules())
+    return any(ATTENTION & _words_in(type(module).__name__) for module in block.modules())
 
 
 def _senses(model: nn.Module, name: str) -> bool:
@@ -131,7 +129,7 @@ def _senses(model: nn.Module, name: str) -> bool:
     config: Any = getattr(model, "config", None)
     if not path or "text" not in _modalities(model) or _encodes(model, part, config):
         return False
-    return "text" not in _modalities(part) or part.main_input_name in _SENSED
+    return "text" not in _modalities(part) or part.main_input_name in SENSED_INPUTS
 
 
 def _encodes(model: nn.Module, part: nn.Module, config: Any) -> bool:
@@ -225,10 +223,10 @@ def role_of(model: nn.Module, name: str, place: ModulePath) -> str:
         return "other"
     above = _modules_above(model, name, place)
     words = set().union(*(_words_in(word) for word in place.path[:-1]), *map(_words_of, above))
-    if words & _ATTENTION:
+    if words & ATTENTION:
         return "attention"
     mixes = bool(above) and any(isinstance(child, nn.Conv1d) for child in above[-1].children())
-    return "other" if mixes or words & _STATE_MIXERS else "mlp"
+    return "other" if mixes or words & STATE_MIXERS else "mlp"
 
 
 def _modules_above(model: nn.Module, name: str, place: ModulePath) -> list[nn.Module]:

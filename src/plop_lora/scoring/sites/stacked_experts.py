@@ -1,8 +1,8 @@
 """Experts held as one 3-D parameter each: how they are stacked, and how their rows are sliced.
 
 Standard layout (transformers' experts interface): `gate_up_proj` [E, O, I], or `up_proj` without a
-gate, and `down_proj` [E, O, I], described by attributes on the module. Llama-4's class has the
-same parameters without the attributes.
+gate, and `down_proj` [E, O, I], described by attributes on the module. Llama 4's class has the
+same parameters without the attributes, and is described in `models.architectures`.
 
 Shape letters: E expert, O out, I in.
 """
@@ -16,10 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from plop_lora.models.architectures import LLAMA4_EXPERTS
 from plop_lora.records import Host
 from plop_lora.scoring.sites.fused import FusedPart, arrange
-
-_LLAMA4 = "transformers.models.llama4.modeling_llama4"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +63,10 @@ def stack_of(module: nn.Module) -> ExpertStack | None:
     measured rather than misread.
     """
     if _is_llama4(module):
-        return ExpertStack(module, ("gate_up_proj", "down_proj"), True, False, True)
+        known = LLAMA4_EXPERTS
+        return ExpertStack(
+            module, known.parameters, known.transposed, known.interleaved, known.gated
+        )
     flags = ("has_gate", "is_transposed", "is_concatenated", "_apply_gate")
     if not all(hasattr(module, flag) for flag in flags):
         return None
@@ -84,6 +86,6 @@ def stack_of(module: nn.Module) -> ExpertStack | None:
 
 
 def _is_llama4(module: nn.Module) -> bool:
-    """Whether a module is Llama-4's stack; a model that has one has imported its class."""
-    source = sys.modules.get(_LLAMA4)
-    return source is not None and isinstance(module, source.Llama4TextExperts)
+    """Whether a module is Llama 4's stack; a model that has one has imported its class."""
+    source = sys.modules.get(LLAMA4_EXPERTS.module)
+    return source is not None and isinstance(module, getattr(source, LLAMA4_EXPERTS.name))

@@ -310,12 +310,8 @@ def failure(
         hardware: what it ran on.
     """
     spec = job.spec
-    return TrialResult(
-        spec_digest=spec.digest(),
-        arm=spec.arm,
-        seed=spec.seed,
-        phase=spec.phase,
-        learning_rate=spec.learning_rate,
+    return TrialResult.of_spec(
+        spec,
         status=FAILED,
         cause=cause,
         metric=metric_of(spec),

@@ -2,7 +2,7 @@
 
 transformers and accelerate read single variables. One that a shell or a cluster has left behind
 would make a trial wait for processes that do not exist, write nothing, or compute in another dtype
-than its spec says. Imports the standard library only.
+than its spec says. Imports the standard library and the errors only.
 """
 
 from __future__ import annotations
@@ -22,21 +22,25 @@ ENGINES = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_ME
 _NEUTRAL = ("", "no", "1", "false")
 
 
+def world_size() -> int:
+    """Return how many processes `WORLD_SIZE` tells of: 1 where it is not set or is no number."""
+    return _number("WORLD_SIZE") or 1
+
+
 def is_launched() -> bool:
     """Whether the environment is that of one of several processes, complete and consistent."""
     if not all(os.environ.get(name) for name in WHOLE):
         return False
-    try:
-        rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        local = int(os.environ["LOCAL_RANK"])
-    except ValueError:
+    process_index, local_index = _number("RANK"), _number("LOCAL_RANK")
+    count = _number("WORLD_SIZE")
+    if process_index is None or local_index is None or count is None:
         return False
-    return 0 <= rank < count and local >= 0
+    return 0 <= process_index < count and local_index >= 0
 
 
 def process_count() -> int:
     """Return how many processes train together."""
-    return int(os.environ["WORLD_SIZE"]) if is_launched() else 1
+    return world_size() if is_launched() else 1
 
 
 def is_first_process() -> bool:
@@ -78,6 +82,14 @@ def settled() -> Iterator[tuple[str, ...]]:
         yield tuple(notes)
     finally:
         os.environ.update(places | overrides)
+
+
+def _number(name: str) -> int | None:
+    """Return a variable as a whole number, None where it is not set or is none."""
+    try:
+        return int(os.environ.get(name, ""))
+    except ValueError:
+        return None
 
 
 def _taken(names: tuple[str, ...]) -> dict[str, str]:

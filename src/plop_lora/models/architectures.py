@@ -1,0 +1,153 @@
+"""What is known of architectures by name, where neither the model nor transformers tells it.
+
+Types, blocks and experts are read from the loaded model, so that a new family needs no row here.
+What remains are conventions of naming: the words by which a class or a module tells its role, the
+names of fused projections, whose rows nothing describes, and single classes that describe less
+than others of their kind. Each row says in which families it was read, by their `model_type` in
+transformers.
+
+Imports the standard library only. What a trainer or a server calls the parts of a model stands
+with that trainer or server.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+
+ATTENTION = frozenset({"attn", "attention", "attentions", "selfattention", "mha"})
+"""Whole words in the names of modules and classes that compute attention."""
+STATE_MIXERS = frozenset({"mamba", "ssm", "recurrent", "rglru", "lstm", "mlstm", "slstm"})
+"""Whole words in the names of those that mix tokens by a state: neither attention nor an MLP."""
+TOWERS = frozenset({"vision", "audio"})
+"""Names of sub-configurations whose part of a model sees or hears."""
+SENSED_INPUTS = frozenset({"pixel_values", "input_features", "input_values"})
+"""Main inputs of models that see or hear."""
+
+QUERY_OR_VALUE = re.compile(r"(q|query|v|value)(_proj|_lin)?")
+"""Query and value projections: LLaMA's `q_proj`, BERT's `query`, DistilBERT's `q_lin`."""
+HOLDS_QUERY_AND_VALUE = re.compile(r"(.*qkv.*|query_key_value|c_attn)", re.IGNORECASE)
+"""Fused projections that hold the query and the value."""
+
+UNUSED_PARTS = ("pooler", "masked_spec_embed", "mask_token")
+"""Parts of a body that scoring does not go through: BERT's pooler, what masks an input."""
+OLD_BUFFERS = ("inv_freq", "masked_bias", "position_ids", "relative_position_index")
+"""Buffers that older releases of transformers saved: rotary frequencies, causal masks, tables of
+positions. A checkpoint that still has them lacks nothing."""
+
+
+class RowLayout(enum.StrEnum):
+    """How the rows of a fused projection are divided.
+
+    The sizes come from the module that owns the projection; `scoring.sites.fused` reads them.
+    """
+
+    concatenated_qkv = "q, then k, then v"
+    qkv_by_head = "q, k and v of each head, or of each group of heads"
+    gated_query = "the query of each head, then its output gate"
+    latent_down = "the latent of key and value, then the rotary key that all heads share"
+    latent_up = "the key without rotary position of each head, then its value"
+    linear_qkv = "q, k and v of linear attention"
+    linear_qkvz = "q, k, v and the output gate z of each key head of linear attention"
+    linear_ba = "the write strength b and the decay a of each key head of linear attention"
+    state_space = "gate z, input x, B and C of the state, step sizes dt"
+    halves = "two halves of one size, whose product goes through a partner"
+
+
+@dataclass(frozen=True, slots=True)
+class FusedProjection:
+    """A projection that computes several in one product.
+
+    Attributes:
+        leaf: The name of the projection in the module that owns it.
+        layout: How its rows are divided.
+        families: The families in which it was read.
+        halves: The names of the two halves, in the order of their rows.
+        partner: The projection beside it whose input is as wide as one of the halves.
+    """
+
+    leaf: str
+    layout: RowLayout
+    families: tuple[str, ...]
+    halves: tuple[str, str] = ("", "")
+    partner: str = ""
+
+
+FUSED_PROJECTIONS: dict[str, FusedProjection] = {
+    row.leaf: row
+    for row in (
+        FusedProjection("Wqkv", RowLayout.concatenated_qkv, ("modernbert", "dbrx", "mpt")),
+        FusedProjection(
+            "c_attn", RowLayout.concatenated_qkv, ("gpt2", "gpt_bigcode", "imagegpt", "openai-gpt")
+        ),
+        FusedProjection("qkv", RowLayout.concatenated_qkv, ("qwen2_vl", "qwen2_5_vl", "blip")),
+        FusedProjection("qkv_proj", RowLayout.concatenated_qkv, ("phi3", "phi4_multimodal")),
+        FusedProjection(
+            "query_key_value", RowLayout.qkv_by_head, ("gpt_neox", "bloom", "falcon", "persimmon")
+        ),
+        FusedProjection("q_proj", RowLayout.gated_query, ("qwen3_next", "qwen3_5")),
+        FusedProjection(
+            "kv_a_proj_with_mqa", RowLayout.latent_down, ("deepseek_v2", "deepseek_v3", "minicpm3")
+        ),
+        FusedProjection(
+            "kv_b_proj", RowLayout.latent_up, ("deepseek_v2", "deepseek_v3", "minicpm3")
+        ),
+        FusedProjection("in_proj_qkv", RowLayout.linear_qkv, ("qwen3_5",)),
+        FusedProjection("in_proj_qkvz", RowLayout.linear_qkvz, ("qwen3_next",)),
+        FusedProjection("in_proj_ba", RowLayout.linear_ba, ("qwen3_next",)),
+        FusedProjection(
+            "in_proj",
+            RowLayout.state_space,
+            ("mamba2", "falcon_h1", "nemotron_h", "granitemoehybrid"),
+        ),
+        FusedProjection("Wi", RowLayout.halves, ("modernbert",), ("input", "gate"), "Wo"),
+        FusedProjection(
+            "gate_up_proj", RowLayout.halves, ("phi3", "glm", "glm4"), ("gate", "up"), "down_proj"
+        ),
+        FusedProjection(
+            "input_linear",
+            RowLayout.halves,
+            ("granitemoehybrid", "granitemoeshared"),
+            ("gate", "up"),
+            "output_linear",
+        ),
+    )
+}
+"""Name of a fused projection → what is known of it. Experts in one parameter describe themselves.
+
+A name alone proves nothing: sizes that do not add up to the rows of the weight are not believed,
+and most projections called `q_proj` are no more than a query.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class StackedExperts:
+    """A class that holds its experts in two parameters, without the attributes that describe them.
+
+    Attributes:
+        module: The module of transformers that defines the class.
+        name: The name of the class.
+        parameters: The two parameters, in the order in which they are applied.
+        transposed: Whether a parameter is [expert, in, out].
+        interleaved: Whether the rows of gate and up alternate.
+        gated: Whether the first parameter holds gate and up.
+    """
+
+    module: str
+    name: str
+    parameters: tuple[str, str]
+    transposed: bool
+    interleaved: bool
+    gated: bool
+
+
+LLAMA4_EXPERTS = StackedExperts(
+    module="transformers.models.llama4.modeling_llama4",
+    name="Llama4TextExperts",
+    parameters=("gate_up_proj", "down_proj"),
+    transposed=True,
+    interleaved=False,
+    gated=True,
+)
+"""Llama 4 has a forward of its own, older than transformers' interface of experts."""
