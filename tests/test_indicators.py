@@ -377,7 +377,7 @@ def test_weights_that_cannot_be_read_are_missing_not_zero(monkeypatch) -> None:
 
     sides = {s.host.in_features for s in find_sites(build("llama")).sites if "down" in s.type}
     monkeypatch.setattr(DenseOperator, "weight", packed)
-    monkeypatch.setattr(DenseOperator, "gain", _gain_of(plain))
+    monkeypatch.setattr(DenseOperator, "expected_norm", _norm_of(plain))
     assert sides == {48}
     scores = _scored("rank-of-weights")
     (held,) = scores.indicators
@@ -391,13 +391,13 @@ def test_weights_that_cannot_be_read_are_missing_not_zero(monkeypatch) -> None:
     assert indicator_estimate(scores.measurements, held, orders) is None
 
 
-def _gain_of(plain):
-    from plop_lora.indicators.expected_norms import expected_gain
+def _norm_of(plain):
+    from plop_lora.indicators.expected_norms import expected_norm
 
-    def gain(self, part, *, like, denominator, seed):
-        return expected_gain(plain(self, part), denominator=denominator, seed=seed)
+    def norm(self, part, *, like, denominator, seed):
+        return expected_norm(plain(self, part), denominator=denominator, seed=seed)
 
-    return gain
+    return norm
 
 
 @pytest.mark.parametrize(

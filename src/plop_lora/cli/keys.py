@@ -130,10 +130,10 @@ def _parameter(recipe: type[Section], key: Key) -> inspect.Parameter:
 
 
 def _help(field: FieldInfo) -> str:
-    """Return what a key is, and the value that it has where nothing is said."""
-    told, default = field.description or "", field.default
+    """Return the description of a key, and its default value."""
+    text, default = field.description or "", field.default
     plain = isinstance(default, str | int | float) and not isinstance(default, bool)
-    return f"{told.rstrip('.')}; {default} by default." if plain else told
+    return f"{text.rstrip('.')}; {default} by default." if plain else text
 
 
 def _kind(annotation: Any) -> type:

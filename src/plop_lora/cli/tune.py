@@ -68,7 +68,7 @@ def tune(
             found = plan_of(Scores.load(scores), wanted, folder=folder)
         finish(found, output, form)
         return
-    with proof.watched(wanted.price, folder, form) as watch:
+    with proof.live_progress(wanted.price, folder, form) as watch:
         tuning = run(Scores.load(scores), wanted, folder=folder, watch=watch)
     finish(tuning, output, form)
     if form is not Format.quiet:

@@ -87,7 +87,7 @@ def _run(
             found = step.plan(scores, recipe, folder=folder)
         finish(found, output, form)
         return
-    with proof.watched(recipe.price, folder, form) as watch:
+    with proof.live_progress(recipe.price, folder, form) as watch:
         record = step.verify(scores, recipe, folder=folder, watch=watch)
     finish(record, output, form)
     raise typer.Exit(record.exit_code)

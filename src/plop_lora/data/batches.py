@@ -1,11 +1,8 @@
 """From documents to masked batches: documents → token sequences → batches.
 
 Sequences are tokenised and named by a hash, so that the same text is the same sequence in every
-file; batches are right-padded and sorted by length. Padding is masked here and never counted
-later.
-
-Does not know about models beyond their vocabulary and number of positions.
-Shape letters: B batch, T token.
+file; batches are right-padded and sorted by length. Padding is masked and never counted later. Of
+models this knows the vocabulary and the number of positions. Shape letters: B batch, T token.
 """
 
 from __future__ import annotations

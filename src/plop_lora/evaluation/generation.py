@@ -63,10 +63,10 @@ def generate(
         ModelError: A prompt is a chat, but the tokenizer has no chat template; or the model's
             positions have no room for an answer.
     """
-    room = _room(prepared.model, max_new_tokens)
+    left = _prompt_tokens_left(prepared.model, max_new_tokens)
     given = arguments or [{}] * len(prompts)
     rows = [
-        prompt_tokens(prompt, prepared.tokenizer, own)[-room:]
+        prompt_tokens(prompt, prepared.tokenizer, own)[-left:]
         for prompt, own in zip(prompts, given, strict=True)
     ]
     for number, row in enumerate(rows, start=1):
@@ -82,7 +82,7 @@ def generate(
     return [found[index] for index in range(len(rows))]
 
 
-def _room(model: PreTrainedModel, max_new_tokens: int) -> int:
+def _prompt_tokens_left(model: PreTrainedModel, max_new_tokens: int) -> int:
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if positions is None:
         return 10**9

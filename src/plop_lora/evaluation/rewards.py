@@ -176,7 +176,10 @@ def until(ends: Sequence[str], reward: Reward) -> Reward:
     @functools.wraps(reward)
     def judge(**given: Any) -> Sequence[float | None]:
         pairs = zip(given["prompts"], given["completions"], strict=True)
-        cut = [as_completion(prompt, before_ends(text_of(said), ends)) for prompt, said in pairs]
+        cut = [
+            as_completion(prompt, before_ends(text_of(completion), ends))
+            for prompt, completion in pairs
+        ]
         return reward(**{**given, "completions": cut})
 
     return judge

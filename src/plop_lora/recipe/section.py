@@ -188,8 +188,8 @@ def _unknown_key(key: str, name: str, known: Sequence[str], source: str) -> str:
 def _missing(section: type[Section], where: list[str], source: str) -> str:
     """Say what a key that was left out is, and how to give it."""
     field, key = section.model_fields.get(where[0]), ".".join(where)
-    told = field.description.rstrip(".") if field and field.description else ""
-    what = f": {told[:1].lower()}{told[1:]}" if told else ""
+    text = field.description.rstrip(".") if field and field.description else ""
+    what = f": {text[:1].lower()}{text[1:]}" if text else ""
     if source == THE_OPTIONS:
         return f"{option_of(key)} is needed{what}. Give it, or a recipe that has {key}."
     return f"In {source}, {key} is needed, but is not there{what}."

@@ -105,18 +105,18 @@ def _tokens(batches: Sequence[Batch]) -> int:
 
 
 def references_of(
-    watch: StopRule, measured: Measured, random: Measured | None
+    stop_rule: StopRule, measured: Measured, random: Measured | None
 ) -> tuple[ReferenceChoice, ...]:
     """Return what the record says of the choice without the user's data."""
     if random is None:
         return ()
-    estimates = group_estimates(watch.sites, random)
-    chosen = examine(estimates, watch.rule).chosen
+    estimates = group_estimates(stop_rule.sites, random)
+    chosen = examine(estimates, stop_rule.settings).chosen
     return (
         ReferenceChoice(
             name=RANDOM_TOKENS,
             chosen=chosen,
-            same_choice=set(chosen) == set(watch.look(measured).chosen),
+            same_choice=set(chosen) == set(stop_rule.decide(measured).chosen),
             nfn={name: estimates[name].value for name in sorted(estimates)},
             sequences=len(random.names),
             tokens=random.tokens,

@@ -22,17 +22,17 @@ from plop_lora.placement.stopping import StopSettings
 from plop_lora.recipe import ScoringSettings
 from plop_lora.records import Scores
 from plop_lora.scoring.assemble import assemble
-from plop_lora.scoring.beside import measure_beside
+from plop_lora.scoring.controls import measure_with_controls
 from plop_lora.scoring.engines.choose import engine_for
 from plop_lora.scoring.engines.processes import Processes
 from plop_lora.scoring.further import with_indicators
 from plop_lora.scoring.inputs import ScoringInputs, as_documents, known_name, padding_of, tokenise
-from plop_lora.scoring.look import looked_at
 from plop_lora.scoring.measurement.collect import Measured
 from plop_lora.scoring.measurement.settings import MeasurementSettings
 from plop_lora.scoring.progress import progress_bar
 from plop_lora.scoring.provenance import provenance_of
 from plop_lora.scoring.reference import random_batches, references_of
+from plop_lora.scoring.site_checks import check_sites
 from plop_lora.scoring.sites.find import Site, find_sites
 from plop_lora.scoring.stopping import StopRule, check_top, stopping_of
 
@@ -109,14 +109,14 @@ def score(
     check_top(asked.top, found.sites)
     _check_new(found.sites, chosen.new)
     given, tokenizer = _inputs(loaded, name, tokenizer, texts, batches, asked, origin)
-    found, looked = looked_at(loaded, found, given.batches, asked=bool(asked.include))
-    watch = StopRule(found.sites, StopSettings(asked.top, asked.tolerance))
+    found, check_notes = check_sites(loaded, found, given.batches, asked=bool(asked.include))
+    stop_rule = StopRule(found.sites, StopSettings(asked.top, asked.tolerance))
     total = sum(len(batch.names) for batch in given.batches)
     random = random_batches(given.batches, loaded, tokenizer, asked.seed) if asked.reference else ()
     with progress_bar(total, progress and processes.first) as advance:
-        measured, by_chance = measure_beside(
+        measured, by_chance = measure_with_controls(
             chosen, found.sites, given, random, processes,
-            enough=watch if asked.stop == ADAPTIVE else None, advance=advance,
+            enough=stop_rule if asked.stop == ADAPTIVE else None, advance=advance,
         )  # fmt: skip
     provenance = provenance_of(
         given.source, measured, loaded, seed=asked.seed, denominator=asked.denominator,
@@ -125,9 +125,9 @@ def score(
     )  # fmt: skip
     scores = assemble(
         loaded, name, found, measured, provenance,
-        stopping_of(watch, asked.stop, measured, total, given.groups),
-        (*given.notes, *looked, *measured.notes, *_slow(loaded)),
-        references_of(watch, measured, by_chance),
+        stopping_of(stop_rule, asked.stop, measured, total, given.groups),
+        (*given.notes, *check_notes, *measured.notes, *_slow(loaded)),
+        references_of(stop_rule, measured, by_chance),
     )  # fmt: skip
     return with_indicators(scores, job.further, found.sites, measured)
 

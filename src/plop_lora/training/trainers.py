@@ -97,8 +97,8 @@ class EndsAtTexts:
     def _length(self, tokens: Sequence[int]) -> int | None:
         """Return the number of tokens with which one of the texts is complete; None without one."""
         for count in range(1, len(tokens) + 1):
-            said = self.processing_class.decode(tokens[:count], skip_special_tokens=True)
-            if any(text in said for text in self.end_texts):
+            decoded = self.processing_class.decode(tokens[:count], skip_special_tokens=True)
+            if any(text in decoded for text in self.end_texts):
                 return count
         return None
 

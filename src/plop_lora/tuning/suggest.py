@@ -54,16 +54,17 @@ def run_suggestions(search: Search, storage: SearchStorage, ladder: Ladder) -> t
     storage.enqueue(space, known_points(space))
     wanted = max(1, search.policy.trials - len(ladder.steps))
     startup = max(4, round(wanted * STARTUP_SHARE))
-    while (room := wanted - len(trained(storage.history()))) > 0:
-        size = min(room, workers_of(search.study.runner))
+    while (missing := wanted - len(trained(storage.history()))) > 0:
+        size = min(missing, workers_of(search.study.runner))
         if not affordable(search, storage, ladder, size):
             return (
-                f"{room} of {wanted} trials did not start, for the {search.policy.hours:.3g} hours",
+                f"{missing} of {wanted} trials did not start, for the "
+                f"{search.policy.hours:.3g} hours",
             )
         batch = _ask_feasible(storage, space, size, startup)
         if not batch:
             return (
-                f"{room} of {wanted} trials did not start: {MISSES} suggestions in a row were "
+                f"{missing} of {wanted} trials did not start: {MISSES} suggestions in a row were "
                 "above the budget",
             )
         _run(search, storage, batch)

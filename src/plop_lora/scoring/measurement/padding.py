@@ -44,11 +44,11 @@ def is_square(batch: Batch, window: int | None) -> bool:
     return len(batch.names) in widths and batch.can_split()
 
 
-def told_apart(batch: Batch, window: int | None) -> list[Batch]:
+def split_square(batch: Batch, window: int | None) -> list[Batch]:
     """Return a batch in pieces none of which is square; see `is_square`."""
     if not is_square(batch, window):
         return [batch]
-    return [piece for half in halves_of(batch) for piece in told_apart(half, window)]
+    return [piece for half in halves_of(batch) for piece in split_square(half, window)]
 
 
 def halves_of(batch: Batch) -> tuple[Batch, Batch]:

@@ -13,7 +13,7 @@ class IndicatorSettings:
     """What is measured of every site: NFN, and what was asked for beside it.
 
     Attributes:
-        denominator: `analytic` or `monte_carlo`, see `expected_norms.expected_gain`.
+        denominator: `analytic` or `monte_carlo`, see `expected_norms.expected_norm`.
         seed: Seed of the denominator, and of what estimates from draws.
         further: Indicators beside NFN; those that follow from a record are not measured.
     """

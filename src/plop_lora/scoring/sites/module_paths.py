@@ -141,8 +141,8 @@ def _encodes(model: nn.Module, part: nn.Module, config: PretrainedConfig) -> boo
 
 def _modalities(model: nn.Module) -> set[str]:
     """Return what a model says it takes; transformers writes one word or several."""
-    said = getattr(model, "input_modalities", "text")
-    return {said} if isinstance(said, str) else set(said)
+    declared = getattr(model, "input_modalities", "text")
+    return {declared} if isinstance(declared, str) else set(declared)
 
 
 def _component_names(model: nn.Module, block_lists: list[str]) -> dict[str, str]:

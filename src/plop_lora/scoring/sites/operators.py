@@ -1,7 +1,7 @@
 """How to read the weight of a site, whatever holds it.
 
 An operator gives the product W z of its module, taken from the module's own output wherever the
-output is that product, and the expected gain E||W u|| of the whole weight or of a part of it.
+output is that product, and the expected norm E||W u|| of the whole weight or of a part of it.
 
 Covers `nn.Linear` and its subclasses, transformers' `Conv1D`, routers that own a plain weight,
 embeddings, and quantised layers, which are only ever called. Experts stand in `experts.py`,
@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from plop_lora.indicators.expected_norms import PROBED_DRAWS, expected_gain, gaussian, row_norms
+from plop_lora.indicators.expected_norms import PROBED_DRAWS, expected_norm, gaussian, row_norms
 from plop_lora.models.devices import forward_attribute
 from plop_lora.scoring.sites.fused import FusedPart
 from plop_lora.scoring.sites.sharded import ShardedOperator, is_spread
@@ -48,7 +48,7 @@ class Operator(Protocol):
     def weight(self, part: FusedPart | None) -> torch.Tensor | None:
         """Return a part of the weight as [O, I], or all of it; None where it cannot be read."""
 
-    def gain(
+    def expected_norm(
         self, part: FusedPart | None, *, like: torch.Tensor, denominator: str, seed: int
     ) -> torch.Tensor:
         """Return E||W u|| of a part of the weight, a float32 scalar on the device of `like`."""
@@ -89,11 +89,11 @@ class DenseOperator:
         """Return a part of the weight, or all of it."""
         return self.weight_OI() if part is None else part.of_weight(self.weight_OI())
 
-    def gain(
+    def expected_norm(
         self, part: FusedPart | None, *, like: torch.Tensor, denominator: str, seed: int
     ) -> torch.Tensor:
         """Return E||W u|| by the closed form, or by drawing with `denominator="monte_carlo"`."""
-        return expected_gain(self.weight(part), denominator=denominator, seed=seed).to(like.device)
+        return expected_norm(self.weight(part), denominator=denominator, seed=seed).to(like.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,19 +120,20 @@ class EmbeddingOperator:
         """Return the table as [width, tokens]; it has no parts."""
         return self.module.weight.T
 
-    def gain(
+    def expected_norm(
         self, part: FusedPart | None, *, like: torch.Tensor, denominator: str, seed: int
     ) -> torch.Tensor:
         """Return E||W u|| of the table as [width, tokens]."""
-        return expected_gain(self.weight(part), denominator=denominator, seed=seed).to(like.device)
+        return expected_norm(self.weight(part), denominator=denominator, seed=seed).to(like.device)
 
 
 @dataclass(frozen=True, slots=True)
 class OpaqueOperator:
     """A quantised layer: its weight is never read, the module itself is the operator.
 
-    The bias is what it returns for zero, and the gain the mean over Gaussian rows sent through
-    it. Where activations are quantised as well (FP8, W8A8), the gain is that of the rounded map.
+    The bias is what it returns for zero, and the expected norm the mean over Gaussian rows sent
+    through it. Where activations are quantised as well (FP8, W8A8), the expected norm is that of
+    the rounded map.
     """
 
     module: Any
@@ -155,7 +156,7 @@ class OpaqueOperator:
     def weight(self, part: FusedPart | None) -> None:
         """Return None: what is stored is not the matrix that the layer multiplies by."""
 
-    def gain(
+    def expected_norm(
         self, part: FusedPart | None, *, like: torch.Tensor, denominator: str, seed: int
     ) -> torch.Tensor:
         """Return the mean of ||W g|| / ||g|| over `PROBED_DRAWS` Gaussian rows."""

@@ -20,7 +20,7 @@ LARGE = 1 << 26
 """Bytes from which on an embedding is worth this; smaller ones are mapped and that is all."""
 
 
-class Lookups(TorchFunctionMode):
+class EmbeddingRows(TorchFunctionMode):
     """Answers `embedding` on mapped weights while it is entered; it holds for its thread alone."""
 
     def __init__(self, shards: Shards, mapped: dict[int, str]) -> None:

@@ -1,9 +1,9 @@
-"""Look at a loaded model before it is measured: what can learn, and what its slices do.
+"""Check the sites of a loaded model before it is measured: what can learn, what slices do.
 
 One short row of the data goes through the model with its graph recorded, and a long one where the
 short one leaves something out. What no gradient reaches from the output (an indexer that runs
 without a graph, a choice of the k largest) cannot be trained and is never proposed. The graph is
-only walked: what it would keep for a backward pass is dropped, so that it costs the memory of a
+only traversed: what it would keep for a backward pass is dropped, so that it costs the memory of a
 forward pass.
 
 The slices of a fused projection are tried on the module that owns it: with the rows called v set
@@ -42,13 +42,13 @@ NOT_TRIED = (
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def looked_at(
+def check_sites(
     model: nn.Module, found: SiteMap, batches: Sequence[Batch], *, asked: bool = False
 ) -> tuple[SiteMap, tuple[str, ...]]:
     """Return the sites as one row of the data shows them, and notes for the record.
 
     Args:
-        model: loaded; a skeleton without weights is not looked at.
+        model: The loaded model; a skeleton without weights is not checked.
         found: from `find_sites(model)`.
         batches: what will be measured, of which a short row is run.
         asked: whether --include names the sites, so that those that cannot learn stay.
