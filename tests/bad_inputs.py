@@ -123,6 +123,7 @@ WORDS = [
     Row(f"{SCORE} --engine steam", 2, "Did you mean 'stream'"),
     Row(f"{SCORE} --dtype int8", 2, "no dtype 'int8'.*float32"),
     Row(f"{SCORE} --dtype FLOAT32", 2, "no dtype 'FLOAT32'.*float32"),
+    Row(f"{SCORE} --denominator montecarlo", 2, "Did you mean 'monte_carlo'"),
     Row(f"{SCORE} --baseline montecarlo", 2, "Did you mean 'monte_carlo'"),
     Row(f"{SCORE} --device 'GPU 0'", 2, "'GPU 0'.*cuda:1"),
     Row(f"{SCORE} --device cuda:x", 2, "'cuda:x'.*cuda:1"),

@@ -18,6 +18,7 @@ from plop_lora.recipe import Runner
 from plop_lora.records import (
     ArmResult,
     CostLedger,
+    GapVerdict,
     ModelReference,
     Placement,
     Predictive,
@@ -59,7 +60,7 @@ def placement(**values: object) -> Placement:
     fields = {
         "model": model_reference(),
         "strategy": "plop",
-        "verdict": "decided",
+        "verdict": GapVerdict.DECIDED,
         "choices": (),
         "sites": sites,
         "scaling": 1.0,

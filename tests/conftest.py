@@ -59,6 +59,13 @@ def models() -> Callable[[str], nn.Module]:
     return get
 
 
+def score_model(name: str) -> Scores:
+    """Return the scores of one of `MODELS` on its batch."""
+    import plop_lora as plop
+
+    return plop.score(build(name), batches=[make_batch(name)], progress=False)
+
+
 def make_batch(name: str, *, rows: int = 6, seed: int = 1) -> dict[str, torch.Tensor]:
     """Return a batch of ragged, right-padded rows that suits a family."""
     import families
@@ -97,6 +104,42 @@ def texts() -> list[str]:
 def scores() -> Scores:
     """The scores of the small Llama on `TEXTS`; test_golden_scores.py holds them to the code."""
     return Scores.load(GOLDEN / "llama-scores.json")
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a tiny BERT that trials finetune."""
+    from trials import checkpoint
+
+    return checkpoint(tmp_path_factory.mktemp("encoder"), "BertModel")
+
+
+@pytest.fixture(scope="session")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a tiny Llama whose tokenizer has no padding token."""
+    from trials import checkpoint
+
+    return checkpoint(tmp_path_factory.mktemp("decoder"), "LlamaForCausalLM", pad=False)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute as trials and processes of their own do: threads change the last digit."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    """A local Ray cluster for the tests of a module."""
+    from plop_lora.ray_cluster import connected
+
+    with connected():
+        yield
 
 
 @pytest.fixture(scope="module")

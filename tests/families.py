@@ -51,7 +51,7 @@ def _without(settings: dict[str, Any], *names: str) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in names}
 
 
-def _causal(config: str, model: str, **extra: Any) -> Callable[[], nn.Module]:
+def causal(config: str, model: str, **extra: Any) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         return getattr(t, model)(getattr(t, config)(**(DECODER | extra)))
 
@@ -174,7 +174,7 @@ def _qwen3_5_text(**extra: Any) -> dict[str, Any]:
 
 
 _LINEAR_ATTENTION = _without(_qwen3_5_text(), *DECODER)
-_LATENT = {
+LATENT = {
     "q_lora_rank": 12, "kv_lora_rank": 10, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4,
     "v_head_dim": 7, "num_key_value_heads": 4, "moe_intermediate_size": 24,
     "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 2,
@@ -186,54 +186,54 @@ _MAMBA = {
 }  # fmt: skip
 
 FAMILIES: dict[str, Callable[[], nn.Module]] = {
-    "llama": _causal("LlamaConfig", "LlamaForCausalLM"),
-    "mistral": _causal("MistralConfig", "MistralForCausalLM"),
-    "qwen2": _causal("Qwen2Config", "Qwen2ForCausalLM"),
-    "qwen3": _causal("Qwen3Config", "Qwen3ForCausalLM", head_dim=10),
-    "gemma2": _causal("Gemma2Config", "Gemma2ForCausalLM", head_dim=10),
-    "gemma3": _causal("Gemma3TextConfig", "Gemma3ForCausalLM", head_dim=10, sliding_window=16),
-    "phi3": _causal("Phi3Config", "Phi3ForCausalLM"),
+    "llama": causal("LlamaConfig", "LlamaForCausalLM"),
+    "mistral": causal("MistralConfig", "MistralForCausalLM"),
+    "qwen2": causal("Qwen2Config", "Qwen2ForCausalLM"),
+    "qwen3": causal("Qwen3Config", "Qwen3ForCausalLM", head_dim=10),
+    "gemma2": causal("Gemma2Config", "Gemma2ForCausalLM", head_dim=10),
+    "gemma3": causal("Gemma3TextConfig", "Gemma3ForCausalLM", head_dim=10, sliding_window=16),
+    "phi3": causal("Phi3Config", "Phi3ForCausalLM"),
     "gpt2": _gpt2,
     "opt": _opt,
-    "gpt_neox": _causal("GPTNeoXConfig", "GPTNeoXForCausalLM"),
+    "gpt_neox": causal("GPTNeoXConfig", "GPTNeoXForCausalLM"),
     "falcon": _falcon(multi_query=True),
     "falcon_heads": _falcon(multi_query=False),
     "falcon_new": _falcon(new_decoder_architecture=True, num_kv_heads=2),
     "bloom": _bloom,
-    "mixtral": _causal("MixtralConfig", "MixtralForCausalLM", num_local_experts=4),
-    "qwen2_moe": _causal(
+    "mixtral": causal("MixtralConfig", "MixtralForCausalLM", num_local_experts=4),
+    "qwen2_moe": causal(
         "Qwen2MoeConfig", "Qwen2MoeForCausalLM", **EXPERTS, shared_expert_intermediate_size=40
     ),
-    "qwen3_moe": _causal("Qwen3MoeConfig", "Qwen3MoeForCausalLM", **EXPERTS, head_dim=8),
-    "olmoe": _causal("OlmoeConfig", "OlmoeForCausalLM", num_experts=4, num_experts_per_tok=2),
-    "deepseek_v2": _causal("DeepseekV2Config", "DeepseekV2ForCausalLM", **_LATENT),
-    "deepseek_v3": _causal("DeepseekV3Config", "DeepseekV3ForCausalLM", **_LATENT),
-    "gpt_oss": _causal(
+    "qwen3_moe": causal("Qwen3MoeConfig", "Qwen3MoeForCausalLM", **EXPERTS, head_dim=8),
+    "olmoe": causal("OlmoeConfig", "OlmoeForCausalLM", num_experts=4, num_experts_per_tok=2),
+    "deepseek_v2": causal("DeepseekV2Config", "DeepseekV2ForCausalLM", **LATENT),
+    "deepseek_v3": causal("DeepseekV3Config", "DeepseekV3ForCausalLM", **LATENT),
+    "gpt_oss": causal(
         "GptOssConfig", "GptOssForCausalLM", num_local_experts=4, num_experts_per_tok=2, head_dim=8
     ),
-    "granite_moe_hybrid": _causal(
+    "granite_moe_hybrid": causal(
         "GraniteMoeHybridConfig", "GraniteMoeHybridForCausalLM", num_local_experts=4,
         num_experts_per_tok=2, shared_intermediate_size=40, layer_types=["mamba", "attention"],
         position_embedding_type="rope", **_MAMBA,
     ),
-    "nemotron_h": _causal(
+    "nemotron_h": causal(
         "NemotronHConfig", "NemotronHForCausalLM", layers_block_type=["mamba", "attention", "mlp",
         "moe"], mamba_num_heads=8, mamba_head_dim=8, ssm_state_size=4, n_groups=2, chunk_size=8,
         n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, head_dim=8,
         moe_shared_expert_intermediate_size=40, n_group=1, topk_group=1, num_hidden_layers=4,
     ),
-    "llama4": _causal(
+    "llama4": causal(
         "Llama4TextConfig", "Llama4ForCausalLM", num_local_experts=4, num_experts_per_tok=1,
         intermediate_size_mlp=56, interleave_moe_layer_step=2, head_dim=8,
         attention_chunk_size=32,
     ),
-    "qwen3_next": _causal(
+    "qwen3_next": causal(
         "Qwen3NextConfig", "Qwen3NextForCausalLM", **EXPERTS, **_LINEAR_ATTENTION,
         shared_expert_intermediate_size=40,
     ),
-    "qwen3_5": _causal("Qwen3_5TextConfig", "Qwen3_5ForCausalLM", **_LINEAR_ATTENTION),
-    "falcon_h1": _causal("FalconH1Config", "FalconH1ForCausalLM", mamba_d_ssm=64, **_MAMBA),
-    "mamba2": _causal(
+    "qwen3_5": causal("Qwen3_5TextConfig", "Qwen3_5ForCausalLM", **_LINEAR_ATTENTION),
+    "falcon_h1": causal("FalconH1Config", "FalconH1ForCausalLM", mamba_d_ssm=64, **_MAMBA),
+    "mamba2": causal(
         "Mamba2Config", "Mamba2ForCausalLM", num_heads=8, head_dim=8, state_size=4, n_groups=2,
         chunk_size=8,
     ),

@@ -78,3 +78,12 @@ def session(folder: Path, *, batch_size: int = 4) -> tuple[Session, list[Mapping
     """Return a session, and the list that its curve grows in."""
     curve: list[Mapping[str, Any]] = []
     return Session(folder, curve.append, batch_size), curve
+
+
+def weights(model: Any, *, adapters: bool) -> dict[str, torch.Tensor]:
+    """Return copies of the weights of the adapters, or of all others, by their names."""
+    return {
+        name: parameter.detach().clone()
+        for name, parameter in model.named_parameters()
+        if ("lora_" in name) is adapters
+    }

@@ -13,7 +13,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from plop_lora.models.loading import describe
-from plop_lora.records import AdapterSettings, PlacedSite, Placement
+from plop_lora.records import UNSCORED, AdapterSettings, PlacedSite, Placement
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "vocab_size": 64,
          "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
@@ -141,7 +141,7 @@ def placed(
     missing = ranks.keys() - {site.type for site in sites}
     assert not missing, f"{model_name} has no {missing}"
     return builders.placement(
-        model=describe(model, f"tiny/{model_name}"), strategy="custom", verdict="",
+        model=describe(model, f"tiny/{model_name}"), strategy="custom", verdict=UNSCORED,
         sites=tuple(sites), scaling=scaling, untouched=tuple(untouched), settings=made,
     )  # fmt: skip
 

@@ -43,7 +43,7 @@ rank: {RANK}
 top: 1
 seeds: 2
 ladder: [1.0]
-full_rate: 0.001
+full_rate: 0.00067
 evaluation: {{metric: exact, batch_size: 64, max_new_tokens: 2}}
 training: {{steps: 24, batch_size: 16, dtype: float32, device: cpu}}
 """

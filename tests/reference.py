@@ -56,7 +56,7 @@ class Watch(TorchFunctionMode):
                 return
 
 
-def closed_gain(weight: torch.Tensor) -> float:
+def closed_norm(weight: torch.Tensor) -> float:
     """E||W u|| by the corrected closed form of the method, from singular values in float64."""
     squares = torch.linalg.svdvals(weight.double()) ** 2
     width = weight.shape[1]
@@ -100,8 +100,8 @@ def _mean(
         for one_IO, z in zip(batched, stacked, strict=True):
             weight = one_IO.T[_rows(site)]
             z = z[z.norm(dim=-1) > 0]
-            gain = closed_gain(weight)
-            total += float(((z @ weight.T).norm(dim=-1) / (z.norm(dim=-1) * gain)).sum())
+            norm = closed_norm(weight)
+            total += float(((z @ weight.T).norm(dim=-1) / (z.norm(dim=-1) * norm)).sum())
             count += len(z)
     return (total / count, count) if count else None
 

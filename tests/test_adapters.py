@@ -26,16 +26,6 @@ TEXTS = ["a fine day", "dull rain and a bleak night with rain", "sun"]
 QUERY = "encoder.layer.{}.attention.self.query"
 
 
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return checkpoint(tmp_path_factory.mktemp("encoder"), "BertModel")
-
-
-@pytest.fixture(scope="module")
-def decoder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return checkpoint(tmp_path_factory.mktemp("decoder"), "LlamaForCausalLM", pad=False)
-
-
 def on_encoder(rank: int = 4, **settings: object) -> Placement:
     return placed("bert", {"output.dense": rank, "attention.self.query": rank}, **settings)
 

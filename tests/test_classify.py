@@ -10,24 +10,13 @@ import pytest
 import torch
 from placements import placed
 from torch.nn import functional
-from trials import NO_DATA, checkpoint, rows, spec_of
+from trials import NO_DATA, rows, spec_of
 
 from plop_lora.errors import DataError
 from plop_lora.records import EvaluationSettings
 from plop_lora.training import classifier as classify
 from plop_lora.training.adapters import prepare
 from plop_lora.training.task import Session
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return checkpoint(tmp_path_factory.mktemp("encoder"), "BertModel")
-
-
-@pytest.fixture(scope="module")
-def decoder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return checkpoint(tmp_path_factory.mktemp("decoder"), "LlamaForCausalLM", pad=False)
-
 
 BERT = placed("bert", {"attention.self.value": 4, "output.dense": 4})
 LLAMA = placed("llama", {"self_attn.v_proj": 4, "mlp.down_proj": 4})

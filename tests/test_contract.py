@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import plop_lora as plop
 from plop_lora.errors import MeasurementError
-from plop_lora.indicators.expected_norms import expected_gain, sum_of_fourth_powers
+from plop_lora.indicators.expected_norms import expected_norm, sum_of_fourth_powers
 from plop_lora.models import devices
 
 TEXT_MODELS = [name for name in MODELS if name != "vit"]
@@ -28,7 +28,7 @@ def _nfn(scores) -> dict[str, float]:
     return {site.name: site.nfn for site in scores.sites}
 
 
-def exact_gain(weight: torch.Tensor) -> float:
+def exact_norm(weight: torch.Tensor) -> float:
     """E||W u|| by numerical integration over the singular values (float64, no approximation).
 
     With g Gaussian, E||W g|| = E||W u|| E||g||, and E sqrt(Q) for Q = Σ σ² g² follows from its
@@ -82,16 +82,16 @@ def test_bfloat16_within_tolerance(models) -> None:
     assert low == pytest.approx(_nfn(_score(models("llama"), batch)), rel=0.03)
 
 
-@pytest.mark.parametrize("baseline", ["analytic", "monte_carlo"])
-def test_seeded_repeat_is_identical(models, baseline: str) -> None:
+@pytest.mark.parametrize("denominator", ["analytic", "monte_carlo"])
+def test_seeded_repeat_is_identical(models, denominator: str) -> None:
     batch = make_batch("llama")
-    first, second = (_score(models("llama"), batch, baseline=baseline) for _ in range(2))
+    first, second = (_score(models("llama"), batch, denominator=denominator) for _ in range(2))
     assert _nfn(first) == _nfn(second)
 
 
 def test_monte_carlo_agrees(models) -> None:
     batch = make_batch("llama")
-    drawn = _nfn(_score(models("llama"), batch, baseline="monte_carlo"))
+    drawn = _nfn(_score(models("llama"), batch, denominator="monte_carlo"))
     assert drawn == pytest.approx(_nfn(_score(models("llama"), batch)), rel=0.01)
 
 
@@ -100,9 +100,9 @@ def test_denominator_against_integration(shape: tuple[int, int]) -> None:
     """The corrected closed form, exact and probed, against an exact integral."""
     torch.manual_seed(3)
     weight = torch.randn(shape) * torch.logspace(-1, 0, shape[1])
-    value = float(expected_gain(weight, baseline="analytic", seed=0))
+    value = float(expected_norm(weight, denominator="analytic", seed=0))
     uncorrected = float(weight.norm() / shape[1] ** 0.5)
-    exact = exact_gain(weight)
+    exact = exact_norm(weight)
     tolerance = 0.02 if min(shape) < 10 else 1e-3
     assert value == pytest.approx(exact, rel=tolerance)
     assert abs(value - exact) < abs(uncorrected - exact)
@@ -127,7 +127,7 @@ def test_positive_control() -> None:
     aligned = right[:1].repeat(8, 1)[:, None, :]
     noise = torch.randn(64, 16, 256)
     top = _score(model, {"input": aligned}).sites[0].nfn
-    assert top == pytest.approx(float(sigma[0]) / exact_gain(layer.weight.detach()), rel=1e-3)
+    assert top == pytest.approx(float(sigma[0]) / exact_norm(layer.weight.detach()), rel=1e-3)
     assert _score(model, {"input": noise}).sites[0].nfn == pytest.approx(1.0, abs=0.01)
     assert left.shape == (256, 256)
 

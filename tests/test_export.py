@@ -7,17 +7,13 @@ import json
 
 import pytest
 import torch
-from conftest import MODELS, build, make_batch
+from conftest import MODELS, build, score_model
 from torch import nn
 
 import plop_lora as plop
 from plop_lora.errors import ExportError, OutputError
 from plop_lora.exports.dryrun import check_with_peft
 from plop_lora.records import Placement
-
-
-def _scores(name: str) -> plop.Scores:
-    return plop.score(build(name), batches=[make_batch(name)], progress=False)
 
 
 def _read_back(placement: Placement, name: str) -> dict[str, tuple[int, float]]:
@@ -42,7 +38,7 @@ def _read_back(placement: Placement, name: str) -> dict[str, tuple[int, float]]:
 )
 def test_real_peft_adapts_exactly_the_placement(name: str, options: dict[str, object]) -> None:
     """Suffix lists hit too much or too little in half of these families when done naively."""
-    placement = plop.place(_scores(name), **options)
+    placement = plop.place(score_model(name), **options)
     found = _read_back(placement, name)
     assert found == {site.name: (site.rank, placement.scaling) for site in placement.sites}
 

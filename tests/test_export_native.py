@@ -15,11 +15,12 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import families
 import pytest
 import torch
 import transformers
 import yaml
-from conftest import HEADS, SMALL, build, make_batch
+from conftest import build, make_batch
 from torch import nn
 
 import plop_lora as plop
@@ -35,15 +36,8 @@ ATTENTION = ["q_proj", "v_proj"]
 MLP = ["gate_proj", "up_proj", "down_proj"]
 
 
-def _phi3() -> nn.Module:
-    config = transformers.Phi3Config(
-        **SMALL, **HEADS, num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=2
-    )
-    return transformers.Phi3ForCausalLM(config).eval()
-
-
 def _scores(name: str) -> plop.Scores:
-    model = _phi3() if name == "phi3" else build(name)
+    model = families.build("phi3") if name == "phi3" else build(name)
     batch = make_batch("llama" if name == "phi3" else name)
     return plop.score(model, batches=[batch], progress=False)
 

@@ -76,7 +76,7 @@ def test_scores_in_half_precision(name: str) -> None:
 def test_monte_carlo_draws_are_those_of_the_cpu() -> None:
     """The draws come from the host's generator, so that a device changes no record."""
     model, batch = families.build("llama"), families.batch_of("llama")
-    options = {"batches": [batch], "baseline": "monte_carlo", "progress": False}
+    options = {"batches": [batch], "denominator": "monte_carlo", "progress": False}
     here = plop.score(model, **options)
     there = plop.score(copy.deepcopy(model).cuda(), **options)
     expected = [site.nfn for site in here.sites]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from finetunes import PROBLEMS, prepared, session, spec
+from finetunes import PROBLEMS, prepared, session, spec, weights
 
 from plop_lora.errors import DataError, UsageError
 from plop_lora.training.tasks import grpo
@@ -21,19 +21,11 @@ ROWS = [
 SETTINGS = {"rewards": ("number", "format"), "generations": 4, "completion_length": 8}
 
 
-def _weights(model: Any, *, adapters: bool) -> dict[str, torch.Tensor]:
-    return {
-        name: parameter.detach().clone()
-        for name, parameter in model.named_parameters()
-        if ("lora_" in name) is adapters
-    }
-
-
 @pytest.mark.slow
 def test_three_steps(tmp_path: Path, capsys: Any) -> None:
     """Rewards reach the curve under their names, tokens are counted, the base stays as it was."""
     ready = prepared()
-    base = _weights(ready.model, adapters=False)
+    base = weights(ready.model, adapters=False)
     given, curve = session(tmp_path)
     trained = grpo.train(spec("grpo", rate=1e-3, **SETTINGS), ready, ROWS, given)
     steps = [row for row in curve if "loss" in row]
@@ -44,7 +36,7 @@ def test_three_steps(tmp_path: Path, capsys: Any) -> None:
     prompts = min(len(ready.tokenizer(row["prompt"])["input_ids"]) for row in ROWS)
     assert trained.tokens >= 3 * 4 * (prompts + 1)
     assert trained.tokens <= 3 * 4 * (128 + 8)
-    after = _weights(ready.model, adapters=False)
+    after = weights(ready.model, adapters=False)
     assert all(torch.equal(weight, after[name]) for name, weight in base.items())
     assert capsys.readouterr().out == ""
 
@@ -66,18 +58,18 @@ def vowels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_reward_that_differs_moves_the_adapters(tmp_path: Path, vowels: str) -> None:
     """Only differences within a group train; a comparison with the start leaves no copy behind."""
     ready = prepared("q_proj", "v_proj")
-    base, adapters = (_weights(ready.model, adapters=kind) for kind in (False, True))
+    base, adapters = (weights(ready.model, adapters=kind) for kind in (False, True))
     settings = {**SETTINGS, "rewards": (vowels,), "beta": 0.1}
     given, curve = session(tmp_path)
     grpo.train(spec("grpo", rate=1e-3, **settings), ready, ROWS, given)
     assert f"rewards/{vowels}/mean" in curve[0]
     assert all(math.isfinite(row["kl"]) for row in curve if "loss" in row)
-    after = _weights(ready.model, adapters=True)
+    after = weights(ready.model, adapters=True)
     assert after.keys() == adapters.keys()
     assert any(not torch.equal(weight, after[name]) for name, weight in adapters.items())
     assert list(ready.model.peft_config) == ["default"]
     assert {n for n, p in ready.model.named_parameters() if p.requires_grad} == adapters.keys()
-    rest = _weights(ready.model, adapters=False)
+    rest = weights(ready.model, adapters=False)
     assert all(torch.equal(weight, rest[name]) for name, weight in base.items())
 
 
@@ -85,10 +77,10 @@ def test_a_reward_that_differs_moves_the_adapters(tmp_path: Path, vowels: str) -
 def test_comparing_with_the_start_does_not_rewrite_the_base(tmp_path: Path, vowels: str) -> None:
     """PiSSA takes its part out of the base whenever an adapter is added; TRL adds one."""
     ready = prepared(init_lora_weights="pissa_niter_2")
-    base = _weights(ready.model, adapters=False)
+    base = weights(ready.model, adapters=False)
     settings = {**SETTINGS, "rewards": (vowels,), "beta": 0.1, "steps": 1}
     grpo.train(spec("grpo", rate=1e-3, **settings), ready, ROWS, session(tmp_path)[0])
-    after = _weights(ready.model, adapters=False)
+    after = weights(ready.model, adapters=False)
     assert all(torch.equal(weight, after[name]) for name, weight in base.items())
     assert ready.model.peft_config["default"].init_lora_weights == "pissa_niter_2"
 

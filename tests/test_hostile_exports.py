@@ -61,7 +61,6 @@ def _with(model_name: str, revision: str, strategy: str, version: str) -> Placem
         strategy=strategy,
         plop_version=version,
         notes=(strategy,),
-        verdict=version,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import HEADS, SMALL, build, make_batch
+from conftest import HEADS, SMALL, build, score_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -24,9 +24,7 @@ from plop_lora.records import AdapterSettings, Placement
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@functools.cache
-def _scores(name: str) -> plop.Scores:
-    return plop.score(build(name), batches=[make_batch(name)], progress=False)
+_scores = functools.cache(score_model)
 
 
 def _write(folder: Path, **fields: Any) -> Path:

@@ -29,7 +29,7 @@ from plop_lora.indicators import (
     OfWeights,
 )
 from plop_lora.placement import groups_of
-from plop_lora.records import Placement, Scores
+from plop_lora.records import TIE, Placement, Scores
 from plop_lora.reports.terminal import as_text
 from plop_lora.scoring.engines.choose import engine_for
 from plop_lora.scoring.engines.in_memory import measure
@@ -320,7 +320,8 @@ def test_parameter_share_follows_from_any_record(scores) -> None:
     assert [one.type for one in groups] == sorted(sizes, key=lambda name: (-sizes[name], name))
     placement = plop.place(scores, indicator="parameter-share", top=2)
     assert [choice.type for choice in placement.choices] == [one.type for one in groups[:2]]
-    assert placement.choices[0].next.verdict == "a tie within 0"  # more texts would not help
+    gap = placement.choices[0].next
+    assert (gap.verdict, gap.tolerance) == (TIE, 0)  # more texts would not help
 
 
 def test_every_row_says_what_it_is() -> None:
@@ -376,7 +377,7 @@ def test_weights_that_cannot_be_read_are_missing_not_zero(monkeypatch) -> None:
 
     sides = {s.host.in_features for s in find_sites(build("llama")).sites if "down" in s.type}
     monkeypatch.setattr(DenseOperator, "weight", packed)
-    monkeypatch.setattr(DenseOperator, "gain", _gain_of(plain))
+    monkeypatch.setattr(DenseOperator, "expected_norm", _norm_of(plain))
     assert sides == {48}
     scores = _scored("rank-of-weights")
     (held,) = scores.indicators
@@ -390,13 +391,13 @@ def test_weights_that_cannot_be_read_are_missing_not_zero(monkeypatch) -> None:
     assert indicator_estimate(scores.measurements, held, orders) is None
 
 
-def _gain_of(plain):
-    from plop_lora.indicators.expected_norms import expected_gain
+def _norm_of(plain):
+    from plop_lora.indicators.expected_norms import expected_norm
 
-    def gain(self, part, *, like, baseline, seed):
-        return expected_gain(plain(self, part), baseline=baseline, seed=seed)
+    def norm(self, part, *, like, denominator, seed):
+        return expected_norm(plain(self, part), denominator=denominator, seed=seed)
 
-    return gain
+    return norm
 
 
 @pytest.mark.parametrize(

@@ -11,25 +11,26 @@ from typer.testing import CliRunner
 
 from plop_lora.cli.keys import Key, field_of, takes_recipe
 from plop_lora.errors import UsageError
-from plop_lora.recipe import WITH_OPTION, TuneRecipe, VerifyRecipe, option_of
+from plop_lora.recipe import WITH_OPTION, ScoreRecipe, TuneRecipe, VerifyRecipe, option_of
 
 KEYS = (
     *(Key(path, "P") for path in ("arms", "seeds", "quick", "budget", "prompt", "margin")),
     Key("training.rewards", "P", hidden=True),
 )
+REWARDS = Key("training.rewards", "P", hidden=True, former="--rewards-of-old")
 VERBS = {
     name: importlib.import_module(f"plop_lora.cli.{name}").KEYS
     for name in ("verify", "tune", "score", "place")
 }
 
 
-def given(*words: str) -> dict[str, Any]:
-    """Return what a command that takes `KEYS` is given."""
+def given(*words: str, keys: tuple[Key, ...] = KEYS) -> dict[str, Any]:
+    """Return what a command that takes these keys is given."""
     found: list[dict[str, Any]] = []
     app = typer.Typer()
 
     @app.command()
-    @takes_recipe(VerifyRecipe, KEYS)
+    @takes_recipe(VerifyRecipe, keys)
     def command(given: dict[str, Any]) -> None:
         found.append(given)
 
@@ -92,6 +93,20 @@ def test_errors_name_options_that_there_are() -> None:
     own = ("indicators", "batch_size", "include", "exclude", "token", "trust_remote_code")
     assert paths | {f"score.{name}" for name in own} == WITH_OPTION
     assert option_of("ladder") == "--set ladder"
+
+
+def test_the_former_name_of_an_option_sets_its_key() -> None:
+    """Scripts that say `--baseline` go on working, and the help shows the new name alone."""
+    (old,) = (key for key in VERBS["score"] if key.former)
+    assert (old.option, old.path, old.hidden) == ("--baseline", "score.denominator", True)
+    assert given("--rewards-of-old", "number", keys=(REWARDS,)) == given("--rewards", "number")
+
+
+@pytest.mark.parametrize("name", ["denominator", "baseline"])
+def test_the_former_name_of_a_key_is_read(name: str) -> None:
+    read = ScoreRecipe.parse({"score": {name: "monte_carlo"}}, "the recipe")
+    assert read.score.denominator == "monte_carlo"
+    assert "baseline" not in read.model_dump_json()
 
 
 def test_a_verb_without_given_is_a_fault_of_ours() -> None:

@@ -32,6 +32,6 @@ def test_order_on_word_problems() -> None:
     assert scores.type_names()[:2] == ["value", "attention.output.dense"]
     assert scores.type_names()[-1] == "intermediate.dense"
     assert scores.types[0].nfn == pytest.approx(0.958, abs=0.03)
-    drawn = plop.score(model, tokenizer, documents, baseline="monte_carlo", progress=False)
+    drawn = plop.score(model, tokenizer, documents, denominator="monte_carlo", progress=False)
     for ours, theirs in zip(scores.sites, drawn.sites, strict=True):
         assert ours.nfn == pytest.approx(theirs.nfn, rel=2e-3)

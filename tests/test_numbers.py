@@ -20,8 +20,8 @@ from plop_lora.recipe import VerifyRecipe
 from plop_lora.records import TrialData
 from plop_lora.study.checks import compares_numbers
 from plop_lora.study.splits import prepare_splits
-from plop_lora.training import trial
 from plop_lora.training.tasks import SFT
+from plop_lora.training.trial import run_trial
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,8 @@ def test_all_references_are_read_before_training(tmp_path: Path) -> None:
 
 
 FILES = ("train.jsonl", "eval.jsonl")
+NO_MODEL = "no-such-model"
+"""A trial that came to its training would fail to load this."""
 
 
 @pytest.mark.parametrize(
@@ -96,17 +98,16 @@ FILES = ("train.jsonl", "eval.jsonl")
     ],
 )
 def test_a_trial_alone_reads_its_references_before_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], message: str
+    tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
     """`plop trial` trained for hours, and then met the reference that is no number."""
     rows = [{"prompt": f"What is {n}?", "completion": f"{n}"} for n in range(8)]
     judged = [rows[0], {**rows[1], "completion": "at 10:30"}]
     for name, part in (("train.jsonl", rows), ("eval.jsonl", judged)):
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in part))
-    made = spec(**settings)
+    made = dataclasses.replace(spec(**settings), model=NO_MODEL)
     digests = [hashlib.sha256((tmp_path / n).read_bytes()).hexdigest() for n in FILES]
     data = TrialData(FILES[0], digests[0], FILES[1], digests[1])
-    monkeypatch.setattr(trial, "_run", None)
     with pytest.raises(PlopError, match=message):
-        trial.run_trial(dataclasses.replace(made, data=data), tmp_path)
+        run_trial(dataclasses.replace(made, data=data), tmp_path)
     assert not (tmp_path / "result.json").exists()

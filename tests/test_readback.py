@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import families
 import pytest
 import torch
 import transformers
@@ -27,13 +28,6 @@ SWITCHED = ("litgpt", "torchtune")
 FUSED = ["qkv_proj", "gate_up_proj"]
 
 
-def _phi3() -> nn.Module:
-    config = transformers.Phi3Config(
-        **SMALL, **HEADS, num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=2
-    )
-    return transformers.Phi3ForCausalLM(config).eval()
-
-
 def _place(model: nn.Module, types: list[str], **options: Any) -> Placement:
     scores = plop.score(model, batches=[make_batch("llama")], progress=False, **options)
     return plop.place(scores, strategy="custom", types=types, rank=4)
@@ -41,7 +35,9 @@ def _place(model: nn.Module, types: list[str], **options: Any) -> Placement:
 
 @pytest.fixture(scope="module")
 def without_gate_up() -> Placement:
-    return _place(_phi3(), ["qkv_proj", "o_proj", "down_proj"], exclude=["gate_up_proj"])
+    return _place(
+        families.build("phi3"), ["qkv_proj", "o_proj", "down_proj"], exclude=["gate_up_proj"]
+    )
 
 
 # ------------------------------------------------------------------- what was left out and is fused
@@ -50,7 +46,7 @@ def without_gate_up() -> Placement:
 @pytest.mark.parametrize("options", [{"exclude": FUSED[1:]}, {"include": ["o_proj", "down_proj"]}])
 def test_untouched_names_weights_and_not_slices(options: dict[str, list[str]]) -> None:
     """An export asks whether it may touch `gate_up_proj`; `gate_up_proj[gate]` is no answer."""
-    placement = _place(_phi3(), ["o_proj", "down_proj"], **options)
+    placement = _place(families.build("phi3"), ["o_proj", "down_proj"], **options)
     assert {name for name in placement.untouched if "gate_up" in name} == {
         f"model.layers.{layer}.mlp.gate_up_proj" for layer in (0, 1)
     }
@@ -59,7 +55,7 @@ def test_untouched_names_weights_and_not_slices(options: dict[str, list[str]]) -
 
 def test_a_weight_of_which_one_slice_is_left_out_is_not_untouched() -> None:
     """It takes the adapter all the same, for the slices that were scored."""
-    placement = _place(_phi3(), ["qkv_proj"], exclude=["qkv_proj[q]"])
+    placement = _place(families.build("phi3"), ["qkv_proj"], exclude=["qkv_proj[q]"])
     assert {site.name.rpartition(".")[2] for site in placement.sites} == {"qkv_proj"}
     assert not any("qkv_proj" in name for name in placement.untouched)
 

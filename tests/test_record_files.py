@@ -13,7 +13,7 @@ import pytest
 from builders import trial_result, trial_spec
 
 from plop_lora.errors import RecordError
-from plop_lora.records import Comparison, Placement, Record, Scores, TrialResult, TrialSpec
+from plop_lora.records import TIE, Comparison, Placement, Record, Scores, TrialResult, TrialSpec
 from plop_lora.records.reading import check_values
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -35,6 +35,18 @@ def test_documents_without_a_digest_load_and_keep_their_identity(kind: str) -> N
     record = record_class.load(path)
     assert record.digest().startswith(identity)
     assert record_class.from_dict(json.loads(record.to_json())) == record
+
+
+def test_the_tolerance_of_a_tie_is_read_from_the_text_of_older_files() -> None:
+    """Older files say `a tie within 0.2`; the number has a field of its own since."""
+    text = (GOLDEN / "placement-1-tie.json").read_text()
+    assert '"verdict": "a tie within 0.2"' in text
+    record = Placement.from_dict(json.loads(text))
+    gap = record.choices[0].left_out
+    assert (record.verdict, record.tolerance) == (gap.verdict, gap.tolerance) == (TIE, 0.2)
+    assert "Against what was left out: a tie within 0.2." in str(record)
+    assert '"verdict": "tie", "tolerance": 0.2' in record.to_json()
+    assert Placement.from_dict(json.loads(record.to_json())) == record
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -105,6 +117,7 @@ BAD = [
     (_with(scaling=math.nan), "scaling is nan, and must be a finite number"),
     (_with(scaling=math.inf), "scaling is inf, and must be a finite number"),
     (_with(scaling=0), "scaling is 0; it must be above 0"),
+    (_with(verdict="a tie within 1.2.3"), "verdict: Input should be 'decided'"),
     (_with(seed="many"), "seed must be a whole number, and is 'many'"),
     (_with(seed=1.5), "seed must be a whole number, and is 1.5"),
     (_with(strategy=None), "strategy must be text, and is empty"),

@@ -99,7 +99,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunTrials]:
         return
     if request.param == "ray":
         pytest.importorskip("ray")
-        request.getfixturevalue("cluster")
+        request.getfixturevalue("ray_cluster")
     command = pretend.command(tmp_path)
 
     def of_kind(specs: Sequence[TrialSpec], root: Path, runner: Runner, **options: object):
@@ -107,14 +107,6 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunTrials]:
         return run_trials(specs, root, there, command=command, **options)
 
     yield of_kind
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    from plop_lora.ray_cluster import connected
-
-    with connected():
-        yield
 
 
 def _shuffled(specs, root, runner, **options):

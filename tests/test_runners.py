@@ -25,7 +25,6 @@ from plop_lora.recipe import Runner
 from plop_lora.records import TrainingSettings, TrialResult
 from plop_lora.records.trial import TrialSpec
 from plop_lora.training.runners import local
-from plop_lora.training.runners import trial_process as attempt
 from plop_lora.training.runners.events import FINISHED, RUNNING, Event
 from plop_lora.training.runners.run import run_trials
 from plop_lora.training.runners.trial_process import TrialCommand
@@ -196,12 +195,10 @@ def test_a_signal_ends_all_trials_and_records_none(
     run,
     usual_signals: None,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     number: signal.Signals,
     arm: str,
 ) -> None:
     """Ctrl-C must neither leave a finetune on the GPU nor a failure that was none."""
-    monkeypatch.setattr(attempt, "_STOP_SECONDS", 0.5)
     root = tmp_path / "run"
     specs = [trial_spec(arm, seed=n) for n in range(3)]
 
@@ -216,7 +213,7 @@ def test_a_signal_ends_all_trials_and_records_none(
     sender = threading.Thread(target=interrupt)
     sender.start()
     with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit):
-        run(*specs)
+        run(*specs, stop_seconds=0.5)
     sender.join()
     assert len(notes(root, "start")) == 2
     pids = [int(words[1]) for words in notes(root, "start")]

@@ -7,7 +7,7 @@ from typing import Any
 import finetunes
 import pytest
 import torch
-from finetunes import CHATS, NEW, ROWS, prepared, session, spec
+from finetunes import CHATS, NEW, ROWS, prepared, session, spec, weights
 
 from plop_lora.errors import DataError, ModelError, UsageError
 from plop_lora.evaluation.chats import columns_kept
@@ -19,19 +19,11 @@ pytest.importorskip("trl")
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning:torch.*")
 
 
-def _weights(model: Any, *, adapters: bool) -> dict[str, torch.Tensor]:
-    return {
-        name: parameter.detach().clone()
-        for name, parameter in model.named_parameters()
-        if ("lora_" in name) is adapters
-    }
-
-
 @pytest.mark.slow
 def test_loss_falls_and_only_adapters_change(tmp_path: Path, capsys: Any) -> None:
     """Ten steps on real rows; a changed base weight would poison every later comparison."""
     ready = prepared("q_proj", "down_proj")
-    base, adapters = (_weights(ready.model, adapters=kind) for kind in (False, True))
+    base, adapters = (weights(ready.model, adapters=kind) for kind in (False, True))
     given, curve = session(tmp_path)
     trained = sft.train(spec(steps=10, batch_size=8), ready, NEW[:80], given)
     assert trained.steps == 10
@@ -40,9 +32,9 @@ def test_loss_falls_and_only_adapters_change(tmp_path: Path, capsys: Any) -> Non
     assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
     assert [row["step"] for row in curve if "loss" in row] == list(range(1, 11))
     assert trained.last_log["loss"] == losses[-1]
-    after = _weights(ready.model, adapters=False)
+    after = weights(ready.model, adapters=False)
     assert all(torch.equal(weight, after[name]) for name, weight in base.items())
-    changed = _weights(ready.model, adapters=True)
+    changed = weights(ready.model, adapters=True)
     assert all(not torch.equal(weight, changed[name]) for name, weight in adapters.items())
     trainable = {n for n, p in ready.model.named_parameters() if p.requires_grad}
     assert trainable == adapters.keys()
@@ -116,10 +108,10 @@ def test_chats_and_texts(tmp_path: Path, rows: list[Any]) -> None:
 @pytest.mark.slow
 def test_checkpointing_and_half_precision_train(tmp_path: Path) -> None:
     ready = prepared(dtype="bfloat16")
-    before = _weights(ready.model, adapters=True)
+    before = weights(ready.model, adapters=True)
     assert all(weight.dtype == torch.float32 for weight in before.values())
     sft.train(spec(checkpointing=True), ready, ROWS[:16], session(tmp_path)[0])
-    after = _weights(ready.model, adapters=True)
+    after = weights(ready.model, adapters=True)
     assert all(weight.dtype == torch.float32 for weight in after.values())
     assert any(not torch.equal(weight, after[name]) for name, weight in before.items())
 

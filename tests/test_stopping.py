@@ -23,7 +23,7 @@ from plop_lora.data.sampling import LEAST_OF_GROUP, scoring_order, shares
 from plop_lora.demo import DATA, MODEL
 from plop_lora.errors import DataError, UsageError
 from plop_lora.placement.stopping import LEAST, StopDecision, StopSettings, examine
-from plop_lora.records import DECIDED
+from plop_lora.records import DECIDED, TIE
 from plop_lora.scoring.stopping import chunk_ends
 from plop_lora.statistics import Estimate, sequential_margin
 
@@ -267,7 +267,7 @@ def test_a_tie_is_called_a_tie(models, tokenizer) -> None:
     assert -0.2 < pair.low <= 0 < pair.high
     assert f"Tie in practice: {pair.chosen} was chosen and {pair.left_out} was not" in str(scores)
     placement = plop.place(scores, top=1)
-    assert placement.verdict == "a tie within 0.2"
+    assert (placement.verdict, placement.tolerance) == (TIE, 0.2)
     assert "Against what was left out: a tie within 0.2." in str(placement)
     loaded = plop.Scores.from_dict(json.loads(scores.to_json()))
     assert loaded == scores

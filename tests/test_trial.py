@@ -21,10 +21,9 @@ from typing import Any
 import pytest
 import torch
 from placements import placed
-from trials import EVALUATION, TRAIN, checkpoint, rows, spec_of, write_data
+from trials import EVALUATION, TRAIN, rows, spec_of, write_data
 
 import plop_lora.training.trial as step
-from plop_lora import cli
 from plop_lora.errors import DataError, MachineError, OutputError, RecordError, UsageError
 from plop_lora.evaluation.judged import Judged
 from plop_lora.models.memory import is_out_of_memory
@@ -35,11 +34,6 @@ from plop_lora.training.tasks import CLASSIFY, TASKS
 from plop_lora.training.trial import find_result, run_trial, trial_folder, write_spec
 
 PLACEMENT = placed("bert", {"attention.self.value": 4, "output.dense": 4})
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return checkpoint(tmp_path_factory.mktemp("encoder"), "BertModel")
 
 
 @pytest.fixture
@@ -421,39 +415,33 @@ def test_parts_of_the_time_add_up() -> None:
 # --------------------------------------------------------------------------- the command line
 
 
-def plop(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["plop", "trial", *words])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return stop.value.code
-
-
 @pytest.mark.slow
-def test_the_verb(spec: TrialSpec, tmp_path: Path, monkeypatch, capfd) -> None:
+def test_the_verb(spec: TrialSpec, tmp_path: Path, run) -> None:
     """The result alone goes to stdout, whatever trainers print; exit code 0."""
     spec.save(tmp_path / "spec.json")
-    code = plop(monkeypatch, str(tmp_path / "spec.json"), "--format", "json")
-    output, errors = capfd.readouterr()
+    code, output, errors = run("trial", str(tmp_path / "spec.json"), "--format", "json")
     assert code == 0, errors
     assert TrialResult.from_dict(json.loads(output)) == find_result(tmp_path, spec)
-    assert plop(monkeypatch, str(tmp_path / "spec.json")) == 0
-    assert "Trial, confirm: done" in capfd.readouterr().out
+    code, output, _ = run("trial", str(tmp_path / "spec.json"))
+    assert code == 0
+    assert "Trial, confirm: done" in output
 
 
-def test_the_verb_fails(spec: TrialSpec, tmp_path: Path, monkeypatch, capfd) -> None:
+def test_the_verb_fails(spec: TrialSpec, tmp_path: Path, monkeypatch, run) -> None:
     spec.save(tmp_path / "spec.json")
 
     def train(*parts: Any) -> Any:
         raise RuntimeError("the trainer is ill")
 
     with training(monkeypatch, train):
-        code = plop(monkeypatch, str(tmp_path / "spec.json"), "--folder", str(tmp_path / "x"))
-    output, errors = capfd.readouterr()
+        words = (str(tmp_path / "spec.json"), "--folder", str(tmp_path / "x"))
+        code, output, errors = run("trial", *words)
     assert code == 1
     assert "Failed: RuntimeError: the trainer is ill." in output
     assert "The trial failed: RuntimeError: the trainer is ill" in errors
-    assert plop(monkeypatch, str(tmp_path / "absent.json")) == 1
-    assert "No such file" in capfd.readouterr().err
+    code, _, errors = run("trial", str(tmp_path / "absent.json"))
+    assert code == 1
+    assert "No such file" in errors
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from placements import placed
 from safetensors.torch import load_file
-from test_trial import PLACEMENT, encoder, files, spec, training
+from test_trial import PLACEMENT, files, spec, training
 from trials import checkpoint, spec_of, write_data
 
 from plop_lora.errors import MachineError
@@ -19,7 +19,7 @@ from plop_lora.records.trial import Phase
 from plop_lora.training.trial import run_trial
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning:torch.*")
-__all__ = ["encoder", "spec"]
+__all__ = ["spec"]
 """Fixtures of the trials of a classifier."""
 
 UNTRAINED = {"learning_rate": 0.0, "steps": 1, "phase": Phase.UNTRAINED, "arm": "untrained model"}

@@ -15,7 +15,6 @@ import pytest
 from builders import PlantedTrials, planted_accuracy
 
 import plop_lora as plop
-from plop_lora.cli import main
 from plop_lora.errors import (
     DataError,
     MeasurementError,
@@ -31,8 +30,11 @@ from plop_lora.records import TrialResult, TrialSpec, Verification
 from plop_lora.records.trial import CONFIRM, LADDER, UNTRAINED
 from plop_lora.reports.terminal import as_html, as_text
 from plop_lora.study.estimate import CHARACTERS_A_TOKEN, Work, arithmetic, estimate
+from plop_lora.study.folder import VERIFY
+from plop_lora.study.study import Study
 from plop_lora.training.tasks import task_named
 from plop_lora.verification import run as step
+from plop_lora.verification.signals import measure_signals
 
 ROWS, REPORT_ROWS = 200, 400
 ARMS = ("plop", "attention", "mlp", "all-linear")
@@ -299,7 +301,7 @@ def test_more_seeds_and_arms_go_on(scores, recipe, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_signals_are_measured_once(scores, recipe, tmp_path: Path, monkeypatch) -> None:
+def test_signals_are_measured_once(scores, recipe, tmp_path: Path) -> None:
     """A second measurement could move a placement and with it repeat finished trials."""
     asked = []
 
@@ -308,7 +310,6 @@ def test_signals_are_measured_once(scores, recipe, tmp_path: Path, monkeypatch) 
         values = {host.name: float(len(host.name)) for host in study.scores.hosts}
         return {name: Signal(name, values, False, 2.0, 100) for name in names}
 
-    monkeypatch.setattr("plop_lora.verification.signals._measured", measure)
     recipe = recipe.model_copy(update={"arms": ("plop", "gradient", "attention")})
     plan = step.plan(scores, recipe, folder=tmp_path / "run")
     assert not asked
@@ -316,6 +317,10 @@ def test_signals_are_measured_once(scores, recipe, tmp_path: Path, monkeypatch) 
         "its types are measured when it runs"
     ]
     assert plan.ladder_trials + plan.confirm_trials == 24
+    study = Study.open(scores, recipe, tmp_path / "run")
+    study.claim(VERIFY)
+    first, second = (measure_signals(study, recipe.arms, measure=measure) for _ in range(2))
+    assert first == second
     planted = planted_accuracy(BETTER | {"gradient": 0.6}, die_after=9)
     with pytest.raises(KeyboardInterrupt):
         verify(scores, recipe, tmp_path, planted)
@@ -483,18 +488,13 @@ def test_arithmetic_grows_with_the_work(scores, recipe, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def plop_verify(monkeypatch, capfd, folder: Path, tmp_path: Path):
+def plop_verify(monkeypatch, run, folder: Path, tmp_path: Path):
     """`plop verify` in this process with planted trials: exit code, stdout, stderr."""
 
     def call(planted: PlantedTrials, *words: str) -> tuple[int, str, str]:
         monkeypatch.chdir(folder)
-        monkeypatch.setattr(step, "_runner", lambda: planted)
-        where = ["--folder", str(tmp_path / "run")]
-        monkeypatch.setattr(sys, "argv", ["plop", "verify", "scores.json", *where, *words])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        output, errors = capfd.readouterr()
-        return stop.value.code, output, errors
+        monkeypatch.setattr("plop_lora.training.runners.run.run_trials", planted)
+        return run("verify", "scores.json", "--folder", str(tmp_path / "run"), *words)
 
     return call
 

@@ -13,7 +13,7 @@ nor transformers.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from plop_lora._version import __version__
 from plop_lora.quiet import quiet_imports
@@ -67,7 +67,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'plop_lora' has no attribute {name!r}")
     with quiet_imports():

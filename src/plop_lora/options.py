@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from plop_lora.errors import MissingExtraError, UsageError, nearest
 
-BASELINES = ("analytic", "monte_carlo")
+DENOMINATORS = ("analytic", "monte_carlo")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 ENGINES = ("auto", "memory", "stream", "ray")
 ADAPTIVE, FIXED = "adaptive", "fixed"
@@ -27,13 +27,13 @@ TRACKERS = {
 _DEVICE = re.compile(r"[a-z]+(:\d+)?")
 
 
-def check_choices(*, baseline: str, dtype: str, stop: str, engine: str, device: str) -> None:
+def check_choices(*, denominator: str, dtype: str, stop: str, engine: str, device: str) -> None:
     """Check every option that is one word of a few.
 
     Raises:
         UsageError: a word that is not among those allowed, which are named.
     """
-    check_word("baseline", baseline, BASELINES)
+    check_word("denominator", denominator, DENOMINATORS)
     check_dtype(dtype)
     check_word("stop", stop, MODES)
     check_word("engine", engine, ENGINES)

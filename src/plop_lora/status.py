@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import Any
 
 from plop_lora.escapes import escaped
 
 
-def status(what: str, *, wanted: bool = True) -> contextlib.AbstractContextManager[Any]:
+def status(what: str, *, wanted: bool = True) -> contextlib.AbstractContextManager[object]:
     """Show a line with a spinner while the block lasts; it leaves nothing behind.
 
     Args:

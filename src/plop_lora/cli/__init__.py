@@ -94,7 +94,7 @@ def main() -> None:
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
-def _processes() -> contextlib.AbstractContextManager[Any]:
+def _processes() -> contextlib.AbstractContextManager[object]:
     """Join the others where a launcher such as torchrun started several of us to score."""
     if sys.argv[1:2] != ["score"] or world_size() == 1:
         return contextlib.nullcontext()

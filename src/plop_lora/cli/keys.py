@@ -37,17 +37,19 @@ class Key:
         panel: of the help under which it is listed.
         complete: completes its value in a shell.
         hidden: whether the help leaves it out.
+        former: an option that the key had under its former name, and that still sets it.
     """
 
     path: str
     panel: str
     complete: Complete | None = None
     hidden: bool = False
+    former: str | None = None
 
     @property
     def option(self) -> str:
         """The option, `--rewards`."""
-        return option_of(self.path)
+        return self.former or option_of(self.path)
 
     @property
     def parameter(self) -> str:
@@ -86,9 +88,9 @@ def takes_recipe(recipe: type[Section], keys: Sequence[Key]) -> Callable[[Verb],
 
         @functools.wraps(verb)
         def call(*arguments: Any, **options: Any) -> Any:
-            values = {key.path: options.pop(key.parameter, None) for key in keys}
+            values = [(key.path, options.pop(key.parameter, None)) for key in keys]
             document = _document(recipe, options.pop("settings", None) or ())
-            for path, value in values.items():
+            for path, value in values:
                 if value is not None and value is not False:  # 0 is a value
                     _put(document, path, _value(field_of(recipe, path), value))
             return verb(*arguments, given=document, **options)
@@ -113,7 +115,7 @@ def _parameter(recipe: type[Section], key: Key) -> inspect.Parameter:
     kind = _kind(field.annotation)
     option = typer.Option(
         key.option,
-        help=_help(field),
+        help=f"The former name of {option_of(key.path)}." if key.former else _help(field),
         rich_help_panel=key.panel,
         autocompletion=key.complete,
         hidden=key.hidden,
@@ -128,10 +130,10 @@ def _parameter(recipe: type[Section], key: Key) -> inspect.Parameter:
 
 
 def _help(field: FieldInfo) -> str:
-    """Return what a key is, and the value that it has where nothing is said."""
-    told, default = field.description or "", field.default
+    """Return the description of a key, and its default value."""
+    text, default = field.description or "", field.default
     plain = isinstance(default, str | int | float) and not isinstance(default, bool)
-    return f"{told.rstrip('.')}; {default} by default." if plain else told
+    return f"{text.rstrip('.')}; {default} by default." if plain else text
 
 
 def _kind(annotation: Any) -> type:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
 
@@ -96,7 +96,7 @@ _HEAD = b'{"kind": "'
 """How every record begins."""
 
 
-def waiting(what: str, form: Format) -> contextlib.AbstractContextManager[Any]:
+def waiting(what: str, form: Format) -> contextlib.AbstractContextManager[object]:
     """Say on stderr, in a terminal only, what the user is waiting for."""
     return status(what, wanted=form is not Format.quiet)
 

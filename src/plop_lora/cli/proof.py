@@ -1,4 +1,4 @@
-"""What `plop verify` and `plop tune` share: keys that have an option, and how a run is watched."""
+"""What `plop verify` and `plop tune` share: keys that have an option, and how progress is shown."""
 
 from __future__ import annotations
 
@@ -64,18 +64,18 @@ def _naming(folder: Path, watch: Watch) -> Watch:
     """Name the folder of the run as soon as its first trial is told, when nothing is at fault."""
     named = False
 
-    def tell(event: Event) -> None:
+    def name_and_watch(event: Event) -> None:
         nonlocal named
         if not named:
             named = True
             say(f"Folder of the run: {folder}", err=True)
         watch(event)
 
-    return tell
+    return name_and_watch
 
 
 @contextlib.contextmanager
-def watched(price: Price, folder: Path, form: Format) -> Iterator[Watch]:
+def live_progress(price: Price, folder: Path, form: Format) -> Iterator[Watch]:
     """Show trials on stderr while they run; on Ctrl-C say how to go on."""
     from plop_lora.reports.live import live
     from plop_lora.training.runners.events import ignore

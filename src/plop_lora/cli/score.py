@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,15 +28,19 @@ from plop_lora.errors import UsageError
 from plop_lora.indicators import recorded_indicator
 from plop_lora.models.folders import check_reach, expanded, model_name
 from plop_lora.models.origin import Origin
-from plop_lora.options import BASELINES, DEVICES, DTYPES, ENGINES, MODES, check_choices
+from plop_lora.options import DENOMINATORS, DEVICES, DTYPES, ENGINES, MODES, check_choices
 from plop_lora.recipe import ScoreRecipe, ScoringSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 KEYS = (
     Key("score.max_length", DATA),
     Key("score.seed", DATA),
     Key("score.dtype", MODEL, among(lambda: DTYPES)),
     Key("score.revision", MODEL),
-    Key("score.baseline", MODEL, among(lambda: BASELINES)),
+    Key("score.denominator", MODEL, among(lambda: DENOMINATORS)),
+    Key("score.denominator", MODEL, hidden=True, former="--baseline"),
     Key("score.stop", STOPPING, among(lambda: MODES)),
     Key("score.tolerance", STOPPING),
     Key("score.top", STOPPING),
@@ -142,7 +146,9 @@ def score(
     no_cache: Annotated[
         bool,
         typer.Option(
-            "--no-cache", help="Compute the baseline of every weight anew.", rich_help_panel=ENGINE
+            "--no-cache",
+            help="Compute the expected norm of every weight anew.",
+            rich_help_panel=ENGINE,
         ),
     ] = False,
     tokenizer: Annotated[
@@ -216,13 +222,15 @@ def score(
         finish(scores, output, form)
 
 
-def _asked(recipe: Path | None, given: dict[str, Any], own: dict[str, Any]) -> ScoringSettings:
+def _asked(
+    recipe: Path | None, given: dict[str, Any], own: Mapping[str, object]
+) -> ScoringSettings:
     """Return the settings of the line over those of the recipe, every word a known one."""
     there = {key: value for key, value in own.items() if value is not None}
     options = {**given, "score": given.get("score", {}) | there}
     asked = ScoreRecipe.read(recipe, options).score
     check_choices(
-        baseline=asked.baseline, dtype=asked.dtype, stop=asked.stop, engine=asked.engine,
+        denominator=asked.denominator, dtype=asked.dtype, stop=asked.stop, engine=asked.engine,
         device=asked.device,
     )  # fmt: skip
     for name in asked.indicators:
@@ -238,7 +246,7 @@ def _batch_size(text: str) -> int | None:
     return int(text)
 
 
-def _found(model: str, revision: str | None, data: str, processes: Any) -> str:
+def _found(model: str, revision: str | None, data: str, processes: object) -> str:
     """Return the name to load the model by; what is not there is told before torch is loaded."""
     if data == STDIN and processes is not None:
         raise UsageError(
@@ -250,7 +258,7 @@ def _found(model: str, revision: str | None, data: str, processes: Any) -> str:
     return name
 
 
-def _tokenizer(model: str, tokenizer: str | None, origin: Origin) -> Any:
+def _tokenizer(model: str, tokenizer: str | None, origin: Origin) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model, or another one that was named."""
     from plop_lora.models.loading import load_tokenizer, quiet_loading
 
@@ -260,7 +268,9 @@ def _tokenizer(model: str, tokenizer: str | None, origin: Origin) -> Any:
     return load_tokenizer(model, origin)
 
 
-def _chat(name: str, load: Callable[[], Any], messages: list[Any], **tools: Any) -> str:
+def _chat(
+    name: str, load: Callable[[], PreTrainedTokenizerBase], messages: list[object], **tools: object
+) -> str:
     """Render a chat; the first one that is met loads the tokenizer."""
     from plop_lora.scoring.inputs import chat_of
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -42,7 +42,7 @@ KEYS = (
 @takes_recipe(TuneRecipe, KEYS)
 def tune(
     scores: Annotated[Path, typer.Argument(help="The file that plop score has written.")],
-    given: dict[str, Any],
+    given: dict[str, object],
     recipe: proof.RecipeOption = None,
     plan: proof.PlanOption = False,
     folder: Annotated[
@@ -68,7 +68,7 @@ def tune(
             found = plan_of(Scores.load(scores), wanted, folder=folder)
         finish(found, output, form)
         return
-    with proof.watched(wanted.price, folder, form) as watch:
+    with proof.live_progress(wanted.price, folder, form) as watch:
         tuning = run(Scores.load(scores), wanted, folder=folder, watch=watch)
     finish(tuning, output, form)
     if form is not Format.quiet:

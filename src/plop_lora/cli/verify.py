@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -47,7 +47,7 @@ KEYS = (
 @takes_recipe(VerifyRecipe, KEYS)
 def verify(
     scores: Annotated[Path, typer.Argument(help="The file that plop score has written.")],
-    given: dict[str, Any],
+    given: dict[str, object],
     recipe: proof.RecipeOption = None,
     plan: proof.PlanOption = False,
     folder: Annotated[
@@ -87,7 +87,7 @@ def _run(
             found = step.plan(scores, recipe, folder=folder)
         finish(found, output, form)
         return
-    with proof.watched(recipe.price, folder, form) as watch:
+    with proof.live_progress(recipe.price, folder, form) as watch:
         record = step.verify(scores, recipe, folder=folder, watch=watch)
     finish(record, output, form)
     raise typer.Exit(record.exit_code)

@@ -113,13 +113,13 @@ def with_examples(*examples: tuple[str, str]) -> Callable[[Verb], Verb]:
     return attach
 
 
-def examples_of(verb: Callable[..., Any]) -> tuple[tuple[str, str], ...]:
+def examples_of(verb: Callable[..., object]) -> tuple[tuple[str, str], ...]:
     """Return the examples that `with_examples` gave to a verb."""
     found: tuple[tuple[str, str], ...] = getattr(verb, "examples", ())
     return found
 
 
-def epilog(verb: Callable[..., Any]) -> str:
+def epilog(verb: Callable[..., object]) -> str:
     """Return the examples of a verb as Markdown, a list of one item each."""
     items = (f"- {what}: `{line}`" for what, line in examples_of(verb))
     return "\n\n".join(("**Examples**", *items))

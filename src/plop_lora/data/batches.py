@@ -1,11 +1,8 @@
 """From documents to masked batches: documents → token sequences → batches.
 
 Sequences are tokenised and named by a hash, so that the same text is the same sequence in every
-file; batches are right-padded and sorted by length. Padding is masked here and never counted
-later.
-
-Does not know about models beyond their vocabulary and number of positions.
-Shape letters: B batch, T token.
+file; batches are right-padded and sorted by length. Padding is masked and never counted later. Of
+models this knows the vocabulary and the number of positions. Shape letters: B batch, T token.
 """
 
 from __future__ import annotations
@@ -15,7 +12,7 @@ import hashlib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
@@ -24,6 +21,9 @@ from plop_lora.data.documents import Documents
 from plop_lora.data.padding import padded
 from plop_lora.data.texts import Document
 from plop_lora.errors import DataError, ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = [
     "Batch",
@@ -70,7 +70,7 @@ class Batch:
         tensors = [(k, v) for k, v in self.inputs.items() if isinstance(v, torch.Tensor) and v.ndim]
         return len(self.names) > 1 and all(self._by_row(*tensor) for tensor in tensors)
 
-    def _by_row(self, key: str, value: Any) -> bool:
+    def _by_row(self, key: str, value: object) -> bool:
         if not isinstance(value, torch.Tensor) or value.shape[:1] != (len(self.names),):
             return False
         # Positions in time, height and width stand above the rows, of which there may be three.
@@ -82,7 +82,7 @@ class Batch:
 
 def encode(
     documents: Sequence[Document],
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int,
     vocabulary: int | None,
@@ -142,7 +142,12 @@ def encode(
 
 
 def _tokens(
-    tokenizer: Any, text: str, *, max_length: int, special: bool, as_target: bool = False
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    *,
+    max_length: int,
+    special: bool,
+    as_target: bool = False,
 ) -> tuple[tuple[int, ...], bool]:
     """Return at most `max_length` tokens of a text, and whether it was cut.
 
@@ -163,7 +168,7 @@ def _tokens(
 
 
 def _token_numbers(
-    tokenizer: Any, text: str, *, special: bool, as_target: bool, **options: Any
+    tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool, as_target: bool, **options: int
 ) -> list[int]:
     # verbose=False: the tokenizer's warning about long texts is ours to give, once, as a note.
     options |= {"verbose": False, "add_special_tokens": special}
@@ -173,7 +178,7 @@ def _token_numbers(
     return list(tokenizer(text, **options)["input_ids"])
 
 
-def _without_marks(tokenizer: Any, text: str, tokens: Sequence[int]) -> str:
+def _without_marks(tokenizer: PreTrainedTokenizerBase, text: str, tokens: Sequence[int]) -> str:
     """Return a text without the marks of its beginning and end that the tokenizer adds as well.
 
     A text that a chat template has rendered already begins as the tokenizer begins texts; the
@@ -187,7 +192,7 @@ def _without_marks(tokenizer: Any, text: str, tokens: Sequence[int]) -> str:
     return text
 
 
-def _marks(tokenizer: Any, *names: str) -> dict[int, str]:
+def _marks(tokenizer: PreTrainedTokenizerBase, *names: str) -> dict[int, str]:
     """Return the number and the text of some of a tokenizer's special tokens."""
     marks = (
         (getattr(tokenizer, f"{name}_token_id", None), getattr(tokenizer, f"{name}_token", None))
@@ -197,7 +202,7 @@ def _marks(tokenizer: Any, *names: str) -> dict[int, str]:
 
 
 def _check_vocabulary(
-    sequences: Iterable[Sequence[int]], tokenizer: Any, vocabulary: int | None
+    sequences: Iterable[Sequence[int]], tokenizer: PreTrainedTokenizerBase, vocabulary: int | None
 ) -> None:
     largest = max(max(tokens, default=0) for tokens in sequences)
     if vocabulary is not None and largest >= vocabulary:
@@ -332,8 +337,8 @@ def _check_mask(index: int, name: str, mask: Any) -> None:
 
 
 def _masked(
-    index: int, inputs: dict[str, Any], ids: str, mask: str, padding: Padding
-) -> dict[str, Any]:
+    index: int, inputs: dict[str, object], ids: str, mask: str, padding: Padding
+) -> dict[str, object]:
     """Add the mask of token numbers that end, or begin, with padding.
 
     Raises:
@@ -357,7 +362,7 @@ def _masked(
     return inputs | {mask: 1 - padded_BT}
 
 
-def _is_mask(value: Any) -> bool:
+def _is_mask(value: object) -> bool:
     return isinstance(value, torch.Tensor) and value.ndim == 2
 
 
@@ -374,7 +379,7 @@ def _of_side(inputs: Mapping[str, Any], mask: str) -> list[str]:
     ]
 
 
-def _right_padded(index: int, inputs: dict[str, Any], mask: str) -> dict[str, Any]:
+def _right_padded(index: int, inputs: dict[str, Any], mask: str) -> dict[str, object]:
     """Move the padding of one side to the right.
 
     Raises:
@@ -396,7 +401,7 @@ def _right_padded(index: int, inputs: dict[str, Any], mask: str) -> dict[str, An
     return inputs | moved
 
 
-def _told_apart(inputs: dict[str, Any]) -> dict[str, Any]:
+def _told_apart(inputs: dict[str, Any]) -> dict[str, object]:
     """Make the decoder's side one padded column wider where both sides are equally wide.
 
     The probe tells the encoder's tokens from the decoder's by their number: with one number for
@@ -414,7 +419,7 @@ def _told_apart(inputs: dict[str, Any]) -> dict[str, Any]:
     return masked | wider
 
 
-def _places(inputs: Mapping[str, Any], mask: str) -> torch.Tensor | None:
+def _places(inputs: Mapping[str, object], mask: str) -> torch.Tensor | None:
     """Return a tensor with a place for each token of a mask's side, None where there is none."""
     side = mask.removesuffix("attention_mask")
     for key in (mask, f"{side}input_ids", f"{side}inputs_embeds"):

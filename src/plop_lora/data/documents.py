@@ -242,7 +242,7 @@ def _rows_of(source: str | Path | Iterable[Row | str], token: str | None) -> Row
     return Rows(type(source).__name__, lambda: map(_as_row, rows))
 
 
-def _as_row(row: Any) -> Row:
+def _as_row(row: object) -> Row:
     if isinstance(row, Mapping):
         return row
     if row is None or isinstance(row, str):
@@ -262,7 +262,7 @@ def _fields_of(rows: Iterable[Row]) -> _Fields:
     return _Fields(count, kinds)
 
 
-def _kind_of(value: Any) -> _Kind:
+def _kind_of(value: object) -> _Kind:
     if as_chat(value) is not None:
         return _Kind.chat
     if isinstance(value, str):

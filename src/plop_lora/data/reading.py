@@ -145,7 +145,7 @@ class _TwiceError(ValueError):
     """A name that an object has twice, of which Python would silently keep the last."""
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     made = dict(pairs)
     if len(made) < len(pairs):
         names = [name for name, _ in pairs]
@@ -156,7 +156,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(object_pairs_hook=_once)
 
 
-def _parsed(file: DataFile, text: str, line: int | None = None) -> Any:
+def _parsed(file: DataFile, text: str, line: int | None = None) -> object:
     """Parse one line of a file as JSON, or the whole file where `line` is None.
 
     Raises:
@@ -220,7 +220,7 @@ def _is_object(line: str) -> bool:
         return False
 
 
-def _from_object(file: DataFile, document: dict[str, Any]) -> list[Any]:
+def _from_object(file: DataFile, document: dict[str, object]) -> list[object]:
     """Find the rows in an object: one list of them, columns of equal length, or itself a row."""
     lists = {key: value for key, value in document.items() if isinstance(value, list)}
     if not lists or "messages" in lists:

@@ -33,7 +33,7 @@ def is_saved(folder: Path) -> bool:
     return (folder / SAVED_SPLITS).is_file() or all((folder / file).is_file() for file in SAVED)
 
 
-def read_saved(folder: Path) -> Iterable[Mapping[str, Any]]:
+def read_saved(folder: Path) -> Iterable[Mapping[str, object]]:
     """Return the rows of a folder of `datasets.save_to_disk`, mapped from disk.
 
     Of several splits it is `train`, as for a data set of the hub.
@@ -62,7 +62,7 @@ def read_saved(folder: Path) -> Iterable[Mapping[str, Any]]:
     return found[split]  # type: ignore[no-any-return]
 
 
-def read_parquet(path: Path) -> Iterator[Mapping[str, Any]]:
+def read_parquet(path: Path) -> Iterator[Mapping[str, object]]:
     """Yield the rows of a Parquet file.
 
     Raises:

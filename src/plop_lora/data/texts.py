@@ -60,7 +60,7 @@ class UnreadableError(Exception):
     """A row that cannot become text; whoever goes through the rows adds which one."""
 
 
-def plain(value: Any, field: str) -> str | None:
+def plain(value: object, field: str) -> str | None:
     """Return a value as text, or None where it is missing or blank."""
     if value is None:
         return None
@@ -120,12 +120,14 @@ def field_names(template: str) -> list[str]:
 class _Filler(string.Formatter):
     """Formats a row; `field[key][0]` reaches into it, and a dot is part of a field's name."""
 
-    def get_field(self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def get_field(
+        self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, object]
+    ) -> object:
         """Return the value and the name of the row's field."""
         return _reach(kwargs, field_name), field_name
 
 
-def _reach(row: Row, name: str) -> Any:
+def _reach(row: Row, name: str) -> object:
     """Return what stands at `field[key][0]`, or None where a part of it is missing."""
     value: Any = row
     for part in name.replace("]", "").split("["):
@@ -191,7 +193,7 @@ def template_fields(template: str) -> list[str]:
 # --------------------------------------------------------------------------- chats
 
 
-def as_chat(value: Any) -> list[dict[str, Any]] | None:
+def as_chat(value: object) -> list[dict[str, Any]] | None:
     """Return a value as a list of messages with roles, or None where it is no chat.
 
     A chat is known by its shape, whatever its field is called: messages of `role` and `content`
@@ -212,7 +214,7 @@ def as_chat(value: Any) -> list[dict[str, Any]] | None:
     return None if None in messages else without_nulls(messages)
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str) -> object:
     """Return the list that a text is the JSON of, or the text."""
     if not text.lstrip().startswith("["):
         return text
@@ -222,7 +224,7 @@ def _parsed(text: str) -> Any:
         return text
 
 
-def _rows_of_columns(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _rows_of_columns(columns: Mapping[str, object]) -> list[dict[str, object]]:
     """Return the rows of lists of one length; none where they are not that."""
     lengths = {len(values) if isinstance(values, list) else -1 for values in columns.values()}
     if len(lengths) != 1 or -1 in lengths:
@@ -230,7 +232,7 @@ def _rows_of_columns(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _with_role(message: Any) -> dict[str, Any] | None:
+def _with_role(message: object) -> dict[str, object] | None:
     """Return a message with `role` and `content`, or None where it is no message."""
     if not isinstance(message, dict) or isinstance(message.get("role"), str):
         return message if isinstance(message, dict) else None
@@ -241,7 +243,7 @@ def _with_role(message: Any) -> dict[str, Any] | None:
     return {"role": role, "content": message["value"]} | rest
 
 
-def without_nulls(value: Any) -> Any:
+def without_nulls(value: object) -> Any:
     """Return a value without the keys that have none, but for the content of a message.
 
     A table gives every object the keys of all; templates ask whether a key is there.
@@ -260,7 +262,7 @@ def without_nulls(value: Any) -> Any:
     return value
 
 
-def from_chat(value: Any, row: Row, chat: Chat | None, field: str) -> Document | None:
+def from_chat(value: object, row: Row, chat: Chat | None, field: str) -> Document | None:
     """Return a list of messages as a chat template renders it; None where there is no message.
 
     Raises:
@@ -295,7 +297,7 @@ def from_chat(value: Any, row: Row, chat: Chat | None, field: str) -> Document |
     return Document(text, rendered=True) if text.strip() else None
 
 
-def template_value(row: Row, name: str, kind: type) -> Any:
+def template_value(row: Row, name: str, kind: type) -> object:
     """Return what a row gives its chat template in a column: a list or an object, or its JSON.
 
     Args:
@@ -321,7 +323,7 @@ def template_value(row: Row, name: str, kind: type) -> Any:
     return without_nulls(value)
 
 
-def messages_of(value: Any, field: str) -> list[dict[str, Any]]:
+def messages_of(value: object, field: str) -> list[dict[str, Any]]:
     """Return a chat with contents that are texts; parts of a content are one text.
 
     Raises:
@@ -340,7 +342,7 @@ def messages_of(value: Any, field: str) -> list[dict[str, Any]]:
     ]
 
 
-def _check_messages(messages: Iterable[Mapping[str, Any]], field: str) -> None:
+def _check_messages(messages: Iterable[Mapping[str, object]], field: str) -> None:
     """Refuse a message that says nothing; many templates render it as the word None."""
     for number, message in enumerate(messages, start=1):
         content = message.get("content")
@@ -356,7 +358,7 @@ def _check_messages(messages: Iterable[Mapping[str, Any]], field: str) -> None:
         )
 
 
-def _check_parts(parts: Iterable[Any], where: str) -> None:
+def _check_parts(parts: Iterable[object], where: str) -> None:
     """Refuse a part that is no text: the tokenizer alone cannot turn it into the model's input."""
     for part in parts:
         if _said(part) is None:
@@ -367,13 +369,13 @@ def _check_parts(parts: Iterable[Any], where: str) -> None:
             )
 
 
-def _said(part: Any) -> str | None:
+def _said(part: object) -> str | None:
     """Return the text of a part of a message, None where it is something else."""
     text = part.get("text") if isinstance(part, dict) else part
     return text if isinstance(text, str) else None
 
 
-def _rendered(chat: Chat, messages: list[dict[str, Any]], tools: Mapping[str, Any]) -> str:
+def _rendered(chat: Chat, messages: list[dict[str, Any]], tools: Mapping[str, object]) -> str:
     """Return a chat as its template renders it, with contents in the form that it can read.
 
     Some templates know contents as texts only and print a list of parts as Python does, others
@@ -404,11 +406,11 @@ def _rendered(chat: Chat, messages: list[dict[str, Any]], tools: Mapping[str, An
     raise faults[0] if faults else UnreadableError("the chat template cannot read its messages.")
 
 
-def _joined(content: str | list[Any]) -> str:
+def _joined(content: str | list[object]) -> str:
     return content if isinstance(content, str) else "".join(_said(part) or "" for part in content)
 
 
-def _other_form(message: dict[str, Any]) -> dict[str, Any]:
+def _other_form(message: dict[str, object]) -> dict[str, object]:
     """Return a message with its parts as one text, or its text as one part."""
     content = message.get("content")
     if isinstance(content, list):
@@ -418,7 +420,7 @@ def _other_form(message: dict[str, Any]) -> dict[str, Any]:
     return message
 
 
-def _prints(text: str, content: Any) -> bool:
+def _prints(text: str, content: object) -> bool:
     """Whether a rendered chat shows a list of parts as Python or JSON writes it."""
     if not isinstance(content, list):
         return False

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plop_lora.data.texts import UnreadableError, template_value
 from plop_lora.errors import DataError, ModelError
 from plop_lora.evaluation.judged import Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TOOLS, ARGUMENTS = "tools", "chat_template_kwargs"
 """Columns that a row gives its template."""
@@ -57,7 +60,7 @@ class Example:
     start: int
 
 
-def example_of(row: Row, tokenizer: Any) -> Example:
+def example_of(row: Row, tokenizer: PreTrainedTokenizerBase) -> Example:
     """Tokenise a row of sft: a prompt with its completion, as texts or as messages, a chat, a text.
 
     A text ends with the end-of-sequence token, once, and a chat as its template ends it. Of a
@@ -79,14 +82,14 @@ def example_of(row: Row, tokenizer: Any) -> Example:
     return Example(tuple(_closed(row["text"], tokenizer)), 0)
 
 
-def _whole(row: Row, tokenizer: Any) -> list[int]:
+def _whole(row: Row, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     prompt, completion = row["prompt"], row["completion"]
     if isinstance(prompt, str):
         return _closed(prompt + completion, tokenizer)
     return chat_tokens([*prompt, *completion], tokenizer, template_arguments(row))
 
 
-def _closed(text: str, tokenizer: Any) -> list[int]:
+def _closed(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the tokens of a text with one end-of-sequence token at its end."""
     tokens = _tokens(text, tokenizer)
     end = tokenizer.eos_token
@@ -96,12 +99,12 @@ def _closed(text: str, tokenizer: Any) -> list[int]:
     return _tokens(text + end, tokenizer)
 
 
-def _tokens(text: str, tokenizer: Any) -> list[int]:
+def _tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return list(tokenizer(text, verbose=False)["input_ids"])
 
 
 def prompt_tokens(
-    prompt: Any, tokenizer: Any, arguments: Mapping[str, Any] | None = None
+    prompt: Any, tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any] | None = None
 ) -> list[int]:
     """Return the tokens of a prompt, a text or a chat that waits for its answer.
 
@@ -126,9 +129,9 @@ def prompt_tokens(
 
 
 def chat_tokens(
-    messages: Sequence[Any],
-    tokenizer: Any,
-    arguments: Mapping[str, Any] | None = None,
+    messages: Sequence[object],
+    tokenizer: PreTrainedTokenizerBase,
+    arguments: Mapping[str, object] | None = None,
     *,
     waiting: bool = False,
 ) -> list[int]:
@@ -174,7 +177,9 @@ def before_ends(text: str, ends: Sequence[str]) -> str:
     return text[: min((place for end in ends if (place := text.find(end)) >= 0), default=None)]
 
 
-def ends_of_turns(tokenizer: Any, references: Sequence[str] | None = None) -> Ends:
+def ends_of_turns(
+    tokenizer: PreTrainedTokenizerBase, references: Sequence[str] | None = None
+) -> Ends:
     """Return what a chat template writes after an answer, which a model learns to write there.
 
     A special token ends the answer wherever it comes. Plain text does so where no right answer
@@ -205,7 +210,9 @@ _TURNS = (("user", "plopfirst"), ("assistant", "plopanswer"), ("user", "plopseco
 """Turns whose words no template writes by itself."""
 
 
-def _after_answer(tokenizer: Any, messages: list[dict[str, str]], until: str | None) -> str:
+def _after_answer(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], until: str | None
+) -> str:
     """Return what stands after the answer of a rendered chat, up to a text; "" if it is unknown."""
     try:
         text = str(tokenizer.apply_chat_template(messages, tokenize=False))

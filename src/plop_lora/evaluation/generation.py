@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Mapping, Sequence, Set
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from plop_lora.data.padding import padded
 from plop_lora.errors import DataError, ModelError
@@ -36,11 +36,11 @@ class Completion(NamedTuple):
 
 def generate(
     prepared: Prepared,
-    prompts: Sequence[Any],
+    prompts: Sequence[object],
     *,
     batch_size: int,
     max_new_tokens: int,
-    arguments: Sequence[Mapping[str, Any]] | None = None,
+    arguments: Sequence[Mapping[str, object]] | None = None,
     references: Sequence[str] | None = None,
 ) -> list[Completion]:
     """Continue prompts greedily until the end of the sequence, or of the turn of a chat.
@@ -63,10 +63,10 @@ def generate(
         ModelError: A prompt is a chat, but the tokenizer has no chat template; or the model's
             positions have no room for an answer.
     """
-    room = _room(prepared.model, max_new_tokens)
+    left = _prompt_tokens_left(prepared.model, max_new_tokens)
     given = arguments or [{}] * len(prompts)
     rows = [
-        prompt_tokens(prompt, prepared.tokenizer, own)[-room:]
+        prompt_tokens(prompt, prepared.tokenizer, own)[-left:]
         for prompt, own in zip(prompts, given, strict=True)
     ]
     for number, row in enumerate(rows, start=1):
@@ -82,7 +82,7 @@ def generate(
     return [found[index] for index in range(len(rows))]
 
 
-def _room(model: Any, max_new_tokens: int) -> int:
+def _prompt_tokens_left(model: PreTrainedModel, max_new_tokens: int) -> int:
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if positions is None:
         return 10**9
@@ -115,7 +115,11 @@ def _generate(
 
 
 def _completion(
-    row: Sequence[int], tokenizer: Any, last: Set[int], texts: Sequence[str], most: int
+    row: Sequence[int],
+    tokenizer: PreTrainedTokenizerBase,
+    last: Set[int],
+    texts: Sequence[str],
+    most: int,
 ) -> Completion:
     """Return an answer up to the first token or text that ends it."""
     stop = next((place for place, token in enumerate(row) if token in last), len(row))
@@ -124,7 +128,7 @@ def _completion(
     return Completion(answer, tuple(row[:stop]), stop < most or len(answer) < len(text))
 
 
-def pad_token(tokenizer: Any) -> int:
+def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the token that fills padded places; they are masked, so any does."""
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if token is not None:
@@ -151,7 +155,7 @@ def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
 
 
 @contextlib.contextmanager
-def judging(model: Any) -> Iterator[None]:
+def judging(model: PreTrainedModel) -> Iterator[None]:
     """Switch dropout and gradients off, and put the mode of training back."""
     trains = model.training
     model.eval()

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 IGNORED = -100
 """The label of a token that is not judged."""
 
 
 @contextlib.contextmanager
-def kept_rows(model: Any, kept_BT: torch.Tensor) -> Iterator[None]:
+def kept_rows(model: PreTrainedModel, kept_BT: torch.Tensor) -> Iterator[None]:
     """Let the output head of a model see only the features where `kept_BT` is true.
 
     The model's own forward runs, so that what it does to its logits, such as a scale or a soft
@@ -32,7 +35,7 @@ def kept_rows(model: Any, kept_BT: torch.Tensor) -> Iterator[None]:
         kept_BT: Whether the token after each one is judged; of the batch's shape.
     """
 
-    def select(head: Any, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def select(head: Any, given: tuple[Any, ...]) -> tuple[object, ...] | None:
         features_BTH = given[0]
         if features_BTH.shape[:-1] != kept_BT.shape:
             return None
@@ -56,7 +59,7 @@ def kept_logits(logits: torch.Tensor, kept_BT: torch.Tensor) -> torch.Tensor:
 
 
 def next_token_nats(
-    model: Any, inputs: dict[str, Any], labels_BT: torch.Tensor, *, forward: Any = None
+    model: PreTrainedModel, inputs: dict[str, Any], labels_BT: torch.Tensor, *, forward: Any = None
 ) -> torch.Tensor:
     """Return the loss of every judged token in nats, [N] in float32, row by row of the batch.
 

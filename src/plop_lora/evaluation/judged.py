@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Row = Mapping[str, Any]
 """A prepared row: `prompt` and `completion`, or `messages`, or `text`, or what its task reads.
@@ -22,8 +25,8 @@ class Prepared:
         notes: Sentences about the weights that the result repeats for the reader.
     """
 
-    model: Any
-    tokenizer: Any
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
     notes: tuple[str, ...] = ()
 
 
@@ -67,16 +70,16 @@ def answer_text(row: Row) -> str:
     return _flat(row.get("completion", row.get("label", "")))
 
 
-def _asked(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+def _asked(messages: Sequence[Mapping[str, object]]) -> Sequence[Mapping[str, object]]:
     last = messages[-1]["role"] == "assistant"
     return messages[:-1] if last else messages
 
 
-def _flat(value: Any) -> str:
+def _flat(value: object) -> str:
     return "\n".join(_contents(value)) if isinstance(value, list) else str(value)
 
 
-def _contents(messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _contents(messages: Sequence[Mapping[str, object]]) -> Iterator[str]:
     for message in messages:
         content = message.get("content")
         yield content if isinstance(content, str) else json.dumps(content, default=str)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,6 +18,9 @@ from plop_lora.evaluation.chats import Example, example_of
 from plop_lora.evaluation.generation import by_length, judging, pad_token
 from plop_lora.evaluation.heads import IGNORED, next_token_nats
 from plop_lora.evaluation.judged import Prepared, Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def row_losses(
@@ -57,7 +60,7 @@ def row_losses(
     return [found[index] for index in range(len(rows))]
 
 
-def judgeable(row: Row, tokenizer: Any, max_length: int) -> Example:
+def judgeable(row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Example:
     """Tokenise a row as in training, and cut it to `max_length`."""
     example = example_of(row, tokenizer)
     length, start = len(example.tokens), example.start

@@ -6,7 +6,6 @@ Imports no torch by itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from plop_lora.errors import DataError, UsageError
 from plop_lora.evaluation import lm_eval
@@ -121,9 +120,9 @@ def unfinished(ended: Sequence[bool], most: int) -> tuple[str, ...]:
 
 def _judged_by_user(
     metric: str,
-    judge: Callable[..., Any],
-    prompts: Sequence[Any],
-    completions: Sequence[Any],
+    judge: Callable[..., object],
+    prompts: Sequence[object],
+    completions: Sequence[object],
     rows: Sequence[Row],
 ) -> list[float | None]:
     try:
@@ -188,7 +187,7 @@ GENERATED = (*COMPARISONS, "pass@1")
 # --------------------------------------------------------------------------- rows
 
 
-def prompt_of(row: Row) -> Any:
+def prompt_of(row: Row) -> object:
     """Return what a model continues: the prompt, or a chat without its last answer.
 
     Raises:
@@ -217,7 +216,7 @@ def reference_of(row: Row) -> str:
     return reference
 
 
-def _split_chat(row: Row) -> tuple[list[Any], list[Any]]:
+def _split_chat(row: Row) -> tuple[list[object], list[object]]:
     messages = list(row.get("messages") or ())
     if len(messages) < 2 or messages[-1].get("role") != "assistant":
         raise DataError(

@@ -34,7 +34,7 @@ _SHOWN = 200
 # --------------------------------------------------------------------------- what rows hold
 
 
-def text_of(value: Any) -> str:
+def text_of(value: object) -> str:
     """Return the text of a completion or reference: itself, or its last message's content.
 
     >>> text_of([{"role": "assistant", "content": "5"}]), text_of(5)
@@ -53,7 +53,7 @@ def answer_of(row: Row) -> str | None:
     return next((text_of(value) for value in values if value is not None), None)
 
 
-def columns_of(rows: Sequence[Row]) -> dict[str, list[Any]]:
+def columns_of(rows: Sequence[Row]) -> dict[str, list[object]]:
     """Return the columns that reward functions are given, absent values as None.
 
     TRL keeps `prompt` and `completion` to itself; a row that has its reference only in
@@ -72,7 +72,7 @@ def columns_of(rows: Sequence[Row]) -> dict[str, list[Any]]:
     return columns
 
 
-def as_completion(prompt: Any, text: str) -> Any:
+def as_completion(prompt: object, text: str) -> object:
     """Return a generated text as reward functions see it: a message where the prompt is a chat."""
     return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
 
@@ -80,7 +80,7 @@ def as_completion(prompt: Any, text: str) -> Any:
 # --------------------------------------------------------------------------- what comes along
 
 
-def number_reward(completions: Sequence[Any], **columns: Any) -> list[float]:
+def number_reward(completions: Sequence[object], **columns: Any) -> list[float]:
     """Return 1 where the number after the last `####` equals the reference's, else 0.
 
     Numbers are compared as numbers, without commas, currency signs and emphasis; a fraction is
@@ -108,7 +108,7 @@ def _reference_number(row: Row) -> Fraction:
     return reference_number(reference, "The reward `number`")
 
 
-def format_reward(completions: Sequence[Any], **columns: Any) -> list[float]:
+def format_reward(completions: Sequence[object], **columns: object) -> list[float]:
     """Return 1 where the last line that is not empty is `####` and a number, else 0."""
     return [float(ends_in_number(text_of(completion))) for completion in completions]
 
@@ -176,13 +176,16 @@ def until(ends: Sequence[str], reward: Reward) -> Reward:
     @functools.wraps(reward)
     def judge(**given: Any) -> Sequence[float | None]:
         pairs = zip(given["prompts"], given["completions"], strict=True)
-        cut = [as_completion(prompt, before_ends(text_of(said), ends)) for prompt, said in pairs]
+        cut = [
+            as_completion(prompt, before_ends(text_of(completion), ends))
+            for prompt, completion in pairs
+        ]
         return reward(**{**given, "completions": cut})
 
     return judge
 
 
-def _offender(reward: Reward, given: Mapping[str, Any]) -> Any:
+def _offender(reward: Reward, given: Mapping[str, Any]) -> object:
     """Return the first completion that the function fails on alone, else the first of all."""
     completions = given["completions"]
     for index in range(len(completions)):
@@ -200,7 +203,7 @@ def _offender(reward: Reward, given: Mapping[str, Any]) -> Any:
 
 
 def checked_values(
-    title: str, values: Any, completions: Sequence[Any], *, optional: bool = True
+    title: str, values: object, completions: Sequence[object], *, optional: bool = True
 ) -> list[float | None]:
     """Return what a function of the user's returned as numbers, one for each completion.
 
@@ -228,7 +231,7 @@ def checked_values(
     return [_finite(title, value, completion, optional) for value, completion in pairs]
 
 
-def _finite(title: str, value: Any, completion: Any, optional: bool) -> float | None:
+def _finite(title: str, value: Any, completion: object, optional: bool) -> float | None:
     if value is None and optional:
         return None
     try:
@@ -244,7 +247,7 @@ def _finite(title: str, value: Any, completion: Any, optional: bool) -> float | 
     )
 
 
-def _shown(completion: Any) -> str:
+def _shown(completion: object) -> str:
     text = text_of(completion)
     return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + " …")
 
@@ -279,7 +282,7 @@ def call_reward(
     return list(values)
 
 
-def _ignore(name: str, value: Any) -> None:
+def _ignore(name: str, value: object) -> None:
     """Take what a reward function logs where there is no log."""
 
 

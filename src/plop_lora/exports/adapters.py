@@ -108,7 +108,7 @@ def read_adapter(folder: Path) -> Adapter:
     )
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, object]:
     """Read `adapter_config.json` of a LoRA adapter.
 
     Raises:
@@ -187,12 +187,12 @@ def ranks_and_scalings(
     return found
 
 
-def _lookup(patterns: Mapping[str, Any] | None, default: Any) -> Callable[[str], Any]:
+def _lookup(patterns: Mapping[str, object] | None, default: object) -> Callable[[str], Any]:
     compiled = [
         (key, re.compile(rf"(?:.*\.)?(?:{key})$"), value) for key, value in (patterns or {}).items()
     ]
 
-    def value_of(name: str) -> Any:
+    def value_of(name: str) -> object:
         hits = (value for key, regex, value in compiled if key == name or regex.match(name))
         return next(hits, default)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from plop_lora.exports.narrow import Narrowed
 from plop_lora.exports.target import Rendered, as_comments, as_yaml
@@ -29,7 +28,7 @@ def comment_lines(narrowed: Narrowed, usage: str) -> str:
     return as_comments(lines)
 
 
-def rendered_yaml(narrowed: Narrowed, usage: str, fields: Mapping[str, Any]) -> Rendered:
+def rendered_yaml(narrowed: Narrowed, usage: str, fields: Mapping[str, object]) -> Rendered:
     """Return a commented YAML file with the fields in their order, and what it loses."""
     text = comment_lines(narrowed, usage) + as_yaml(fields, width=_NO_WRAP)
     return Rendered(text, narrowed.placement.trainable_parameters, narrowed.losses)

@@ -11,7 +11,7 @@ import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -21,8 +21,13 @@ from transformers import PreTrainedModel
 from plop_lora.errors import ExportError
 from plop_lora.records import ModelReference, Placement
 
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
-def check_with_peft(placement: Placement, config: Any, model: nn.Module | None = None) -> None:
+
+def check_with_peft(
+    placement: Placement, config: LoraConfig, model: nn.Module | None = None
+) -> None:
     """Apply a `LoraConfig` to a skeleton and compare what PEFT did with the placement.
 
     An initialisation that reads the weights (pissa, olora …) is left out here: the skeleton has
@@ -137,7 +142,7 @@ _CODE = ("auto_map", "attn_implementation", "experts_implementation", "quantizat
 """Ends of the keys by which a configuration names code to fetch and run: none decides a shape."""
 
 
-def _structure(settings: Any) -> Any:
+def _structure(settings: object) -> Any:
     """Return a configuration without what could make transformers fetch or run code for it."""
     if isinstance(settings, dict):
         return {
@@ -149,7 +154,7 @@ def _structure(settings: Any) -> Any:
 def on_meta(model: nn.Module) -> nn.Module:
     """Copy a module's structure; the memo hands deepcopy meta tensors instead of its data."""
     tensors = [*model.parameters(), *model.buffers()]
-    memo: dict[int, Any] = {}
+    memo: dict[int, object] = {}
     for tensor in tensors:
         empty = torch.empty_like(tensor, device="meta")
         is_parameter = isinstance(tensor, nn.Parameter)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any
 
 from plop_lora.exports.names import CONVERTED_LEAVES
 
@@ -21,7 +20,7 @@ _FEW = 3
 
 
 def dead_entries(
-    document: Mapping[str, Any], modules: Collection[str], adapted: Collection[str]
+    document: Mapping[str, object], modules: Collection[str], adapted: Collection[str]
 ) -> tuple[str, ...]:
     """Return one sentence for each field that holds entries which match nothing.
 
@@ -48,7 +47,7 @@ def dead_entries(
     )
 
 
-def _entries(value: Any) -> Iterator[str]:
+def _entries(value: object) -> Iterator[str]:
     """Yield the entries of a field: itself, those of a list, or the keys of a dictionary."""
     if isinstance(value, str | int) and not isinstance(value, bool):
         # A text is one pattern, which is marked so that it is not taken for a name.

@@ -8,7 +8,6 @@ rsLoRA are said exactly: the factor is written out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from plop_lora.errors import ExportError
 from plop_lora.exports.target import Loss, as_comments, as_yaml
@@ -94,7 +93,7 @@ def nothing_left(trainer: str, why: str) -> ExportError:
 
 
 def document(
-    placement: Placement, usage: Sequence[str], fields: Mapping[str, Any], losses: Iterable[Loss]
+    placement: Placement, usage: Sequence[str], fields: Mapping[str, object], losses: Iterable[Loss]
 ) -> str:
     """Return a YAML file: where it comes from, how to use it, what it loses, the fields."""
     head = [f"LoRA placement for {placement.model.name} (plop-lora {placement.plop_version})"]

@@ -147,7 +147,7 @@ def _read(path: Path) -> tuple[Path, dict[str, Any]]:
     return file, document
 
 
-def _refuse_other_adapters(file: Path, document: dict[str, Any]) -> None:
+def _refuse_other_adapters(file: Path, document: dict[str, object]) -> None:
     if document["peft_type"] != "LORA":
         raise UsageError(
             f"{file} is of the method {document['peft_type']}; a placement holds LORA only."
@@ -160,7 +160,7 @@ def _refuse_other_adapters(file: Path, document: dict[str, Any]) -> None:
             )
 
 
-def _lora_config(file: Path, document: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
+def _lora_config(file: Path, document: dict[str, object]) -> tuple[Any, tuple[str, ...]]:
     """Return PEFT's configuration object, and notes about what a placement leaves out."""
     from peft import LoraConfig
 
@@ -176,7 +176,7 @@ def _lora_config(file: Path, document: dict[str, Any]) -> tuple[Any, tuple[str, 
     return config, _notes(document, unknown)
 
 
-def _notes(document: dict[str, Any], unknown: list[str]) -> tuple[str, ...]:
+def _notes(document: dict[str, object], unknown: list[str]) -> tuple[str, ...]:
     notes = []
     for field in ("modules_to_save", "trainable_token_indices"):
         if document.get(field):
@@ -208,7 +208,7 @@ def _settings(file: Path, document: dict[str, Any]) -> AdapterSettings:
 
 
 def _model(
-    file: Path, document: dict[str, Any], model: str | nn.Module | None
+    file: Path, document: dict[str, object], model: str | nn.Module | None
 ) -> tuple[ModelReference, nn.Module]:
     from plop_lora.exports.dryrun import on_meta
     from plop_lora.models.loading import describe, load_skeleton

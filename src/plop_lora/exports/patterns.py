@@ -75,8 +75,8 @@ def check_patterns(config: Mapping[str, Any], names: Iterable[str], source: str)
     patterns = [entry for entry in _patterns(config) if not _LITERAL.fullmatch(entry[1])]
     if not patterns:
         return
-    said = _run(_TRIAL, [whole for _, _, whole in patterns], names)
-    index, fault = json.loads(said.splitlines()[-1])
+    output = _run(_TRIAL, [whole for _, _, whole in patterns], names)
+    index, fault = json.loads(output.splitlines()[-1])
     if index is None:
         return
     field, written, _ = patterns[index]

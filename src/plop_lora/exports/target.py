@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import yaml
 
@@ -38,7 +37,7 @@ def check_placed(placement: Placement) -> None:
         )
 
 
-def as_yaml(fields: Mapping[str, Any], *, width: int) -> str:
+def as_yaml(fields: Mapping[str, object], *, width: int) -> str:
     """Return fields as YAML in their order.
 
     Args:

@@ -40,7 +40,7 @@ def unwrapped_fields(config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[s
     """Return a PEFT configuration whose names have no wrappers, and the wrappers they had."""
     found: dict[str, None] = {}
 
-    def plain(text: Any) -> Any:
+    def plain(text: object) -> Any:
         if not isinstance(text, str):
             return text
         name, words = unwrapped(text)

@@ -21,20 +21,31 @@ if TYPE_CHECKING:
 
 RHO = 2.0
 """PEFT's default: a weight may get up to twice the mean rank."""
-_MOST_FORWARDS = 200
 
 
 def eva_ranks(
-    model: nn.Module, batches: Sequence[Inputs], hosts: Sequence[Host], rank: int = 16
+    model: nn.Module,
+    batches: Sequence[Inputs],
+    hosts: Sequence[Host],
+    rank: int = 16,
+    *,
+    max_forwards: int = 200,
 ) -> dict[str, float]:
     """Return the LoRA ranks that PEFT's EVA gives, from the explained variance of the inputs.
 
     A weight that EVA gives rank 0 is absent. The mean rank is lowered where a batch has too few
     tokens, or a weight too few inputs, for as many components as EVA compares.
 
+    Args:
+        model: The loaded model; it comes back as it was.
+        batches: The inputs, which are repeated until EVA has converged.
+        hosts: The weights that may carry an adapter.
+        rank: The mean LoRA rank that EVA shares out.
+        max_forwards: The number of forward passes after which EVA is given up.
+
     Raises:
         ModelError: EVA reads none of the hosts, or not the inputs of this architecture.
-        MeasurementError: it has not converged after 200 batches, gone round as often as needed.
+        MeasurementError: EVA has not converged after `max_forwards` batches.
     """
     from peft import EvaConfig, LoraConfig
     from peft.tuners.lora.eva import get_eva_state_dict
@@ -65,7 +76,7 @@ def eva_ranks(
                 model,
                 list(batches),
                 config,
-                forward_fn=_bounded_forward(),
+                forward_fn=_bounded_forward(max_forwards),
                 show_progress_bar=False,
             )
         except (ValueError, TypeError, IndexError, RuntimeError) as error:
@@ -97,16 +108,16 @@ def _counted(batch: Inputs) -> Any:
     return mask_BT & (batch["labels"] != IGNORED) if "labels" in batch else mask_BT
 
 
-def _bounded_forward() -> Callable[[nn.Module, Inputs], Any]:
+def _bounded_forward(max_forwards: int) -> Callable[[nn.Module, Inputs], object]:
     """Return a forward that gives up: EVA itself would go round its batches for ever."""
     calls = 0
 
     def forward(model: nn.Module, inputs: Inputs) -> Any:
         nonlocal calls
         calls += 1
-        if calls > _MOST_FORWARDS:
+        if calls > max_forwards:
             raise MeasurementError(
-                f"PEFT's EVA has not converged after {_MOST_FORWARDS} batches. Give it larger "
+                f"PEFT's EVA has not converged after {max_forwards} batches. Give it larger "
                 "batches or a lower rank, or leave out the arm 'eva'."
             )
         return model(**{key: value for key, value in inputs.items() if key != "labels"})

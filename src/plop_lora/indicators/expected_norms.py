@@ -58,25 +58,25 @@ def row_norms(rows: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Ten
     return norms_N
 
 
-def expected_gain(weight_OI: torch.Tensor, *, baseline: str, seed: int) -> torch.Tensor:
+def expected_norm(weight_OI: torch.Tensor, *, denominator: str, seed: int) -> torch.Tensor:
     """Return E||W u|| for u uniform on the unit sphere, a float32 scalar on the device.
 
     It is 0 for a weight that is all zero.
 
     Args:
         weight_OI: the weight, any floating dtype.
-        baseline: `analytic` (closed form) or `monte_carlo` (mean over seeded directions).
+        denominator: `analytic` (closed form) or `monte_carlo` (mean over seeded directions).
         seed: of the probes or directions; the same for every weight of a shape.
     """
-    if baseline == "monte_carlo":
-        return _monte_carlo_gain(weight_OI, seed)
+    if denominator == "monte_carlo":
+        return _monte_carlo_norm(weight_OI, seed)
     width = weight_OI.shape[1]
     square = frobenius_square(weight_OI)
     fourth = sum_of_fourth_powers(weight_OI, seed)
     variance = 2 * width / (width + 2) * (fourth / square**2 - 1 / width)
-    gain = (square / width).sqrt() * (1 - variance.clamp(min=0) / 8)
+    norm = (square / width).sqrt() * (1 - variance.clamp(min=0) / 8)
     # Without entries there is no spectrum either, and its variance is 0 / 0.
-    return torch.where(square == 0, square, gain)
+    return torch.where(square == 0, square, norm)
 
 
 def frobenius_square(weight_OI: torch.Tensor) -> torch.Tensor:
@@ -110,7 +110,7 @@ def _probes(width: int, seed: int) -> torch.Tensor:
         return gaussian(width, PROBES, torch.empty(0), seed)
 
 
-def _monte_carlo_gain(weight_OI: torch.Tensor, seed: int) -> torch.Tensor:
+def _monte_carlo_norm(weight_OI: torch.Tensor, seed: int) -> torch.Tensor:
     width = weight_OI.shape[1]
     total = torch.zeros((), dtype=torch.float32, device=weight_OI.device)
     for piece in range(0, MONTE_CARLO_DRAWS, _PIECE_ROWS):

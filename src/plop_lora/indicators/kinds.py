@@ -35,8 +35,8 @@ class FeatureRows:
     Attributes:
         output_norms_N: ||W z|| of each row, without the bias, in float32.
         input_norms_N: ||z|| of each row, in float32.
-        gain: E||W u|| for u uniform on the unit sphere: one number, or one for each row where
-            the rows belong to different experts.
+        expected_norm: E||W u|| for u uniform on the unit sphere: one number, or one for each row
+            where the rows belong to different experts.
         kept_N: which rows count. What an indicator returns for the others is passed over.
         in_features: Width of z.
         out_features: Width of W z.
@@ -46,7 +46,7 @@ class FeatureRows:
 
     output_norms_N: torch.Tensor
     input_norms_N: torch.Tensor
-    gain: torch.Tensor
+    expected_norm: torch.Tensor
     kept_N: torch.Tensor
     in_features: int
     out_features: int

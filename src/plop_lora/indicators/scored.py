@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def nfn(rows: FeatureRows) -> torch.Tensor:
     """Return ||W z|| / (||z|| E||W u||) of each row: 1 where z is to the weight as noise is."""
-    return rows.output_norms_N / (rows.input_norms_N * rows.gain)
+    return rows.output_norms_N / (rows.input_norms_N * rows.expected_norm)
 
 
 def response_gain(rows: FeatureRows) -> torch.Tensor:

@@ -98,22 +98,22 @@ def forward_attribute(module: nn.Module) -> str:
 
 
 @contextlib.contextmanager
-def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Put another forward behind a module's door, and back what was there."""
-    door = forward_attribute(module)
-    before = module.__dict__.get(door)
-    setattr(module, door, forward)
+def replaced_forward(module: nn.Module, forward: Callable[..., object]) -> Iterator[None]:
+    """Replace the forward of a module for the length of the block."""
+    name = forward_attribute(module)
+    before = module.__dict__.get(name)
+    setattr(module, name, forward)
     try:
         yield
     finally:
         if before is None:
-            delattr(module, door)
+            delattr(module, name)
         else:
-            setattr(module, door, before)
+            setattr(module, name, before)
 
 
 @contextlib.contextmanager
-def watched(module: nn.Module, record: Record) -> Iterator[None]:
+def recorded_calls(module: nn.Module, record: Record) -> Iterator[None]:
     """Call `record(module, arguments, output)` after each forward, with the weights at hand.
 
     Runs before hooks of others, which may replace a module's output.
@@ -129,7 +129,7 @@ def watched(module: nn.Module, record: Record) -> Iterator[None]:
     recording = False
 
     @functools.wraps(inner)
-    def forward(*arguments: Any, **options: Any) -> Any:
+    def forward(*arguments: object, **options: object) -> Any:
         nonlocal recording
         output = inner(*arguments, **options)
         if not recording:  # a quantised layer is measured by calling it

@@ -14,7 +14,14 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto import modeling_auto
 from transformers.utils import cached_file
 
@@ -81,7 +88,7 @@ def load_weights(
     return dataclasses.replace(loaded, model=loaded.model.to(target))
 
 
-def architecture_of(config: Any) -> Any | None:
+def architecture_of(config: PretrainedConfig) -> type[PreTrainedModel] | None:
     """Return the class of transformers that a config.json declares, None where it has none.
 
     The name comes from a file: whatever else it may mean in transformers is no model.
@@ -91,7 +98,7 @@ def architecture_of(config: Any) -> Any | None:
     return declared if is_model else None
 
 
-def declared_class(config: Any) -> Any:
+def declared_class(config: PretrainedConfig) -> Any:
     """Return the class that a config.json declares, or an Auto class that knows its own code."""
     declared = architecture_of(config)
     if declared is not None:
@@ -145,7 +152,7 @@ def load_skeleton(name: str, origin: Origin = PLAIN) -> nn.Module:
     return model
 
 
-def load_tokenizer(name: str, origin: Origin = PLAIN) -> Any:
+def load_tokenizer(name: str, origin: Origin = PLAIN) -> PreTrainedTokenizerBase:
     """Load the tokenizer that belongs to a model.
 
     Raises:

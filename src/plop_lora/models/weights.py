@@ -72,7 +72,7 @@ def load_checked(
     """
     refuse_adapter(name, revision=options.get("revision"), token=options.get("token"))
 
-    def load(**more: Any) -> tuple[Any, dict[str, Any]]:
+    def load(**more: object) -> tuple[Any, dict[str, Any]]:
         model, report = wanted.from_pretrained(
             name, output_loading_info=True, ignore_mismatched_sizes=True, **options, **more
         )

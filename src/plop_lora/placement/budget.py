@@ -180,8 +180,8 @@ def _one_a_price(costs: Sequence[RankCost], ranks: Sequence[int], *, lower: bool
     best: dict[int, int] = {}
     for site in _by_preference(costs):
         price = costs[site].parameters_per_rank
-        room = [costs[s].largest_rank - ranks[s] for s in (site, best.get(price, site))]
-        more = ranks[site] > ranks[best.get(price, site)] if lower else room[0] > room[1]
+        spare = [costs[s].largest_rank - ranks[s] for s in (site, best.get(price, site))]
+        more = ranks[site] > ranks[best.get(price, site)] if lower else spare[0] > spare[1]
         if price not in best or more:
             best[price] = site
     return list(best.values())
@@ -213,8 +213,8 @@ def _raise_together(
 ) -> int:
     """Give every member one more rank if all can take it and it fits; return what is left."""
     price = sum(costs[index].parameters_per_rank for index in members)
-    room = all(ranks[index] < costs[index].largest_rank for index in members)
-    if not room or price > left:
+    can_grow = all(ranks[index] < costs[index].largest_rank for index in members)
+    if not can_grow or price > left:
         return left
     for index in members:
         ranks[index] += 1

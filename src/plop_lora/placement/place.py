@@ -30,6 +30,7 @@ from plop_lora.records import (
     AdapterSettings,
     Choice,
     Gap,
+    GapVerdict,
     Host,
     PlacedSite,
     Placement,
@@ -98,10 +99,11 @@ def place(
     ties = known_ties(scores) if ranked_by.name == NFN else {}
     choices = choices_of(row, eligible, chosen, sites, ties, ranked_by)
     notes = _notes(row, eligible, chosen, sites, ranked_by)
+    verdict, tolerance = _verdict(row, choices)
     return Placement(
         model=scores.model,
         strategy=asked.strategy,
-        verdict=_verdict(row, choices),
+        verdict=verdict,
         choices=choices,
         sites=sites,
         scaling=asked.scaling,
@@ -115,6 +117,7 @@ def place(
         settings=asked.adapters,
         notes=(*notes, *_unread(scores, every), *_clipped(hosts, asked.rank, limit)),
         indicator=asked.indicator,
+        tolerance=tolerance,
     )
 
 
@@ -311,10 +314,9 @@ def known_ties(scores: Scores | None) -> Ties:
     stopping = None if scores is None else scores.stopping
     if stopping is None or not stopping.decided:
         return {}
-    verdict = f"{TIE} {stopping.tolerance:g}"
     return {
         (pair.chosen, pair.left_out): Gap(
-            pair.left_out, pair.difference, pair.low, pair.high, verdict
+            pair.left_out, pair.difference, pair.low, pair.high, TIE, stopping.tolerance
         )
         for pair in stopping.ties
     }
@@ -332,18 +334,23 @@ def _gap(group: Group, others: list[Group], ties: Ties) -> Gap | None:
         return ties[group.type, other.type]
     gap = paired_difference(other.estimate, group.estimate)
     # More data separate two types only where data play a part.
-    verdict = f"{TIE} 0" if gap.low == gap.high == 0 else gap.verdict
-    return Gap(other.type, gap.value, gap.low, gap.high, verdict)
+    if gap.low == gap.high == 0:
+        return Gap(other.type, gap.value, gap.low, gap.high, TIE, 0.0)
+    return Gap(other.type, gap.value, gap.low, gap.high, gap.verdict)
 
 
-def _verdict(row: Strategy, choices: tuple[Choice, ...]) -> str:
-    """Whether the data separate what was chosen from what was left out."""
+def _verdict(row: Strategy, choices: tuple[Choice, ...]) -> tuple[GapVerdict, float | None]:
+    """Return whether the data separate what was chosen from what was left out.
+
+    The second value is the tolerance of a tie, and else None.
+    """
     if not row.by_score:
-        return UNSCORED
+        return UNSCORED, None
     gaps = [choice.left_out for choice in choices if choice.left_out is not None]
-    verdicts = {gap.verdict for gap in gaps}
-    ties = sorted(verdict for verdict in verdicts if verdict.startswith(TIE))
-    return UNDECIDED if UNDECIDED in verdicts else ties[0] if ties else DECIDED
+    if any(gap.verdict == UNDECIDED for gap in gaps):
+        return UNDECIDED, None
+    tolerances = [gap.tolerance for gap in gaps if gap.tolerance is not None]
+    return (TIE, min(tolerances)) if tolerances else (DECIDED, None)
 
 
 def _untouched(scores: Scores, sites: tuple[PlacedSite, ...]) -> tuple[str, ...]:

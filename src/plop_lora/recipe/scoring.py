@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from collections.abc import Mapping
+
+from pydantic import Field, model_validator
 
 from plop_lora.options import ADAPTIVE
 from plop_lora.recipe.section import Recipe, Section
@@ -12,7 +14,10 @@ USUAL_TOP = 3
 
 
 class ScoringSettings(Section):
-    """How `score` measures; the same keys as the section `score` of a recipe."""
+    """How `score` measures; the same keys as the section `score` of a recipe.
+
+    `denominator` may be given as `baseline`, its former name.
+    """
 
     max_length: int = Field(
         512, ge=1, description="Tokens that are kept of each text, at most the model's positions."
@@ -23,7 +28,7 @@ class ScoringSettings(Section):
         description="Sequences a batch; without it a budget of tokens is filled. It never changes "
         "the scores.",
     )
-    seed: int = Field(0, description="The seed of the sample and of the baseline.")
+    seed: int = Field(0, description="The seed of the sample and of the denominator.")
     dtype: str = Field(
         "auto",
         description="The dtype of a model given by name: float32, bfloat16, float16, or auto, "
@@ -34,7 +39,7 @@ class ScoringSettings(Section):
         (), description="Shell patterns of modules or types to score, wherever they stand."
     )
     exclude: tuple[str, ...] = Field((), description="Shell patterns of what to leave out.")
-    baseline: str = Field(
+    denominator: str = Field(
         "analytic",
         description="The expected norm in closed form (analytic), or drawn (monte_carlo).",
     )
@@ -82,6 +87,14 @@ class ScoringSettings(Section):
         description="Whether Python code that lies beside the weights may run, with all the rights "
         "of your account.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_its_former_name(cls, values: object) -> object:
+        if not isinstance(values, Mapping) or "baseline" not in values:
+            return values
+        others = {key: value for key, value in values.items() if key != "baseline"}
+        return {"denominator": values["baseline"], **others}
 
 
 class ScoreRecipe(Recipe):

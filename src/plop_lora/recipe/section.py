@@ -26,7 +26,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
-    def of(cls, given: Any, settings: Mapping[str, Any]) -> Self:
+    def of(cls, given: object, settings: Mapping[str, object]) -> Self:
         """Return a recipe from a recipe, a YAML file or nothing, with settings laid over it.
 
         Args:
@@ -53,7 +53,7 @@ class Section(BaseModel):
     def read(
         cls,
         path: str | Path | None = None,
-        given: Mapping[str, Any] | None = None,
+        given: Mapping[str, object] | None = None,
         *,
         source: str = THE_OPTIONS,
     ) -> Self:
@@ -76,7 +76,9 @@ class Section(BaseModel):
         return cls.parse(document, where, options)
 
     @classmethod
-    def parse(cls, document: Any, source: str, options: Mapping[str, Any] | None = None) -> Self:
+    def parse(
+        cls, document: object, source: str, options: Mapping[str, object] | None = None
+    ) -> Self:
         """Build a section from plain values.
 
         Args:
@@ -149,7 +151,7 @@ WITH_OPTION = frozenset({
     "train", "eval", "task", "evaluation.metric", "model", "revision", "budget", "rank", "top",
     "training.rewards", "prompt", "completion", "text", "label", "runner.workers", "arms", "seeds",
     "margin", "quick", "placements", "trials", "hours", "score.max_length", "score.seed",
-    "score.dtype", "score.revision", "score.baseline", "score.stop", "score.tolerance",
+    "score.dtype", "score.revision", "score.denominator", "score.stop", "score.tolerance",
     "score.top", "score.engine", "score.device", "score.ray_address", "score.batch_size",
     "place.strategy", "place.indicator", "place.top", "place.rank", "place.budget", "place.types",
     "place.layers", "place.scaling", "place.seed", "place.rslora", "place.loraplus_ratio",
@@ -165,7 +167,7 @@ def _fault(
     where: list[str],
     fault: Any,
     source: str,
-    options: Mapping[str, Any],
+    options: Mapping[str, object],
 ) -> str:
     """Say in one sentence what is wrong with a key, and what is allowed."""
     key = ".".join(where) or "top level"
@@ -186,14 +188,14 @@ def _unknown_key(key: str, name: str, known: Sequence[str], source: str) -> str:
 def _missing(section: type[Section], where: list[str], source: str) -> str:
     """Say what a key that was left out is, and how to give it."""
     field, key = section.model_fields.get(where[0]), ".".join(where)
-    told = field.description.rstrip(".") if field and field.description else ""
-    what = f": {told[:1].lower()}{told[1:]}" if told else ""
+    text = field.description.rstrip(".") if field and field.description else ""
+    what = f": {text[:1].lower()}{text[1:]}" if text else ""
     if source == THE_OPTIONS:
         return f"{option_of(key)} is needed{what}. Give it, or a recipe that has {key}."
     return f"In {source}, {key} is needed, but is not there{what}."
 
 
-def _holds(document: Any, where: list[str]) -> bool:
+def _holds(document: object, where: list[str]) -> bool:
     """Whether the value at a place of the merged document comes from this one."""
     for part in where:
         if not isinstance(document, Mapping):
@@ -204,7 +206,7 @@ def _holds(document: Any, where: list[str]) -> bool:
     return bool(where)
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return {str: "a text", list: "a list", int: "a number", float: "a number"}.get(
         type(value), f"a {type(value).__name__}"
     )
@@ -224,7 +226,7 @@ def option_of(key: str) -> str:
 class _OneValueAKey(yaml.SafeLoader):
     """Reads YAML that names no key twice; the last one would win without a word."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[object, object]:
         """Build a mapping, and refuse a key that is there already."""
         seen = set()
         for key_node, _ in node.value:
@@ -237,7 +239,7 @@ class _OneValueAKey(yaml.SafeLoader):
         return dict(super().construct_mapping(node, deep=deep))
 
 
-def _read_yaml(path: str | Path) -> Any:
+def _read_yaml(path: str | Path) -> object:
     try:
         return yaml.load(Path(path).read_bytes(), Loader=_OneValueAKey) or {}
     except FileNotFoundError as error:
@@ -265,7 +267,7 @@ def _read_yaml(path: str | Path) -> Any:
         ) from error
 
 
-def _merged(document: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(document: Mapping[str, object], given: Mapping[str, object]) -> dict[str, object]:
     """Lay values over a document, section by section."""
     merged = dict(document)
     for key, value in given.items():

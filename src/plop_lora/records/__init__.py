@@ -11,6 +11,7 @@ from plop_lora.records.placement import (
     AdapterSettings,
     Choice,
     Gap,
+    GapVerdict,
     PlacedSite,
     Placement,
 )
@@ -80,6 +81,7 @@ __all__ = [
     "EvaluationSettings",
     "ExpertScore",
     "Gap",
+    "GapVerdict",
     "GroupCount",
     "Host",
     "IndicatorScores",

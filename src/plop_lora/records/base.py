@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -23,6 +23,10 @@ from plop_lora.errors import RecordError, UsageError
 from plop_lora.files import atomic_file
 from plop_lora.records.reading import DIGEST, check_digest, check_values, digest_of, read_document
 from plop_lora.records.wording import fault_at
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+    from pandas import DataFrame
 
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {}
 
@@ -43,7 +47,7 @@ class Record:
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON values, `kind` and `schema_version` first."""
         head = {"kind": self.kind, "schema_version": self.schema_version}
-        body: dict[str, Any] = _adapter(type(self)).dump_python(self, mode="json")
+        body: dict[str, Any] = _adapter(type(self)).dump_python(self, mode="json", by_alias=True)
         return head | body
 
     def to_json(self) -> str:
@@ -77,7 +81,7 @@ class Record:
         return cls.from_dict(read_document(Path(path), _maker(cls.kind)), source=str(path))
 
     @classmethod
-    def of(cls, given: Any) -> Self:
+    def of(cls, given: object) -> Self:
         """Return a record as it is, or read it from the file that is named.
 
         Raises:
@@ -94,7 +98,7 @@ class Record:
         )
 
     @classmethod
-    def from_dict(cls, document: Any, *, source: str = "the document") -> Self:
+    def from_dict(cls, document: object, *, source: str = "the document") -> Self:
         """Build a record from plain JSON values; `source` names them in errors.
 
         Raises:
@@ -146,14 +150,14 @@ class Record:
 _HEAD = ("kind", "schema_version")
 
 
-def frame(rows: Iterable[Any]) -> Any:
+def frame(rows: Iterable[DataclassInstance]) -> DataFrame:
     """Return dataclass rows as a `pandas.DataFrame`, a column each for their fields."""
     import pandas
 
     return pandas.DataFrame([asdict(row) for row in rows])
 
 
-def _named(given: Any) -> str:
+def _named(given: object) -> str:
     """Say what was given instead of a record: its kind, or its class."""
     if isinstance(given, Record):
         return f"a {given.kind!r} record"
@@ -175,7 +179,7 @@ def _maker(kind: str) -> str:
     return commands[kind]
 
 
-def _check_version(version: Any, newest: int, source: str) -> None:
+def _check_version(version: object, newest: int, source: str) -> None:
     if version is None:
         raise RecordError(
             f"{source} has no schema_version, so it is not known how to read it. It was not "

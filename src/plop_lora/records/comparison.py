@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from plop_lora.records.base import Record, frame
+from plop_lora.records.placement import GapVerdict
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +22,7 @@ class TypeDifference:
     difference: float
     low: float | None
     high: float | None
-    verdict: str
+    verdict: GapVerdict
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,6 +44,6 @@ class Comparison(Record):
     kendall_tau: float | None
     notes: tuple[str, ...] = ()
 
-    def to_pandas(self) -> Any:
+    def to_pandas(self) -> DataFrame:
         """Return the comparison as a `pandas.DataFrame`, one row a module type."""
         return frame(self.types)

@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from plop_lora.errors import UsageError
 from plop_lora.records.base import Record, frame
 from plop_lora.records.scores import Host, ModelReference
 
-DECIDED = "decided"
-UNDECIDED = "undecided, score more data"
-TIE = "a tie within"
-"""A verdict that begins with it ends in the tolerance, in NFN."""
-UNSCORED = "not decided by scores"
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from peft import LoraConfig
+    from torch import nn
+
+
+class GapVerdict(StrEnum):
+    """Whether the scores separate two types, or what was chosen from what was left out.
+
+    `decided` says that the interval of their difference leaves out zero, `tie` that neither is
+    better by more than a tolerance, which stands beside it.
+    """
+
+    DECIDED = "decided"
+    UNDECIDED = "undecided, score more data"
+    TIE = "tie"
+    UNSCORED = "not decided by scores"
+
+
+DECIDED, UNDECIDED, TIE, UNSCORED = GapVerdict
+_TIE_IN_WORDS = re.compile(r"a tie within (\d+(?:\.\d+)?(?:e[+-]\d+)?)")
+"""The verdict of a tie in older files, which hold the tolerance in the same text."""
+
+
+def _with_tolerance(values: object) -> object:
+    """Return the values of a record with the tolerance of a tie in a field of its own."""
+    if not isinstance(values, dict):
+        return values
+    found = _TIE_IN_WORDS.fullmatch(str(values.get("verdict")))
+    return values if found is None else values | {"verdict": TIE, "tolerance": float(found[1])}
+
+
+Tolerance = Annotated[float | None, Field(exclude_if=lambda value: value is None)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +86,19 @@ class AdapterSettings:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Paired difference in the indicator, `other` minus the choice, with its 95 % interval."""
+    """Paired difference in the indicator, `other` minus the choice, with its 95 % interval.
+
+    `tolerance` is the one within which a tie holds, in the indicator, and else None.
+    """
 
     other: str
     difference: float
     low: float | None
     high: float | None
-    verdict: str
+    verdict: GapVerdict
+    tolerance: Tolerance = None
+
+    _read = model_validator(mode="before")(_with_tolerance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +139,15 @@ class Placement(Record):
     `scaling` is the factor in front of B·A, the same for every adapter: alpha / rank, or
     alpha / sqrt(rank) with `settings.rslora`. `hosts` are all weights of known size, placed or
     not; `untouched` names every weight without an adapter, of known size or not. `indicator` names
-    the one in whose order the types stand.
+    the one in whose order the types stand. `verdict` says whether the scores separate what was
+    chosen from what was left out, and `tolerance` is the one of a tie.
     """
 
     kind: ClassVar[str] = "placement"
 
     model: ModelReference
     strategy: str
-    verdict: str
+    verdict: GapVerdict
     choices: tuple[Choice, ...]
     sites: tuple[PlacedSite, ...]
     scaling: Annotated[float, Field(gt=0)]
@@ -124,14 +161,19 @@ class Placement(Record):
     settings: AdapterSettings = AdapterSettings()
     notes: tuple[str, ...] = ()
     indicator: Annotated[str, Field(exclude_if=lambda name: name == "nfn")] = "nfn"
+    tolerance: Tolerance = None
 
-    def to_peft(self, model: Any = None, *, dry_run: bool = True, allow_loss: bool = False) -> Any:
+    _read = model_validator(mode="before")(_with_tolerance)
+
+    def to_peft(
+        self, model: nn.Module | None = None, *, dry_run: bool = True, allow_loss: bool = False
+    ) -> LoraConfig:
         """Return the placement as `peft.LoraConfig`; see `exports.trainers.peft.to_peft`."""
         from plop_lora.exports.trainers.peft import to_peft
 
         return to_peft(self, model, dry_run=dry_run, allow_loss=allow_loss)
 
-    def to_pandas(self, rows: str = "choices") -> Any:
+    def to_pandas(self, rows: str = "choices") -> DataFrame:
         """Return the placement as a `pandas.DataFrame`.
 
         Args:

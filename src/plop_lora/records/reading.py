@@ -28,7 +28,7 @@ FREE_TEXT = ("model.config", "provenance.settings", "groups.group", "labels", "c
 other libraries. They are shown, and escaped then; no export writes them into a file."""
 
 
-def read_document(path: Path, maker: str) -> Any:
+def read_document(path: Path, maker: str) -> object:
     """Read a JSON file; what it holds is not looked at yet.
 
     Args:
@@ -62,7 +62,7 @@ def read_document(path: Path, maker: str) -> Any:
         ) from error
 
 
-def check_digest(document: Mapping[str, Any], source: str) -> None:
+def check_digest(document: Mapping[str, object], source: str) -> None:
     """Refuse a document that is not what was written; one without a digest passes.
 
     Layout does not matter, the order of keys does.
@@ -81,13 +81,13 @@ def check_digest(document: Mapping[str, Any], source: str) -> None:
         )
 
 
-def digest_of(content: Mapping[str, Any]) -> str:
+def digest_of(content: Mapping[str, object]) -> str:
     """Return the SHA-256 of plain values as one JSON document."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def check_values(document: Mapping[str, Any], source: str) -> None:
+def check_values(document: Mapping[str, object], source: str) -> None:
     """Refuse texts with characters that act, and numbers that are none.
 
     Raises:
@@ -109,12 +109,12 @@ def check_values(document: Mapping[str, Any], source: str) -> None:
             )
 
 
-def _leaves(document: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _leaves(document: Mapping[str, object]) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield (path, value) of every text and number, and keys as texts at their own path.
 
     A long list of finite numbers, which is most of a record of scores, is passed over at once.
     """
-    left: list[tuple[tuple[str, ...], Any]] = [((), document)]
+    left: list[tuple[tuple[str, ...], object]] = [((), document)]
     while left:
         path, value = left.pop()
         if isinstance(value, dict):

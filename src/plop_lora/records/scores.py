@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from plop_lora.errors import UnknownNameError, UsageError, nearest
 from plop_lora.records.base import Record, frame
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 LEFT_OUT = "left out by --include or --exclude"
 """Why a weight has no score that nobody asked for."""
@@ -183,7 +186,11 @@ class Measurements:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a score came from and what it took."""
+    """Where a score came from and what it took.
+
+    `denominator` is `analytic` or `monte_carlo`. Files call it `baseline`: under another key, the
+    digest of an older file, by which studies name it, would be another.
+    """
 
     data: str
     data_fingerprint: str
@@ -192,7 +199,7 @@ class Provenance:
     dtype: str
     device: str
     seed: int
-    baseline: str
+    denominator: Annotated[str, Field(alias="baseline")]
     created: str
     elapsed_seconds: float
     peak_memory_bytes: int
@@ -350,7 +357,7 @@ class Scores(Record):
         """Yield the module types, lowest NFN first."""
         return iter(self.types)
 
-    def to_pandas(self, rows: str = "types") -> Any:
+    def to_pandas(self, rows: str = "types") -> DataFrame:
         """Return the scores as a `pandas.DataFrame`, further indicators in columns of their names.
 
         Args:

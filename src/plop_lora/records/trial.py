@@ -262,7 +262,7 @@ class TrialResult(Record):
     cost: TrialCost
     versions: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    last_log: dict[str, Any] = field(default_factory=dict)
+    last_log: dict[str, object] = field(default_factory=dict)
     dtype: str = ""
     mendable: Annotated[bool, _Unless] = False
     nothing_learned: Annotated[tuple[str, ...], _Unless] = ()

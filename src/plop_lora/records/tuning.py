@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from plop_lora.records.base import Record
 from plop_lora.records.cost import CostLedger
@@ -181,7 +181,7 @@ class Tuning(Record):
     report_rows: int
     cost: CostLedger
     placement: Placement
-    recipe: dict[str, Any]
+    recipe: dict[str, object]
     scores_digest: str
     plop_version: str
     notes: tuple[str, ...] = ()

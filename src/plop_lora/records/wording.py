@@ -31,7 +31,7 @@ _BOUNDS = {
 _LONGEST = 40
 
 
-def fault_at(place: str, error: Mapping[str, Any]) -> str:
+def fault_at(place: str, error: Mapping[str, object]) -> str:
     """Return a sentence, without its full stop, about what is wrong at a place.
 
     Args:
@@ -62,7 +62,7 @@ def _fault(error: Mapping[str, Any]) -> str | None:
     return None if expected is None else f"must be {expected}, and is {_shown(value)}"
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     """Return a value as short as it can be recognised."""
     if isinstance(value, Mapping):
         return "a section of keys"

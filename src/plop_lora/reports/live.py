@@ -122,8 +122,8 @@ def cell(trial: Trial) -> str:
     """Return mark, curve and number with its name: of what is logged, at the end the metric."""
     bars = _bars(trial.curve)
     if trial.result is not None:
-        told = outcome(trial.result)
-        named = f"{trial.result.metric} {told}" if trial.result.done else told
+        text = outcome(trial.result)
+        named = f"{trial.result.metric} {text}" if trial.result.done else text
         return " ".join(filter(None, (_mark(trial.result), bars, named)))
     latest = f"{_logged(trial.spec)} {_number(trial.curve[-1])}" if trial.curve else ""
     return " ".join(filter(None, (MARKS[trial.state], bars, latest)))
@@ -268,8 +268,8 @@ class LiveBoard:
         with self._lock:
             trials = tuple(self._trials.values())
             left = self._left()
-        told, phase = f"{result.metric} {outcome(result)}", PHASES[spec.phase]
-        what = told if result.done else f"failed: {result.cause}"
+        text, phase = f"{result.metric} {outcome(result)}", PHASES[spec.phase]
+        what = text if result.done else f"failed: {result.cause}"
         rest = f"; {to_go(left)}" if left is not None and _finished(trials) < len(trials) else ""
         return (
             f"[{_finished(trials)}/{len(trials)}] {spec.arm}, {phase}, seed {spec.seed}, "
@@ -319,7 +319,7 @@ def live(
     console = console or Console(stderr=True)
     board = LiveBoard(specs, device_seconds=device_seconds, price=price)
     if not console.is_terminal or console.is_dumb_terminal or not _draws_bars(console):
-        yield _told_in_lines(board, console)
+        yield _printed_lines(board, console)
         return
     with Live(
         get_renderable=lambda: drawn(shown(rows(board.state()))),
@@ -333,7 +333,7 @@ def _draws_bars(console: Console) -> bool:
     return console.encoding.lower().startswith("utf")
 
 
-def _told_in_lines(board: LiveBoard, console: Console) -> Watch:
+def _printed_lines(board: LiveBoard, console: Console) -> Watch:
     def tell(event: Event) -> None:
         board(event)
         if event.state == FINISHED:

@@ -11,9 +11,11 @@ from plop_lora.indicators import NFN as NFN_ROW
 from plop_lora.placement import default_choice
 from plop_lora.records import (
     TIE,
+    UNDECIDED,
     Choice,
     Comparison,
     Gap,
+    GapVerdict,
     Placement,
     ReferenceChoice,
     Scores,
@@ -233,7 +235,7 @@ def placement_table(placement: Placement) -> Table:
     budget = "" if placement.budget is None else f" of a budget of {placement.budget:,}"
     lines = (
         *_explained([choice.next.verdict for choice in placement.choices if choice.next]),
-        f"Against what was left out: {placement.verdict}.",
+        f"Against what was left out: {_told(placement)}.",
         f"{plural(len(placement.sites), 'adapter')}, {placement.trainable_parameters:,} trainable "
         f"parameters{budget} ({share:.2%} of the model); {_scaling(placement)}.",
         *(
@@ -286,15 +288,22 @@ def _without_empty_columns(table: Table) -> Table:
     )
 
 
-def _word(verdict: str) -> str:
+def _told(placement: Placement) -> str:
+    """Return the verdict on the choice, with the tolerance of a tie."""
+    if placement.tolerance is None:
+        return placement.verdict
+    return f"a {placement.verdict} within {placement.tolerance:g}"
+
+
+def _word(verdict: GapVerdict) -> str:
     """Return the verdict without its advice, which a line below the table gives once."""
-    return "tie" if verdict.startswith(TIE) else verdict.partition(",")[0]
+    return "undecided" if verdict == UNDECIDED else verdict
 
 
-def _explained(verdicts: Sequence[str]) -> list[str]:
-    words = {_word(verdict) for verdict in verdicts}
-    meanings = {"undecided": UNDECIDED_MEANS, "tie": TIE_MEANS}
-    return [text for word, text in meanings.items() if word in words]
+def _explained(verdicts: Sequence[GapVerdict]) -> list[str]:
+    """Return the meaning of each verdict that needs one."""
+    meanings = {UNDECIDED: UNDECIDED_MEANS, TIE: TIE_MEANS}
+    return [text for verdict, text in meanings.items() if verdict in verdicts]
 
 
 def comparison_table(comparison: Comparison) -> Table:

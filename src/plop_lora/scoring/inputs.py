@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -22,6 +22,9 @@ from plop_lora.data.texts import Document
 from plop_lora.errors import DataError, ModelError, UsageError
 from plop_lora.models.devices import home_of
 from plop_lora.scoring.stopping import chunk_ends
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 CPU_TOKEN_BUDGET = 4096
 ACCELERATOR_TOKEN_BUDGET = 16384
@@ -65,7 +68,9 @@ class ScoringInputs:
         return [batches for batches in rounds if batches]
 
 
-def as_documents(texts: Any, tokenizer: Any = None, seed: int = 0) -> Documents:
+def as_documents(
+    texts: Any, tokenizer: PreTrainedTokenizerBase | None = None, seed: int = 0
+) -> Documents:
     """Return documents as they are, or strings as documents; blanks and copies are counted.
 
     Args:
@@ -100,7 +105,7 @@ def as_documents(texts: Any, tokenizer: Any = None, seed: int = 0) -> Documents:
     return Documents("texts", items, len(given), skipped, duplicates)
 
 
-def chat_of(tokenizer: Any) -> Callable[..., str] | None:
+def chat_of(tokenizer: PreTrainedTokenizerBase) -> Callable[..., str] | None:
     """Return what renders messages by a tokenizer's template, None where it has none.
 
     A template that writes the day is given the same one always: a chat would else be another
@@ -113,7 +118,7 @@ def chat_of(tokenizer: Any) -> Callable[..., str] | None:
     if _NOW.search(str(template)) is None:
         return render
 
-    def on_one_day(messages: Any, tools: Any = None) -> str:
+    def on_one_day(messages: object, tools: object = None) -> str:
         written = tokenizer.get_chat_template(None, tools)
         dated = _NOW.sub(lambda call: repr(DAY.strftime(call["form"])), written)
         return render(messages, tools=tools, chat_template=dated)
@@ -127,7 +132,7 @@ _NOW = re.compile(r"""strftime_now\(\s*(?P<mark>\\?['"])(?P<form>[^'"\\]*)(?P=ma
 
 def tokenise(
     model: nn.Module,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     documents: Documents,
     max_length: int,
     batch_size: int | None,
@@ -251,7 +256,7 @@ def _input_embedding(model: nn.Module) -> nn.Embedding | None:
     return embedding if isinstance(embedding, nn.Embedding) else None
 
 
-def vocabulary_of(model: nn.Module, tokenizer: Any) -> list[int]:
+def vocabulary_of(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the tokens that texts are made of: no special ones, and none that a model lacks.
 
     Args:

@@ -6,7 +6,6 @@ import datetime
 import platform
 from collections import Counter
 from importlib import metadata
-from typing import Any
 
 import torch
 from torch import nn
@@ -27,8 +26,8 @@ def provenance_of(
     model: nn.Module,
     *,
     seed: int,
-    baseline: str,
-    settings: dict[str, Any],
+    denominator: str,
+    settings: dict[str, object],
     elapsed: float,
 ) -> Provenance:
     """Return the provenance of a measurement of `model` on `source`."""
@@ -42,7 +41,7 @@ def provenance_of(
         dtype=str(dtype).removeprefix("torch."),
         device=str(device),
         seed=seed,
-        baseline=baseline,
+        denominator=denominator,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         elapsed_seconds=round(elapsed, 3),
         peak_memory_bytes=peak_memory(str(device)),

@@ -9,7 +9,7 @@ Shape letters: B batch, T token.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -21,6 +21,9 @@ from plop_lora.scoring.inputs import vocabulary_of
 from plop_lora.scoring.measurement.collect import Measured
 from plop_lora.scoring.stopping import StopRule, group_estimates
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 RANDOM_TOKENS = "random tokens"
 SEQUENCES = 8
 TOKENS = 256
@@ -31,7 +34,7 @@ _READ = {*_IDS, *SIDES, "token_type_ids", "position_ids"}
 
 
 def random_batches(
-    batches: Sequence[Batch], model: nn.Module, tokenizer: Any, seed: int
+    batches: Sequence[Batch], model: nn.Module, tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> tuple[Batch, ...]:
     """Return random tokens in the shapes of the first sequences of some batches.
 
@@ -102,18 +105,18 @@ def _tokens(batches: Sequence[Batch]) -> int:
 
 
 def references_of(
-    watch: StopRule, measured: Measured, random: Measured | None
+    stop_rule: StopRule, measured: Measured, random: Measured | None
 ) -> tuple[ReferenceChoice, ...]:
     """Return what the record says of the choice without the user's data."""
     if random is None:
         return ()
-    estimates = group_estimates(watch.sites, random)
-    chosen = examine(estimates, watch.rule).chosen
+    estimates = group_estimates(stop_rule.sites, random)
+    chosen = examine(estimates, stop_rule.settings).chosen
     return (
         ReferenceChoice(
             name=RANDOM_TOKENS,
             chosen=chosen,
-            same_choice=set(chosen) == set(watch.look(measured).chosen),
+            same_choice=set(chosen) == set(stop_rule.decide(measured).chosen),
             nfn={name: estimates[name].value for name in sorted(estimates)},
             sequences=len(random.names),
             tokens=random.tokens,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -22,33 +22,36 @@ from plop_lora.placement.stopping import StopSettings
 from plop_lora.recipe import ScoringSettings
 from plop_lora.records import Scores
 from plop_lora.scoring.assemble import assemble
-from plop_lora.scoring.beside import measure_beside
+from plop_lora.scoring.controls import measure_with_controls
 from plop_lora.scoring.engines.choose import engine_for
 from plop_lora.scoring.engines.processes import Processes
 from plop_lora.scoring.further import with_indicators
 from plop_lora.scoring.inputs import ScoringInputs, as_documents, known_name, padding_of, tokenise
-from plop_lora.scoring.look import looked_at
 from plop_lora.scoring.measurement.collect import Measured
 from plop_lora.scoring.measurement.settings import MeasurementSettings
 from plop_lora.scoring.progress import progress_bar
 from plop_lora.scoring.provenance import provenance_of
 from plop_lora.scoring.reference import random_batches, references_of
+from plop_lora.scoring.site_checks import check_sites
 from plop_lora.scoring.sites.find import Site, find_sites
 from plop_lora.scoring.stopping import StopRule, check_top, stopping_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["score"]
 
 
 def score(
     model: str | Path | nn.Module,
-    tokenizer: Any = None,
-    texts: Iterable[str | Mapping[str, Any]] | Documents | None = None,
+    tokenizer: PreTrainedTokenizerBase | str | Path | None = None,
+    texts: Iterable[str | Mapping[str, object]] | Documents | None = None,
     *,
-    batches: Iterable[Mapping[str, Any]] | None = None,
+    batches: Iterable[Mapping[str, object]] | None = None,
     settings: ScoringSettings | None = None,
     processes: Processes | None = None,
     progress: bool = True,
-    **keys: Any,
+    **keys: object,
 ) -> Scores:
     """Score every module type of a model on unlabelled texts, with forward passes only.
 
@@ -88,14 +91,14 @@ def score(
         raise UsageError("Give texts or batches to score, one of the two.")
     asked = ScoringSettings.of(settings, keys)
     check_choices(
-        baseline=asked.baseline, dtype=asked.dtype, stop=asked.stop, engine=asked.engine,
+        denominator=asked.denominator, dtype=asked.dtype, stop=asked.stop, engine=asked.engine,
         device=asked.device,
     )  # fmt: skip
     origin = Origin(asked.revision, asked.trust_remote_code, asked.token)
     name = None if isinstance(model, nn.Module) else model_name(str(model))
     job = MeasurementSettings(
-        name, asked.device, asked.dtype, asked.include, asked.exclude, asked.baseline, asked.seed,
-        asked.cache, origin, _further(asked.indicators),
+        name, asked.device, asked.dtype, asked.include, asked.exclude, asked.denominator,
+        asked.seed, asked.cache, origin, _further(asked.indicators),
     )  # fmt: skip
     chosen = engine_for(
         model if isinstance(model, nn.Module) else str(name), job,
@@ -106,25 +109,25 @@ def score(
     check_top(asked.top, found.sites)
     _check_new(found.sites, chosen.new)
     given, tokenizer = _inputs(loaded, name, tokenizer, texts, batches, asked, origin)
-    found, looked = looked_at(loaded, found, given.batches, asked=bool(asked.include))
-    watch = StopRule(found.sites, StopSettings(asked.top, asked.tolerance))
+    found, check_notes = check_sites(loaded, found, given.batches, asked=bool(asked.include))
+    stop_rule = StopRule(found.sites, StopSettings(asked.top, asked.tolerance))
     total = sum(len(batch.names) for batch in given.batches)
     random = random_batches(given.batches, loaded, tokenizer, asked.seed) if asked.reference else ()
     with progress_bar(total, progress and processes.first) as advance:
-        measured, by_chance = measure_beside(
+        measured, by_chance = measure_with_controls(
             chosen, found.sites, given, random, processes,
-            enough=watch if asked.stop == ADAPTIVE else None, advance=advance,
+            enough=stop_rule if asked.stop == ADAPTIVE else None, advance=advance,
         )  # fmt: skip
     provenance = provenance_of(
-        given.source, measured, loaded, seed=asked.seed, baseline=asked.baseline,
+        given.source, measured, loaded, seed=asked.seed, denominator=asked.denominator,
         settings=_recorded(asked, given, measured, name, tokenizer),
         elapsed=time.monotonic() - started,
     )  # fmt: skip
     scores = assemble(
         loaded, name, found, measured, provenance,
-        stopping_of(watch, asked.stop, measured, total, given.groups),
-        (*given.notes, *looked, *measured.notes, *_slow(loaded)),
-        references_of(watch, measured, by_chance),
+        stopping_of(stop_rule, asked.stop, measured, total, given.groups),
+        (*given.notes, *check_notes, *measured.notes, *_slow(loaded)),
+        references_of(stop_rule, measured, by_chance),
     )  # fmt: skip
     return with_indicators(scores, job.further, found.sites, measured)
 
@@ -132,12 +135,12 @@ def score(
 def _inputs(
     model: nn.Module,
     name: str | None,
-    tokenizer: Any,
-    texts: Iterable[str | Mapping[str, Any]] | Documents | None,
-    batches: Iterable[Mapping[str, Any]] | None,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Iterable[str | Mapping[str, object]] | Documents | None,
+    batches: Iterable[Mapping[str, object]] | None,
     asked: ScoringSettings,
     origin: Origin,
-) -> tuple[ScoringInputs, Any]:
+) -> tuple[ScoringInputs, PreTrainedTokenizerBase | None]:
     """Return what is scored, and the tokenizer, None where there is none."""
     if batches is not None:
         tokenizer = tokenizer and _tokenizer(tokenizer, name, model, origin)
@@ -156,7 +159,12 @@ def _further(names: Sequence[str]) -> tuple[Indicator, ...]:
     return tuple(row for row in rows if row.name != NFN)
 
 
-def _tokenizer(given: Any, name: str | None, model: nn.Module, origin: Origin) -> Any:
+def _tokenizer(
+    given: PreTrainedTokenizerBase | str | Path | None,
+    name: str | None,
+    model: nn.Module,
+    origin: Origin,
+) -> PreTrainedTokenizerBase:
     """Return a tokenizer as it was given, by its name, or by the name of its model."""
     if isinstance(given, str | Path):
         return load_tokenizer(expanded(str(given)), origin.elsewhere())
@@ -168,10 +176,10 @@ def _recorded(
     given: ScoringInputs,
     measured: Measured,
     name: str | None,
-    tokenizer: Any,
-) -> dict[str, Any]:
+    tokenizer: PreTrainedTokenizerBase,
+) -> dict[str, object]:
     """Return what a record says of how it was made and what was read; never the token."""
-    recorded: dict[str, Any] = {
+    recorded: dict[str, object] = {
         "max_length": asked.max_length,
         "batch_size": asked.batch_size or "auto",
         "include": list(asked.include),

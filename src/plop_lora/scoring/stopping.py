@@ -40,7 +40,7 @@ def check_top(top: int, sites: Sequence[Site]) -> None:
 
 
 def chunk_ends(total: int) -> tuple[int, ...]:
-    """Return after how many sequences to look: every 8, later after a quarter more.
+    """Return after how many sequences to ask the rule: every 8, later after a quarter more.
 
     >>> chunk_ends(200)
     (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 120, 144, 176, 200)
@@ -59,19 +59,19 @@ class StopRule:
 
     Attributes:
         sites: what is measured, in the order of the measurement.
-        rule: what has to be decided.
+        settings: what has to be decided.
     """
 
     sites: Sequence[Site]
-    rule: StopSettings
+    settings: StopSettings
 
     def __call__(self, measured: Measured) -> bool:
         """Whether the choice is decided by what was measured."""
-        return len(measured.names) >= LEAST and self.look(measured).decided
+        return len(measured.names) >= LEAST and self.decide(measured).decided
 
-    def look(self, measured: Measured) -> StopDecision:
+    def decide(self, measured: Measured) -> StopDecision:
         """Examine the choice as it stands."""
-        return examine(group_estimates(self.sites, measured), self.rule)
+        return examine(group_estimates(self.sites, measured), self.settings)
 
 
 def group_estimates(sites: Sequence[Site], measured: Measured) -> dict[str, Estimate]:
@@ -91,42 +91,42 @@ def group_estimates(sites: Sequence[Site], measured: Measured) -> dict[str, Esti
 
 
 def stopping_of(
-    watch: StopRule, stop: str, measured: Measured, available: int, groups: Sequence[str | None]
+    stop_rule: StopRule, stop: str, measured: Measured, available: int, groups: Sequence[str | None]
 ) -> Stopping:
     """Return what the record says about the end of a run.
 
     Args:
-        watch: what was asked during the run.
+        stop_rule: The rule that was asked during the run.
         stop: the mode.
         measured: everything that was measured.
         available: sequences that there were.
         groups: the group of each of them in the order of scoring.
     """
     used = len(measured.names)
-    look = watch.look(measured) if stop == ADAPTIVE else StopDecision((), decided=False)
+    decision = stop_rule.decide(measured) if stop == ADAPTIVE else StopDecision((), decided=False)
     return Stopping(
         mode=stop,
-        reason=_reason(watch, stop, look),
-        decided=look.decided,
+        reason=_reason(stop, decision),
+        decided=decision.decided,
         used=used,
         available=available,
-        top=watch.rule.top,
-        tolerance=watch.rule.tolerance,
-        confidence=watch.rule.confidence,
-        ties=look.ties,
-        undecided=look.undecided,
+        top=stop_rule.settings.top,
+        tolerance=stop_rule.settings.tolerance,
+        confidence=stop_rule.settings.confidence,
+        ties=decision.ties,
+        undecided=decision.undecided,
         groups=_group_counts(groups, used),
     )
 
 
-def _reason(watch: StopRule, stop: str, look: StopDecision) -> str:
+def _reason(stop: str, decision: StopDecision) -> str:
     if stop == FIXED:
         return "all sequences were asked for"
-    if look.decided:
+    if decision.decided:
         return "the choice is decided"
-    if look.undecided:
+    if decision.undecided:
         return "all sequences are used"
-    return "too few sequences to decide" if look.leaves_out else "no type to leave out"
+    return "too few sequences to decide" if decision.leaves_out else "no type to leave out"
 
 
 def _group_counts(groups: Sequence[str | None], used: int) -> tuple[GroupCount, ...]:

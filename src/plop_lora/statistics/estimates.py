@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from plop_lora.records import DECIDED, UNDECIDED, IndicatorScores, Measurements
+from plop_lora.records import DECIDED, UNDECIDED, GapVerdict, IndicatorScores, Measurements
 
 CONFIDENCE = 0.95
 
@@ -51,7 +51,7 @@ class Difference:
     high: float | None
 
     @property
-    def verdict(self) -> str:
+    def verdict(self) -> GapVerdict:
         """`decided` where the interval leaves out zero, else `undecided, score more data`."""
         if self.low is None or self.high is None:
             return UNDECIDED

@@ -5,7 +5,7 @@ A tokenizer that cannot be loaded is left to the first trial, whose error says w
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -16,6 +16,9 @@ from plop_lora.records import TrainingSettings
 from plop_lora.study.splits import Splits
 from plop_lora.training.task import Task
 from plop_lora.training.weights import TrainedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def check_rows_fit(
@@ -55,7 +58,7 @@ def check_rows_fit(
     _check_positions(task, training, skeleton, longest, model.name)
 
 
-def _length(task: Task, row: Row, tokenizer: Any, where: str) -> int:
+def _length(task: Task, row: Row, tokenizer: PreTrainedTokenizerBase, where: str) -> int:
     """Return the tokens of a row as its task reads it."""
     try:
         return len(task.tokens(row, tokenizer))
@@ -68,7 +71,9 @@ def _length(task: Task, row: Row, tokenizer: Any, where: str) -> int:
         ) from error
 
 
-def _check_pad_token(tokenizer: Any, skeleton: Any, name: str) -> None:
+def _check_pad_token(
+    tokenizer: PreTrainedTokenizerBase, skeleton: PreTrainedModel, name: str
+) -> None:
     table = skeleton.get_input_embeddings()
     pad = tokenizer.pad_token_id
     if pad is not None and isinstance(table, nn.Embedding) and pad >= table.num_embeddings:
@@ -80,7 +85,7 @@ def _check_pad_token(tokenizer: Any, skeleton: Any, name: str) -> None:
 
 
 def _check_positions(
-    task: Task, training: TrainingSettings, skeleton: Any, longest: int, name: str
+    task: Task, training: TrainingSettings, skeleton: PreTrainedModel, longest: int, name: str
 ) -> None:
     positions = learned_positions(skeleton)
     if positions is None:
@@ -101,7 +106,7 @@ def _before_the_first(table: nn.Embedding) -> int:
     return 0 if table.padding_idx is None else 1 + int(table.padding_idx)
 
 
-def learned_positions(model: Any) -> int | None:
+def learned_positions(model: PreTrainedModel) -> int | None:
     """Return how many positions a model has a learned vector for, None where it computes them.
 
     A table of positions is an embedding of as many rows as the configuration has positions, or of

@@ -152,12 +152,12 @@ def keep(folder: Path, recipe: FinetuneRecipe, scores: Scores) -> None:
         yaml.safe_dump(recipe.model_dump(mode="json"), file, sort_keys=False, allow_unicode=True)
 
 
-def _deciding(recipe: FinetuneRecipe, *, with_data: bool = False) -> dict[str, Any]:
+def _deciding(recipe: FinetuneRecipe, *, with_data: bool = False) -> dict[str, object]:
     """Return what decides a trial, with a section's keys behind its name: `training.epochs`."""
     free = recipe.CHANGEABLE
     left_out = free if with_data else (*free, *DATA)
     document = recipe.model_dump(mode="json", exclude=set(left_out))
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, value in document.items():
         inside = value if isinstance(value, dict) else {"": value}
         flat |= {f"{key}.{name}".rstrip("."): entry for name, entry in inside.items()}

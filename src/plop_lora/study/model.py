@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from plop_lora.errors import ModelError, UsageError
 from plop_lora.models.origin import Origin
 from plop_lora.records import Host, Placement, Scores
 from plop_lora.training.weights import TrainedModel, read_config, trained_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def model_of(scores: Scores, name: str | None = None, revision: str | None = None) -> TrainedModel:
@@ -94,7 +97,7 @@ def check_weights_fit(model: TrainedModel, placements: Iterable[Placement]) -> N
                 _check_size(host, skeleton, model.name)
 
 
-def _check_size(host: Host, skeleton: Any, name: str) -> None:
+def _check_size(host: Host, skeleton: PreTrainedModel, name: str) -> None:
     wanted = host.copies * host.in_features * host.out_features
     if host.is_parameter:
         found = skeleton.get_parameter(host.name).numel()

@@ -17,7 +17,7 @@ from plop_lora.data.reading import read_rows
 from plop_lora.errors import DataError
 from plop_lora.evaluation.judged import Row
 from plop_lora.recipe import DataRecipe
-from plop_lora.study.shown import check_lost, shown
+from plop_lora.study.column_checks import check_unread, column_notes
 from plop_lora.training.readers import Reader
 from plop_lora.training.task import Task
 
@@ -26,13 +26,13 @@ from plop_lora.training.task import Task
 class TaskRows:
     """The rows of a data set in the form of a task, with what there is to say about them.
 
-    `fields` are those that the rows were read by, `shown` notes on what the model is given.
+    `fields` are those that the rows were read by, `column_notes` say what the model is given.
     """
 
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
     fields: tuple[str, ...]
-    shown: tuple[str, ...] = ()
+    column_notes: tuple[str, ...] = ()
 
 
 def read_task_rows(task: Task, data: DataRecipe, source: str) -> TaskRows:
@@ -62,22 +62,22 @@ def read_task_rows(task: Task, data: DataRecipe, source: str) -> TaskRows:
         for name in sorted(foreign)
     ]
     if data.prompt is None and data.text is None and not reader.whole:
-        _check_lost(task, rows, made, reader, source)
-    told = shown(rows, made, reader.fields, task, source)
-    return TaskRows(tuple(made), tuple(notes), reader.fields, tuple(told))
+        _check_unread(task, rows, made, reader, source)
+    about_columns = column_notes(rows, made, reader.fields, task, source)
+    return TaskRows(tuple(made), tuple(notes), reader.fields, tuple(about_columns))
 
 
-def _check_lost(
+def _check_unread(
     task: Task, rows: Sequence[Row], made: Sequence[Row], reader: Reader, source: str
 ) -> None:
     """Refuse a part of the question that the recognised columns leave out."""
     try:
-        check_lost(rows, [task.question(row) for row in made], reader, task)
+        check_unread(rows, [task.question(row) for row in made], reader, task)
     except DataError as error:
         raise DataError(f"{source}: {error}") from error
 
 
-def _beside(row: Row, reserved: Sequence[str], foreign: set[str]) -> dict[str, Any]:
+def _beside(row: Row, reserved: Sequence[str], foreign: set[str]) -> dict[str, object]:
     """Return the columns that stay with a row as they are; note what JSON cannot hold."""
     kept = {}
     for name, value in row.items():
@@ -90,7 +90,7 @@ def _beside(row: Row, reserved: Sequence[str], foreign: set[str]) -> dict[str, A
     return kept
 
 
-def _as_text(value: Any) -> str:
+def _as_text(value: object) -> str:
     if isinstance(value, datetime.date | datetime.time | decimal.Decimal):
         return str(value)
     raise TypeError

@@ -118,7 +118,7 @@ def prepare_splits(
             f"{data.eval} has {len(report)} different rows; at least {LEAST_REPORT} are needed "
             "to tell arms apart, and some hundreds to tell them apart well."
         )
-    notes += train.shown
+    notes += train.column_notes
     parts = {TRAIN: rest, SELECT: selection, REPORT: report}
     digests = {name: _sha256(_json_lines(part)) for name, part in parts.items()}
     splits = Splits(

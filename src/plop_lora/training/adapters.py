@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import transformers
@@ -37,6 +37,9 @@ from plop_lora.records import Placement, TrialSpec
 from plop_lora.training.base import base_of
 from plop_lora.training.eva import initialise_from_features
 from plop_lora.training.tasks import task_named
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
 
 ADAPTER = "default"
 
@@ -164,7 +167,9 @@ def _with_names(
 # --------------------------------------------------------------------------- adapters
 
 
-def _wrap(spec: TrialSpec, model: nn.Module, placement: Placement, heads: Sequence[str]) -> Any:
+def _wrap(
+    spec: TrialSpec, model: nn.Module, placement: Placement, heads: Sequence[str]
+) -> PeftModel:
     from peft import EvaConfig, LoraConfig, get_peft_model
 
     fields = peft_fields(with_every_module(placement, model))
@@ -182,7 +187,7 @@ def _wrap(spec: TrialSpec, model: nn.Module, placement: Placement, heads: Sequen
         return get_peft_model(model, LoraConfig(**fields))
 
 
-def check_wrapped(placement: Placement, model: Any) -> None:
+def check_wrapped(placement: Placement, model: PeftModel) -> None:
     """Compare the adapters of a PEFT model with a placement by its names.
 
     Raises:
@@ -207,7 +212,7 @@ def adapter_parameters(model: nn.Module) -> int:
     )
 
 
-def _draw(model: Any, init: str, seed: int) -> None:
+def _draw(model: PeftModel, init: str, seed: int) -> None:
     """Draw every adapter by a seed of its own, made of the trial's and the weight's name."""
     for name, layer in lora_layers(model.base_model.model):
         digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
@@ -245,7 +250,7 @@ def optimizer_of(spec: TrialSpec, model: nn.Module) -> torch.optim.Optimizer | N
 Factors = Mapping[str, torch.Tensor]
 
 
-def initial_factors(model: Any, init: str) -> Factors:
+def initial_factors(model: PeftModel, init: str) -> Factors:
     """Return copies of A and B before training, where the base weights were changed by them.
 
     Empty for an initialisation that leaves the base weights alone.
@@ -255,7 +260,7 @@ def initial_factors(model: Any, init: str) -> Factors:
     return {name: tensor.clone() for name, tensor in _saved(model).items() if "lora_" in name}
 
 
-def save_adapter(model: Any, folder: Path, initial: Factors) -> None:
+def save_adapter(model: PeftModel, folder: Path, initial: Factors) -> None:
     """Write a trained adapter, which works on the untouched base model, as PEFT reads it.
 
     After pissa or olora the model computes W - s·B0·A0 + s·B·A, so the adapter of W is
@@ -286,7 +291,7 @@ def save_adapter(model: Any, folder: Path, initial: Factors) -> None:
         config.save_pretrained(str(temporary))
 
 
-def _saved(model: Any) -> dict[str, torch.Tensor]:
+def _saved(model: PeftModel) -> dict[str, torch.Tensor]:
     from peft import get_peft_model_state_dict
 
     state = get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
@@ -299,7 +304,7 @@ def _beside(name: str, tensor: torch.Tensor, initial: Factors) -> torch.Tensor:
     return torch.cat([tensor, -initial[name]], dim=1) if "lora_B" in name else tensor
 
 
-def _double(config: Any) -> None:
+def _double(config: LoraConfig) -> None:
     """Double every rank of a configuration and keep every scaling."""
     factor = math.sqrt(2) if config.use_rslora else 2
     config.r *= 2

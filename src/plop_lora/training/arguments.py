@@ -9,16 +9,19 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PrinterCallback
+from transformers import PrinterCallback, Trainer
 
 from plop_lora.errors import MeasurementError, ModelError, UsageError
 from plop_lora.evaluation.judged import Prepared
 from plop_lora.evaluation.precision import frozen_weight
 from plop_lora.records import TrialSpec
 from plop_lora.training.task import Session, Trained
+
+if TYPE_CHECKING:
+    from trl import GRPOConfig, SFTConfig
 
 LOG_SHARE = 0.05
 """Share of the steps between two rows of the curve."""
@@ -38,8 +41,12 @@ def split_batch(effective: int, largest: int) -> tuple[int, int]:
 
 
 def trl_arguments(
-    kind: Any, spec: TrialSpec, prepared: Prepared, session: Session, **own: Any
-) -> Any:
+    kind: type[SFTConfig | GRPOConfig],
+    spec: TrialSpec,
+    prepared: Prepared,
+    session: Session,
+    **own: object,
+) -> SFTConfig | GRPOConfig:
     """Build the configuration of a trainer of TRL.
 
     Args:
@@ -122,7 +129,7 @@ def check_causal(prepared: Prepared) -> None:
         )
 
 
-def run(trainer: Any) -> Trained:
+def run(trainer: Trainer) -> Trained:
     """Train to the end, without a word on the terminal.
 
     Raises:

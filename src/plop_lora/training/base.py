@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from plop_lora.errors import ModelError
 from plop_lora.evaluation.precision import HALVES
@@ -27,7 +27,7 @@ class Base(NamedTuple):
     """A model without adapters; `heads` are modules that train, `notes` tell of its weights."""
 
     model: nn.Module
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     heads: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -115,7 +115,7 @@ def _heads(model: nn.Module, missing: Sequence[str]) -> tuple[str, ...]:
     return (*beside, *new)
 
 
-def give_pad_token(tokenizer: Any, name: str) -> None:
+def give_pad_token(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """Let a tokenizer without a pad token pad with its end of sequence.
 
     Raises:

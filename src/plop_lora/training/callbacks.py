@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import datasets
 from huggingface_hub import constants
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
 class Report(TrainerCallback):  # type: ignore[misc]
     """Passes every row that the trainer logs on, with its step; on the first process only."""
 
-    def __init__(self, log: Callable[[Mapping[str, Any]], None]) -> None:
+    def __init__(self, log: Callable[[Mapping[str, object]], None]) -> None:
         self.log = log
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **given: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **given: object,
+    ) -> None:
         """Pass a row on; what `log` raises ends the training."""
         if logs and state.is_world_process_zero:
             self.log({"step": state.global_step, **logs})

@@ -9,7 +9,16 @@ from typing import Any
 import torch
 import transformers
 from torch.nn import functional
-from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from plop_lora.errors import DataError
 from plop_lora.evaluation.judged import Judged, Prepared, Row
@@ -65,7 +74,9 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
     )
 
 
-def _cut(rows: Sequence[Row], examples: Sequence[Any], tokenizer: Any, most: int) -> int:
+def _cut(
+    rows: Sequence[Row], examples: Sequence[Any], tokenizer: PreTrainedTokenizerBase, most: int
+) -> int:
     """Return how many rows lost their end; only those of full length are tokenised again."""
     full = [row for row, made in zip(rows, examples, strict=True) if len(made["input_ids"]) >= most]
     return sum(len(tokenizer(str(row["text"]), verbose=False)["input_ids"]) > most for row in full)
@@ -81,7 +92,7 @@ def _mean_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = Non
     return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
 
-def _arguments(spec: TrialSpec, model: Any, session: Session) -> TrainingArguments:
+def _arguments(spec: TrialSpec, model: PreTrainedModel, session: Session) -> TrainingArguments:
     settings = spec.training
     on_cpu = next(model.parameters()).device.type == "cpu"
     half = half_of(model)
@@ -129,14 +140,23 @@ def _checkpointing_name() -> str:
 class _Log(TrainerCallback):  # type: ignore[misc]
     """Hands every logged row on, with its step."""
 
-    def __init__(self, log: Callable[[Mapping[str, Any]], None]) -> None:
+    def __init__(self, log: Callable[[Mapping[str, object]], None]) -> None:
         self.log = log
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: object,
+    ) -> None:
         self.log({"step": state.global_step, **(logs or {})})
 
 
-def _encoded(spec: TrialSpec, tokenizer: Any, rows: Sequence[Row]) -> list[dict[str, Any]]:
+def _encoded(
+    spec: TrialSpec, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]
+) -> list[dict[str, object]]:
     missing = next((n for n, row in enumerate(rows, start=1) if "text" not in row), None)
     if missing is not None:
         raise DataError(f"Row {missing} has no text. A row of classify has: text, label.")

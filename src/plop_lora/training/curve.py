@@ -27,7 +27,7 @@ class Curve:
         self._write("", "w")
 
     @property
-    def last(self) -> dict[str, Any]:
+    def last(self) -> dict[str, object]:
         """Return the last row, empty without one."""
         return self.rows[-1] if self.rows else {}
 
@@ -56,7 +56,7 @@ class Curve:
             raise OutputError(f"Cannot write {self.path}: {error.strerror or error}.") from error
 
 
-def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
+def plain_row(row: Mapping[str, object]) -> dict[str, object]:
     """Return a logged row as values that JSON has; what is not finite becomes null."""
     plain: dict[str, Any] = {}
     for name, value in row.items():

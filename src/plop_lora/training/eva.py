@@ -11,7 +11,7 @@ Source: Paischer et al., "One Initialization to Rule them All", arXiv 2410.07170
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,13 +21,17 @@ from plop_lora.evaluation.precision import precision
 from plop_lora.records import TrialSpec
 from plop_lora.training.tasks import task_named
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
+
 ROWS = 512
 """Training rows that are read at most; their batches repeat until the directions settle."""
 BATCHES = 1000
 
 
 def initialise_from_features(
-    model: Any, tokenizer: Any, rows: Sequence[Row], spec: TrialSpec
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], spec: TrialSpec
 ) -> None:
     """Give every A of a PEFT model the directions of its features over the training rows.
 
@@ -74,11 +78,13 @@ class _Batches:
             yield {name: tensor.to(self.device) for name, tensor in batch.items()}
 
 
-def _batches(tokenizer: Any, rows: Sequence[Row], spec: TrialSpec) -> list[dict[str, torch.Tensor]]:
+def _batches(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], spec: TrialSpec
+) -> list[dict[str, torch.Tensor]]:
     """Return padded batches, each with at least twice as many tokens as the largest rank."""
     task = task_named(spec.task)
     needed = 2 * max(site.rank for site in spec.placement.sites)
-    groups: list[list[dict[str, Any]]] = [[]]
+    groups: list[list[dict[str, object]]] = [[]]
     for row in rows:
         tokens = list(task.tokens(row, tokenizer))[: spec.training.max_length]
         if len(groups[-1]) >= spec.training.batch_size and _tokens(groups[-1]) >= needed:

@@ -6,7 +6,10 @@ Two arms that have learnt nothing are alike, and an arm that is alike would coun
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 EQUAL_REWARDS, CUT_COMPLETIONS = "frac_reward_zero_std", "completions/clipped_ratio"
 """TRL's names, in the rows of its curve, of shares that are 1 where nothing can be learnt."""
@@ -15,7 +18,7 @@ TOLERATED = 0.05
 """Share of the training rows that may lose something without a word."""
 
 
-def unmoved(model: Any) -> tuple[str, ...]:
+def unmoved(model: PreTrainedModel) -> tuple[str, ...]:
     """Say so where no step has changed an adapter.
 
     Adapters begin with B at 0, but for initialisations that take a part of the base weights; those
@@ -27,7 +30,7 @@ def unmoved(model: Any) -> tuple[str, ...]:
     return ()
 
 
-def unrewarded(curve: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+def unrewarded(curve: Sequence[Mapping[str, object]]) -> tuple[str, ...]:
     """Say so where the rewards or the completions of every step could teach nothing.
 
     Args:

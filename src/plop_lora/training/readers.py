@@ -95,7 +95,7 @@ def text_in(row: Row, name: str) -> str:
     return text
 
 
-def messages_in(value: list[Any], name: str) -> list[dict[str, Any]]:
+def messages_in(value: list[object], name: str) -> list[dict[str, object]]:
     """Return the messages of a chat.
 
     Raises:

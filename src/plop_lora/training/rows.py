@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from plop_lora.errors import DataError, UsageError, nearest
 from plop_lora.evaluation.judged import Row
@@ -78,7 +77,7 @@ def read_general(task: Task, spec: TrialSpec, root: Path) -> list[Row]:
     return rows
 
 
-def _parsed(line: bytes, path: Path, number: int) -> dict[str, Any]:
+def _parsed(line: bytes, path: Path, number: int) -> dict[str, object]:
     try:
         row = json.loads(line)
     except ValueError as error:

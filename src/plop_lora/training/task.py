@@ -12,13 +12,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from plop_lora.evaluation.judged import Judged, Prepared, Row, answer_text, prompt_text
 from plop_lora.recipe import DataRecipe
 from plop_lora.records import EvaluationSettings, TrainingSettings, TrialSpec
 from plop_lora.records.scores import ModelReference
 from plop_lora.training.readers import Reader
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class Trained:
 
     tokens: int
     steps: int
-    last_log: Mapping[str, Any]
+    last_log: Mapping[str, object]
     rows_dropped: int = 0
     rows_cut: int = 0
 
@@ -47,7 +50,7 @@ class Session:
     """
 
     folder: Path
-    log: Callable[[Mapping[str, Any]], None]
+    log: Callable[[Mapping[str, object]], None]
     batch_size: int
     report_to: tuple[str, ...] = ()
 
@@ -81,12 +84,12 @@ class Loading(NamedTuple):
 
     task: str
     model: str
-    config: Any
-    tokenizer: Any
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
     labels: Sequence[str]
 
 
-def _nothing(*_: Any) -> None:
+def _nothing(*_: object) -> None:
     """Check nothing."""
 
 

@@ -7,15 +7,20 @@ but their adapters, and that a step costs little more than its products.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import Sampler
-from transformers import get_scheduler
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, get_scheduler
 
 from plop_lora.evaluation.heads import next_token_nats
 from plop_lora.training.learning import CUT_COMPLETIONS
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from datasets import Dataset
+    from torch.optim import Optimizer
 
 POOL = 16
 """Batches among which rows of similar length are looked for: more pad less and mix less."""
@@ -28,11 +33,13 @@ class WarmedUp:
     every trial, and the only one of a very short trial, would change nothing.
     """
 
-    lr_scheduler: Any
-    optimizer: Any
-    args: Any
+    lr_scheduler: LRScheduler | None
+    optimizer: Optimizer
+    args: TrainingArguments
 
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: Optimizer | None = None
+    ) -> LRScheduler:
         """Take the schedule with one more step of warm-up, and begin at its second step.
 
         Without a warm-up this is the schedule itself. One that is no function of the step alone
@@ -41,7 +48,7 @@ class WarmedUp:
         if self.lr_scheduler is not None:
             return self.lr_scheduler
         optimizer = self.optimizer if optimizer is None else optimizer
-        schedule = get_scheduler(
+        schedule: LRScheduler = get_scheduler(
             self.args.lr_scheduler_type,
             optimizer=optimizer,
             num_warmup_steps=self.args.get_warmup_steps(num_training_steps) + 1,
@@ -67,13 +74,13 @@ class EndsAtTexts:
 
     end_texts: tuple[str, ...] = ()
     eos_token_ids: Sequence[int]
-    processing_class: Any
-    accelerator: Any
-    model: Any
-    _metrics: Any
+    processing_class: PreTrainedTokenizerBase
+    accelerator: Accelerator
+    model: PreTrainedModel
+    _metrics: dict[str, dict[str, list[float]]]
     _cut: list[bool]
 
-    def _generate_single_turn(self, *given: Any, **named: Any) -> Any:
+    def _generate_single_turn(self, *given: object, **named: object) -> object:
         usual: Any = super()
         made = usual._generate_single_turn(*given, **named)
         if not self.end_texts:
@@ -90,12 +97,12 @@ class EndsAtTexts:
     def _length(self, tokens: Sequence[int]) -> int | None:
         """Return the number of tokens with which one of the texts is complete; None without one."""
         for count in range(1, len(tokens) + 1):
-            said = self.processing_class.decode(tokens[:count], skip_special_tokens=True)
-            if any(text in said for text in self.end_texts):
+            decoded = self.processing_class.decode(tokens[:count], skip_special_tokens=True)
+            if any(text in decoded for text in self.end_texts):
                 return count
         return None
 
-    def _generate(self, prompts: Any) -> Any:
+    def _generate(self, prompts: Sequence[object]) -> object:
         usual: Any = super()
         made = usual._generate(prompts)
         if self.end_texts:
@@ -111,10 +118,10 @@ class SimilarLengths:
     The order depends on the rows and the seed alone, so that it is the same for every arm.
     """
 
-    args: Any
-    train_dataset: Any
+    args: TrainingArguments
+    train_dataset: Dataset
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> LengthSampler:
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthSampler:
         rows = self.train_dataset if train_dataset is None else train_dataset
         lengths = [len(row["input_ids"]) for row in rows]
         a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps
@@ -163,16 +170,16 @@ class LossAtLabels:
     loss of its own keep TRL's way.
     """
 
-    args: Any
-    accelerator: Any
+    args: TrainingArguments
+    accelerator: Accelerator
 
     def compute_loss(
         self,
-        model: Any,
-        inputs: dict[str, Any],
+        model: PreTrainedModel,
+        inputs: dict[str, torch.Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
+        num_items_in_batch: int | torch.Tensor | None = None,
+    ) -> object:
         """Return the nats a judged token of an optimizer step that this batch contributes."""
         if getattr(self, "aux_loss_enabled", False) or return_outputs:
             usual: Any = super()

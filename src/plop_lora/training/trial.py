@@ -23,7 +23,6 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from plop_lora.errors import MachineError, OutputError, PlopError, RecordError, UsageError
 from plop_lora.evaluation.judged import Judged, Prepared, Row
@@ -186,7 +185,7 @@ class _Progress:
     parameters: int = 0
     tokens: int = 0
     dtype: str = ""
-    last_log: dict[str, Any] = field(default_factory=dict)
+    last_log: dict[str, object] = field(default_factory=dict)
     curve: Curve | None = None
     judged: Judged = field(default_factory=lambda: Judged({}, {}))
     notes: list[str] = field(default_factory=list)

@@ -14,7 +14,6 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from plop_lora.errors import ModelError, OutputError
 from plop_lora.files import atomic_file, cache_folder
@@ -66,7 +65,7 @@ def is_commit(revision: str | None) -> bool:
     return revision is not None and _COMMIT.fullmatch(revision) is not None
 
 
-def read_config(model: TrainedModel, *, download: bool) -> dict[str, Any] | None:
+def read_config(model: TrainedModel, *, download: bool) -> dict[str, object] | None:
     """Return the `config.json` of a model, None where it is not on this machine.
 
     Args:

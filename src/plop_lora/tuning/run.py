@@ -7,7 +7,6 @@ import shlex
 import statistics
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -48,7 +47,7 @@ def tune(
     folder: str | Path = HOME,
     run: RunTrials | None = None,
     watch: Watch = ignore,
-    **settings: Any,
+    **settings: object,
 ) -> Tuning:
     """Search placement, rank, initialisation, learning rate and LoRA+ ratio under a budget.
 
@@ -99,7 +98,7 @@ def plan(
     recipe: TuneRecipe | str | Path | None = None,
     *,
     folder: str | Path = HOME,
-    **settings: Any,
+    **settings: object,
 ) -> TuningPlan:
     """Return what `tune` would run; nothing is run, and nothing is written.
 
@@ -271,7 +270,7 @@ def verify_recipe(
     return VerifyRecipe.model_validate(shared | own)
 
 
-def _plain(recipe: VerifyRecipe) -> dict[str, Any]:
+def _plain(recipe: VerifyRecipe) -> dict[str, object]:
     return recipe.model_dump(mode="json", exclude_none=True)
 
 

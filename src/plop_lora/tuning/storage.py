@@ -11,7 +11,8 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from plop_lora.errors import UsageError, require
 from plop_lora.records import TrialCost
@@ -26,6 +27,12 @@ from plop_lora.records.tuning import (
 from plop_lora.study.rates import rounded
 from plop_lora.tuning.search import Search, worker_name
 from plop_lora.tuning.space import Space
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.samplers import BaseSampler
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
 
 WORKER, POINT, CAUSE, COST, PARAMETERS = "worker", "configuration", "cause", "cost", "parameters"
 LEADER, HOME = "leader", "home"
@@ -47,7 +54,7 @@ class SearchStorage:
     """
 
     search: Search
-    study: Any
+    study: Study
 
     @classmethod
     def open(cls, search: Search) -> SearchStorage:
@@ -92,7 +99,7 @@ class SearchStorage:
         """Return what was kept under a name for all workers, None where there is nothing."""
         return self.study.user_attrs.get(name)
 
-    def keep(self, name: str, value: Any) -> None:
+    def keep(self, name: str, value: object) -> None:
         """Keep a value that JSON can hold for all workers."""
         self.study.set_user_attr(name, value)
 
@@ -103,7 +110,7 @@ class SearchStorage:
         for point in points:
             self.study.enqueue_trial(_parameters(space, point), skip_if_exists=True)
 
-    def ask(self, space: Space, startup: int) -> Any:
+    def ask(self, space: Space, startup: int) -> Trial:
         """Ask for one suggestion and keep its configuration; it may lie above the budget."""
         self.study.sampler = self._sampler(startup)
         trial = self.study.ask()
@@ -115,7 +122,7 @@ class SearchStorage:
         trial.set_user_attr(POINT, asdict(point))
         return trial
 
-    def _sampler(self, startup: int) -> Any:
+    def _sampler(self, startup: int) -> BaseSampler:
         """Return the sampler of the next suggestion.
 
         Its seed counts the suggestions so far, so that a search that was killed goes on as it
@@ -132,22 +139,22 @@ class SearchStorage:
 
     # ----------------------------------------------------------------------- telling
 
-    def tell_value(self, trial: Any, value: float) -> None:
+    def tell_value(self, trial: Trial, value: float) -> None:
         """Say what a trained suggestion reached."""
         self.study.tell(trial, value)
 
-    def tell_failed(self, trial: Any) -> None:
+    def tell_failed(self, trial: Trial) -> None:
         """Say that a trained suggestion has no value."""
         self.study.tell(trial, state=require("optuna").trial.TrialState.FAIL)
 
-    def tell_over_budget(self, trial: Any, excess: int) -> None:
+    def tell_over_budget(self, trial: Trial, excess: int) -> None:
         """Say that a suggestion was not trained, since it has too many parameters."""
         trial.set_user_attr(CAUSE, f"{excess:,} adapter parameters above the budget")
         self.study.tell(trial, state=require("optuna").trial.TrialState.PRUNED)
 
     # ----------------------------------------------------------------------- reading
 
-    def unfinished(self) -> list[Any]:
+    def unfinished(self) -> list[Trial]:
         """Return the trials that an earlier start of this worker left running.
 
         One that was not whole yet is told as failed here; it was never trained.
@@ -196,19 +203,19 @@ class SearchStorage:
 _STATES = {"COMPLETE": SEARCHED, "FAIL": FAILED, "PRUNED": OVER_BUDGET, "RUNNING": RUNNING}
 
 
-def configuration_of(trial: Any) -> Configuration | None:
+def configuration_of(trial: Trial | FrozenTrial) -> Configuration | None:
     """Return the configuration of a trial, None where a kill came before it was whole."""
     values = trial.user_attrs.get(POINT)
     return None if values is None else Configuration(**values)
 
 
-def cost_of(trial: Any) -> TrialCost | None:
+def cost_of(trial: Trial | FrozenTrial) -> TrialCost | None:
     """Return what a trial took, None where it did not run."""
     values = trial.user_attrs.get(COST)
     return None if values is None else TrialCost(**values)
 
 
-def _suggest(trial: Any, space: Space) -> Configuration:
+def _suggest(trial: Trial, space: Space) -> Configuration:
     ranks = space.ranks
     return Configuration(
         placement=trial.suggest_categorical("placement", space.names),
@@ -221,7 +228,7 @@ def _suggest(trial: Any, space: Space) -> Configuration:
     )
 
 
-def _parameters(space: Space, point: Configuration) -> dict[str, Any]:
+def _parameters(space: Space, point: Configuration) -> dict[str, str | int | float]:
     return {
         "placement": point.placement,
         "rank order": space.ranks.index(point.rank),
@@ -238,7 +245,7 @@ def _home(search: Search) -> str:
     return f"{platform.node()}:{search.folder.resolve()}"
 
 
-def _backend(optuna: Any, search: Search) -> Any:
+def _backend(optuna: ModuleType, search: Search) -> BaseStorage:
     url = search.policy.storage
     given = _own_database(search.folder) if url is None else url
     # Another process may write at this moment; a lock of one that was killed is gone with it.

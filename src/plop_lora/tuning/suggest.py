@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from plop_lora.errors import MeasurementError, UsageError
 from plop_lora.records.trial import SEARCH
@@ -26,6 +26,9 @@ from plop_lora.tuning.ladder import Ladder
 from plop_lora.tuning.search import Search, workers_of
 from plop_lora.tuning.space import Space
 from plop_lora.tuning.storage import CAUSE, COST, STARTUP_SHARE, SearchStorage, configuration_of
+
+if TYPE_CHECKING:
+    from optuna import Trial
 
 MISSES = 200
 """Suggestions above the budget, one after the other, after which a search gives up."""
@@ -51,16 +54,17 @@ def run_suggestions(search: Search, storage: SearchStorage, ladder: Ladder) -> t
     storage.enqueue(space, known_points(space))
     wanted = max(1, search.policy.trials - len(ladder.steps))
     startup = max(4, round(wanted * STARTUP_SHARE))
-    while (room := wanted - len(trained(storage.history()))) > 0:
-        size = min(room, workers_of(search.study.runner))
+    while (missing := wanted - len(trained(storage.history()))) > 0:
+        size = min(missing, workers_of(search.study.runner))
         if not affordable(search, storage, ladder, size):
             return (
-                f"{room} of {wanted} trials did not start, for the {search.policy.hours:.3g} hours",
+                f"{missing} of {wanted} trials did not start, for the "
+                f"{search.policy.hours:.3g} hours",
             )
         batch = _ask_feasible(storage, space, size, startup)
         if not batch:
             return (
-                f"{room} of {wanted} trials did not start: {MISSES} suggestions in a row were "
+                f"{missing} of {wanted} trials did not start: {MISSES} suggestions in a row were "
                 "above the budget",
             )
         _run(search, storage, batch)
@@ -93,9 +97,9 @@ def best_trials(search: Search, trials: Sequence[SearchTrial]) -> list[SearchTri
     return list(unique.values())
 
 
-def _ask_feasible(storage: SearchStorage, space: Space, size: int, startup: int) -> list[Any]:
+def _ask_feasible(storage: SearchStorage, space: Space, size: int, startup: int) -> list[Trial]:
     """Ask until a batch fits the budget; what does not is told as constrained, untrained."""
-    batch: list[Any] = []
+    batch: list[Trial] = []
     misses = 0
     while len(batch) < size and misses < MISSES:
         trial = storage.ask(space, startup)
@@ -111,7 +115,7 @@ def _ask_feasible(storage: SearchStorage, space: Space, size: int, startup: int)
     return batch
 
 
-def _run(search: Search, storage: SearchStorage, batch: Sequence[Any]) -> None:
+def _run(search: Search, storage: SearchStorage, batch: Sequence[Trial]) -> None:
     """Train a batch and tell the storage; a failed trial is told as one, with its cause.
 
     One that the machine has ended is not told: it counts as under way, and the next start of this

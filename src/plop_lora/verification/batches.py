@@ -6,20 +6,24 @@ Shape letters: B batch, T token.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plop_lora.errors import DataError
 from plop_lora.indicators.kinds import IGNORED, Inputs
 
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
 
 def batches_of(
-    rows: Sequence[Mapping[str, Any]],
-    tokenizer: Any,
+    rows: Sequence[Mapping[str, object]],
+    tokenizer: PreTrainedTokenizerBase,
     *,
     labels: Sequence[str] = (),
     batch_size: int = 8,
     max_length: int = 512,
-    device: Any = "cpu",
+    device: torch.device | str = "cpu",
 ) -> list[Inputs]:
     """Turn prepared rows into batches with `labels`, in their order.
 
@@ -46,7 +50,7 @@ def batches_of(
 
 
 def _encoded(
-    row: Mapping[str, Any], tokenizer: Any, whole: bool, max_length: int
+    row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, whole: bool, max_length: int
 ) -> tuple[list[int], int]:
     """Return the tokens of a row, and how many at its start are not learnt."""
     if "messages" in row:
@@ -62,18 +66,20 @@ def _encoded(
     return _tokens(tokenizer, text, True)[:max_length], 0
 
 
-def _tokens(tokenizer: Any, text: str, special: bool) -> list[int]:
+def _tokens(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> list[int]:
     return list(tokenizer(text, add_special_tokens=special)["input_ids"])
 
 
-def _class_of(row: Mapping[str, Any], labels: Sequence[str]) -> int:
+def _class_of(row: Mapping[str, object], labels: Sequence[str]) -> int:
     name = str(row.get("label"))
     if name not in labels:
         raise DataError(f"The class {name!r} is none of: {', '.join(labels)}.")
     return list(labels).index(name)
 
 
-def _batch(encoded: Sequence[tuple[list[int], int]], classes: list[int], device: Any) -> Inputs:
+def _batch(
+    encoded: Sequence[tuple[list[int], int]], classes: list[int], device: torch.device | str
+) -> Inputs:
     """Pad rows on the right; token 0 stands in the padding, masked and without a label."""
     import torch
 

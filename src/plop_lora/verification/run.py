@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from plop_lora.indicators.signal import Signal
 from plop_lora.recipe import VerifyDesign, VerifyRecipe
@@ -37,7 +36,7 @@ def verify(
     folder: str | Path | None = None,
     run: RunTrials | None = None,
     watch: Watch = ignore,
-    **settings: Any,
+    **settings: object,
 ) -> Verification:
     """Prove a shortlist with finetunes of rival placements at an equal budget.
 
@@ -100,7 +99,7 @@ def plan(
     recipe: VerifyRecipe | str | Path | None = None,
     *,
     folder: str | Path | None = None,
-    **settings: Any,
+    **settings: object,
 ) -> VerificationPlan:
     """Return what `verify` would run, how long, for how much; run and write nothing.
 

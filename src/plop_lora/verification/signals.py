@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,43 +28,8 @@ def measured_arms(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in names if signals_for((name,)))
 
 
-def measure_signals(study: Study, names: Sequence[str]) -> dict[str, Signal]:
-    """Return the signals that arms need, from the folder of the study or from its model.
-
-    Args:
-        study: its model, as the task trains it, and its training rows are looked at.
-        names: of the arms.
-
-    Raises:
-        ModelError, DataError, MeasurementError: an indicator that cannot read this model or data.
-        RecordError: the file in the folder is damaged.
-    """
-    wanted = signals_for(names)
-    path = study.folder / FILE
-    known = _read(path) if wanted and path.exists() else {}
-    missing = [name for name in wanted if name not in known]
-    if missing:
-        known |= _measured(study, missing)
-        with atomic_file(path) as file:
-            json.dump({name: dataclasses.asdict(signal) for name, signal in known.items()}, file)
-    return {name: known[name] for name in wanted}
-
-
-def _read(path: Path) -> dict[str, Signal]:
-    try:
-        document: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            name: Signal(**{**fields, "notes": tuple(fields["notes"])})
-            for name, fields in document.items()
-        }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise RecordError(
-            f"{path} is damaged ({error}). Remove it; the signals are measured anew."
-        ) from error
-
-
-def _measured(study: Study, names: Sequence[str]) -> dict[str, Signal]:
-    """Load the model of the task, once for all signals, and let each look at it."""
+def measure_on_model(study: Study, names: Sequence[str]) -> dict[str, Signal]:
+    """Load the model of the task once and measure every signal on it."""
     from plop_lora.models.loading import quietly
     from plop_lora.training.base import load_base
     from plop_lora.verification.batches import batches_of
@@ -85,3 +50,45 @@ def _measured(study: Study, names: Sequence[str]) -> dict[str, Signal]:
     )
     hosts = eligible_hosts(study.scores)
     return {name: measure_signal(name, model, batches, hosts, rank=study.rank) for name in names}
+
+
+MeasureSignals = Callable[[Study, Sequence[str]], dict[str, Signal]]
+"""Signals of a study by the names of their indicators."""
+
+
+def measure_signals(
+    study: Study, names: Sequence[str], *, measure: MeasureSignals = measure_on_model
+) -> dict[str, Signal]:
+    """Return the signals that arms need, from the folder of the study or from its model.
+
+    Args:
+        study: its model, as the task trains it, and its training rows are looked at.
+        names: of the arms.
+        measure: Measures the signals that the folder lacks.
+
+    Raises:
+        ModelError, DataError, MeasurementError: an indicator that cannot read this model or data.
+        RecordError: the file in the folder is damaged.
+    """
+    wanted = signals_for(names)
+    path = study.folder / FILE
+    known = _read(path) if wanted and path.exists() else {}
+    missing = [name for name in wanted if name not in known]
+    if missing:
+        known |= measure(study, missing)
+        with atomic_file(path) as file:
+            json.dump({name: dataclasses.asdict(signal) for name, signal in known.items()}, file)
+    return {name: known[name] for name in wanted}
+
+
+def _read(path: Path) -> dict[str, Signal]:
+    try:
+        document: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            name: Signal(**{**fields, "notes": tuple(fields["notes"])})
+            for name, fields in document.items()
+        }
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RecordError(
+            f"{path} is damaged ({error}). Remove it; the signals are measured anew."
+        ) from error

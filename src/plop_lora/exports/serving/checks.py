@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 from plop_lora.exports.serving.experts import experts_apart, stacked_experts
 from plop_lora.exports.serving.findings import TOWER, Finding, Severity, Subject, subject_of
@@ -33,7 +32,7 @@ _TABLES = frozenset({"embed_tokens", "lm_head", "wte", "embed_in", "embed_out", 
 
 
 def lint(
-    source: Placement | Mapping[str, Any],
+    source: Placement | Mapping[str, object],
     server: str,
     *,
     modules: Sequence[str] = (),

@@ -15,7 +15,6 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from plop_lora.exports.serving.findings import Finding, Subject
 from plop_lora.exports.serving.servers import FOLD, MERGE, Server
@@ -55,7 +54,7 @@ def stacked_experts(subject: Subject, server: Server) -> Iterator[Finding]:
         yield Finding("note", what, names, todo)
 
 
-def _older(version: Any, than: tuple[int, ...]) -> bool:
+def _older(version: object, than: tuple[int, ...]) -> bool:
     found = re.match(r"(\d+)\.(\d+)\.(\d+)", str(version))
     return found is not None and tuple(int(part) for part in found.groups()) < than
 

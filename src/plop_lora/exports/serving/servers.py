@@ -188,7 +188,7 @@ SERVERS: dict[str, Server] = {
 }
 """Name → the newest release that was read, of `plop export --serve NAME`."""
 
-_BEFORE: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
+_BEFORE: dict[str, tuple[tuple[str, dict[str, object]], ...]] = {
     "vllm": (
         ("0.33.0", {"reads_text_names": False}),
         ("0.32.0", {"reads_patterns": False, "rejects_inits": False, "rejects": _VLLM_FIRST}),
@@ -295,7 +295,7 @@ def unfoldable(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield what, LOFTQ if init == "loftq" else CONVERT
 
 
-def changes_base(init: Any) -> bool:
+def changes_base(init: object) -> bool:
     """Whether an initialisation moves a part of the base weights into the adapter."""
     return isinstance(init, str) and init.lower().startswith(_CHANGES_BASE)
 

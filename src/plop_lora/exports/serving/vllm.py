@@ -175,7 +175,7 @@ def _common_rank(source: Adapter) -> int:
     return fitting[0]
 
 
-def _folded_config(source: Adapter, rank: int) -> dict[str, Any]:
+def _folded_config(source: Adapter, rank: int) -> dict[str, object]:
     """Return the configuration: full module names, so that nothing else can match."""
     return {
         **source.config,

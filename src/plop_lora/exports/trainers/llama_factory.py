@@ -93,7 +93,7 @@ def _contains(name: str, target: str) -> bool:
     return target in name
 
 
-def _pissa(init: str) -> dict[str, Any]:
+def _pissa(init: str) -> dict[str, object]:
     if init == "default":
         return {"pissa_init": False}
     iterations = init.removeprefix("pissa_niter_")

@@ -69,7 +69,7 @@ def _init(init: str) -> str:
     return {"default": "true", "lora_ga": "lora-ga"}.get(init, init)
 
 
-def _targets(placement: Placement) -> dict[str, Any]:
+def _targets(placement: Placement) -> dict[str, object]:
     targets = target_modules(placement)
     if isinstance(targets, str):
         return {"target_regex": targets}

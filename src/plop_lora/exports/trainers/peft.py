@@ -10,7 +10,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plop_lora.errors import ExportError, UsageError
 from plop_lora.exports.names import (
@@ -27,13 +27,21 @@ from plop_lora.placement import alpha_of
 from plop_lora.quiet import quiet_imports
 from plop_lora.records import AdapterSettings, PlacedSite, Placement
 
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+    from torch import nn
+
 LOFTQ = {"loftq_bits": 4, "loftq_iter": 1}
 """PEFT's own defaults, which it wants to see written where the initialisation is `loftq`."""
 
 
 def to_peft(
-    placement: Placement, model: Any = None, *, dry_run: bool = True, allow_loss: bool = False
-) -> Any:
+    placement: Placement,
+    model: nn.Module | None = None,
+    *,
+    dry_run: bool = True,
+    allow_loss: bool = False,
+) -> LoraConfig:
     """Return a placement as `peft.LoraConfig`, checked by applying it.
 
     Args:
@@ -66,7 +74,9 @@ def to_peft(
     return LoraConfig(**fields)
 
 
-def apply(model: Any, placement: Placement | str | Path, *, allow_loss: bool = False) -> Any:
+def apply(
+    model: nn.Module, placement: Placement | str | Path, *, allow_loss: bool = False
+) -> PeftModel:
     """Put the adapters of a placement into a loaded model, and read them back from it.
 
     Args:

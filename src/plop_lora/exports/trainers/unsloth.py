@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import pprint
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 from plop_lora.errors import ExportError
@@ -70,7 +71,7 @@ def _loader(placement: Placement) -> str:
     return "FastLanguageModel" if plain_text else "FastModel"
 
 
-def _adapters(placement: Placement) -> dict[str, Any]:
+def _adapters(placement: Placement) -> dict[str, object]:
     """Return the arguments of `get_peft_model`.
 
     The targets are a list, since the fast class reads a pattern letter by letter; the parameters
@@ -96,7 +97,7 @@ def _adapters(placement: Placement) -> dict[str, Any]:
     return {**adapters, **_scope(placement)} if _loader(placement) == "FastModel" else adapters
 
 
-def _scope(placement: Placement) -> dict[str, Any]:
+def _scope(placement: Placement) -> dict[str, object]:
     """Return what keeps `FastModel` from filtering the list: every part of the model allowed."""
     return {
         "finetune_vision_layers": True,
@@ -122,7 +123,7 @@ def _render(placement: Placement) -> Rendered:
     return Rendered(text, placement.trainable_parameters, narrowed.losses)
 
 
-def _python_dict(values: dict[str, Any]) -> str:
+def _python_dict(values: Mapping[str, object]) -> str:
     """Return a dictionary as source code, one entry a line."""
     entries = "".join(
         f"{key!r}: {pprint.pformat(value, sort_dicts=False, width=88)},\n"

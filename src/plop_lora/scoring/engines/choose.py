@@ -137,7 +137,7 @@ def _streaming(name: str, device: str, job: MeasurementSettings) -> Engine | str
 
 
 def _noted(
-    notes: tuple[str, ...], measure: Callable[..., Measured], *arguments: Any, **options: Any
+    notes: tuple[str, ...], measure: Callable[..., Measured], *arguments: object, **options: object
 ) -> Measured:
     measured = measure(*arguments, **options)
     return dataclasses.replace(measured, notes=(*notes, *measured.notes))
@@ -153,7 +153,7 @@ def fits(
     dtype: str,
     origin: Origin = PLAIN,
     *,
-    rooms: Sequence[int | None] | None = None,
+    free_bytes: Sequence[int | None] | None = None,
 ) -> bool:
     """Whether a model on disk fits in the memory that is left; yes where nobody can tell.
 
@@ -162,17 +162,17 @@ def fits(
         device: Where the model would run.
         dtype: What its weights would be held in.
         origin: Which revision it is, and with whose token it is read.
-        rooms: Bytes that are left, of every memory that has to hold it; None for one that nobody
-            can tell. By default the process and the device are asked.
+        free_bytes: The bytes that are left in every memory that has to hold it, None where that
+            is not known. By default the process and the device are asked.
     """
     check_dtype(dtype)
     target = device_named(device)
     needed = _weight_bytes(model_name(name), dtype, origin)
     if needed is None:
         return True
-    if rooms is None:
-        rooms = (available_memory(), device_memory(target))
-    return all(room is None or needed + SPARE <= room for room in rooms)
+    if free_bytes is None:
+        free_bytes = (available_memory(), device_memory(target))
+    return all(free is None or needed + SPARE <= free for free in free_bytes)
 
 
 def _weight_bytes(name: str, dtype: str, origin: Origin) -> int | None:
@@ -194,7 +194,7 @@ def measure_in_rounds(
     given: ScoringInputs,
     processes: Processes,
     *,
-    beside: Sequence[Batch] = (),
+    controls: Sequence[Batch] = (),
     enough: Callable[[Measured], bool] | None,
     advance: Callable[[int], None],
 ) -> Measured:
@@ -205,17 +205,17 @@ def measure_in_rounds(
         sites: what is measured.
         given: the batches and where one may look.
         processes: those that share the batches.
-        beside: batches that go with those of the first round.
+        controls: Batches that go with those of the first round.
         enough: asked after each round of everything so far; None measures everything.
         advance: called with the number of sequences after each batch.
     """
     together = enough is None or engine.one_round
     rounds = [list(given.batches)] if together else given.rounds()
-    rounds[:1] = [[*first, *beside] for first in rounds[:1]]
-    rehearsals = iter([given.warmup_batch])
+    rounds[:1] = [[*first, *controls] for first in rounds[:1]]
+    warmups = iter([given.warmup_batch])
 
     def run(batches: Sequence[Batch]) -> Measured:
-        return engine.measure(sites, batches, advance=advance, warmup_batch=next(rehearsals, None))
+        return engine.measure(sites, batches, advance=advance, warmup_batch=next(warmups, None))
 
     if enough is None:
         return processes.measure(rounds, run)

@@ -30,7 +30,7 @@ from plop_lora.scoring.measurement.padding import (
     halves_of,
     is_text,
     padded,
-    told_apart,
+    split_square,
     window_of,
     without_padding,
 )
@@ -107,7 +107,7 @@ def _fitting(
     and all that follow go row by row.
     """
     probe, window = collector.probe, collector.probe.window
-    pending = (rows_of(batch) if collector.alone else told_apart(batch, window))[::-1]
+    pending = (rows_of(batch) if collector.alone else split_square(batch, window))[::-1]
     while pending:
         current = pending.pop()
         try:
@@ -115,7 +115,9 @@ def _fitting(
         except Exception as error:
             if not is_out_of_memory(error) or probe.in_step:
                 raise
-            pending += reversed([p for h in halved(current, error) for p in told_apart(h, window)])
+            pending += reversed(
+                [p for h in halved(current, error) for p in split_square(h, window)]
+            )
             collector.halvings += 1
             continue
         if part.found.unassignable and current.can_split():
@@ -242,24 +244,24 @@ def body_of(model: nn.Module, sites: Sequence[Site]) -> Iterator[Callable[..., A
     """Yield what runs the model up to its output head, or all of it where a site needs that.
 
     Most models keep the body under `base_model`. Where they do not (T5), the full model runs and
-    is stopped at the door of its output head. What came out, or came to the door, is returned.
+    is stopped before its output head. Its output, or the input of the head, is returned.
     """
     body, head = model, None
     if isinstance(model, PreTrainedModel):
         inside = set(model.base_model.modules())
         if all(site.module in inside for site in sites):
             body, head = model.base_model, model.get_output_embeddings()
-    fixed: dict[str, Any] = {}
+    fixed: dict[str, object] = {}
     if "use_cache" in inspect.signature(body.forward).parameters:
         fixed["use_cache"] = False
 
-    def forward(**inputs: Any) -> Any:
+    def forward(**inputs: object) -> Any:
         try:
             return body(**inputs, **fixed)
         except _HeadReachedError as reached:
             return reached.args
 
-    def stop(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+    def stop(module: nn.Module, arguments: tuple[object, ...]) -> None:
         raise _HeadReachedError(*arguments)
 
     # FSMT calls its decoder's table a head: only what comes after all sites ends the pass.

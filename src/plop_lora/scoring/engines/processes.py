@@ -280,7 +280,7 @@ def _beating(board: Heartbeats) -> Iterator[None]:
 def _stoppable() -> Iterator[None]:
     """Turn the launcher's SIGTERM into an error, so that files under way are removed."""
 
-    def stop(number: int, frame: Any) -> None:
+    def stop(number: int, frame: object) -> None:
         raise ProcessError(
             "The launcher stopped this run, since one of its processes ended early: its lines "
             "above or below say which one and by which signal. Nothing was written."

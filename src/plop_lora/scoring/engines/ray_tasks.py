@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -23,6 +24,9 @@ from plop_lora.scoring.measurement.collect import Measured, merge
 from plop_lora.scoring.measurement.expected_norm_cache import ExpectedNormCache, open_cache
 from plop_lora.scoring.measurement.settings import MeasurementSettings
 from plop_lora.scoring.sites.find import Site, SiteMap, find_sites, refine
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
 
 RETRIES = 3
 """How often a shard is run again after the loss of its worker."""
@@ -94,7 +98,10 @@ def _loaded(job: MeasurementSettings) -> tuple[nn.Module, SiteMap, ExpectedNormC
 
 
 def run_tasks(
-    function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], *, retries: int = RETRIES
+    function: Callable[..., object],
+    arguments: Sequence[tuple[object, ...]],
+    *,
+    retries: int = RETRIES,
 ) -> Iterator[tuple[int, Any]]:
     """Run `function` on each of the arguments; yield index and result as they come.
 
@@ -115,7 +122,7 @@ def run_tasks(
             ray.cancel(reference)
 
 
-def _result(ray: Any, reference: Any, retries: int) -> Any:
+def _result(ray: ModuleType, reference: ObjectRef, retries: int) -> object:
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
@@ -129,7 +136,7 @@ def _result(ray: Any, reference: Any, retries: int) -> Any:
         ) from error
 
 
-def _share_of_a_machine(ray: Any) -> dict[str, float]:
+def _share_of_a_machine(ray: ModuleType) -> dict[str, float]:
     resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if any(resource.get("GPU") for resource in resources):
         return {"num_gpus": 1}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +16,12 @@ from plop_lora.scoring.measurement.sums import Floats
 from plop_lora.scoring.sites.find import Site
 
 
-def grouped(sites: Sequence[Site]) -> dict[tuple[str, Any], list[int]]:
+def grouped(sites: Sequence[Site]) -> dict[tuple[str, object], list[int]]:
     """Return the places of the sites of each type and layer, in the order of the first of each.
 
     Experts that stand in a list share the tokens of a text: only together do they see all.
     """
-    groups: dict[tuple[str, Any], list[int]] = defaultdict(list)
+    groups: dict[tuple[str, object], list[int]] = defaultdict(list)
     for index, site in enumerate(sites):
         groups[site.type, site.name if site.layer is None else site.layer].append(index)
     return dict(groups)

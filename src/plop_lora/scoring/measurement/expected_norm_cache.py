@@ -2,7 +2,7 @@
 
 One small JSON file for each checkpoint, in `$XDG_CACHE_HOME/plop-lora` (`~/.cache/plop-lora`). Its
 name is a hash of the identity of the checkpoint's files, its sections are the settings that
-change a gain. `PLOP_CACHE=0` or `--no-cache` leaves it alone.
+change one. `PLOP_CACHE=0` or `--no-cache` leaves it alone.
 
 Each section carries a checksum over its norms and over where they belong, and one is taken only
 where it fits its site (`probe.py`): a value that was changed would move a score without a word.
@@ -20,7 +20,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import transformers
 from torch import nn
@@ -32,7 +31,7 @@ from plop_lora.files import atomic_file, cache_folder
 from plop_lora.indicators import expected_norms
 from plop_lora.models.devices import home_of
 from plop_lora.models.origin import PLAIN, Origin
-from plop_lora.scoring.measurement.hooks import Gain
+from plop_lora.scoring.measurement.hooks import ExpectedNorm
 from plop_lora.scoring.measurement.settings import MeasurementSettings
 
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -63,16 +62,16 @@ class ExpectedNormCache:
 
     path: Path | None = None
     section: str = ""
-    known: dict[str, Gain] = field(default_factory=dict)
+    known: dict[str, ExpectedNorm] = field(default_factory=dict)
     weights: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
-    def learn(self, expected_norms: Mapping[str, Gain]) -> None:
+    def learn(self, expected_norms: Mapping[str, ExpectedNorm]) -> None:
         """Add expected norms; what is new goes to the file, which appears complete or not at all.
 
-        A gain of zero is that of an empty weight, which costs nothing to compute again.
+        A norm of zero is that of an empty weight, which costs nothing to compute again.
         """
-        new = {name: gain for name, gain in expected_norms.items() if _is_gain(gain)}
-        if all(self.known.get(name) == gain for name, gain in new.items()):
+        new = {name: norm for name, norm in expected_norms.items() if _is_expected_norm(norm)}
+        if all(self.known.get(name) == norm for name, norm in new.items()):
             return
         self.known.update(new)
         if self.path is not None:
@@ -90,7 +89,7 @@ def open_cache(job: MeasurementSettings, model: nn.Module) -> ExpectedNormCache:
     """Return what is known of the checkpoint of a job; nothing where nothing may be kept.
 
     Args:
-        job: what will be measured; the precision and the baseline are part of the key.
+        job: what will be measured; the precision and the denominator are part of the key.
         model: what was loaded for it; so is the kind of device that it is on.
     """
     folder = cache_folder()
@@ -100,7 +99,7 @@ def open_cache(job: MeasurementSettings, model: nn.Module) -> ExpectedNormCache:
     if key is None:
         return ExpectedNormCache()
     path = folder / f"{key}.json"
-    words = [job.baseline, f"seed={job.seed}", job.dtype, home_of(model).type, *_VERSIONS]
+    words = [job.denominator, f"seed={job.seed}", job.dtype, home_of(model).type, *_VERSIONS]
     section = " ".join(words)
     return ExpectedNormCache(path, section, _read(path).get(section, {}))
 
@@ -150,7 +149,7 @@ def _files_of(name: str, origin: Origin) -> Path | None:
     return None if config is None else Path(config).parent
 
 
-def _read(path: Path) -> dict[str, dict[str, Gain]]:
+def _read(path: Path) -> dict[str, dict[str, ExpectedNorm]]:
     """Return the sound sections of a file; a file that is not there, or damaged, has none."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -164,21 +163,21 @@ def _read(path: Path) -> dict[str, dict[str, Gain]]:
     }
 
 
-def _is_sound(path: Path, section: str, content: Any) -> bool:
+def _is_sound(path: Path, section: str, content: object) -> bool:
     """Whether a section holds expected norms, and those that were written for it."""
     if not isinstance(content, dict) or not isinstance(content.get("gains"), dict):
         return False
     expected_norms = content["gains"]
-    whole = all(map(_is_gain, expected_norms.values()))
+    whole = all(map(_is_expected_norm, expected_norms.values()))
     return whole and content.get("checksum") == _checksum(path, section, expected_norms)
 
 
-def _is_gain(gain: Any) -> bool:
+def _is_expected_norm(norm: object) -> bool:
     """Whether a value is a positive number, or a list of them."""
-    numbers = gain if isinstance(gain, list) else [gain]
+    numbers = norm if isinstance(norm, list) else [norm]
     return all(isinstance(x, float) and 0 < x < float("inf") for x in numbers)
 
 
-def _checksum(path: Path, section: str, expected_norms: Mapping[str, Gain]) -> str:
+def _checksum(path: Path, section: str, expected_norms: Mapping[str, ExpectedNorm]) -> str:
     content = json.dumps([path.name, section, expected_norms], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()

@@ -25,8 +25,8 @@ from torch import nn
 
 from plop_lora.errors import MeasurementError
 from plop_lora.indicators import NFN, FeatureRows
-from plop_lora.indicators.expected_norms import expected_gain, row_norms
-from plop_lora.models.devices import watched
+from plop_lora.indicators.expected_norms import expected_norm, row_norms
+from plop_lora.models.devices import recorded_calls
 from plop_lora.scoring.measurement.settings import NFN_ALONE, IndicatorSettings
 from plop_lora.scoring.measurement.sums import (
     COUNTS,
@@ -43,7 +43,7 @@ from plop_lora.scoring.sites.operators import Operator, confirmed, part_norms, p
 from plop_lora.scoring.sites.sharded import ShardedOperator
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
-Gain = float | list[float]
+ExpectedNorm = float | list[float]
 """E||W u|| of a site, or of each of its experts; a float32 number, kept to its last digit."""
 Weights = dict[str, dict[str, list[float]]]
 """What further indicators say of weights: by indicator and name of the site, for each expert."""
@@ -53,8 +53,8 @@ Weights = dict[str, dict[str, list[float]]]
 class Probe:
     """What the hooks write to; `begin` and `finish` frame one batch.
 
-    The hooks write to the tally in `current`. An engine that has several batches under way
-    changes it whenever another batch takes its turn.
+    The hooks write to the sums in `current`. An engine that has several batches under way sets
+    it whenever another batch takes its turn.
     `known` holds expected norms by their site, as `expected_norms` returned them before, `weights`
     what further indicators say of the weights, to which what is new is added, and
     `encoder` the modules of the encoder of an encoder-decoder, and `window` the length to whose
@@ -63,12 +63,12 @@ class Probe:
 
     sites: Sequence[Site]
     indicators: IndicatorSettings
-    known: Mapping[str, Gain] = field(default_factory=dict)
+    known: Mapping[str, ExpectedNorm] = field(default_factory=dict)
     weights: Weights = field(default_factory=dict)
     encoder: frozenset[nn.Module] = frozenset()
     window: int | None = None
     current: BatchSums | None = None
-    _gains: dict[int, torch.Tensor] = field(default_factory=dict)
+    _expected_norms: dict[int, torch.Tensor] = field(default_factory=dict)
     _operators: dict[nn.Module, Operator | None] = field(default_factory=dict)
     _weighed: dict[tuple[str, int], torch.Tensor] = field(default_factory=dict)
 
@@ -89,63 +89,63 @@ class Probe:
         return slice(self.starts[index], self.starts[index + 1])
 
     def begin(self, layout: Layout) -> None:
-        """Open a tally for a batch of `layout.size` sequences."""
+        """Begin the sums of a batch of `layout.size` sequences."""
         self.current = BatchSums(layout, self.starts[-1], SUMS + len(self._features))
 
     def finish(self) -> Found:
-        """Close the current tally and move it to the host, in one transfer a device.
+        """End the current sums and move them to the host, in one transfer a device.
 
         Raises:
             MeasurementError: a site saw NaN or infinity; the first in forward order is named.
         """
-        tally, self.current = self.current, None
-        assert tally is not None
-        added = np.zeros((tally.layers, tally.rows, tally.layout.size))
-        for buffer_LRB in tally.buffers.values():
+        batch_sums, self.current = self.current, None
+        assert batch_sums is not None
+        added = np.zeros((batch_sums.layers, batch_sums.rows, batch_sums.layout.size))
+        for buffer_LRB in batch_sums.buffers.values():
             added += buffer_LRB.cpu().double().numpy()
         sums = dict(zip(self._features, added[SUMS:], strict=True))
         for name, sums_RB in sums.items():
-            site = self._first_broken(tally, sums_RB)
+            site = self._first_broken(batch_sums, sums_RB)
             if site is not None:
                 raise MeasurementError(_broken(site, name))
-        nfn_RB, unassignable = sums.pop(NFN), frozenset(tally.unassignable)
-        return Found(nfn_RB, added[COUNTS], sums, unassignable, tally.left_out)
+        nfn_RB, unassignable = sums.pop(NFN), frozenset(batch_sums.unassignable)
+        return Found(nfn_RB, added[COUNTS], sums, unassignable, batch_sums.left_out)
 
-    def _first_broken(self, tally: BatchSums, sums_RB: Floats) -> str | None:
+    def _first_broken(self, batch_sums: BatchSums, sums_RB: Floats) -> str | None:
         """Return the name of the first site in forward order whose sums are not finite."""
         broken_R: NDArray[np.bool_] = np.logical_not(np.isfinite(sums_RB).all(axis=1))
         if not broken_R.any():
             return None
-        first = next(index for index in tally.order if broken_R[self.rows_of(index)].any())
+        first = next(index for index in batch_sums.order if broken_R[self.rows_of(index)].any())
         return self.sites[first].name
 
     def hook(self, indices: Sequence[int]) -> Hook:
         """Return the forward hook of a module that holds the sites at `indices`."""
 
         def record(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-            tally = self.current
-            if tally is None:
+            batch_sums = self.current
+            if batch_sums is None:
                 return
             features = arguments[0] if arguments else None
             tokens_BT = None
             if isinstance(features, torch.Tensor):
                 if not features.is_floating_point():
                     features = features.unsqueeze(-1)
-                features, output = tally.layout.batch_first(features, output)
-                tokens_BT = tally.layout.tokens_of(features, in_encoder=module in self.encoder)
+                features, output = batch_sums.layout.batch_first(features, output)
+                tokens_BT = batch_sums.layout.tokens_of(features, in_encoder=module in self.encoder)
             if features is None or tokens_BT is None:
-                if tally.layout.size == 1 and tally.layout.text_only:
-                    tally.left_out.update(dict.fromkeys(indices, NO_TOKENS))
+                if batch_sums.layout.size == 1 and batch_sums.layout.text_only:
+                    batch_sums.left_out.update(dict.fromkeys(indices, NO_TOKENS))
                 else:
-                    tally.unassignable.update(indices)
+                    batch_sums.unassignable.update(indices)
                 return
-            self._add(tally, indices, features, output, tokens_BT)
+            self._add(batch_sums, indices, features, output, tokens_BT)
 
         return record
 
     def _add(
         self,
-        tally: BatchSums,
+        batch_sums: BatchSums,
         indices: Sequence[int],
         features: torch.Tensor,
         output: Any,
@@ -153,25 +153,26 @@ class Probe:
     ) -> None:
         operator = self._operator(indices[0], features, output)
         if operator is None:
-            tally.left_out.update(dict.fromkeys(indices, NO_PRODUCT))
+            batch_sums.left_out.update(dict.fromkeys(indices, NO_PRODUCT))
             return
         rows_NO, bias_O = operator.product(features, output)
-        inputs_N = tally.input_norms(features)
+        inputs_N = batch_sums.input_norms(features)
         if isinstance(operator, ShardedOperator):
             inputs_N = operator.whole_norms(
                 inputs_N, width=features.shape[-1], whole=operator.in_features
             )
-        layers = tally.on(rows_NO.device).unbind()
+        layers = batch_sums.on(rows_NO.device).unbind()
         # `!= 0` keeps NaN, which must be seen; a zero input has no direction and no NFN.
         seen_BT = tokens_BT & (inputs_N.view(tokens_BT.shape) != 0)
         for index in indices:
-            gain = self._gain(index, rows_NO.device, self._compute_gain(index, operator, rows_NO))
-            valid_BT = seen_BT & (gain != 0)
+            compute = self._compute_expected_norm(index, operator, rows_NO)
+            expected = self._expected_norm(index, rows_NO.device, compute)
+            valid_BT = seen_BT & (expected != 0)
             norms_N, products = self._products(index, operator, rows_NO, bias_O)
             rows = FeatureRows(
                 output_norms_N=norms_N,
                 input_norms_N=inputs_N,
-                gain=gain,
+                expected_norm=expected,
                 kept_N=valid_BT.flatten(),
                 in_features=self.sites[index].host.in_features,
                 out_features=self.sites[index].out_features,
@@ -179,19 +180,23 @@ class Probe:
                 sequences=functools.partial(_sequences_of, valid_BT),
             )
             row = self.starts[index]
-            tally.order.append(index)
+            batch_sums.order.append(index)
             for layer, values_N in self._measured(rows):
                 values_BT = values_N.view(valid_BT.shape)
                 layers[layer][row] += torch.where(valid_BT, values_BT, 0.0).sum(dim=1)
             layers[COUNTS][row] += valid_BT.sum(dim=1)
             self._weigh(index, functools.partial(operator.weight, self.sites[index].part))
 
-    def _compute_gain(
+    def _compute_expected_norm(
         self, index: int, operator: Operator, like: torch.Tensor
     ) -> Callable[[], torch.Tensor]:
         part, settings = self.sites[index].part, self.indicators
         return functools.partial(
-            operator.gain, part, like=like, baseline=settings.baseline, seed=settings.seed
+            operator.expected_norm,
+            part,
+            like=like,
+            denominator=settings.denominator,
+            seed=settings.seed,
         )
 
     def _products(
@@ -223,7 +228,7 @@ class Probe:
                 numbers = [measure.per_weight(w_OI, self.indicators.seed) for w_OI in matrices]
                 self._weighed[indicator, index] = torch.stack(numbers)
 
-    def _operator(self, index: int, features: torch.Tensor, output: Any) -> Operator | None:
+    def _operator(self, index: int, features: torch.Tensor, output: object) -> Operator | None:
         """Return how to read a site, decided by its first call; None where nothing reads it."""
         site = self.sites[index]
         if site.module not in self._operators:
@@ -231,22 +236,24 @@ class Probe:
             self._operators[site.module] = confirmed(site.operator, features, output)
         return self._operators[site.module]
 
-    def _gain(
+    def _expected_norm(
         self, index: int, device: torch.device, compute: Callable[[], torch.Tensor]
     ) -> torch.Tensor:
-        """Return the gain of a site, or of each of its experts: known, or computed once."""
-        if index not in self._gains:
+        """Return the expected norm of a site, or of each of its experts; it is computed once."""
+        if index not in self._expected_norms:
             known = self.known.get(self.sites[index].name)
-            self._gains[index] = (
+            self._expected_norms[index] = (
                 compute()
                 if known is None
                 else torch.tensor(known, dtype=torch.float32, device=device)
             )
-        return self._gains[index]
+        return self._expected_norms[index]
 
-    def expected_norms(self) -> dict[str, Gain]:
-        """Return every gain that was needed so far, by the name of its site."""
-        return {self.sites[index].name: gain.tolist() for index, gain in self._gains.items()}
+    def expected_norms(self) -> dict[str, ExpectedNorm]:
+        """Return every expected norm that was needed so far, by the name of its site."""
+        return {
+            self.sites[index].name: norm.tolist() for index, norm in self._expected_norms.items()
+        }
 
     def weighed(self) -> Weights:
         """Return what the further indicators say of the weights that have run, and remember it.
@@ -271,11 +278,13 @@ class Probe:
 
     def zeros(self) -> frozenset[int]:
         """Return the sites whose weight is all zero: it has no direction that it could prefer."""
-        return frozenset(i for i, gain in self._gains.items() if not bool((gain != 0).any()))
+        return frozenset(
+            i for i, norm in self._expected_norms.items() if not bool((norm != 0).any())
+        )
 
     def ran(self) -> frozenset[int]:
         """Return the sites that a forward pass came to, whatever it brought them."""
-        return frozenset(self._gains)
+        return frozenset(self._expected_norms)
 
     def routing(
         self, hidden_TH: torch.Tensor, experts_S: torch.Tensor, tokens_S: torch.Tensor
@@ -301,25 +310,25 @@ class Probe:
             products_SO: what came out, without a bias.
             routing: expert and token of each pair; None where nobody can tell the sequence.
         """
-        tally = self.current
-        if tally is None:
+        batch_sums = self.current
+        if batch_sums is None:
             return
         if routing is None:
-            tally.unassignable.update(indices)
+            batch_sums.unassignable.update(indices)
             return
         inputs_S = row_norms(features_SI)
         valid_S = routing.valid_S & (inputs_S != 0)
         cells_S = routing.cells_S
-        layers = tally.on(products_SO.device).unbind()
+        layers = batch_sums.on(products_SO.device).unbind()
         for index in indices:
             part = self.sites[index].part
-            compute = functools.partial(self._expert_gains, weights_EOI, part)
-            gains_S = self._gain(index, products_SO.device, compute)[routing.experts_S]
-            kept_S = valid_S & (gains_S != 0)
+            compute = functools.partial(self._expert_norms, weights_EOI, part)
+            expected_S = self._expected_norm(index, products_SO.device, compute)[routing.experts_S]
+            kept_S = valid_S & (expected_S != 0)
             rows = FeatureRows(
                 output_norms_N=part_norms(products_SO, None, part),
                 input_norms_N=inputs_S,
-                gain=gains_S,
+                expected_norm=expected_S,
                 kept_N=kept_S,
                 in_features=self.sites[index].host.in_features,
                 out_features=self.sites[index].out_features,
@@ -327,17 +336,17 @@ class Probe:
                 sequences=functools.partial(getattr, routing, "sequences_S"),
             )
             own = self.rows_of(index)
-            tally.order.append(index)
+            batch_sums.order.append(index)
             for layer, values_S in self._measured(rows):
                 cells = layers[layer][own].view(-1)
                 cells.index_add_(0, cells_S, torch.where(kept_S, values_S, 0.0))
             layers[COUNTS][own].view(-1).index_add_(0, cells_S, kept_S.float())
             self._weigh(index, functools.partial(_sliced, weights_EOI, part))
 
-    def _expert_gains(self, weights_EOI: torch.Tensor, part: FusedPart | None) -> torch.Tensor:
-        baseline, seed = self.indicators.baseline, self.indicators.seed
+    def _expert_norms(self, weights_EOI: torch.Tensor, part: FusedPart | None) -> torch.Tensor:
+        denominator, seed = self.indicators.denominator, self.indicators.seed
         weights = _sliced(weights_EOI, part)
-        return torch.stack([expected_gain(w, baseline=baseline, seed=seed) for w in weights])
+        return torch.stack([expected_norm(w, denominator=denominator, seed=seed) for w in weights])
 
 
 def _broken(site: str, indicator: str) -> str:
@@ -377,11 +386,11 @@ def _spread_rows(name: str) -> torch.Tensor:
     )
 
 
-def _fits(site: Site, gain: Gain | None) -> bool:
-    """Whether a known gain is one that a site can have: a number, or one for each expert."""
-    if isinstance(gain, list):
-        return site.host.is_parameter and len(gain) == site.host.copies
-    return gain is not None and not site.host.is_parameter
+def _fits(site: Site, norm: ExpectedNorm | None) -> bool:
+    """Whether a known norm is one that a site can have: a number, or one for each expert."""
+    if isinstance(norm, list):
+        return site.host.is_parameter and len(norm) == site.host.copies
+    return norm is not None and not site.host.is_parameter
 
 
 @contextlib.contextmanager
@@ -389,7 +398,7 @@ def attach(
     sites: Sequence[Site],
     indicators: IndicatorSettings = NFN_ALONE,
     *,
-    known: Mapping[str, Gain] | None = None,
+    known: Mapping[str, ExpectedNorm] | None = None,
     weights: Weights | None = None,
     encoder: nn.Module | None = None,
     window: int | None = None,
@@ -408,5 +417,5 @@ def attach(
             members[site.module].append(index)
     with contextlib.ExitStack() as stack:
         for module, indices in members.items():
-            stack.enter_context(watched(module, probe.hook(indices)))
+            stack.enter_context(recorded_calls(module, probe.hook(indices)))
         yield probe

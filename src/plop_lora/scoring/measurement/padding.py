@@ -5,8 +5,6 @@ Shape letters: B batch, T token.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -46,11 +44,11 @@ def is_square(batch: Batch, window: int | None) -> bool:
     return len(batch.names) in widths and batch.can_split()
 
 
-def told_apart(batch: Batch, window: int | None) -> list[Batch]:
+def split_square(batch: Batch, window: int | None) -> list[Batch]:
     """Return a batch in pieces none of which is square; see `is_square`."""
     if not is_square(batch, window):
         return [batch]
-    return [piece for half in halves_of(batch) for piece in told_apart(half, window)]
+    return [piece for half in halves_of(batch) for piece in split_square(half, window)]
 
 
 def halves_of(batch: Batch) -> tuple[Batch, Batch]:
@@ -76,7 +74,7 @@ def without_padding(batch: Batch) -> Batch:
     return Batch(inputs, batch.names)
 
 
-def _along(value: Any, mask_BT: torch.Tensor) -> bool:
+def _along(value: object, mask_BT: torch.Tensor) -> bool:
     return (
         isinstance(value, torch.Tensor)
         and value.ndim in (2, 3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 from torch import nn
 
@@ -29,5 +28,5 @@ def unchanged(model: nn.Module) -> Iterator[None]:
             module._modules.update(inner)
 
 
-def _plain(module: nn.Module) -> dict[str, Any]:
+def _plain(module: nn.Module) -> dict[str, object]:
     return {name: value for name, value in vars(module).items() if isinstance(value, _PLAIN)}

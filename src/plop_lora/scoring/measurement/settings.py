@@ -13,12 +13,12 @@ class IndicatorSettings:
     """What is measured of every site: NFN, and what was asked for beside it.
 
     Attributes:
-        baseline: `analytic` or `monte_carlo`, see `expected_norms.expected_gain`.
-        seed: Seed of the baseline, and of what estimates from draws.
+        denominator: `analytic` or `monte_carlo`, see `expected_norms.expected_norm`.
+        seed: Seed of the denominator, and of what estimates from draws.
         further: Indicators beside NFN; those that follow from a record are not measured.
     """
 
-    baseline: str = "analytic"
+    denominator: str = "analytic"
     seed: int = 0
     further: tuple[Indicator, ...] = ()
 
@@ -47,7 +47,7 @@ class MeasurementSettings:
     dtype: str
     include: tuple[str, ...]
     exclude: tuple[str, ...]
-    baseline: str
+    denominator: str
     seed: int
     cache: bool
     origin: Origin = PLAIN
@@ -56,4 +56,4 @@ class MeasurementSettings:
     @property
     def indicators(self) -> IndicatorSettings:
         """What is measured of every site."""
-        return IndicatorSettings(self.baseline, self.seed, self.further)
+        return IndicatorSettings(self.denominator, self.seed, self.further)

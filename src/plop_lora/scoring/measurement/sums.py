@@ -12,7 +12,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +43,7 @@ class Layout:
     encoder_masks: tuple[torch.Tensor, ...] = ()
     text_only: bool = False
 
-    def batch_first(self, features: torch.Tensor, output: Any) -> tuple[torch.Tensor, Any]:
+    def batch_first(self, features: torch.Tensor, output: object) -> tuple[torch.Tensor, object]:
         """Return features and output as [B, T, ...], also where a module runs time first."""
         shapes = {tuple(mask_BT.shape) for mask_BT in self.masks}
         leading = tuple(features.shape[:2])

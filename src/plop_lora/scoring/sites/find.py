@@ -10,7 +10,6 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
@@ -338,7 +337,7 @@ def _unlearnable(model: nn.Module, name: str, place: ModulePath) -> str | None:
     parts = owner.split(".")
     above = (model.get_submodule(".".join(parts[:end])) for end in range(len(parts), 0, -1))
     # The path inside the block has as many steps as there are modules up to the block itself.
-    kinds: list[Any] = [type(one) for one, _ in zip(above, place.path, strict=False)]
+    kinds: list[type] = [type(one) for one, _ in zip(above, place.path, strict=False)]
     if kinds and leaf in bare_weights(kinds[0]):
         return BYPASSED
     return NO_GRADIENT if any(records_no_graph(kind) for kind in kinds) else None

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from plop_lora.models.architectures import ATTENTION, SENSED_INPUTS, STATE_MIXERS, TOWERS
 
@@ -132,7 +132,7 @@ def _senses(model: nn.Module, name: str) -> bool:
     return "text" not in _modalities(part) or part.main_input_name in SENSED_INPUTS
 
 
-def _encodes(model: nn.Module, part: nn.Module, config: Any) -> bool:
+def _encodes(model: nn.Module, part: nn.Module, config: PretrainedConfig) -> bool:
     if not getattr(config, "is_encoder_decoder", False):
         return False
     find: Any = getattr(model, "get_encoder", None)
@@ -141,8 +141,8 @@ def _encodes(model: nn.Module, part: nn.Module, config: Any) -> bool:
 
 def _modalities(model: nn.Module) -> set[str]:
     """Return what a model says it takes; transformers writes one word or several."""
-    said = getattr(model, "input_modalities", "text")
-    return {said} if isinstance(said, str) else set(said)
+    declared = getattr(model, "input_modalities", "text")
+    return {declared} if isinstance(declared, str) else set(declared)
 
 
 def _component_names(model: nn.Module, block_lists: list[str]) -> dict[str, str]:
@@ -174,7 +174,7 @@ def _sub_config(model: nn.Module, path: str) -> str | None:
     return None
 
 
-def _sub_configs(config: Any) -> Iterator[tuple[int, str]]:
+def _sub_configs(config: PretrainedConfig) -> Iterator[tuple[int, str]]:
     """Yield the identity and the name of each sub-configuration; outer ones win."""
     for key in getattr(type(config), "sub_configs", {}):
         inner = getattr(config, key, None)

@@ -1,7 +1,7 @@
 """How to read the weight of a site, whatever holds it.
 
 An operator gives the product W z of its module, taken from the module's own output wherever the
-output is that product, and the expected gain E||W u|| of the whole weight or of a part of it.
+output is that product, and the expected norm E||W u|| of the whole weight or of a part of it.
 
 Covers `nn.Linear` and its subclasses, transformers' `Conv1D`, routers that own a plain weight,
 embeddings, and quantised layers, which are only ever called. Experts stand in `experts.py`,
@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from plop_lora.indicators.expected_norms import PROBED_DRAWS, expected_gain, gaussian, row_norms
+from plop_lora.indicators.expected_norms import PROBED_DRAWS, expected_norm, gaussian, row_norms
 from plop_lora.models.devices import forward_attribute
 from plop_lora.scoring.sites.fused import FusedPart
 from plop_lora.scoring.sites.sharded import ShardedOperator, is_spread
@@ -48,8 +48,8 @@ class Operator(Protocol):
     def weight(self, part: FusedPart | None) -> torch.Tensor | None:
         """Return a part of the weight as [O, I], or all of it; None where it cannot be read."""
 
-    def gain(
-        self, part: FusedPart | None, *, like: torch.Tensor, baseline: str, seed: int
+    def expected_norm(
+        self, part: FusedPart | None, *, like: torch.Tensor, denominator: str, seed: int
     ) -> torch.Tensor:
         """Return E||W u|| of a part of the weight, a float32 scalar on the device of `like`."""
 
@@ -76,7 +76,7 @@ class DenseOperator:
         weight: torch.Tensor = self.module.weight
         return weight.T if self.transposed else weight
 
-    def product(self, features: torch.Tensor, output: Any) -> Product:
+    def product(self, features: torch.Tensor, output: object) -> Product:
         """Return the output with its bias; a router returns its choice and is multiplied again."""
         width = self.out_features
         shape = (*features.shape[:-1], width)
@@ -89,11 +89,11 @@ class DenseOperator:
         """Return a part of the weight, or all of it."""
         return self.weight_OI() if part is None else part.of_weight(self.weight_OI())
 
-    def gain(
-        self, part: FusedPart | None, *, like: torch.Tensor, baseline: str, seed: int
+    def expected_norm(
+        self, part: FusedPart | None, *, like: torch.Tensor, denominator: str, seed: int
     ) -> torch.Tensor:
-        """Return E||W u|| by the closed form, or by drawing with `baseline="monte_carlo"`."""
-        return expected_gain(self.weight(part), baseline=baseline, seed=seed).to(like.device)
+        """Return E||W u|| by the closed form, or by drawing with `denominator="monte_carlo"`."""
+        return expected_norm(self.weight(part), denominator=denominator, seed=seed).to(like.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class EmbeddingOperator:
         """Width of a row."""
         return self.module.embedding_dim
 
-    def product(self, features: torch.Tensor, output: Any) -> Product:
+    def product(self, features: torch.Tensor, output: object) -> Product:
         """Return the rows of the table: subclasses scale what they return."""
         return self.module.weight[features.reshape(-1)], None
 
@@ -120,19 +120,20 @@ class EmbeddingOperator:
         """Return the table as [width, tokens]; it has no parts."""
         return self.module.weight.T
 
-    def gain(
-        self, part: FusedPart | None, *, like: torch.Tensor, baseline: str, seed: int
+    def expected_norm(
+        self, part: FusedPart | None, *, like: torch.Tensor, denominator: str, seed: int
     ) -> torch.Tensor:
         """Return E||W u|| of the table as [width, tokens]."""
-        return expected_gain(self.weight(part), baseline=baseline, seed=seed).to(like.device)
+        return expected_norm(self.weight(part), denominator=denominator, seed=seed).to(like.device)
 
 
 @dataclass(frozen=True, slots=True)
 class OpaqueOperator:
     """A quantised layer: its weight is never read, the module itself is the operator.
 
-    The bias is what it returns for zero, and the gain the mean over Gaussian rows sent through
-    it. Where activations are quantised as well (FP8, W8A8), the gain is that of the rounded map.
+    The bias is what it returns for zero, and the expected norm the mean over Gaussian rows sent
+    through it. Where activations are quantised as well (FP8, W8A8), the expected norm is that of
+    the rounded map.
     """
 
     module: Any
@@ -155,8 +156,8 @@ class OpaqueOperator:
     def weight(self, part: FusedPart | None) -> None:
         """Return None: what is stored is not the matrix that the layer multiplies by."""
 
-    def gain(
-        self, part: FusedPart | None, *, like: torch.Tensor, baseline: str, seed: int
+    def expected_norm(
+        self, part: FusedPart | None, *, like: torch.Tensor, denominator: str, seed: int
     ) -> torch.Tensor:
         """Return the mean of ||W g|| / ||g|| over `PROBED_DRAWS` Gaussian rows."""
         draws_KI = gaussian(PROBED_DRAWS, self.in_features, like, seed)
@@ -175,7 +176,7 @@ class OpaqueOperator:
         return product
 
 
-def confirmed(operator: Operator, features: torch.Tensor, output: Any) -> Operator | None:
+def confirmed(operator: Operator, features: torch.Tensor, output: object) -> Operator | None:
     """Return what reads a module whose first call gave `output` for `features`.
 
     A layer that does more than multiply by its weight (BitNet scales its output) is opaque where
@@ -257,7 +258,7 @@ def _wraps(module: nn.Module) -> bool:
     return any(operator_of(inner) is not None for inner in module.modules() if inner is not module)
 
 
-def _is_plain(weight: Any) -> bool:
+def _is_plain(weight: object) -> bool:
     return (
         isinstance(weight, torch.Tensor)
         and weight.ndim == 2

@@ -3,7 +3,7 @@
 A column-parallel layer gives each process a slice of its output, a row-parallel one takes a slice
 of its input and returns the whole output. Norms need no gathering: the squares of a slice's norms
 are added over the group, one number a row. The weight is gathered once, one matrix at a time, for
-its expected gain, which is therefore that of the whole weight to the last digit.
+its expected norm, which is therefore that of the whole weight to the last digit.
 
 Covers what transformers' plans make of linear layers, and those of FSDP 2, which are whole while
 they run. Shape letters: N rows, O out, I in.
@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import nn
 
 from plop_lora.errors import ModelError
-from plop_lora.indicators.expected_norms import expected_gain
+from plop_lora.indicators.expected_norms import expected_norm
 from plop_lora.scoring.sites.fused import FusedPart
 
 if TYPE_CHECKING:
@@ -61,11 +61,11 @@ class ShardedOperator:
         # FSDP has gathered it already while its block runs.
         return weight_OI.full_tensor() if is_spread(weight_OI) else weight_OI
 
-    def gain(
-        self, part: FusedPart | None, *, like: torch.Tensor, baseline: str, seed: int
+    def expected_norm(
+        self, part: FusedPart | None, *, like: torch.Tensor, denominator: str, seed: int
     ) -> torch.Tensor:
         """Return E||W u|| of the whole weight; every process of the group must ask for it."""
-        return expected_gain(self.weight(part), baseline=baseline, seed=seed).to(like.device)
+        return expected_norm(self.weight(part), denominator=denominator, seed=seed).to(like.device)
 
     def whole_norms(self, norms_N: torch.Tensor, *, width: int, whole: int) -> torch.Tensor:
         """Return the norms of whole rows from those of this process's slices of them.
@@ -83,7 +83,7 @@ class ShardedOperator:
         return squares_N.sqrt()
 
 
-def is_spread(tensor: Any) -> TypeGuard[DTensor]:
+def is_spread(tensor: object) -> TypeGuard[DTensor]:
     """Whether a tensor is a `DTensor`; where there is one, its module has been imported.
 
     Importing it here would cost every run half a second.

@@ -3,7 +3,7 @@
 Two things keep an adapter from learning that a forward pass on this machine need not show: a class
 that takes a weight without calling the module that owns it, as the kernels of training do, and a
 forward that records no graph. Both stand in the class. A class without readable source says
-nothing here, and what runs is looked at besides (`look.py`).
+nothing here, and what runs is checked besides (`site_checks.py`).
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from plop_lora.errors import UsageError, require
 from plop_lora.ray_cluster import check_cluster, connected
@@ -34,6 +35,10 @@ from plop_lora.training.runners.trial_process import (
     failure,
 )
 from plop_lora.training.trial import find_result
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+    from ray.remote_function import RemoteFunction
 
 RETRIES = 3
 """How often a trial is run again after the loss of its worker."""
@@ -71,7 +76,9 @@ def run_on_ray(
     return queue.results
 
 
-def share_of_a_machine(machines: Sequence[dict[str, float]], gpus: float | None) -> dict[str, Any]:
+def share_of_a_machine(
+    machines: Sequence[dict[str, float]], gpus: float | None
+) -> dict[str, float]:
     """Return what Ray sets aside for a trial, from the resources of each machine.
 
     >>> share_of_a_machine([{"CPU": 8, "GPU": 2}], None), share_of_a_machine([{"CPU": 8}], None)
@@ -97,11 +104,11 @@ def share_of_a_machine(machines: Sequence[dict[str, float]], gpus: float | None)
 class _Queue:
     """Jobs waiting with the batch size of their next attempt, and tasks under way."""
 
-    ray: Any
-    task: Any
+    ray: ModuleType
+    task: RemoteFunction
     waiting: deque[tuple[TrialCommand, int | None]]
     watch: Watch
-    flying: dict[Any, tuple[TrialCommand, int | None]] = field(default_factory=dict)
+    flying: dict[ObjectRef, tuple[TrialCommand, int | None]] = field(default_factory=dict)
     results: dict[Path, TrialResult] = field(default_factory=dict)
     lost: Counter[Path] = field(default_factory=Counter)
     sizes: dict[Path, int] = field(default_factory=dict)

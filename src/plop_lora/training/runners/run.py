@@ -17,7 +17,7 @@ from plop_lora.recipe import Runner
 from plop_lora.records import TrialResult, TrialSpec
 from plop_lora.training.folder import trial_folder
 from plop_lora.training.runners.events import FINISHED, WAITING, Event, Watch, ignore
-from plop_lora.training.runners.trial_process import TrialCommand
+from plop_lora.training.runners.trial_process import STOP_SECONDS, TrialCommand
 from plop_lora.training.trial import find_result, write_spec
 
 COMMAND = (sys.executable, "-P", "-m", "plop_lora", "trial")
@@ -35,6 +35,7 @@ def run_trials(
     report_to: tuple[str, ...] = (),
     watch: Watch = ignore,
     command: Sequence[str] = COMMAND,
+    stop_seconds: float = STOP_SECONDS,
 ) -> tuple[TrialResult, ...]:
     """Run every trial that has no result yet, and return the results in the order of the specs.
 
@@ -51,6 +52,7 @@ def run_trials(
         watch: told that a trial waits (once each, at the start), runs, is finished. One that was
             finished before never runs.
         command: words before the path of `spec.json`.
+        stop_seconds: Seconds that a trial has to end after SIGTERM, before SIGKILL.
 
     Raises:
         UsageError: there is no cluster at the address.
@@ -65,8 +67,9 @@ def run_trials(
         if (digest := spec.digest()) in jobs:
             continue
         words = (*command, str(write_spec(root, spec)), *options)
-        jobs[digest] = TrialCommand(spec, trial_folder(root, spec), words, Path.cwd())
-        watch(Event(spec, jobs[digest].folder, WAITING))
+        folder = trial_folder(root, spec)
+        jobs[digest] = TrialCommand(spec, folder, words, Path.cwd(), stop_seconds)
+        watch(Event(spec, folder, WAITING))
     found: dict[str, TrialResult] = {}
     for digest, job in jobs.items():
         if (result := find_result(job.folder, job.spec)) is not None:

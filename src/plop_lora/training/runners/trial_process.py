@@ -39,7 +39,7 @@ from plop_lora.training.trial import find_result
 
 POLL_SECONDS, CLAIMED_SECONDS = 0.05, 1.0
 """Between looks at a trial of this run, and at one that another run has."""
-_STOP_SECONDS = 5.0
+STOP_SECONDS = 5.0
 """What a trial has to end after SIGTERM, before SIGKILL."""
 _STOPPED_TOO_SECONDS = 1.0
 """A scheduler that ends a job signals all its processes, in any order: the runner's own signal may
@@ -69,12 +69,14 @@ class TrialCommand:
         folder: of the trial, absolute; `spec.json` lies in it.
         command: words of the command line, the path of `spec.json` among them.
         directory: where the command starts, so that relative paths mean the same everywhere.
+        stop_seconds: Seconds between SIGTERM and SIGKILL when the trial is stopped.
     """
 
     spec: TrialSpec
     folder: Path
     command: tuple[str, ...]
     directory: Path
+    stop_seconds: float = STOP_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +192,7 @@ class Running:
             if self._process.poll() is None:
                 self.ask_to_stop()
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(_STOP_SECONDS)
+                    self._process.wait(self.job.stop_seconds)
         finally:
             self._signal_group(signal.SIGKILL)
             self._process.wait()
@@ -278,14 +280,14 @@ def read_end(code: int, log: str) -> TrialEnd:
     (True, True)
     """
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith("Error: ")]
+    errors = [line for line in lines if line.startswith("Error: ")]
     number = ending_signal(code)
     if number is signal.SIGKILL:
         cause = "killed by SIGKILL, often the system's out-of-memory killer"
         return TrialEnd(cause, memory=True, killed=True)
-    if number is None and told:
+    if number is None and errors:
         # What it says of memory it has tried to mend itself.
-        return TrialEnd(told[-1].removeprefix("Error: "), memory=False)
+        return TrialEnd(errors[-1].removeprefix("Error: "), memory=False)
     how = f"killed by {number.name}" if number else f"ended with exit code {code} and no {RESULT}"
     last = f"; the last line of {LOG}: {lines[-1][:_LONGEST]}" if lines else f"; {LOG} is empty"
     return TrialEnd(how + last, memory=_about_memory(log), killed=number is not None)

@@ -73,7 +73,7 @@ def check_model(task: str, model: ModelReference) -> None:
         )
 
 
-def _text_part(config: dict[str, Any]) -> dict[str, Any]:
+def _text_part(config: dict[str, Any]) -> dict[str, object]:
     part = config.get("text_config")
     return part if isinstance(part, dict) else {}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plop_lora.data.fields import PROMPTS
 from plop_lora.data.texts import template_fields
@@ -30,6 +30,9 @@ from plop_lora.training.readers import Reader, asked_with, filled, messages_in, 
 from plop_lora.training.task import Session, Task, Trained
 from plop_lora.training.tasks.causal import causal_class, check_causal_reference
 from plop_lora.training.tasks.sft import with_general
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 LARGEST_RANK = 32
 """Reinforcement learning needs few ranks, and GRPO collapses at high ones, more so with large
@@ -179,7 +182,7 @@ def check_prompts(rows: Sequence[Row]) -> None:
 
 
 @contextlib.contextmanager
-def _reference(model: Any, beta: float) -> Iterator[None]:
+def _reference(model: PeftModel, beta: float) -> Iterator[None]:
     """Keep the copy of the adapters that TRL compares with from touching the base weights.
 
     TRL adds a second adapter of the same configuration and then copies the first into it. An

@@ -35,6 +35,8 @@ from plop_lora.training.task import Session, Task, Trained
 from plop_lora.training.tasks.causal import causal_class, check_causal_reference
 
 if TYPE_CHECKING:
+    from transformers import Trainer
+
     from plop_lora.evaluation.chats import Example
 
 
@@ -93,7 +95,7 @@ def _with_labels(example: Example) -> dict[str, list[int]]:
     return {"input_ids": tokens, "labels": [IGNORED] * example.start + tokens[example.start :]}
 
 
-def _left(trainer: Any, spec: TrialSpec) -> int:
+def _left(trainer: Trainer, spec: TrialSpec) -> int:
     """Return the number of rows that the trainer kept."""
     left = len(trainer.train_dataset)
     if not left:
@@ -198,7 +200,7 @@ def _text_or_chat(name: str) -> Read:
     return read
 
 
-def _prompt_and_completion(row: Row) -> dict[str, Any]:
+def _prompt_and_completion(row: Row) -> dict[str, object]:
     prompt, completion = row.get("prompt"), row.get("completion")
     if isinstance(prompt, list) and isinstance(completion, list):
         answer = messages_in(completion, "completion")

@@ -1,4 +1,4 @@
-"""Hidden states that wait at a door, moved to a file above a limit.
+"""Hidden states of passes that wait for a block, moved to a file above a limit.
 
 A pass and its model keep the tensor objects; only the memory behind them is given up and filled
 again before the pass goes on. Nothing is moved but what a block has just made for that pass, so
@@ -18,15 +18,22 @@ import torch
 
 from plop_lora.errors import OutputError
 
-_SMALLEST = 1 << 16
+SMALLEST = 1 << 16
+"""Bytes of a tensor that is worth a write; smaller ones stay in memory."""
 
 
-class Spill:
+class ActivationOffload:
     """Memory for waiting hidden states up to a limit, and a temporary file beyond it."""
 
-    def __init__(self, limit: int) -> None:
-        """Hold at most `limit` bytes; the file is made when it is first needed."""
+    def __init__(self, limit: int, *, smallest: int = SMALLEST) -> None:
+        """Take the limits; the file is made when it is first needed.
+
+        Args:
+            limit: Bytes of hidden states that wait in memory.
+            smallest: Bytes below which a tensor is neither counted nor moved.
+        """
         self.limit = limit
+        self.smallest = smallest
         self.held = 0
         self.written = 0
         self._file: Any = None
@@ -35,18 +42,18 @@ class Spill:
         self._made: dict[int, set[int]] = {}
         self._waiting: dict[int, list[tuple[torch.UntypedStorage, int, int | None]]] = {}
 
-    def made(self, index: int, result: Any) -> None:
-        """Note what a block made for a pass."""
+    def record_output(self, index: int, result: object) -> None:
+        """Note the tensors that a block has just made for a pass; no other may be moved."""
         self._made[index] = {tensor.untyped_storage()._cdata for tensor in _tensors(result)}
 
-    def put(self, index: int, arguments: Any) -> None:
-        """Count what a pass waits with, or move it to the file where it is too much."""
+    def offload(self, index: int, arguments: object) -> None:
+        """Count the tensors that a pass waits with; above the limit, move them to the file."""
         waiting: list[tuple[torch.UntypedStorage, int, int | None]] = []
         made = self._made.pop(index, set())
         for tensor in _tensors(arguments):
             storage = tensor.untyped_storage()
             size = storage.nbytes()
-            if storage._cdata not in made or size < _SMALLEST or not storage.resizable():
+            if storage._cdata not in made or size < self.smallest or not storage.resizable():
                 continue
             made.discard(storage._cdata)
             place = None
@@ -57,8 +64,8 @@ class Spill:
             waiting.append((storage, size, place))
         self._waiting[index] = waiting
 
-    def get(self, index: int) -> None:
-        """Have in memory again what a pass waits with."""
+    def restore(self, index: int) -> None:
+        """Have the tensors of a waiting pass in memory again."""
         for storage, size, place in self._waiting.pop(index, ()):
             if place is None:
                 self.held -= size
@@ -108,7 +115,7 @@ def _view(storage: torch.UntypedStorage) -> memoryview:
     return memoryview(array).cast("B")
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
+def _tensors(value: object) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, dict):

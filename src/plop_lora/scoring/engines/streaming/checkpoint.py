@@ -30,8 +30,8 @@ from transformers.utils.loading_report import LoadStateDictInfo
 from plop_lora.errors import ModelError
 from plop_lora.models.origin import PLAIN, Origin
 from plop_lora.models.weights import KEY_MAPPING, check_weights, is_wrapped, unwrapped_note
-from plop_lora.scoring.engines.streaming import embedding_rows as lookups
-from plop_lora.scoring.engines.streaming.embedding_rows import Lookups
+from plop_lora.scoring.engines.streaming import embedding_rows
+from plop_lora.scoring.engines.streaming.embedding_rows import EmbeddingRows
 from plop_lora.scoring.engines.streaming.shards import Shards, shard_files
 from plop_lora.scoring.engines.streaming.skeleton import UnstreamableError, skeleton_of
 
@@ -125,13 +125,14 @@ class Checkpoint:
         self._mapped = {
             made[target.name].data_ptr(): target.sources[0][1]
             for target in self._outside
-            if self._is_plain(target) and self.shards[target.sources[0][1]].size >= lookups.LARGE
+            if self._is_plain(target)
+            and self.shards[target.sources[0][1]].size >= embedding_rows.LARGE
         }
         self._settle(made)
 
     @property
-    def doors(self) -> list[nn.Module]:
-        """All that is loaded when it is called: the blocks in their order, and an untied head."""
+    def streamed_modules(self) -> list[nn.Module]:
+        """Modules that are loaded when called: the blocks in their order, and an untied head."""
         return [block.module for block in self.blocks]
 
     # ------------------------------------------------------------------ blocks
@@ -182,9 +183,9 @@ class Checkpoint:
         """Close the files."""
         self.shards.close()
 
-    def lookups(self) -> Lookups:
-        """Return what answers lookups in large embeddings without having them in memory."""
-        return Lookups(self.shards, self._mapped)
+    def embedding_rows(self) -> EmbeddingRows:
+        """Return a context in which large embeddings are read by the row, not held in memory."""
+        return EmbeddingRows(self.shards, self._mapped)
 
     # ------------------------------------------------------------------ index
 

@@ -20,7 +20,7 @@ LARGE = 1 << 26
 """Bytes from which on an embedding is worth this; smaller ones are mapped and that is all."""
 
 
-class Lookups(TorchFunctionMode):
+class EmbeddingRows(TorchFunctionMode):
     """Answers `embedding` on mapped weights while it is entered; it holds for its thread alone."""
 
     def __init__(self, shards: Shards, mapped: dict[int, str]) -> None:
@@ -35,7 +35,7 @@ class Lookups(TorchFunctionMode):
         types: Any,
         arguments: Sequence[Any] = (),
         options: dict[str, Any] | None = None,
-    ) -> Any:
+    ) -> object:
         """Make the call, or answer it from single rows."""
         if function is nn.functional.embedding and len(arguments) > 1:
             tokens, weight = arguments[:2]

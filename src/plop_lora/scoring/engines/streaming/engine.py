@@ -3,7 +3,7 @@
 The model's own forward runs once per batch, all of them in lockstep (`lockstep.py`), while a
 reader fetches the next block (`checkpoint.py`). Two blocks, the hidden states of all batches and
 what lies outside the blocks are in memory, whatever the depth. Scores are those of the engine in
-`memory.py` to the last bit, since the same products are made of the same numbers.
+`in_memory.py` to the last bit, since the same products are made of the same numbers.
 
 A model that cannot be run this way is loaded whole instead, with a note.
 """
@@ -31,15 +31,21 @@ from plop_lora.scoring.engines.in_memory import (
     halved,
     measure_batch,
 )
-from plop_lora.scoring.engines.streaming.activation_offload import Spill
+from plop_lora.scoring.engines.streaming.activation_offload import ActivationOffload
 from plop_lora.scoring.engines.streaming.checkpoint import Checkpoint
-from plop_lora.scoring.engines.streaming.lockstep import Answer, Call, Pass, conduct, doors_at
+from plop_lora.scoring.engines.streaming.lockstep import (
+    Call,
+    CallResult,
+    Pass,
+    intercepted_calls,
+    run_in_lockstep,
+)
 from plop_lora.scoring.engines.streaming.skeleton import UnstreamableError
 from plop_lora.scoring.measurement.collect import BatchPart, Collector, Measured
 from plop_lora.scoring.measurement.expected_norm_cache import ExpectedNormCache
 from plop_lora.scoring.measurement.experts import experts_measured
 from plop_lora.scoring.measurement.hooks import Probe, attach
-from plop_lora.scoring.measurement.padding import told_apart, window_of
+from plop_lora.scoring.measurement.padding import split_square, window_of
 from plop_lora.scoring.measurement.settings import NFN_ALONE, IndicatorSettings
 from plop_lora.scoring.measurement.sums import BatchSums
 from plop_lora.scoring.sites.find import Site
@@ -58,7 +64,7 @@ def measure(
     expected_norms: ExpectedNormCache | None = None,
     advance: Callable[[int], None] = lambda rows: None,
     warmup_batch: Batch | None = None,
-    hidden_limit: int | None = None,
+    offload: ActivationOffload | None = None,
 ) -> Measured:
     """Run the batches through a model on disk and collect the sites' sums.
 
@@ -73,8 +79,8 @@ def measure(
         warmup_batch: not run: what does not fit in memory shows in the first block, and costs a
             second reading for that batch alone.
         advance: called with numbers of sequences that add up to all of them.
-        hidden_limit: bytes of hidden states that wait in memory; more go to a temporary file.
-            None is half of what the system has left.
+        offload: Where hidden states wait between blocks; it is closed at the end. By default they
+            may take half of the memory that the system has left, and a temporary file beyond it.
 
     Raises:
         MeasurementError: NaN or infinity, or a single sequence that does not fit in memory.
@@ -83,8 +89,8 @@ def measure(
     """
     given = list(batches)
     expected_norms = expected_norms or ExpectedNormCache()
-    if hidden_limit is None:
-        hidden_limit = (available_memory() or _UNKNOWN_MEMORY) // 2
+    if offload is None:
+        offload = ActivationOffload((available_memory() or _UNKNOWN_MEMORY) // 2)
     bar = _Bar(advance, given, len(checkpoint.modules))
     try:
         encoder = encoder_of(checkpoint.model)
@@ -92,7 +98,7 @@ def measure(
             sites, indicators, known=expected_norms.known, weights=expected_norms.weights,
             encoder=encoder, window=window_of(checkpoint.model),
         ) as probe:  # fmt: skip
-            measured = _streamed(checkpoint, probe, given, bar, hidden_limit)
+            measured = _streamed(checkpoint, probe, given, bar, offload)
         expected_norms.learn(probe.expected_norms())
     except UnstreamableError as reason:
         model = checkpoint.materialise()
@@ -117,15 +123,19 @@ def loaded_whole(reason: UnstreamableError) -> str:
 
 
 def _streamed(
-    checkpoint: Checkpoint, probe: Probe, batches: list[Batch], bar: _Bar, hidden_limit: int
+    checkpoint: Checkpoint,
+    probe: Probe,
+    batches: list[Batch],
+    bar: _Bar,
+    offload: ActivationOffload,
 ) -> Measured:
     with (
         evaluating(checkpoint.model),
         body_of(checkpoint.model, probe.sites) as forward,
         experts_measured(probe.sites, probe),
-        doors_at(checkpoint.doors),
-        _Reader(checkpoint) as reader,
-        contextlib.closing(Spill(hidden_limit)) as spill,
+        intercepted_calls(checkpoint.streamed_modules),
+        _Prefetcher(checkpoint) as loader,
+        contextlib.closing(offload),
     ):
         collector = Collector(probe)
         pending = batches
@@ -133,11 +143,11 @@ def _streamed(
             group, pending = pending[:PASSES], pending[PASSES:]
             if collector.alone:
                 group = [row for batch in group for row in memory.rows_of(batch)]
-            group = [part for batch in group for part in told_apart(batch, probe.window)]
+            group = [part for batch in group for part in split_square(batch, probe.window)]
             passes = [Pass(_job(forward, probe, batch, checkpoint)) for batch in group]
-            turns = _Turns(probe, spill, checkpoint, bar)
+            observer = _Observer(probe, offload, checkpoint, bar)
             with _explained_meta():
-                conduct(passes, reader, turns, lambda error: not is_out_of_memory(error))
+                run_in_lockstep(passes, loader, observer, lambda error: not is_out_of_memory(error))
             pending = [*_again(collector, group, passes), *pending]
     return dataclasses.replace(collector.result(), engine="stream")
 
@@ -146,8 +156,8 @@ def _job(
     forward: Callable[..., None], probe: Probe, batch: Batch, checkpoint: Checkpoint
 ) -> Callable[[], object]:
     def job() -> BatchPart:
-        # Blocks run in the conductor's thread, where lookups are torch's own again.
-        with checkpoint.lookups():
+        # Blocks run in the scheduler's thread, where embeddings are torch's own again.
+        with checkpoint.embedding_rows():
             return measure_batch(forward, probe, batch, checkpoint.device)
 
     return job
@@ -184,17 +194,17 @@ def _explained_meta() -> Iterator[None]:
         raise UnstreamableError("it uses weights of a block without calling it") from error
 
 
-class _Reader:
-    """Opens one block at a time and has the next one read meanwhile, in one thread."""
+class _Prefetcher:
+    """Loads one block at a time and has the next one read meanwhile, in one thread."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="plop-lora-reader")
         self._after = dict(itertools.pairwise(checkpoint.modules))
-        self._inside: nn.Module | None = None
+        self._current: nn.Module | None = None
         self._ahead: tuple[nn.Module, Future[None]] | None = None
 
-    def __enter__(self) -> _Reader:
+    def __enter__(self) -> _Prefetcher:
         # The first block is read while the batches come to it.
         self._fetch(self._checkpoint.modules[0])
         return self
@@ -210,24 +220,24 @@ class _Reader:
         self._thread.shutdown()
 
     @contextlib.contextmanager
-    def open(self, block: nn.Module) -> Iterator[None]:
-        """Have a block's weights in place; it stays until another is opened."""
-        if block is not self._inside:
+    def loaded(self, block: nn.Module) -> Iterator[None]:
+        """Have a block's weights in place; they stay until another block is loaded."""
+        if block is not self._current:
             self._leave()
             if self._ahead is None or self._ahead[0] is not block:
                 self._fetch(block)
             assert self._ahead is not None
             _, read = self._ahead
             read.result()
-            self._ahead, self._inside = None, block
+            self._ahead, self._current = None, block
         if block in self._after:
             self._fetch(self._after[block])
         yield
 
-    def expect(self, block: nn.Module) -> None:
+    def prefetch(self, block: nn.Module) -> None:
         """Read the block that comes next, where it is not the one that was guessed."""
-        if self._inside is not None and block is not self._inside:
-            self._after[self._inside] = block
+        if self._current is not None and block is not self._current:
+            self._after[self._current] = block
             self._fetch(block)
 
     def _fetch(self, block: nn.Module) -> None:
@@ -245,9 +255,9 @@ class _Reader:
             self._ahead = None
 
     def _leave(self) -> None:
-        if self._inside is not None:
-            self._checkpoint.free(self._inside)
-            self._inside = None
+        if self._current is not None:
+            self._checkpoint.free(self._current)
+            self._current = None
 
 
 class _Bar:
@@ -274,36 +284,38 @@ class _Bar:
             self._shown = rows
 
 
-class _Turns:
-    """Gives each pass its tally of the probe while it runs, and looks after what it waits with."""
+class _Observer:
+    """Gives each pass its sums of the probe while it runs, and offloads what it waits with."""
 
-    def __init__(self, probe: Probe, spill: Spill, checkpoint: Checkpoint, bar: _Bar) -> None:
+    def __init__(
+        self, probe: Probe, offload: ActivationOffload, checkpoint: Checkpoint, bar: _Bar
+    ) -> None:
         self._probe = probe
-        self._spill = spill
+        self._offload = offload
         self._checkpoint = checkpoint
         self._bar = bar
-        self._tallies: dict[int, BatchSums | None] = {}
+        self._sums: dict[int, BatchSums | None] = {}
 
     @contextlib.contextmanager
-    def turn(self, index: int) -> Iterator[None]:
-        """Have the hooks write to the tally of a pass."""
-        self._probe.current = self._tallies.get(index)
+    def running(self, index: int) -> Iterator[None]:
+        """Have the hooks write to the sums of a pass."""
+        self._probe.current = self._sums.get(index)
         try:
             yield
         finally:
-            self._tallies[index] = self._probe.current
+            self._sums[index] = self._probe.current
             self._probe.current = None
 
-    def waits(self, index: int, call: Call) -> None:
+    def on_wait(self, index: int, call: Call) -> None:
         """Move hidden states to the file where they are too many, and give back mapped pages."""
-        self._spill.put(index, (call.arguments, call.options))
+        self._offload.offload(index, (call.arguments, call.options))
         self._checkpoint.release_outside()
 
-    def comes(self, index: int, call: Call) -> None:
+    def on_call(self, index: int, call: Call) -> None:
         """Have the hidden states of a pass in memory again."""
-        self._spill.get(index)
+        self._offload.restore(index)
 
-    def answered(self, index: int, answer: Answer) -> None:
-        """Note what a block made."""
-        self._spill.made(index, answer.result)
+    def on_result(self, index: int, call_result: CallResult) -> None:
+        """Note the tensors that a block has made."""
+        self._offload.record_output(index, call_result.output)
         self._bar.step()

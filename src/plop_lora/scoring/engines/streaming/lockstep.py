@@ -1,12 +1,12 @@
 """Many forward passes of one model in lockstep, block by block.
 
-Each pass runs in a thread of its own and stops at the door of every block: where it would call
-the block, it leaves the call with the conductor and waits. The conductor opens one block at a
-time, makes all calls that wait for it, and gives each pass its answer, with which it goes on to
-its next door. Whatever a model does between its blocks, it does itself.
+Each pass runs in a thread of its own and stops before every block: where it would call the block,
+it hands the call to the scheduler and waits. The scheduler loads one block at a time, makes all
+calls that wait for it, and returns each pass its result, with which it goes on to its next block.
+Whatever a model does between its blocks, it does itself.
 
 Only one thread runs at any time, so nothing that the passes share needs a lock. The blocks
-themselves run in the conductor's thread: pools of compute threads belong to the thread that made
+themselves run in the scheduler's thread: pools of compute threads belong to the thread that made
 them, and a hundred passes would make a hundred pools.
 
 Knows nothing of weights, probes or files.
@@ -27,21 +27,21 @@ from torch import nn
 
 
 class _ReleasedError(BaseException):
-    """Raised at the door of a pass that is to end; no handler of a model's catches it."""
+    """Raised in a pass that is to end, where it waits; no handler of a model's catches it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Answer:
-    """What a block gave, or how it failed."""
+class CallResult:
+    """The output of a block, or the error that it raised."""
 
-    result: Any = None
+    output: Any = None
     error: Exception | None = None
 
-    def give(self) -> Any:
-        """Return the result, or raise the error, where the pass waits for it."""
+    def unwrap(self) -> Any:
+        """Return the output, or raise the error, in the pass that waits for it."""
         if self.error is not None:
             raise self.error
-        return self.result
+        return self.output
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,24 +53,24 @@ class Call:
     arguments: tuple[Any, ...]
     options: dict[str, Any]
 
-    def make(self) -> Answer:
+    def run(self) -> CallResult:
         """Make the call; an error is the pass's to raise."""
         try:
-            return Answer(self.forward(*self.arguments, **self.options))
+            return CallResult(self.forward(*self.arguments, **self.options))
         except Exception as error:
-            return Answer(error=error)
+            return CallResult(error=error)
 
 
 class Pass(threading.Thread):
     """One forward pass; it moves inside `advance` only."""
 
-    def __init__(self, job: Callable[[], Any]) -> None:
+    def __init__(self, job: Callable[[], object]) -> None:
         super().__init__(daemon=True, name="plop-lora-pass")
         self.call: Call | None = None
         self.result: Any = None
         self.error: BaseException | None = None
         self._job = job
-        self._answer = Answer()
+        self._call_result = CallResult()
         self._released = False
         self._go = threading.Semaphore(0)
         self._stopped = threading.Semaphore(0)
@@ -85,80 +85,80 @@ class Pass(threading.Thread):
         finally:
             self._stopped.release()
 
-    def advance(self, answer: Answer | None = None) -> None:
-        """Let the pass go on with the answer to its call, up to its next call or its end."""
-        self._answer = answer or Answer()
+    def advance(self, call_result: CallResult | None = None) -> None:
+        """Let the pass go on with the result of its call, up to its next call or its end."""
+        self._call_result = call_result or CallResult()
         self.call = None
         if self.ident is None:
             self.start()
         else:
             self._go.release()
         self._stopped.acquire()
-        self._answer = Answer()
+        self._call_result = CallResult()
 
-    def ask(self, call: Call) -> Any:
-        """Leave a call with the conductor and wait for the answer. Runs in the pass's thread."""
+    def submit(self, call: Call) -> object:
+        """Hand a call to the scheduler and wait for its output. Runs in the pass's thread."""
         self.call = call
         self._stopped.release()
         self._go.acquire()
         if self._released:
             raise _ReleasedError
-        return self._answer.give()
+        return self._call_result.unwrap()
 
     def release(self) -> None:
-        """End the pass at its next door and wait for that."""
+        """End the pass where it waits next, and wait for that."""
         if self.ident is not None and self.is_alive():
             self._released = True
             self._go.release()
             self.join()
 
 
-class Doors(Protocol):
-    """What opens and closes blocks for the conductor."""
+class BlockLoader(Protocol):
+    """Loads and frees blocks for the scheduler."""
 
-    def open(self, block: nn.Module) -> AbstractContextManager[None]:
-        """Have the block ready while the context is open."""
+    def loaded(self, block: nn.Module) -> AbstractContextManager[None]:
+        """Have the weights of a block in place while the context is open."""
 
-    def expect(self, block: nn.Module) -> None:
-        """Hear which block comes next."""
+    def prefetch(self, block: nn.Module) -> None:
+        """Begin to load the block that will be called next."""
 
 
 class PassObserver(Protocol):
-    """What happens around the steps of a pass."""
+    """Callbacks around the steps of the passes."""
 
-    def turn(self, index: int) -> AbstractContextManager[None]:
+    def running(self, index: int) -> AbstractContextManager[None]:
         """Be entered whenever pass number `index` runs, itself or a block for it."""
 
-    def waits(self, index: int, call: Call) -> None:
-        """Hear that a pass waits at a door."""
+    def on_wait(self, index: int, call: Call) -> None:
+        """Be called when a pass waits for a block."""
 
-    def comes(self, index: int, call: Call) -> None:
-        """Hear that the call is about to be made."""
+    def on_call(self, index: int, call: Call) -> None:
+        """Be called before a call is made."""
 
-    def answered(self, index: int, answer: Answer) -> None:
-        """Hear what a block gave."""
+    def on_result(self, index: int, call_result: CallResult) -> None:
+        """Be called after a call was made."""
 
 
 @contextlib.contextmanager
-def doors_at(blocks: Sequence[nn.Module]) -> Iterator[None]:
-    """Put a door at every block for the length of the context.
+def intercepted_calls(blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """Hand every call that a pass makes of a block to the scheduler, for the length of the context.
 
-    A call from outside a pass goes straight through.
+    A call from outside a pass is made at once.
     """
 
-    def door(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-        def ask(*arguments: Any, **options: Any) -> Any:
+    def interceptor(block: nn.Module, forward: Callable[..., object]) -> Callable[..., object]:
+        def submit(*arguments: object, **options: object) -> object:
             thread = threading.current_thread()
             if isinstance(thread, Pass):
-                return thread.ask(Call(block, forward, arguments, options))
+                return thread.submit(Call(block, forward, arguments, options))
             return forward(*arguments, **options)
 
-        return ask
+        return submit
 
     before = {block: vars(block).get("forward") for block in blocks}
     try:
         for block in blocks:
-            block.forward = door(block, block.forward)
+            block.forward = interceptor(block, block.forward)
         yield
     finally:
         for block, forward in before.items():
@@ -168,31 +168,31 @@ def doors_at(blocks: Sequence[nn.Module]) -> Iterator[None]:
                 vars(block).pop("forward", None)
 
 
-def conduct(
+def run_in_lockstep(
     passes: Sequence[Pass],
-    doors: Doors,
-    turns: PassObserver,
+    loader: BlockLoader,
+    observer: PassObserver,
     fatal: Callable[[BaseException], bool],
 ) -> None:
     """Run all passes to their end; their results and errors stand in them afterwards.
 
     Args:
-        passes: not started yet.
-        doors: opens the blocks.
-        turns: told of every step.
-        fatal: whether an error of one pass ends all of them; it is raised here.
+        passes: The passes, none of which has been started.
+        loader: Loads the blocks.
+        observer: Its callbacks are called at every step.
+        fatal: Whether an error of one pass ends all of them; it is raised here.
     """
     try:
         for index, one in enumerate(passes):
-            _advance(index, one, turns, fatal)
+            _advance(index, one, observer, fatal)
         while True:
             waiting = [one.call.block for one in passes if one.call is not None]
             if not waiting:
                 return
-            # A model that skips a block for some batches leaves passes at different doors.
+            # Where a model skips a block for some batches, passes wait for different blocks.
             (block, _), *_ = Counter(waiting).most_common(1)
-            with doors.open(block):
-                _serve(block, passes, doors, turns, fatal)
+            with loader.loaded(block):
+                _serve(block, passes, loader, observer, fatal)
     finally:
         for one in passes:
             one.release()
@@ -201,39 +201,39 @@ def conduct(
 def _serve(
     block: nn.Module,
     passes: Sequence[Pass],
-    doors: Doors,
-    turns: PassObserver,
+    loader: BlockLoader,
+    observer: PassObserver,
     fatal: Callable[[BaseException], bool],
 ) -> None:
-    """Make the calls that wait for an open block, one pass after another."""
+    """Make the calls that wait for a loaded block, one pass after another."""
     for index, one in enumerate(passes):
         call = one.call
         if call is None or call.block is not block:
             continue
-        turns.comes(index, call)
-        with turns.turn(index):
-            answer = call.make()
-        turns.answered(index, answer)
+        observer.on_call(index, call)
+        with observer.running(index):
+            call_result = call.run()
+        observer.on_result(index, call_result)
         del call
-        _advance(index, one, turns, fatal, answer)
-        del answer
+        _advance(index, one, observer, fatal, call_result)
+        del call_result
         if one.call is not None:
-            doors.expect(one.call.block)
+            loader.prefetch(one.call.block)
 
 
 def _advance(
     index: int,
     one: Pass,
-    turns: PassObserver,
+    observer: PassObserver,
     fatal: Callable[[BaseException], bool],
-    answer: Answer | None = None,
+    call_result: CallResult | None = None,
 ) -> None:
-    with turns.turn(index):
-        one.advance(answer)
+    with observer.running(index):
+        one.advance(call_result)
     if one.error is not None:
         if fatal(one.error):
             raise one.error
         # A traceback holds the frames of the pass, and they its tensors.
         one.error = one.error.with_traceback(None)
     if one.call is not None:
-        turns.waits(index, one.call)
+        observer.on_wait(index, one.call)

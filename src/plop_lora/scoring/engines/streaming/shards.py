@@ -17,7 +17,7 @@ import os
 import struct
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,13 +31,17 @@ from plop_lora.errors import ModelError
 from plop_lora.models.origin import PLAIN, Origin
 
 _HEADER_LENGTH = 8
-_READ_PIECE = 1 << 22
+READ_BYTES = 1 << 22
+"""Bytes of one read where the system cannot be asked to load pages."""
 _CUT = "it ends inside a tensor"
 _AROUND = max(1 << 16, mmap.PAGESIZE)
 """A kernel maps as many bytes around a page that is touched, where it has them in memory."""
 _POPULATE_READ = 22
 """MADV_POPULATE_READ of linux/mman.h, which the mmap module does not name yet."""
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+Populate = Callable[[int, int], bool]
+"""Loads the mapped pages at an address, of a length in bytes; False where that is not possible."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +77,49 @@ def shard_files(name: str, origin: Origin = PLAIN) -> list[str] | None:
     return [str(file) for file in files]
 
 
+def populate_pages(address: int, length: int) -> bool:
+    """Read and map pages, as `Populate` says: on Linux 5.14 or later.
+
+    The call is made through ctypes, since Python's own holds up all threads until the disk has
+    answered.
+
+    Raises:
+        OSError: The disk failed, or the file has become shorter.
+    """
+    if _LIBC is None:
+        return False
+    start = ctypes.c_void_p(address)
+    if _LIBC.madvise(start, ctypes.c_size_t(length), _POPULATE_READ) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number == errno.EINVAL:
+        return False
+    raise OSError(number, os.strerror(number))
+
+
 class Shards:
     """The tensors of a set of safetensors files by name."""
 
-    def __init__(self, files: list[str]) -> None:
+    def __init__(
+        self,
+        files: list[str],
+        *,
+        populate: Populate = populate_pages,
+        read_bytes: int = READ_BYTES,
+    ) -> None:
         """Read the headers of all files.
+
+        Args:
+            files: The paths of the safetensors files.
+            populate: Loads mapped pages; where it cannot, they are read for the system's cache.
+            read_bytes: Bytes of one such read.
 
         Raises:
             ModelError: a file is missing, cut off or damaged, or holds a dtype torch has not.
         """
         self._entries = {name: entry for file in files for name, entry in _entries(file)}
-        self._maps = {file: _Map(file) for file in files}
+        self._maps = {file: _Map(file, populate) for file in files}
+        self._read_bytes = read_bytes
         self._descriptors: dict[str, int] = {}
 
     def __iter__(self) -> Iterator[str]:
@@ -153,8 +189,8 @@ class Shards:
 
     def _read_through(self, entry: Entry) -> None:
         """Read a tensor for the sake of the system's cache alone."""
-        scratch = torch.empty(min(_READ_PIECE, entry.size), dtype=torch.uint8)
-        for done in range(0, entry.size, _READ_PIECE):
+        scratch = torch.empty(min(self._read_bytes, entry.size), dtype=torch.uint8)
+        for done in range(0, entry.size, self._read_bytes):
             left = scratch[: entry.size - done]
             self._fill(entry.file, left, entry.start + done)
 
@@ -179,8 +215,9 @@ class Shards:
 class _Map:
     """A file as read-only memory, and the tensor of its bytes."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, populate: Populate) -> None:
         self._file = file
+        self._populate = populate
         with Path(file).open("rb") as opened:
             self._pages = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         with warnings.catch_warnings():
@@ -191,22 +228,14 @@ class _Map:
     def populate(self, entry: Entry) -> bool:
         """Read and map the pages of a tensor; False where the system cannot be asked to.
 
-        The call is made through ctypes, since Python's own holds up all threads until the disk
-        has answered.
-
         Raises:
-            ModelError: the disk failed, or the file has become shorter.
+            ModelError: The disk failed, or the file has become shorter.
         """
-        if _LIBC is None:
-            return False
         first, length = _pages_of(entry)
-        address = ctypes.c_void_p(self.bytes_.data_ptr() + first)
-        if _LIBC.madvise(address, ctypes.c_size_t(length), _POPULATE_READ) == 0:
-            return True
-        number = ctypes.get_errno()
-        if number == errno.EINVAL:  # Linux before 5.14
-            return False
-        raise _damaged(self._file, os.strerror(number))
+        try:
+            return self._populate(self.bytes_.data_ptr() + first, length)
+        except OSError as error:
+            raise _damaged(self._file, error.strerror or str(error)) from error
 
     def release(self, entry: Entry) -> None:
         """Give back the pages of a tensor, and those that came along when it was touched."""

@@ -10,7 +10,7 @@ from torch import nn
 
 import plop_lora as plop
 from plop_lora.data.batches import ready_batches
-from plop_lora.scoring.look import looked_at
+from plop_lora.scoring.site_checks import check_sites
 from plop_lora.scoring.sites import fused as slices
 from plop_lora.scoring.sites.find import BYPASSED, NO_GRADIENT, find_sites
 from plop_lora.scoring.sites.sources import bare_weights, order_of_heads
@@ -40,7 +40,7 @@ def _big_code(multi_query: bool) -> nn.Module:
 
 def _sparse() -> nn.Module:
     torch.manual_seed(0)
-    settings = families.DECODER | families._LATENT
+    settings = families.DECODER | families.LATENT
     config = t.DeepseekV32Config(**settings, index_n_heads=2, index_head_dim=8, index_topk=4)
     return t.DeepseekV32ForCausalLM(config).eval()
 
@@ -89,7 +89,7 @@ def test_heads_that_hold_their_own_q_k_v(build, leaf: str) -> None:
     """Read as all of q, then k, then v, two thirds of the rows have a wrong name."""
     model = build()
     found = find_sites(model)
-    after, notes = looked_at(model, found, _rows())
+    after, notes = check_sites(model, found, _rows())
     assert notes == ()
     assert {f"{leaf}[{part}]" for part in "qkv"} <= {site.type for site in after.sites}
 
@@ -106,7 +106,7 @@ def test_right_layouts_stay(name: str) -> None:
     """The trial of a slice must not fail a family whose slices are right."""
     model = families.build(name)
     found = find_sites(model)
-    after, notes = looked_at(model, found, _rows(name))
+    after, notes = check_sites(model, found, _rows(name))
     assert notes == ()
     assert [site.name for site in after.sites] == [site.name for site in found.sites]
 
@@ -198,11 +198,11 @@ def test_questions_about_a_weight_are_no_use_of_it() -> None:
                 assert not {"wo", "dense", "q_proj", "query"} & bare_weights(type(module))
 
 
-def test_what_was_looked_at_is_left_as_it_was() -> None:
+def test_a_checked_model_is_left_as_it_was() -> None:
     """Hooks gone, modes back, no gradient on any weight."""
     model = families.build("phi3").train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    looked_at(model, find_sites(model), _rows())
+    check_sites(model, find_sites(model), _rows())
     assert all(module.training for module in model.modules())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from planted import Here, kept, lowest
 from pretend import until
 
 import plop_lora as plop
-from plop_lora.cli import main
 from plop_lora.recipe import Runner, TuneRecipe, VerifyRecipe
 from plop_lora.records import Placement, Scores, TrialResult, Tuning, Verification
 from plop_lora.records.trial import CONFIRM, UNTRAINED
@@ -34,6 +33,7 @@ from plop_lora.verification import run as step
 pytest.importorskip("trl")
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.usefixtures("one_thread"),  # as the trials in processes of their own
     pytest.mark.filterwarnings(
         "ignore::FutureWarning",
         "ignore::UserWarning:torch.*",
@@ -61,17 +61,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     planted.write_rows(here)
     (here / "recipe.yaml").write_text(planted.RECIPE)
     return Place(here, planted.score(model, here))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Trials in processes of their own have one thread here, so those in this one do as well."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def types_of(placement: Placement) -> set[str]:
@@ -148,18 +137,19 @@ def test_what_cannot_matter_is_never_better(tmp_path: Path) -> None:
     for arm in record.arms:
         if arm.arm != "plop":
             assert (arm.difference, arm.low, arm.high, arm.p) == (0, 0, 0, 1)
-            assert arm.verdict == "cannot separate"
+            assert arm.verdict == "not settled"
     assert record.predictive.rho is None
 
 
 # --------------------------------------------------------------------------- kill and go on
 
 
-LADDER_TRIALS, ALL_TRIALS = 4, 9
-"""Two arms at two rates, then two arms with two seeds, and the untrained model."""
+LADDER_TRIALS, ALL_TRIALS = 5, 10
+"""Two arms at two rates, then two arms with two seeds, and the untrained model for each."""
 SHORT = {
     "task": "classify", "text": "question", "label": "answer", "prompt": None, "completion": None,
     "evaluation": {"metric": "accuracy"}, "arms": ["gradient"], "ladder": [0.5, 1.0],
+    "ladder_share": 1.0, "widen": 0,
     "training": {"steps": 8},
 }  # fmt: skip
 """A task whose trials start without TRL, in half of the time. One rival follows a signal that is
@@ -286,7 +276,7 @@ def test_ray_gives_the_numbers_of_the_local_pool(
 
 @pytest.mark.slow
 def test_a_search_ends_in_files_that_the_next_steps_take(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Place, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
 ) -> None:
     """The whole search with real trials; what it leaves is used by verify and export as it is."""
     pytest.importorskip("optuna")
@@ -298,11 +288,11 @@ def test_a_search_ends_in_files_that_the_next_steps_take(
                   "runner": Runner(workers=1), "placements": ("plop", "mlp", "all-linear"),
                   "inits": ("default",)}
     )  # fmt: skip
-    scores, run, folder = lowest(place.scores, "o_proj"), Here(), tmp_path / "run"
-    tuning = tune(scores, recipe, folder=folder, run=run)
+    scores, here, folder = lowest(place.scores, "o_proj"), Here(), tmp_path / "run"
+    tuning = tune(scores, recipe, folder=folder, run=here)
     searched = [trial for trial in tuning.history if trial.value is not None]
     assert len(searched) == 4
-    assert len(run.trained) == 4 + len(tuning.candidates) * len(tuning.seeds)
+    assert len(here.trained) == 4 + len(tuning.candidates) * len(tuning.seeds)
     assert tuning.verdict in ("improved", "default stands", "cannot separate")
     assert all(trial.parameters <= 1792 for trial in searched)
     written = Placement.load(folder / "placement.json")
@@ -312,10 +302,8 @@ def test_a_search_ends_in_files_that_the_next_steps_take(
     assert {arm.arm for arm in planned.arms} >= {"plop", "all-linear"}
     assert planned.budget == written.trainable_parameters
     words = ["export", str(folder / "placement.json"), "-o", str(tmp_path / "adapter")]
-    monkeypatch.setattr(sys, "argv", ["plop", *words])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert not stop.value.code
+    code, _, errors = run(*words)
+    assert not code, errors
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert config["r"] == tuning.chosen.rank
     before, again = kept(folder), Here()
@@ -372,7 +360,10 @@ BAD = {
 
 @pytest.fixture
 def plop_in(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    place: Place,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run: Callable[..., tuple[int, str, str]],
 ) -> Callable[..., tuple[int, str]]:
     """A verb on a recipe in a folder with real parts: the exit code, and the one line on stderr."""
     for name in ("train.jsonl", "eval.jsonl"):
@@ -391,11 +382,9 @@ def plop_in(
             document[key] = old | value if isinstance(old, dict) else value
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
         words = f"{verb} scores.json --recipe recipe.yaml --folder run --format quiet"
-        monkeypatch.setattr(sys, "argv", ["plop", *words.split()])
-        with pytest.raises(SystemExit) as stop:
-            main()
+        code, _, errors = run(*words.split())
         sys.modules.pop("rewards_of_mine", None)
-        return stop.value.code, capfd.readouterr().err
+        return code, errors
 
     return call
 

@@ -19,7 +19,6 @@ from conftest import WordTokenizer
 from torch import nn
 
 import plop_lora as plop
-from plop_lora.cli import main
 from plop_lora.data.batches import Batch, ready_batches
 from plop_lora.demo import DATA, MODEL
 from plop_lora.errors import MeasurementError, ModelError, UsageError
@@ -28,15 +27,14 @@ from plop_lora.models.loading import quiet_loading
 from plop_lora.scoring.engines import choose as engines
 from plop_lora.scoring.engines import in_memory as memory
 from plop_lora.scoring.engines.processes import Processes
-from plop_lora.scoring.engines.streaming import activation_offload as spill
-from plop_lora.scoring.engines.streaming import checkpoint, shards
-from plop_lora.scoring.engines.streaming import embedding_rows as lookups
+from plop_lora.scoring.engines.streaming import checkpoint, embedding_rows, shards
 from plop_lora.scoring.engines.streaming import engine as stream
-from plop_lora.scoring.engines.streaming.lockstep import Pass, conduct, doors_at
+from plop_lora.scoring.engines.streaming.activation_offload import ActivationOffload
+from plop_lora.scoring.engines.streaming.lockstep import Pass, intercepted_calls, run_in_lockstep
 from plop_lora.scoring.engines.streaming.skeleton import UnstreamableError
-from plop_lora.scoring.look import NOT_TRIED
 from plop_lora.scoring.measurement.collect import Measured
 from plop_lora.scoring.measurement.settings import MeasurementSettings
+from plop_lora.scoring.site_checks import NOT_TRIED
 from plop_lora.scoring.sites.find import find_sites
 
 quiet_loading()
@@ -45,7 +43,7 @@ NARROW = ["llama", "gpt_oss", "qwen3_next", "deepseek_v3", "nemotron_h", "t5", "
 HYBRID = ["mamba", "mamba", "hybrid", "mamba", "hybrid", "mamba"]
 OTHERS: dict[str, Callable[[], nn.Module]] = {
     "albert": lambda: t.AlbertForMaskedLM(t.AlbertConfig(**families.ENCODER, embedding_size=16)),
-    "jamba": families._causal(
+    "jamba": families.causal(
         "JambaConfig", "JambaForCausalLM", num_experts=4, num_experts_per_tok=2,
         attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2, expert_layer_offset=1,
         mamba_d_state=4, mamba_dt_rank=4, use_mamba_kernels=False,
@@ -59,7 +57,7 @@ OTHERS: dict[str, Callable[[], nn.Module]] = {
             adapter_rank=4, chunk_size=8, attention_head_dim=16,
         )
     ),
-    "tied": families._causal("LlamaConfig", "LlamaForCausalLM", tie_word_embeddings=True),
+    "tied": families.causal("LlamaConfig", "LlamaForCausalLM", tie_word_embeddings=True),
 }  # fmt: skip
 """A block used many times, a scan that rounds by `requires_grad`, blocks that share weights."""
 
@@ -192,27 +190,17 @@ def test_the_record_is_that_of_the_memory_engine(
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["memory", "stream"])
 def test_the_command_line(
-    engine: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bundled: dict[str, plop.Scores]
+    engine: str,
+    run: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+    bundled: dict[str, plop.Scores],
 ) -> None:
     """The bundled model, which was really trained, from the shell and by either engine."""
     file = tmp_path / "scores.json"
     words = ["score", str(MODEL), "--data", str(DATA / "problems.jsonl"), "--samples", "20"]
-    words += [
-        "--template",
-        "{question}",
-        "--stop",
-        "fixed",
-        "--engine",
-        engine,
-        "-o",
-        str(file),
-        "--format",
-        "quiet",
-    ]
-    monkeypatch.setattr(sys, "argv", ["plop", *words])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert not stop.value.code
+    words += ["--template", "{question}", "--stop", "fixed", "--engine", engine]
+    code, _, errors = run(*words, "-o", str(file), "--format", "quiet")
+    assert not code, errors
     bundled[engine] = plop.Scores.load(file)
     assert bundled[engine].provenance.settings["engine"] == engine
     assert len({scores.measurements for scores in bundled.values()}) == 1
@@ -237,22 +225,14 @@ def test_chunks_one_after_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_hidden_states_spill_to_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hidden_states_are_offloaded_to_a_file(tmp_path: Path) -> None:
     """Above the limit they wait on disk, and nothing else changes."""
-    written = []
-
-    class Watched(spill.Spill):
-        def close(self) -> None:
-            written.append(self.written)
-            assert self.held == 0
-            super().close()
-
-    monkeypatch.setattr(stream, "Spill", Watched)
-    monkeypatch.setattr(spill, "_SMALLEST", 1)
     for name in ("llama", "t5", "gemma3"):
+        offload = ActivationOffload(0, smallest=1)
         folder = _saved(families.build(name), tmp_path / name)
-        _assert_equal(*_both(families.build(name), folder, _batches(name), hidden_limit=0))
-    assert all(written)
+        _assert_equal(*_both(families.build(name), folder, _batches(name), offload=offload))
+        assert offload.written
+        assert offload.held == 0
 
 
 @pytest.mark.slow
@@ -268,7 +248,7 @@ def test_large_embeddings_are_read_by_the_row(
         return rows(self, name, wanted)
 
     monkeypatch.setattr(shards.Shards, "read_rows", watched)
-    monkeypatch.setattr(lookups, "LARGE", 1)
+    monkeypatch.setattr(embedding_rows, "LARGE", 1)
     for name in ("gemma3", "t5", "bert", "gpt2"):
         folder = _saved(families.build(name), tmp_path / name)
         _assert_equal(*_both(families.build(name), folder, _batches(name)))
@@ -387,29 +367,40 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
         plop.score(folder, batches=_batches("llama"), engine="stream", progress=False)
 
 
+def _cut_a_shard(folder: Path) -> str:
+    """Cut off the file of a weight in the second block, and return the file's name."""
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    name = index["weight_map"]["model.layers.1.mlp.up_proj.weight"]
+    with (folder / name).open("r+b") as opened:
+        opened.truncate(200)
+    return name
+
+
 def test_a_shard_that_is_cut_while_it_is_read(tmp_path: Path) -> None:
     """The header was right when it was read; the reader's error must reach the user."""
     folder = _saved(families.build("llama"), tmp_path)
     chosen = _engine(folder)
-    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
-    name = index["weight_map"]["model.layers.1.mlp.up_proj.weight"]
-    with (tmp_path / name).open("r+b") as opened:
-        opened.truncate(200)
+    name = _cut_a_shard(tmp_path)
     with pytest.raises(ModelError, match=rf"{name}.*ends inside"):
         chosen.measure(find_sites(chosen.model).sites, _ready(_batches("llama")))
     assert not _threads()
 
 
 @pytest.mark.slow
-def test_where_pages_cannot_be_asked_for_they_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_pages_cannot_be_asked_for_they_are_read(tmp_path: Path) -> None:
     """As on an older Linux or another system; a file that is cut meanwhile is named there too."""
-    monkeypatch.setattr(shards, "_LIBC", None)
-    monkeypatch.setattr(shards, "_READ_PIECE", 1000)
-    folder = _saved(families.build("llama"), tmp_path)
-    _assert_equal(*_both(families.build("llama"), folder, _batches("llama")))
-    test_a_shard_that_is_cut_while_it_is_read(tmp_path / "cut")
+    model, given = families.build("llama"), _ready(_batches("llama"))
+    folder = _saved(model, tmp_path)
+    opened = checkpoint.Checkpoint(folder, device=torch.device("cpu"), dtype="auto")
+    files = shards.shard_files(folder)
+    opened.shards = shards.Shards(files, populate=lambda *_: False, read_bytes=1000)
+    sites = find_sites(opened.model).sites
+    plain = memory.measure(model, find_sites(model).sites, given)
+    _assert_equal(plain, stream.measure(opened, sites, given))
+    name = _cut_a_shard(tmp_path)
+    with pytest.raises(ModelError, match=rf"{name}.*ends inside"):
+        stream.measure(opened, sites, given)
+    assert not _threads()
 
 
 def test_a_model_may_write_to_its_buffers(tmp_path: Path) -> None:
@@ -572,12 +563,12 @@ def test_a_model_that_reaches_into_its_blocks_is_loaded_whole(
 # --------------------------------------------------------------------------- choice
 
 
-@pytest.mark.parametrize(("room", "engine"), [(1 << 40, "memory"), (1 << 20, "stream")])
+@pytest.mark.parametrize(("free", "engine"), [(1 << 40, "memory"), (1 << 20, "stream")])
 def test_auto_streams_what_would_not_fit(
-    room: int, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    free: int, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = _saved(families.build("llama"), tmp_path)
-    monkeypatch.setattr(engines, "available_memory", lambda: room)
+    monkeypatch.setattr(engines, "available_memory", lambda: free)
     scores = plop.score(folder, batches=_batches("llama"), progress=False)
     assert scores.provenance.settings["engine"] == engine
 
@@ -585,15 +576,15 @@ def test_auto_streams_what_would_not_fit(
 def test_auto_counts_the_dtype_that_will_run(tmp_path: Path) -> None:
     folder = _saved(families.build("llama"), tmp_path)
     size = sum(p.numel() * 4 for p in families.build("llama").parameters())
-    rooms = (size * 3 // 4 + engines.SPARE, None)
-    assert not engines.fits(folder, "cpu", "auto", rooms=rooms)
-    assert engines.fits(folder, "cpu", "bfloat16", rooms=rooms)
+    free = (size * 3 // 4 + engines.SPARE, None)
+    assert not engines.fits(folder, "cpu", "auto", free_bytes=free)
+    assert engines.fits(folder, "cpu", "bfloat16", free_bytes=free)
 
 
 def test_a_full_accelerator_counts_as_well(tmp_path: Path) -> None:
     folder = _saved(families.build("llama"), tmp_path)
-    assert not engines.fits(folder, "cpu", "auto", rooms=(1 << 40, 1 << 20))
-    assert engines.fits(folder, "cpu", "auto", rooms=(1 << 40, None))
+    assert not engines.fits(folder, "cpu", "auto", free_bytes=(1 << 40, 1 << 20))
+    assert engines.fits(folder, "cpu", "auto", free_bytes=(1 << 40, None))
 
 
 @pytest.mark.parametrize(
@@ -651,34 +642,34 @@ def test_what_cannot_be_streamed_is_refused_at_once(models) -> None:
 
 
 class _Recorder:
-    """Doors and turns that write down what happens."""
+    """A loader and an observer that write down what happens."""
 
     def __init__(self) -> None:
         self.events: list[object] = []
 
-    def open(self, block: nn.Module):
+    def loaded(self, block: nn.Module):
         import contextlib
 
         self.events.append(block)
         return contextlib.nullcontext()
 
-    def turn(self, order: int):
+    def running(self, order: int):
         import contextlib
 
         return contextlib.nullcontext()
 
-    def expect(self, block: nn.Module) -> None: ...
+    def prefetch(self, block: nn.Module) -> None: ...
 
-    def waits(self, order: int, call: object) -> None: ...
+    def on_wait(self, order: int, call: object) -> None: ...
 
-    def comes(self, order: int, call: object) -> None:
+    def on_call(self, order: int, call: object) -> None:
         self.events.append(order)
 
-    def answered(self, order: int, answer: object) -> None: ...
+    def on_result(self, order: int, call_result: object) -> None: ...
 
 
-def test_every_pass_goes_through_a_block_before_the_next_opens() -> None:
-    """Passes that skip a block, or come back to one, are served at the doors where they wait."""
+def test_every_pass_goes_through_a_block_before_the_next_is_loaded() -> None:
+    """Passes that skip a block, or come back to one, are served where they wait."""
     first, second = nn.Identity(), nn.Linear(2, 2)
     recorder = _Recorder()
 
@@ -689,9 +680,9 @@ def test_every_pass_goes_through_a_block_before_the_next_opens() -> None:
         return value
 
     routes = [[first, second], [first, first, second], [first, second]]
-    with torch.inference_mode(), doors_at([first, second]):
+    with torch.inference_mode(), intercepted_calls([first, second]):
         passes = [Pass(functools.partial(job, route)) for route in routes]
-        conduct(passes, recorder, recorder, lambda error: True)
+        run_in_lockstep(passes, recorder, recorder, lambda error: True)
     assert recorder.events == [first, 0, 1, 2, second, 0, 2, first, 1, second, 1]
     assert all(torch.equal(one.result, second(torch.ones(2))) for one in passes)
     assert "forward" not in vars(first)

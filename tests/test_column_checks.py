@@ -71,7 +71,7 @@ def test_other_texts_are_refused_with_what_to_type(
 
 def test_columns_beside_the_question_that_are_none(read) -> None:
     row = {"question": "who", "answer": "x", "id": "a", "explanation": "a long old story"}
-    told = read("sft", row).shown
+    told = read("sft", row).column_notes
     assert "prompt 'who 0\\n', completion 'x 0'" in told[0]
     assert told[1].endswith("is not given: id, explanation")
     assert len(told) == 2
@@ -79,5 +79,5 @@ def test_columns_beside_the_question_that_are_none(read) -> None:
 
 def test_prompts_that_end_in_a_space_are_told(read) -> None:
     """The space joins the answer's first word in training, and stands alone when it is asked."""
-    told = read("sft", {"q": "who", "a": "x"}, prompt="{q} is ", completion="{a}").shown
+    told = read("sft", {"q": "who", "a": "x"}, prompt="{q} is ", completion="{a}").column_notes
     assert told[-1].startswith("4 of 4 prompts of")

@@ -1,4 +1,4 @@
-"""What is measured beside the user's texts: random tokens, and one of the texts once more, alone.
+"""Controls of a measurement: random tokens, and one of the user's texts once more, alone.
 
 A text alone, without padding and without neighbours, has to give what it gives in its batch. Where
 it does not, the model mixes the texts of a batch or reads their padding, and they go one at a time.
@@ -35,7 +35,7 @@ _COARSE_TOLERANCE = 3e-2
 """The same in half precision, where a token may also go to another expert."""
 
 
-def measure_beside(
+def measure_with_controls(
     engine: Engine,
     sites: Sequence[Site],
     given: ScoringInputs,
@@ -45,7 +45,7 @@ def measure_beside(
     enough: Callable[[Measured], bool] | None,
     advance: Callable[[int], None],
 ) -> tuple[Measured, Measured | None]:
-    """Measure the user's batches, and beside them random ones and one text alone.
+    """Measure the user's batches, and as controls random ones and one text alone.
 
     Random batches go in the same round where every round pays for the weights again, and by
     themselves elsewhere, since the rule that ends the rounds must not see them.
@@ -67,7 +67,7 @@ def measure_beside(
     def measure(given: ScoringInputs, extra: Sequence[Batch]) -> tuple[Measured, Measured]:
         names = frozenset(name for batch in extra for name in batch.names)
         whole = measure_in_rounds(
-            engine, sites, given, processes, beside=extra, advance=advance,
+            engine, sites, given, processes, controls=extra, advance=advance,
             enough=enough and (lambda measured: enough(divided(measured, names)[0])),
         )  # fmt: skip
         return divided(whole, names)
@@ -75,10 +75,10 @@ def measure_beside(
     together = tuple(random) if engine.one_round else ()
     one = text_alone(next(iter(given.rounds()), ()))
     measured, others = measure(given, (*one, *together))
-    told = changed(sites, measured, others, exact=_is_exact(engine.model))
-    if told:
+    note = changed(sites, measured, others, exact=_is_exact(engine.model))
+    if note:
         measured, others = measure(one_at_a_time(given), _rows(together))
-        measured = dataclasses.replace(measured, alone=True, notes=(*measured.notes, told))
+        measured = dataclasses.replace(measured, alone=True, notes=(*measured.notes, note))
     if together:
         names = frozenset(name for batch in together for name in batch.names)
         return measured, divided(others, names)[1]
@@ -131,7 +131,7 @@ def _rows(batches: Sequence[Batch]) -> tuple[Batch, ...]:
 
 
 def changed(sites: Sequence[Site], measured: Measured, others: Measured, *, exact: bool) -> str:
-    """Return what to tell where a text alone gave other numbers than in its batch, or nothing.
+    """Return a note where a text alone gave other numbers than in its batch, or nothing.
 
     Args:
         sites: what was measured.

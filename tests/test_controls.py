@@ -12,9 +12,9 @@ from torch import nn
 import plop_lora as plop
 from plop_lora.data.batches import Batch, ready_batches
 from plop_lora.errors import MeasurementError
-from plop_lora.scoring.beside import ALONE, text_alone
-from plop_lora.scoring.look import NOT_TRIED
-from plop_lora.scoring.measurement.padding import is_square, told_apart
+from plop_lora.scoring.controls import ALONE, text_alone
+from plop_lora.scoring.measurement.padding import is_square, split_square
+from plop_lora.scoring.site_checks import NOT_TRIED
 
 WIDTH, VOCABULARY = 16, 48
 
@@ -145,7 +145,7 @@ def test_as_many_texts_as_tokens(rows: int) -> None:
 
 def test_batches_are_cut_until_none_is_square() -> None:
     (batch,) = ready_batches([_batch([4, 4, 3, 2])])
-    pieces = told_apart(batch, None)
+    pieces = split_square(batch, None)
     assert [len(piece.names) for piece in pieces] == [2, 2]
     assert not any(is_square(piece, None) for piece in pieces)
     (padded,) = ready_batches([_batch([3, 3, 3, 3])])

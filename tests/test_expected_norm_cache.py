@@ -1,4 +1,4 @@
-"""The cache of expected gains: the same numbers, never those of other weights."""
+"""The cache of expected norms: the same numbers, never those of other weights."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a list that grows with every gain that is computed."""
+    """Return a list that grows with every expected norm that is computed."""
     calls: list[str] = []
-    inner = operators.DenseOperator.gain
+    inner = operators.DenseOperator.expected_norm
 
     def counted(self: object, part: object, **options: object) -> object:
-        calls.append("gain")
+        calls.append("expected norm")
         return inner(self, part, **options)
 
-    monkeypatch.setattr(operators.DenseOperator, "gain", counted)
+    monkeypatch.setattr(operators.DenseOperator, "expected_norm", counted)
     return calls
 
 
@@ -53,7 +53,7 @@ def _numbers(scores: plop.Scores) -> object:
     return scores.sites, scores.types, scores.measurements
 
 
-def test_the_second_run_computes_no_gain(folder: Path, computed: list[str]) -> None:
+def test_the_second_run_computes_no_expected_norm(folder: Path, computed: list[str]) -> None:
     """The numbers are the same to the last digit, and the weights are read once."""
     first = _score()
     assert len(computed) == len(first.sites)
@@ -65,10 +65,10 @@ def test_the_second_run_computes_no_gain(folder: Path, computed: list[str]) -> N
 
 @pytest.mark.slow
 def test_settings_that_change_a_gain_have_their_own(folder: Path, computed: list[str]) -> None:
-    """A gain of another baseline, seed or precision must not be taken."""
+    """An expected norm of another denominator, seed or precision must not be taken."""
     sites = len(_score().sites)
     for runs, options in enumerate(
-        ({"seed": 1}, {"dtype": "bfloat16"}, {"baseline": "monte_carlo"}), start=2
+        ({"seed": 1}, {"dtype": "bfloat16"}, {"denominator": "monte_carlo"}), start=2
     ):
         _score(**options)
         assert len(computed) == runs * sites
@@ -126,7 +126,7 @@ def test_a_damaged_file_is_written_anew(folder: Path, damage: str) -> None:
 
 
 def _changed(path: Path, value: object, *, signed: bool) -> dict:
-    """Put a value in the place of the first gain of a cache; return what the file held before."""
+    """Replace the first expected norm of a cache; return what the file held before."""
     before = json.loads(path.read_text())
     ((section, content),) = before.items()
     expected_norms = content["gains"] | {next(iter(content["gains"])): value}
@@ -237,13 +237,13 @@ def test_an_adapters_folder_has_no_key(tmp_path: Path) -> None:
 
 
 def test_experts_keep_a_gain_each() -> None:
-    """A gain of stacked experts is a list, and comes back as one."""
+    """An expected norm of stacked experts is a list, and comes back as one."""
     model = families.build("qwen3_moe")
     sites = find_sites(model).sites
     batches = list(ready_batches([families.batch_of("qwen3_moe")]))
     expected_norms = ExpectedNormCache()
     first = measure(model, sites, batches, expected_norms=expected_norms)
-    assert any(isinstance(gain, list) for gain in expected_norms.known.values())
+    assert any(isinstance(norm, list) for norm in expected_norms.known.values())
     second = measure(
         model, sites, batches, expected_norms=ExpectedNormCache(known=dict(expected_norms.known))
     )

@@ -54,15 +54,6 @@ def _torchrun(*command: str, **variables: str) -> subprocess.CompletedProcess[st
     )
 
 
-@pytest.fixture
-def one_thread():
-    """Compute as the processes do: threads change the last digit of a product."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 IN_TWO = """
 import contextlib, os, runpy, sys
 

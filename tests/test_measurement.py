@@ -19,7 +19,7 @@ from plop_lora.models.memory import is_out_of_memory
 from plop_lora.scoring.engines import choose as engines
 from plop_lora.scoring.engines import ray_tasks
 from plop_lora.scoring.engines.in_memory import measure
-from plop_lora.scoring.engines.streaming.activation_offload import Spill
+from plop_lora.scoring.engines.streaming.activation_offload import ActivationOffload
 from plop_lora.scoring.measurement.experts import experts_measured
 from plop_lora.scoring.measurement.hooks import attach
 from plop_lora.scoring.measurement.settings import MeasurementSettings
@@ -224,10 +224,10 @@ def test_a_full_folder_for_temporary_files_is_named(monkeypatch) -> None:
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    spill = Spill(0)
+    offload = ActivationOffload(0)
     waiting = torch.zeros(1 << 16)
-    spill.made(0, waiting)
+    offload.record_output(0, waiting)
     monkeypatch.setattr("os.pwrite", full)
     with pytest.raises(OutputError, match=r"has no room for.*TMPDIR"):
-        spill.put(0, waiting)
-    spill.close()
+        offload.offload(0, waiting)
+    offload.close()

@@ -1,4 +1,4 @@
-"""Selectors say what they claim about the right weights, and leave the model as it was."""
+"""Signals say what they claim about the right weights, and leave the model as it was."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from conftest import TEXTS, WordTokenizer, build
 from families import DECODER, ENCODER
 
 from plop_lora.errors import DataError, MeasurementError, ModelError, UsageError
-from plop_lora.indicators import INDICATORS, OfModels, eva
+from plop_lora.indicators import INDICATORS, OfModels
+from plop_lora.indicators.eva import eva_ranks
 from plop_lora.indicators.signal import measure_signal
 from plop_lora.scoring.sites.find import find_sites
 from plop_lora.verification.batches import batches_of
@@ -145,16 +146,15 @@ def test_eva_shares_out_the_mean_rank(llama, batches) -> None:
     assert max(signal.values.values()) <= 8
 
 
-def test_eva_gives_up_instead_of_going_round_for_ever(llama, monkeypatch) -> None:
+def test_eva_gives_up_instead_of_going_round_for_ever(llama) -> None:
     """Two components of noise never settle in batches of a few tokens."""
-    monkeypatch.setattr(eva, "_MOST_FORWARDS", 3)
     batches = batches_of(ROWS, WordTokenizer(), batch_size=2)
     with pytest.raises(MeasurementError, match="has not converged after 3"):
-        measure_signal("eva", llama, batches, _hosts(llama), rank=8)
+        eva_ranks(llama, batches, _hosts(llama), rank=8, max_forwards=3)
     assert not any(module._forward_hooks for module in llama.modules())
 
 
-def test_what_a_selector_cannot_see_is_absent(batches) -> None:
+def test_what_a_signal_cannot_see_is_absent(batches) -> None:
     """PEFT's KappaTune reads no Conv1D: GPT-2 has no signal at all, and that is an error."""
     with pytest.raises(ModelError, match="Leave out the arm 'kappa'"):
         measure_signal("kappa", build("gpt2"), [], _hosts(build("gpt2")))

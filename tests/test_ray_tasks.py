@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ import torch
 import plop_lora as plop
 from plop_lora.demo import DATA, MODEL, TASKS
 from plop_lora.errors import DataError, ModelError, ProcessError, UsageError
-from plop_lora.ray_cluster import connected
 from plop_lora.scoring.engines import ray_tasks
 from plop_lora.scoring.engines.ray_tasks import run_tasks
 
@@ -25,18 +23,12 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[None]:
-    with connected():
-        yield
-
-
 def _score(**options: object) -> plop.Scores:
     documents = plop.load_documents(DATA / "problems.jsonl", **TASKS["problems"], samples=6)
     return plop.score(str(MODEL), texts=documents, batch_size=2, progress=False, **options)
 
 
-def test_ray_equals_one_process(running: None) -> None:
+def test_ray_equals_one_process(ray_cluster: None) -> None:
     """A task that measured other sites, or put its sums elsewhere, would move a score."""
     further = ["response-gain", "rank-of-weights"]
     spread, here = (_score(engine=one, indicators=further) for one in ("ray", "memory"))
@@ -52,7 +44,7 @@ def test_ray_equals_one_process(running: None) -> None:
     assert spread.provenance.data_fingerprint == here.provenance.data_fingerprint
 
 
-def test_a_lost_workers_shard_is_run_again(running: None, tmp_path: Path) -> None:
+def test_a_lost_workers_shard_is_run_again(ray_cluster: None, tmp_path: Path) -> None:
     """One worker is killed in the middle of its shard; every shard still has its result."""
     flag = str(tmp_path / "killed")
 
@@ -66,7 +58,7 @@ def test_a_lost_workers_shard_is_run_again(running: None, tmp_path: Path) -> Non
     assert os.path.exists(flag)
 
 
-def test_a_worker_lost_for_good_ends_the_run(running: None) -> None:
+def test_a_worker_lost_for_good_ends_the_run(ray_cluster: None) -> None:
     """A shard that kills each of its workers must end in one error and not in a wait."""
 
     def shard(number: int) -> None:
@@ -76,7 +68,7 @@ def test_a_worker_lost_for_good_ends_the_run(running: None) -> None:
         list(run_tasks(shard, [(0,)], retries=0))
 
 
-def test_an_error_of_a_worker_is_told_as_ours(running: None) -> None:
+def test_an_error_of_a_worker_is_told_as_ours(ray_cluster: None) -> None:
     """Ray wraps errors in pages of traceback; the user needs the line that we wrote."""
 
     def shard(number: int) -> None:
@@ -87,7 +79,7 @@ def test_an_error_of_a_worker_is_told_as_ours(running: None) -> None:
 
 
 def test_workers_with_other_modules_are_refused(
-    running: None, monkeypatch: pytest.MonkeyPatch
+    ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sums of two different models must never be added up."""
     monkeypatch.setattr(ray_tasks, "run_tasks", lambda *_: iter([(0, (("other.module",), None))]))

@@ -1,4 +1,4 @@
-"""What of a data set reaches the model, told before anything is trained: one row, and the rest.
+"""Which columns of a data set reach the model, reported before anything is trained.
 
 A text column beside the question that nobody reads would make another task of it without a word,
 and rows that differ only there look like repeats. No torch.
@@ -7,7 +7,6 @@ and rows that differ only there look like repeats. No torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from plop_lora.data.fields import lost_column, unread_columns, values_of
 from plop_lora.errors import DataError
@@ -15,10 +14,10 @@ from plop_lora.evaluation.judged import Row
 from plop_lora.training.readers import Reader
 from plop_lora.training.task import Task
 
-_SHOWN = 160
+_LONGEST = 160
 
 
-def check_lost(rows: Sequence[Row], asked: Sequence[str], reader: Reader, task: Task) -> None:
+def check_unread(rows: Sequence[Row], asked: Sequence[str], reader: Reader, task: Task) -> None:
     """Refuse a column that is a part of the question but would reach no model.
 
     Args:
@@ -50,7 +49,7 @@ def _lost(name: str, used: Sequence[str], task: Task) -> str:
     )
 
 
-def shown(
+def column_notes(
     rows: Sequence[Row], made: Sequence[Row], used: Sequence[str], task: Task, source: str
 ) -> list[str]:
     """Return notes on what the model is given: one row, the columns it never sees, odd prompts."""
@@ -75,6 +74,6 @@ def _is_any_text(rows: Sequence[Row], name: str) -> bool:
     return any(isinstance(value, str) for value in values_of(rows, name))
 
 
-def _cut(value: Any) -> str:
+def _cut(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -1,9 +1,9 @@
-"""Look at a loaded model before it is measured: what can learn, and what its slices do.
+"""Check the sites of a loaded model before it is measured: what can learn, what slices do.
 
 One short row of the data goes through the model with its graph recorded, and a long one where the
 short one leaves something out. What no gradient reaches from the output (an indexer that runs
 without a graph, a choice of the k largest) cannot be trained and is never proposed. The graph is
-only walked: what it would keep for a backward pass is dropped, so that it costs the memory of a
+only traversed: what it would keep for a backward pass is dropped, so that it costs the memory of a
 forward pass.
 
 The slices of a fused projection are tried on the module that owns it: with the rows called v set
@@ -42,13 +42,13 @@ NOT_TRIED = (
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def looked_at(
+def check_sites(
     model: nn.Module, found: SiteMap, batches: Sequence[Batch], *, asked: bool = False
 ) -> tuple[SiteMap, tuple[str, ...]]:
     """Return the sites as one row of the data shows them, and notes for the record.
 
     Args:
-        model: loaded; a skeleton without weights is not looked at.
+        model: The loaded model; a skeleton without weights is not checked.
         found: from `find_sites(model)`.
         batches: what will be measured, of which a short row is run.
         asked: whether --include names the sites, so that those that cannot learn stay.
@@ -97,7 +97,7 @@ def _shortest_and_longest(batches: Sequence[Batch]) -> tuple[Batch, Batch]:
 
 
 def _run(
-    model: nn.Module, sites: Sequence[Site], inputs: Mapping[str, Any]
+    model: nn.Module, sites: Sequence[Site], inputs: Mapping[str, object]
 ) -> tuple[dict[nn.Module, bool], dict[str, tuple[Site, Call]]]:
     """Run one row; return which modules a gradient reaches, and the calls of fused owners."""
     marks: dict[int, tuple[torch.Tensor, nn.Module]] = {}
@@ -125,7 +125,7 @@ def _run(
 def _marked(module: nn.Module, marks: dict[int, tuple[torch.Tensor, nn.Module]]) -> Iterator[None]:
     """Add a zero that wants a gradient to what a module returns, one for each of its calls."""
 
-    def add(value: Any) -> Any:
+    def add(value: object) -> Any:
         if isinstance(value, tuple):
             return tuple(add(item) for item in value)
         if not isinstance(value, torch.Tensor) or not value.is_floating_point():
@@ -141,7 +141,7 @@ def _marked(module: nn.Module, marks: dict[int, tuple[torch.Tensor, nn.Module]])
         handle.remove()
 
 
-def _results(output: Any) -> Iterator[torch.Tensor]:
+def _results(output: object) -> Iterator[torch.Tensor]:
     """Yield the tensors that a loss would be made of."""
     if isinstance(output, torch.Tensor):
         if output.requires_grad:
@@ -158,7 +158,7 @@ def _results(output: Any) -> Iterator[torch.Tensor]:
 def _leaves(tensors: Sequence[torch.Tensor]) -> set[int]:
     """Return the ids of the leaves that the graph of some tensors comes from."""
     nodes: list[Any] = [tensor.grad_fn for tensor in tensors]
-    seen: set[Any] = set()
+    seen: set[object] = set()
     found: set[int] = set()
     while nodes:
         node = nodes.pop()
@@ -191,7 +191,7 @@ def _owner(model: nn.Module, site: Site) -> nn.Module:
 def _caught(model: nn.Module, site: Site, calls: dict[str, tuple[Site, Call]]) -> Iterator[None]:
     """Keep what the owner of a fused projection is called with."""
 
-    def keep(module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+    def keep(module: nn.Module, arguments: tuple[object, ...], options: dict[str, object]) -> None:
         calls[site.host.name] = (site, (_detached(arguments), _detached(options)))
 
     handle = _owner(model, site).register_forward_pre_hook(keep, with_kwargs=True)
@@ -201,7 +201,7 @@ def _caught(model: nn.Module, site: Site, calls: dict[str, tuple[Site, Call]]) -
         handle.remove()
 
 
-def _detached(value: Any) -> Any:
+def _detached(value: object) -> Any:
     if isinstance(value, torch.Tensor):
         return value.detach().clone()
     if isinstance(value, tuple | list):
@@ -220,7 +220,7 @@ def _silenced(owner: nn.Module, site: Site, call: Call) -> bool:
         generator = torch.Generator().manual_seed(seed)
 
         def replace(
-            module: nn.Module, arguments: Any, output: torch.Tensor,
+            module: nn.Module, arguments: object, output: torch.Tensor,
             generator: torch.Generator = generator,
         ) -> torch.Tensor:  # fmt: skip
             drawn = torch.randn(output.shape, generator=generator).to(output)

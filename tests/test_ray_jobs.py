@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pretend
@@ -14,7 +13,7 @@ from pretend import gone, notes, until
 
 from plop_lora.errors import UsageError
 from plop_lora.recipe import Runner
-from plop_lora.training.runners import ray_jobs as cluster
+from plop_lora.training.runners import ray_jobs
 from plop_lora.training.runners.events import FINISHED, RUNNING, WAITING, Event
 from plop_lora.training.runners.run import run_trials
 
@@ -28,15 +27,7 @@ pytestmark = [
 RAY = Runner(kind="ray")
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[None]:
-    from plop_lora.ray_cluster import connected
-
-    with connected():
-        yield
-
-
-def test_ray_equals_the_local_pool(running: None, tmp_path: Path) -> None:
+def test_ray_equals_the_local_pool(ray_cluster: None, tmp_path: Path) -> None:
     """Where a trial runs must not show in its result; a lost worker costs a second start."""
     command = pretend.command(tmp_path)
     arms = ("good", "worker-killed-once", "error", "big")
@@ -58,10 +49,10 @@ def test_ray_equals_the_local_pool(running: None, tmp_path: Path) -> None:
 
 
 def test_a_worker_lost_for_good_is_a_failed_trial(
-    running: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One trial that takes its worker down each time must not take the others down."""
-    monkeypatch.setattr(cluster, "RETRIES", 0)
+    monkeypatch.setattr(ray_jobs, "RETRIES", 0)
     command = pretend.command(tmp_path)
     lost, sound = run_trials(
         [trial_spec("worker-killed-once"), trial_spec(learning_rate=0.01)], tmp_path / "run", RAY,
@@ -72,7 +63,7 @@ def test_a_worker_lost_for_good_is_a_failed_trial(
     assert "Ray worker was lost 1 times" in lost.cause
 
 
-def test_what_ends_the_run_ends_its_trials(running: None, tmp_path: Path) -> None:
+def test_what_ends_the_run_ends_its_trials(ray_cluster: None, tmp_path: Path) -> None:
     """A trial that runs on in the cluster holds its GPU for nobody."""
     command = pretend.command(tmp_path)
 
@@ -87,7 +78,7 @@ def test_what_ends_the_run_ends_its_trials(running: None, tmp_path: Path) -> Non
     assert not list((tmp_path / "run").glob("*/result.json"))
 
 
-def test_more_gpus_than_a_machine_has_are_refused(running: None, tmp_path: Path) -> None:
+def test_more_gpus_than_a_machine_has_are_refused(ray_cluster: None, tmp_path: Path) -> None:
     """Ray itself would wait for such a machine for ever."""
     with pytest.raises(UsageError, match=r"runner\.gpus 64 is not possible"):
         run_trials([trial_spec()], tmp_path, Runner(kind="ray", gpus=64), command=("false",))
