@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import score_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,14 +18,8 @@ from plop_lora.indicators.signal import Signal
 from plop_lora.placement.budget import RankCost, share_out, tighten
 from plop_lora.records import AdapterSettings, IndicatorScores, Scores
 from plop_lora.study.study import budget_of
-from plop_lora.verification.arms import (
-    ARMS,
-    DEFAULT_ARMS,
-    Arm,
-    eligible_hosts,
-    make_arms,
-    signals_for,
-)
+from plop_lora.verification.arm_rules import ARMS, DEFAULT_ARMS
+from plop_lora.verification.arms import Arm, eligible_hosts, make_arms, signals_for
 from plop_lora.verification.equal import TOLERANCE
 
 SEEDS = (0, 1, 2)
@@ -144,6 +139,43 @@ def test_alpha_is_the_same_in_all_arms(scores) -> None:
             alpha = arm.placements[0].scaling * (mean_rank**0.5 if rslora else mean_rank)
             assert alpha == pytest.approx(2.0 * (8**0.5 if rslora else 8))
             assert arm.placements[0].settings.rslora is rslora
+
+
+def test_fixed_draws_are_the_same_for_every_seed(scores) -> None:
+    """A rule must be told from chance, and three draws say more of chance than one."""
+    arms = make_arms(
+        ["random-1", "random-2", "random-3"], scores, budget=budget_of(scores), seeds=range(4)
+    )
+    drawn = [arm for arm in arms if arm.name.startswith("random-")]
+    assert len({arm.types for arm in drawn}) > 1
+    for arm in drawn:
+        assert len({placement.sites for placement in arm.placements}) == 1
+        assert len(arm.types) == 3
+
+
+def test_one_module_type_is_an_arm(scores) -> None:
+    arms = _by_name(make_arms(["type:v_proj"], scores, budget=budget_of(scores, 4), seeds=[0]))
+    assert arms["type:v_proj"].types == ("v_proj",)
+    with pytest.raises(UsageError, match="no module type 'vproj'"):
+        make_arms(["type:vproj"], scores, budget=budget_of(scores), seeds=[0])
+
+
+@pytest.mark.parametrize(
+    ("family", "outer", "mixing"),
+    [
+        ("llama", {"v_proj", "up_proj", "down_proj"}, {"v_proj", "o_proj", "down_proj"}),
+        ("gpt2", {"c_attn", "c_fc", "mlp.c_proj"}, {"c_attn", "attn.c_proj", "mlp.c_proj"}),
+        ("opt", {"v_proj", "fc1", "fc2"}, {"v_proj", "out_proj", "fc2"}),
+        ("bert", {"value", "intermediate.dense", "output.dense"},
+         {"value", "attention.output.dense", "output.dense"}),
+    ],
+)  # fmt: skip
+def test_constants_find_their_projections(family: str, outer: set, mixing: set) -> None:
+    """Whatever a family calls them; a score is to be told from a rule that measures nothing."""
+    found = score_model(family)
+    for name, wanted in (("v-up-down", outer), ("v-o-down", mixing)):
+        chosen = {choice.type for choice in plop.place(found, strategy=name).choices}
+        assert {part.rsplit("layer.", 1)[-1] for part in chosen} == wanted
 
 
 def test_random_draws_anew_for_each_seed(scores) -> None:

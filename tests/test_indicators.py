@@ -40,7 +40,8 @@ from plop_lora.scoring.measurement.settings import IndicatorSettings, Measuremen
 from plop_lora.scoring.sites.find import find_sites
 from plop_lora.statistics import indicator_estimate
 from plop_lora.study.study import budget_of
-from plop_lora.verification.arms import ARMS, make_arms
+from plop_lora.verification.arm_rules import ARMS
+from plop_lora.verification.arms import make_arms
 
 TOY = "output-norm"
 RECORDED = ("response-gain", "rank-of-weights", "parameter-share")

@@ -38,7 +38,8 @@ from plop_lora.study.checks import check_trainer
 from plop_lora.training.runners.run import KINDS
 from plop_lora.training.task import Task
 from plop_lora.training.tasks import TASKS, task_named
-from plop_lora.verification.arms import ARMS, ArmRequest, ArmRule, make_arms
+from plop_lora.verification.arm_rules import ARMS, ArmRequest, ArmRule
+from plop_lora.verification.arms import make_arms
 
 DOCS = Path(__file__).parents[1] / "docs" / "how-to"
 WORD = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")

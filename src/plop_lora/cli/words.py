@@ -51,7 +51,7 @@ def indicators() -> Iterable[str]:
 
 def arms() -> Iterable[str]:
     """Return the names of the arms."""
-    from plop_lora.verification.arms import ARMS
+    from plop_lora.verification.arm_rules import ARMS
 
     return ARMS
 

@@ -30,6 +30,19 @@ QUERY_OR_VALUE = re.compile(r"(q|query|v|value)(_proj|_lin)?")
 HOLDS_QUERY_AND_VALUE = re.compile(r"(.*qkv.*|query_key_value|c_attn)", re.IGNORECASE)
 """Fused projections that hold the query and the value."""
 
+PROJECTIONS = {
+    "value": re.compile(r"(v|value)(_proj|_lin)?|(.*qkv.*|query_key_value|c_attn)"),
+    "output": re.compile(r"(o|out|output)(_proj|_lin)?|(attention\.)?(output\.)?dense|c_proj|wo"),
+    "up": re.compile(
+        r"(up|gate_up)(_proj)?|fc1|fc_in|c_fc|dense_h_to_4h|lin1|w3|wi(_1)?|Wi|intermediate\.dense"
+    ),
+    "down": re.compile(r"down(_proj)?|fc2|fc_out|c_proj|dense_4h_to_h|lin2|w2|wo|Wo|output\.dense"),
+}
+"""What a projection of a block does, by the names of its type: value and output of the attention,
+the first weight of the MLP (not its gate) and the last one. The first two count in the attention
+and the others in the MLP. Read in llama, gemma3, gpt2, gpt_neox, opt, bert, distilbert, t5, phi3,
+modernbert and mixtral."""
+
 UNUSED_PARTS = ("pooler", "masked_spec_embed", "mask_token")
 """Parts of a body that scoring does not go through: BERT's pooler, what masks an input."""
 OLD_BUFFERS = ("inv_freq", "masked_bias", "position_ids", "relative_position_index")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from plop_lora.errors import UsageError, nearest
-from plop_lora.models.architectures import HOLDS_QUERY_AND_VALUE, QUERY_OR_VALUE
+from plop_lora.models.architectures import HOLDS_QUERY_AND_VALUE, PROJECTIONS, QUERY_OR_VALUE
 from plop_lora.options import check_word
 from plop_lora.placement.groups import Group
 
@@ -105,6 +105,25 @@ def _query_value(groups: list[Group], request: Request) -> list[Group]:
     return [group for group in groups if group.role == "attention" and matches(group)]
 
 
+def _constant(*parts: str) -> Chooser:
+    """Take the projections of a block that are named, or nothing where one of them is not there."""
+
+    def choose(groups: list[Group], request: Request) -> list[Group]:
+        found = {part: [group for group in groups if _is_part(group, part)] for part in parts}
+        chosen = [group for members in found.values() for group in members]
+        return list(dict.fromkeys(chosen)) if all(found.values()) else []
+
+    return choose
+
+
+def _is_part(group: Group, part: str) -> bool:
+    """Whether a type is a projection that `PROJECTIONS` names, by its last names."""
+    if group.role != ("attention" if part in ("value", "output") else "mlp"):
+        return False
+    names = group.type.split(".")
+    return any(PROJECTIONS[part].fullmatch(".".join(names[start:])) for start in range(len(names)))
+
+
 def _custom(groups: list[Group], request: Request) -> list[Group]:
     """Take what the user names: a type, or a slice of one; also what is never proposed."""
     by_name = {member.type: group for group in request.every for member in group.members}
@@ -137,6 +156,18 @@ STRATEGIES: dict[str, Strategy] = {
         Strategy("all-linear", _all, "every type", "QLoRA, arXiv 2305.14314"),
         Strategy("random", _random, "types drawn with the seed", "a baseline", True),
         Strategy("query-value", _query_value, "query and value projections", _LORA),
+        Strategy(
+            "v-up-down",
+            _constant("value", "up", "down"),
+            "the value projection, and the first and the last weight of the MLP",
+            "a constant: what NFN puts first in many decoders, without measuring anything",
+        ),
+        Strategy(
+            "v-o-down",
+            _constant("value", "output", "down"),
+            "the value and output projections, and the last weight of the MLP",
+            "a constant: where the useful trainable entries were found, arXiv 2605.12207",
+        ),
         Strategy("custom", _custom, "the types that --types names", "the user", by_name=True),
     )
 }

@@ -17,7 +17,7 @@ class PlacementSettings(Section):
     strategy: str = Field(
         "plop",
         description="The rule that chooses: plop (lowest NFN), plop-inverse, attention, mlp, "
-        "all-linear, random, query-value or custom.",
+        "all-linear, random, query-value, v-up-down, v-o-down or custom.",
     )
     indicator: str = Field(
         "nfn",

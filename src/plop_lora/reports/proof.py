@@ -157,7 +157,8 @@ def _reference_row(reference: Reference) -> tuple[str, ...]:
 
 def _chance(record: Verification) -> list[str]:
     """Say where types drawn at random do as well: then the place hardly matters."""
-    alike = any(arm.arm == RANDOM and arm.verdict == NON_INFERIOR for arm in record.arms)
+    drawn = [arm for arm in record.arms if arm.arm.partition("-")[0] == RANDOM]
+    alike = any(arm.verdict == NON_INFERIOR for arm in drawn)
     if record.verdict != CONFIRMED or not alike:
         return []
     return [

@@ -20,7 +20,8 @@ from plop_lora.records.trial import CONFIRM, UNTRAINED
 from plop_lora.study.rates import Length, rounded, shortened
 from plop_lora.study.splits import REPORT
 from plop_lora.study.study import Study
-from plop_lora.verification.arms import COMPULSORY, DEFAULT_ARMS, Arm, make_arms
+from plop_lora.verification.arm_rules import COMPULSORY, DEFAULT_ARMS
+from plop_lora.verification.arms import Arm, make_arms
 
 UNTRAINED_MODEL = "untrained model"
 QUICK_SEEDS = 2
