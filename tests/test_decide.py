@@ -18,7 +18,6 @@ from plop_lora.verification.decide import (
     UNSEPARATED,
     WORSE,
     decide,
-    predictive,
 )
 
 RIVALS = [f"rival-{n}" for n in range(7)]
@@ -223,13 +222,3 @@ def test_hopeless_cases_are_capped() -> None:
 def test_outcomes_that_cannot_be_compared(outcomes, margin, error) -> None:
     with pytest.raises(error):
         decide(outcomes, shortlist="plop", margin=margin, higher=True)
-
-
-def test_predictive() -> None:
-    nfn = {"plop": 0.9, "mlp": 1.0, "all-linear": 1.2, "attention": 1.6, "unscored": None}
-    reached = {"plop": 0.8, "mlp": 0.7, "all-linear": 0.6, "attention": 0.5, "unscored": 0.9}
-    found = predictive(nfn, reached, higher=True)
-    assert (found.rho, found.arms) == (pytest.approx(-1), 4)
-    assert predictive(nfn, reached, higher=False).rho == pytest.approx(1)
-    without = predictive(nfn, {**reached, "mlp": None}, higher=True)
-    assert (without.rho, without.p, without.arms) == (None, None, 3)

@@ -15,7 +15,6 @@ from plop_lora.statistics import (
     paired_bootstrap,
     paired_t,
     seeds_needed,
-    spearman,
 )
 
 SPREADS = {
@@ -142,11 +141,6 @@ def test_values_that_are_not_finite_are_refused() -> None:
 def test_holm() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([]) == []
-
-
-def test_spearman() -> None:
-    assert spearman([1, 2, 3, 4], [2, 1, 3, 4])[0] == pytest.approx(0.8)
-    assert spearman([1, 1, 1, 1], [1, 2, 3, 4]) is None
 
 
 @pytest.mark.slow

@@ -148,7 +148,11 @@ class LadderStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predictive:
-    """How mean NFN goes with the measured outcome over arms: Spearman's rho, its n, its p."""
+    """Spearman's rho between the arms' mean NFN and what they reached, over how many arms.
+
+    `p` is two-sided, from permutations of the NFN of the module types; records of releases before
+    took arms as independent.
+    """
 
     rho: float | None
     arms: int

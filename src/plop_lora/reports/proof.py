@@ -214,7 +214,7 @@ def _predictive(record: Verification) -> str:
     found = record.predictive
     if found.rho is None:
         return f"NFN and outcome over {plural(found.arms, 'arm')}: too few to say how they go."
-    p = "" if found.p is None else f", p {found.p:.2f}"
+    p = "" if found.p is None else f", p {found.p:.2f} by permuting the types"
     return (
         f"NFN and outcome over {plural(found.arms, 'arm')}: Spearman's rho {found.rho:+.2f}{p}; "
         "below 0 a lower NFN went with a better outcome."

@@ -22,7 +22,6 @@ from plop_lora.statistics.paired import (
     paired_bootstrap,
     paired_t,
     seeds_needed,
-    spearman,
 )
 
 __all__ = [
@@ -43,7 +42,6 @@ __all__ = [
     "ratio_estimate",
     "seeds_needed",
     "sequential_margin",
-    "spearman",
     "type_estimate",
     "unpaired_difference",
 ]

@@ -178,17 +178,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def spearman(first: Sequence[float], second: Sequence[float]) -> tuple[float, float] | None:
-    """Return Spearman's rho with its p, or None where one list is constant or has under 3."""
-    if len(first) < 3 or len(set(first)) < 2 or len(set(second)) < 2:
-        return None
-    # Half a second of imports, which only the end of a verification needs.
-    from scipy import stats
-
-    result = stats.spearmanr(first, second)
-    return float(result.statistic), float(result.pvalue)
-
-
 # --------------------------------------------------------------------------- planning
 
 

@@ -18,14 +18,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from plop_lora.errors import MeasurementError, UsageError
-from plop_lora.records import Predictive
 from plop_lora.records.verification import BEATEN, CONFIRMED, INCONCLUSIVE, ArmVerdict, Verdict
-from plop_lora.statistics import holm, items_needed, seeds_needed, spearman
+from plop_lora.statistics import holm, items_needed, seeds_needed
 from plop_lora.study.compare import DRAWS, Outcome, Paired, compare_to_reference
 
 SHORTLIST, NON_INFERIOR, BETTER, WORSE, UNSEPARATED, FAILED, UNSETTLED = ArmVerdict
 RISK = 0.05
-LEAST_ARMS = 4
 _MOST_MORE_SEEDS = 50
 _MOST_ITEMS = 10**6
 
@@ -137,33 +135,6 @@ def decide(
         else _more(open_arms, paired, shortlist, margin, doubts, learned),
         comparisons=comparisons,
     )
-
-
-def predictive(
-    nfn: Mapping[str, float | None], outcomes: Mapping[str, float | None], *, higher: bool
-) -> Predictive:
-    """Say how the arms' mean NFN goes with what they reached, turned so that higher is better.
-
-    A negative rho speaks for the score: the lower the NFN, the better the arm.
-
-    Args:
-        nfn: arm → mean NFN; None where a type has no score.
-        outcomes: arm → mean of the metric; None where no seed finished.
-        higher: whether a higher value of the metric is better.
-
-    Returns:
-        Spearman's rho over the arms that have both; None below four, and where all are the same.
-    """
-    both = [
-        (value, reached if higher else -reached)
-        for arm, value in nfn.items()
-        if value is not None and (reached := outcomes.get(arm)) is not None
-    ]
-    found = None
-    if len(both) >= LEAST_ARMS:
-        found = spearman([value for value, _ in both], [reached for _, reached in both])
-    rho, p = found if found is not None else (None, None)
-    return Predictive(rho=rho, arms=len(both), p=p)
 
 
 # --------------------------------------------------------------------------- comparisons

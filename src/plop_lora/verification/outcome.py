@@ -9,10 +9,11 @@ from plop_lora._version import __version__
 from plop_lora.cost import full_search, ledger
 from plop_lora.errors import MeasurementError
 from plop_lora.indicators.signal import Signal
-from plop_lora.placement import PLOP
+from plop_lora.placement import PLOP, groups_of
 from plop_lora.records import (
     ArmResult,
     CostLedger,
+    Predictive,
     Scores,
     TrialCost,
     TrialResult,
@@ -21,9 +22,10 @@ from plop_lora.records import (
 from plop_lora.records.trial import CONFIRM, LADDER
 from plop_lora.study.compare import Outcome, cause_of, cause_within, outcome_of
 from plop_lora.verification.arms import Arm
-from plop_lora.verification.decide import ArmComparison, Doubts, decide, predictive
+from plop_lora.verification.decide import ArmComparison, Doubts, decide
 from plop_lora.verification.design import UNTRAINED_MODEL, Design
 from plop_lora.verification.ladder import Ladder, Rates
+from plop_lora.verification.predictive import predictive
 from plop_lora.verification.references import best_reference, references_of
 from plop_lora.verification.settled import unsettled
 
@@ -83,11 +85,7 @@ def conclude(design: Design, trials: Trials) -> Verification:
         report_rows=len(splits.report),
         selection_rows=len(splits.selection),
         train_rows=len(splits.train),
-        predictive=predictive(
-            {arm.arm: arm.nfn for arm in ranked},
-            {arm.arm: arm.mean for arm in ranked},
-            higher=study.higher,
-        ),
+        predictive=_predictive(design, outcomes),
         cost=_cost(design, trials),
         placement=first[PLOP],
         better_placement=None if decision.better is None else first[decision.better],
@@ -96,6 +94,21 @@ def conclude(design: Design, trials: Trials) -> Verification:
         plop_version=__version__,
         notes=_notes(design, trials),
         references=tuple(reference for reference, _ in references),
+    )
+
+
+def _predictive(design: Design, outcomes: Mapping[str, Outcome]) -> Predictive:
+    study = design.study
+    return predictive(
+        {
+            arm.name: [
+                sorted({site.type for site in placement.sites}) for placement in arm.placements
+            ]
+            for arm in design.arms
+        },
+        {group.type: group.value for group in groups_of(study.scores)},
+        {arm: outcome.mean for arm, outcome in outcomes.items()},
+        higher=study.higher,
     )
 
 
