@@ -38,17 +38,24 @@ class Judged:
         items: For each metric that is a mean over rows, the outcome of every row in their order.
         metrics: Value of every metric, those that are no mean over rows included.
         doubts: Reasons why the outcome may say nothing about the model.
+        notes: What a reader should know about how it was judged.
     """
 
     items: Mapping[str, tuple[float, ...]]
     metrics: Mapping[str, float]
     doubts: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, items: Mapping[str, tuple[float, ...]], doubts: tuple[str, ...] = ()) -> Judged:
+    def of(
+        cls,
+        items: Mapping[str, tuple[float, ...]],
+        doubts: tuple[str, ...] = (),
+        notes: tuple[str, ...] = (),
+    ) -> Judged:
         """Return an outcome all of whose metrics are means over rows."""
         means = {name: sum(values) / len(values) for name, values in items.items()}
-        return cls(items, means, doubts)
+        return cls(items, means, doubts, notes)
 
 
 # --------------------------------------------------------------------------- what a row asks

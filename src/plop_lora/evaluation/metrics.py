@@ -10,7 +10,13 @@ from collections.abc import Callable, Sequence
 from plop_lora.errors import DataError, UsageError
 from plop_lora.evaluation import lm_eval
 from plop_lora.evaluation.judged import Judged, Prepared, Row
-from plop_lora.evaluation.numbers import MARK, last_number, marked_number, reference_number
+from plop_lora.evaluation.numbers import (
+    MARK,
+    last_number,
+    marked_number,
+    marked_numbers,
+    reference_number,
+)
 from plop_lora.evaluation.rewards import (
     answer_of,
     as_completion,
@@ -22,6 +28,9 @@ from plop_lora.evaluation.rewards import (
 )
 from plop_lora.records import EvaluationSettings
 from plop_lora.user_code import find_function
+
+OFTEN = 0.05
+"""Share of answers that are cut, above which a note says so."""
 
 
 def is_of_user(metric: str) -> bool:
@@ -68,11 +77,15 @@ def judge_answers(
         arguments=[template_arguments(row) for row in rows],
         references=references,
     )
-    doubts = unfinished([answer.ended for answer in answers], settings.max_new_tokens)
+    ended = [answer.ended for answer in answers]
+    doubts = unfinished(ended, settings.max_new_tokens)
+    notes = often_cut(ended, settings.max_new_tokens)
     texts = [answer.text for answer in answers]
     if references is not None:
         pairs = zip(texts, references, strict=True)
         values = tuple(float(COMPARISONS[metric](text, right)) for text, right in pairs)
+        if metric == "numeric":
+            notes += several_results(texts, references)
     elif metric == "pass@1":
         values = _passed(rewards, rows, texts, [answer.tokens for answer in answers])
     else:
@@ -80,7 +93,7 @@ def judge_answers(
         completions = [as_completion(p, text) for p, text in zip(prompts, texts, strict=True)]
         found = _judged_by_user(metric, judge, prompts, completions, rows)
         values = tuple(value for value in found if value is not None)
-    return Judged.of({metric: values}, doubts)
+    return Judged.of({metric: values}, doubts, notes)
 
 
 def check_answers(metric: str, rows: Sequence[Row], rewards: Sequence[str]) -> None:
@@ -116,6 +129,50 @@ def unfinished(ended: Sequence[bool], most: int) -> tuple[str, ...]:
             "judged are beginnings",
         )
     return ()
+
+
+def often_cut(ended: Sequence[bool], most: int) -> tuple[str, ...]:
+    """Return a note where more than 5 % of the generated answers were cut.
+
+    Args:
+        ended: Whether each answer came to its end.
+        most: Most tokens that an answer may have.
+    """
+    cut = sum(not one for one in ended)
+    if cut <= OFTEN * len(ended):
+        return ()
+    return (
+        f"{cut} of {len(ended)} answers ({cut / len(ended):.0%}) are cut at max_new_tokens {most}; "
+        "what comes after is not judged",
+    )
+
+
+def several_results(texts: Sequence[str], references: Sequence[str]) -> tuple[str, ...]:
+    r"""Return a note where answers give several results after `####`, which do not agree.
+
+    The last one is judged. A model that goes on after its answer, or answers several times, is
+    then judged by something else than it would be by the first; the note says by how much.
+
+    >>> several_results(["#### 4\n#### 5", "#### 4"], ["#### 4", "#### 4"])[0][:59]
+    '1 of 2 answers give several results after ####. The last is'
+    """
+    judged = [
+        (marked_numbers(text), reference_number(reference, "The metric `numeric`"))
+        for text, reference in zip(texts, references, strict=True)
+        if MARK in reference
+    ]
+    several = sum(len(set(numbers)) > 1 for numbers, _ in judged)
+    if not several:
+        return ()
+    first, last = (
+        sum(numbers[place : place + 1 or None] == [right] for numbers, right in judged)
+        / len(judged)
+        for place in (0, -1)
+    )
+    return (
+        f"{several} of {len(texts)} answers give several results after {MARK}. The last is judged "
+        f"({last:.3f} right); by the first it would be {first:.3f}",
+    )
 
 
 def _judged_by_user(

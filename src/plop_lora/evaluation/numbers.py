@@ -44,6 +44,17 @@ def marked_number(text: str) -> Fraction | None:
     return _value(found) if found else None
 
 
+def marked_numbers(text: str) -> list[Fraction]:
+    """Return the numbers right after each `####` of a text, in their order.
+
+    >>> marked_numbers("#### 4 and #### 5"), marked_numbers("It is 4.")
+    ([Fraction(4, 1), Fraction(5, 1)], [])
+    """
+    parts = text.split(MARK)
+    heads = [f"{MARK}{part}" for part in parts[1:]]
+    return [number for head in heads if (number := marked_number(head)) is not None]
+
+
 def last_number(text: str) -> Fraction | None:
     """Return the last number of a text, None where it has none.
 

@@ -22,7 +22,7 @@ import torch
 import transformers
 from torch import nn
 
-from plop_lora.errors import ExportError, ModelError, UsageError
+from plop_lora.errors import ExportError, MeasurementError, ModelError, UsageError
 from plop_lora.evaluation.judged import Prepared, Row
 from plop_lora.exports.adapters import WEIGHTS_FILE
 from plop_lora.exports.dryrun import adapters_of, compare_adapters, lora_layers, with_every_module
@@ -282,6 +282,7 @@ def save_adapter(model: PeftModel, folder: Path, initial: Factors) -> None:
     config.init_lora_weights = True
     config.eva_config = None
     state = _saved(model)
+    _check_saved(state, model)
     if initial:
         _double(config)
         state = {name: _beside(name, tensor, initial) for name, tensor in state.items()}
@@ -289,6 +290,23 @@ def save_adapter(model: PeftModel, folder: Path, initial: Factors) -> None:
         tensors = {name: tensor.contiguous().cpu().clone() for name, tensor in state.items()}
         save_file(tensors, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
         config.save_pretrained(str(temporary))
+
+
+def _check_saved(state: Factors, model: PeftModel) -> None:
+    """Refuse to save another number of adapter parameters than was trained.
+
+    Raises:
+        MeasurementError: the text has both numbers.
+    """
+    trained = sum(weight.numel() for name, weight in model.named_parameters() if ".lora_" in name)
+    # Modules that are shared are saved under each of their names.
+    once = {tensor.data_ptr(): tensor for name, tensor in state.items() if ".lora_" in name}
+    saved = sum(tensor.numel() for tensor in once.values())
+    if saved != trained:
+        raise MeasurementError(
+            f"The adapter to be saved has {saved:,} parameters, and {trained:,} were trained. This "
+            "is a fault of plop-lora or of PEFT; please report it with the recipe."
+        )
 
 
 def _saved(model: PeftModel) -> dict[str, torch.Tensor]:

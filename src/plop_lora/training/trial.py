@@ -323,6 +323,7 @@ def _judge(progress: _Progress, prepared: Prepared, rows: _Rows) -> None:
         {name: value for name, value in metrics.items() if name not in bad},
         () if spec.phase == UNTRAINED else judged.doubts,
     )
+    progress.notes += judged.notes
     progress.notes += [f"{name} of the evaluation rows is not finite" for name in sorted(bad)]
     if metric in bad:
         raise DivergedError(f"{metric} of the evaluation rows became NaN or infinite")

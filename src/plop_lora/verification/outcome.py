@@ -27,6 +27,7 @@ from plop_lora.verification.design import UNTRAINED_MODEL, Design
 from plop_lora.verification.ladder import Ladder, Rates
 from plop_lora.verification.predictive import predictive
 from plop_lora.verification.references import best_reference, references_of
+from plop_lora.verification.self_checks import constant_metric, equal_seeds
 from plop_lora.verification.settled import unsettled
 
 
@@ -55,7 +56,7 @@ def conclude(design: Design, trials: Trials) -> Verification:
     _demand_values(design, trials, outcomes)
     references = references_of(study, trials.untrained, len(design.seeds))
     name, level = best_reference(references, higher=study.higher)
-    doubts = {**unsettled(trials.ladder, trials.confirm, trials.untrained), **_doubts(trials)}
+    doubts = _doubts(trials, study.metric)
     decision = decide(
         outcomes, shortlist=PLOP, margin=design.margin, higher=study.higher,
         doubts=Doubts(doubts, level, name),
@@ -112,9 +113,16 @@ def _predictive(design: Design, outcomes: Mapping[str, Outcome]) -> Predictive:
     )
 
 
-def _doubts(trials: Trials) -> dict[str, str]:
+def _doubts(trials: Trials, metric: str) -> dict[str, str]:
     """Say of each arm why its numbers may not be those of its placement, if anything says so."""
-    found = {**trials.rates.blind, **trials.rates.lost}
+    found = {
+        **unsettled(trials.ladder, trials.confirm, trials.untrained),
+        **equal_seeds(trials.confirm),
+        **trials.rates.blind,
+        **trials.rates.lost,
+    }
+    if (constant := constant_metric(trials.confirm, metric)) is not None:
+        found[PLOP] = constant
     for result in trials.confirm:
         if result.mendable:
             # The seeds that are left may be the luckier ones.

@@ -125,13 +125,14 @@ def judge(
     metric = SFT.metric_of(spec.evaluation)
     items = {"loss": _losses(spec, prepared, rows)}
     doubts: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     if metric != "loss":
         judged = judge_answers(
             metric, prepared, rows, spec.evaluation, rewards=spec.training.rewards,
             named=SFT.metrics,
         )  # fmt: skip
-        items, doubts = items | dict(judged.items), judged.doubts
-    return with_general(Judged.of(items, doubts), spec, prepared, general)
+        items, doubts, notes = items | dict(judged.items), judged.doubts, judged.notes
+    return with_general(Judged.of(items, doubts, notes), spec, prepared, general)
 
 
 def with_general(
@@ -141,7 +142,7 @@ def with_general(
     if not general:
         return judged
     items = {**judged.items, GENERAL_LOSS: _losses(spec, prepared, general)}
-    return Judged.of(items, judged.doubts)
+    return Judged.of(items, judged.doubts, judged.notes)
 
 
 def _losses(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row]) -> tuple[float, ...]:
