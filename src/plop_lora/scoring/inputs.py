@@ -130,6 +130,20 @@ _NOW = re.compile(r"""strftime_now\(\s*(?P<mark>\\?['"])(?P<form>[^'"\\]*)(?P=ma
 """A call of what gives templates the time, whose argument stands there as a text."""
 
 
+def in_any_order(batches: Sequence[Batch], seed: int | None) -> ScoringInputs:
+    """Take batches that the user made, in an order drawn with a seed, or as they are with None.
+
+    Adaptive stopping takes the sequences so far for a random sample of all. Batches in blocks of
+    kinds, as a sorted data set gives them, are none.
+    """
+    if seed is None or len(batches) < 2:
+        return ScoringInputs(tuple(batches), "ready batches", ())
+    order = random.Random(seed).sample(range(len(batches)), len(batches))
+    return ScoringInputs(
+        tuple(batches[index] for index in order), "ready batches, in an order drawn with the seed", ()
+    )
+
+
 def tokenise(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,

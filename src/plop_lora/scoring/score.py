@@ -145,7 +145,8 @@ def _inputs(
     if batches is not None:
         tokenizer = tokenizer and _tokenizer(tokenizer, name, model, origin)
         ready = tuple(ready_batches(batches, padding_of(model)))
-        return ScoringInputs(ready, "ready batches", ()), tokenizer
+        seed = asked.seed if asked.stop == ADAPTIVE else None
+        return in_any_order(ready, seed), tokenizer
     tokenizer = _tokenizer(tokenizer, name, model, origin)
     documents = as_documents(texts, tokenizer, asked.seed)
     shuffle_seed = asked.seed if asked.stop == ADAPTIVE else None
