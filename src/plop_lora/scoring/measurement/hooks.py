@@ -383,7 +383,7 @@ def _spread_rows(name: str) -> torch.Tensor:
         MeasurementError: Always.
     """
     raise MeasurementError(
-        f"{name} is spread over processes by a tensor-parallel plan, and an indicator that was "
+        f"{name} is sharded over processes by a tensor-parallel plan, and an indicator that was "
         "asked for needs its whole output. Load the model without tp_plan, for example with "
         'device_map="auto".'
     )
