@@ -118,3 +118,33 @@ def test_embeddings_of_a_decoder_are_told_from_the_encoders() -> None:
 def test_batches_of_the_contract_pass(models) -> None:
     for family in conftest.MODELS:
         plop.score(models(family), batches=[conftest.make_batch(family)], progress=False)
+
+
+def test_batches_in_blocks_of_kinds_are_drawn_in_any_order(models) -> None:
+    """Adaptive stopping on sorted batches decided by the first kind alone."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, 90, (40, 8), generator=generator)
+    batches = [
+        {"input_ids": part, "attention_mask": torch.ones_like(part)} for part in ids.split(2)
+    ]
+    sorted_names = [name for batch in ready_batches(batches) for name in batch.names]
+
+    def names(**options: object) -> list[str]:
+        found = plop.score(
+            models("llama"),
+            batches=batches,
+            progress=False,
+            reference=False,
+            tolerance=1e-6,
+            **options,
+        )
+        return list(found.measurements.sequence_ids)
+
+    drawn = names(seed=1)
+    assert drawn != sorted_names
+    assert sorted(drawn) == sorted(sorted_names)
+    half = {name in sorted_names[:20] for name in drawn[:8]}
+    assert half == {True, False}, "the first batches are of both halves"
+    assert names(seed=1) == drawn
+    assert names(seed=2) != drawn
+    assert names(stop="fixed") == sorted_names

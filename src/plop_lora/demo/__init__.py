@@ -1,4 +1,4 @@
-"""The bundled pretrained model, its two tasks, and the tour through the main job."""
+"""The bundled pretrained model, its two tasks, and the demonstration that `plop demo` runs."""
 
 from plop_lora.demo.tour import DATA, MODEL, TASKS, check, run
 

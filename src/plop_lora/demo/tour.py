@@ -1,4 +1,4 @@
-"""The tour of `plop demo`: every step writes the record that the next one reads."""
+"""The demonstration of `plop demo`: each step writes the record that the next one reads."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ TASKS = {
 
 
 def check(folder: Path) -> None:
-    """Refuse a folder now that the records of the tour could not be written into.
+    """Check before the run that the records can be written to a folder.
 
     Raises:
-        OutputError: a file of it cannot be written.
+        OutputError: One of the files cannot be written.
     """
     for name in ("problems.json", "snippets.json", "placement.json"):
         check_writable(folder / name)
 
 
 def run(folder: Path, *, echo: Callable[[str], None] = print) -> Placement:
-    """Score both tasks, compare them, place, export, and load the export into real PEFT.
+    """Score both tasks, compare them, place, export, and load the export with PEFT.
 
     Args:
-        folder: where `problems.json`, `snippets.json`, `placement.json` and the adapter's
-            configuration go.
-        echo: receives the text, one block at a time.
+        folder: Folder for `problems.json`, `snippets.json`, `placement.json` and the adapter's
+            configuration.
+        echo: Function that is called with each paragraph of the output.
 
     Returns:
         The placement for the word problems.
 
     Raises:
-        OutputError: the folder cannot be written.
+        OutputError: The folder cannot be written.
     """
     from plop_lora.comparison import compare
     from plop_lora.placement import place
@@ -62,7 +62,7 @@ def run(folder: Path, *, echo: Callable[[str], None] = print) -> Placement:
             )
         )
     )
-    echo("\n3. Place: the three lowest types, with how sure the data are.\n")
+    echo("\n3. Place: the three lowest types, and how certain the choice is.\n")
     placement = place(scores["problems"])
     placement.save(folder / "placement.json")
     echo(as_text(placement))
@@ -83,7 +83,7 @@ def _score(task: str) -> Scores:
 
 
 def _load_back(folder: Path) -> str:
-    """Read the written file with PEFT and apply it to the real weights."""
+    """Load the written configuration with PEFT and apply it to the model."""
     from peft import LoraConfig, get_peft_model
 
     from plop_lora.models.loading import load_model

@@ -1,4 +1,4 @@
-"""Indicators: the numbers by which module types are ranked, NFN and its rivals. No torch."""
+"""Indicators by which module types are ranked: NFN and alternatives. Does not import torch."""
 
 from plop_lora.indicators.estimates import estimator
 from plop_lora.indicators.kinds import FeatureRows, OfFeatures, OfModels, OfRecords, OfWeights

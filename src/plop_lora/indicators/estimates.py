@@ -1,4 +1,4 @@
-"""What a record of scores says of an indicator, for any of its sites. Pure; no torch."""
+"""Estimate an indicator from a record of scores, for any of its sites. Does not import torch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from plop_lora.records import IndicatorScores, Scores
 from plop_lora.statistics import Estimate, indicator_estimate, type_estimate
 
 Estimator = Callable[[Sequence[int]], Estimate | None]
-"""From positions in `Scores.sites` to their mean; None where no site has a value."""
+"""Function from indices of `Scores.sites` to the mean of these sites; None if none has a value."""
 
 
 def estimator(scores: Scores, row: Indicator) -> Estimator:
-    """Return what estimates an indicator over some sites of a record, as NFN is estimated.
+    """Return a function that estimates an indicator over some sites of a record.
 
     Raises:
-        UsageError: the record does not hold the indicator.
+        UsageError: The record does not hold the indicator.
     """
     measurements = scores.measurements
     if row.name == NFN:

@@ -1,4 +1,4 @@
-"""PEFT's EVA: LoRA ranks by the explained variance of the inputs. torch and peft where used.
+"""PEFT's EVA: LoRA ranks by the explained variance of the inputs. Imports torch and peft lazily.
 
 Shape letters: B batch, T token.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 RHO = 2.0
-"""PEFT's default: a weight may get up to twice the mean rank."""
+"""Maximum rank of a weight as a multiple of the mean rank; PEFT's default."""
 
 
 def eva_ranks(
@@ -33,18 +33,18 @@ def eva_ranks(
 ) -> dict[str, float]:
     """Return the LoRA ranks that PEFT's EVA gives, from the explained variance of the inputs.
 
-    A weight that EVA gives rank 0 is absent. The mean rank is lowered where a batch has too few
-    tokens, or a weight too few inputs, for as many components as EVA compares.
+    A weight that EVA gives rank 0 is absent. The mean rank is lowered if a batch has too few
+    tokens, or a weight too few inputs, for the number of components that EVA compares.
 
     Args:
-        model: The loaded model; it comes back as it was.
-        batches: The inputs, which are repeated until EVA has converged.
-        hosts: The weights that may carry an adapter.
-        rank: The mean LoRA rank that EVA shares out.
-        max_forwards: The number of forward passes after which EVA is given up.
+        model: The loaded model, whose state is restored afterwards.
+        batches: Inputs, which are repeated until EVA has converged.
+        hosts: Weights that may carry an adapter.
+        rank: Mean LoRA rank that EVA distributes over the weights.
+        max_forwards: Maximum number of forward passes.
 
     Raises:
-        ModelError: EVA reads none of the hosts, or not the inputs of this architecture.
+        ModelError: EVA supports none of the hosts, or not the inputs of this architecture.
         MeasurementError: EVA has not converged after `max_forwards` batches.
     """
     from peft import EvaConfig, LoraConfig
@@ -97,19 +97,19 @@ def _eva_kinds() -> tuple[type, ...]:
 
 
 def _for_eva(batch: Inputs) -> Inputs:
-    """Leave out labels that are classes: EVA takes labels for those of tokens."""
+    """Remove labels that are classes, because EVA assumes one label per token."""
     of_tokens = "labels" in batch and batch["labels"].shape == batch["attention_mask"].shape
     return dict(batch) if of_tokens else {k: v for k, v in batch.items() if k != "labels"}
 
 
 def _counted(batch: Inputs) -> Any:
-    """Return which tokens EVA counts: those with a label, or all that are no padding."""
+    """Return which tokens EVA counts: those with a label, or without labels all but padding."""
     mask_BT = batch["attention_mask"].bool()
     return mask_BT & (batch["labels"] != IGNORED) if "labels" in batch else mask_BT
 
 
 def _bounded_forward(max_forwards: int) -> Callable[[nn.Module, Inputs], object]:
-    """Return a forward that gives up: EVA itself would go round its batches for ever."""
+    """Return a forward with a limited number of calls, because EVA would repeat batches forever."""
     calls = 0
 
     def forward(model: nn.Module, inputs: Inputs) -> Any:
@@ -126,7 +126,7 @@ def _bounded_forward(max_forwards: int) -> Callable[[nn.Module, Inputs], object]
 
 
 def _remove_eva_hooks(model: nn.Module) -> None:
-    """Remove what EVA leaves behind where it fails."""
+    """Remove the hooks that EVA leaves in place if it fails."""
     from peft.tuners.lora.eva import HashHook, SVDHook
 
     for module in model.modules():
@@ -137,7 +137,7 @@ def _remove_eva_hooks(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def _peft_quiet() -> Iterator[None]:
-    """Send what PEFT prints to stderr, since stdout is for data, and drop its warnings."""
+    """Redirect PEFT's output to stderr, because stdout is for data, and suppress its warnings."""
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

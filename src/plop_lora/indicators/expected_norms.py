@@ -6,10 +6,10 @@ With X = d_in ||W u||² / ||W||_F², E||W u|| = ||W||_F / sqrt(d_in) · E sqrt(X
 E sqrt(X) ≈ 1 - Var(X) / 8 with Var(X) = 2 d_in / (d_in + 2) · (Σσ⁴ / (Σσ²)² - 1 / d_in).
 
 Source: PLoP, arXiv 2506.20629, section 3. The authors' code draws one Gaussian vector per token;
-the closed form needs none, and the finite-width term closes the gap between the two.
+the closed form needs none, and its finite-width term makes the two agree in narrow layers.
 
-Shape letters: N rows (tokens), I in, O out, K probes. Everything is float32 and stays on the
-device of its input; nothing here synchronises.
+Shape letters: N rows (tokens), I in, O out, K probes. All results are float32 on the device of
+the input, and no function synchronises with the device.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ import functools
 import torch
 
 EXACT_WIDTH = 256
-"""Σσ⁴ is computed exactly where one side of the weight is at most this wide."""
+"""Σσ⁴ is computed exactly if the smaller side of the weight is at most this wide."""
 PROBES = 32
+"""Number of Gaussian vectors from which Σσ⁴ of a wider weight is estimated."""
 MONTE_CARLO_DRAWS = 4096
+"""Number of directions over which `monte_carlo` averages."""
 PROBED_DRAWS = 4096
-"""Rows sent through a layer whose weight cannot be read."""
+"""Number of Gaussian rows on which a layer is called whose weight cannot be read."""
 _PIECE_ROWS = 256
 _STREAM = 0x706C6F70
 
@@ -36,8 +38,8 @@ def row_norms(rows: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Ten
     subtracted in that buffer, because rounding the difference to bf16 would show in the norm.
 
     Args:
-        rows: [N, ...]; all dimensions but the first make up a row, which may be a strided view.
-        bias: of the shape of a row.
+        rows: Tensor [N, ...], which may be a strided view; all dimensions but the first form a row.
+        bias: Bias to subtract from each row, of the shape of a row.
     """
     on_cpu = rows.device.type == "cpu"
     inner = tuple(range(1, rows.ndim))
@@ -59,14 +61,14 @@ def row_norms(rows: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Ten
 
 
 def expected_norm(weight_OI: torch.Tensor, *, denominator: str, seed: int) -> torch.Tensor:
-    """Return E||W u|| for u uniform on the unit sphere, a float32 scalar on the device.
+    """Return E||W u|| for u uniform on the unit sphere, a float32 scalar on the weight's device.
 
     It is 0 for a weight that is all zero.
 
     Args:
-        weight_OI: the weight, any floating dtype.
-        denominator: `analytic` (closed form) or `monte_carlo` (mean over seeded directions).
-        seed: of the probes or directions; the same for every weight of a shape.
+        weight_OI: Weight of any floating dtype.
+        denominator: `analytic` (closed form) or `monte_carlo` (mean over random directions).
+        seed: Seed of the probes or directions, which are the same for all weights of a shape.
     """
     if denominator == "monte_carlo":
         return _monte_carlo_norm(weight_OI, seed)
@@ -75,7 +77,7 @@ def expected_norm(weight_OI: torch.Tensor, *, denominator: str, seed: int) -> to
     fourth = sum_of_fourth_powers(weight_OI, seed)
     variance = 2 * width / (width + 2) * (fourth / square**2 - 1 / width)
     norm = (square / width).sqrt() * (1 - variance.clamp(min=0) / 8)
-    # Without entries there is no spectrum either, and its variance is 0 / 0.
+    # The variance of a weight that is all zero would be 0 / 0.
     return torch.where(square == 0, square, norm)
 
 
@@ -88,10 +90,10 @@ def frobenius_square(weight_OI: torch.Tensor) -> torch.Tensor:
 def sum_of_fourth_powers(weight_OI: torch.Tensor, seed: int) -> torch.Tensor:
     """Return Σσ⁴ = ||WᵀW||_F², a float32 scalar.
 
-    Exact for narrow weights. For wide ones the mean of (gᵀ WᵀW h)² over all pairs of `PROBES`
-    Gaussian vectors, which is unbiased and reads the weight once; the mean of ||WᵀW g||² would
-    read it twice for as small an error. The error enters NFN multiplied by
-    Σσ⁴ / (4 (Σσ²)²), a thousandth where the singular values are alike.
+    It is exact for narrow weights. For wide ones it is estimated by the mean of (gᵀ WᵀW h)² over
+    all pairs of `PROBES` Gaussian vectors, which is unbiased and reads the weight once; the mean of
+    ||WᵀW g||² would read it twice for an equal error. The relative error enters NFN multiplied by
+    Σσ⁴ / (4 (Σσ²)²), about a thousandth if the singular values are similar.
     """
     out_features, in_features = weight_OI.shape
     if min(out_features, in_features) <= EXACT_WIDTH:
@@ -105,7 +107,7 @@ def sum_of_fourth_powers(weight_OI: torch.Tensor, seed: int) -> torch.Tensor:
 
 @functools.lru_cache(maxsize=8)
 def _probes(width: int, seed: int) -> torch.Tensor:
-    """Draw the probes of a width once; weights of a model have few widths."""
+    """Return the probes of a width, cached because the weights of a model have few widths."""
     with torch.inference_mode(False):
         return gaussian(width, PROBES, torch.empty(0), seed)
 
@@ -121,10 +123,10 @@ def _monte_carlo_norm(weight_OI: torch.Tensor, seed: int) -> torch.Tensor:
 
 
 def gaussian(rows: int, columns: int, like: torch.Tensor, seed: int) -> torch.Tensor:
-    """Draw on the CPU, so that every device sees the same numbers.
+    """Return Gaussian numbers, drawn on the CPU so that they are the same for every device.
 
-    The stream is shifted away from `torch.manual_seed(seed)`: a weight initialised under a small
-    seed would otherwise hold the very numbers it is probed with.
+    The seed is offset from that of `torch.manual_seed(seed)`: a weight initialised under a small
+    seed could otherwise equal its own probes.
     """
     generator = torch.Generator().manual_seed(seed + _STREAM)
     return torch.randn(rows, columns, generator=generator).to(like.device, like.dtype)

@@ -1,4 +1,4 @@
-"""The norm of the loss's gradient in each weight. torch where it is used."""
+"""The norm of the gradient of the loss with respect to each weight. Imports torch lazily."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 def gradient_norms(
     model: nn.Module, batches: Sequence[Inputs], hosts: Sequence[Host], rank: int = 16
 ) -> dict[str, float]:
-    """Return the Frobenius norm of the loss's gradient in each weight, from the first batch.
+    """Return the Frobenius norm of the gradient of each weight on the first batch.
 
-    Each gradient is measured and freed as soon as it is there, so that beside the activations
-    only one lives at a time. A stack of experts counts as one weight.
+    Each gradient is freed as soon as its norm is computed, so only one is in memory at a time. A
+    stack of experts counts as one weight.
 
     Raises:
-        ModelError: the model gives no loss for the batch, or no weight can have a gradient.
+        ModelError: The model returns no loss for the batch, or no weight can have a gradient.
     """
     weights = _weights(model, hosts)
     if not weights:
@@ -58,7 +58,7 @@ def gradient_norms(
 
 
 def _weights(model: nn.Module, hosts: Sequence[Host]) -> dict[str, nn.Parameter]:
-    """Return the weights of hosts that can have a gradient; a host is a module or a parameter."""
+    """Return the weights of the hosts, modules or parameters, that can have a gradient."""
     parameters = dict(model.named_parameters())
     found = {}
     for host in hosts:
@@ -71,7 +71,7 @@ def _weights(model: nn.Module, hosts: Sequence[Host]) -> dict[str, nn.Parameter]
 
 @contextlib.contextmanager
 def _only_trainable(model: nn.Module, weights: Any) -> Iterator[None]:
-    """Let only these weights have gradients, in eval mode, and put everything back."""
+    """Enable gradients for the given weights only, in eval mode; restore the model afterwards."""
     import torch
 
     before = {parameter: parameter.requires_grad for parameter in model.parameters()}

@@ -1,4 +1,4 @@
-"""PEFT's KappaTune: the condition number of each weight. peft where it is used."""
+"""PEFT's KappaTune: the condition number of each weight. Imports peft lazily."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 def kappa_order(
     model: nn.Module, batches: Sequence[Inputs], hosts: Sequence[Host], rank: int = 16
 ) -> dict[str, float]:
-    """Return where each weight stands in PEFT's order of condition numbers, lowest first.
+    """Return the position of each weight in PEFT's order of condition numbers, lowest first.
 
-    PEFT orders modules and stacks of experts apart and takes the same share of both, so the
-    value is minus the place in its list over the length of that list: 0 is taken first.
+    PEFT orders modules and stacks of experts separately and selects the same share of both. The
+    value is therefore minus the position in its list divided by the length of that list: the
+    weight that PEFT selects first has the value 0.
 
     Raises:
-        ModelError: PEFT's selector reads none of the hosts.
+        ModelError: PEFT's selector supports none of the hosts.
     """
     from peft.helpers import KappaTuneSelector
 
@@ -31,7 +32,7 @@ def kappa_order(
     suffixes = tuple(sorted({"." + name.rsplit(".", 1)[-1] for name in stacks}))
     selector = KappaTuneSelector(
         model,
-        # Its default passes over wide projections; this reads all hosts and not the output head.
+        # The default skips wide projections; this covers all hosts, but not the output head.
         max_dim_size_to_analyze=max(max(h.in_features, h.out_features) for h in hosts),
         moe_param_suffixes=suffixes or None,
         show_progress=False,
@@ -53,13 +54,13 @@ def kappa_order(
 
 
 def at_home(model: nn.Module, name: str) -> None:
-    """Refuse a model of whose weights some are somewhere else.
+    """Refuse a model with offloaded weights.
 
     Raises:
-        ModelError: the text says what to do.
+        ModelError: Some weights are on the meta device.
     """
     if any(parameter.device.type == "meta" for parameter in model.parameters()):
         raise ModelError(
-            f"The indicator {name!r} needs every weight at hand, and some are offloaded. Load the "
-            f"whole model on one device, or leave out the arm {name!r}."
+            f"The indicator {name!r} needs every weight in memory, and some are offloaded. Load "
+            f"the whole model on one device, or leave out the arm {name!r}."
         )

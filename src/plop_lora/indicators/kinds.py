@@ -1,8 +1,8 @@
-"""The four ways in which an indicator is measured, and what each of them is given. No torch.
+"""The four ways in which an indicator is measured, and their inputs. Does not import torch.
 
-An indicator of features is given the rows of one call of a module while `score` runs the model, an
-indicator of weights each weight as soon as it has run, an indicator of records what every record
-of scores holds. One of models is given the model as it will be trained, with batches, by `verify`.
+While `score` runs the model, an indicator of features receives the rows of each call of a module,
+and an indicator of weights receives each weight once. An indicator of records receives a record of
+scores. An indicator of models receives, from `verify`, the model to be trained and batches.
 
 Shape letters: N rows (tokens), O out, I in.
 """
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 Inputs = Mapping[str, Any]
 """Inputs of a model by keyword, with `labels`."""
 IGNORED = -100
-"""The label of a token that the loss passes over."""
+"""Label of a token that the loss ignores."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureRows:
     """One call of a site: N rows of features z, and of their products W z.
 
-    A row is a token, or a token at one of its experts. What would take time or memory is a
-    function, so that an indicator which does not ask for it does not pay for it.
+    A row is a token, or a token at one of its experts. Values that are expensive to compute are
+    functions, which only the indicators that need them call.
 
     Attributes:
         output_norms_N: ||W z|| of each row, without the bias, in float32.
         input_norms_N: ||z|| of each row, in float32.
         expected_norm: E||W u|| for u uniform on the unit sphere: one number, or one for each row
-            where the rows belong to different experts.
-        kept_N: which rows count. What an indicator returns for the others is passed over.
+            if the rows belong to different experts.
+        kept_N: Whether each row counts. The values of an indicator for other rows are ignored.
         in_features: Width of z.
         out_features: Width of W z.
-        products: Returns W z without the bias as float32 [N, O], which is made anew.
-        sequences: Returns the number of the sequence of each row in the batch, [N].
+        products: Function that returns W z without the bias, as a new float32 tensor [N, O].
+        sequences: Function that returns the index of the sequence of each row in the batch, [N].
     """
 
     output_norms_N: torch.Tensor
@@ -56,12 +56,12 @@ class FeatureRows:
 
 @dataclass(frozen=True, slots=True)
 class OfFeatures:
-    """Measured by `score` in the same forward pass as NFN, on the same tokens.
+    """An indicator that `score` measures in the same forward pass as NFN, on the same tokens.
 
     Attributes:
-        per_token: Returns one float32 number for each row, [N], on the device of the rows. A
-            number that belongs to a sequence is given to each of its tokens. NaN and infinity
-            raise, but for rows that do not count.
+        per_token: Function that returns one float32 number for each row, [N], on the device of
+            the rows. A number that belongs to a sequence is repeated for each of its tokens. NaN
+            or infinity in a row that counts raises an error.
     """
 
     per_token: Callable[[FeatureRows], torch.Tensor]
@@ -69,12 +69,12 @@ class OfFeatures:
 
 @dataclass(frozen=True, slots=True)
 class OfWeights:
-    """Measured by `score` once for each weight, and not read from data.
+    """An indicator that `score` computes once for each weight, independent of the data.
 
     Attributes:
-        per_weight: Returns one number for a weight [O, I], given the seed of the scoring; it is
-            called once for each expert of a stack, whose mean is the number of the site. A
-            weight that cannot be read, as a quantised one, has no number.
+        per_weight: Function that returns one number for a weight [O, I] and the seed of the
+            scoring. The value of a stack is the mean over its experts. A weight that cannot be
+            read, such as a quantised one, has no value.
     """
 
     per_weight: Callable[[torch.Tensor, int], torch.Tensor]
@@ -82,10 +82,10 @@ class OfWeights:
 
 @dataclass(frozen=True, slots=True)
 class OfRecords:
-    """Follows from any record of scores, those of older releases included; nothing is measured.
+    """An indicator that is computed from any record of scores, also of older releases.
 
     Attributes:
-        per_site: Returns one number for each of `Scores.sites`.
+        per_site: Function that returns one number for each of `Scores.sites`.
     """
 
     per_site: Callable[[Scores], Sequence[float]]
@@ -96,13 +96,14 @@ Select = Callable[["nn.Module", Sequence[Inputs], Sequence[Host], int], dict[str
 
 @dataclass(frozen=True, slots=True)
 class OfModels:
-    """Measured by `verify` on the model as it will be trained.
+    """An indicator that `verify` measures on the model to be trained.
 
     Attributes:
-        per_host: Returns a number by the name of a host, given the model, batches with labels,
-            the hosts, and the mean LoRA rank. A host that it cannot see is absent.
-        takes_batches: Whether it looks at the batches.
-        are_ranks: Whether its numbers are LoRA ranks rather than an order.
+        per_host: Function that returns a value by the name of the host, given the model, batches
+            with labels, the hosts, and the mean LoRA rank. Hosts that it does not support are
+            absent.
+        takes_batches: Whether it uses the batches.
+        are_ranks: Whether its values are LoRA ranks rather than an order.
     """
 
     per_host: Select

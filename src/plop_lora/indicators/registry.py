@@ -1,9 +1,8 @@
-"""Every indicator as one row: what it is, where it comes from, which direction, how it is measured.
+"""The registry of indicators: description, source, direction and measure of each.
 
-An indicator is added by its row alone. `plop score --indicator` records it, `plop place
---indicator` chooses by it, and `plop verify --arms` proves the choice; a strategy such as `plop`
-says from which end of the order the types are taken. No torch: measures import it where they use
-it.
+A new indicator needs only a row here. `plop score --indicator` records it, `plop place --indicator`
+chooses by it, and `plop verify --arms` tests the choice; a strategy such as `plop` determines from
+which end of the order the types are taken. Does not import torch: measures import it lazily.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ class Indicator:
     """One row of the registry.
 
     Attributes:
-        name: The name that the command line and records use.
-        title: The heading of its column in a table.
-        description: What it is, and which values come first.
-        source: The paper, or what else it rests on.
+        name: Name on the command line and in records.
+        title: Heading of its column in a table.
+        description: Description, and whether the lowest or highest values come first.
+        source: Paper, or another justification.
         lower_first: Whether the types with the lowest values are adapted first.
-        needs: What it looks at.
-        memory: What it holds in memory beside the model.
-        measure: How it is measured, of one of four kinds.
+        needs: Inputs of the measure.
+        memory: Memory that the measure needs in addition to the model.
+        measure: Measure, of one of the four kinds in `kinds`.
     """
 
     name: str
@@ -47,11 +46,11 @@ class Indicator:
 
     @property
     def is_recorded(self) -> bool:
-        """Whether it is a number of `Scores`; the others are signals of a model in training."""
+        """Whether `Scores` can hold it; the others are measured on the model to be trained."""
         return not isinstance(self.measure, OfModels)
 
     def first(self, value: float) -> float:
-        """Return a key by which values sort, those that are adapted first in front."""
+        """Return a sort key that puts the values of types to adapt first in front."""
         return value if self.lower_first else -value
 
 
@@ -65,25 +64,25 @@ INDICATORS: dict[str, Indicator] = {
             source="PLoP, arXiv 2506.20629, https://arxiv.org/abs/2506.20629",
             lower_first=True,
             needs="features",
-            memory="one number a token of a batch",
+            memory="one number per token of a batch",
             measure=OfFeatures(nfn),
         ),
         Indicator(
             name="response-gain",
             title="gain",
             description="||Wz|| / ||z||, NFN without its denominator, lowest first",
-            source="the numerator of PLoP's NFN, https://arxiv.org/abs/2506.20629; a yardstick",
+            source="the numerator of PLoP's NFN, https://arxiv.org/abs/2506.20629; a baseline",
             lower_first=True,
             needs="features",
-            memory="one number a token of a batch",
+            memory="one number per token of a batch",
             measure=OfFeatures(response_gain),
         ),
         Indicator(
             name="rank-of-weights",
             title="rank of W",
             description="the effective rank of the weight, (Σσ²)² / Σσ⁴, highest first",
-            source="a baseline that looks at no data: the participation ratio of the squared "
-            "singular values",
+            source="a baseline that is independent of the data: the participation ratio of the "
+            "squared singular values",
             lower_first=False,
             needs="weights",
             memory="a float32 copy of a weight whose smaller side is at most 256",
@@ -93,7 +92,7 @@ INDICATORS: dict[str, Indicator] = {
             name="parameter-share",
             title="share",
             description="a type's share of the parameters, highest first",
-            source="a baseline that looks at neither data nor weights",
+            source="a baseline that is independent of data and weights",
             lower_first=False,
             needs="scores",
             memory="nothing",
@@ -116,7 +115,7 @@ INDICATORS: dict[str, Indicator] = {
             description="PEFT's KappaTune: condition number of the weight, lowest first",
             source="KappaTune, arXiv 2506.16289, https://arxiv.org/abs/2506.16289; "
             "peft.helpers.KappaTuneSelector",
-            lower_first=False,  # its value is minus the place in PEFT's order
+            lower_first=False,  # its value is minus the position in PEFT's order
             needs="weights",
             memory="a float32 copy of one weight",
             measure=OfModels(kappa_order, takes_batches=False),
@@ -129,7 +128,7 @@ INDICATORS: dict[str, Indicator] = {
             "peft.tuners.lora.eva.get_eva_state_dict",
             lower_first=False,
             needs="batches",
-            memory="a forward and 2 × rank directions an input",
+            memory="a forward pass and 2 × rank directions per input",
             measure=OfModels(eva_ranks, are_ranks=True),
         ),
     )
@@ -138,20 +137,20 @@ INDICATORS: dict[str, Indicator] = {
 
 
 def find_indicator(name: str) -> Indicator:
-    """Return a row of `INDICATORS`.
+    """Return the indicator of a name.
 
     Raises:
-        UsageError: there is none of that name; the nearest is offered.
+        UsageError: There is no such indicator; the message suggests the nearest name.
     """
     check_word("indicator", name, INDICATORS)
     return INDICATORS[name]
 
 
 def recorded_indicator(name: str) -> Indicator:
-    """Return a row whose numbers a record of scores holds.
+    """Return the indicator of a name that a record of scores can hold.
 
     Raises:
-        UsageError: there is none of that name, or it is measured on a model in training.
+        UsageError: There is no such indicator, or it is measured on the model to be trained.
     """
     row = find_indicator(name)
     if not row.is_recorded:

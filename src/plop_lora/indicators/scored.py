@@ -1,4 +1,4 @@
-"""Indicators that a record of scores holds, or from which they follow. torch where it is used.
+"""Indicators that a record of scores holds, or that follow from it. Imports torch lazily.
 
 Shape letters: N rows (tokens), O out, I in.
 """
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 def nfn(rows: FeatureRows) -> torch.Tensor:
-    """Return ||W z|| / (||z|| E||W u||) of each row: 1 where z is to the weight as noise is."""
+    """Return ||W z|| / (||z|| E||W u||) of each row, whose mean is 1 if z is random noise."""
     return rows.output_norms_N / (rows.input_norms_N * rows.expected_norm)
 
 
 def response_gain(rows: FeatureRows) -> torch.Tensor:
-    """Return ||W z|| / ||z|| of each row: NFN, but not divided by what noise would give."""
+    """Return ||W z|| / ||z|| of each row: NFN without the division by E||W u||."""
     return rows.output_norms_N / rows.input_norms_N
 
 
 def effective_rank(weight_OI: torch.Tensor, seed: int) -> torch.Tensor:
     """Return (Σσ²)² / Σσ⁴ of a weight, the participation ratio of its squared singular values.
 
-    It lies between 1 and the smaller side, which it reaches where all singular values are alike.
+    It lies between 1 and the smaller side, which it reaches if all singular values are equal.
     Σσ⁴ of a wide weight is estimated from a few seeded probes, as for NFN, so that no singular
     value has to be computed. A weight of zeros has rank 0.
 
@@ -40,12 +40,12 @@ def effective_rank(weight_OI: torch.Tensor, seed: int) -> torch.Tensor:
 
     square = frobenius_square(weight_OI)
     ratio = square.square() / sum_of_fourth_powers(weight_OI, seed)
-    # A weight without entries has no singular values, and its ratio would be 0 / 0.
+    # The ratio of a weight that is all zero would be 0 / 0.
     return ratio.where(square != 0, square)
 
 
 def parameter_share(scores: Scores) -> Sequence[float]:
-    """Return for each site the share of its host type in the parameters of all eligible types."""
+    """Return for each site the share of its host type in the parameters of the eligible types."""
     sizes: dict[str, int] = defaultdict(int)
     for row in scores.types:
         sizes[row.host_type] += row.parameters

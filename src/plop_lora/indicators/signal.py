@@ -1,7 +1,7 @@
-"""Run an indicator on the model as it will be trained, and note what it took.
+"""Measure an indicator on the model to be trained, with its time and memory.
 
-Such an indicator sees weights that are modules or stacks of experts in floating point, at home on
-one device; what it cannot see has no signal, which is not the same as a low one.
+Such an indicator supports weights of modules or stacks of experts, in floating point and on one
+device. A weight that it does not support has no value, which is not the same as a low one.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """What an indicator found and what it took.
+    """The values of an indicator, and what it cost to measure them.
 
     Attributes:
-        name: of the indicator.
-        values: host name → value; a host that the indicator cannot see is absent.
-        are_ranks: whether the values are LoRA ranks rather than an order.
-        seconds: wall time.
-        peak_memory: bytes, of the accelerator where the model is on one, else the most that the
-            process has held so far.
-        notes: what was not seen.
+        name: Name of the indicator.
+        values: Value of each host by name; a host that the indicator does not support is absent.
+        are_ranks: Whether the values are LoRA ranks rather than an order.
+        seconds: Wall time in seconds.
+        peak_memory: Peak memory in bytes: of the accelerator if the model is on one, else of the
+            process since its start.
+        notes: Notes on the hosts without a value.
     """
 
     name: str
@@ -52,21 +52,21 @@ def measure_signal(
     *,
     rank: int = 16,
 ) -> Signal:
-    """Measure an indicator of models and take its time.
+    """Measure an indicator on a loaded model, with its time and memory.
 
     Args:
-        name: the name of a row of `INDICATORS` that is measured on a model.
-        model: loaded, with its weights on one device; it comes back as it was.
-        batches: from `batches_of`; `gradient` takes the first, `eva` goes round until it has
-            converged, `kappa` takes none.
-        hosts: the weights that may carry an adapter (`Scores.hosts`).
-        rank: mean LoRA rank that `eva` shares out.
+        name: Name of an indicator that is measured on a model.
+        model: Loaded model with its weights on one device, whose state is restored afterwards.
+        batches: Batches from `batches_of`. `gradient` uses the first, `eva` repeats all until it
+            has converged, `kappa` uses none.
+        hosts: Weights that may carry an adapter (`Scores.hosts`).
+        rank: Mean LoRA rank that `eva` distributes over the weights.
 
     Raises:
-        UsageError: no such indicator, or one that `score` records.
-        DataError: it needs a batch and there is none.
-        ModelError: the indicator cannot read this model, or sees none of the hosts.
-        MeasurementError: a value that is not finite, or EVA that does not converge.
+        UsageError: There is no such indicator, or it is one that `score` records.
+        DataError: The indicator needs a batch, and there is none.
+        ModelError: The indicator does not support this model or any of the hosts.
+        MeasurementError: A value is not finite, or EVA does not converge.
     """
     measure = _of_models(name)
     if measure.takes_batches and not batches:
@@ -104,7 +104,7 @@ def _of_models(name: str) -> OfModels:
 
 
 def _prefix(model: nn.Module, hosts: Sequence[Host]) -> str:
-    """Return what the names of a scored body lack where the model has a head around it."""
+    """Return the prefix of the hosts' names in a model that has a head around the scored body."""
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     names = {name for name, _ in model.named_modules()} | {n for n, _ in model.named_parameters()}
     inside = any(host.name in names for host in hosts)

@@ -1,4 +1,4 @@
-"""Models: what a folder holds, how the hub is asked, loading, weights, devices, memory.
+"""Models: local folders and the hub, loading, checks of the weights, devices and memory.
 
-torch is imported only by those that need a loaded model.
+Only the files that need a loaded model import torch.
 """

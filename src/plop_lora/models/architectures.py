@@ -1,13 +1,13 @@
-"""What is known of architectures by name, where neither the model nor transformers tells it.
+"""Facts about architectures that can be read neither from the model nor from transformers.
 
-Types, blocks and experts are read from the loaded model, so that a new family needs no row here.
-What remains are conventions of naming: the words by which a class or a module tells its role, the
-names of fused projections, whose rows nothing describes, and single classes that describe less
-than others of their kind. Each row says in which families it was read, by their `model_type` in
-transformers.
+Types, blocks and experts are read from the loaded model, so a new family needs no row here. What
+remains are naming conventions: the words that indicate the role of a class or module, the names of
+fused projections, whose rows the model does not describe, and single classes that lack a
+description that similar classes have. Each row lists the families it applies to, by their
+`model_type` in transformers.
 
-Imports the standard library only. What a trainer or a server calls the parts of a model stands
-with that trainer or server.
+Imports the standard library only. The names that a trainer or a server uses for the parts of a
+model are in the file of that trainer or server.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from dataclasses import dataclass
 ATTENTION = frozenset({"attn", "attention", "attentions", "selfattention", "mha"})
 """Whole words in the names of modules and classes that compute attention."""
 STATE_MIXERS = frozenset({"mamba", "ssm", "recurrent", "rglru", "lstm", "mlstm", "slstm"})
-"""Whole words in the names of those that mix tokens by a state: neither attention nor an MLP."""
+"""Whole words in the names of modules that mix tokens by a state: neither attention nor an MLP."""
 TOWERS = frozenset({"vision", "audio"})
-"""Names of sub-configurations whose part of a model sees or hears."""
+"""Names of the sub-configurations of vision and audio parts."""
 SENSED_INPUTS = frozenset({"pixel_values", "input_features", "input_values"})
-"""Main inputs of models that see or hear."""
+"""Main inputs of vision and audio models."""
 
 QUERY_OR_VALUE = re.compile(r"(q|query|v|value)(_proj|_lin)?")
 """Query and value projections: LLaMA's `q_proj`, BERT's `query`, DistilBERT's `q_lin`."""
@@ -44,10 +44,10 @@ and the others in the MLP. Read in llama, gemma3, gpt2, gpt_neox, opt, bert, dis
 modernbert and mixtral."""
 
 UNUSED_PARTS = ("pooler", "masked_spec_embed", "mask_token")
-"""Parts of a body that scoring does not go through: BERT's pooler, what masks an input."""
+"""Parts of a body that scoring does not run: BERT's pooler, and embeddings that mask an input."""
 OLD_BUFFERS = ("inv_freq", "masked_bias", "position_ids", "relative_position_index")
 """Buffers that older releases of transformers saved: rotary frequencies, causal masks, tables of
-positions. A checkpoint that still has them lacks nothing."""
+positions. They are ignored in a checkpoint."""
 
 
 class RowLayout(enum.StrEnum):
@@ -70,14 +70,14 @@ class RowLayout(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FusedProjection:
-    """A projection that computes several in one product.
+    """A linear layer that computes several projections in one product.
 
     Attributes:
-        leaf: The name of the projection in the module that owns it.
-        layout: How its rows are divided.
-        families: The families in which it was read.
-        halves: The names of the two halves, in the order of their rows.
-        partner: The projection beside it whose input is as wide as one of the halves.
+        leaf: Name of the layer in the module that owns it.
+        layout: Layout of its rows.
+        families: Families in which this layout was verified.
+        halves: Names of the two halves, in the order of their rows.
+        partner: Layer of the same module whose input is as wide as one of the halves.
     """
 
     leaf: str
@@ -127,10 +127,11 @@ FUSED_PROJECTIONS: dict[str, FusedProjection] = {
         ),
     )
 }
-"""Name of a fused projection → what is known of it. Experts in one parameter describe themselves.
+"""Name of a fused projection → its layout. Stacked experts are not listed, as their modules have
+attributes that describe the layout.
 
-A name alone proves nothing: sizes that do not add up to the rows of the weight are not believed,
-and most projections called `q_proj` are no more than a query.
+A name alone is not sufficient: most projections called `q_proj` hold only a query. The layout is
+used only if its sizes add up to the number of rows of the weight.
 """
 
 
@@ -139,9 +140,9 @@ class StackedExperts:
     """A class that holds its experts in two parameters, without the attributes that describe them.
 
     Attributes:
-        module: The module of transformers that defines the class.
-        name: The name of the class.
-        parameters: The two parameters, in the order in which they are applied.
+        module: Module of transformers that defines the class.
+        name: Name of the class.
+        parameters: Names of the two parameters, in the order in which they are applied.
         transposed: Whether a parameter is [expert, in, out].
         interleaved: Whether the rows of gate and up alternate.
         gated: Whether the first parameter holds gate and up.
@@ -163,4 +164,4 @@ LLAMA4_EXPERTS = StackedExperts(
     interleaved=False,
     gated=True,
 )
-"""Llama 4 has a forward of its own, older than transformers' interface of experts."""
+"""Llama 4's experts have a forward of their own, which predates transformers' experts interface."""

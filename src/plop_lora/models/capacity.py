@@ -1,6 +1,6 @@
-"""How much memory there is for a model, asked from the system.
+"""The memory that the system has free for a model.
 
-Knows Linux with control groups of both versions, and anything that tells its physical pages.
+Supports Linux with control groups of both versions, and systems that report their physical pages.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ import torch
 PROC = Path("/proc")
 GROUPS = Path("/sys/fs/cgroup")
 _NO_LIMIT = 1 << 60
-"""Version 1 writes a number of this size where there is no limit."""
+"""Control groups of version 1 report a number above this one if there is no limit."""
 
 
 def available_memory(*, proc: Path = PROC, groups: Path = GROUPS) -> int | None:
-    """Return the bytes of RAM that this process can still use, or None if nobody can tell.
+    """Return the bytes of RAM that this process can still use, or None if that is not known.
 
-    The least of what the system has left and of what each control group above the process allows;
-    pages of files count as free there, since the kernel takes them back.
+    This is the minimum of the free memory of the system and of each control group of the process.
+    The file pages of a group count as free, because the kernel can reclaim them.
 
     Args:
-        proc: Where the kernel tells of the system and of this process.
-        groups: Where the control groups are mounted.
+        proc: Mount point of procfs.
+        groups: Mount point of the control groups.
     """
     known = [*_system(proc), *_groups(proc, groups)]
     return max(0, min(known)) if known else None
 
 
 def device_memory(device: torch.device) -> int | None:
-    """Return the free bytes of an accelerator, or None if torch cannot tell."""
+    """Return the free bytes of a CUDA device, or None for other devices."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return None
@@ -49,7 +49,7 @@ def _system(proc: Path) -> Iterator[int]:
 
 
 def _groups(proc: Path, root: Path) -> Iterator[int]:
-    """Go through the limits of the control groups of this process, from its own to the root."""
+    """Yield the free bytes of each control group of this process, from its own to the root."""
     try:
         lines = (proc / "self" / "cgroup").read_text().splitlines()
     except OSError:

@@ -1,8 +1,9 @@
-"""Where a model runs, and when its weights are there.
+"""The device of a model, and access to weights that accelerate offloads.
 
 accelerate places modules on several devices and keeps the weights of some on the CPU or on disk:
-outside its own forward such a module holds empty tensors on the meta device. What must see a
-weight therefore runs in the module's window, between accelerate's loading and its unloading.
+outside its own forward such a module holds empty tensors on the meta device. Code that reads a
+weight therefore runs inside the forward, after accelerate has loaded the weight and before it
+unloads it.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ _NATIVE = {
     torch.bfloat16: "_is_mkldnn_bf16_supported",
     torch.float16: "_is_mkldnn_fp16_supported",
 }
-"""Half precision → torch's question whether oneDNN has products for it here."""
+"""Half-precision dtype → function of torch that returns whether oneDNN supports it here."""
 
 
 def home_of(model: nn.Module) -> torch.device:
-    """Return the device that a model's inputs go to.
+    """Return the device for the inputs of a model.
 
-    That of its first weight that is anywhere; where all are offloaded, the device that
-    accelerate computes on.
+    It is the device of the first weight that is not offloaded or, if all are, the device on which
+    accelerate computes.
     """
     for parameter in model.parameters():
         if parameter.device.type != "meta":
@@ -43,18 +44,18 @@ def home_of(model: nn.Module) -> torch.device:
 
 
 def own_device(wanted: str, count: int) -> str:
-    """Return the GPU of this process where `auto` or `cuda` would give all `count` the same one."""
+    """Return the device of this process among `count`, a GPU of its own for `auto` or `cuda`."""
     if wanted not in ("auto", "cuda") or count == 1 or not torch.cuda.is_available():
         return wanted
     return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
 
 
 def is_slow(dtype: torch.dtype) -> bool:
-    """Whether the CPU has no instructions for products of a dtype.
+    """Return whether the CPU lacks instructions for matrix products in a dtype.
 
     Such a processor multiplies bfloat16 and float16 several times slower than float32
-    (`benchmarks/dtypes.py`). Only x86 is judged, by what oneDNN finds there; for bfloat16 AVX-512
-    is enough for oneDNN, which then converts to float32 and back.
+    (`benchmarks/dtypes.py`). Only x86 is checked, by asking oneDNN. For bfloat16, oneDNN reports
+    support with AVX-512 alone, although it then converts to float32 and back.
     """
     question = _NATIVE.get(dtype)
     if question is None or platform.machine().lower() not in _X86:
@@ -70,7 +71,7 @@ def _only_converts_bfloat16() -> bool:
 
 
 def slow_dtype(model: nn.Module) -> torch.dtype | None:
-    """Return the dtype of a model's weights that its device, a CPU, is slow in; else None."""
+    """Return the dtype of a model's weights in which its CPU is slow, or None."""
     if home_of(model).type != "cpu":
         return None
     found = {parameter.dtype for parameter in model.parameters()}
@@ -78,9 +79,9 @@ def slow_dtype(model: nn.Module) -> torch.dtype | None:
 
 
 def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a tensor on a device; a GPU fetches it from pinned memory while the host goes on.
+    """Return a tensor on a device; the copy from the CPU to a GPU is asynchronous.
 
-    Nothing else may be fetched without waiting: what arrives on the CPU is read at once.
+    Only this direction may be asynchronous: a tensor that is copied to the CPU is read at once.
     """
     if device.type != "cuda":
         return tensor.to(device)
@@ -90,16 +91,17 @@ def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def forward_attribute(module: nn.Module) -> str:
-    """Return the attribute that holds the forward of a module with its weights at hand.
+    """Return the name of the attribute with the forward that runs while the weights are loaded.
 
-    accelerate keeps it under `_old_forward` and puts its own loading and unloading around it.
+    accelerate keeps the original forward under `_old_forward`, and wraps it with the loading and
+    unloading of the weights.
     """
     return "_old_forward" if hasattr(module, "_hf_hook") else "forward"
 
 
 @contextlib.contextmanager
 def replaced_forward(module: nn.Module, forward: Callable[..., object]) -> Iterator[None]:
-    """Replace the forward of a module for the length of the block."""
+    """Replace the forward of a module inside the `with` block."""
     name = forward_attribute(module)
     before = module.__dict__.get(name)
     setattr(module, name, forward)
@@ -114,9 +116,9 @@ def replaced_forward(module: nn.Module, forward: Callable[..., object]) -> Itera
 
 @contextlib.contextmanager
 def recorded_calls(module: nn.Module, record: Record) -> Iterator[None]:
-    """Call `record(module, arguments, output)` after each forward, with the weights at hand.
+    """Call `record(module, arguments, output)` after each forward, while the weights are loaded.
 
-    Runs before hooks of others, which may replace a module's output.
+    It is called before other hooks, which may replace the output of the module.
     """
     if forward_attribute(module) == "forward":
         handle = module.register_forward_hook(record, prepend=True)
@@ -132,7 +134,7 @@ def recorded_calls(module: nn.Module, record: Record) -> Iterator[None]:
     def forward(*arguments: object, **options: object) -> Any:
         nonlocal recording
         output = inner(*arguments, **options)
-        if not recording:  # a quantised layer is measured by calling it
+        if not recording:  # measuring a quantised layer calls it again
             recording = True
             try:
                 record(module, arguments, output)

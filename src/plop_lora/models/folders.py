@@ -1,7 +1,8 @@
-"""What a name on the command line means: a folder of a model, something else, or a hub id.
+"""Check whether a model name is a local folder with a model, another path, or a hub id.
 
-All of it is told before torch is imported and before the hub is asked, from the names of files
-and a few bytes of them. A folder that transformers could not load is answered by what it holds.
+The checks need only file names and a few bytes of some files; they run before torch is imported and
+before any request to the hub. The error for a folder that transformers could not load says what the
+folder holds instead.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ _TOKENIZER = (
     "tekken.json",
 )
 LFS_POINTER = b"version https://git-lfs"
-"""How a file begins that Git LFS left in place of a large one."""
+"""First bytes of a Git LFS pointer, which stands for a large file that was not fetched."""
 
 
 def model_name(name: str, *, weights: bool = True) -> str:
-    """Return the name to load a model by: `~` is expanded, all else stays as it was typed.
+    """Return the name from which to load a model, with `~` expanded.
 
     Args:
-        name: as it was typed.
-        weights: whether they are loaded, which an adapter in the folder would change.
+        name: Name as the user typed it.
+        weights: Whether the weights are loaded, which an adapter in the folder would change.
 
     Raises:
-        ModelError: the name is a file, a folder that holds no model, or looks like a path and is
-            not there; the text says what it is and what to give instead.
+        ModelError: The name is a file, a folder without a model, or a path that does not exist.
+            The message says what it is and what to give instead.
     """
     path = Path(expanded(name))
     if path.is_dir():
@@ -58,20 +59,20 @@ def model_name(name: str, *, weights: bool = True) -> str:
 
 
 def expanded(name: str) -> str:
-    """Return a name in which a leading `~` stands for the home folder; others as they are."""
+    """Return a name with a leading `~` replaced by the home folder."""
     if not name.startswith("~"):
         return name
     try:
         return str(Path(name).expanduser())
-    except RuntimeError:  # a user without a home folder, or ~other of nobody
+    except RuntimeError:  # a user without a home folder, or ~other of an unknown user
         return name
 
 
 def check_reach(name: str, what: str, revision: str | None = None) -> None:
-    """Refuse a hub id that neither the hub nor the cache can give now, in seconds.
+    """Check within seconds that a hub id can be loaded from the hub or the cache.
 
     Raises:
-        ModelError: the hub is out of reach and the cache does not hold it.
+        ModelError: The hub cannot be reached, and the cache does not hold the model.
     """
     reason = out_of_reach(name, "model")
     if reason:
@@ -79,7 +80,7 @@ def check_reach(name: str, what: str, revision: str | None = None) -> None:
 
 
 def not_given(name: str, what: str, reason: str, revision: str | None = None) -> str:
-    """Return what to say of a name that is no folder and that the hub did not give."""
+    """Return the error message for a name that is not a folder and was not found on the hub."""
     version = f" in revision {revision!r}" if revision else ""
     return (
         f"No {what} {name!r}{version}: it is not a folder here, and the hub did not give one "
@@ -88,10 +89,10 @@ def not_given(name: str, what: str, reason: str, revision: str | None = None) ->
 
 
 def check_tokenizer(name: str) -> None:
-    """Refuse a local folder that holds no tokenizer, before transformers guesses at one.
+    """Refuse a local folder without a tokenizer, before transformers guesses one.
 
     Raises:
-        ModelError: the folder has none of the files of a tokenizer.
+        ModelError: The folder has none of the files of a tokenizer.
     """
     path = Path(name)
     if path.is_dir() and not any((path / file).exists() for file in _TOKENIZER):
@@ -103,7 +104,7 @@ def check_tokenizer(name: str) -> None:
 
 
 def own_code(name: str) -> list[str]:
-    """Return the Python files that the config.json of a local folder wants to run."""
+    """Return the Python files that the config.json of a local folder would run."""
     mapped = _read(Path(name) / CONFIG).get("auto_map")
     places = [place for place in mapped.values() if isinstance(place, str)] if mapped else []
     files = {f"{place.rpartition('--')[2].partition('.')[0]}.py" for place in places}
@@ -111,7 +112,7 @@ def own_code(name: str) -> list[str]:
 
 
 def folders_beside(path: Path) -> list[str]:
-    """Return the folders that a mistyped folder could have meant."""
+    """Return the names of the folders beside a path, as candidates for a mistyped name."""
     parent = Path(expanded(str(path))).parent
     return [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
 
@@ -143,12 +144,12 @@ def _check_folder(name: str, path: Path, weights: bool) -> None:
 
 
 def with_adapter(name: str, config: Path, *, is_model: bool) -> str:
-    """Return what to say of a folder or repository that holds an adapter.
+    """Return the error message for a folder or repository that holds an adapter.
 
     Args:
-        name: as it was typed.
-        config: its adapter_config.json, on this machine.
-        is_model: whether it holds a model as well.
+        name: Name as the user typed it.
+        config: Local path of its adapter_config.json.
+        is_model: Whether it holds a model as well.
     """
     if is_model:
         return (
@@ -164,9 +165,9 @@ def with_adapter(name: str, config: Path, *, is_model: bool) -> str:
 
 
 def _check_fetched(name: str, path: Path) -> None:
-    """Refuse a clone whose large files are still pointers, which no library reads as such.
+    """Refuse a clone whose large files are still Git LFS pointers, which no library recognises.
 
-    Only what is loaded counts: many fetch the weights of one format and leave the others.
+    Only the files to load are checked, because many users fetch the weights in one format only.
     """
     weights = sorted(path.glob("model*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
     needed = [path / CONFIG, *(path / file for file in _TOKENIZER), *weights]
@@ -180,7 +181,7 @@ def _check_fetched(name: str, path: Path) -> None:
 
 
 def is_lfs_pointer(path: Path) -> bool:
-    """Whether a file is what Git LFS leaves in place of one that was not fetched."""
+    """Return whether a file is the Git LFS pointer of a file that was not fetched."""
     try:
         with path.open("rb") as file:
             return file.read(len(LFS_POINTER)) == LFS_POINTER
@@ -218,7 +219,7 @@ def _gguf(name: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return a JSON object from a file; an empty one where there is none, or it is damaged."""
+    """Return the JSON object in a file, or an empty one if the file is missing or damaged."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

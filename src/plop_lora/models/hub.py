@@ -1,8 +1,8 @@
-"""Whether the hub can be asked, told in seconds instead of minutes.
+"""Determine within seconds, instead of minutes, whether the hub can be reached.
 
-Without a network every file of a model costs its own retries, and a name server that drops
-questions keeps each of them waiting. So the hub is asked once, with a deadline; where nobody
-answers, everything goes on with what the cache holds, as under HF_HUB_OFFLINE=1.
+Without a network, each file of a model is retried on its own, and a name server that drops requests
+delays every retry. Therefore one request with a deadline is made first. If it fails, loading uses
+only the cache, as with HF_HUB_OFFLINE=1.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 SECONDS = 6.0
-"""How long the hub has for its first answer."""
+"""Deadline in seconds for the first response of the hub."""
 
 
 @contextlib.contextmanager
 def hub_or_cache(name: str) -> Iterator[None]:
-    """Load what `name` means inside this block; a hub that does not answer is left alone.
+    """Use only the cache inside the `with` block if the hub cannot be reached.
 
     Args:
-        name: a local folder, for which nobody is asked, or a hub id.
+        name: Hub id, or a local folder, for which no request is made.
     """
     if Path(name).is_dir() or is_offline() or reachable():
         yield
@@ -34,26 +34,26 @@ def hub_or_cache(name: str) -> Iterator[None]:
 
 
 def is_offline() -> bool:
-    """Whether the user, or `hub_or_cache`, forbids to ask the hub."""
+    """Return whether requests to the hub are disabled, by the user or by `hub_or_cache`."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
 
 
 def why_not(error: BaseException) -> str:
-    """Return why the hub gave nothing, where it was not asked; empty for an error of its own."""
+    """Return why the hub was not asked; the string is empty if the error came from the hub."""
     return _reason() if is_offline() and isinstance(error, OSError) else ""
 
 
 def out_of_reach(name: str, kind: str) -> str:
-    """Return why a name cannot be had, before anything that takes seconds to import is.
+    """Return why a name cannot be loaded, without importing any slow library.
 
     Args:
-        name: a local folder or a hub id.
+        name: Local folder or hub id.
         kind: `model` or `dataset`.
 
     Returns:
-        Empty where it is a folder, in a cache, or where the hub answers.
+        The reason. It is empty if the name is a folder or in a cache, or if the hub responds.
     """
     if Path(name).is_dir() or _is_cached(name, kind):
         return ""
@@ -67,7 +67,7 @@ def _reason() -> str:
 
 
 def _is_cached(name: str, kind: str) -> bool:
-    """Whether a cache holds anything of a name; `datasets` has one of its own."""
+    """Return whether a cache holds any file of a name; `datasets` has a cache of its own."""
     from huggingface_hub import constants
 
     folders = [Path(constants.HF_HUB_CACHE) / f"{kind}s--{name.replace('/', '--')}"]
@@ -79,9 +79,9 @@ def _is_cached(name: str, kind: str) -> bool:
 
 @functools.cache
 def reachable() -> bool:
-    """Whether the hub answers, whatever it says; asked once a process.
+    """Return whether the hub responds at all; the request is made once per process.
 
-    Asked in a thread, since a question to a name server knows no deadline.
+    It is made in a thread, because a name lookup has no deadline.
     """
     answered: list[bool] = []
     thread = threading.Thread(target=lambda: answered.append(_asked()), daemon=True)
@@ -95,14 +95,14 @@ def _asked() -> bool:
 
     try:
         get_session().head(constants.ENDPOINT, timeout=SECONDS)
-    except Exception:  # of the client, of proxies, of TLS: nobody can be asked
+    except Exception:  # any error of the client, a proxy or TLS means that the hub is unreachable
         return False
     return True
 
 
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
-    """Switch the libraries of Hugging Face to their caches for the length of the block."""
+    """Switch the libraries of Hugging Face to offline mode inside the `with` block."""
     import sys
 
     from huggingface_hub import constants

@@ -38,7 +38,7 @@ from plop_lora.status import status
 _LONGEST_REASON = 300
 _ASKS_FOR_CODE = "trust_remote_code"
 _NEWER = ("any variant of untagged enum", "unknown variant")
-"""What tokenizers says of a file with a part that it does not know."""
+"""Messages of the tokenizers library for a file with a component that it does not know."""
 
 
 def load_model(
@@ -49,7 +49,7 @@ def load_model(
     progress: bool = True,
     origin: Origin = PLAIN,
 ) -> nn.Module:
-    """Load a model; `load_weights` without what it says beside it."""
+    """Load a model as `load_weights` does, and return only the module."""
     model: nn.Module = load_weights(
         name, device=device, dtype=dtype, progress=progress, origin=origin
     ).model
@@ -64,19 +64,19 @@ def load_weights(
     progress: bool = True,
     origin: Origin = PLAIN,
 ) -> Loaded:
-    """Load the architecture that a checkpoint declares, so that module names are the user's.
+    """Load the architecture that a checkpoint declares, so that module names match the user's.
 
     Args:
-        name: hub id or local folder.
-        device: `auto` (an accelerator if there is one), `cpu`, `cuda`, `cuda:1`, `mps`.
-        dtype: `auto` (the checkpoint's), `float32`, `bfloat16`, `float16`.
-        progress: let transformers draw its bar.
-        origin: revision, token, and whether code beside the weights may run.
+        name: Hub id or local folder.
+        device: `auto` (an accelerator if there is one), `cpu`, `cuda`, `cuda:1` or `mps`.
+        dtype: `auto` (the checkpoint's), `float32`, `bfloat16` or `float16`.
+        progress: Whether transformers draws its progress bar.
+        origin: Revision, token, and whether code beside the weights may run.
 
     Raises:
-        ModelError: no such model, it cannot be loaded, or its weights are not those of the model
-            that its config.json describes.
-        UsageError: an unknown device or dtype.
+        ModelError: The model does not exist or cannot be loaded, or its weights are not those of
+            the model that its config.json describes.
+        UsageError: The device or dtype is unknown.
     """
     check_dtype(dtype)
     target = device_named(device)
@@ -89,9 +89,9 @@ def load_weights(
 
 
 def architecture_of(config: PretrainedConfig) -> type[PreTrainedModel] | None:
-    """Return the class of transformers that a config.json declares, None where it has none.
+    """Return the class of transformers that a config.json declares, or None.
 
-    The name comes from a file: whatever else it may mean in transformers is no model.
+    The name comes from a file, so anything in transformers that is not a model class is rejected.
     """
     declared = getattr(transformers, (config.architectures or [""])[0], None)
     is_model = isinstance(declared, type) and issubclass(declared, PreTrainedModel)
@@ -99,7 +99,7 @@ def architecture_of(config: PretrainedConfig) -> type[PreTrainedModel] | None:
 
 
 def declared_class(config: PretrainedConfig) -> Any:
-    """Return the class that a config.json declares, or an Auto class that knows its own code."""
+    """Return the class that a config.json declares, or an Auto class that loads its own code."""
     declared = architecture_of(config)
     if declared is not None:
         return declared
@@ -108,14 +108,14 @@ def declared_class(config: PretrainedConfig) -> Any:
 
 
 def dtype_for(name: str, device: str, dtype: str, origin: Origin = PLAIN) -> str:
-    """Return what `auto` means for scoring a model on a device; other dtypes stay as they are.
+    """Return the dtype in which to score a model on a device.
 
-    It is the checkpoint's own, except on a CPU that is slow in that: there float32, whose scores
-    differ in the fourth digit. A quantised model keeps what it was made for.
+    `auto` becomes float32 on a CPU that is slow in the checkpoint's dtype; the scores then differ
+    in the fourth digit. Otherwise, and for a quantised model, `auto` is kept.
 
     Raises:
-        ModelError: no such model.
-        UsageError: an unknown device or dtype.
+        ModelError: The model does not exist.
+        UsageError: The device or dtype is unknown.
     """
     check_dtype(dtype)
     if dtype != "auto" or device_named(device).type != "cpu":
@@ -132,11 +132,11 @@ def load_skeleton(name: str, origin: Origin = PLAIN) -> nn.Module:
     """Build the architecture that a checkpoint declares on the meta device, without weights.
 
     Args:
-        name: hub id or local folder; only its config.json is read.
-        origin: revision, token, and whether code beside the weights may run.
+        name: Hub id or local folder, of which only config.json is read.
+        origin: Revision, token, and whether code beside the weights may run.
 
     Raises:
-        ModelError: no such model, or transformers does not know it.
+        ModelError: The model does not exist, or transformers does not know it.
     """
     name = model_name(name, weights=False)
     with explained(name, "model", origin):
@@ -153,10 +153,10 @@ def load_skeleton(name: str, origin: Origin = PLAIN) -> nn.Module:
 
 
 def load_tokenizer(name: str, origin: Origin = PLAIN) -> PreTrainedTokenizerBase:
-    """Load the tokenizer that belongs to a model.
+    """Load a tokenizer by its name or that of its model.
 
     Raises:
-        ModelError: there is none at that name.
+        ModelError: There is no tokenizer of that name.
     """
     check_tokenizer(name)
     with explained(name, "tokenizer", origin):
@@ -167,7 +167,7 @@ def load_tokenizer(name: str, origin: Origin = PLAIN) -> PreTrainedTokenizerBase
 
 
 def _processor_template(name: str, origin: Origin) -> str | None:
-    """Return the chat template of a model whose processor alone has one, as of older releases."""
+    """Return the chat template that older releases stored with the processor only, or None."""
     for file in ("chat_template.json", "processor_config.json"):
         path = cached_file(
             name, file, _raise_exceptions_for_missing_entries=False,
@@ -182,16 +182,16 @@ def _processor_template(name: str, origin: Origin) -> str | None:
 
 @contextlib.contextmanager
 def explained(name: str, what: str, origin: Origin = PLAIN) -> Iterator[None]:
-    """Turn what transformers raises about a model or tokenizer into a `ModelError` that helps.
+    """Turn the errors of transformers on a model or tokenizer into a `ModelError` with advice.
 
-    Inside, a hub that does not answer is asked once and not again for every file.
+    Inside the `with` block, an unreachable hub is tried only once, not once per file.
     """
     with hub_or_cache(name):
         try:
             yield
         except (PlopError, MemoryError):
             raise
-        except Exception as error:  # of json, of tokenizers, of checks of a configuration
+        except Exception as error:  # includes errors of json, tokenizers and configuration checks
             raise ModelError(_explanation(name, what, origin, error)) from error
 
 
@@ -227,7 +227,7 @@ def _wants_code(name: str, what: str) -> str:
 
 @contextlib.contextmanager
 def _loading_bar(name: str, wanted: bool) -> Iterator[None]:
-    """Let transformers draw its bar, or one line where its bars are off; put its setting back."""
+    """Let transformers draw its bar, or show one line if bars are disabled; restore the setting."""
     logging = transformers.utils.logging
     before = logging.is_progress_bar_enabled()
     if not wanted:
@@ -244,7 +244,7 @@ def device_named(name: str) -> torch.device:
     """Return a device by its name; `auto` is an accelerator if there is one.
 
     Raises:
-        UsageError: there is no such device here.
+        UsageError: There is no such device on this machine.
     """
     if name == "auto":
         return _accelerator() or torch.device("cpu")
@@ -264,14 +264,14 @@ def device_named(name: str) -> torch.device:
 def _accelerator() -> torch.device | None:
     """Return the accelerator of this machine, or None.
 
-    torch names the one it was built for, which the machine need not have: PyPI's build for Linux
-    says `cuda` without a GPU or its driver.
+    torch reports the one it was built for even if the machine has none: PyPI's build for Linux
+    reports `cuda` without a GPU or its driver.
     """
     return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
 
 
 def describe(model: nn.Module, name: str | None = None) -> ModelReference:
-    """Return the reference of a loaded model; `name` is what the user called it."""
+    """Return the reference of a loaded model for a record; `name` is the one the user gave."""
     config = getattr(model, "config", None) if isinstance(model, PreTrainedModel) else None
     parameters = sum(parameter.numel() for parameter in model.parameters())
     architecture = type(model).__name__
@@ -301,7 +301,7 @@ _TASKS = (
 
 
 def _task_type(architecture: str) -> str | None:
-    """Return PEFT's task type of an architecture; None lets PEFT wrap it as it is."""
+    """Return PEFT's task type of an architecture, or None for PEFT's generic wrapper."""
     for task, names in _TASKS:
         if architecture in names.values():
             return task
@@ -310,7 +310,7 @@ def _task_type(architecture: str) -> str | None:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Do as `quiet_loading` for the length of the block, and put the user's settings back."""
+    """Apply `quiet_loading` inside the `with` block, then restore the user's settings."""
     logging = transformers.utils.logging
     bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     with warnings.catch_warnings():
@@ -324,7 +324,7 @@ def quietly() -> Iterator[None]:
 
 
 def quiet_loading() -> None:
-    """Turn off transformers' own bars and warnings on stderr; errors are ours to tell."""
+    """Turn off the progress bars and warnings of transformers; errors are still raised."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()

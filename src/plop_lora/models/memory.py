@@ -1,7 +1,8 @@
-"""How much memory was used, and whether an error says that it is full: one rule for every step.
+"""Peak memory, and recognition of out-of-memory errors, for every step.
 
-torch and its allocators say the latter by different classes and words, and a wrapper such as Ray or
-accelerate keeps the words alone. Imports the standard library only, and torch where a GPU is asked.
+torch and its allocators report a lack of memory with different classes and messages, and wrappers
+such as Ray or accelerate keep only the message. Imports the standard library, and torch only for a
+GPU.
 """
 
 from __future__ import annotations
@@ -20,27 +21,27 @@ _WORDS = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory did not suffice, on an accelerator or on the host."""
+    """Return whether an error reports a lack of memory, on an accelerator or on the host."""
     if isinstance(error, MemoryError):
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
-        return True  # torch's own, told without importing torch
+        return True  # torch's own class, recognised without importing torch
     words = str(error).lower()
     return isinstance(error, RuntimeError) and any(word in words for word in _WORDS)
 
 
 def peak_memory(device: str = "cpu") -> int:
-    """Return the largest use of memory, in bytes.
+    """Return the peak memory in bytes.
 
     Args:
-        device: torch's name of a device. For a GPU it is what torch has allocated there since its
-            statistics were reset, for any other device the resident memory of this process since
-            it started.
+        device: Name of a device of torch.
 
     Returns:
-        0 where the system does not say, as on Windows.
+        For a GPU, the peak of torch's allocations since the last reset; for other devices, the
+        peak resident memory of this process since its start. It is 0 if the system does not report
+        it, as on Windows.
     """
     if device.startswith("cuda"):
         import torch
@@ -55,7 +56,7 @@ def peak_memory(device: str = "cpu") -> int:
 
 
 def reset_peak_memory(device: str) -> None:
-    """Let `peak_memory` of a GPU start here; that of a process cannot be reset."""
+    """Reset the `peak_memory` of a GPU; that of a process cannot be reset."""
     if device.startswith("cuda"):
         import torch
 

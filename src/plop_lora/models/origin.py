@@ -1,4 +1,4 @@
-"""How the files of a model are asked for: which version, on whose behalf, running whose code.
+"""How the files of a model are requested: the revision, the token, and whether code may run.
 
 Imports the standard library only.
 """
@@ -11,13 +11,13 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What goes to every `from_pretrained` beside the name.
+    """The arguments of `from_pretrained` in addition to the name.
 
     Attributes:
         revision: Branch, tag or commit of a model on the hub; None is its main branch.
-        trust_remote_code: Whether Python files that lie beside the weights may run. Only the
-            user's own word makes it true; transformers never asks and no record sets it.
-        token: Access token of the hub; None takes the one that `hf auth login` stored. It is
+        trust_remote_code: Whether Python files beside the weights may run. It is true only if
+            the user sets it explicitly: there is no prompt, and no record sets it.
+        token: Access token of the hub; None uses the one that `hf auth login` stored. It is
             never recorded and never shown.
     """
 
@@ -26,21 +26,21 @@ class Origin:
     token: str | None = field(default=None, repr=False)
 
     def files(self) -> dict[str, Any]:
-        """Return the keywords of what reads a file and runs nothing."""
+        """Return the keywords for functions that only read files."""
         return {"revision": self.revision, "token": self.token}
 
     def loading(self) -> dict[str, Any]:
-        """Return the keywords of `from_pretrained`."""
+        """Return the keywords for `from_pretrained`."""
         return {**self.files(), "trust_remote_code": self.trust_remote_code}
 
     def elsewhere(self) -> Origin:
-        """Return the origin of files that lie in another repository, whose revisions differ."""
+        """Return the origin for another repository, in which the revision does not apply."""
         return Origin(None, self.trust_remote_code, self.token)
 
     def without_token(self, text: str) -> str:
-        """Return a text in which the token is not readable."""
+        """Return a text with the token replaced by asterisks."""
         return text.replace(self.token, "***") if self.token else text
 
 
 PLAIN = Origin()
-"""The main branch, the stored token, and no code but that of transformers."""
+"""Origin with the main branch, the stored token, and no code except that of transformers."""

@@ -1,4 +1,4 @@
-"""Models in wrappers: unwrapped where nothing changes, else refused with the line that helps."""
+"""Wrapped models: unwrapped if the weights are unchanged, otherwise refused with advice."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from plop_lora.errors import ModelError
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the model inside `torch.compile`, `DataParallel` or `DistributedDataParallel`.
 
-    Of a `SentenceTransformer` it is the transformer, which is what an adapter goes into.
-
-    The wrapper is not changed; the forward passes of a score run on the model itself.
+    For a `SentenceTransformer`, return its transformer, which would carry the adapters. The wrapper
+    is not changed; scoring runs the inner model.
 
     Raises:
-        ModelError: a model whose weights a wrapper has taken apart (FSDP), or that carries
+        ModelError: A wrapper has flattened the weights of the model (FSDP), or the model carries
             adapters, whose layers would be scored as its own.
     """
     while True:
@@ -51,5 +50,5 @@ def _inside(model: nn.Module) -> nn.Module | None:
 
 
 def _adapts(module: nn.Module) -> bool:
-    """Whether a module is an adapter layer of PEFT, told without importing PEFT."""
+    """Return whether a module is an adapter layer of PEFT, without importing PEFT."""
     return any(base.__name__ == "BaseTunerLayer" for base in type(module).__mro__)

@@ -1,11 +1,11 @@
-"""Whether a checkpoint holds the weights of the model that its config.json describes.
+"""Check that a checkpoint holds the weights of the model that its config.json describes.
 
-transformers draws what a checkpoint lacks and drops what it does not know, with a warning at most.
-Random weights have an NFN near 1, which reads as room for an adapter. So what a forward pass goes
-through must be there, under a name that the model knows and in its shape. Only what stands behind
-the body may be new: a head for another task, a pooler.
+transformers initialises missing weights at random and drops unknown ones, with a warning at most.
+Random weights have an NFN near 1, which looks like a recommendation to adapt them. Every weight
+that a forward pass uses must therefore be in the checkpoint, under a name that the model knows and
+in its shape. Only weights after the body may be new: a head for another task, or a pooler.
 
-Wrappers of training put prefixes before the names that they save; those are taken off.
+Training wrappers save weights under prefixed names; these prefixes are removed.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _CHAIN = rf"(?:(?:{'|'.join(WRAPPERS)})\.)+"
 _LEADING = rf"^(?:(?:module|{'|'.join(WRAPPERS)})\.)+"
 KEY_MAPPING = {
     _LEADING: "",
-    # A rule takes off one chain of each name, and a block may be wrapped as well as its parts.
+    # A rule removes one chain per name, and a block may be wrapped as well as its parts.
     rf"(?<=\.){_CHAIN}": "",
     rf"(?<=[.]){_CHAIN}": "",
 }
-"""Rules for transformers that take the prefixes of wrappers off."""
+"""Key mapping for transformers that removes the prefixes of wrappers."""
 _WRAPPED = re.compile(rf"{_LEADING}|\.{_CHAIN}")
 _SHOWN = 4
 
@@ -45,9 +45,9 @@ class Loaded:
     """A model from a checkpoint.
 
     Attributes:
-        model: With the weights of the checkpoint.
-        new: Names of weights that the checkpoint lacks and the model may have anew.
-        notes: What was done to names.
+        model: The model with the weights of the checkpoint.
+        new: Names of the weights that the checkpoint lacks, such as those of a new head.
+        notes: Notes for the record, such as on prefixes that were removed.
     """
 
     model: Any
@@ -58,17 +58,17 @@ class Loaded:
 def load_checked(
     wanted: Any, name: str, *, ignore_mismatched_sizes: bool = False, **options: Any
 ) -> Loaded:
-    """Load a checkpoint by a class of transformers and check that its weights are the model's.
+    """Load a checkpoint with a class of transformers and check that its weights fit the model.
 
     Args:
-        wanted: The class, or one of the Auto classes.
+        wanted: Class of the model, or one of the Auto classes.
         name: Hub id or local folder.
-        ignore_mismatched_sizes: Whether a head may have another shape and be made anew.
-        **options: Go to `from_pretrained`.
+        ignore_mismatched_sizes: Whether a head of another shape is replaced by a new one.
+        **options: Further arguments of `from_pretrained`.
 
     Raises:
-        ModelError: Weights of the body are missing, unknown or of another shape, or an adapter
-            lies beside them.
+        ModelError: Weights of the body are missing, unknown or of another shape, or the folder
+            also holds an adapter.
     """
     refuse_adapter(name, revision=options.get("revision"), token=options.get("token"))
 
@@ -96,13 +96,13 @@ def load_checked(
 
 
 def refuse_adapter(name: str, *, revision: str | None = None, token: str | None = None) -> None:
-    """Refuse a folder or repository with an adapter, whatever would load the model in it.
+    """Refuse a folder or repository that holds an adapter.
 
-    What loads a model in memory puts the adapter on it, and what streams it does not: two answers
-    for one name.
+    Loading the model into memory would add the adapter, and streaming it would not, so the two
+    engines would give different scores.
 
     Raises:
-        ModelError: it holds an adapter; the text says what to give instead.
+        ModelError: There is an adapter; the message says what to give instead.
     """
     adapter = find_adapter_config_file(name, revision=revision, token=token)
     if adapter is None:
@@ -116,12 +116,12 @@ def refuse_adapter(name: str, *, revision: str | None = None, token: str | None 
 
 
 def is_wrapped(key: str) -> bool:
-    """Whether a name in a checkpoint carries the prefix of a wrapper."""
+    """Return whether a name in a checkpoint has the prefix of a wrapper."""
     return _WRAPPED.search(key) is not None
 
 
 def unwrapped_note(name: str) -> str:
-    """Return the note of a record whose weights had prefixes."""
+    """Return the note for a record of a model whose weight names had prefixes."""
     return (
         f"the weights of {name} carry the prefix of a wrapper (such as _orig_mod. of "
         "torch.compile), which was taken off their names"
@@ -140,18 +140,18 @@ def check_weights(
     """Refuse a checkpoint whose weights are not those of the model.
 
     Args:
-        name: Of the checkpoint, for the error.
-        model: What was built from its config.json.
+        name: Name of the checkpoint, for the error message.
+        model: Model that was built from its config.json.
         missing: Names in the model that the checkpoint lacks.
         unexpected: Names in the checkpoint that the model does not know.
-        mismatched: Names with the shape in the checkpoint and that in the model.
+        mismatched: Names of weights with their shapes in the checkpoint and in the model.
         new_head: Whether a head may have another shape.
 
     Returns:
-        The names of the weights that are new, sorted: those of a head.
+        The sorted names of the new weights, such as those of a head.
 
     Raises:
-        ModelError: The text names the weights.
+        ModelError: Weights of the body are missing, unknown or of another shape.
     """
     missing = sorted(missing)
     lacking = [key for key in missing if _is_body(model, key)]
@@ -184,7 +184,7 @@ def check_weights(
 
 
 def _is_body(model: nn.Module, key: str) -> bool:
-    """Whether scores and adapters depend on a weight: all of the base model but its poolers."""
+    """Return whether a weight belongs to the body: the base model without its poolers."""
     prefix = getattr(model, "base_model_prefix", "")
     has_base = bool(prefix) and isinstance(getattr(model, prefix, None), nn.Module)
     if has_base and not key.startswith(f"{prefix}."):
@@ -201,9 +201,9 @@ def _output_heads(model: nn.Module) -> list[str]:
 
 
 def _is_of_a_block(model: nn.Module, key: str) -> bool:
-    """Whether an unknown name is that of a weight in a block, with or without the base's prefix.
+    """Return whether an unknown name is in a block, with or without the prefix of the base model.
 
-    Buffers that older versions of a model saved are none.
+    Buffers that older versions of a model saved do not count.
     """
     if key.rpartition(".")[2] in OLD_BUFFERS or _is_mask(model, key):
         return False
@@ -215,7 +215,10 @@ def _is_of_a_block(model: nn.Module, key: str) -> bool:
 
 
 def _is_mask(model: nn.Module, key: str) -> bool:
-    """Whether a `bias` belongs to a module of modules: the causal mask that GPT-2's kin saved."""
+    """Return whether a `bias` is the causal mask of an attention module, as GPT-2 saved it.
+
+    Unlike the bias of a layer, it belongs to a module that has submodules.
+    """
     owner, _, leaf = key.rpartition(".")
     if leaf != "bias":
         return False

@@ -1,6 +1,6 @@
-"""What wrappers of training put before the names of modules. No torch."""
+"""The prefixes that training wrappers add to the names of modules. Does not import torch."""
 
 from __future__ import annotations
 
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""Of torch.compile, FSDP and activation checkpointing, anywhere in a name."""
+"""Prefixes of torch.compile, FSDP and activation checkpointing, anywhere in a name."""

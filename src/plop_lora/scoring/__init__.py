@@ -1,4 +1,4 @@
-"""Scores from forward passes: sites, formulas, hooks and the engine."""
+"""Scores from forward passes: the sites of a model, their measurement, and the engines."""
 
 from plop_lora.scoring.score import score
 

@@ -1,4 +1,4 @@
-"""From the sums of a measurement to the record `Scores`. No forward pass happens here.
+"""Turn the sums of a measurement into the record `Scores`, without any forward pass.
 
 Shape letters: S sites, R rows of the measurement, N sequences, E experts.
 """
@@ -51,10 +51,12 @@ def assemble(
     notes: tuple[str, ...] = (),
     references: tuple[ReferenceChoice, ...] = (),
 ) -> Scores:
-    """Turn sums into a record; sites without a token are listed as not measured.
+    """Turn the sums of a measurement into a record.
+
+    Sites that no token reached are listed as not measured.
 
     Raises:
-        MeasurementError: no site saw a token.
+        MeasurementError: No token reached any site.
     """
     sums_SN, counts_SN = by_site(measured)
     usable = usable_sites(counts_SN, measured)
@@ -101,7 +103,7 @@ def assemble(
 
 
 def usable_sites(counts_SN: Floats, measured: Measured) -> list[int]:
-    """Return the sites that saw a token which can be assigned to a sequence."""
+    """Return the indices of the sites that received a token which belongs to a known sequence."""
     tokens_S = counts_SN.sum(axis=1)
     return [
         index
@@ -111,13 +113,16 @@ def usable_sites(counts_SN: Floats, measured: Measured) -> list[int]:
 
 
 def by_site(measured: Measured) -> tuple[Floats, Floats]:
-    """Add up the experts of a site: its mean then weighs every routed token alike."""
+    """Return sums and counts [S, N] per site, added over its experts.
+
+    The mean of a site of experts then gives every routed token the same weight.
+    """
     starts = measured.starts
     return added_up(measured.sums_RN, starts), added_up(measured.counts_RN, starts)
 
 
 def added_up(values_RN: Floats, starts: Sequence[int]) -> Floats:
-    """Return the rows of each site added up, [S, N]; see `Measured.starts`."""
+    """Return the sum over the rows of each site, [S, N]; see `Measured.starts`."""
     added_SN: Floats = np.add.reduceat(values_RN, np.array(starts[:-1]), axis=0)
     return added_SN
 
@@ -138,7 +143,7 @@ def _not_measured(site: Site, reason: str) -> NotMeasured:
 
 
 def _pack(names: tuple[str, ...], sums_SN: Floats, counts_SN: Floats) -> Measurements:
-    """Keep equal counts once."""
+    """Return the record of the sums; sites with equal counts share one row of counts."""
     rows: dict[tuple[int, ...], int] = {}
     count_row = []
     for counts_N in counts_SN:
@@ -148,7 +153,7 @@ def _pack(names: tuple[str, ...], sums_SN: Floats, counts_SN: Floats) -> Measure
 
 
 def rounded(sums_SN: Floats) -> tuple[tuple[float, ...], ...]:
-    """Keep eight digits of each sum, which is more than float32 has."""
+    """Round each sum to eight significant digits, which is more than float32 holds."""
     return tuple(tuple(float(f"{x:.8g}") for x in sums_N) for sums_N in sums_SN)
 
 
@@ -174,7 +179,7 @@ def _site_score(site: Site, index: int, measured: Measured) -> SiteScore:
 
 
 def _expert_score(expert: int, sums_N: Floats, counts_N: Floats) -> ExpertScore:
-    """Score one expert; without a routed token there is no score, which is not a score of 0."""
+    """Score one expert; an expert without a routed token has no score, not a score of 0."""
     tokens = int(counts_N.sum())
     if not tokens:
         return ExpertScore(expert, 0, None, None, None)
@@ -185,7 +190,7 @@ def _expert_score(expert: int, sums_N: Floats, counts_N: Floats) -> ExpertScore:
 
 
 def _idle_experts(sites: list[Site], usable: list[int], measured: Measured) -> tuple[str, ...]:
-    """Say how many experts no token was routed to."""
+    """Return a note with the number of experts that received no token, if there are any."""
     idle = total = 0
     counted: set[str] = set()
     for site, index in zip(sites, usable, strict=True):

@@ -1,7 +1,7 @@
-"""Controls of a measurement: random tokens, and one of the user's texts once more, alone.
+"""Controls of a measurement: random tokens, and one of the user's texts in a batch of its own.
 
-A text alone, without padding and without neighbours, has to give what it gives in its batch. Where
-it does not, the model mixes the texts of a batch or reads their padding, and they go one at a time.
+A text must give the same numbers alone, without padding, as in its batch. If it does not, the model
+mixes the texts of a batch or reads their padding, and every text is measured in a batch of its own.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from plop_lora.scoring.measurement.sums import Floats
 from plop_lora.scoring.sites.find import Site
 
 ALONE = "alone "
-"""What the name of the text that is run alone begins with."""
+"""Prefix of the name of the text that is run alone."""
 _TOLERANCE = 1e-3
-"""How far rounding in float32 may take the mean of a text at one site."""
+"""Relative difference of the mean of a text at one site that float32 rounding can explain."""
 _COARSE_TOLERANCE = 3e-2
-"""The same in half precision, where a token may also go to another expert."""
+"""The same in half precision, in which a token may also be routed to another expert."""
 
 
 def measure_with_controls(
@@ -45,23 +45,25 @@ def measure_with_controls(
     enough: Callable[[Measured], bool] | None,
     advance: Callable[[int], None],
 ) -> tuple[Measured, Measured | None]:
-    """Measure the user's batches, and as controls random ones and one text alone.
+    """Measure the user's batches and, as controls, random batches and one text alone.
 
-    Random batches go in the same round where every round pays for the weights again, and by
-    themselves elsewhere, since the rule that ends the rounds must not see them.
+    If the engine reads the weights again in every round, random batches are measured in the same
+    round as the user's. Otherwise they are measured separately, because the stopping rule must not
+    see them.
 
     Args:
-        engine: what measures.
-        sites: what is measured.
-        given: the user's batches and where one may look.
-        random: other batches, none where there is nothing to compare with.
-        processes: those that share the batches.
-        enough: asked after each round of everything so far; None measures everything.
-        advance: called with the number of sequences after each batch.
+        engine: Engine that measures.
+        sites: Sites to measure.
+        given: The user's batches, and the numbers of sequences after which scoring may stop.
+        random: Batches of random tokens; empty to measure none.
+        processes: Processes that share the batches.
+        enough: Called after each round with everything measured so far; true ends the
+            measurement. None measures all batches.
+        advance: Called after each batch with its number of sequences.
 
     Returns:
-        Both measurements; None of the random ones where there are none, or where the model makes
-        no numbers of them.
+        The measurement of the user's batches and that of the random batches. The latter is None
+        if there are none, or if the model gives no finite numbers on them.
     """
 
     def measure(given: ScoringInputs, extra: Sequence[Batch]) -> tuple[Measured, Measured]:
@@ -94,7 +96,7 @@ def _by_themselves(
         return processes.measure([random], lambda batches: engine.measure(sites, batches))
     except MeasurementError:
         if processes.count > 1:
-            raise  # the others wait for this one
+            raise  # the other processes wait for this one
         return None
 
 
@@ -104,8 +106,9 @@ def _by_themselves(
 def text_alone(batches: Sequence[Batch]) -> tuple[Batch, ...]:
     """Return one text of some batches as a batch of its own, without its padding.
 
-    It is the shortest of those that have padding, or of all where none has; none at all where
-    every text is alone already, or where there is more than text.
+    It is the shortest of the texts that have padding, or of all texts if none has. The tuple is
+    empty if every text is already in a batch of its own, or if the batches hold other inputs than
+    text.
     """
     rows = [
         (width_of(row) == width_of(batch), width_of(row), index, row)
@@ -120,7 +123,7 @@ def text_alone(batches: Sequence[Batch]) -> tuple[Batch, ...]:
 
 
 def one_at_a_time(given: ScoringInputs) -> ScoringInputs:
-    """Return what is given with every text a batch of its own; one may look where one might."""
+    """Return the inputs with every text in a batch of its own, with unchanged stopping points."""
     ends = itertools.accumulate(len(batch.names) for batch in given.batches)
     looks = frozenset(ends) if given.looks is None else given.looks
     return dataclasses.replace(given, batches=_rows(given.batches), looks=looks)
@@ -131,13 +134,13 @@ def _rows(batches: Sequence[Batch]) -> tuple[Batch, ...]:
 
 
 def changed(sites: Sequence[Site], measured: Measured, others: Measured, *, exact: bool) -> str:
-    """Return a note where a text alone gave other numbers than in its batch, or nothing.
+    """Return a note if a text alone gave other numbers than in its batch, else an empty string.
 
     Args:
-        sites: what was measured.
-        measured: the texts in their batches.
-        others: what holds the text alone, among others.
-        exact: whether the model computes in float32 or more.
+        sites: The measured sites.
+        measured: Measurement of the texts in their batches.
+        others: Measurement of the controls, which include the text alone.
+        exact: Whether the model computes in float32 or float64.
     """
     tolerance = _TOLERANCE if exact else _COARSE_TOLERANCE
     apart = _columns(sites, others, lambda name: name.startswith(ALONE))
@@ -162,7 +165,7 @@ def changed(sites: Sequence[Site], measured: Measured, others: Measured, *, exac
 
 
 def _columns(sites: Sequence[Site], measured: Measured, wanted: Callable[[str], bool]) -> Floats:
-    """Return sums and counts of the sites of each type and layer, of some texts: [2, G, N]."""
+    """Return the sums and counts of each type and layer for some of the texts, [2, G, N]."""
     kept = [column for column, name in enumerate(measured.names) if wanted(name)]
     assignable = [index not in measured.unassignable for index in range(len(sites))]
     both_2SN = np.stack(by_site(measured))[:, :, kept] * np.array(assignable)[None, :, None]

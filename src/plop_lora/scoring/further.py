@@ -1,4 +1,4 @@
-"""What was measured beside NFN, as a part of the record. No forward pass happens here.
+"""Add the indicators that were measured in addition to NFN to the record, without a forward pass.
 
 Shape letters: S sites, R rows of the measurement, N sequences.
 """
@@ -20,12 +20,12 @@ from plop_lora.statistics import indicator_estimate
 def with_indicators(
     scores: Scores, further: Sequence[Indicator], sites: Sequence[Site], measured: Measured
 ) -> Scores:
-    """Return scores that hold further indicators; without any, the scores as they are.
+    """Return the scores with further indicators added; without any, return them unchanged.
 
     Args:
-        scores: The record of NFN.
-        further: What is added to it.
-        sites: What was measured, in the order of the measurement.
+        scores: The record, which holds NFN.
+        further: The indicators to add.
+        sites: The measured sites, in the order of the measurement.
         measured: The sums of all indicators.
     """
     if not further:
@@ -69,7 +69,7 @@ def _type_values(row: Indicator, held: IndicatorScores, scores: Scores) -> tuple
 
 
 def _unread(held: IndicatorScores, scores: Scores) -> Iterator[str]:
-    """Say in which types an indicator of weights could not read one."""
+    """Yield a note with the types in which an indicator of weights could not read a weight."""
     pairs = zip(scores.sites, held.values, strict=True)
     types = dict.fromkeys(site.type for site, value in pairs if value is None)
     if types:

@@ -1,4 +1,4 @@
-"""What is scored: texts tokenised for a model, or batches that the user made."""
+"""The inputs of scoring: texts that are tokenised for a model, or batches from the user."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import datetime
 import functools
 import inspect
 import itertools
+import random
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -30,22 +31,22 @@ CPU_TOKEN_BUDGET = 4096
 ACCELERATOR_TOKEN_BUDGET = 16384
 INPUT_IDS = "input_ids"
 DAY = datetime.datetime(2024, 7, 26)
-"""What chat templates are told is now; Llama 3's own template falls back to that day."""
+"""Date that chat templates receive as the current one; it is the default of Llama 3's template."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoringInputs:
-    """Batches with what the record says about them.
+    """Batches to score, and what the record says about them.
 
     Attributes:
-        batches: in the order of scoring.
-        source: where they come from.
-        notes: what was passed over on the way.
-        looks: numbers of sequences, in batches as they follow, that are fair samples; None where
-            every batch ends one.
-        warmup_batch: the longest text, where it does not come early by itself.
-        groups: the group of each sequence in the order of scoring.
-        field: what of a row is its text, where that is known.
+        batches: Batches in the order of scoring.
+        source: Name of the data they come from.
+        notes: Notes on texts that were skipped, dropped or cut.
+        looks: Numbers of sequences after which the sequences so far are a random sample of all,
+            so that scoring may stop there. None allows it after every batch.
+        warmup_batch: Batch of the longest text, unless one as long is among the first texts.
+        groups: Group of each sequence, in the order of scoring.
+        field: Field or fields of a row that were read as its text, if known.
     """
 
     batches: Sequence[Batch]
@@ -57,7 +58,7 @@ class ScoringInputs:
     field: str | None = None
 
     def rounds(self) -> list[list[Batch]]:
-        """Return the batches in runs that each end where one may look."""
+        """Return the batches in rounds, each of which ends where scoring may stop."""
         rounds: list[list[Batch]] = [[]]
         seen = 0
         for batch in self.batches:
@@ -71,17 +72,17 @@ class ScoringInputs:
 def as_documents(
     texts: Any, tokenizer: PreTrainedTokenizerBase | None = None, seed: int = 0
 ) -> Documents:
-    """Return documents as they are, or strings as documents; blanks and copies are counted.
+    """Return texts as documents; blank texts and duplicates are dropped and counted.
 
     Args:
-        texts: documents, strings, or rows such as those of a `datasets.Dataset`, of which a
-            sample is drawn as `load_documents` does.
-        tokenizer: whose chat template renders the messages of rows.
-        seed: of the draw from rows.
+        texts: Documents, strings, or rows such as those of a `datasets.Dataset`, of which a
+            sample is drawn as in `load_documents`.
+        tokenizer: Tokenizer whose chat template renders the messages of rows.
+        seed: Seed of the sample of rows.
 
     Raises:
-        UsageError: one string instead of a list.
-        DataError: nothing but blanks, or many copies of a few texts.
+        UsageError: `texts` is a single string instead of a list.
+        DataError: All texts are blank, or most of them are copies of a few.
     """
     if isinstance(texts, Documents):
         return texts
@@ -106,10 +107,10 @@ def as_documents(
 
 
 def chat_of(tokenizer: PreTrainedTokenizerBase) -> Callable[..., str] | None:
-    """Return what renders messages by a tokenizer's template, None where it has none.
+    """Return a function that renders messages with the chat template; None without a template.
 
-    A template that writes the day is given the same one always: a chat would else be another
-    sequence tomorrow, and two scores of it could not be compared.
+    A template that writes the current date always receives the same date. Otherwise the same chat
+    would give other tokens tomorrow, and its scores could not be compared.
     """
     template = getattr(tokenizer, "chat_template", None)
     if not template:
@@ -127,7 +128,7 @@ def chat_of(tokenizer: PreTrainedTokenizerBase) -> Callable[..., str] | None:
 
 
 _NOW = re.compile(r"""strftime_now\(\s*(?P<mark>\\?['"])(?P<form>[^'"\\]*)(?P=mark)\s*\)""")
-"""A call of what gives templates the time, whose argument stands there as a text."""
+"""A call of `strftime_now` in a chat template, whose format is a literal string."""
 
 
 def in_any_order(batches: Sequence[Batch], seed: int | None) -> ScoringInputs:
@@ -139,9 +140,8 @@ def in_any_order(batches: Sequence[Batch], seed: int | None) -> ScoringInputs:
     if seed is None or len(batches) < 2:
         return ScoringInputs(tuple(batches), "ready batches", ())
     order = random.Random(seed).sample(range(len(batches)), len(batches))
-    return ScoringInputs(
-        tuple(batches[index] for index in order), "ready batches, in an order drawn with the seed", ()
-    )
+    drawn = tuple(batches[index] for index in order)
+    return ScoringInputs(drawn, "ready batches, in an order drawn with the seed", ())
 
 
 def tokenise(
@@ -155,13 +155,14 @@ def tokenise(
     """Tokenise documents for a model and make batches of them.
 
     Args:
-        model: says its positions, its vocabulary, and whether it has a decoder of its own.
-        tokenizer: a transformers tokenizer.
-        documents: what to tokenise.
-        max_length: tokens kept of each text, at most the model's positions.
-        batch_size: sequences a batch; None fills a token budget.
-        shuffle_seed: makes chunks in random order, for a run that may stop after any of them;
-            None makes one chunk of all.
+        model: Model that gives the number of positions, the vocabulary, and whether there is a
+            separate decoder.
+        tokenizer: A transformers tokenizer.
+        documents: Documents to tokenise.
+        max_length: Maximum number of tokens of a text. The number of positions limits it further.
+        batch_size: Number of sequences in a batch; None fills a budget of tokens instead.
+        shuffle_seed: Seed of a random order in chunks, for a run that may stop after any of them.
+            None makes a single chunk in the given order.
     """
     _check_reads_texts(model)
     config = getattr(model, "config", None)
@@ -206,10 +207,10 @@ def tokenise(
 
 
 def _check_reads_texts(model: nn.Module) -> None:
-    """Refuse a model of images or sound, before it is given texts.
+    """Refuse to give texts to a model that takes only images or sound.
 
     Raises:
-        ModelError: the model says that it reads something else, and has no place for texts.
+        ModelError: The main input of the model is not text, and it has no `input_ids`.
     """
     wanted = getattr(model, "main_input_name", INPUT_IDS)
     if wanted != INPUT_IDS and INPUT_IDS not in inspect.signature(model.forward).parameters:
@@ -236,10 +237,10 @@ def _counted(count: int, what: str) -> str:
 
 
 def _positions(model: nn.Module) -> int:
-    """Return how many positions a model has.
+    """Return the maximum number of tokens that a model has positions for.
 
-    RoBERTa and its kin count positions from behind the padding token, so that their table has
-    more rows than a text may have tokens.
+    RoBERTa and models derived from it number positions from after the padding index, so their
+    table has more rows than a text may have tokens.
     """
     limit = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     if not isinstance(limit, int) or limit <= 0:
@@ -252,7 +253,7 @@ def _positions(model: nn.Module) -> int:
 
 
 def _decoder(model: nn.Module) -> nn.Module:
-    """Return the decoder of an encoder-decoder, which may have a vocabulary of its own."""
+    """Return the decoder, which may have a vocabulary of its own, or the model if it has none."""
     decoder = getattr(model, "get_decoder", lambda: None)()
     return decoder if isinstance(decoder, nn.Module) else model
 
@@ -265,20 +266,20 @@ def _input_embedding(model: nn.Module) -> nn.Embedding | None:
     getter = getattr(model, "get_input_embeddings", lambda: None)
     try:
         embedding = getter()
-    except NotImplementedError:  # of models with several inputs, none of which is the first
+    except NotImplementedError:  # models with several inputs, none of which is the main one
         return None
     return embedding if isinstance(embedding, nn.Embedding) else None
 
 
 def vocabulary_of(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the tokens that texts are made of: no special ones, and none that a model lacks.
+    """Return the ids of the ordinary tokens, those that are not special and have an embedding.
 
     Args:
-        model: says how many rows its embeddings have.
-        tokenizer: a transformers tokenizer; None where nobody knows which tokens are special.
+        model: Model whose embeddings limit the vocabulary.
+        tokenizer: A transformers tokenizer, or None.
 
     Returns:
-        In their order; none at all without a tokenizer or an embedding of tokens.
+        The ids in ascending order. The list is empty without a tokenizer or a token embedding.
     """
     sizes = [_rows(_input_embedding(model)), _rows(_input_embedding(_decoder(model)))]
     if tokenizer is None or sizes[0] is None:
@@ -292,7 +293,7 @@ def vocabulary_of(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[
 
 
 def padding_of(model: nn.Module) -> Padding:
-    """Return the padding of a model as its configuration has it."""
+    """Return the padding token of a model according to its configuration."""
     config: Any = getattr(model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     token = getattr(text, "pad_token_id", None)
@@ -301,10 +302,10 @@ def padding_of(model: nn.Module) -> Padding:
 
 
 def known_name(model: nn.Module) -> str:
-    """Return the name that a loaded model was loaded from, to find its tokenizer.
+    """Return the name that a model was loaded from, by which its tokenizer can be found.
 
     Raises:
-        UsageError: it has none, so the tokenizer must be given.
+        UsageError: The model does not know its name, so the tokenizer must be given.
     """
     name = getattr(getattr(model, "config", None), "_name_or_path", "")
     if not name:

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def progress_bar(total: int, wanted: bool) -> Iterator[Callable[[int], None]]:
-    """Yield what advances the bar by a number of sequences; nothing is drawn unless wanted.
+    """Yield a function that advances the bar by a number of sequences.
 
-    What runs beside the sequences, or again, does not take the bar past its end.
+    Nothing is drawn unless `wanted` is true and stderr is a terminal. Control batches and batches
+    that run a second time do not move the bar past `total`.
     """
     from rich.console import Console
 

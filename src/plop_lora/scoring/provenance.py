@@ -1,4 +1,4 @@
-"""Where a score came from and what it took."""
+"""The provenance of a score: its data, versions, device, settings, time and memory."""
 
 from __future__ import annotations
 
@@ -50,10 +50,11 @@ def provenance_of(
 
 
 def _kind(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Return the device and the floating dtype of most of a model's parameters.
+    """Return the device of a model and the floating dtype of most of its parameters.
 
-    Packed weights are held as integers, which is not what they are: the layers compute in the
-    dtype of what is not packed, or in the one that the configuration names.
+    Packed quantised weights are stored as integers, which are not the dtype of the computation:
+    their layers compute in the dtype of the parameters that are not packed, or in the dtype that
+    the configuration names.
     """
     sizes: Counter[torch.dtype] = Counter()
     for parameter in model.parameters():

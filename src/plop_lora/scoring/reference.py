@@ -1,7 +1,7 @@
-"""The choice on inputs that are not the user's: whether it comes from the data or from the model.
+"""Measure the same choice on random tokens, to tell an effect of the data from one of the model.
 
-Random tokens of the shapes of the user's own batches go through the model once more. Where the
-same types are lowest on them, the choice says more about the model than about the task.
+The model is run on random tokens in batches of the same shapes as the user's. If the same module
+types score lowest on them, the choice says more about the model than about the task.
 
 Shape letters: B batch, T token.
 """
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 RANDOM_TOKENS = "random tokens"
 SEQUENCES = 8
+"""Maximum number of random sequences."""
 TOKENS = 256
-"""Random sequences at most, and tokens after which there are enough: random tokens are all alike,
-so that few of them say what many would."""
+"""Number of random tokens that is enough: more of them hardly change the means."""
 _IDS = {"input_ids": SIDES[0], "decoder_input_ids": SIDES[1]}
 _READ = {*_IDS, *SIDES, "token_type_ids", "position_ids"}
 
@@ -36,17 +36,17 @@ _READ = {*_IDS, *SIDES, "token_type_ids", "position_ids"}
 def random_batches(
     batches: Sequence[Batch], model: nn.Module, tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> tuple[Batch, ...]:
-    """Return random tokens in the shapes of the first sequences of some batches.
+    """Return batches of random tokens with the shapes of the first sequences of `batches`.
 
     Args:
-        batches: in the order of scoring.
-        model: says how many tokens there are.
-        tokenizer: says which of them are special, which are not drawn; None where there is none.
-        seed: of the draw.
+        batches: Batches of the user, in the order of scoring.
+        model: Model whose input embedding gives the size of the vocabulary.
+        tokenizer: Tokenizer of the model, whose special tokens are not drawn, or None.
+        seed: Seed of the random draws.
 
     Returns:
-        None at all where the vocabulary is unknown, or where a batch holds more than tokens, such
-        as images that some of its tokens stand for.
+        The random batches. The tuple is empty if the vocabulary is unknown, or if a batch holds
+        inputs other than tokens, such as images.
     """
     allowed = vocabulary_of(model, tokenizer)
     beginning = list(_beginning(batches))
@@ -60,7 +60,7 @@ def random_batches(
 
 
 def _beginning(batches: Sequence[Batch]) -> Iterator[Batch]:
-    """Yield the first sequences, in batches as they are but for the last."""
+    """Yield batches until there are enough sequences or tokens; the last one may be cut short."""
     sequences = tokens = 0
     for batch in batches:
         if sequences >= SEQUENCES or tokens >= TOKENS:
@@ -79,7 +79,10 @@ def _of_tokens(batch: Batch) -> bool:
 
 
 def _drawn(batch: Batch, allowed: torch.Tensor, generator: torch.Generator, number: int) -> Batch:
-    """Return a batch with other tokens; padding stays, and so does what a decoder begins with."""
+    """Return a batch with random tokens in place of its own.
+
+    Padding and the first token of a decoder are kept.
+    """
     inputs = dict(batch.inputs)
     for ids, mask in _IDS.items():
         if ids not in inputs:
@@ -95,7 +98,7 @@ def _drawn(batch: Batch, allowed: torch.Tensor, generator: torch.Generator, numb
 
 
 def _tokens(batches: Sequence[Batch]) -> int:
-    """Return how many tokens batches hold, on both sides."""
+    """Return the number of tokens in some batches, those of encoder and decoder together."""
     return sum(
         int(batch.inputs.get(mask, torch.ones_like(batch.inputs[ids])).sum())
         for batch in batches
@@ -107,7 +110,7 @@ def _tokens(batches: Sequence[Batch]) -> int:
 def references_of(
     stop_rule: StopRule, measured: Measured, random: Measured | None
 ) -> tuple[ReferenceChoice, ...]:
-    """Return what the record says of the choice without the user's data."""
+    """Return the entry of the record that describes the choice on random tokens, if any."""
     if random is None:
         return ()
     estimates = group_estimates(stop_rule.sites, random)

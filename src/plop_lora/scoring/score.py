@@ -1,4 +1,4 @@
-"""The step `score`: a model and texts in, `Scores` out."""
+"""The step `score`: measure a model on texts and return `Scores`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,14 @@ from plop_lora.scoring.controls import measure_with_controls
 from plop_lora.scoring.engines.choose import engine_for
 from plop_lora.scoring.engines.processes import Processes
 from plop_lora.scoring.further import with_indicators
-from plop_lora.scoring.inputs import ScoringInputs, as_documents, known_name, padding_of, tokenise
+from plop_lora.scoring.inputs import (
+    ScoringInputs,
+    as_documents,
+    in_any_order,
+    known_name,
+    padding_of,
+    tokenise,
+)
 from plop_lora.scoring.measurement.collect import Measured
 from plop_lora.scoring.measurement.settings import MeasurementSettings
 from plop_lora.scoring.progress import progress_bar
@@ -56,34 +63,35 @@ def score(
     """Score every module type of a model on unlabelled texts, with forward passes only.
 
     Args:
-        model: hub id, local folder, or a loaded module (which keeps its device, dtype and mode).
-        tokenizer: a transformers tokenizer, or the name or folder of one; found by the model's
-            name if left out.
-        texts: strings, `Documents` from `load_documents`, or rows such as a `datasets.Dataset`,
+        model: Hub id, local folder, or a loaded module, which keeps its device, dtype and mode.
+        tokenizer: A transformers tokenizer, or its name or folder. By default, the tokenizer that
+            is stored with the model is loaded.
+        texts: Strings, `Documents` from `load_documents`, or rows such as a `datasets.Dataset`,
             of which 200 are drawn.
-        batches: ready batches instead of texts: dicts of tensors with `input_ids` and
-            `attention_mask`, or whatever the model's processor returns. They are looked at in
-            their order, which should be random where scoring may stop early.
-        settings: how it measures; see `ScoringSettings` for every key and what it means.
-        processes: those that measure together, from `processes.together()`; each makes the same
-            call and gets the same scores.
-        progress: draw a bar on stderr.
-        keys: keys of the settings, such as `max_length=256, stop="fixed"`; they take the place
-            of the values in `settings`.
+        batches: Batches to use instead of texts: dicts of tensors with `input_ids` and
+            `attention_mask`, or whatever the model's processor returns. They are measured in the
+            order given, which should be random if scoring may stop early.
+        settings: Settings of the measurement; `ScoringSettings` describes every key.
+        processes: Processes that share the measurement, from `processes.together()`. Each makes
+            the same call and receives the same scores.
+        progress: Whether to draw a progress bar on stderr.
+        keys: Single keys of the settings, such as `max_length=256, stop="fixed"`. They override
+            the values in `settings`.
 
     Returns:
-        Scores; NFN about 1 means no more response than to noise, and a low NFN means room for
-        an adapter.
+        The scores. An NFN of about 1 means that a weight responds to the data no more than to
+        noise; the types with the lowest NFN are the candidates for adapters.
 
     Raises:
-        DataError: no text, or texts without tokens.
-        ModelError: no such model, weights that are not those of its config.json, no site, or a
-            tokenizer of another model.
-        MeasurementError: NaN or infinity, or nothing measured.
-        UsageError: a key that there is none of, or a value that cannot work.
-        ProcessError: another process or worker failed or is lost.
+        DataError: There is no text, or the texts have no tokens.
+        ModelError: The model does not exist, its weights do not match its config.json, it has no
+            site, or the tokenizer belongs to another model.
+        MeasurementError: A value is NaN or infinite, or nothing was measured.
+        UsageError: A key is unknown, or a value is not valid.
+        ProcessError: Another process or worker failed or was lost.
 
-    Source: PLoP, arXiv 2506.20629; the denominator is the closed form, not the authors' draw.
+    Source: PLoP, arXiv 2506.20629. The denominator is computed in closed form; the authors' code
+    estimates it from random draws.
     """
     started = time.monotonic()
     processes = processes or Processes()
@@ -141,7 +149,7 @@ def _inputs(
     asked: ScoringSettings,
     origin: Origin,
 ) -> tuple[ScoringInputs, PreTrainedTokenizerBase | None]:
-    """Return what is scored, and the tokenizer, None where there is none."""
+    """Return the batches to score, and the tokenizer, or None if none was given or needed."""
     if batches is not None:
         tokenizer = tokenizer and _tokenizer(tokenizer, name, model, origin)
         ready = tuple(ready_batches(batches, padding_of(model)))
@@ -155,7 +163,7 @@ def _inputs(
 
 
 def _further(names: Sequence[str]) -> tuple[Indicator, ...]:
-    """Return the indicators to record beside NFN, which is recorded always."""
+    """Return the indicators to record in addition to NFN, which is always recorded."""
     rows = (recorded_indicator(name) for name in dict.fromkeys(names))
     return tuple(row for row in rows if row.name != NFN)
 
@@ -166,7 +174,7 @@ def _tokenizer(
     model: nn.Module,
     origin: Origin,
 ) -> PreTrainedTokenizerBase:
-    """Return a tokenizer as it was given, by its name, or by the name of its model."""
+    """Return the given tokenizer, or load it by its own name or by that of the model."""
     if isinstance(given, str | Path):
         return load_tokenizer(expanded(str(given)), origin.elsewhere())
     return given or load_tokenizer(name or known_name(model), origin)
@@ -179,7 +187,7 @@ def _recorded(
     name: str | None,
     tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, object]:
-    """Return what a record says of how it was made and what was read; never the token."""
+    """Return the settings that the record keeps; the access token is never among them."""
     recorded: dict[str, object] = {
         "max_length": asked.max_length,
         "batch_size": asked.batch_size or "auto",
@@ -203,7 +211,7 @@ def _check_new(sites: Sequence[Site], new: Sequence[str]) -> None:
     """Refuse to score weights that the checkpoint lacks, such as a head that --include names.
 
     Raises:
-        ModelError: a site's weight is random.
+        ModelError: The weight of a site was initialised at random.
     """
     lacking = sorted({site.host.name for site in sites} & {key.rpartition(".")[0] for key in new})
     if lacking:

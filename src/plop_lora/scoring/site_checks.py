@@ -1,14 +1,13 @@
-"""Check the sites of a loaded model before it is measured: what can learn, what slices do.
+"""Check the sites of a model before measuring them: which can learn, and how they are sliced.
 
-One short row of the data goes through the model with its graph recorded, and a long one where the
-short one leaves something out. What no gradient reaches from the output (an indexer that runs
-without a graph, a choice of the k largest) cannot be trained and is never proposed. The graph is
-only traversed: what it would keep for a backward pass is dropped, so that it costs the memory of a
-forward pass.
+One short text runs through the model with the autograd graph recorded, and a long one if some
+modules take no part in the short one. A weight that no gradient reaches from the output (an indexer
+that runs without a graph, a top-k selection) cannot be trained and is never proposed. The graph is
+only traversed and its saved tensors are dropped, so the check needs the memory of a forward pass.
 
-The slices of a fused projection are tried on the module that owns it: with the rows called v set
-to zero its attention mixes nothing, so what the other rows hold must not matter. A layout that
-fails is not believed, and the weight gets one score. Nothing is said of what could not be tried.
+The slices of a fused projection are tested on the module that owns it: with the rows of v set to
+zero, the output of its attention must not depend on the other rows. If it does, the assumed layout
+is wrong, and the weight gets one score. A layout that cannot be tested is assumed to be right.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ from plop_lora.scoring.measurement.padding import width_of
 from plop_lora.scoring.sites.find import Site, SiteMap, refine
 
 _SILENT = "v"
-"""The slice that silences the others of its weight when it is zero. That of an MLP is not tried:
-gpt-oss and others multiply by up + 1, which zero does not silence."""
+"""Slice that makes the other slices of its weight irrelevant when it is zero. The slices of an MLP
+are not tested: gpt-oss and others multiply by up + 1, which is not zero when up is."""
 _TOLERANCE = 1e-3
-"""Of the largest entry: what rounding may move where nothing should."""
+"""Difference that rounding can explain, relative to the largest entry."""
 _RESULTS = ("last_hidden_state", "logits")
-"""Outputs that a loss is made of; without one, all that the model returns count."""
+"""Outputs from which a loss is computed; if a model has neither, all of its outputs are used."""
 
 NOT_TRIED = (
     "what can learn, and how fused weights are cut, was read from the model's code and not tried, "
@@ -45,13 +44,13 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 def check_sites(
     model: nn.Module, found: SiteMap, batches: Sequence[Batch], *, asked: bool = False
 ) -> tuple[SiteMap, tuple[str, ...]]:
-    """Return the sites as one row of the data shows them, and notes for the record.
+    """Return the sites after the checks, and notes for the record.
 
     Args:
-        model: The loaded model; a skeleton without weights is not checked.
-        found: from `find_sites(model)`.
-        batches: what will be measured, of which a short row is run.
-        asked: whether --include names the sites, so that those that cannot learn stay.
+        model: The loaded model. A skeleton without weights is not checked.
+        found: The sites from `find_sites(model)`.
+        batches: The batches that will be measured, of which a short text is run.
+        asked: Whether --include names the sites. Sites that cannot learn are then still scored.
     """
     if not batches:
         return found, ()
@@ -62,7 +61,7 @@ def check_sites(
         with evaluating(model), torch.inference_mode(False):
             reached, calls = _run(model, found.sites, shortest.inputs)
             if not all(reached.values()) and width_of(longest) > width_of(shortest):
-                # What sums up many tokens (DeepSeek-V4's compressors) is idle in a short text.
+                # Modules that compress many tokens (DeepSeek-V4) do nothing on a short text.
                 further, _ = _run(model, found.sites, longest.inputs)
                 reached = {
                     one: learns or further.get(one, False) for one, learns in reached.items()
@@ -72,7 +71,7 @@ def check_sites(
                 for name, (site, call) in calls.items()
                 if not _silenced(_owner(model, site), site, call)
             }
-    except Exception as error:  # a model that cannot run says so when it is measured
+    except Exception as error:  # if the model cannot run, measuring it raises a clear error
         return found, (f"what can learn was not looked at: {type(error).__name__}",)
     stuck = frozenset(module for module, learns in reached.items() if not learns)
     if len(stuck) == len(reached):
@@ -81,9 +80,9 @@ def check_sites(
 
 
 def _shortest_and_longest(batches: Sequence[Batch]) -> tuple[Batch, Batch]:
-    """Return one row of the batch whose texts are shortest, and of the one where they are longest.
+    """Return one row of the narrowest batch and one of the widest.
 
-    A batch that cannot be split is run whole.
+    A batch that cannot be split is returned whole.
     """
     ends = (min(batches, key=width_of), max(batches, key=width_of))
     short, long = (
@@ -99,7 +98,12 @@ def _shortest_and_longest(batches: Sequence[Batch]) -> tuple[Batch, Batch]:
 def _run(
     model: nn.Module, sites: Sequence[Site], inputs: Mapping[str, object]
 ) -> tuple[dict[nn.Module, bool], dict[str, tuple[Site, Call]]]:
-    """Run one row; return which modules a gradient reaches, and the calls of fused owners."""
+    """Run one row of the data through the model.
+
+    Returns:
+        Whether a gradient reaches each module, and the calls of the modules that own a fused
+        projection, by the name of the projection.
+    """
     marks: dict[int, tuple[torch.Tensor, nn.Module]] = {}
     calls: dict[str, tuple[Site, Call]] = {}
     device = home_of(model)
@@ -123,7 +127,7 @@ def _run(
 
 @contextlib.contextmanager
 def _marked(module: nn.Module, marks: dict[int, tuple[torch.Tensor, nn.Module]]) -> Iterator[None]:
-    """Add a zero that wants a gradient to what a module returns, one for each of its calls."""
+    """Add a zero that requires a gradient to the output of a module, a new one for every call."""
 
     def add(value: object) -> Any:
         if isinstance(value, tuple):
@@ -142,7 +146,7 @@ def _marked(module: nn.Module, marks: dict[int, tuple[torch.Tensor, nn.Module]])
 
 
 def _results(output: object) -> Iterator[torch.Tensor]:
-    """Yield the tensors that a loss would be made of."""
+    """Yield the outputs from which a loss would be computed."""
     if isinstance(output, torch.Tensor):
         if output.requires_grad:
             yield output
@@ -156,7 +160,7 @@ def _results(output: object) -> Iterator[torch.Tensor]:
 
 
 def _leaves(tensors: Sequence[torch.Tensor]) -> set[int]:
-    """Return the ids of the leaves that the graph of some tensors comes from."""
+    """Return the ids of the leaf tensors of the autograd graph of some tensors."""
     nodes: list[Any] = [tensor.grad_fn for tensor in tensors]
     seen: set[object] = set()
     found: set[int] = set()
@@ -175,7 +179,7 @@ def _leaves(tensors: Sequence[torch.Tensor]) -> set[int]:
 
 
 def _tried(model: nn.Module, sites: Sequence[Site]) -> list[Site]:
-    """Return the silencing slice of one weight for each kind of owner and type."""
+    """Return the v slice of one weight for each pair of owner class and type."""
     first: dict[tuple[type, str], Site] = {}
     for site in sites:
         if site.part is not None and site.operator is not None and site.part.name == _SILENT:
@@ -189,7 +193,7 @@ def _owner(model: nn.Module, site: Site) -> nn.Module:
 
 @contextlib.contextmanager
 def _caught(model: nn.Module, site: Site, calls: dict[str, tuple[Site, Call]]) -> Iterator[None]:
-    """Keep what the owner of a fused projection is called with."""
+    """Record the arguments with which the owner of a fused projection is called."""
 
     def keep(module: nn.Module, arguments: tuple[object, ...], options: dict[str, object]) -> None:
         calls[site.host.name] = (site, (_detached(arguments), _detached(options)))
@@ -212,7 +216,7 @@ def _detached(value: object) -> Any:
 
 
 def _silenced(owner: nn.Module, site: Site, call: Call) -> bool:
-    """Whether nothing that the other slices hold matters while this one is zero."""
+    """Return whether the output is independent of the other slices while this one is zero."""
     part = site.part
     assert part is not None
     outputs = []
@@ -240,7 +244,7 @@ def _silenced(owner: nn.Module, site: Site, call: Call) -> bool:
 
 
 def _alike(model: nn.Module, found: SiteMap, wrong: set[str]) -> frozenset[str]:
-    """Return the weights whose owner and type are those of a weight that failed."""
+    """Return the weights with the owner class and type of a weight whose test failed."""
     kinds = {
         (type(_owner(model, site)), site.host.type)
         for site in found.sites

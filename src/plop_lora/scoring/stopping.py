@@ -1,8 +1,8 @@
-"""When scoring stops: the rule of `placement.stopping`, asked of what an engine has measured.
+"""When scoring stops: the rule of `placement.stopping`, applied to what an engine has measured.
 
-Scoring goes in rounds and asks a `StopRule` after each. A round ends only where what was measured
-so far is a fair beginning of the sample, never in the middle of a chunk whose batches are sorted
-by length.
+Scoring runs in rounds and evaluates a `StopRule` after each. A round ends only where the sequences
+so far are a random sample of all, never in the middle of a chunk, whose batches are sorted by
+length.
 
 Shape letters: S sites, N sequences.
 """
@@ -25,10 +25,10 @@ from plop_lora.statistics import Estimate, ratio_estimate
 
 
 def check_top(top: int, sites: Sequence[Site]) -> None:
-    """Refuse a choice of more types than the model has; the default passes for any model.
+    """Refuse to choose more types than the model has; the default number is always accepted.
 
     Raises:
-        UsageError: the text says how many there are.
+        UsageError: There are fewer types than `top`; the message gives their number.
     """
     odd = {site.host.type for site in sites if not site.eligible}
     types = sorted({site.host.type for site in sites} - odd)
@@ -40,7 +40,9 @@ def check_top(top: int, sites: Sequence[Site]) -> None:
 
 
 def chunk_ends(total: int) -> tuple[int, ...]:
-    """Return after how many sequences to ask the rule: every 8, later after a quarter more.
+    """Return the numbers of sequences after which the rule is evaluated.
+
+    They are 8 apart at first, and later about a quarter of the sequences so far.
 
     >>> chunk_ends(200)
     (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 120, 144, 176, 200)
@@ -55,29 +57,29 @@ def chunk_ends(total: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StopRule:
-    """Says whether what was measured so far is enough.
+    """Rule that decides whether the sequences measured so far are enough.
 
     Attributes:
-        sites: what is measured, in the order of the measurement.
-        settings: what has to be decided.
+        sites: The measured sites, in the order of the measurement.
+        settings: Number of types to choose, tolerance and confidence.
     """
 
     sites: Sequence[Site]
     settings: StopSettings
 
     def __call__(self, measured: Measured) -> bool:
-        """Whether the choice is decided by what was measured."""
+        """Return whether the measurement decides the choice."""
         return len(measured.names) >= LEAST and self.decide(measured).decided
 
     def decide(self, measured: Measured) -> StopDecision:
-        """Examine the choice as it stands."""
+        """Return the current choice, with its ties and undecided pairs."""
         return examine(group_estimates(self.sites, measured), self.settings)
 
 
 def group_estimates(sites: Sequence[Site], measured: Measured) -> dict[str, Estimate]:
     """Return the estimate of every group that a placement may choose.
 
-    As in `placement.groups`: a group is a host type, eligible where all of its sites are.
+    As in `placement.groups`, a group is a host type, and it may be chosen if all of its sites may.
     """
     sums_SN, counts_SN = by_site(measured)
     members: dict[str, list[int]] = defaultdict(list)
@@ -93,14 +95,14 @@ def group_estimates(sites: Sequence[Site], measured: Measured) -> dict[str, Esti
 def stopping_of(
     stop_rule: StopRule, stop: str, measured: Measured, available: int, groups: Sequence[str | None]
 ) -> Stopping:
-    """Return what the record says about the end of a run.
+    """Return the entry of the record that says why and when scoring stopped.
 
     Args:
-        stop_rule: The rule that was asked during the run.
-        stop: the mode.
-        measured: everything that was measured.
-        available: sequences that there were.
-        groups: the group of each of them in the order of scoring.
+        stop_rule: Rule that was evaluated during the run.
+        stop: Stopping mode, `adaptive` or `fixed`.
+        measured: The complete measurement.
+        available: Number of sequences that could have been scored.
+        groups: Group of each of them, in the order of scoring.
     """
     used = len(measured.names)
     decision = stop_rule.decide(measured) if stop == ADAPTIVE else StopDecision((), decided=False)

@@ -1,4 +1,4 @@
-"""Intervals and comparisons: over sequences for scores, over seeds and items for finetunes."""
+"""Intervals and comparisons: over sequences for scores, over seeds and rows for finetunes."""
 
 from plop_lora.statistics.estimates import (
     CONFIDENCE,

@@ -1,10 +1,10 @@
 """Intervals and comparisons over sequences, from the sums and counts that `Scores` keeps.
 
-A type's score is the mean over its sites of a token-weighted mean, that is of a ratio of sums.
-Its uncertainty over sequences comes from the linearised ratio (the delta method): each sequence
-has an *influence*, the amount by which it moves the score, and the standard error of the score is
-that of the mean influence. Two scores on the same sequences are compared by the difference of
-their influences, which is what pairing means here.
+A type's score is the mean over its sites of a token-weighted mean, that is, of a ratio of sums.
+Its uncertainty over sequences follows from the linearised ratio (the delta method): each sequence
+has an *influence*, the amount by which it changes the score, and the standard error of the score
+is that of the mean influence. Two scores on the same sequences are compared by the differences of
+their influences, that is, paired by sequence.
 
 Shape letters: N sites, S sequences. Imports numpy and scipy; no torch.
 """
@@ -29,7 +29,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Estimate:
-    """A value with the influence of each sequence on it (mean zero, length S)."""
+    """A value with the influence of each sequence on it.
+
+    Attributes:
+        value: The estimate.
+        influence_S: Influence of each sequence, with mean zero.
+    """
 
     value: float
     influence_S: Floats
@@ -44,7 +49,13 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A difference of two scores with its 95 % interval (None where it has none)."""
+    """A difference of two scores with its 95 % interval.
+
+    Attributes:
+        value: Second score minus the first.
+        low: Lower bound, or None with fewer than two sequences.
+        high: Upper bound, or None with fewer than two sequences.
+    """
 
     value: float
     low: float | None
@@ -52,7 +63,7 @@ class Difference:
 
     @property
     def verdict(self) -> GapVerdict:
-        """`decided` where the interval leaves out zero, else `undecided, score more data`."""
+        """`decided` if the interval excludes zero, else `undecided, score more data`."""
         if self.low is None or self.high is None:
             return UNDECIDED
         return DECIDED if self.low > 0 or self.high < 0 else UNDECIDED
@@ -62,11 +73,11 @@ def type_estimate(measurements: Measurements, site_indices: Sequence[int]) -> Es
     """Return the mean NFN of the sites at `site_indices`, with its influences.
 
     Args:
-        measurements: sums and counts per site and sequence.
-        site_indices: positions of the sites in `measurements`; at least one.
+        measurements: Sums and counts per site and sequence.
+        site_indices: Indices of the sites in `measurements`; at least one.
 
     Returns:
-        The unweighted mean over sites of Σ sums / Σ counts. Lower is less aligned.
+        The unweighted mean over sites of Σ sums / Σ counts. A lower value means less aligned.
     """
     sums_NS = np.array([measurements.sums[index] for index in site_indices], dtype=np.float64)
     counts_NS = np.array(
@@ -82,13 +93,13 @@ def indicator_estimate(
     """Return the mean of a further indicator over the sites at `site_indices`, with its influences.
 
     Args:
-        measurements: the counts that its sums are divided by.
-        indicator: what was recorded of it.
-        site_indices: positions of the sites; at least one.
+        measurements: Measurements with the counts by which the sums are divided.
+        indicator: Recorded values of the indicator.
+        site_indices: Indices of the sites; at least one.
 
     Returns:
-        The mean over the sites that have a value, None where none has. Where the data play no
-        part no sequence moves it.
+        The mean over the sites that have a value, or None if none has. The influences of an
+        indicator that is independent of the data are zero.
     """
     if indicator.sums:
         return type_estimate(replace(measurements, sums=indicator.sums), site_indices)
@@ -135,19 +146,20 @@ def unpaired_difference(second: Estimate, first: Estimate) -> Difference:
 def sequential_margin(sequences: int, level: float, *, expected: int) -> float:
     """Return the margin of a one-sided bound on a mean that holds at every number of sequences.
 
-    The mean lies below `estimate - margin * standard deviation` at some time with probability
-    `level` at most: exactly for normal data of unknown spread, asymptotically for others. It is
-    the asymptotic confidence sequence whose mixture runs over positive effects, taken over the
-    effect in standard deviations so that the estimated spread costs what it should: as the
-    sequences grow it becomes theirs, and with few of them it is wider, as Student's t is.
+    The probability that the mean is ever below `estimate - margin * standard deviation` is at most
+    `level`: exactly for normal data with unknown variance, asymptotically for other data. The
+    bound is the asymptotic confidence sequence with a mixture over positive
+    effects, in units of standard deviations to account for the estimated variance. With many
+    sequences it equals theirs; with few it is wider, like Student's t.
 
     Args:
-        sequences: seen so far; with too few for the level the margin is infinite.
-        level: probability of an error, on this side.
-        expected: where the bound is to be tightest.
+        sequences: Number of sequences so far. If it is too small for the level, the margin is
+            infinite.
+        level: One-sided probability of an error.
+        expected: Number of sequences at which the bound is tightest.
 
     Returns:
-        Standard deviations of one sequence.
+        The margin in standard deviations of a single sequence.
 
     Source: Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, arXiv 2103.06476 (the sequence, and how
     to tune it); Wang, Ramdas, arXiv 2310.03722 (time-uniform t). The mixture over positive
@@ -166,7 +178,7 @@ def sequential_margin(sequences: int, level: float, *, expected: int) -> float:
 
 
 def _mixture_variance(level: float, expected: int) -> float:
-    """Return ρ², the variance of effects over which the sequence is mixed (two-sided 2·level)."""
+    """Return ρ², the variance of the mixture over effects (for a two-sided level of 2·level)."""
     width = -2 * math.log(2 * level)
     return (width + math.log(width) + 1) / expected
 
@@ -175,7 +187,7 @@ def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None
     """Return Kendall's tau-b of two lists of scores, or None where it is undefined."""
     if len(first) < 2:
         return None
-    # Half a second of imports, which only a comparison needs.
+    # This import takes half a second, and only comparisons need it.
     from scipy import stats
 
     tau = float(stats.kendalltau(first, second).statistic)

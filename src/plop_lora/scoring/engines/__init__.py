@@ -1,1 +1,1 @@
-"""Where a measurement runs: in memory, over processes, on Ray, or streamed from disk."""
+"""The engines that run a measurement: in memory, over processes, on Ray, streamed from disk."""

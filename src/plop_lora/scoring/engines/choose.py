@@ -1,4 +1,4 @@
-"""What measures: the model in memory, one streamed from disk, or a Ray cluster; in which rounds."""
+"""Choose the engine of a measurement (in memory, streamed or Ray), and run it in rounds."""
 
 from __future__ import annotations
 
@@ -37,19 +37,21 @@ from plop_lora.scoring.measurement.settings import MeasurementSettings
 from plop_lora.scoring.sites.find import Site
 
 SPARE = 1 << 30
-"""Bytes that activations, the library itself and others need beside the weights."""
+"""Bytes reserved for activations, the library itself and other processes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Engine:
-    """A model and what measures it.
+    """A model and the function that measures it.
 
     Attributes:
-        model: loaded, or its skeleton where others load it.
-        measure: `measure(sites, batches, advance=..., warmup_batch=...)`, for one round after
-            another.
-        one_round: every call pays for the weights again, so that all batches go in one.
-        new: names of weights that the checkpoint lacks: those of a head, random numbers.
+        model: The loaded model, or its skeleton if the weights stay on disk.
+        measure: Function `measure(sites, batches, advance=..., warmup_batch=...)`, which may be
+            called once per round.
+        one_round: Whether every call reads the weights again, so that all batches should be
+            measured in one round.
+        new: Names of the weights that the checkpoint lacks, such as those of a new head, which
+            are initialised at random.
     """
 
     model: nn.Module
@@ -67,19 +69,19 @@ def engine_for(
     processes: Processes,
     progress: bool,
 ) -> Engine:
-    """Load a model and return what measures it.
+    """Load a model and return its engine.
 
     Args:
-        model: a name, or a loaded module.
-        job: device, dtype and what decides the expected norms.
-        engine: one of `ENGINES`.
-        ray_address: of a cluster.
-        processes: those that measure together.
-        progress: let transformers draw its bar.
+        model: Hub id, local folder, or a loaded module.
+        job: Settings of the measurement.
+        engine: Name of the engine, one of `ENGINES`.
+        ray_address: Address of a Ray cluster, for the engine `ray`.
+        processes: Processes that share the measurement.
+        progress: Whether transformers draws its progress bar while loading.
 
     Raises:
-        UsageError: an unknown engine, or one that cannot work here.
-        ModelError: no such model.
+        UsageError: The engine is unknown, or cannot be used with these arguments.
+        ModelError: The model does not exist or cannot be loaded.
     """
     _check(engine, model, ray_address, processes)
     notes: tuple[str, ...] = ()
@@ -89,7 +91,7 @@ def engine_for(
         with explained(model, "model", job.origin):
             refuse_adapter(model, **job.origin.files())
         home = processes.device(job.device)
-        # Said once and here, for the workers of a cluster too: their sums are added up.
+        # Resolved here, once: the workers of a cluster must use the same dtype, as sums are merged.
         job = dataclasses.replace(job, dtype=dtype_for(model, home, job.dtype, job.origin))
         if engine == "stream" or (engine == "auto" and not _fits(model, home, job)):
             streaming = _streaming(model, home, job)
@@ -99,7 +101,7 @@ def engine_for(
         found = load_weights(
             model, device=home, dtype=job.dtype, progress=progress, origin=job.origin
         )
-        unwrap(found.model)  # transformers puts an adapter beside the weights on the model
+        unwrap(found.model)  # refuses an adapter that transformers has loaded with the weights
     notes, loaded = (*notes, *found.notes), found.model
     if engine == "ray":
         measure = functools.partial(_on_ray, job, ray_address)
@@ -110,13 +112,13 @@ def engine_for(
 
 
 def _measured_of(job: MeasurementSettings, model: nn.Module) -> dict[str, Any]:
-    """Return what an engine needs beside the batches: what is measured, and what is known."""
+    """Return the options of an engine: the indicators, and the cache of expected norms."""
     return {"indicators": job.indicators, "expected_norms": open_cache(job, model)}
 
 
 def _streaming(name: str, device: str, job: MeasurementSettings) -> Engine | str:
-    """Return the engine that streams a model, or the note that says why it cannot."""
-    # Here and not above: it leans on parts of transformers that the other engines do without.
+    """Return the engine that streams a model, or a note why the model cannot be streamed."""
+    # Imported here because it uses parts of transformers that the other engines do not need.
     from plop_lora.scoring.engines.streaming import engine as stream
     from plop_lora.scoring.engines.streaming.checkpoint import Checkpoint
     from plop_lora.scoring.engines.streaming.skeleton import UnstreamableError
@@ -155,15 +157,15 @@ def fits(
     *,
     free_bytes: Sequence[int | None] | None = None,
 ) -> bool:
-    """Whether a model on disk fits in the memory that is left; yes where nobody can tell.
+    """Return whether a model on disk fits in the free memory; true if that is not known.
 
     Args:
         name: A local folder or a hub id.
-        device: Where the model would run.
-        dtype: What its weights would be held in.
-        origin: Which revision it is, and with whose token it is read.
-        free_bytes: The bytes that are left in every memory that has to hold it, None where that
-            is not known. By default the process and the device are asked.
+        device: Device the model would run on.
+        dtype: Dtype its weights would have, or `auto`.
+        origin: Revision of the model, and access token.
+        free_bytes: Free bytes of each memory that has to hold the weights, None for an unknown
+            amount. By default, those of the host and of the device are determined.
     """
     check_dtype(dtype)
     target = device_named(device)
@@ -198,16 +200,17 @@ def measure_in_rounds(
     enough: Callable[[Measured], bool] | None,
     advance: Callable[[int], None],
 ) -> Measured:
-    """Measure until it is enough, or everything; all processes come to the same end.
+    """Measure in rounds until `enough` returns true or no batch is left, the same on all processes.
 
     Args:
-        engine: what measures.
-        sites: what is measured.
-        given: the batches and where one may look.
-        processes: those that share the batches.
-        controls: Batches that go with those of the first round.
-        enough: asked after each round of everything so far; None measures everything.
-        advance: called with the number of sequences after each batch.
+        engine: Engine that measures.
+        sites: Sites to measure.
+        given: The batches, and the numbers of sequences after which scoring may stop.
+        processes: Processes that share the batches.
+        controls: Batches that are measured together with those of the first round.
+        enough: Called after each round with everything measured so far; true ends the
+            measurement. None measures all batches.
+        advance: Called after each batch with its number of sequences.
     """
     together = enough is None or engine.one_round
     rounds = [list(given.batches)] if together else given.rounds()
@@ -231,7 +234,7 @@ def _on_ray(
     advance: Callable[[int], None],
     warmup_batch: Batch | None = None,
 ) -> Measured:
-    """Measure on a cluster, whose workers meet the longest text when its turn comes."""
+    """Measure on a cluster; its workers do not run the longest text first."""
     with connected(address):
         return measure_on_ray(job, sites, batches, advance=advance)
 

@@ -1,7 +1,7 @@
-"""The engine for a model that fits in memory: run the body over batches under the probe.
+"""The engine for a model that fits in memory: run its body on batches with the hooks attached.
 
-Runs the body only, without the output head and without a cache, in eval and inference mode. When
-a batch does not fit, it is halved and the run goes on.
+Only the body runs, without the output head and without a key-value cache, in eval and inference
+mode. A batch that does not fit in memory is halved, and the run continues.
 
 Shape letters: B batch, T token, R rows of the probe's buffer, N sequences.
 """
@@ -41,7 +41,7 @@ from plop_lora.scoring.sites.find import Site
 
 
 class _HeadReachedError(Exception):
-    """Raised by the hook on the output head: everything before it has run."""
+    """Raised by the hook on the output head, after everything before it has run."""
 
 
 def measure(
@@ -57,18 +57,18 @@ def measure(
     """Run the batches through the model's body and collect the sites' sums.
 
     Args:
-        model: any module; its train/eval state is restored afterwards.
-        sites: from `find_sites(model)`.
-        batches: inputs by keyword; tensors are moved to the model's device.
-        indicators: what is measured of every site.
-        expected_norms: what is known of the weights from another time; what is new is saved there.
-        advance: called with the number of sequences after each batch.
-        warmup_batch: what is run first and not counted: the longest text, so that running out of
-            memory shows at the start.
+        model: Any module; its train/eval state is restored afterwards.
+        sites: Sites from `find_sites(model)`.
+        batches: Inputs by keyword; tensors are moved to the model's device.
+        indicators: The indicators to compute for every site.
+        expected_norms: Cache of expected norms, to which new ones are added.
+        advance: Called after each batch with its number of sequences.
+        warmup_batch: Batch of the longest text, which is run first and not counted, so that a lack
+            of memory shows at the start.
 
     Raises:
-        MeasurementError: NaN or infinity, or a single sequence that does not fit in memory.
-        DataError: there is no batch.
+        MeasurementError: A value is NaN or infinite, or a single sequence does not fit in memory.
+        DataError: There is no batch.
     """
     device = home_of(model)
     expected_norms = expected_norms or ExpectedNormCache()
@@ -100,11 +100,11 @@ def measure(
 def _fitting(
     forward: Callable[..., None], collector: Collector, batch: Batch, device: torch.device
 ) -> Iterator[BatchPart]:
-    """Measure a batch in as many pieces as memory and the model need.
+    """Measure a batch, if necessary in several pieces, and yield the parts.
 
-    A piece that does not fit is halved, unless the model is spread over processes, which run the
-    same batches in step. Where a module mixes the sequences of a batch, this batch
-    and all that follow go row by row.
+    A piece that does not fit in memory is halved, unless the model is sharded over processes,
+    which must all run the same batches. If a module mixes the sequences of a batch, this batch and
+    all later ones are measured one sequence at a time.
     """
     probe, window = collector.probe, collector.probe.window
     pending = (rows_of(batch) if collector.alone else split_square(batch, window))[::-1]
@@ -128,7 +128,7 @@ def _fitting(
 
 
 def rows_of(batch: Batch) -> list[Batch]:
-    """Return a batch row by row and without padding, where its tensors allow it."""
+    """Split a batch into its sequences without padding, if its tensors can be split."""
     if not batch.can_split():
         return [batch]
     return [without_padding(batch.part(row, row + 1)) for row in range(len(batch.names))]
@@ -137,10 +137,10 @@ def rows_of(batch: Batch) -> list[Batch]:
 def measure_batch(
     forward: Callable[..., None], probe: Probe, batch: Batch, device: torch.device
 ) -> BatchPart:
-    """Run one batch under the probe.
+    """Run one batch with the hooks attached and return its sums.
 
     Raises:
-        MeasurementError: the model refuses the batch, or a site saw NaN or infinity.
+        MeasurementError: The model raises an error on the batch, or a value is NaN or infinite.
     """
     inputs = {
         key: sent(value, device) if isinstance(value, torch.Tensor) else value
@@ -164,8 +164,8 @@ def measure_batch(
 
 
 def _masks(batch: Batch, probe: Probe) -> dict[str, torch.Tensor]:
-    """Return which places of each side hold tokens, [B, T]; those that come without a mask all."""
-    # A decoder without tokens of its own is given them from the labels.
+    """Return the attention mask [B, T] of encoder and decoder; without one, all places count."""
+    # A decoder without input ids of its own derives them from the labels.
     answers = ("decoder_input_ids", "labels") if probe.encoder else ("decoder_input_ids",)
     masks: dict[str, torch.Tensor] = {}
     for side, names in zip(SIDES, (("input_ids",), answers), strict=True):
@@ -191,7 +191,7 @@ def _layout(
 
 
 def _lengths(batch: Batch, masks: dict[str, torch.Tensor]) -> Floats:
-    """Return the tokens of each sequence on each side, [2, B]."""
+    """Return the number of tokens of each sequence in encoder and decoder, [2, B]."""
     lengths_2B = np.zeros((len(SIDES), len(batch.names)))
     for index, side in enumerate(SIDES):
         if side in masks and len(masks[side]) == len(batch.names):
@@ -200,7 +200,7 @@ def _lengths(batch: Batch, masks: dict[str, torch.Tensor]) -> Floats:
 
 
 def _is_of_model(error: BaseException) -> bool:
-    """Whether an error was raised outside of this package, by the model that it ran."""
+    """Return whether an error was raised outside this package, by the model."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
@@ -219,7 +219,7 @@ def _refused(error: Exception, batch: Batch) -> str:
 
 
 def encoder_of(model: nn.Module) -> nn.Module | None:
-    """Return the encoder of an encoder-decoder, None where there is none, or no way to ask."""
+    """Return the encoder of an encoder-decoder, or None if there is none or it is not exposed."""
     if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         return None
     encoder: nn.Module | None = getattr(model, "get_encoder", lambda: None)()
@@ -228,10 +228,10 @@ def encoder_of(model: nn.Module) -> nn.Module | None:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run the block in eval and inference mode, then give each module its own state back.
+    """Use eval and inference mode inside the `with` block, then restore the state of each module.
 
-    A module that was compiled in place runs uncompiled meanwhile: a graph made before our hooks
-    came would not call them.
+    A module that was compiled in place runs eagerly meanwhile, because a graph that was compiled
+    before the hooks were registered would not call them.
     """
     with unchanged(model):
         model.eval()
@@ -241,10 +241,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def body_of(model: nn.Module, sites: Sequence[Site]) -> Iterator[Callable[..., Any]]:
-    """Yield what runs the model up to its output head, or all of it where a site needs that.
+    """Yield a function that runs the model up to its output head, or whole if a site needs that.
 
-    Most models keep the body under `base_model`. Where they do not (T5), the full model runs and
-    is stopped before its output head. Its output, or the input of the head, is returned.
+    Most models have their body under `base_model`. For those that do not (T5), the full model runs
+    and is stopped before its output head. The function returns the output of the body, or the
+    input of the head.
     """
     body, head = model, None
     if isinstance(model, PreTrainedModel):
@@ -264,7 +265,7 @@ def body_of(model: nn.Module, sites: Sequence[Site]) -> Iterator[Callable[..., A
     def stop(module: nn.Module, arguments: tuple[object, ...]) -> None:
         raise _HeadReachedError(*arguments)
 
-    # FSMT calls its decoder's table a head: only what comes after all sites ends the pass.
+    # FSMT reports an embedding as its head: stop only at a head that comes after all sites.
     places = {module: index for index, module in enumerate(model.modules())}
     last = max(places.get(site.module, 0) for site in sites)
     stops = isinstance(head, nn.Module) and places.get(head, 0) > last
@@ -277,10 +278,10 @@ def body_of(model: nn.Module, sites: Sequence[Site]) -> Iterator[Callable[..., A
 
 
 def halved(batch: Batch, error: BaseException) -> tuple[Batch, Batch]:
-    """Return both halves of a batch that did not fit.
+    """Return both halves of a batch that did not fit in memory.
 
     Raises:
-        MeasurementError: it cannot be halved.
+        MeasurementError: The batch cannot be split.
     """
     if not batch.can_split():
         raise MeasurementError(

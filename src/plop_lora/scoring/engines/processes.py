@@ -2,15 +2,15 @@
 
     torchrun --nproc-per-node 4 -m plop_lora score MODEL --data DATA
 
-Every process loads the model and the data and makes the same batches; each measures its share of
-the batches, and all exchange what they measured. A batch is never cut, so that each sequence is
-computed in the same company, and the sums are the same, whatever the number of processes.
+Every process loads the model and the data and makes the same batches. Each measures its share of
+the batches, and all gather the results. A batch is never split between processes, so each sequence
+runs in the same batch, and the sums are the same, whatever the number of processes.
 
-The launcher starts and supervises the processes; nothing here does. What is added: of all the
-processes that fail, one tells; a process that waits for another looks every moment whether that
-one has failed or has stopped showing life, so that no loss can make it wait forever. torch's
-`monitored_barrier` does not do this: it gives up on every process that comes late, whether slow or
-lost, and carries no reason why another one failed.
+The launcher starts and supervises the processes. This file adds two things: if several processes
+fail, only the first reports its error; and a process that waits for another one keeps checking
+whether that one has failed or its heartbeat has stopped, so that it never waits forever. torch's
+`monitored_barrier` does not do this: it times out for a slow process as well as for a lost one, and
+does not carry the reason of a failure.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ from plop_lora.scoring.measurement.collect import Measured, merge
 
 BEAT_SECONDS = 2.0
 LOST_SECONDS = 60.0
-"""A process that shows no life for so long is lost: its machine is off or cannot be reached."""
+"""Seconds without a heartbeat after which a process counts as lost: its machine is off or cannot
+be reached."""
 _JOIN_TIME = datetime.timedelta(minutes=5)
 _EXCHANGE_TIME = datetime.timedelta(minutes=1)
 _LOOK_SECONDS = 0.05
@@ -48,7 +49,7 @@ _NOTHING = "There is no batch to score. Give at least one text or batch."
 
 
 class Store(Protocol):
-    """What is used of torch's store, which all processes share."""
+    """The part of the interface of torch's key-value store, shared by all processes, used here."""
 
     def add(self, key: str, amount: int, /) -> int:
         """Add to a counter and return it."""
@@ -60,14 +61,18 @@ class Store(Protocol):
         """Return the value of a key."""
 
     def check(self, keys: list[str], /) -> bool:
-        """Whether all the keys are set."""
+        """Return whether all keys are set."""
 
 
 @dataclass(eq=False)
 class Heartbeats:
-    """What the processes tell each other beside the sums: who is alive, who waits, who failed.
+    """The state that the processes share: heartbeats, barriers and failures.
 
-    One that shows no life for `lost_after` seconds is lost.
+    Attributes:
+        store: Key-value store of the run.
+        index: Index of this process.
+        count: Number of processes.
+        lost_after: Seconds without a heartbeat after which a process counts as lost.
     """
 
     store: Store
@@ -77,14 +82,14 @@ class Heartbeats:
     _seen: dict[int, tuple[int, float]] = field(default_factory=dict)
 
     def beat(self) -> None:
-        """Show that this process is alive."""
+        """Send a heartbeat of this process."""
         self.store.add(f"beat/{self.index}", 1)
 
     def meet(self, turn: int) -> None:
-        """Wait until every process has come to the same turn.
+        """Wait until every process has reached the barrier of number `turn`.
 
         Raises:
-            ProcessError: one has failed, or shows no life any more.
+            ProcessError: A process has failed, or its heartbeat has stopped.
         """
         self.store.add(f"turn/{turn}", 1)
         while self.store.add(f"turn/{turn}", 0) < self.count:
@@ -102,27 +107,32 @@ class Heartbeats:
         if other != self.index and now - self._seen[other][1] > self.lost_after:
             raise ProcessError(
                 f"Process {other} has shown no life for {self.lost_after:.0f} seconds: it or its "
-                "machine is gone. Nothing was written; start the run again."
+                "machine has stopped. Nothing was written; start the run again."
             )
 
     def tell(self, error: BaseException) -> bool:
-        """Note that this process failed; whether it is the first, who is to tell the user."""
+        """Record that this process failed; return whether it is the first, which reports it."""
         try:
             first = self.store.add("failures", 1) == 1
             if first:
                 self.store.set("failed", f"{error} (process {self.index})")
         except RuntimeError:
-            return True  # the store is gone, and with it those who might have told
+            return True  # without a store, no other process can have reported a failure
         return first
 
 
 @dataclass(eq=False)
 class Processes:
-    """This process among `count`; alone, it shares with nobody and everything here is free.
+    """The processes of a run, seen from one of them. A single process has nothing to exchange.
 
-    `share` and `gather` are called by every process in the same order, for example once for each
-    chunk of batches between which a rule is asked whether to stop: what `gather` returns is the
-    same everywhere, so that every process decides alike.
+    Every process calls `share` and `gather` in the same order, for example once per chunk of
+    batches. `gather` returns the same on every process, so that all make the same decision whether
+    to stop.
+
+    Attributes:
+        index: Index of this process.
+        count: Number of processes.
+        board: State that the processes share; None for a single process.
     """
 
     index: int = 0
@@ -133,11 +143,11 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this process prints and writes."""
+        """Whether this is the process that prints and writes."""
         return self.index == 0
 
     def device(self, wanted: str) -> str:
-        """Return this process's own GPU where `auto` or `cuda` would give all the same one."""
+        """Return the device of this process, a GPU of its own for `auto` or `cuda`."""
         return own_device(wanted, self.count)
 
     def measure(
@@ -146,17 +156,17 @@ class Processes:
         engine: Callable[[Sequence[Batch]], Measured],
         enough: Callable[[Measured], bool] = lambda measured: False,
     ) -> Measured:
-        """Measure chunk after chunk, each of them together, until it is enough.
+        """Measure chunk after chunk, each shared by all processes, until `enough` returns true.
 
         Args:
-            chunks: the same on every process.
-            engine: measures the batches of this process's share.
-            enough: asked after each chunk with everything so far, which is the same everywhere,
-                so that every process gives the same answer.
+            chunks: Chunks of batches, the same on every process.
+            engine: Function that measures the batches of this process.
+            enough: Called after each chunk with everything measured so far, which is the same on
+                every process.
 
         Raises:
-            ProcessError: another process failed or is lost.
-            DataError: the processes do not read the same data, or there is none.
+            ProcessError: Another process failed or was lost.
+            DataError: The processes do not read the same data, or there is no data.
         """
         pieces: list[Measured] = []
         for chunk in chunks:
@@ -170,20 +180,20 @@ class Processes:
         return pieces[0]
 
     def share(self, batches: Sequence[Batch]) -> Sequence[Batch]:
-        """Return this process's batches; possibly none."""
+        """Return the batches of this process, of which there may be none."""
         for batch in batches:
             self._data.update("\n".join(batch.names).encode())
         return batches[self.index :: self.count]
 
     def gather(self, measured: Measured | None) -> Measured:
-        """Return what all processes measured together, the same on each.
+        """Return the merged measurement of all processes, the same on each.
 
         Args:
-            measured: what this process measured; None where its share was empty.
+            measured: Measurement of this process; None if its share was empty.
 
         Raises:
-            ProcessError: another process failed or is lost.
-            DataError: the processes do not read the same data, or nobody measured anything.
+            ProcessError: Another process failed or was lost.
+            DataError: The processes do not read the same data, or no process had a batch.
         """
         pieces = [measured] if self.board is None else self._exchanged(self.board, measured)
         present = [piece for piece in pieces if piece is not None]
@@ -200,8 +210,8 @@ class Processes:
             dist.all_gather_object(everyone, mine)
         except RuntimeError as error:
             raise ProcessError(
-                "The connection to another process of this run broke, as it does when that one is "
-                "killed, for example for want of memory. Nothing was written."
+                "The connection to another process of this run broke. That process may have been "
+                "killed, for example for lack of memory. Nothing was written."
             ) from error
         different = [i for i, (digest, _) in enumerate(everyone) if digest != everyone[0][0]]
         if different:
@@ -214,13 +224,13 @@ class Processes:
 
 @contextlib.contextmanager
 def together() -> Iterator[Processes]:
-    """Join the processes that a launcher such as torchrun started, for the length of the block.
+    """Join the processes that a launcher such as torchrun started, inside the `with` block.
 
-    Where one process fails all end: the first to fail raises its error, the others leave with
-    exit code 1 and without a word. Outside a launcher there is one process.
+    If one process fails, all end: the first to fail raises its error, and the others exit silently
+    with code 1. Without a launcher there is a single process.
 
     Raises:
-        ProcessError: the launcher stopped this process, or the others cannot be reached.
+        ProcessError: The launcher stopped this process, or the others cannot be reached.
     """
     count = world_size()
     if count == 1:
@@ -241,7 +251,7 @@ def together() -> Iterator[Processes]:
 def _join(count: int) -> Heartbeats:
     try:
         whole, index, count = next(rendezvous("env://", timeout=_JOIN_TIME))
-        # the launcher's store outlives a run, and a second one must not read the notes of the first
+        # The launcher's store outlives a run, and a second run must not read the keys of the first.
         store = PrefixStore(f"plop/{next(_RUNS)}", whole)
         dist.init_process_group(
             "gloo", store=store, rank=index, world_size=count, timeout=_EXCHANGE_TIME
@@ -259,11 +269,11 @@ def _join(count: int) -> Heartbeats:
 
 @contextlib.contextmanager
 def _beating(board: Heartbeats) -> Iterator[None]:
-    """Show life from a thread, while the process loads or computes."""
+    """Send heartbeats from a thread, while the process loads or computes."""
     over = threading.Event()
 
     def run() -> None:
-        with contextlib.suppress(RuntimeError):  # a store that is gone needs no sign of life
+        with contextlib.suppress(RuntimeError):  # the store has been closed
             while not over.wait(BEAT_SECONDS):
                 board.beat()
 
@@ -278,11 +288,11 @@ def _beating(board: Heartbeats) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """Turn the launcher's SIGTERM into an error, so that files under way are removed."""
+    """Turn the launcher's SIGTERM into an error, so that incomplete files are removed."""
 
     def stop(number: int, frame: object) -> None:
         raise ProcessError(
-            "The launcher stopped this run, since one of its processes ended early: its lines "
+            "The launcher stopped this run because one of its processes ended early: the lines "
             "above or below say which one and by which signal. Nothing was written."
         )
 

@@ -1,8 +1,8 @@
-"""`--engine ray`: shards of the batches as tasks on a Ray cluster, or on a local one.
+"""`--engine ray`: every batch is a task on a Ray cluster, or on a local one.
 
-Ray schedules the tasks and runs those of a lost worker again. A worker loads the model once and
-keeps it for its next shard. A task takes a whole GPU, or all the cores of a machine without one,
-so that there is one copy of the model on each, and a matrix product uses every core.
+Ray schedules the tasks and reruns those of a lost worker. A worker loads the model once and keeps
+it for its next batch. A task takes a whole GPU, or all cores of a machine in a cluster without
+GPUs, so that each holds one copy of the model, and a matrix product uses every core.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ray import ObjectRef
 
 RETRIES = 3
-"""How often a shard is run again after the loss of its worker."""
+"""Number of times that a task is rerun after its worker was lost."""
 
 
 def measure_on_ray(
@@ -39,18 +39,18 @@ def measure_on_ray(
     *,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> Measured:
-    """Measure the batches on the connected Ray cluster; the result is that of one process.
+    """Measure the batches on the connected Ray cluster, with the same result as one process.
 
     Args:
-        job: how each worker loads the model and measures.
-        sites: those of this process, to be sure that the workers measure the same ones.
-        batches: one task each.
-        advance: called with the number of sequences after each batch.
+        job: Settings with which each worker loads the model and measures.
+        sites: Sites of this process, which are compared with those of the workers.
+        batches: Batches, each of which is one task.
+        advance: Called after each batch with its number of sequences.
 
     Raises:
-        ProcessError: a worker is lost again and again.
-        ModelError: a worker sees another model.
-        PlopError: whatever measuring may raise, as one process would.
+        ProcessError: The worker of a task was lost more than `RETRIES` times.
+        ModelError: A worker finds other sites than this process.
+        PlopError: An error of the measurement, as in one process.
     """
     names = tuple(site.name for site in sites)
     pieces: list[Measured | None] = [None] * len(batches)
@@ -70,13 +70,13 @@ def measure_on_ray(
 def measure_shard(
     job: MeasurementSettings, batch: Batch, names: tuple[str, ...]
 ) -> tuple[tuple[str, ...], Measured]:
-    """Measure one batch in a worker; return the names of the sites with it.
+    """Measure one batch in a worker, and return the names of its sites with the measurement.
 
     Args:
-        job: how the model is loaded and measured.
-        batch: what is measured.
-        names: of the sites that the process with the texts wants, which has tried what can learn
-            and how fused weights are cut.
+        job: Settings with which the model is loaded and measured.
+        batch: Batch to measure.
+        names: Names of the sites that the calling process selected, after checking which can
+            learn and how fused weights are sliced.
     """
     model, found, expected_norms = _loaded(job)
     wanted = frozenset(names)
@@ -103,11 +103,11 @@ def run_tasks(
     *,
     retries: int = RETRIES,
 ) -> Iterator[tuple[int, Any]]:
-    """Run `function` on each of the arguments; yield index and result as they come.
+    """Run `function` on each of the arguments, and yield index and result as tasks complete.
 
     Raises:
-        ProcessError: a task's worker is lost more than `retries` times.
-        PlopError: what a task raised.
+        ProcessError: The worker of a task was lost more than `retries` times.
+        PlopError: A task raised this error.
     """
     ray = require("ray")
     task = ray.remote(function).options(max_retries=retries, **_share_of_a_machine(ray))

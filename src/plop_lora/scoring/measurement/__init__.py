@@ -1,1 +1,1 @@
-"""What one measurement is: hooks, masks, sums by sequence, expected norms."""
+"""Measurement of the sites: hooks, masks, sums per sequence, expected norms."""

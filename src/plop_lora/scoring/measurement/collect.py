@@ -1,4 +1,4 @@
-"""What the batches of a measurement add up to, whichever engine ran them.
+"""Collect the sums of all batches of a measurement, for every engine.
 
 Shape letters: B batch, R rows of the probe's buffer, N sequences.
 """
@@ -22,10 +22,14 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchPart:
-    """What one batch gave: the names of its sequences, its sums and counts, and its tokens.
+    """The measurement of one batch.
 
-    `tokens_2B` holds the tokens of each sequence: of the encoder or of the only stack, and of a
-    decoder with inputs of its own.
+    Attributes:
+        names: Names of the sequences.
+        found: Sums and counts of the sites.
+        tokens_2B: Number of tokens of each sequence. The first row holds those of the encoder or
+            of a decoder-only model, the second those of the decoder of an encoder-decoder.
+        text_only: Whether the inputs were tokens only, and not for example images.
     """
 
     names: tuple[str, ...]
@@ -36,18 +40,25 @@ class BatchPart:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """Sums and counts per row and sequence, columns in the order of `names` (sorted).
+    """Sums and counts of every site and sequence.
 
-    Site i has the rows `starts[i]` to `starts[i + 1]`: one, or one per expert. `tokens_2N` holds
-    the tokens of each sequence as in `BatchPart`, and `text_only` says that there was nothing else,
-    such as an image, that makes rows. `alone` says that
-    sequences went one at a time, because some module mixes those of a batch. `engine` is the one
-    that ran, and `notes` says why where it is not the one that was asked for. `zeros` are the sites
-    whose weight is all zero, `ran` those that a forward pass came to, and `left_out` those with
-    calls that count nowhere, with the reason.
-
-    `further` has the sums of each further indicator, over the same counts, and `weights` what
-    others say of the weights.
+    Attributes:
+        names: Names of the sequences, sorted; they give the order of the columns.
+        sums_RN: Sum of NFN over the counted tokens.
+        counts_RN: Number of counted tokens.
+        tokens_2N: Number of tokens of each sequence, as in `BatchPart`.
+        starts: Site i has the rows `starts[i]` to `starts[i + 1]`: one, or one per expert.
+        unassignable: Sites whose input rows cannot be assigned to sequences.
+        halvings: Number of batches that were halved because they did not fit in memory.
+        alone: Whether each sequence ran in a batch of its own, because a module mixes them.
+        engine: Engine that ran, which need not be the requested one.
+        notes: Notes for the record, such as why another engine ran.
+        zeros: Sites whose weight is all zero.
+        ran: Sites that a forward pass reached.
+        left_out: Sites with calls that were not counted, and the reason.
+        further: Sums of each further indicator of features, over the same counts.
+        weights: Values of each further indicator of weights.
+        text_only: Whether the inputs were tokens only, and not for example images.
     """
 
     names: tuple[str, ...]
@@ -69,13 +80,13 @@ class Measured:
 
     @property
     def tokens(self) -> int:
-        """How many tokens there were, on both sides."""
+        """Number of tokens, those of encoder and decoder together."""
         return int(self.tokens_2N.sum())
 
 
 @dataclass
 class Collector:
-    """Gathers parts in any order; `result` may be asked at any time."""
+    """Collects the measurements of batches in any order; `result` may be called at any time."""
 
     probe: Probe
     parts: list[BatchPart] = field(default_factory=list)
@@ -83,19 +94,19 @@ class Collector:
     alone: bool = False
 
     def add(self, part: BatchPart) -> None:
-        """Add what one batch gave."""
+        """Add the measurement of one batch."""
         self.parts.append(part)
 
     @property
     def sequences(self) -> int:
-        """How many sequences there are so far."""
+        """Number of sequences so far."""
         return sum(len(part.names) for part in self.parts)
 
     def result(self) -> Measured:
-        """Return everything so far, sequences sorted by name.
+        """Return the measurement of all batches so far, with the sequences sorted by name.
 
         Raises:
-            DataError: there is no part.
+            DataError: No batch has been added.
         """
         if not self.parts:
             raise DataError("There is no batch to score. Give at least one text or batch.")
@@ -121,10 +132,10 @@ class Collector:
 
 
 def merge(pieces: Sequence[Measured]) -> Measured:
-    """Return one measurement of the sequences of all pieces, whoever measured them.
+    """Merge measurements of different sequences into one.
 
     Args:
-        pieces: of the same model and sites; at least one.
+        pieces: Measurements of the same model and sites; at least one.
     """
     if len(pieces) == 1:
         return pieces[0]
@@ -153,11 +164,11 @@ def merge(pieces: Sequence[Measured]) -> Measured:
 
 
 def divided(measured: Measured, names: frozenset[str]) -> tuple[Measured, Measured]:
-    """Return a measurement without the sequences of some names, and that of those alone.
+    """Divide a measurement into two: without the sequences of the given names, and of those only.
 
     Args:
-        measured: of all of them together.
-        names: of the sequences that are taken out.
+        measured: Measurement of all sequences.
+        names: Names of the sequences to separate.
     """
     apart_N = np.array([name in names for name in measured.names])
 
@@ -168,16 +179,16 @@ def divided(measured: Measured, names: frozenset[str]) -> tuple[Measured, Measur
 
 
 def _in_order(measured: Measured) -> Measured:
-    """Sort the columns by name, and those of a text that is there twice by their sums.
+    """Sort the columns by name, and those of equal names by their sums.
 
-    The result then depends on what was measured, and not on who measured what in which order.
+    The result then does not depend on the order of the batches or on how processes share them.
     """
     order_N = np.lexsort((measured.sums_RN.sum(axis=0), np.array(measured.names)))
     return _columns(measured, order_N)
 
 
 def _columns(measured: Measured, order_N: NDArray[np.intp]) -> Measured:
-    """Return a measurement of some of its sequences, in their order here."""
+    """Return a measurement of the sequences at some positions, in the order given."""
     return replace(
         measured,
         names=tuple(measured.names[index] for index in order_N),

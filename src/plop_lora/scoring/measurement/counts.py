@@ -1,4 +1,4 @@
-"""Check the rows that were counted against the tokens of the texts, whoever counted them.
+"""Compare the number of counted rows with the number of tokens of the texts.
 
 Shape letters: S sites, N sequences.
 """
@@ -17,9 +17,9 @@ from plop_lora.scoring.sites.find import Site
 
 
 def grouped(sites: Sequence[Site]) -> dict[tuple[str, object], list[int]]:
-    """Return the places of the sites of each type and layer, in the order of the first of each.
+    """Return the indices of the sites of each type and layer, in the order of first occurrence.
 
-    Experts that stand in a list share the tokens of a text: only together do they see all.
+    Experts in a `ModuleList` share the tokens of a text, and only together receive all of them.
     """
     groups: dict[tuple[str, object], list[int]] = defaultdict(list)
     for index, site in enumerate(sites):
@@ -30,13 +30,13 @@ def grouped(sites: Sequence[Site]) -> dict[tuple[str, object], list[int]]:
 def count_notes(
     sites: Sequence[Site], usable: Sequence[int], measured: Measured, counts_SN: Floats
 ) -> Iterator[str]:
-    """Yield what a reader must know of the rows that were counted, and of those that were not.
+    """Yield notes on sites whose counted rows are not the tokens of the texts.
 
     Args:
-        sites: what was measured.
-        usable: those that have a score.
-        measured: the measurement.
-        counts_SN: the rows of each site and sequence, from `by_site(measured)`.
+        sites: The measured sites.
+        usable: Indices of the sites that have a score.
+        measured: The measurement.
+        counts_SN: Number of counted rows of each site and sequence, from `by_site(measured)`.
     """
     yield from _other_rows(sites, usable, measured, counts_SN)
     yield from _left_out_calls(sites, usable, measured)
@@ -45,9 +45,9 @@ def count_notes(
 def _other_rows(
     sites: Sequence[Site], usable: Sequence[int], measured: Measured, counts_SN: Floats
 ) -> Iterator[str]:
-    """Tell where the rows of a text are no multiple of its tokens.
+    """Yield a note if the number of rows of a text is not a multiple of its tokens.
 
-    A module that runs several times, or sends each token to several experts, sees a multiple.
+    A module that runs several times, or routes each token to several experts, counts a multiple.
     """
     if not measured.text_only or not measured.tokens:
         return
@@ -68,7 +68,7 @@ def _other_rows(
 
 
 def _are_multiples(counts_N: Floats, tokens_2N: Floats) -> NDArray[np.bool_]:
-    """Whether each count is a multiple of the tokens of one side, or of both together."""
+    """Return whether each count is a multiple of the tokens of encoder, decoder or both."""
     sides = np.concatenate([tokens_2N, tokens_2N.sum(axis=0, keepdims=True)])
     rest = np.remainder(counts_N, np.where(sides > 0, sides, np.inf))
     return np.asarray(((rest == 0) & (sides > 0)).any(axis=0))
@@ -77,7 +77,7 @@ def _are_multiples(counts_N: Floats, tokens_2N: Floats) -> NDArray[np.bool_]:
 def _left_out_calls(
     sites: Sequence[Site], usable: Sequence[int], measured: Measured
 ) -> Iterator[str]:
-    """Tell of calls that count nowhere, at sites that have a score from other calls."""
+    """Yield notes on calls that were not counted, at sites that have a score from other calls."""
     by_reason: dict[str, list[str]] = defaultdict(list)
     for index in usable:
         if index in measured.left_out:

@@ -1,15 +1,16 @@
-"""Expected norms kept on disk: they depend on the weights alone, and cost as much as the hooks.
+"""Cache of expected norms on disk: they depend on the weights only, and cost as much as the hooks.
 
-One small JSON file for each checkpoint, in `$XDG_CACHE_HOME/plop-lora` (`~/.cache/plop-lora`). Its
-name is a hash of the identity of the checkpoint's files, its sections are the settings that
-change one. `PLOP_CACHE=0` or `--no-cache` leaves it alone.
+There is one small JSON file per checkpoint in `$XDG_CACHE_HOME/plop-lora` (`~/.cache/plop-lora`).
+Its name is a hash that identifies the files of the checkpoint. It has one section for each
+combination of settings that change an expected norm. `PLOP_CACHE=0` or `--no-cache` disables it.
 
-Each section carries a checksum over its norms and over where they belong, and one is taken only
-where it fits its site (`probe.py`): a value that was changed would move a score without a word.
+Each section carries a checksum over its norms, its name and that of the file, and a norm is used
+only if it has the form that its site needs (`hooks.py`): a changed value would silently change a
+score.
 
-A cache never fails a run: a section that is damaged is as good as none and is written anew, and a
-folder that cannot be written, or a user without a home, is passed over. Models given as modules
-are not cached, since their weights may have changed after loading.
+The cache never fails a run: a damaged section is ignored and rewritten, and without a folder that
+can be written, nothing is cached. Models given as modules are not cached either, because their
+weights may have changed after loading.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from plop_lora.scoring.measurement.settings import MeasurementSettings
 _WEIGHTS = ("*.safetensors", "*.bin")
 _HEADER_BYTES = 65536
 _READING = 2
-"""Counts up when a module of the same weight may be read as another map."""
+"""Version of how modules are read, increased when a weight may be read as another linear map."""
 _FORMULA = (
     expected_norms.EXACT_WIDTH,
     expected_norms.PROBES,
@@ -50,14 +51,14 @@ _VERSIONS = (__version__, transformers.__version__, *map(str, _FORMULA))
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExpectedNormCache:
-    """The expected norms of one checkpoint under one group of settings.
+    """The expected norms of one checkpoint under one combination of settings.
 
     Attributes:
-        path: the checkpoint's file, or None to remember them for the length of the run only.
-        section: the settings.
-        known: expected norms by the name of their site.
-        weights: what further indicators say of the weights, by indicator and name of the site, for
-            the length of the run.
+        path: File of the checkpoint, or None to keep the norms in memory only.
+        section: Name of the section, which lists the settings.
+        known: Expected norms by the name of the site.
+        weights: Values of further indicators of weights, by indicator and name of the site. They
+            are kept in memory only.
     """
 
     path: Path | None = None
@@ -66,9 +67,9 @@ class ExpectedNormCache:
     weights: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def learn(self, expected_norms: Mapping[str, ExpectedNorm]) -> None:
-        """Add expected norms; what is new goes to the file, which appears complete or not at all.
+        """Add expected norms, and write new ones to the file, which is replaced atomically.
 
-        A norm of zero is that of an empty weight, which costs nothing to compute again.
+        A norm of zero, that of a weight that is all zero, is not kept.
         """
         new = {name: norm for name, norm in expected_norms.items() if _is_expected_norm(norm)}
         if all(self.known.get(name) == norm for name, norm in new.items()):
@@ -86,11 +87,11 @@ class ExpectedNormCache:
 
 
 def open_cache(job: MeasurementSettings, model: nn.Module) -> ExpectedNormCache:
-    """Return what is known of the checkpoint of a job; nothing where nothing may be kept.
+    """Return the cache of the checkpoint of a job; it is empty if nothing may be cached.
 
     Args:
-        job: what will be measured; the precision and the denominator are part of the key.
-        model: what was loaded for it; so is the kind of device that it is on.
+        job: Settings of the measurement; its dtype, denominator and seed are part of the key.
+        model: The loaded model; its kind of device is part of the key.
     """
     folder = cache_folder()
     if folder is None or not job.cache or job.model is None:
@@ -105,17 +106,17 @@ def open_cache(job: MeasurementSettings, model: nn.Module) -> ExpectedNormCache:
 
 
 def checkpoint_key(name: str, origin: Origin = PLAIN) -> str | None:
-    """Return a hash that changes with any weight of a checkpoint; None where it cannot be told.
+    """Return a hash that changes with any weight of a checkpoint; None if it has no such hash.
 
     A file of the hub's cache is a link to a blob whose name is the hash of its content. Any other
-    file is known by its size, its first bytes (which hold the names, shapes and places of the
-    tensors), its inode, and the times of its last change, one of which no program can set back:
-    reading a file of 100 GB to hash it would take longer than what the cache saves. A copy of a
-    checkpoint is another checkpoint to it, which costs one computation and no wrong score.
+    file is identified by its size, its first bytes (which hold the names, shapes and offsets of
+    the tensors), its inode, and its modification and change times, the latter of which no program
+    can set back. Reading a file of 100 GB to hash it would take longer than the cache saves. A copy
+    of a checkpoint counts as another one, which costs one computation.
     """
     folder = _files_of(name, origin)
     if folder is None or (folder / "adapter_config.json").exists():
-        return None  # the weights of an adapter's base model stand somewhere else
+        return None  # the weights of an adapter's base model are stored elsewhere
     weights = sorted(path for pattern in _WEIGHTS for path in folder.glob(pattern))
     if not weights:
         return None
@@ -139,7 +140,7 @@ def _identity(path: Path) -> str:
 
 
 def _files_of(name: str, origin: Origin) -> Path | None:
-    """Return the folder of a checkpoint, here or in the hub's cache."""
+    """Return the local folder of a checkpoint, or its folder in the hub's cache."""
     if Path(name).is_dir():
         return Path(name)
     try:
@@ -150,7 +151,7 @@ def _files_of(name: str, origin: Origin) -> Path | None:
 
 
 def _read(path: Path) -> dict[str, dict[str, ExpectedNorm]]:
-    """Return the sound sections of a file; a file that is not there, or damaged, has none."""
+    """Return the valid sections of a file; a missing or damaged file has none."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -164,7 +165,7 @@ def _read(path: Path) -> dict[str, dict[str, ExpectedNorm]]:
 
 
 def _is_sound(path: Path, section: str, content: object) -> bool:
-    """Whether a section holds expected norms, and those that were written for it."""
+    """Return whether a section holds expected norms that match its checksum."""
     if not isinstance(content, dict) or not isinstance(content.get("gains"), dict):
         return False
     expected_norms = content["gains"]
@@ -173,7 +174,7 @@ def _is_sound(path: Path, section: str, content: object) -> bool:
 
 
 def _is_expected_norm(norm: object) -> bool:
-    """Whether a value is a positive number, or a list of them."""
+    """Return whether a value is a positive finite number, or a list of them."""
     numbers = norm if isinstance(norm, list) else [norm]
     return all(isinstance(x, float) and 0 < x < float("inf") for x in numbers)
 

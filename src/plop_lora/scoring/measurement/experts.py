@@ -1,9 +1,9 @@
-"""Run stacked experts so that both of their products are seen, expert by expert.
+"""Run stacked experts so that both of their matrix products can be measured for each expert.
 
-A hook on the module sees the tokens that come in and none of what happens inside. So, while the
-block is open, transformers' experts interface dispatches to a function of ours, which makes the
-same products in the same order as its own grouped implementation and hands their rows to the
-probe. Llama-4's class is outside the interface and has its forward replaced on the module.
+A hook on the module receives its inputs but none of the intermediate products. Inside the context
+manager, transformers' experts interface therefore dispatches to a function of this file, which
+computes the same products in the same order as the grouped implementation and passes their rows to
+the probe. The class of Llama 4 is outside the interface, so its forward is replaced.
 
 Shape letters: T token, H width, S routed pairs (a token once for each of its experts), K experts
 per token, E expert, I in, O out.
@@ -29,12 +29,12 @@ from plop_lora.scoring.sites.find import Site
 from plop_lora.scoring.sites.stacked_experts import ExpertStack, stack_of
 
 _BLOCKS = itertools.count()
-"""Numbers the open blocks, each of which has a function of its own: a measurement may be nested."""
+"""Numbers for the names of the registered functions, so that measurements may be nested."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Recorder:
-    """The sites of one stack, by parameter, and the probe their rows go to."""
+    """The sites of one stack of experts by parameter, and the probe that records their rows."""
 
     stack: ExpertStack
     sites: dict[str, list[int]]
@@ -47,7 +47,7 @@ class _Recorder:
         products_SO: torch.Tensor,
         routing: Routing | None,
     ) -> None:
-        """Record the products of one projection; the bias is not in them yet."""
+        """Record the products of one projection, to which no bias has been added yet."""
         weights_EOI = self.stack.weights_EOI(leaf)
         indices = self.sites.get(leaf, [])
         self.probe.add_routed(indices, weights_EOI, features_SI, products_SO, routing)
@@ -55,7 +55,7 @@ class _Recorder:
 
 @contextlib.contextmanager
 def experts_measured(sites: Sequence[Site], probe: Probe) -> Iterator[None]:
-    """Dispatch every stack among the sites to a measuring forward for the length of the block."""
+    """Replace the forward of every stack of experts among the sites inside the `with` block."""
     recorders = _recorders(sites, probe)
     plain = {m: r for m, r in recorders.items() if not hasattr(m, "_apply_gate")}
     configs = {id(m.config): m.config for m in recorders if m not in plain}
@@ -133,10 +133,10 @@ def _grouped(
 
 
 def _unrouted(module: Any, recorder: _Recorder) -> Any:
-    """Return Llama-4's forward with its two products recorded.
+    """Return the forward of Llama 4's experts with both products recorded.
 
-    Every expert sees every token there, and those not routed to it come as zeros, which the
-    probe leaves out: a zero row has no direction.
+    Every expert receives every token there. Tokens that are not routed to it are zero rows, which
+    the probe does not count.
     """
 
     def forward(hidden_states: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """The hooks: one context manager that turns a forward pass into sums per row and sequence.
 
-While it is open, every site's forward leaves Σ NFN, Σ of each further indicator and the number of
-tokens of each sequence in a small buffer on its device (`sums.py`). Nothing that grows with tokens
-× width is kept, and nothing is copied to the host until the batch is over.
+Inside it, the forward of every site adds Σ NFN, Σ of each further indicator and the number of
+tokens of each sequence to a small buffer on its device (`sums.py`). No tensor that grows with
+tokens × width is kept, and nothing is copied to the host before the end of the batch.
 
 Shape letters: B batch, T token, N kept rows (B × T flattened), L layers, R buffer rows,
 S routed pairs, E expert, I in, O out.
@@ -44,21 +44,24 @@ from plop_lora.scoring.sites.sharded import ShardedOperator
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
 ExpectedNorm = float | list[float]
-"""E||W u|| of a site, or of each of its experts; a float32 number, kept to its last digit."""
+"""E||W u|| of a site, or of each of its experts, with all digits of float32."""
 Weights = dict[str, dict[str, list[float]]]
-"""What further indicators say of weights: by indicator and name of the site, for each expert."""
+"""Values of indicators of weights, by indicator and name of the site; one value per expert."""
 
 
 @dataclass
 class Probe:
-    """What the hooks write to; `begin` and `finish` frame one batch.
+    """State that the hooks write to; `begin` and `finish` enclose one batch.
 
-    The hooks write to the sums in `current`. An engine that has several batches under way sets
-    it whenever another batch takes its turn.
-    `known` holds expected norms by their site, as `expected_norms` returned them before, `weights`
-    what further indicators say of the weights, to which what is new is added, and
-    `encoder` the modules of the encoder of an encoder-decoder, and `window` the length to whose
-    multiples the model pads its inputs.
+    Attributes:
+        sites: The measured sites.
+        indicators: The indicators to compute.
+        known: Expected norms by the name of the site, as `expected_norms` returned them before.
+        weights: Values of indicators of weights, to which new ones are added.
+        encoder: Modules of the encoder of an encoder-decoder.
+        window: Length to a multiple of which the model pads its inputs, or None.
+        current: Sums that the hooks write to. An engine that interleaves several batches sets it
+            whenever another batch runs.
     """
 
     sites: Sequence[Site]
@@ -73,7 +76,7 @@ class Probe:
     _weighed: dict[tuple[str, int], torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Give each site its rows of the buffer."""
+        """Assign rows of the buffer to each site."""
         ends = itertools.accumulate((site.host.copies for site in self.sites), initial=0)
         self.starts = tuple(ends)
         self._features = self.indicators.features
@@ -81,7 +84,7 @@ class Probe:
 
     @property
     def in_step(self) -> bool:
-        """Whether other processes hold parts of the same weights and run the same batches."""
+        """Whether the weights are sharded over processes that all run the same batches."""
         return any(isinstance(site.operator, ShardedOperator) for site in self.sites)
 
     def rows_of(self, index: int) -> slice:
@@ -93,10 +96,10 @@ class Probe:
         self.current = BatchSums(layout, self.starts[-1], SUMS + len(self._features))
 
     def finish(self) -> Found:
-        """End the current sums and move them to the host, in one transfer a device.
+        """End the current batch and copy its sums to the host, in one transfer per device.
 
         Raises:
-            MeasurementError: a site saw NaN or infinity; the first in forward order is named.
+            MeasurementError: A sum is NaN or infinite; the first site in forward order is named.
         """
         batch_sums, self.current = self.current, None
         assert batch_sums is not None
@@ -162,7 +165,7 @@ class Probe:
                 inputs_N, width=features.shape[-1], whole=operator.in_features
             )
         layers = batch_sums.on(rows_NO.device).unbind()
-        # `!= 0` keeps NaN, which must be seen; a zero input has no direction and no NFN.
+        # `!= 0` keeps NaN, which must be reported; a zero input has no direction and no NFN.
         seen_BT = tokens_BT & (inputs_N.view(tokens_BT.shape) != 0)
         for index in indices:
             compute = self._compute_expected_norm(index, operator, rows_NO)
@@ -202,7 +205,7 @@ class Probe:
     def _products(
         self, index: int, operator: Operator, rows_NO: torch.Tensor, bias_O: torch.Tensor | None
     ) -> tuple[torch.Tensor, Callable[[], torch.Tensor]]:
-        """Return the norms of the products of a site, and what makes the products themselves."""
+        """Return the norms of the products of a site, and a function that returns the products."""
         part = self.sites[index].part
         norms_N = part_norms(rows_NO, bias_O, part)
         if isinstance(operator, ShardedOperator):
@@ -212,12 +215,12 @@ class Probe:
         return norms_N, functools.partial(part_rows, rows_NO, bias_O, part)
 
     def _measured(self, rows: FeatureRows) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield the layer of the buffer and the numbers [N] of each indicator."""
+        """Yield the layer of the buffer and the values [N] of each indicator."""
         for layer, measure in enumerate(self._features.values(), start=SUMS):
             yield layer, measure.per_token(rows)
 
     def _weigh(self, index: int, weight: Callable[[], torch.Tensor | None]) -> None:
-        """Give a weight to the further indicators that have not seen it: [O, I] or [E, O, I]."""
+        """Compute the indicators of a weight [O, I] or [E, O, I] that are not known yet."""
         name = self.sites[index].name
         for indicator, measure in self._weights.items():
             if (indicator, index) in self._weighed or name in self.weights.get(indicator, {}):
@@ -229,7 +232,7 @@ class Probe:
                 self._weighed[indicator, index] = torch.stack(numbers)
 
     def _operator(self, index: int, features: torch.Tensor, output: object) -> Operator | None:
-        """Return how to read a site, decided by its first call; None where nothing reads it."""
+        """Return the operator of a site, decided by its first call; None if none is correct."""
         site = self.sites[index]
         if site.module not in self._operators:
             assert site.operator is not None
@@ -239,7 +242,7 @@ class Probe:
     def _expected_norm(
         self, index: int, device: torch.device, compute: Callable[[], torch.Tensor]
     ) -> torch.Tensor:
-        """Return the expected norm of a site, or of each of its experts; it is computed once."""
+        """Return the expected norm of a site or of each of its experts, computed only once."""
         if index not in self._expected_norms:
             known = self.known.get(self.sites[index].name)
             self._expected_norms[index] = (
@@ -250,16 +253,16 @@ class Probe:
         return self._expected_norms[index]
 
     def expected_norms(self) -> dict[str, ExpectedNorm]:
-        """Return every expected norm that was needed so far, by the name of its site."""
+        """Return the expected norms that were used so far, by the name of the site."""
         return {
             self.sites[index].name: norm.tolist() for index, norm in self._expected_norms.items()
         }
 
     def weighed(self) -> Weights:
-        """Return what the further indicators say of the weights that have run, and remember it.
+        """Return the values of the indicators of weights, and add new ones to `weights`.
 
         Raises:
-            MeasurementError: NaN or infinity.
+            MeasurementError: A value is NaN or infinite.
         """
         for (indicator, index), values_E in self._weighed.items():
             site, numbers = self.sites[index].name, values_E.float().tolist()
@@ -277,19 +280,19 @@ class Probe:
         }
 
     def zeros(self) -> frozenset[int]:
-        """Return the sites whose weight is all zero: it has no direction that it could prefer."""
+        """Return the sites whose weight is all zero and therefore has no NFN."""
         return frozenset(
             i for i, norm in self._expected_norms.items() if not bool((norm != 0).any())
         )
 
     def ran(self) -> frozenset[int]:
-        """Return the sites that a forward pass came to, whatever it brought them."""
+        """Return the sites that a forward pass reached, with or without countable rows."""
         return frozenset(self._expected_norms)
 
     def routing(
         self, hidden_TH: torch.Tensor, experts_S: torch.Tensor, tokens_S: torch.Tensor
     ) -> Routing | None:
-        """Return where routed pairs go: token numbers count the rows of `hidden_TH`."""
+        """Return the routing of pairs of expert and token; tokens index the rows of `hidden_TH`."""
         mask_BT = None if self.current is None else self.current.layout.tokens_of(hidden_TH)
         return None if mask_BT is None else Routing(experts_S, tokens_S, mask_BT)
 
@@ -304,11 +307,11 @@ class Probe:
         """Record one projection of stacked experts.
 
         Args:
-            indices: the sites that are this projection or parts of it.
-            weights_EOI: its weights.
-            features_SI: what went in, one row for each routed pair.
-            products_SO: what came out, without a bias.
-            routing: expert and token of each pair; None where nobody can tell the sequence.
+            indices: Indices of the sites that are this projection or parts of it.
+            weights_EOI: Weights of the projection.
+            features_SI: Inputs, one row for each routed pair.
+            products_SO: Outputs without the bias.
+            routing: Expert and token of each pair; None if the sequences are unknown.
         """
         batch_sums = self.current
         if batch_sums is None:
@@ -350,11 +353,11 @@ class Probe:
 
 
 def _broken(site: str, indicator: str) -> str:
-    """Say what it means that an indicator of a site is not finite."""
+    """Return the message for an indicator of a site that is not finite."""
     if indicator == NFN:
         return (
-            f"{site} produced NaN or infinity, so nothing after it means "
-            "anything. If the model runs in float16 or bfloat16, score it with "
+            f"{site} produced NaN or infinity, so its score and those of all later modules would "
+            "be meaningless. If the model runs in float16 or bfloat16, score it with "
             "--dtype float32; if that does not help, its weights are damaged."
         )
     return (
@@ -374,20 +377,20 @@ def _sequences_of(kept_BT: torch.Tensor) -> torch.Tensor:
 
 
 def _spread_rows(name: str) -> torch.Tensor:
-    """Refuse to give the rows of an output of which each process holds a slice.
+    """Refuse to return the rows of an output that is sharded over processes.
 
     Raises:
-        MeasurementError: always.
+        MeasurementError: Always.
     """
     raise MeasurementError(
-        f"{name} is spread over processes by a tensor-parallel plan, and an indicator that was "
+        f"{name} is sharded over processes by a tensor-parallel plan, and an indicator that was "
         "asked for needs its whole output. Load the model without tp_plan, for example with "
         'device_map="auto".'
     )
 
 
 def _fits(site: Site, norm: ExpectedNorm | None) -> bool:
-    """Whether a known norm is one that a site can have: a number, or one for each expert."""
+    """Return whether a cached norm has the form a site needs: a number, or one per expert."""
     if isinstance(norm, list):
         return site.host.is_parameter and len(norm) == site.host.copies
     return norm is not None and not site.host.is_parameter
@@ -403,7 +406,10 @@ def attach(
     encoder: nn.Module | None = None,
     window: int | None = None,
 ) -> Iterator[Probe]:
-    """Watch the sites for the length of the block; the hooks go whatever happens inside."""
+    """Register the hooks of the sites inside the `with` block, and yield the probe they write to.
+
+    The hooks are removed at the end, also after an exception.
+    """
     inside = frozenset(encoder.modules()) if encoder is not None else frozenset()
     expected_norms = known or {}
     fitting = {

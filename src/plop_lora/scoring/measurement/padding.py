@@ -1,4 +1,4 @@
-"""Rows that are no tokens: padding of a batch, and padding that a model adds to its own inputs.
+"""Rows that are not tokens: padding of a batch, and padding that a model adds to its inputs.
 
 Shape letters: B batch, T token.
 """
@@ -14,7 +14,7 @@ _TEXT = ("inputs_embeds", "decoder_inputs_embeds")
 
 
 def is_text(batch: Batch) -> bool:
-    """Whether a batch holds tokens and nothing else, such as images or sounds, that makes rows."""
+    """Return whether a batch holds only tokens, and no other inputs such as images or sound."""
     reads = any(key in batch.inputs for key in ("input_ids", *_TEXT))
     return reads and not any(
         isinstance(value, torch.Tensor) and value.is_floating_point()
@@ -24,15 +24,15 @@ def is_text(batch: Batch) -> bool:
 
 
 def width_of(batch: Batch) -> int:
-    """Return how many places the rows of a batch have, on the wider side."""
+    """Return the sequence length of a batch with padding, the larger one of encoder and decoder."""
     tensors = (value for value in batch.inputs.values() if isinstance(value, torch.Tensor))
     return max((value.shape[1] for value in tensors if value.ndim > 1), default=0)
 
 
 def is_square(batch: Batch, window: int | None) -> bool:
-    """Whether a batch has as many rows as one of its sides has places.
+    """Return whether the number of sequences of a batch equals one of its sequence lengths.
 
-    A module that runs time first cannot be told from others by the shape of its input there.
+    The shape of an input [T, B, ...] of a module is then ambiguous with [B, T, ...].
     """
     widths = {
         value.shape[1]
@@ -45,7 +45,7 @@ def is_square(batch: Batch, window: int | None) -> bool:
 
 
 def split_square(batch: Batch, window: int | None) -> list[Batch]:
-    """Return a batch in pieces none of which is square; see `is_square`."""
+    """Split a batch into pieces that are not square; see `is_square`."""
     if not is_square(batch, window):
         return [batch]
     return [piece for half in halves_of(batch) for piece in split_square(half, window)]
@@ -58,9 +58,9 @@ def halves_of(batch: Batch) -> tuple[Batch, Batch]:
 
 
 def without_padding(batch: Batch) -> Batch:
-    """Return a batch of one sequence without the columns that its masks leave out.
+    """Return a batch of one sequence without the columns that its masks exclude.
 
-    Padding in it would still be routed to experts, whose rows tell nobody where they came from.
+    Padding would still be routed to experts, whose rows cannot be assigned to tokens.
     """
     inputs = dict(batch.inputs)
     for side in SIDES:
@@ -83,7 +83,7 @@ def _along(value: object, mask_BT: torch.Tensor) -> bool:
 
 
 def window_of(model: nn.Module) -> int | None:
-    """Return the length to whose multiples a model pads its inputs on the right, None for none."""
+    """Return the length to a multiple of which a model pads its inputs on the right, or None."""
     config = getattr(model, "config", None)
     windows = getattr(config, "attention_window", None)
     if windows:
@@ -94,6 +94,6 @@ def window_of(model: nn.Module) -> int | None:
 
 
 def padded(mask_BT: torch.Tensor, window: int | None) -> torch.Tensor:
-    """Return the mask of what a model makes of its input: false where it adds padding."""
+    """Return the mask of the inputs after the model has padded them to a multiple of `window`."""
     missing = 0 if window is None else -mask_BT.shape[1] % window
     return nn.functional.pad(mask_BT, (0, missing), value=False)

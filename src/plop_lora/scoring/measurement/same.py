@@ -1,4 +1,4 @@
-"""A scored model is the same after as before, whatever its forward changes about itself."""
+"""Restore a model after scoring, even if its forward changes its own attributes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _PLAIN = (bool, int, float, str, type(None))
 
 @contextlib.contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Put back the modes, plain attributes and inner modules that the block changes.
+    """Restore the modes, plain attributes and submodules that change inside the `with` block.
 
-    BigBird replaces its sparse attention for good when it meets a short text.
+    BigBird, for example, permanently replaces its sparse attention when it runs on a short text.
     """
     before = [(module, _plain(module), dict(module._modules)) for module in model.modules()]
     try:

@@ -1,4 +1,4 @@
-"""What decides a measurement beside its batches, for a worker that measures somewhere else."""
+"""The settings of a measurement, in a form that can be sent to a worker on another machine."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from plop_lora.models.origin import PLAIN, Origin
 
 @dataclass(frozen=True, slots=True)
 class IndicatorSettings:
-    """What is measured of every site: NFN, and what was asked for beside it.
+    """The indicators to compute for every site: NFN, and any further ones.
 
     Attributes:
         denominator: `analytic` or `monte_carlo`, see `expected_norms.expected_norm`.
-        seed: Seed of the denominator, and of what estimates from draws.
-        further: Indicators beside NFN; those that follow from a record are not measured.
+        seed: Seed of the random draws of the denominator and of other estimates.
+        further: Indicators in addition to NFN; those that follow from a record are ignored here.
     """
 
     denominator: str = "analytic"
@@ -24,13 +24,13 @@ class IndicatorSettings:
 
     @property
     def features(self) -> dict[str, OfFeatures]:
-        """The indicators that are given the rows of every call, NFN first."""
+        """The indicators that are computed from the rows of every call, NFN first."""
         measures = {row.name: row.measure for row in (INDICATORS[NFN], *self.further)}
         return {name: kind for name, kind in measures.items() if isinstance(kind, OfFeatures)}
 
     @property
     def weights(self) -> dict[str, OfWeights]:
-        """The indicators that are given every weight once."""
+        """The indicators that are computed once for every weight."""
         measures = {row.name: row.measure for row in self.further}
         return {name: kind for name, kind in measures.items() if isinstance(kind, OfWeights)}
 
@@ -40,7 +40,20 @@ NFN_ALONE = IndicatorSettings()
 
 @dataclass(frozen=True, slots=True)
 class MeasurementSettings:
-    """The model and the options; `model` is None for one that was given as a module."""
+    """The model and the options of a measurement.
+
+    Attributes:
+        model: Hub id or local folder; None for a model that was given as a module.
+        device: Device of the model, or `auto`.
+        dtype: Dtype of the weights, or `auto`.
+        include: Shell patterns of the sites to score.
+        exclude: Shell patterns of the sites to leave out.
+        denominator: `analytic` or `monte_carlo`.
+        seed: Seed of the random draws.
+        cache: Whether expected norms are cached on disk.
+        origin: Revision, token, and whether code beside the weights may run.
+        further: Indicators to record in addition to NFN.
+    """
 
     model: str | None
     device: str
@@ -55,5 +68,5 @@ class MeasurementSettings:
 
     @property
     def indicators(self) -> IndicatorSettings:
-        """What is measured of every site."""
+        """The indicators to compute for every site."""
         return IndicatorSettings(self.denominator, self.seed, self.further)

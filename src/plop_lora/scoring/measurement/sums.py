@@ -1,7 +1,7 @@
-"""What an open batch adds up to: sums and counts by sequence, in a small buffer on each device.
+"""Sums and counts per sequence of the current batch, in a small buffer on each device.
 
-A site has one row of the buffer, a site of stacked experts one per expert. Nothing that grows with
-tokens × width is kept.
+A site has one row of the buffer, a site of stacked experts one row per expert. No tensor that grows
+with tokens × width is kept.
 
 Shape letters: B batch, T token, N kept rows (B × T flattened), L layers, R buffer rows, S routed
 pairs, I in.
@@ -22,20 +22,22 @@ from plop_lora.models.devices import sent
 
 Floats = NDArray[np.float64]
 COUNTS, SUMS = 0, 1
-"""The layers of a buffer: tokens, and from here on Σ of each indicator, NFN first."""
+"""Layers of a buffer: layer 0 holds numbers of tokens, those from 1 on the sums of each indicator,
+NFN first."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """How the rows that reach a module belong to the B sequences of a batch.
+    """How the input rows of a module are assigned to the B sequences of a batch.
 
-    `masks` holds the attention masks of the batch ([B, T] bool), of which there are two of
-    different width in an encoder-decoder. The encoder sees those in `encoder_masks` only: where it
-    shortens its input, its rows can be as many as the decoder's tokens. A decoder sees both, since
-    its cross-attention reads what the encoder made.
-
-    `text_only` says that the model gets nothing but tokens: rows that are not theirs (padding to
-    a window, prompts, summaries, tables of positions) are then the model's own and count nowhere.
+    Attributes:
+        size: Number of sequences, B.
+        masks: Attention masks [B, T] of the batch, in bool. An encoder-decoder has two of different
+            width, and its decoder uses both, because its cross-attention reads encoder states.
+        encoder_masks: Masks that apply inside the encoder. If an encoder shortens its input, its
+            number of rows can happen to equal that of the decoder's tokens.
+        text_only: Whether the inputs are tokens only. Rows that match no token (padding to a
+            window, prompts, summaries, tables of positions) are then not counted.
     """
 
     size: int
@@ -44,7 +46,7 @@ class Layout:
     text_only: bool = False
 
     def batch_first(self, features: torch.Tensor, output: object) -> tuple[torch.Tensor, object]:
-        """Return features and output as [B, T, ...], also where a module runs time first."""
+        """Return features and output as [B, T, ...], also for a module that takes [T, B, ...]."""
         shapes = {tuple(mask_BT.shape) for mask_BT in self.masks}
         leading = tuple(features.shape[:2])
         if features.ndim < 3 or leading in shapes or leading[::-1] not in shapes:
@@ -54,7 +56,7 @@ class Layout:
         return features.transpose(0, 1), output
 
     def tokens_of(self, features: torch.Tensor, *, in_encoder: bool = False) -> torch.Tensor | None:
-        """Return which rows of [..., I] count, as [B, T] bool, or None if nobody can tell."""
+        """Return which rows of [..., I] count, as [B, T] bool, or None if that is not known."""
         rows = features.numel() // features.shape[-1]
         for mask_BT in self.encoder_masks if in_encoder else self.masks:
             if rows == mask_BT.numel():
@@ -62,7 +64,7 @@ class Layout:
         whole = features.ndim >= 3 and features.shape[0] == self.size
         alone = self.size == 1 or rows == self.size
         if self.text_only and self.masks and rows != self.size:
-            # Rows of a text alone, as a router hands them out; more rows are the model's own.
+            # Rows of a single text, as a router selects them; more rows are not tokens of the text.
             routed = features.ndim == 2 and rows < max(map(torch.Tensor.numel, self.masks))
             whole, alone = False, self.size == 1 and routed
         if whole or alone or (not self.masks and rows % self.size == 0):
@@ -73,7 +75,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Routing:
-    """The expert and the token of each routed pair; tokens count the rows of `mask_BT`."""
+    """The expert and the token of each routed pair; tokens index the flattened `mask_BT`."""
 
     experts_S: torch.Tensor
     tokens_S: torch.Tensor
@@ -86,23 +88,28 @@ class Routing:
 
     @property
     def cells_S(self) -> torch.Tensor:
-        """The place of each pair in a buffer [expert, sequence], flattened."""
+        """The index of each pair in a flattened buffer [expert, sequence]."""
         return self.experts_S * len(self.mask_BT) + self.sequences_S
 
     @property
     def sequences_S(self) -> torch.Tensor:
-        """The number of the sequence of each pair."""
+        """The index of the sequence of each pair."""
         return self.tokens_S // self.mask_BT.shape[1]
 
 
 @dataclass(slots=True, eq=False)
 class BatchSums:
-    """What an open batch has added up to: sums and counts on each device, as one tensor [L, R, B].
+    """Sums and counts of the current batch, as one tensor [L, R, B] on each device.
 
-    `layers` is their number: tokens, and Σ of each indicator.
-    `order` lists the sites as they ran, `unassignable` those whose rows nobody can tell apart,
-    `left_out` those with a call that counts nowhere, with the reason, and `last` the newest input
-    with its row norms.
+    Attributes:
+        layout: How rows are assigned to sequences.
+        rows: Number of rows of a buffer, R.
+        layers: Number of layers of a buffer, L: the counts, and one for each indicator.
+        buffers: The buffer of each device.
+        order: Indices of the sites in the order in which they ran.
+        unassignable: Sites whose rows cannot be assigned to sequences.
+        left_out: Sites with a call that was not counted, and the reason.
+        last: The most recent input, as a weak reference, and its row norms.
     """
 
     layout: Layout
@@ -115,17 +122,17 @@ class BatchSums:
     last: tuple[weakref.ref[torch.Tensor], torch.Tensor] | None = None
 
     def on(self, device: torch.device) -> torch.Tensor:
-        """Return the sums and counts of a device."""
+        """Return the buffer of a device."""
         if device not in self.buffers:
             shape = (self.layers, self.rows, self.layout.size)
             self.buffers[device] = torch.zeros(shape, dtype=torch.float32, device=device)
         return self.buffers[device]
 
     def input_norms(self, features: torch.Tensor) -> torch.Tensor:
-        """Return the row norms of an input, once for the modules that share the tensor.
+        """Return the row norms of an input, computed once for modules that share the tensor.
 
-        Token numbers stand for one-hot features, of norm 1. Only a weak reference is kept: the
-        probe must not prolong the life of an activation.
+        Token ids represent one-hot features, whose norm is 1. Only a weak reference to the input is
+        kept, so that the probe does not keep an activation in memory.
         """
         if not features.is_floating_point():
             return torch.ones(features.numel(), device=features.device)
@@ -138,14 +145,14 @@ class BatchSums:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """What one batch has added up to, on the host.
+    """Sums and counts of one batch, on the host.
 
     Attributes:
-        sums_RB: Σ NFN.
-        counts_RB: Tokens.
-        further: Σ of each further indicator, [R, B], by its name.
+        sums_RB: Sum of NFN over the counted tokens.
+        counts_RB: Number of counted tokens.
+        further: Sums [R, B] of each further indicator, by its name.
         unassignable: Sites whose rows could not be assigned to sequences.
-        left_out: Sites with a call that was left out, and why.
+        left_out: Sites with a call that was not counted, and the reason.
     """
 
     sums_RB: Floats

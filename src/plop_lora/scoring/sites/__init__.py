@@ -1,1 +1,1 @@
-"""The sites of a model: which weights are scored, where they stand, how they are read."""
+"""The sites of a model: which weights are scored, their place in it, and how they are read."""

@@ -1,8 +1,8 @@
-"""Find the sites of a loaded model: what will be measured, and what is present but will not be.
+"""Find the sites of a loaded model: the weights to measure, and those that are not measured.
 
-A site is a linear operator that could carry an adapter, or a slice of one. Nothing here knows an
-architecture by name: places come from the module tree, slices from the module that owns them,
-experts from the attributes that describe their layout.
+A site is a linear operator that could carry an adapter, or a slice of one. No architecture is known
+by name here: the place of a weight comes from the module tree, slices from the module that owns
+them, and experts from the attributes that describe their layout.
 """
 
 from __future__ import annotations
@@ -44,17 +44,20 @@ CONVOLUTION = "convolution"
 BYPASSED = "its model takes the bare weight in training, so that an adapter would not run"
 NO_GRADIENT = "no gradient reaches it"
 BY_RULE = (OUTSIDE, TOWER, ROUTER, EMBEDDING, CONVOLUTION, BYPASSED, NO_GRADIENT)
-"""Weights that are never proposed, and scored only where --include names them."""
+"""Reasons why a weight is never proposed, and scored only if --include names it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Site:
-    """What will be measured: a weight, or a part of one, with its place in the model.
+    """A weight to measure, or a part of one, with its place in the model.
 
     Attributes:
-        host: the weight that would take the adapter.
-        rule: why it is never proposed (one of `BY_RULE`), or None.
-        operator: how to read the module; None for stacked experts, which `experts.py` runs.
+        role: `attention`, `mlp` or `other`.
+        layer: Index of the block, or None outside the blocks.
+        host: Weight that would carry the adapter.
+        rule: Reason why it is never proposed (one of `BY_RULE`), or None.
+        operator: Operator that reads the module; None for stacked experts (`experts.py`).
+        part: Slice of a fused weight, or None for the whole weight.
     """
 
     name: str
@@ -69,12 +72,12 @@ class Site:
 
     @property
     def eligible(self) -> bool:
-        """Whether a placement may propose it."""
+        """Whether a placement may propose the site."""
         return self.rule is None
 
     @property
     def out_features(self) -> int:
-        """Rows of the weight that belong to the site."""
+        """Number of rows of the weight that belong to the site."""
         return self.host.out_features if self.part is None else self.part.rows
 
     @property
@@ -85,10 +88,13 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class SiteMap:
-    """All sites of a model, what is present but will not be measured, and the block parameters.
+    """All sites of a model.
 
-    `block_parameters` counts the matrices inside the blocks that a placement could choose: it is
-    what coverage refers to. `notes` says what a reader of the types would not expect.
+    Attributes:
+        sites: Weights to measure.
+        not_measured: Weights that are not measured, with the reason.
+        block_parameters: Parameters of the block matrices that a placement could choose.
+        notes: Notes on unusual properties of the types.
     """
 
     sites: tuple[Site, ...]
@@ -99,7 +105,7 @@ class SiteMap:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Weight:
-    """A module that owns matrices, with their total size."""
+    """A module that owns matrices, with their total number of parameters."""
 
     name: str
     module: nn.Module
@@ -112,17 +118,17 @@ def find_sites(
     """Find what can be measured in a model.
 
     Args:
-        model: any module; names in the result are relative to it.
-        include: shell patterns over module names or type names. Without one, all sites that a
-            placement may choose; with some, only those that match, wherever they stand.
-        exclude: shell patterns of sites to leave out.
+        model: Any module; names in the result are relative to it.
+        include: Shell patterns over module names or types, which select sites inside or outside
+            the blocks. By default, all sites that a placement may choose are selected.
+        exclude: Shell patterns of sites to leave out.
 
     Returns:
-        Sites in the order of `named_modules`; weights shared by several modules appear once.
+        The sites in the order of `named_modules`; a weight shared by several modules appears once.
 
     Raises:
-        UsageError: an include or exclude pattern that matches nothing.
-        ModelError: no measurable site at all.
+        UsageError: An include or exclude pattern matches nothing.
+        ModelError: The model has no site that can be measured.
     """
     weights = _matrices(model)
     places = _places(model, weights)
@@ -158,13 +164,13 @@ def refine(
     *,
     keep: bool = False,
 ) -> SiteMap:
-    """Return the sites once the model has been looked at.
+    """Update the sites with the results of the checks on the running model.
 
     Args:
-        found: from `find_sites`.
-        stuck: modules that no gradient reaches.
-        whole: hosts that are not sliced as their names say, and get one score.
-        keep: let sites that cannot learn stay to be scored; they are not proposed.
+        found: Sites from `find_sites`.
+        stuck: Modules that no gradient reaches.
+        whole: Names of hosts whose assumed slices are wrong, and which get one score.
+        keep: Whether sites that cannot learn are still scored; they are never proposed.
     """
     sites: dict[str, Site] = {}
     for site in found.sites:
@@ -183,7 +189,7 @@ def refine(
 
 
 def _matrices(model: nn.Module) -> list[_Weight]:
-    """List modules that own a matrix; shared weights go to their first name."""
+    """List the modules that own a matrix; a shared weight is listed under its first name."""
     seen: set[int] = set()
     found: list[_Weight] = []
     for name, module in model.named_modules():
@@ -206,8 +212,8 @@ def _matrices(model: nn.Module) -> list[_Weight]:
 def _own_matrices(module: nn.Module) -> list[nn.Parameter]:
     """List the matrices that a module holds as parameters.
 
-    A weight that is computed from others (pruned, weight-normed, parametrized) or is a buffer
-    belongs to the module that has it under the name `weight`.
+    A weight that is a buffer, or is computed from others (pruned, weight-normed, parametrized),
+    belongs to the module whose attribute `weight` it is.
     """
     if isinstance(module, ParametrizationList):
         return []
@@ -232,11 +238,7 @@ def _places(model: nn.Module, weights: Sequence[_Weight]) -> dict[str, ModulePat
 
 
 def _routed(model: nn.Module, weights: Sequence[_Weight]) -> dict[str, int]:
-    """Return the owner of each set of experts with their number.
-
-    Experts are a described stack, a parameter of three dimensions that nothing describes
-    (JetMoE's), or a list of equal modules inside a block.
-    """
+    """Return the number of experts of each module that owns a stack or a list of experts."""
     routed: dict[str, int] = {}
     for weight in weights:
         stack = stack_of(weight.module)
@@ -253,7 +255,7 @@ def _routed(model: nn.Module, weights: Sequence[_Weight]) -> dict[str, int]:
 
 
 def _stacked(module: nn.Module) -> int | None:
-    """Return how many matrices a module holds in one parameter, None where it holds none so."""
+    """Return how many matrices a 3-D parameter of a module holds, or None without one."""
     if isinstance(module, nn.modules.conv._ConvNd):
         return None
     sizes = (p.shape for p in module.parameters(recurse=False))
@@ -301,7 +303,7 @@ def _split(
     parts: tuple[FusedPart, ...],
     rule: str | None,
 ) -> Iterator[Site]:
-    """Make one site of a host, or one for each of its parts."""
+    """Yield one site for a host, or one for each of its parts."""
     role = role_of(model, host.name, place)
     for part in parts or (None,):
         suffix = "" if part is None else f"[{part.name}]"
@@ -332,11 +334,11 @@ def _rule(
 
 
 def _unlearnable(model: nn.Module, name: str, place: ModulePath) -> str | None:
-    """Return the rule of a weight that its own model keeps from learning, by its classes."""
+    """Return why a weight cannot learn according to the code of its classes, or None."""
     owner, _, leaf = name.rpartition(".")
     parts = owner.split(".")
     above = (model.get_submodule(".".join(parts[:end])) for end in range(len(parts), 0, -1))
-    # The path inside the block has as many steps as there are modules up to the block itself.
+    # The path inside the block is as long as the list of modules up to the block itself.
     kinds: list[type] = [type(one) for one, _ in zip(above, place.path, strict=False)]
     if kinds and leaf in bare_weights(kinds[0]):
         return BYPASSED
@@ -344,7 +346,7 @@ def _unlearnable(model: nn.Module, name: str, place: ModulePath) -> str | None:
 
 
 def _is_router(name: str, out_features: int, routed: dict[str, int]) -> bool:
-    """A router stands beside experts with one output for each, a gate of theirs with one in all."""
+    """Return whether a weight beside experts is their router, or a gate with a single output."""
     return any(
         name.startswith(f"{owner}.") and out_features in (1, copies)
         for owner, copies in routed.items()
@@ -363,7 +365,7 @@ def _without_operator(weight: _Weight, place: ModulePath, type_name: str) -> Not
 
 
 def _absent_values(model: nn.Module, sites: Sequence[Site]) -> Iterator[str]:
-    """Say where an attention that others of its kind give a `v_proj` has None there (Gemma 4)."""
+    """Yield a note on layers whose attention has None in place of a `v_proj` (Gemma 4)."""
     keys = [site for site in sites if site.name.rpartition(".")[2] == "k_proj"]
     owners = [model.get_submodule(site.name.rpartition(".")[0]) for site in keys]
     without = [
@@ -409,10 +411,10 @@ def _select(sites: list[Site], include: Sequence[str], exclude: Sequence[str]) -
 
 
 def _refuse_tied(model: nn.Module, sites: Sequence[Site], include: Sequence[str]) -> None:
-    """Refuse a pattern that names only a module whose weight is another's, such as a tied head.
+    """Refuse a pattern that matches only a module with a tied weight, such as an output head.
 
     Raises:
-        UsageError: there is one; both modules are named.
+        UsageError: There is such a pattern; the message names both modules.
     """
     owners: dict[int, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -430,17 +432,17 @@ def _refuse_tied(model: nn.Module, sites: Sequence[Site], include: Sequence[str]
 
 
 def _mixes(site: Site) -> bool:
-    """Whether a site is one of several in a weight that is spread over processes."""
+    """Return whether a site is one of several in a weight that is sharded over processes."""
     several = site.part is not None or site.operator is None
     return several and is_sharded(site.module)
 
 
 def _matches(site: Site, patterns: Iterable[str]) -> bool:
-    """Whether a pattern names the site or the weight that holds it, by name or by type."""
+    """Return whether a pattern matches the name or type of a site or of its host."""
     names = {site.name, site.type, site.host.name, site.host.type}
     return any(fnmatch.fnmatchcase(name, _literal(p)) for name in names for p in patterns)
 
 
 def _literal(pattern: str) -> str:
-    """Read brackets as they stand in `qkv_proj[q]`, not as a set of letters."""
+    """Escape brackets, as in `qkv_proj[q]`, so that they do not denote a set of letters."""
     return pattern.replace("[", "[[]")

@@ -1,11 +1,11 @@
 """Fused projections: which rows of a weight are q, k and v, or gate and up.
 
-Where a model computes several projections in one product, each is a slice of the weight's rows.
-The rows stand in groups (attention heads, or one group where the parts are simply concatenated),
-and every group holds the parts in the same order and sizes. The layout is found by the name of the
-module, in `models.architectures`; the sizes come from the module that owns it, by its own
-attributes and its configuration. Sizes that do not add up to the rows are not believed, and the
-weight stays whole.
+If a model computes several projections in one product, each is a slice of the weight's rows. The
+rows are divided into groups (attention heads, or a single group if the parts are concatenated), and
+every group holds the parts in the same order and sizes. The layout is looked up by the name of the
+module in `models.architectures`; the sizes are read from the attributes of the module that owns it,
+or from its configuration. If the sizes do not add up to the number of rows, the weight is not
+sliced.
 
 Shape letters: O out, I in, G groups, P rows of a part in a group.
 """
@@ -25,7 +25,15 @@ from plop_lora.scoring.sites.sources import groups_by_head, order_of_heads
 
 @dataclass(frozen=True, slots=True)
 class FusedPart:
-    """One slice of a weight: rows `start` to `start + size` of each of `groups` groups."""
+    """One slice of a weight.
+
+    Attributes:
+        name: Name of the part, such as `q`.
+        groups: Number of groups of rows.
+        width: Number of rows of a group.
+        start: First row of the part in each group.
+        size: Number of rows of the part in each group.
+    """
 
     name: str
     groups: int
@@ -54,12 +62,12 @@ Rule = Callable[[nn.Module, int], tuple[int, Sizes] | None]
 
 
 def parts_of(owner: nn.Module, leaf: str, out_features: int) -> tuple[FusedPart, ...]:
-    """Return the slices of a fused projection, or an empty tuple where it is not one.
+    """Return the slices of a fused projection; the tuple is empty if it is not known to be fused.
 
     Args:
-        owner: the module that holds the projection and splits its output.
-        leaf: the name of the projection in its owner.
-        out_features: rows of the weight.
+        owner: Module that holds the projection and splits its output.
+        leaf: Name of the projection in its owner.
+        out_features: Number of rows of the weight.
     """
     row = FUSED_PROJECTIONS.get(leaf)
     found = None if row is None else _rule(row)(owner, out_features)
@@ -72,9 +80,9 @@ def parts_of(owner: nn.Module, leaf: str, out_features: int) -> tuple[FusedPart,
 
 
 def arrange(groups: int, sizes: Sizes) -> tuple[FusedPart, ...]:
-    """Lay parts side by side in each group, in their order.
+    """Return parts that follow one another in each group, in the order given.
 
-    A part without rows is none: a layer without rotary positions has no `k_rope`.
+    A part without rows is dropped: a layer without rotary positions has no `k_rope`.
     """
     width = sum(size for _, size in sizes)
     parts, start = [], 0
@@ -89,7 +97,7 @@ def arrange(groups: int, sizes: Sizes) -> tuple[FusedPart, ...]:
 
 
 def _number(owner: nn.Module, *names: str) -> int | None:
-    """Return the first of the attributes that the module, else its configuration, has."""
+    """Return the first attribute found in the module or, failing that, in its configuration."""
     for holder in (owner, getattr(owner, "config", None)):
         for name in names:
             value: Any = getattr(holder, name, None)
@@ -103,9 +111,9 @@ def _heads(owner: nn.Module) -> int | None:
 
 
 def _concatenated_qkv(owner: nn.Module, rows: int) -> tuple[int, Sizes] | None:
-    """Read q, then k, then v; fewer key and value heads where the model groups its queries.
+    """Read q, then k, then v, with fewer key and value heads in grouped-query attention.
 
-    Two thirds of them are missing in a cross-attention that keeps its queries apart (GPT-2).
+    A cross-attention with a separate query projection (GPT-2) holds only k and v.
     """
     heads = _heads(owner)
     kind: Any = type(owner)
@@ -190,7 +198,7 @@ def _state_space(owner: nn.Module, rows: int) -> tuple[int, Sizes] | None:
 
 
 def _halves(row: FusedProjection) -> Rule:
-    """Read two halves of equal size, of which the partner projection takes the product."""
+    """Read two halves of equal size, whose product is the input of the partner projection."""
 
     def rule(owner: nn.Module, rows: int) -> tuple[int, Sizes] | None:
         width = getattr(getattr(owner, row.partner, None), "in_features", None)
@@ -203,7 +211,7 @@ def _halves(row: FusedProjection) -> Rule:
 
 
 def _rule(row: FusedProjection) -> Rule:
-    """Return what reads the sizes of a projection's parts."""
+    """Return the function that reads the sizes of the parts of a projection."""
     return _halves(row) if row.layout is RowLayout.halves else _RULES[row.layout]
 
 
@@ -218,4 +226,4 @@ _RULES: dict[RowLayout, Rule] = {
     RowLayout.linear_ba: _linear_ba,
     RowLayout.state_space: _state_space,
 }
-"""Layout → what reads the sizes from the owner; halves are read by the row itself."""
+"""Layout → function that reads the sizes from the owner; halves need the row as well."""

@@ -1,11 +1,11 @@
-"""Where a weight stands in a model: component, block, path inside the block, and its printed type.
+"""The place of a weight in a model: component, block, path inside the block, and printed type.
 
-Blocks are the outermost `ModuleList`s whose entries hold several layers; a list of bare layers
-(Gemma 3n's `altup_projections`, the heads of a codec) stands outside the blocks, and so does a list
-without attention between the parts of a model that is made of others (a projector). A type is the
-path inside the block without the numbers of lists, and the printed name is the shortest ending of
-that path that no other type shares. Nothing here knows an architecture by name;
-the words that tell a role stand in `models.architectures`.
+Blocks are the entries of the outermost `ModuleList`s whose entries hold several layers. A list of
+single layers (Gemma 3n's `altup_projections`, the heads of a codec) is outside the blocks, as is a
+list without attention between the parts of a composite model (a projector). A type is the path
+inside the block without list indices, and the printed name is the shortest suffix of that path that
+no other type shares. No architecture is known by name here; the words that indicate a role are in
+`models.architectures`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+")
 
 @dataclass(frozen=True, slots=True)
 class ModulePath:
-    """Where a weight stands: component, layer, and the path inside the block without numbers."""
+    """The place of a weight: component, layer, and path inside the block without list indices."""
 
     component: str
     layer: int | None
@@ -37,7 +37,7 @@ class ModulePath:
 
 
 def locator(model: nn.Module) -> Callable[[str], ModulePath]:
-    """Return what finds the place of a module name in the model's blocks."""
+    """Return a function from the name of a module to its place in the model."""
     outermost = _block_lists(model)
     components = _component_names(model, outermost)
     towers = {name for name in outermost if components[name] in TOWERS or _senses(model, name)}
@@ -56,9 +56,9 @@ def locator(model: nn.Module) -> Callable[[str], ModulePath]:
 
 
 def _without_indices(model: nn.Module, start: str, path: list[str]) -> tuple[str, ...]:
-    """Return a path without the numbers of repeated parts.
+    """Return a path without the indices of lists.
 
-    A number in a `Sequential` is a step of its own (CTRL's `ffn.0` and `ffn.2`) and stays.
+    An index in a `Sequential` (CTRL's `ffn.0` and `ffn.2`) distinguishes two layers and is kept.
     """
     words = []
     for index, word in enumerate(path):
@@ -69,7 +69,7 @@ def _without_indices(model: nn.Module, start: str, path: list[str]) -> tuple[str
 
 
 def _block_lists(model: nn.Module) -> list[str]:
-    """Return the outermost lists of blocks; of lists of bare layers where there is nothing else."""
+    """Return the outermost lists of blocks, or of single layers if the model has no blocks."""
     lists = {
         name: list(module)
         for name, module in model.named_modules()
@@ -91,12 +91,12 @@ def _outermost(names: Iterable[str]) -> list[str]:
 
 
 def _holds_layers(entry: nn.Module) -> bool:
-    """Whether an entry of a list is made of others that own a matrix, as a block is."""
+    """Return whether an entry of a list has submodules that own a matrix, as a block has."""
     return any(parameter.ndim > 1 for inner in entry.children() for parameter in inner.parameters())
 
 
 def _stands_between(model: nn.Module, name: str, parts: list[str]) -> bool:
-    """Whether a list belongs to a model whose parts, models themselves, hold lists of their own."""
+    """Return whether a list belongs directly to a model made of models with their own lists."""
     above = _part_above(model, name)[0]
     inside = f"{above}." if above else ""
     return any(
@@ -106,7 +106,7 @@ def _stands_between(model: nn.Module, name: str, parts: list[str]) -> bool:
 
 
 def _part_above(model: nn.Module, name: str) -> tuple[str, nn.Module]:
-    """Return the nearest transformers model at or above a name, else the model itself."""
+    """Return the innermost transformers model that contains a name, else the model itself."""
     words = name.split(".")
     for end in range(len(words), 0, -1):
         path = ".".join(words[:end])
@@ -121,9 +121,9 @@ def _attends(block: nn.Module) -> bool:
 
 
 def _senses(model: nn.Module, name: str) -> bool:
-    """Whether a list belongs to a part that sees or hears, of a model that reads text as well.
+    """Return whether a list belongs to the vision or audio part of a model that also reads text.
 
-    The encoder of an encoder-decoder that transcribes is no tower: it is half of the model.
+    The encoder of an encoder-decoder for speech is not such a part, but half of the model.
     """
     path, part = _part_above(model, name)
     config: Any = getattr(model, "config", None)
@@ -140,7 +140,7 @@ def _encodes(model: nn.Module, part: nn.Module, config: PretrainedConfig) -> boo
 
 
 def _modalities(model: nn.Module) -> set[str]:
-    """Return what a model says it takes; transformers writes one word or several."""
+    """Return the modalities that a model declares as its inputs, as one word or several."""
     declared = getattr(model, "input_modalities", "text")
     return {declared} if isinstance(declared, str) else set(declared)
 
@@ -175,7 +175,7 @@ def _sub_config(model: nn.Module, path: str) -> str | None:
 
 
 def _sub_configs(config: PretrainedConfig) -> Iterator[tuple[int, str]]:
-    """Yield the identity and the name of each sub-configuration; outer ones win."""
+    """Yield the id and the name of each sub-configuration, the outer ones last."""
     for key in getattr(type(config), "sub_configs", {}):
         inner = getattr(config, key, None)
         if inner is not None:
@@ -188,9 +188,9 @@ def _prefix_ends(path: str) -> list[int]:
 
 
 def printed_types(places: dict[str, ModulePath], stacked: Container[str] = ()) -> dict[str, str]:
-    """Return the printed type of each name: component, then the shortest unambiguous ending.
+    """Return the printed type of each name: component, then the shortest unambiguous suffix.
 
-    Names in `stacked` are parameters of a module and keep that module's name.
+    Names in `stacked` are parameters, whose types keep the name of the module that holds them.
     """
     paths = {place.path for place in places.values()}
     endings = Counter(
@@ -212,12 +212,12 @@ def printed_types(places: dict[str, ModulePath], stacked: Container[str] = ()) -
 
 
 def role_of(model: nn.Module, name: str, place: ModulePath) -> str:
-    """Tell attention, mlp and other apart, from the modules between a weight and its block.
+    """Return `attention`, `mlp` or `other`, from the modules between a weight and its block.
 
-    Whole words of their names and classes say attention or a state-space mixer; a convolution
-    beside the weight says that its module mixes tokens (a short convolution, a gated recurrence).
-    The class of the block itself counts where the weight is the block's own, as in XLM, whose
-    lists hold attentions and feed-forward parts apart.
+    Whole words in their names and classes indicate attention or a state-space mixer; a convolution
+    beside the weight indicates that its module mixes tokens (a short convolution, a gated
+    recurrence). The class of the block itself counts if the weight belongs directly to the block,
+    as in XLM, which has separate lists of attention and feed-forward modules.
     """
     if not place.in_block:
         return "other"
@@ -230,7 +230,7 @@ def role_of(model: nn.Module, name: str, place: ModulePath) -> str:
 
 
 def _modules_above(model: nn.Module, name: str, place: ModulePath) -> list[nn.Module]:
-    """Return the modules between a weight and its block, which counts if there is no other."""
+    """Return the modules between a weight and its block, or the block if there are none."""
     parts = name.split(".")
     if place.layer is None:
         return [model.get_submodule(".".join(parts[:end])) for end in range(1, len(parts))]
@@ -250,5 +250,5 @@ def _words_of(module: nn.Module) -> set[str]:
 
 
 def _words_in(name: str) -> set[str]:
-    """Return the whole words of a name: `GptOssMLP` has gpt, oss and mlp, and no ssm."""
+    """Return the whole words of a name: `GptOssMLP` has gpt, oss and mlp, but not ssm."""
     return {word.lower() for word in _WORD.findall(name)}

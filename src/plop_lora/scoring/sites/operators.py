@@ -1,11 +1,11 @@
-"""How to read the weight of a site, whatever holds it.
+"""Operators: one interface to the weight of a site for every kind of module.
 
-An operator gives the product W z of its module, taken from the module's own output wherever the
-output is that product, and the expected norm E||W u|| of the whole weight or of a part of it.
+An operator returns the product W z of its module, taken from the module's output if that is the
+product, and the expected norm E||W u|| of the whole weight or of a part of it.
 
 Covers `nn.Linear` and its subclasses, transformers' `Conv1D`, routers that own a plain weight,
-embeddings, and quantised layers, which are only ever called. Experts stand in `experts.py`,
-weights spread over processes in `sharded.py`.
+embeddings, and quantised layers, which are only called. Experts are in `experts.py`, weights that
+are sharded over processes in `sharded.py`.
 
 Shape letters: N rows, O out, I in, K probes.
 """
@@ -26,13 +26,13 @@ from plop_lora.scoring.sites.sharded import ShardedOperator, is_spread
 
 _CONFIRMED_ROWS = 8
 _TOLERANCE = 0.03
-"""How far, relative to its norm, rounding in half precision may take a product."""
+"""Difference, relative to the norm of a product, that rounding in half precision can explain."""
 Product = tuple[torch.Tensor, torch.Tensor | None]
 """Rows [N, O] of a module's output, and the bias [O] that is still in them, or None."""
 
 
 class Operator(Protocol):
-    """What the measurement needs from a site's module."""
+    """The interface of the measurement to the module of a site."""
 
     @property
     def in_features(self) -> int:
@@ -43,10 +43,10 @@ class Operator(Protocol):
         """Number of rows of the weight."""
 
     def product(self, features: torch.Tensor, output: Any) -> Product:
-        """Return W z of features [..., I], from the module's output where that holds it."""
+        """Return W z of features [..., I], from the module's output if that is the product."""
 
     def weight(self, part: FusedPart | None) -> torch.Tensor | None:
-        """Return a part of the weight as [O, I], or all of it; None where it cannot be read."""
+        """Return a part of the weight as [O, I], or all of it; None if it cannot be read."""
 
     def expected_norm(
         self, part: FusedPart | None, *, like: torch.Tensor, denominator: str, seed: int
@@ -77,7 +77,10 @@ class DenseOperator:
         return weight.T if self.transposed else weight
 
     def product(self, features: torch.Tensor, output: object) -> Product:
-        """Return the output with its bias; a router returns its choice and is multiplied again."""
+        """Return the output with its bias; the product of a router is computed again.
+
+        The output of a router is its selection of experts, not its product.
+        """
         width = self.out_features
         shape = (*features.shape[:-1], width)
         if isinstance(output, torch.Tensor) and output.shape == shape:
@@ -92,13 +95,13 @@ class DenseOperator:
     def expected_norm(
         self, part: FusedPart | None, *, like: torch.Tensor, denominator: str, seed: int
     ) -> torch.Tensor:
-        """Return E||W u|| by the closed form, or by drawing with `denominator="monte_carlo"`."""
+        """Return E||W u|| in closed form, or from draws with `denominator="monte_carlo"`."""
         return expected_norm(self.weight(part), denominator=denominator, seed=seed).to(like.device)
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingOperator:
-    """A table, read as the matrix that maps a one-hot token to its row."""
+    """An embedding, as the matrix that maps a one-hot token to its row."""
 
     module: nn.Embedding
 
@@ -113,27 +116,26 @@ class EmbeddingOperator:
         return self.module.embedding_dim
 
     def product(self, features: torch.Tensor, output: object) -> Product:
-        """Return the rows of the table: subclasses scale what they return."""
+        """Return rows of the weight, because subclasses may scale their output."""
         return self.module.weight[features.reshape(-1)], None
 
     def weight(self, part: FusedPart | None) -> torch.Tensor:
-        """Return the table as [width, tokens]; it has no parts."""
+        """Return the weight as [width, tokens]; an embedding has no parts."""
         return self.module.weight.T
 
     def expected_norm(
         self, part: FusedPart | None, *, like: torch.Tensor, denominator: str, seed: int
     ) -> torch.Tensor:
-        """Return E||W u|| of the table as [width, tokens]."""
+        """Return E||W u|| of the weight as [width, tokens]."""
         return expected_norm(self.weight(part), denominator=denominator, seed=seed).to(like.device)
 
 
 @dataclass(frozen=True, slots=True)
 class OpaqueOperator:
-    """A quantised layer: its weight is never read, the module itself is the operator.
+    """A quantised layer, whose weight is never read; the layer is only called.
 
-    The bias is what it returns for zero, and the expected norm the mean over Gaussian rows sent
-    through it. Where activations are quantised as well (FP8, W8A8), the expected norm is that of
-    the rounded map.
+    Its bias is its output for a zero input, and its expected norm is the mean over Gaussian rows.
+    If activations are quantised as well (FP8, W8A8), the expected norm includes their rounding.
     """
 
     module: Any
@@ -149,12 +151,12 @@ class OpaqueOperator:
         return int(self.module.out_features)
 
     def product(self, features: torch.Tensor, output: Any) -> Product:
-        """Return the output and what the module adds to a zero input."""
+        """Return the output, and as bias the output for a zero input."""
         zero_1I = torch.zeros(1, self.in_features, dtype=features.dtype, device=features.device)
         return output.reshape(-1, self.out_features), self._run(zero_1I)[0]
 
     def weight(self, part: FusedPart | None) -> None:
-        """Return None: what is stored is not the matrix that the layer multiplies by."""
+        """Return None: the stored tensor is not the matrix that the layer multiplies by."""
 
     def expected_norm(
         self, part: FusedPart | None, *, like: torch.Tensor, denominator: str, seed: int
@@ -165,22 +167,22 @@ class OpaqueOperator:
         return (part_norms(images_KO, bias_O, part) / row_norms(draws_KI)).mean()
 
     def is_linear(self, rows_NI: torch.Tensor) -> bool:
-        """Whether twice the input gives twice the output, beside what zero gives."""
+        """Return whether doubling the input doubles the output without the bias."""
         once, twice = self.product(rows_NI, self._run(rows_NI)), self._run(rows_NI * 2)
         bias_O = once[1] if once[1] is not None else 0.0
         return _close((twice - bias_O).float(), 2 * (once[0] - bias_O).float())
 
     def _run(self, features: torch.Tensor) -> torch.Tensor:
-        """Call the layer without the hooks around it."""
+        """Call the layer without its hooks."""
         product: torch.Tensor = getattr(self.module, forward_attribute(self.module))(features)
         return product
 
 
 def confirmed(operator: Operator, features: torch.Tensor, output: object) -> Operator | None:
-    """Return what reads a module whose first call gave `output` for `features`.
+    """Return the operator of a module, given the features and the output of its first call.
 
-    A layer that does more than multiply by its weight (BitNet scales its output) is opaque where
-    it is linear all the same, and is not read where it is not.
+    A layer that does more than multiply by its weight (BitNet scales its output) gets an
+    `OpaqueOperator` if it is linear, and None if it is not.
     """
     if not isinstance(operator, DenseOperator):
         return operator
@@ -191,7 +193,7 @@ def confirmed(operator: Operator, features: torch.Tensor, output: object) -> Ope
     if features.shape[-1] != operator.in_features:
         return None
     if not isinstance(output, torch.Tensor) or output.shape != (*features.shape[:-1], width):
-        return operator  # a router, whose product is made from its weight
+        return operator  # a router, whose product is computed from its weight
     few_NI = features.reshape(-1, features.shape[-1])[:_CONFIRMED_ROWS]
     rows_NO = output.reshape(-1, width)[:_CONFIRMED_ROWS].float()
     weight_OI, bias_O = operator.weight_OI(), getattr(module, "bias", None)
@@ -214,7 +216,7 @@ def _close(found_NO: torch.Tensor, expected_NO: torch.Tensor) -> bool:
 def part_norms(
     rows_NO: torch.Tensor, bias_O: torch.Tensor | None, part: FusedPart | None
 ) -> torch.Tensor:
-    """Return the norm of each row without its bias, of the part or of all of it; float32 [N]."""
+    """Return the norm of each row, or of a part of it, without the bias; float32 [N]."""
     if part is None:
         return row_norms(rows_NO, bias_O)
     return row_norms(part.of_output(rows_NO), None if bias_O is None else part.of_output(bias_O))
@@ -223,7 +225,7 @@ def part_norms(
 def part_rows(
     rows_NO: torch.Tensor, bias_O: torch.Tensor | None, part: FusedPart | None
 ) -> torch.Tensor:
-    """Return each row without its bias, of the part or of all of it; float32 [N, O]."""
+    """Return each row, or a part of it, without the bias; float32 [N, O]."""
     if part is not None:
         rows_NO = part.of_output(rows_NO).flatten(1)
         bias_O = None if bias_O is None else part.of_output(bias_O).flatten()
@@ -231,10 +233,10 @@ def part_rows(
 
 
 def operator_of(module: nn.Module) -> Operator | None:
-    """Return how to read a module's weight, or None if it is no kind that can be measured.
+    """Return the operator of a module, or None if it cannot be measured.
 
-    A layer whose weight is packed or is a tensor subclass is opaque; one that says neither its
-    width nor holds a plain matrix called `weight` is not measured rather than misread.
+    A layer whose weight is packed or is a tensor subclass gets an `OpaqueOperator`. A module that
+    neither declares its widths nor holds a plain matrix called `weight` is not measured.
     """
     if isinstance(module, nn.Embedding):
         return EmbeddingOperator(module)
@@ -254,7 +256,7 @@ def operator_of(module: nn.Module) -> Operator | None:
 
 
 def _wraps(module: nn.Module) -> bool:
-    """Whether a layer only passes its input on to layers of its own, which are sites themselves."""
+    """Return whether a layer wraps inner layers that are sites themselves."""
     return any(operator_of(inner) is not None for inner in module.modules() if inner is not module)
 
 

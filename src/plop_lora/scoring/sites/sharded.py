@@ -1,12 +1,12 @@
-"""Weights that a tensor-parallel plan has spread over processes.
+"""Weights that a tensor-parallel plan has sharded over processes.
 
-A column-parallel layer gives each process a slice of its output, a row-parallel one takes a slice
-of its input and returns the whole output. Norms need no gathering: the squares of a slice's norms
-are added over the group, one number a row. The weight is gathered once, one matrix at a time, for
-its expected norm, which is therefore that of the whole weight to the last digit.
+A column-parallel layer returns a slice of its output on each process; a row-parallel layer takes a
+slice of its input and returns the whole output. Rows are not gathered: the squared norms of their
+slices are added over the group, one number per row. Each weight is gathered once for its expected
+norm, which is therefore exactly that of the whole weight.
 
-Covers what transformers' plans make of linear layers, and those of FSDP 2, which are whole while
-they run. Shape letters: N rows, O out, I in.
+Covers the linear layers of transformers' plans, and those of FSDP 2, which are whole while they
+run. Shape letters: N rows, O out, I in.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ShardedOperator:
-    """A linear layer whose weight is a `DTensor`; sizes are those of the whole weight."""
+    """A linear layer whose weight is a `DTensor`; its widths are those of the whole weight."""
 
     module: Any
 
@@ -47,7 +47,7 @@ class ShardedOperator:
     def product(
         self, features: torch.Tensor, output: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return this process's slice of the output, or all of it, with the bias of the same."""
+        """Return the output of this process, which may be a slice, with the matching bias."""
         rows_NO = output.reshape(-1, output.shape[-1])
         bias = getattr(self.module, "bias", None)
         if not is_spread(bias):
@@ -56,24 +56,24 @@ class ShardedOperator:
         return rows_NO, local if len(local) == rows_NO.shape[1] else bias.full_tensor()
 
     def weight(self, part: FusedPart | None) -> torch.Tensor:
-        """Return the whole weight; every process of the group must ask for it."""
+        """Return the whole weight; every process of the group must call this."""
         weight_OI: torch.Tensor = self.module.weight
-        # FSDP has gathered it already while its block runs.
+        # While its block runs, FSDP has already gathered the weight.
         return weight_OI.full_tensor() if is_spread(weight_OI) else weight_OI
 
     def expected_norm(
         self, part: FusedPart | None, *, like: torch.Tensor, denominator: str, seed: int
     ) -> torch.Tensor:
-        """Return E||W u|| of the whole weight; every process of the group must ask for it."""
+        """Return E||W u|| of the whole weight; every process of the group must call this."""
         return expected_norm(self.weight(part), denominator=denominator, seed=seed).to(like.device)
 
     def whole_norms(self, norms_N: torch.Tensor, *, width: int, whole: int) -> torch.Tensor:
-        """Return the norms of whole rows from those of this process's slices of them.
+        """Return the norms of whole rows, given the norms of the slices on this process.
 
         Args:
-            norms_N: of rows of which this process holds `width` entries.
-            width: entries at hand; equal to `whole` where nothing is missing.
-            whole: entries of a whole row.
+            norms_N: Norms of the slices of the rows.
+            width: Number of entries of a slice, which equals `whole` if the rows are not sharded.
+            whole: Number of entries of a whole row.
         """
         if width == whole:
             return norms_N
@@ -84,29 +84,30 @@ class ShardedOperator:
 
 
 def is_spread(tensor: object) -> TypeGuard[DTensor]:
-    """Whether a tensor is a `DTensor`; where there is one, its module has been imported.
+    """Return whether a tensor is a `DTensor`.
 
-    Importing it here would cost every run half a second.
+    If there is one, its module has been imported. Importing it here would cost every run half a
+    second.
     """
     source = sys.modules.get("torch.distributed.tensor")
     return source is not None and isinstance(tensor, source.DTensor)
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether the weights of a model are spread over processes."""
+    """Return whether the weights of a model are sharded over processes."""
     return any(is_spread(parameter) for parameter in model.parameters())
 
 
 def check_sharded(names: Iterable[str]) -> None:
-    """Refuse what is fused or stacked and spread over processes: its slices mix.
+    """Refuse fused or stacked weights that are sharded, because a shard mixes several of them.
 
     Raises:
-        ModelError: there is such a weight; the first is named.
+        ModelError: There is such a weight; the message names the first.
     """
     first = next(iter(names), None)
     if first is not None:
         raise ModelError(
-            f"{first} holds several projections or experts and is spread over processes by a "
+            f"{first} holds several projections or experts and is sharded over processes by a "
             "tensor-parallel plan, which is not supported. Load the model without tp_plan, for "
             'example with device_map="auto".'
         )

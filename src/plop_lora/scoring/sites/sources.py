@@ -1,9 +1,9 @@
-"""What the source of a module's class says of the weights below it, without running anything.
+"""Read the source code of a module's class for reasons why an adapter would not learn.
 
-Two things keep an adapter from learning that a forward pass on this machine need not show: a class
-that takes a weight without calling the module that owns it, as the kernels of training do, and a
-forward that records no graph. Both stand in the class. A class without readable source says
-nothing here, and what runs is checked besides (`site_checks.py`).
+A forward pass on this machine need not show two of these reasons: a class that uses a weight
+without calling the module that owns it, as training kernels do, and a forward that records no
+autograd graph. Both are visible in the source code of the class. A class without readable source is
+assumed to have neither; `site_checks.py` also checks the running model.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from torch import nn
 
 _ASKED = frozenset({"dtype", "device", "shape", "ndim", "size", "dim", "numel", "requires_grad",
                     "data", "is_cuda", "is_meta", "element_size"})  # fmt: skip
-"""What code asks of a weight, or keeps within bounds, without computing with it."""
+"""Attributes and methods of a weight that code uses without computing with its values."""
 _QUESTIONS = frozenset({"isinstance", "hasattr", "getattr", "type", "id"})
 _WITHOUT_GRAPH = frozenset({"no_grad", "inference_mode"})
 
 
 @functools.cache
 def bare_weights(kind: type[nn.Module]) -> frozenset[str]:
-    """Return the children of a class whose weight its forward takes without calling them.
+    """Return the submodules of a class whose weight its forward uses without calling them.
 
-    An adapter wraps the child, so it would never run there: Mamba's training kernels take
+    An adapter wraps the submodule, so it would never run: Mamba's training kernels use
     `self.x_proj.weight`.
     """
     methods = _methods(kind)
@@ -38,14 +38,14 @@ def bare_weights(kind: type[nn.Module]) -> frozenset[str]:
 
 @functools.cache
 def records_no_graph(kind: type[nn.Module]) -> bool:
-    """Whether the forward of a class is decorated so that no gradient passes it."""
+    """Return whether the forward of a class is decorated with `no_grad` or `inference_mode`."""
     forward = _methods(kind).get("forward")
     names = {_last_word(decorator) for decorator in forward.decorator_list} if forward else set()
     return bool(names & _WITHOUT_GRAPH)
 
 
 def _methods(kind: type[nn.Module]) -> dict[str, ast.FunctionDef]:
-    """Return the methods that a class has of its own or inherits, below torch's `Module`."""
+    """Return the methods that a class defines or inherits, without those of `nn.Module`."""
     methods: dict[str, ast.FunctionDef] = {}
     for one in kind.__mro__:
         if one is nn.Module:
@@ -57,7 +57,7 @@ def _methods(kind: type[nn.Module]) -> dict[str, ast.FunctionDef]:
 
 
 def _body_of(kind: type) -> list[ast.stmt]:
-    """Return the statements of a class that stands at the top of its file, else none."""
+    """Return the statements of a class at the top level of its file; empty for other classes."""
     try:
         classes = _classes(inspect.getsourcefile(kind))
     except (OSError, TypeError, SyntaxError, ValueError):
@@ -67,7 +67,7 @@ def _body_of(kind: type) -> list[ast.stmt]:
 
 @functools.lru_cache(maxsize=8)
 def _classes(path: str | None) -> dict[str, ast.ClassDef]:
-    """Read a file once for all of its classes."""
+    """Parse a file once for all of its classes."""
     if path is None:
         return {}
     with tokenize.open(path) as file:
@@ -76,7 +76,7 @@ def _classes(path: str | None) -> dict[str, ast.ClassDef]:
 
 
 def _used_by_forward(methods: dict[str, ast.FunctionDef]) -> list[str]:
-    """Return the methods that forward comes to, itself first."""
+    """Return the methods that forward calls directly or indirectly, starting with itself."""
     reached = ["forward"] if "forward" in methods else []
     for name in reached:
         for node in ast.walk(methods[name]):
@@ -86,7 +86,7 @@ def _used_by_forward(methods: dict[str, ast.FunctionDef]) -> list[str]:
 
 
 def _bare_in(method: ast.FunctionDef) -> Iterator[str]:
-    """Yield each `leaf` whose `self.leaf.weight` a method computes with."""
+    """Yield each `leaf` for which a method computes with `self.leaf.weight`."""
     for parent in ast.walk(method):
         for node in ast.iter_child_nodes(parent):
             if isinstance(node, ast.Attribute) and node.attr == "weight" and not _asks(parent):
@@ -103,10 +103,10 @@ def _of_self(node: ast.AST) -> str | None:
 
 
 def _asks(parent: ast.AST) -> bool:
-    """Whether the expression around a weight only asks something of it.
+    """Return whether the expression around a weight does not compute with its values.
 
-    Slices of a weight are taken by what BLOOM and others do for one checkpoint in a setting of
-    their own (`pretraining_tp`), beside the call that all others make.
+    Slicing does not count as computing: BLOOM and others slice a weight only under a special
+    setting (`pretraining_tp`), and call the module otherwise.
     """
     if isinstance(parent, ast.Attribute):
         return parent.attr in _ASKED
@@ -124,7 +124,7 @@ def _last_word(node: ast.AST) -> str:
 
 @functools.cache
 def order_of_heads(kind: type[nn.Module]) -> str | None:
-    """Return in which order the forward of a class unpacks q, k and v, such as `qkv` or `qvk`."""
+    """Return the order in which the forward of a class unpacks q, k and v, such as `qkv`."""
     forward = _methods(kind).get("forward")
     for node in ast.walk(forward) if forward else ():
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple):
@@ -136,7 +136,7 @@ def order_of_heads(kind: type[nn.Module]) -> str | None:
 
 @functools.cache
 def groups_by_head(kind: type[nn.Module]) -> bool:
-    """Whether the forward of a class reshapes to [heads, 3 * width], each head its q, k and v."""
+    """Return whether forward reshapes to [heads, 3 * width], with q, k and v of each head."""
     forward = _methods(kind).get("forward")
     return any(
         isinstance(node, ast.BinOp)

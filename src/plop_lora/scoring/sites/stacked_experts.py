@@ -1,8 +1,8 @@
-"""Experts held as one 3-D parameter each: how they are stacked, and how their rows are sliced.
+"""Experts whose weights are stacked in 3-D parameters: the layout, and how their rows are sliced.
 
 Standard layout (transformers' experts interface): `gate_up_proj` [E, O, I], or `up_proj` without a
-gate, and `down_proj` [E, O, I], described by attributes on the module. Llama 4's class has the
-same parameters without the attributes, and is described in `models.architectures`.
+gate, and `down_proj` [E, O, I], described by attributes of the module. Llama 4's class has the
+same parameters without the attributes; its layout is given in `models.architectures`.
 
 Shape letters: E expert, O out, I in.
 """
@@ -23,7 +23,15 @@ from plop_lora.scoring.sites.fused import FusedPart, arrange
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExpertStack:
-    """The layout of a module of stacked experts; `parameters` in the order they are applied."""
+    """The layout of a module of stacked experts.
+
+    Attributes:
+        module: Module that holds the experts.
+        parameters: Names of the two parameters, in the order in which they are applied.
+        transposed: Whether a parameter is stored as [expert, in, out].
+        interleaved: Whether the rows of gate and up alternate.
+        gated: Whether the first parameter holds gate and up.
+    """
 
     module: Any
     parameters: tuple[str, str]
@@ -42,7 +50,7 @@ class ExpertStack:
         return weights.transpose(1, 2) if self.transposed else weights
 
     def parts(self, leaf: str) -> tuple[FusedPart, ...]:
-        """Return the gate and up slices of the first projection, none of the second."""
+        """Return the gate and up slices of the first projection; the second has none."""
         if leaf != self.parameters[0] or not self.gated:
             return ()
         rows = self.weights_EOI(leaf).shape[1]
@@ -51,16 +59,15 @@ class ExpertStack:
         return arrange(1, (("gate", rows // 2), ("up", rows // 2)))
 
     def host(self, leaf: str, name: str, type_name: str, layer: int | None) -> Host:
-        """Return the description of a parameter as what takes the adapter."""
+        """Return the record of a parameter as the host of an adapter."""
         copies, out_features, in_features = self.weights_EOI(leaf).shape
         return Host(name, type_name, layer, in_features, out_features, copies, is_parameter=True)
 
 
 def stack_of(module: nn.Module) -> ExpertStack | None:
-    """Return the layout of stacked experts, or None where a module is not such a stack.
+    """Return the layout of stacked experts, or None if a module is not a stack of known layout.
 
-    A module that only looks like one (3-D parameters, no description of their layout) is not
-    measured rather than misread.
+    A module with 3-D parameters but without a description of their layout is not measured.
     """
     if _is_llama4(module):
         known = LLAMA4_EXPERTS
@@ -86,6 +93,6 @@ def stack_of(module: nn.Module) -> ExpertStack | None:
 
 
 def _is_llama4(module: nn.Module) -> bool:
-    """Whether a module is Llama 4's stack; a model that has one has imported its class."""
+    """Return whether a module is Llama 4's stack, whose class such a model has imported."""
     source = sys.modules.get(LLAMA4_EXPERTS.module)
     return source is not None and isinstance(module, getattr(source, LLAMA4_EXPERTS.name))

@@ -1,1 +1,1 @@
-"""The engine for models larger than memory: blocks and experts come from disk one by one."""
+"""The engine for models larger than memory: blocks are read from disk one after another."""

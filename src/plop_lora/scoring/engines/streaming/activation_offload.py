@@ -1,8 +1,8 @@
-"""Hidden states of passes that wait for a block, moved to a file above a limit.
+"""Offload the hidden states of passes that wait for a block to a file, above a limit of memory.
 
-A pass and its model keep the tensor objects; only the memory behind them is given up and filled
-again before the pass goes on. Nothing is moved but what a block has just made for that pass, so
-no other pass can be using it.
+A pass and its model keep the tensor objects; only their storage is freed, and filled again before
+the pass continues. Only tensors that a block has just returned to that pass are offloaded, so no
+other pass can be using them.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ import torch
 from plop_lora.errors import OutputError
 
 SMALLEST = 1 << 16
-"""Bytes of a tensor that is worth a write; smaller ones stay in memory."""
+"""Size in bytes from which a tensor is offloaded; smaller ones stay in memory."""
 
 
 class ActivationOffload:
-    """Memory for waiting hidden states up to a limit, and a temporary file beyond it."""
+    """Keeps waiting hidden states in memory up to a limit, and in a temporary file beyond it."""
 
     def __init__(self, limit: int, *, smallest: int = SMALLEST) -> None:
-        """Take the limits; the file is made when it is first needed.
+        """Set the limits; the file is created when it is first needed.
 
         Args:
-            limit: Bytes of hidden states that wait in memory.
-            smallest: Bytes below which a tensor is neither counted nor moved.
+            limit: Maximum number of bytes of waiting hidden states in memory.
+            smallest: Size in bytes below which a tensor is neither counted nor offloaded.
         """
         self.limit = limit
         self.smallest = smallest
@@ -43,11 +43,11 @@ class ActivationOffload:
         self._waiting: dict[int, list[tuple[torch.UntypedStorage, int, int | None]]] = {}
 
     def record_output(self, index: int, result: object) -> None:
-        """Note the tensors that a block has just made for a pass; no other may be moved."""
+        """Record the tensors that a block has just returned to a pass; only these are offloaded."""
         self._made[index] = {tensor.untyped_storage()._cdata for tensor in _tensors(result)}
 
     def offload(self, index: int, arguments: object) -> None:
-        """Count the tensors that a pass waits with; above the limit, move them to the file."""
+        """Count the tensors of a waiting pass, and move them to the file above the limit."""
         waiting: list[tuple[torch.UntypedStorage, int, int | None]] = []
         made = self._made.pop(index, set())
         for tensor in _tensors(arguments):
@@ -65,7 +65,7 @@ class ActivationOffload:
         self._waiting[index] = waiting
 
     def restore(self, index: int) -> None:
-        """Have the tensors of a waiting pass in memory again."""
+        """Read the tensors of a waiting pass back into memory."""
         for storage, size, place in self._waiting.pop(index, ()):
             if place is None:
                 self.held -= size
@@ -87,10 +87,10 @@ class ActivationOffload:
         except OSError as error:
             needed = (self._end + storage.nbytes()) / 2**20
             raise OutputError(
-                f"Memory is too small for what waits between blocks, and {tempfile.gettempdir()} "
-                f"has no room for {needed:,.0f} MiB of it ({error.strerror or error}). Name "
-                "another folder in TMPDIR, or score fewer texts (--samples) or shorter ones "
-                "(--max-length)."
+                f"Memory is too small for the hidden states between blocks, and writing "
+                f"{needed:,.0f} MiB of them to {tempfile.gettempdir()} failed "
+                f"({error.strerror or error}). Set TMPDIR to another folder, or score fewer texts "
+                "(--samples) or shorter ones (--max-length)."
             ) from error
 
     def _written(self, storage: torch.UntypedStorage) -> int:
@@ -110,7 +110,7 @@ class ActivationOffload:
 
 
 def _view(storage: torch.UntypedStorage) -> memoryview:
-    """Return the bytes of a storage; numpy would pin its size for good."""
+    """Return the bytes of a storage as a view; a numpy array would prevent resizing it."""
     array = (ctypes.c_ubyte * storage.nbytes()).from_address(storage.data_ptr())
     return memoryview(array).cast("B")
 

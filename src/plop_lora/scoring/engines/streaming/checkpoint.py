@@ -1,11 +1,11 @@
 """A model whose blocks stay on disk: a skeleton in memory, and one block's weights at a time.
 
-The skeleton stands on the meta device. What lies outside the blocks is materialised once; a
-block's weights are put in by `load` and taken out by `free`. Names in a checkpoint are not those
-of the model: transformers renames, stacks and fuses tensors when it loads them. Its own rules and
-converters are asked, for the tensors of one block instead of all.
+The skeleton is on the meta device. The weights outside the blocks are materialised once; those of a
+block are set by `load` and removed by `free`. The names in a checkpoint are not those of the model:
+transformers renames, stacks and fuses tensors when it loads them. Its own rules and converters are
+applied here to the tensors of one block instead of all.
 
-Knows nothing of passes or probes.
+This file does not depend on passes or probes.
 """
 
 from __future__ import annotations
@@ -40,9 +40,12 @@ _ALIGNMENT = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Target:
-    """A tensor of the model, or several made by one converter, and where they come from.
+    """A tensor of the model, or several from one converter, and the tensors it is made from.
 
-    `sources` pairs the converter's pattern with the checkpoint's key.
+    Attributes:
+        name: Name in the model.
+        converter: Converter of transformers, or None for a tensor that is used as stored.
+        sources: Pairs of the converter's pattern and the key in the checkpoint.
     """
 
     name: str
@@ -51,14 +54,14 @@ class _Target:
 
     @property
     def keys(self) -> list[str]:
-        """The checkpoint's names."""
+        """The names in the checkpoint."""
         return [key for _, key in self.sources]
 
     @property
     def names(self) -> list[str]:
-        """The model's names: a converter that splits a tensor makes one for each of its patterns.
+        """The names in the model; a converter that splits a tensor has one for each pattern.
 
-        transformers names what it splits by the first of them.
+        transformers names a tensor that it splits by the first pattern.
         """
         patterns = [] if self.converter is None else self.converter.target_patterns
         first = next((pattern for pattern in patterns[:1] if pattern in self.name), None)
@@ -69,7 +72,7 @@ class _Target:
 
 @dataclass(slots=True, eq=False)
 class Block:
-    """A block with the place of its weights; `empty` keeps the meta tensors it is freed to."""
+    """A block and the sources of its weights; `free` restores the meta tensors in `empty`."""
 
     name: str
     module: nn.Module
@@ -83,17 +86,17 @@ class Checkpoint:
     def __init__(
         self, name: str, *, device: torch.device, dtype: str, origin: Origin = PLAIN
     ) -> None:
-        """Build the skeleton and materialise what lies outside the blocks.
+        """Build the skeleton and materialise the weights outside the blocks.
 
         Args:
-            name: hub id or local folder.
-            device: where weights are put.
-            dtype: `auto` (the checkpoint's), `float32`, `bfloat16`, `float16`.
-            origin: revision, token, and whether code beside the weights may run.
+            name: Hub id or local folder.
+            device: Device of the weights.
+            dtype: `auto` (the checkpoint's), `float32`, `bfloat16` or `float16`.
+            origin: Revision, token, and whether code beside the weights may run.
 
         Raises:
-            UnstreamableError: it must be loaded whole.
-            ModelError: a weights file is missing or damaged, or the weights are not those of the
+            UnstreamableError: The model must be loaded whole.
+            ModelError: A weights file is missing or damaged, or the weights are not those of the
                 model that config.json describes.
         """
         files = shard_files(name, origin)
@@ -132,17 +135,17 @@ class Checkpoint:
 
     @property
     def streamed_modules(self) -> list[nn.Module]:
-        """Modules that are loaded when called: the blocks in their order, and an untied head."""
+        """The modules that are loaded when called: the blocks in order, and an untied head."""
         return [block.module for block in self.blocks]
 
     # ------------------------------------------------------------------ blocks
 
     def load(self, module: nn.Module) -> None:
-        """Put the weights of a block in place.
+        """Load the weights of a block.
 
         Raises:
-            ModelError: a weights file is damaged.
-            UnstreamableError: the checkpoint lacks a tensor of the block.
+            ModelError: A weights file is damaged.
+            UnstreamableError: The checkpoint lacks a tensor of the block.
         """
         block = self._block_of[module]
         for target in block.targets:
@@ -155,14 +158,14 @@ class Checkpoint:
             raise UnstreamableError(f"the checkpoint has no {lacking[0]}")
 
     def free(self, module: nn.Module) -> None:
-        """Take the weights of a block out again, and its pages out of memory."""
+        """Remove the weights of a block, and release its pages."""
         block = self._block_of[module]
         for name, tensor in block.empty.items():
             _set(self.model, name, tensor)
         self._release(block.targets)
 
     def release_outside(self) -> None:
-        """Give back the pages that were touched outside the blocks."""
+        """Release the pages of the weights outside the blocks."""
         self._release(self._outside)
 
     def _release(self, targets: Iterable[_Target]) -> None:
@@ -170,7 +173,7 @@ class Checkpoint:
             self.shards.release(target.keys)
 
     def materialise(self) -> PreTrainedModel:
-        """Load all blocks for good and return the model, which can then run as any other."""
+        """Load all blocks permanently and return the model, which then runs like any other."""
         for block in self.blocks:
             self._put(self._realise(block.targets))
             block.empty.clear()
@@ -184,13 +187,13 @@ class Checkpoint:
         self.shards.close()
 
     def embedding_rows(self) -> EmbeddingRows:
-        """Return a context in which large embeddings are read by the row, not held in memory."""
+        """Return a context in which large embeddings are read by the row and not kept in memory."""
         return EmbeddingRows(self.shards, self._mapped)
 
     # ------------------------------------------------------------------ index
 
     def _assign_owners(self, targets: Iterable[_Target]) -> None:
-        """Give every tensor of the model to its block, or to none where several share it."""
+        """Assign every tensor of the model to its block, or to none if several blocks share it."""
         owner = _owners(self.model, self.blocks)
         for target in targets:
             block = owner.get(target.name)
@@ -201,9 +204,10 @@ class Checkpoint:
                 block.empty[name] = state[name]
 
     def _targets(self) -> tuple[list[_Target], list[str]]:
-        """Translate the checkpoint's keys into the model's names, as transformers loads them.
+        """Map the keys of the checkpoint to names in the model, as transformers does.
 
-        Keys that the model has no name for come second.
+        Returns:
+            The tensors of the model, and the names of those that the model does not have.
         """
         rules = get_model_conversion_mapping(self.model, KEY_MAPPING if self._wrapped else None)
         renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
@@ -226,9 +230,9 @@ class Checkpoint:
         return targets, unexpected
 
     def _check(self, targets: Iterable[_Target], unexpected: Iterable[str]) -> tuple[str, ...]:
-        """Return the names of the weights of a new head; refuse weights of another model.
+        """Return the names of the weights of a new head, and refuse the weights of another model.
 
-        transformers' own exceptions hold: what it ties, and what a class says to pass over.
+        As in transformers, tied weights and those that a class declares as optional are exempt.
         """
         held = {name for target in targets for name in target.names}
         absent = set(self.model.state_dict()) - held - set(self.model.all_tied_weights_keys)
@@ -252,7 +256,7 @@ class Checkpoint:
     def _realise(self, targets: Iterable[_Target]) -> dict[str, torch.Tensor]:
         """Return the tensors of targets, on the device and in the model's dtype.
 
-        Those that need no change are the file's own pages.
+        Tensors that need no conversion are views of the mapped file.
         """
         made: dict[str, torch.Tensor] = {}
         for target in targets:
@@ -286,16 +290,16 @@ class Checkpoint:
         return mapped.to(self.device, self._dtypes(name), copy=True)
 
     def _is_plain(self, target: _Target) -> bool:
-        """Whether a tensor of the model is the file's own pages."""
+        """Return whether a tensor of the model is a view of the mapped file."""
         return target.converter is None and self._stays(target.keys[0], target.name)
 
     def _stays(self, key: str, name: str) -> bool:
-        """Whether a stored tensor needs no change, and nothing that a copy would have.
+        """Return whether a stored tensor can be used from the mapped file without a copy.
 
-        A forward pass may write to a buffer, and mapped pages cannot be written. And the float32
-        product of a matrix with a single row has other last digits where the matrix does not lie
-        as torch's allocator would have put it; narrow dtypes have not, and nothing is multiplied
-        with an embedding.
+        Buffers are copied, because a forward pass may write to them and mapped pages are read-only.
+        A float32 matrix that is not aligned as torch's allocator would align it is copied, because
+        its product with a single row would differ in the last digits; this does not affect
+        narrower dtypes, nor embeddings, which are not multiplied.
         """
         stored = self.shards[key]
         if self.device.type != "cpu" or stored.dtype != self._dtypes(name):
@@ -317,10 +321,10 @@ class Checkpoint:
             _set(self.model, name, tensor)
 
     def _settle(self, made: dict[str, torch.Tensor]) -> None:
-        """Put tensors in place for good, with all that no checkpoint holds.
+        """Set tensors permanently, and initialise those that no checkpoint holds.
 
-        transformers makes non-persistent buffers and weights that are missing in its own
-        initialisation, which skips what is marked. It comes first: mapped pages cannot be written.
+        transformers initialises non-persistent buffers and missing weights, and skips tensors that
+        are marked as initialised. This runs first, because mapped pages cannot be written.
         """
         model = self.model
         state = model.state_dict(keep_vars=True)
@@ -336,10 +340,10 @@ class Checkpoint:
 
 
 def find_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the blocks of a model with their names: what stands in its outermost `ModuleList`s.
+    """Return the blocks of a model with their names: the entries of its outermost `ModuleList`s.
 
-    Where the model says which classes must not be split over devices, only those are blocks:
-    each is called as a whole, which a small list beside them need not be.
+    If the model declares which classes must not be split over devices, only those are blocks:
+    each of them is called as a whole, which other lists need not be.
     """
     lists = [
         name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and name
@@ -356,7 +360,7 @@ def find_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _own_head(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
-    """Return the output head where its weights are its own: scoring does without it."""
+    """Return the output head if its weights are not tied; scoring does not need it."""
     head = model.get_output_embeddings()
     tied = {name for pair in model.all_tied_weights_keys.items() for name in pair}
     return [
@@ -367,7 +371,7 @@ def _own_head(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
 
 
 def _owners(model: PreTrainedModel, blocks: Sequence[Block]) -> dict[str, Block]:
-    """Return the block of each tensor's name; what several blocks or the outside share has none."""
+    """Return the block of each tensor by name, without tensors that are shared beyond a block."""
     state = model.state_dict(keep_vars=True)
     inside = {
         f"{block.name}.{name}": block for block in blocks for name in block.module.state_dict()
@@ -388,7 +392,7 @@ def _get(model: nn.Module, name: str) -> torch.Tensor:
 
 
 def _set(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
-    """Put a tensor in the place of a parameter or buffer."""
+    """Set a parameter or buffer to a tensor."""
     path, _, leaf = name.rpartition(".")
     module = model.get_submodule(path)
     if leaf in module._buffers:
@@ -396,7 +400,7 @@ def _set(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
     elif isinstance(tensor, nn.Parameter):
         module._parameters[leaf] = tensor
     else:
-        # torch.matmul folds its operands by requires_grad, even where no gradient is kept: without
-        # the flag that a loaded model has, sums differ in their last digits.
+        # torch.matmul folds its operands depending on requires_grad, even in inference mode:
+        # without the flag that a loaded model has, sums differ in the last digits.
         flag = tensor.is_floating_point() or tensor.is_complex()
         module._parameters[leaf] = nn.Parameter(tensor, requires_grad=flag)

@@ -1,8 +1,8 @@
-"""Look tokens up in an embedding that stays on disk, reading only the rows that a batch asks for.
+"""Look up tokens in an embedding that stays on disk, reading only the rows that a batch needs.
 
-The embedding is mapped, and a kernel may make whole megabytes around each touched row resident: a
-batch of random tokens then has all of a large vocabulary in memory. So lookups are answered from
-rows that are read one by one. Anything else that uses the weight finds it mapped as it is.
+The embedding is memory-mapped, and a kernel may make megabytes around each accessed row resident: a
+batch of random tokens would then load all of a large vocabulary. Lookups therefore read single rows
+from the file. Any other use of the weight accesses the mapped tensor.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch.overrides import TorchFunctionMode
 from plop_lora.scoring.engines.streaming.shards import Shards
 
 LARGE = 1 << 26
-"""Bytes from which on an embedding is worth this; smaller ones are mapped and that is all."""
+"""Size in bytes from which an embedding is read by the row; smaller ones are only mapped."""
 
 
 class EmbeddingRows(TorchFunctionMode):
-    """Answers `embedding` on mapped weights while it is entered; it holds for its thread alone."""
+    """Context manager in which `embedding` on mapped weights reads single rows, in its thread."""
 
     def __init__(self, shards: Shards, mapped: dict[int, str]) -> None:
-        """Take the names of mapped tensors by the address of their data."""
+        """Create the mode from the shards and the names of mapped tensors by data address."""
         super().__init__()
         self._shards = shards
         self._mapped = mapped
@@ -36,7 +36,7 @@ class EmbeddingRows(TorchFunctionMode):
         arguments: Sequence[Any] = (),
         options: dict[str, Any] | None = None,
     ) -> object:
-        """Make the call, or answer it from single rows."""
+        """Call the function, or look the tokens up in single rows."""
         if function is nn.functional.embedding and len(arguments) > 1:
             tokens, weight = arguments[:2]
             name = None if weight.is_meta else self._mapped.get(weight.data_ptr())
@@ -46,7 +46,7 @@ class EmbeddingRows(TorchFunctionMode):
 
     @staticmethod
     def _inside(tokens: torch.Tensor, vocabulary: int) -> bool:
-        """Whether all tokens have a row; where not, torch's own error is the right one."""
+        """Return whether all tokens have a row; otherwise torch is left to raise its own error."""
         return int(tokens.min()) >= 0 and int(tokens.max()) < vocabulary
 
     def _rows(self, name: str, tokens: torch.Tensor) -> torch.Tensor:

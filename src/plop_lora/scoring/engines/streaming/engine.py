@@ -1,11 +1,11 @@
-"""The engine for a model larger than memory: every batch goes through a block, then the next.
+"""The engine for a model larger than memory: all batches run through one block, then the next.
 
 The model's own forward runs once per batch, all of them in lockstep (`lockstep.py`), while a
-reader fetches the next block (`checkpoint.py`). Two blocks, the hidden states of all batches and
-what lies outside the blocks are in memory, whatever the depth. Scores are those of the engine in
-`in_memory.py` to the last bit, since the same products are made of the same numbers.
+thread reads the next block (`checkpoint.py`). Memory holds two blocks, the hidden states of all
+batches and the weights outside the blocks, whatever the depth. Scores are bit-identical to those of
+the engine in `in_memory.py`, because the same products are computed from the same numbers.
 
-A model that cannot be run this way is loaded whole instead, with a note.
+A model that cannot be run this way is loaded whole instead, and the record gets a note.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from plop_lora.scoring.measurement.sums import BatchSums
 from plop_lora.scoring.sites.find import Site
 
 PASSES = 256
-"""Batches that go through the model together; more of them take turns and read it again."""
+"""Number of batches that run in lockstep; for each further group, the model is read again."""
 _UNKNOWN_MEMORY = 1 << 33
 
 
@@ -68,24 +68,24 @@ def measure(
 ) -> Measured:
     """Run the batches through a model on disk and collect the sites' sums.
 
-    Each call reads the weights once, so all batches are best given to one call.
+    Each call reads the weights once, so a single call should receive all batches.
 
     Args:
-        checkpoint: the model.
-        sites: from `find_sites(checkpoint.model)`.
-        batches: inputs by keyword.
-        indicators: what is measured of every site.
-        expected_norms: what is known of the weights from another time; what is new is saved there.
-        warmup_batch: not run: what does not fit in memory shows in the first block, and costs a
-            second reading for that batch alone.
-        advance: called with numbers of sequences that add up to all of them.
-        offload: Where hidden states wait between blocks; it is closed at the end. By default they
-            may take half of the memory that the system has left, and a temporary file beyond it.
+        checkpoint: Checkpoint of the model.
+        sites: Sites from `find_sites(checkpoint.model)`.
+        batches: Inputs by keyword.
+        indicators: The indicators to compute for every site.
+        expected_norms: Cache of expected norms, to which new ones are added.
+        warmup_batch: Not used while streaming, where a lack of memory shows in the first block
+            and costs a second reading for the batch concerned.
+        advance: Called with numbers of sequences that add up to their total.
+        offload: Storage of the hidden states between blocks, which is closed at the end. By
+            default they may take half of the free memory, and a temporary file beyond it.
 
     Raises:
-        MeasurementError: NaN or infinity, or a single sequence that does not fit in memory.
-        DataError: there is no batch.
-        ModelError: a weights file is damaged.
+        MeasurementError: A value is NaN or infinite, or a single sequence does not fit in memory.
+        DataError: There is no batch.
+        ModelError: A weights file is damaged.
     """
     given = list(batches)
     expected_norms = expected_norms or ExpectedNormCache()
@@ -156,7 +156,7 @@ def _job(
     forward: Callable[..., None], probe: Probe, batch: Batch, checkpoint: Checkpoint
 ) -> Callable[[], object]:
     def job() -> BatchPart:
-        # Blocks run in the scheduler's thread, where embeddings are torch's own again.
+        # Blocks run in the scheduler's thread, in which embeddings are not intercepted.
         with checkpoint.embedding_rows():
             return measure_batch(forward, probe, batch, checkpoint.device)
 
@@ -164,10 +164,10 @@ def _job(
 
 
 def _again(collector: Collector, group: list[Batch], passes: list[Pass]) -> list[Batch]:
-    """Collect what was measured and return what must run again, in smaller pieces.
+    """Collect the measurements of a group, and return the batches to run again, split up.
 
-    These are the rules of the engine in memory: a batch that did not fit is halved, and from the
-    first one on whose sequences a module mixes, they go one at a time.
+    The rules are those of the engine in memory: a batch that did not fit is halved, and from the
+    first batch whose sequences a module mixes, sequences run one at a time.
     """
     again: list[Batch] = []
     for batch, one in zip(group, passes, strict=True):
@@ -185,7 +185,7 @@ def _again(collector: Collector, group: list[Batch], passes: list[Pass]) -> list
 
 @contextlib.contextmanager
 def _explained_meta() -> Iterator[None]:
-    """Tell a model that reaches for the weights of a block without calling it from other errors."""
+    """Turn the error of a model that uses a block's weights outside the block into our own."""
     try:
         yield
     except RuntimeError as error:
@@ -195,7 +195,7 @@ def _explained_meta() -> Iterator[None]:
 
 
 class _Prefetcher:
-    """Loads one block at a time and has the next one read meanwhile, in one thread."""
+    """Loads one block at a time, while a thread reads the next one."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
@@ -205,7 +205,7 @@ class _Prefetcher:
         self._ahead: tuple[nn.Module, Future[None]] | None = None
 
     def __enter__(self) -> _Prefetcher:
-        # The first block is read while the batches come to it.
+        # The first block is read while the batches run up to it.
         self._fetch(self._checkpoint.modules[0])
         return self
 
@@ -221,7 +221,7 @@ class _Prefetcher:
 
     @contextlib.contextmanager
     def loaded(self, block: nn.Module) -> Iterator[None]:
-        """Have a block's weights in place; they stay until another block is loaded."""
+        """Load the weights of a block, which stay in memory until another block is loaded."""
         if block is not self._current:
             self._leave()
             if self._ahead is None or self._ahead[0] is not block:
@@ -235,7 +235,7 @@ class _Prefetcher:
         yield
 
     def prefetch(self, block: nn.Module) -> None:
-        """Read the block that comes next, where it is not the one that was guessed."""
+        """Start to read the block that comes next, if it is not the one already being read."""
         if self._current is not None and block is not self._current:
             self._after[self._current] = block
             self._fetch(block)
@@ -247,7 +247,7 @@ class _Prefetcher:
         self._ahead = (block, self._thread.submit(self._checkpoint.load, block))
 
     def _drop(self) -> None:
-        """Wait for a read that nobody needs, and free what it brought."""
+        """Wait for a read that is no longer needed, and free its weights."""
         if self._ahead is not None:
             block, read = self._ahead
             read.exception()
@@ -261,7 +261,7 @@ class _Prefetcher:
 
 
 class _Bar:
-    """Progress in sequences, of which each call of a block is a part."""
+    """Progress in sequences; each call of a block is a fraction of a sequence."""
 
     def __init__(self, advance: Callable[[int], None], batches: list[Batch], blocks: int) -> None:
         self._advance = advance
@@ -270,7 +270,7 @@ class _Bar:
         self._made = self._shown = 0
 
     def step(self) -> None:
-        """Count a call of a block; passes that run again do not take the bar past its end."""
+        """Count a call of a block; passes that run again do not move the bar past its end."""
         self._made += 1
         self._show(min(self._total, self._total * self._made // self._calls))
 
@@ -285,7 +285,7 @@ class _Bar:
 
 
 class _Observer:
-    """Gives each pass its sums of the probe while it runs, and offloads what it waits with."""
+    """Selects the sums of the pass that runs, and offloads the hidden states of waiting passes."""
 
     def __init__(
         self, probe: Probe, offload: ActivationOffload, checkpoint: Checkpoint, bar: _Bar
@@ -298,7 +298,7 @@ class _Observer:
 
     @contextlib.contextmanager
     def running(self, index: int) -> Iterator[None]:
-        """Have the hooks write to the sums of a pass."""
+        """Let the hooks write to the sums of a pass."""
         self._probe.current = self._sums.get(index)
         try:
             yield
@@ -307,15 +307,15 @@ class _Observer:
             self._probe.current = None
 
     def on_wait(self, index: int, call: Call) -> None:
-        """Move hidden states to the file where they are too many, and give back mapped pages."""
+        """Offload hidden states above the limit, and release mapped pages outside the blocks."""
         self._offload.offload(index, (call.arguments, call.options))
         self._checkpoint.release_outside()
 
     def on_call(self, index: int, call: Call) -> None:
-        """Have the hidden states of a pass in memory again."""
+        """Read the hidden states of a pass back into memory."""
         self._offload.restore(index)
 
     def on_result(self, index: int, call_result: CallResult) -> None:
-        """Note the tensors that a block has made."""
+        """Record the tensors that a block has returned, and advance the progress bar."""
         self._offload.record_output(index, call_result.output)
         self._bar.step()

@@ -1,15 +1,15 @@
 """Many forward passes of one model in lockstep, block by block.
 
-Each pass runs in a thread of its own and stops before every block: where it would call the block,
-it hands the call to the scheduler and waits. The scheduler loads one block at a time, makes all
-calls that wait for it, and returns each pass its result, with which it goes on to its next block.
-Whatever a model does between its blocks, it does itself.
+Each pass runs in a thread of its own and stops before every block: instead of calling the block, it
+submits the call to the scheduler and waits. The scheduler loads one block at a time, runs all
+calls that wait for it, and returns the result to each pass, which continues to its next block. The
+code of a model between its blocks runs unchanged.
 
-Only one thread runs at any time, so nothing that the passes share needs a lock. The blocks
-themselves run in the scheduler's thread: pools of compute threads belong to the thread that made
-them, and a hundred passes would make a hundred pools.
+Only one thread runs at any time, so the passes share data without a lock. The blocks run in the
+scheduler's thread: pools of compute threads belong to the thread that created them, and a hundred
+passes would create a hundred pools.
 
-Knows nothing of weights, probes or files.
+This file does not depend on weights, probes or files.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch import nn
 
 
 class _ReleasedError(BaseException):
-    """Raised in a pass that is to end, where it waits; no handler of a model's catches it."""
+    """Raised in a waiting pass to end it; not an `Exception`, so that no model code catches it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +54,7 @@ class Call:
     options: dict[str, Any]
 
     def run(self) -> CallResult:
-        """Make the call; an error is the pass's to raise."""
+        """Run the call; an error is returned, for the pass to raise."""
         try:
             return CallResult(self.forward(*self.arguments, **self.options))
         except Exception as error:
@@ -62,7 +62,7 @@ class Call:
 
 
 class Pass(threading.Thread):
-    """One forward pass; it moves inside `advance` only."""
+    """One forward pass, which runs only during `advance`."""
 
     def __init__(self, job: Callable[[], object]) -> None:
         super().__init__(daemon=True, name="plop-lora-pass")
@@ -76,7 +76,7 @@ class Pass(threading.Thread):
         self._stopped = threading.Semaphore(0)
 
     def run(self) -> None:
-        """Do the job; inference mode belongs to a thread and is entered here again."""
+        """Run the job; inference mode is local to a thread and is entered here again."""
         try:
             with torch.inference_mode():
                 self.result = self._job()
@@ -86,7 +86,7 @@ class Pass(threading.Thread):
             self._stopped.release()
 
     def advance(self, call_result: CallResult | None = None) -> None:
-        """Let the pass go on with the result of its call, up to its next call or its end."""
+        """Resume the pass with the result of its call, until its next call or its end."""
         self._call_result = call_result or CallResult()
         self.call = None
         if self.ident is None:
@@ -97,7 +97,7 @@ class Pass(threading.Thread):
         self._call_result = CallResult()
 
     def submit(self, call: Call) -> object:
-        """Hand a call to the scheduler and wait for its output. Runs in the pass's thread."""
+        """Submit a call to the scheduler and wait for its output, in the thread of the pass."""
         self.call = call
         self._stopped.release()
         self._go.acquire()
@@ -106,7 +106,7 @@ class Pass(threading.Thread):
         return self._call_result.unwrap()
 
     def release(self) -> None:
-        """End the pass where it waits next, and wait for that."""
+        """End a waiting pass, and join its thread."""
         if self.ident is not None and self.is_alive():
             self._released = True
             self._go.release()
@@ -117,33 +117,33 @@ class BlockLoader(Protocol):
     """Loads and frees blocks for the scheduler."""
 
     def loaded(self, block: nn.Module) -> AbstractContextManager[None]:
-        """Have the weights of a block in place while the context is open."""
+        """Provide the weights of a block inside the context."""
 
     def prefetch(self, block: nn.Module) -> None:
-        """Begin to load the block that will be called next."""
+        """Start to load the block that will be called next."""
 
 
 class PassObserver(Protocol):
     """Callbacks around the steps of the passes."""
 
     def running(self, index: int) -> AbstractContextManager[None]:
-        """Be entered whenever pass number `index` runs, itself or a block for it."""
+        """Return a context that is entered whenever pass number `index`, or its block, runs."""
 
     def on_wait(self, index: int, call: Call) -> None:
-        """Be called when a pass waits for a block."""
+        """Called when a pass waits for a block."""
 
     def on_call(self, index: int, call: Call) -> None:
-        """Be called before a call is made."""
+        """Called before the call of a block runs."""
 
     def on_result(self, index: int, call_result: CallResult) -> None:
-        """Be called after a call was made."""
+        """Called after the call of a block has run."""
 
 
 @contextlib.contextmanager
 def intercepted_calls(blocks: Sequence[nn.Module]) -> Iterator[None]:
-    """Hand every call that a pass makes of a block to the scheduler, for the length of the context.
+    """Submit every call of a block by a pass to the scheduler, inside the `with` block.
 
-    A call from outside a pass is made at once.
+    A call from outside a pass runs directly.
     """
 
     def interceptor(block: nn.Module, forward: Callable[..., object]) -> Callable[..., object]:
@@ -174,13 +174,13 @@ def run_in_lockstep(
     observer: PassObserver,
     fatal: Callable[[BaseException], bool],
 ) -> None:
-    """Run all passes to their end; their results and errors stand in them afterwards.
+    """Run all passes to their end, and store results and errors in them.
 
     Args:
         passes: The passes, none of which has been started.
-        loader: Loads the blocks.
-        observer: Its callbacks are called at every step.
-        fatal: Whether an error of one pass ends all of them; it is raised here.
+        loader: Loader of the blocks.
+        observer: Observer whose callbacks are called at every step.
+        fatal: Predicate that is true for an error that ends all passes and is raised here.
     """
     try:
         for index, one in enumerate(passes):
@@ -205,7 +205,7 @@ def _serve(
     observer: PassObserver,
     fatal: Callable[[BaseException], bool],
 ) -> None:
-    """Make the calls that wait for a loaded block, one pass after another."""
+    """Run the calls that wait for a loaded block, one pass after another."""
     for index, one in enumerate(passes):
         call = one.call
         if call is None or call.block is not block:
@@ -233,7 +233,7 @@ def _advance(
     if one.error is not None:
         if fatal(one.error):
             raise one.error
-        # A traceback holds the frames of the pass, and they its tensors.
+        # A traceback references the frames of the pass, and they reference its tensors.
         one.error = one.error.with_traceback(None)
     if one.call is not None:
         observer.on_wait(index, one.call)

@@ -1,10 +1,10 @@
 """Read single tensors from the safetensors files of a checkpoint, without loading any file whole.
 
-A tensor is mapped: its memory is the file's own pages, which become resident when `fetch` asks for
-them or when they are touched, and which `release` gives back. Nothing is copied: a copy would take
-a core from the products that run meanwhile, and cost more than the reading.
+A tensor is memory-mapped: its pages become resident when `fetch` reads them or when they are
+accessed, and `release` gives them back. Nothing is copied: a copy would take a core from the matrix
+products that run meanwhile, and cost more than the reading.
 
-Knows files and tensor names; models and blocks stand in `checkpoint.py`.
+This file handles files and tensor names; models and blocks are in `checkpoint.py`.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from plop_lora.models.origin import PLAIN, Origin
 
 _HEADER_LENGTH = 8
 READ_BYTES = 1 << 22
-"""Bytes of one read where the system cannot be asked to load pages."""
+"""Bytes per read on systems that cannot load mapped pages on request."""
 _CUT = "it ends inside a tensor"
 _AROUND = max(1 << 16, mmap.PAGESIZE)
-"""A kernel maps as many bytes around a page that is touched, where it has them in memory."""
+"""Bytes around an accessed page that a kernel also maps if they are in its page cache."""
 _POPULATE_READ = 22
-"""MADV_POPULATE_READ of linux/mman.h, which the mmap module does not name yet."""
+"""MADV_POPULATE_READ of linux/mman.h, which the mmap module does not define yet."""
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 Populate = Callable[[int, int], bool]
-"""Loads the mapped pages at an address, of a length in bytes; False where that is not possible."""
+"""Loads the mapped pages at an address, for a length in bytes; False if that is not supported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where a tensor lies: its file, its first byte there, and what it is."""
+    """The location of a tensor: its file, offset and size in bytes, dtype and shape."""
 
     file: str
     start: int
@@ -78,10 +78,9 @@ def shard_files(name: str, origin: Origin = PLAIN) -> list[str] | None:
 
 
 def populate_pages(address: int, length: int) -> bool:
-    """Read and map pages, as `Populate` says: on Linux 5.14 or later.
+    """Read and map pages as described at `Populate`; supported by Linux 5.14 and later.
 
-    The call is made through ctypes, since Python's own holds up all threads until the disk has
-    answered.
+    The call goes through ctypes, because Python's own `madvise` holds the GIL during the read.
 
     Raises:
         OSError: The disk failed, or the file has become shorter.
@@ -111,11 +110,12 @@ class Shards:
 
         Args:
             files: The paths of the safetensors files.
-            populate: Loads mapped pages; where it cannot, they are read for the system's cache.
-            read_bytes: Bytes of one such read.
+            populate: Function that loads mapped pages. If it returns False, the file is read into
+                the page cache of the system instead.
+            read_bytes: Bytes per read in that case.
 
         Raises:
-            ModelError: a file is missing, cut off or damaged, or holds a dtype torch has not.
+            ModelError: A file is missing, truncated or damaged, or holds a dtype that torch lacks.
         """
         self._entries = {name: entry for file in files for name, entry in _entries(file)}
         self._maps = {file: _Map(file, populate) for file in files}
@@ -123,23 +123,23 @@ class Shards:
         self._descriptors: dict[str, int] = {}
 
     def __iter__(self) -> Iterator[str]:
-        """Go through the names of all tensors."""
+        """Iterate over the names of all tensors."""
         return iter(self._entries)
 
     def __getitem__(self, name: str) -> Entry:
-        """Return where a tensor lies."""
+        """Return the location of a tensor."""
         return self._entries[name]
 
     @property
     def size(self) -> int:
-        """Bytes of all tensors as they are stored."""
+        """Size of all stored tensors in bytes."""
         return sum(entry.size for entry in self._entries.values())
 
     def read_rows(self, name: str, rows: list[int]) -> torch.Tensor:
         """Read some rows of a matrix.
 
         Raises:
-            ModelError: the file ends before the tensor does, or cannot be read.
+            ModelError: The file ends before the tensor does, or cannot be read.
         """
         entry = self._entries[name]
         width = entry.size // entry.shape[0]
@@ -161,7 +161,7 @@ class Shards:
             done += count
 
     def mapped(self, name: str) -> torch.Tensor:
-        """Return a tensor whose pages are those of the file; it must never be written to."""
+        """Return a tensor that is a view of the mapped file and must never be written to."""
         entry = self._entries[name]
         piece = self._maps[entry.file].bytes_[entry.start : entry.start + entry.size]
         if entry.start % entry.dtype.itemsize:
@@ -169,12 +169,12 @@ class Shards:
         return piece.view(entry.dtype).view(entry.shape)
 
     def fetch(self, names: Iterable[str]) -> None:
-        """Have the pages of tensors in memory, so that nobody waits for them afterwards.
+        """Load the pages of tensors into memory.
 
-        An error of the disk, which a touched page would tell by killing the process, shows here.
+        A disk error raises here; on access to a page it would kill the process.
 
         Raises:
-            ModelError: the file ends before the tensor does, or cannot be read.
+            ModelError: The file ends before the tensor does, or cannot be read.
         """
         entries = [self._entries[name] for name in names]
         for entry in entries:
@@ -188,20 +188,20 @@ class Shards:
                 self._read_through(entry)
 
     def _read_through(self, entry: Entry) -> None:
-        """Read a tensor for the sake of the system's cache alone."""
+        """Read a tensor only to fill the page cache of the system."""
         scratch = torch.empty(min(self._read_bytes, entry.size), dtype=torch.uint8)
         for done in range(0, entry.size, self._read_bytes):
             left = scratch[: entry.size - done]
             self._fill(entry.file, left, entry.start + done)
 
     def release(self, names: Iterable[str]) -> None:
-        """Give back the resident pages of tensors; they are read again when touched."""
+        """Release the resident pages of tensors; they are read again on access."""
         for name in names:
             entry = self._entries[name]
             self._maps[entry.file].release(entry)
 
     def close(self) -> None:
-        """Close the files until the next read; maps live as long as a tensor of theirs does."""
+        """Close the files until the next read; a map stays open as long as a tensor uses it."""
         for descriptor in self._descriptors.values():
             os.close(descriptor)
         self._descriptors.clear()
@@ -221,12 +221,12 @@ class _Map:
         with Path(file).open("rb") as opened:
             self._pages = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         with warnings.catch_warnings():
-            # torch warns that the memory cannot be written, which is the point of it.
+            # torch warns that the memory is read-only, which is intended.
             warnings.simplefilter("ignore", UserWarning)
             self.bytes_ = torch.frombuffer(self._pages, dtype=torch.uint8)
 
     def populate(self, entry: Entry) -> bool:
-        """Read and map the pages of a tensor; False where the system cannot be asked to.
+        """Read and map the pages of a tensor; False if the system does not support it.
 
         Raises:
             ModelError: The disk failed, or the file has become shorter.
@@ -238,20 +238,20 @@ class _Map:
             raise _damaged(self._file, error.strerror or str(error)) from error
 
     def release(self, entry: Entry) -> None:
-        """Give back the pages of a tensor, and those that came along when it was touched."""
+        """Release the pages of a tensor, and those that were mapped along with them."""
         if hasattr(mmap, "MADV_DONTNEED"):
             first, length = _pages_of(entry, _AROUND)
             self._pages.madvise(mmap.MADV_DONTNEED, first, min(length, len(self._pages) - first))
 
 
 def _pages_of(entry: Entry, size: int = mmap.PAGESIZE) -> tuple[int, int]:
-    """Return the first byte of a tensor's pages in its file, and how many bytes they are."""
+    """Return the offset of a tensor's pages in its file, and their length in bytes."""
     first = entry.start // size * size
     return first, -(-(entry.start + entry.size) // size) * size - first
 
 
 def _entries(file: str) -> Iterator[tuple[str, Entry]]:
-    """Go through the header of a file, which safetensors has checked against its length."""
+    """Yield the entries in the header of a file, which safetensors has checked for consistency."""
     try:
         with safe_open(file, framework="pt"):
             pass

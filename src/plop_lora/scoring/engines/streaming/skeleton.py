@@ -1,4 +1,4 @@
-"""A model without its weights: the declared architecture on the meta device, and its dtypes."""
+"""A model without weights: the declared architecture on the meta device, and its dtypes."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _PRIVATE = (
     "_initialize_missing_keys",
     "_move_missing_keys_from_meta_to_device",
 )
-"""Methods of transformers' models that it may move without notice."""
+"""Private methods of transformers' models, which may change without notice."""
 
 
 class UnstreamableError(PlopError):
-    """Why a model cannot be streamed; never leaves the package, which then loads it whole."""
+    """Raised if a model cannot be streamed; the engine catches it and loads the model whole."""
 
 
 def _dtype_rule() -> Any:
-    """Return transformers' own rule of dtypes; all that streaming takes from it is private.
+    """Return the private function of transformers that chooses the dtype of a model.
 
     Raises:
-        UnstreamableError: this version of transformers keeps it in another place.
+        UnstreamableError: This version of transformers lacks a private function used here.
     """
     moved = [name for name in _PRIVATE if not hasattr(PreTrainedModel, name)]
     try:
@@ -49,7 +49,14 @@ def _dtype_rule() -> Any:
 def skeleton_of(
     name: str, files: list[str], dtype: str, origin: Origin
 ) -> tuple[PreTrainedModel, Callable[[str], torch.dtype]]:
-    """Build the declared architecture on the meta device, and say the dtype of each tensor."""
+    """Build the declared architecture on the meta device.
+
+    Returns:
+        The model, and a function that returns the dtype of a tensor by its name.
+
+    Raises:
+        UnstreamableError: The model is quantised, or config.json declares no architecture.
+    """
     config = AutoConfig.from_pretrained(name, **origin.loading())
     if getattr(config, "quantization_config", None) is not None:
         raise UnstreamableError("it is quantised")
