@@ -140,7 +140,7 @@ WORDS = [
     Row("place scores.json --strategy custom", 2, "--types NAME.*q_proj"),
     Row("place scores.json --strategy custom --types q_prj", 2, "Did you mean 'q_proj'"),
     Row("place scores.json --strategy custom --types ,", 2, "--types NAME.*q_proj"),
-    Row("place scores.json --types q_proj", 2, "--types belongs to --strategy custom"),
+    Row("place scores.json --types q_proj", 2, "--types needs --strategy custom"),
     Row("place scores.json --strategy mlp --top 2", 2, "--top has no meaning.*'mlp'"),
     Row("place scores.json --top 99", 2, "--top 99.*7 module types.*Give 1 to 7"),
     Row("place scores.json --init pisa", 2, "Did you mean 'pissa'"),
@@ -164,7 +164,7 @@ WORDS = [
     Row("export placement.json --serve tgi -o out", 2, "'tgi'.*vllm"),
     Row("export adapter -o out", 2, "--to vllm"),
     Row("export placement.json --to vllm -o out", 2, "placement.json.*(folder|adapter)"),
-    Row("export absent --to vllm -o out", 1, "absent is not there"),
+    Row("export absent --to vllm -o out", 1, "absent does not exist"),
     Row(f"verify scores.json {DATA} --task stf", 2, "no task 'stf'. Did you mean 'sft'"),
     Row(
         f"verify scores.json {DATA} --runner slurm",
@@ -354,8 +354,8 @@ MODELS = [
 RECIPES = {
     "absent.yaml": "Cannot read the recipe absent.yaml",
     "model": "The recipe model is a folder",
-    "torn.yaml": r"torn.yaml, line \d, is not YAML",
-    "twice.yaml": "twice.yaml, line 4.*'train' stands there twice",
+    "torn.yaml": r"torn.yaml, line \d, is not valid YAML",
+    "twice.yaml": "twice.yaml, line 4.*'train' occurs twice",
     "list.yaml": "no keys with values, such as task: sft, but a list",
     "binary.json": "binary.json is not (UTF-8|YAML)",
     "unknown.yaml": "sedes: there is no such key. Did you mean 'seeds'",

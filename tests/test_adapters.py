@@ -129,7 +129,7 @@ def test_eva_needs_tokens(encoder: str) -> None:
 def test_eva_that_never_settles_ends(encoder: str, monkeypatch) -> None:
     monkeypatch.setattr(eva, "BATCHES", 2)
     spec = spec_of(encoder, on_encoder(init="eva"), NO_DATA)
-    with pytest.raises(ModelError, match="EVA did not settle in 2 batches"):
+    with pytest.raises(ModelError, match="EVA did not converge in 2 batches"):
         adapters.prepare(spec, rows(32))
 
 

@@ -28,7 +28,7 @@ WRONG: dict[str, str] = {
 }
 """What does not hold, and why."""
 REFUSED: dict[str, str] = {
-    "ibert": "PEFT refuses this configuration",
+    "ibert": "PEFT rejects this configuration",
     "deepseek_v3": "The trainer would not do what the placement says",
     "inkling_mm_model": "shared_experts.down_proj gets an adapter it should not have",
     "inkling_text": "shared_experts.down_proj gets an adapter it should not have",

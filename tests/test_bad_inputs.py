@@ -145,6 +145,6 @@ def test_a_bad_input_is_one_line_that_helps(row: Row, plop_command, folder: Path
     assert errors.startswith("Error: "), errors
     assert errors.count("\n") == 1, errors
     assert "Traceback" not in errors
-    assert "fault of plop-lora" not in errors
+    assert "bug in plop-lora" not in errors
     assert re.search(row.says, errors), errors
     assert not left

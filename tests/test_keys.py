@@ -69,9 +69,9 @@ def test_what_the_line_sets(words: tuple[str, ...], document: dict[str, Any]) ->
     [
         (("--set", "training.steps"), "give a key and its value"),
         (("--set", "=3"), "give a key and its value"),
-        (("--set", "seeds=1", "--set", "seeds=2"), "there twice"),
-        (("--set", "ladder=[1"), "is no value of YAML"),
-        (("--set", "training=3", "--set", "training.steps=2"), "exclude each other"),
+        (("--set", "seeds=1", "--set", "seeds=2"), "given twice"),
+        (("--set", "ladder=[1"), "is not valid YAML"),
+        (("--set", "training=3", "--set", "training.steps=2"), "was also set as a whole"),
     ],
 )
 def test_settings_that_cannot_be(words: tuple[str, ...], text: str) -> None:

@@ -31,8 +31,8 @@ STATE = State(
 
 
 LEGEND = (
-    "· waits, ▸ runs, ✓ done, ✗ failed. Bars: train loss from the start; at the end loss of the "
-    "rows judged on."
+    "· waiting, ▸ running, ✓ done, ✗ failed. Bars: train loss from the start; at the end loss on "
+    "the evaluation rows."
 )
 
 
@@ -85,8 +85,8 @@ def test_the_table_as_drawn() -> None:
         "plop        ✓ █▅▁ loss 0.612  ▸ █▁ train loss 2.500",
         "all-linear  ✗ failed          ·",
         "",
-        "· waits, ▸ runs, ✓ done, ✗ failed. Bars: train loss from the",
-        "start; at the end loss of the rows judged on.",
+        "· waiting, ▸ running, ✓ done, ✗ failed. Bars: train loss",
+        "from the start; at the end loss on the evaluation rows.",
         "✗ all-linear, seed 0: the loss is NaN",
         "34 s so far, about 10 min to go.",
         "GPU time so far: 2.0 h, 5.00 USD at 2.50 a device-hour.",

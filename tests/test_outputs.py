@@ -195,7 +195,7 @@ def test_an_empty_placement_is_told(here: Path, run: Run) -> None:
     ("options", "message"),
     [
         (["--budget", "200%"], "more than the whole model"),
-        (["--budget", "9" * 400], "is beyond any model"),
+        (["--budget", "9" * 400], "is larger than any model"),
         (
             ["--layers", "0-99999999999"],
             "are not possible. Count blocks from 0, the lower number first",

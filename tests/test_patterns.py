@@ -50,7 +50,7 @@ def test_what_is_no_pattern_is_named(bad: str) -> None:
     for field, value in (("target_modules", bad), ("rank_pattern", {bad: 1})):
         with pytest.raises(AdapterError) as caught:
             check_patterns({**CONFIG, field: value}, NAMES, "adapter_config.json")
-        assert f"{field} holds {bad!r}, which is no regular expression" in str(caught.value)
+        assert f"{field} holds {bad!r}, which is not a regular expression" in str(caught.value)
 
 
 def test_real_patterns_pass() -> None:

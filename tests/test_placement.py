@@ -123,7 +123,7 @@ def test_verdict_follows_the_paired_intervals(scores) -> None:
         ({"scaling": 0.0}, "above 0"),
         ({"settings": AdapterSettings(init="pissa_niter_0")}, "Allowed: default, .*pissa_niter_N"),
         ({"budget": "ten"}, "Cannot read the budget 'ten'"),
-        ({"budget": "0%"}, "no parameter at all"),
+        ({"budget": "0%"}, "allows no parameter"),
     ],
 )
 def test_requests_that_cannot_work(scores, options: dict, message: str) -> None:
@@ -160,7 +160,7 @@ def test_only_some_layers(scores) -> None:
         second.untouched
     )
     second.to_peft()
-    with pytest.raises(UsageError, match="--layers names 7, but the chosen types stand"):
+    with pytest.raises(UsageError, match="--layers names 7, but the chosen types occur"):
         plop.place(scores, layers={1, 7})
     with pytest.raises(UsageError, match="Cannot read the layers 'first'"):
         parse_layers("first")

@@ -133,7 +133,7 @@ def test_apply_adapts_exactly_the_placement(scores, files: Path) -> None:
 
 def test_apply_refuses_before_the_model_is_changed(scores) -> None:
     model = build("gpt2")
-    with pytest.raises(plop.PlopError, match=r"PEFT refuses|would not do what"):
+    with pytest.raises(plop.PlopError, match=r"PEFT rejects|would not do what"):
         plop.apply(model, plop.place(scores, rank=2))
     assert not any("lora" in name for name, _ in model.named_modules())
     with pytest.raises(UsageError, match=r"Write plop.apply\(model, placement\)"):

@@ -241,7 +241,7 @@ def test_an_embedding_without_lora_there_is_a_loss(
 def test_unsloth_refuses_what_it_would_train_whole(with_tables: Placement, tmp_path: Path) -> None:
     sites = tuple(site for site in with_tables.sites if site.type == "embed_tokens")
     placement = dataclasses.replace(with_tables, sites=sites)
-    with pytest.raises(ExportError, match=r"trains embed_tokens whole"):
+    with pytest.raises(ExportError, match=r"trains embed_tokens in full"):
         export(placement, tmp_path / "out", to="unsloth", allow_loss=True)
 
 

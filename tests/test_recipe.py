@@ -92,7 +92,7 @@ def test_wrong_values_are_named(given, message: str) -> None:
 def test_what_is_needed_is_named() -> None:
     with pytest.raises(
         UsageError,
-        match=r"--task is needed: which task is .*module:NAME\. Give it, or a recipe that has",
+        match=r"--task is needed: the task that is .*module:NAME\. Give it, or a recipe that has",
     ):
         VerifyRecipe.read(None, {})
 
@@ -100,13 +100,13 @@ def test_what_is_needed_is_named() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [", "is not YAML"),
+        ("a: [", "is not valid YAML"),
         ("- 1\n", "no keys with values"),
         (None, "Cannot read the recipe .* no such file"),
-        ("task: sft\ntask: grpo\n", "line 2, is not YAML .* the key 'task' stands there twice"),
+        ("task: sft\ntask: grpo\n", "line 2, is not valid YAML.* the key 'task' occurs twice"),
         (
             "training:\n  epochs: 1\n  epochs: 9\n",
-            "line 3, is not YAML .* the key 'epochs' stands there twice",
+            "line 3, is not valid YAML.* the key 'epochs' occurs twice",
         ),
     ],
 )

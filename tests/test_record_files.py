@@ -108,9 +108,9 @@ def _site(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 
 BAD = [
-    (_with(schema_version=0), "schema_version 0; a whole number from 1 to 1"),
-    (_with(schema_version=True), "schema_version True; a whole number"),
-    (_with(schema_version="1"), "schema_version '1'; a whole number"),
+    (_with(schema_version=0), "schema_version 0, which must be a whole number from 1 to 1"),
+    (_with(schema_version=True), "schema_version True, which must be a whole number"),
+    (_with(schema_version="1"), "schema_version '1', which must be a whole number"),
     (_with(schema_version=2), "schema_version 2; this plop-lora reads up to 1"),
     (lambda d: {k: v for k, v in d.items() if k != "schema_version"}, "has no schema_version"),
     (lambda d: {k: v for k, v in d.items() if k != "sites"}, "sites is needed, but is not there"),

@@ -56,7 +56,7 @@ def test_html_is_escaped(scores) -> None:
 def test_undecided_is_explained_once(records) -> None:
     text = as_text(records[2], 120)
     assert text.count("undecided") == len(records[2].types)
-    assert text.count("the interval holds 0") == 1
+    assert text.count("the interval contains 0") == 1
 
 
 def test_short_names() -> None:

@@ -239,8 +239,11 @@ DAMAGE: list[tuple[Callable[[Path], Any], str]] = [
     (lambda f: (f / "adapter_config.json").unlink(), "holds no adapter_config.json"),
     (lambda f: (f / "adapter_config.json").write_text("{"), "is not complete JSON"),
     (lambda f: (f / "adapter_config.json").write_text("[]"), "peft_type None"),
-    (_truncate, "is truncated or no safetensors file"),
-    (lambda f: (f / "adapter_model.safetensors").write_bytes(b"GGUF"), "is truncated or no safet"),
+    (_truncate, "is truncated or not a safetensors file"),
+    (
+        lambda f: (f / "adapter_model.safetensors").write_bytes(b"GGUF"),
+        "is truncated or not a safet",
+    ),
     (lambda f: (f / "adapter_model.safetensors").write_bytes(b"\xff" * 64), "longer than the file"),
     (lambda f: _edit(f, peft_type="IA3"), "only 'LORA' can be folded"),
     (lambda f: _edit(f, r=None), "no numbers r and lora_alpha"),
@@ -506,7 +509,7 @@ def test_parameters_that_cannot_be_told_apart(tmp_path: Path) -> None:
     """A guess about which rank belongs to which tensor would be served without an error."""
     trained = _train(tmp_path / "trained", "moe", **CASES["experts"][1])
     _edit(trained, target_parameters=["experts.down_proj"])
-    with pytest.raises(AdapterError, match="has 2 adapters one in the other"):
+    with pytest.raises(AdapterError, match="has 2 nested adapters"):
         fold(trained, tmp_path / "folded")
 
 

@@ -181,7 +181,7 @@ def test_models_that_cannot_be_trained(monkeypatch: pytest.MonkeyPatch) -> None:
 
     ready = prepared()
     monkeypatch.setattr(ready.model.get_base_model().config, "is_encoder_decoder", True)
-    with pytest.raises(ModelError, match="no causal language model"):
+    with pytest.raises(ModelError, match="not a causal language model"):
         check_causal(ready)
     monkeypatch.undo()
     ready.tokenizer.eos_token = None

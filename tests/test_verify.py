@@ -573,7 +573,7 @@ def test_ctrl_c_says_how_to_go_on(plop_verify, tmp_path: Path) -> None:
     )
     assert code == 130
     assert not output
-    assert f"the same command with --folder {tmp_path / 'run'} goes on" in errors
+    assert f"run the same command with --folder {tmp_path / 'run'}" in errors
 
 
 @pytest.mark.slow

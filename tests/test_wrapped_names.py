@@ -86,7 +86,7 @@ def test_one_weight_with_and_without_its_wrapper_is_refused(tmp_path: Path) -> N
     tensors = load_file(weights)
     twin = next(iter(tensors))
     save_file({**tensors, twin.replace("_orig_mod.", ""): tensors[twin].clone()}, weights)
-    with pytest.raises(AdapterError, match="one weight but for the wrapper"):
+    with pytest.raises(AdapterError, match="name the same weight, once with the wrapper"):
         fold(folder, tmp_path / "folded")
 
 

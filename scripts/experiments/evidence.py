@@ -26,7 +26,7 @@ from scipy import stats
 
 from plop_lora.files import atomic_file
 from plop_lora.records import TrialResult
-from plop_lora.statistics import holm, paired_bootstrap, spearman
+from plop_lora.statistics import holm, paired_bootstrap
 
 Floats = NDArray[np.float64]
 
@@ -214,10 +214,12 @@ class Pooled:
 
 
 def correlation(outcome: Outcome) -> float:
-    """Return Spearman's rho of NFN and gain over the types of a pair."""
+    """Return Spearman's rho of NFN and gain over the types of a pair, 0 where one is constant."""
     types = outcome.types()
-    found = spearman([outcome.nfn[arm] for arm in types], [outcome.arms[arm].gain for arm in types])
-    return found[0] if found else 0.0
+    nfn, gains = [outcome.nfn[arm] for arm in types], [outcome.arms[arm].gain for arm in types]
+    if len(types) < 3 or len(set(nfn)) < 2 or len(set(gains)) < 2:
+        return 0.0
+    return float(stats.spearmanr(nfn, gains).statistic)
 
 
 def pooled(outcomes: Sequence[Outcome]) -> Pooled:

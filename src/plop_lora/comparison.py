@@ -24,11 +24,11 @@ def compare(
 ) -> Comparison:
     """Compare two scores type by type; differences are `second` minus `first`.
 
-    Where both measured exactly the same sequences (two checkpoints on one sample) the intervals
-    are paired, otherwise (two tasks) they are unpaired.
+    If both measured exactly the same sequences (two checkpoints on one sample), the intervals are
+    paired; otherwise (two tasks) they are unpaired.
 
     Raises:
-        UsageError: the two share no module type.
+        UsageError: The two share no module type.
     """
     first, second = Scores.of(first), Scores.of(second)
     names = [name for name in first.type_names() if name in second.type_names()]

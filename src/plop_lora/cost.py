@@ -1,10 +1,10 @@
-"""What trials cost, and what a named plan would have cost.
+"""The measured cost of trials, and the estimated cost of a plan that was not run.
 
 Measured cost comes from the `TrialCost` of each trial: device time is wall time × devices. A plan
-that was not run is charged at the mean of what was measured, and always by name. Pure: no torch.
+that was not run is estimated at the mean cost of the measured trials and is always named. No torch.
 
-`trial_flops` counts only the products with weights: attention over long sequences and generation
-token by token take longer than it says.
+`trial_flops` counts only the products with weights, so it underestimates attention over long
+sequences and generation token by token.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from plop_lora.records import CostLedger, Counterfactual, Spent, TrialCost, Tria
 from plop_lora.records.trial import CONFIRM
 
 USUAL_PLACEMENTS = 6
-"""Placements that the plan of a search without scores is charged for."""
+"""The number of placements in the plan of a full search, which has no scores."""
 HOUR = 3600.0
 
 Costs = Iterable[TrialCost | TrialResult]
@@ -26,14 +26,14 @@ Costs = Iterable[TrialCost | TrialResult]
 
 @dataclass(frozen=True, slots=True)
 class SearchPlan:
-    """A search that was not run: its name in the report, and its trials of full length."""
+    """A search that was not run: its description in the report and its number of full trials."""
 
     text: str
     trials: int
 
 
 def full_search(arms: int = USUAL_PLACEMENTS, rates: int = 3, seeds: int = 5) -> SearchPlan:
-    """Return the plan that the ledger compares with: every placement at every rate and seed.
+    """Return the plan of a full search: every placement at every learning rate and seed.
 
     >>> full_search(rates=3, seeds=5)
     SearchPlan(text='every usual placement (6) × learning-rate ladder (3) × seeds (5)', trials=90)
@@ -43,12 +43,12 @@ def full_search(arms: int = USUAL_PLACEMENTS, rates: int = 3, seeds: int = 5) ->
 
 
 def spent(what: str, results: Costs, price: float | None) -> Spent:
-    """Return the sum over trials, failed ones included: they took the hardware as well.
+    """Return the total cost of trials, including failed ones, which used the hardware as well.
 
     Args:
-        what: name of the part.
-        results: its trials; without any, every sum is 0 and there are no GPU-hours.
-        price: money a device-hour, or None.
+        what: Name of the part of the run.
+        results: Trials of this part. Without any, every sum is 0 and there are no GPU-hours.
+        price: Price of a device-hour, or None.
     """
     costs = [_cost(result) for result in results]
     device_seconds = sum(cost.device_seconds for cost in costs)
@@ -77,15 +77,15 @@ def ledger(
     *,
     full: str = CONFIRM,
 ) -> CostLedger:
-    """Return the lines of all parts, their sum, and what the plan would have cost.
+    """Return the cost by part and in total, and the estimated cost of the plan.
 
     Args:
-        parts: trials by the name of the part, in the order of the report.
-        price: money a device-hour, or None.
-        currency: of the price.
-        search: the plan; None where nothing is to be compared.
-        full: the part whose trials have full length; the plan is charged at their mean. Without
-            a finished trial in it there is no comparison.
+        parts: Trials by the name of the part, in the order of the report.
+        price: Price of a device-hour, or None.
+        currency: Currency of the price.
+        search: Plan to compare with, or None.
+        full: Name of the part whose trials have full length, at whose mean cost the plan is
+            estimated. Without a finished trial in it there is no comparison.
     """
     every = [result for part in parts.values() for result in part]
     total = spent("total", every, price)
@@ -102,7 +102,7 @@ def ledger(
 def _counterfactual(
     plan: SearchPlan | None, trials: Sequence[TrialCost | TrialResult], price: float | None
 ) -> Counterfactual | None:
-    """Charge a plan at the mean of trials that ended with numbers; a failed one ends early."""
+    """Estimate the cost of a plan from the mean of finished trials; failed ones end early."""
     done = [_cost(t) for t in trials if not isinstance(t, TrialResult) or t.done]
     if plan is None or not done:
         return None

@@ -74,11 +74,11 @@ class ProcessError(PlopError, RuntimeError):
 
 
 class MachineError(PlopError, RuntimeError):
-    """A trial could not run for what its machine lacks; there or elsewhere it may run later."""
+    """The machine lacks what a trial needs, such as memory; later or elsewhere it may succeed."""
 
 
 class AdapterError(PlopError, ValueError):
-    """The folder of a trained adapter is damaged, foreign, or holds what cannot be folded."""
+    """The folder of a trained adapter is damaged or not one, or the adapter cannot be folded."""
 
 
 class OutputError(PlopError, OSError):
@@ -93,10 +93,10 @@ def require(module_name: str) -> ModuleType:
     """Import an optional dependency.
 
     Args:
-        module_name: import name, a key of `EXTRAS`.
+        module_name: Import name, a key of `EXTRAS`.
 
     Raises:
-        MissingExtraError: it is not installed; the text names the extra to install.
+        MissingExtraError: It is not installed. The text names the extra to install.
     """
     try:
         return importlib.import_module(module_name)
@@ -105,13 +105,13 @@ def require(module_name: str) -> ModuleType:
 
 
 def check_installed(module_name: str) -> None:
-    """Refuse where an optional dependency is missing, without the seconds that importing it takes.
+    """Check that an optional dependency is installed, without importing it.
 
     Args:
-        module_name: import name, of an extra where it is a key of `EXTRAS`.
+        module_name: Import name; if it is a key of `EXTRAS`, the error names the extra.
 
     Raises:
-        MissingExtraError: as `require`.
+        MissingExtraError: It is not installed.
     """
     if importlib.util.find_spec(module_name) is None:
         raise _missing(module_name)

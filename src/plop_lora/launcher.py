@@ -1,6 +1,6 @@
-"""The environment of a launcher such as torchrun: trusted where it is whole, else left out.
+"""The environment variables of a launcher such as torchrun, which are ignored unless complete.
 
-transformers and accelerate read single variables. One that a shell or a cluster has left behind
+transformers and accelerate read each variable by itself. A stale one, left by a shell or a cluster,
 would make a trial wait for processes that do not exist, write nothing, or compute in another dtype
 than its spec says. Imports the standard library and the errors only.
 """
@@ -14,21 +14,21 @@ from collections.abc import Iterator
 from plop_lora.errors import UsageError
 
 WHOLE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What every launcher sets."""
+"""The variables that every launcher sets."""
 PLACES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 OVERRIDES = ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
-"""What a spec says itself, so that every arm has the same."""
+"""Variables that would override the spec of a trial, by which every arm has the same settings."""
 ENGINES = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM")
 _NEUTRAL = ("", "no", "1", "false")
 
 
 def world_size() -> int:
-    """Return how many processes `WORLD_SIZE` tells of: 1 where it is not set or is no number."""
+    """Return the number of processes in `WORLD_SIZE`, or 1 if it is not set or not a number."""
     return _number("WORLD_SIZE") or 1
 
 
 def is_launched() -> bool:
-    """Whether the environment is that of one of several processes, complete and consistent."""
+    """Whether the variables of a launcher are complete and consistent."""
     if not all(os.environ.get(name) for name in WHOLE):
         return False
     process_index, local_index = _number("RANK"), _number("LOCAL_RANK")
@@ -50,19 +50,19 @@ def is_first_process() -> bool:
 
 @contextlib.contextmanager
 def settled() -> Iterator[tuple[str, ...]]:
-    """Hide from the libraries what a trial must not follow; put it back afterwards.
+    """Remove variables that a trial must ignore inside the block, and restore them afterwards.
 
     Yields:
-        what was left out, a sentence each.
+        One sentence for each group of variables that was removed.
 
     Raises:
-        UsageError: accelerate is told to train with an engine that trials do not use.
+        UsageError: A variable selects an accelerate engine that trials do not support.
     """
     engine = next((name for name in ENGINES if _is_set(name)), None)
     if engine is not None:
         raise UsageError(
-            f"{engine} is set in the environment, and a trial trains without that. Unset it, or "
-            "start trials without accelerate's configuration for it."
+            f"{engine} is set in the environment, but trials do not support this engine. Unset "
+            "it, or start trials without this setting in the configuration of accelerate."
         )
     places = {} if is_launched() else _taken(PLACES)
     overrides = {name: value for name, value in _taken(OVERRIDES).items() if _is_set(name)}
@@ -71,11 +71,11 @@ def settled() -> Iterator[tuple[str, ...]]:
         missing = [name for name in WHOLE if not os.environ.get(name)]
         lacks = f"lacks {', '.join(missing)}" if missing else "is not consistent"
         notes.append(
-            f"{_listed(places)} in the environment is left out: no launcher has set it, since it "
+            f"{_listed(places)} in the environment is ignored: no launcher has set it, since it "
             f"{lacks}"
         )
     if overrides:
-        notes.append(f"{_listed(overrides)} in the environment is left out: the spec decides")
+        notes.append(f"{_listed(overrides)} in the environment is ignored: the spec decides")
     for name in (*places, *overrides):
         del os.environ[name]
     try:
@@ -85,7 +85,7 @@ def settled() -> Iterator[tuple[str, ...]]:
 
 
 def _number(name: str) -> int | None:
-    """Return a variable as a whole number, None where it is not set or is none."""
+    """Return a variable as a whole number, or None if it is not set or not a number."""
     try:
         return int(os.environ.get(name, ""))
     except ValueError:

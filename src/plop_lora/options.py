@@ -1,4 +1,4 @@
-"""What can be said of an option before anything heavy is loaded, so that it is said at once.
+"""Checks of options that need no heavy import, so that errors are reported at once.
 
 Imports the standard library and the errors only.
 """
@@ -17,21 +17,21 @@ ENGINES = ("auto", "memory", "stream", "ray")
 ADAPTIVE, FIXED = "adaptive", "fixed"
 MODES = (ADAPTIVE, FIXED)
 DEVICES = ("auto", "cpu", "cuda", "cuda:1", "mps")
-"""Devices that messages and the shell's completion offer; torch may know more."""
+"""Devices that messages and shell completion suggest; torch may know others."""
 TRACKERS = {
     "trackio": "trackio", "mlflow": "mlflow", "wandb": "wandb", "tensorboard": "tensorboard",
     "clearml": "clearml", "codecarbon": "codecarbon", "comet_ml": "comet_ml",
     "dvclive": "dvclive", "swanlab": "swanlab",
 }  # fmt: skip
-"""Trackers that transformers reports to → the package that each one needs."""
+"""Tracker that transformers supports → the package that it needs."""
 _DEVICE = re.compile(r"[a-z]+(:\d+)?")
 
 
 def check_choices(*, denominator: str, dtype: str, stop: str, engine: str, device: str) -> None:
-    """Check every option that is one word of a few.
+    """Check every option with a fixed set of values.
 
     Raises:
-        UsageError: a word that is not among those allowed, which are named.
+        UsageError: A value is not allowed. The text lists the allowed ones.
     """
     check_word("denominator", denominator, DENOMINATORS)
     check_dtype(dtype)
@@ -39,30 +39,30 @@ def check_choices(*, denominator: str, dtype: str, stop: str, engine: str, devic
     check_word("engine", engine, ENGINES)
     if not _DEVICE.fullmatch(device):
         raise UsageError(
-            f"--device {device!r} cannot be a device.{nearest(device, DEVICES)} "
+            f"--device {device!r} is not the name of a device.{nearest(device, DEVICES)} "
             "Give auto, cpu, cuda, cuda:1 or mps."
         )
 
 
 def check_dtype(dtype: str) -> None:
-    """Refuse a dtype that models cannot be loaded in.
+    """Check that models can be loaded in a dtype.
 
     Raises:
-        UsageError: it is none of `DTYPES`.
+        UsageError: It is not one of `DTYPES`.
     """
     check_word("dtype", dtype, DTYPES)
 
 
 def check_word(what: str, word: str, allowed: Iterable[str]) -> None:
-    """Refuse a word that is not among a few; the nearest is offered.
+    """Check that a word is allowed.
 
     Args:
-        what: what the word should name, such as `engine`.
-        word: what was given.
-        allowed: the words that are known.
+        what: Kind of thing that the word names, such as `engine`.
+        word: Word that was given.
+        allowed: Allowed words.
 
     Raises:
-        UsageError: it is not among `allowed`.
+        UsageError: It is not among `allowed`. The text suggests the nearest.
     """
     allowed = tuple(allowed)
     if word not in allowed:
@@ -72,11 +72,11 @@ def check_word(what: str, word: str, allowed: Iterable[str]) -> None:
 
 
 def check_trackers(names: Iterable[str]) -> None:
-    """Refuse trackers that trainers do not know, or whose package is missing.
+    """Check that transformers supports the trackers and that their packages are installed.
 
     Raises:
-        UsageError: an unknown name.
-        MissingExtraError: the package of a tracker is not installed.
+        UsageError: A name is unknown.
+        MissingExtraError: The package of a tracker is not installed.
     """
     for name in names:
         check_word("tracker", name, TRACKERS)
@@ -88,5 +88,5 @@ def check_trackers(names: Iterable[str]) -> None:
 
 
 def words_of(text: str | None) -> tuple[str, ...] | None:
-    """Return the words between commas, None where nothing was given."""
+    """Return the words between commas, or None if nothing was given."""
     return None if text is None else tuple(w.strip() for w in text.split(",") if w.strip())

@@ -1,7 +1,7 @@
-"""Keep what libraries log while they are imported off the user's terminal.
+"""Keep the log messages that libraries write on import off the user's terminal.
 
-torchao warns of kernels that it cannot load here and torch of what torchao registers; neither
-concerns what plop-lora does. Imports the standard library only.
+torchao warns about kernels that it cannot load and torch about what torchao registers, neither of
+which concerns plop-lora. Imports the standard library only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ NOISY = ("torchao", "torch.utils._pytree")
 
 @contextlib.contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Silence warnings of `NOISY` while the block imports; their levels come back after it."""
+    """Silence the warnings of `NOISY` inside the block and restore their levels afterwards."""
     loggers = [logging.getLogger(name) for name in NOISY]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

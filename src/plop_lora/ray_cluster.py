@@ -1,4 +1,4 @@
-"""The connection to a Ray cluster, which scoring and trials share. Ray is imported where used."""
+"""The connection to a Ray cluster, for scoring and for trials. Ray is imported when it is used."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _ANSWER_SECONDS = 10.0
 
 
 def check_cluster(address: str | None) -> None:
-    """Refuse, before a model is loaded, a cluster that does not answer; Ray asks for minutes.
+    """Check that a cluster answers before a model is loaded, since Ray itself waits for minutes.
 
     Raises:
         MissingExtraError: Ray is not installed.
-        UsageError: nobody answers at the address, which is `RAY_ADDRESS` where none is given.
+        UsageError: No cluster answers at the address, or at `RAY_ADDRESS` where none is given.
     """
     require("ray")
     wanted = address or os.environ.get("RAY_ADDRESS", "")
     host, colon, port = wanted.rpartition("://")[2].rpartition(":")
     if not colon:
-        return  # `auto`, `local`, or nothing: Ray looks on this machine
+        return  # With `auto`, `local` or no address, Ray looks for a cluster on this machine.
     try:
         socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS).close()
     except (OSError, ValueError) as error:
@@ -33,15 +33,15 @@ def check_cluster(address: str | None) -> None:
 
 @contextlib.contextmanager
 def connected(address: str | None = None) -> Iterator[None]:
-    """Connect to a cluster for the length of the block, unless this process already is.
+    """Connect to a cluster for the duration of the block, unless this process is connected.
 
     Args:
-        address: of a running cluster; None takes `RAY_ADDRESS`, a cluster that runs on this
-            machine, or a new local one.
+        address: Address of a running cluster. With None it is `RAY_ADDRESS`, a cluster that runs
+            on this machine, or a new local one.
 
     Raises:
         MissingExtraError: Ray is not installed.
-        UsageError: no cluster at that address.
+        UsageError: No cluster answers at the address.
     """
     ray = require("ray")
     if ray.is_initialized():
@@ -61,5 +61,5 @@ def connected(address: str | None = None) -> Iterator[None]:
 def _no_cluster(address: str, error: Exception) -> UsageError:
     return UsageError(
         f"No Ray cluster answers at {address}: {str(error).splitlines()[0]}. Give --ray-address "
-        "HOST:PORT of a running one, or leave it out for a local one."
+        "HOST:PORT of a running cluster, or leave it out to start a local one."
     )

@@ -1,4 +1,4 @@
-"""Functions and objects of the user's own, named as `module:name`. Imports the standard library."""
+"""User-defined functions and objects, given as `module:name`. Imports the standard library only."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from plop_lora.errors import UsageError, nearest
 
 
 def find_function(name: str, what: str, known: Sequence[str]) -> Callable[..., Any]:
-    """Import a function that the user names as `module:function`.
+    """Import a function given as `module:function`.
 
-    The working directory is searched before the installed packages, so that a file of the
-    user's own is found.
+    The working directory is searched before the installed packages.
 
     Args:
-        name: what the user gave.
-        what: what it should be, for the text of errors.
-        known: names that need no module, for the text of errors.
+        name: Name that the user gave.
+        what: Kind of function, for the text of errors.
+        known: Built-in names, for the text of errors.
 
     Raises:
-        UsageError: no such name, module or function, or it is asynchronous.
+        UsageError: There is no such name, module or function, or the function is asynchronous.
     """
     function = find_object(name, what, known, callable)
     assert callable(function), "find_object has looked"
@@ -37,16 +36,16 @@ def find_function(name: str, what: str, known: Sequence[str]) -> Callable[..., A
 def find_object(
     name: str, what: str, known: Sequence[str], is_one: Callable[[object], bool]
 ) -> object:
-    """Import what the user names as `module:name`; the working directory is searched first.
+    """Import an object given as `module:name`; the working directory is searched first.
 
     Args:
-        name: what the user gave.
-        what: what it should be, for the text of errors.
-        known: names that need no module, for the text of errors.
-        is_one: whether an object is what it should be.
+        name: Name that the user gave.
+        what: Kind of object, for the text of errors.
+        known: Built-in names, for the text of errors.
+        is_one: Function that tells whether an object is of this kind.
 
     Raises:
-        UsageError: no such name, module or object.
+        UsageError: There is no such name, module or object.
     """
     module_name, own_name = parts_of(name, what, known)
     module = _import(module_name, what, name)
@@ -65,13 +64,13 @@ def parts_of(name: str, what: str, known: Sequence[str]) -> tuple[str, str]:
     """Return the two parts of `module:name`; nothing is imported.
 
     Raises:
-        UsageError: it has no such form.
+        UsageError: The name does not have this form.
     """
     module_name, _, function_name = name.partition(":")
     if not (module_name and function_name.isidentifier()):
         raise UsageError(
             f"There is no {what} {name!r}.{nearest(name, known)} Allowed: {', '.join(known)}, "
-            "or a function of yours as module:function."
+            "or a function of your own, written as module:function."
         )
     return module_name, function_name
 

@@ -1,7 +1,8 @@
 """The command line: one file per verb. Data on stdout, all else on stderr.
 
-Exit codes: 0 ok, 1 error, 2 usage, 130 stopped with Ctrl-C; of a verb that judges also 3 rejected,
-4 cannot tell. Importing this package imports no torch; every verb imports its step when it runs.
+Exit codes: 0 success, 1 error, 2 usage error, 130 stopped with Ctrl-C. `verify` and `tune` also use
+3 (rejected) and 4 (inconclusive). Importing this package imports no torch; every verb imports its
+step when it runs.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from plop_lora.errors import PlopError
 from plop_lora.launcher import world_size
 from plop_lora.quiet import NOISY
 
-# typer exports the class of a wrong value, whose parent is that of every wrong word on the line.
+# The base class of all usage errors, which typer does not export, is the parent of BadParameter.
 UsageProblem: Any = typer.BadParameter.__mro__[1]
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -49,7 +50,7 @@ VERBS = (score, place, verify, tune, trial, import_, export, compare, demo)
 
 
 def verb_name(verb: Callable[..., None]) -> str:
-    """Return what the user types; the function of `import` has a `_`, as Python took the word."""
+    """Return the name that the user types; `import` is a keyword, so its function ends in `_`."""
     return verb.__name__.rstrip("_")
 
 
@@ -95,7 +96,7 @@ def main() -> None:
 
 
 def _processes() -> contextlib.AbstractContextManager[object]:
-    """Join the others where a launcher such as torchrun started several of us to score."""
+    """Join the other processes where a launcher such as torchrun started several to score."""
     if sys.argv[1:2] != ["score"] or world_size() == 1:
         return contextlib.nullcontext()
     from plop_lora.scoring.engines.processes import together
@@ -114,16 +115,17 @@ def _one_line() -> Iterator[None]:
         command = context.command_path if context else _typed_verb()
         _fail(f"{_usage_text(error)}. Type {command} --help for more.", 2)
     except BrokenPipeError:
-        # The reader, such as head, has seen enough; Python would complain once more at its end.
+        # The reader, such as head, has closed the pipe; Python would report it again at exit.
         sys.stdout = io.StringIO()
         raise SystemExit(1) from None
     except OSError as error:
-        _fail(f"{error}. The system refused; check the disk, the path and your rights.", 1)
+        _fail(f"{error}. Check the disk, the path and your permissions.", 1)
     except Exception as error:
         first = (str(error).strip().splitlines() or ["no message"])[0]
         _fail(
             f"unexpected {type(error).__name__}: {first} "
-            "This is a fault of plop-lora: run the same with plop --debug and report what it says.",
+            "This is a bug in plop-lora: run the command again with plop --debug and report its "
+            "output.",
             1,
         )
 
@@ -132,7 +134,7 @@ _WRONG_VALUE = re.compile(r"Invalid value for '(--?[\w-]+)'.*?: (.*)", re.DOTALL
 
 
 def _usage_text(error: Any) -> str:
-    """Return what the parser says of the line; a wrong number is named with its option."""
+    """Return the parser's message; for an invalid number it names the option and the value."""
     message: str = error.format_message().strip().rstrip(".")
     found = _WRONG_VALUE.match(message)
     if found is None or not re.search("integer|number|float", found[2]):
@@ -142,7 +144,7 @@ def _usage_text(error: Any) -> str:
 
 
 def _typed_value(option: str) -> str:
-    """Return what was typed behind an option."""
+    """Return the value that was typed after an option."""
     for word, following in itertools.pairwise((*sys.argv[1:], "")):
         if word == option:
             return following
@@ -152,7 +154,7 @@ def _typed_value(option: str) -> str:
 
 
 def _typed_verb() -> str:
-    """Return the command up to the verb, where the parser does not say which one it was."""
+    """Return the command up to the verb, for errors in which the parser does not name the verb."""
     names = {verb_name(verb) for verb in VERBS}
     verbs = (word for word in sys.argv[1:2] if word in names)
     return " ".join(("plop", *verbs))
@@ -164,9 +166,10 @@ def _fail(message: str, code: int) -> None:
 
 
 def _hush() -> None:
-    """Keep what others log off stderr: retries of the hub, kernels that do not load here.
+    """Keep the log messages of other libraries off stderr.
 
-    Where one of them matters, the error that follows says so.
+    Examples are retries of the hub and kernels that do not load. Where one of them matters, the
+    error that follows says so.
     """
     # Both libraries set the level of their logger when they are imported, from these variables.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
@@ -176,7 +179,7 @@ def _hush() -> None:
 
 
 def _survive_narrow_encodings() -> None:
-    """Print "?" for what a terminal without Unicode cannot show, instead of failing."""
+    """Print "?" for characters that the terminal's encoding lacks, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -16,13 +16,16 @@ from plop_lora.cli.words import with_examples
     ("Did training change the scores?", "plop compare before.json after.json -o change.json"),
 )
 def compare(
-    first: Annotated[Path, typer.Argument(help="The scores that the difference starts from.")],
-    second: Annotated[Path, typer.Argument(help="The scores that are compared with them.")],
+    first: Annotated[Path, typer.Argument(help="The first file of scores.")],
+    second: Annotated[
+        Path,
+        typer.Argument(help="The second file of scores; differences are second minus first."),
+    ],
     output: OutputOption = None,
     force: ForceOption = False,
     form: FormatOption = Format.table,
 ) -> None:
-    """Lay two score files side by side, of two tasks or of two checkpoints."""
+    """Compare two score files type by type, of two tasks or of two checkpoints."""
     check(output, first, second, force=force)
     from plop_lora.comparison import compare as run
     from plop_lora.records import Scores

@@ -1,4 +1,4 @@
-"""`plop demo`: the whole way on the bundled model and data, offline, from any folder."""
+"""`plop demo`: all steps on the bundled model and data, offline, from any folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from plop_lora.cli.output import Format, waiting
 from plop_lora.cli.words import OUTPUT, with_examples
 
 
-@with_examples(("Go the whole way in a minute, offline", "plop demo"))
+@with_examples(("Run all steps in a minute, offline", "plop demo"))
 def demo(
     output: Annotated[
         Path,
@@ -20,7 +20,7 @@ def demo(
         ),
     ] = Path("plop-demo"),
 ) -> None:
-    """Score the bundled model, place adapters, export, and load the result into real PEFT."""
+    """Score the bundled model, place adapters, export them, and load the result with PEFT."""
     from plop_lora.demo import check, run
     from plop_lora.reports.terminal import printable
 

@@ -1,4 +1,4 @@
-"""`plop export`: a placement in, a trainer's configuration out; an adapter in, a server's out."""
+"""`plop export`: write a placement for a trainer, or a trained adapter for a server."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from plop_lora.cli.words import OUTPUT, TARGET, among, servers, targets, with_ex
 
 
 @with_examples(
-    ("Write PEFT's configuration", "plop export placement.json -o adapter"),
-    ("Write a part of Axolotl's", "plop export placement.json --to axolotl -o axolotl"),
+    ("Write a configuration for PEFT", "plop export placement.json -o adapter"),
+    ("Write keys for Axolotl's YAML", "plop export placement.json --to axolotl -o axolotl"),
     ("Fold a trained adapter for vLLM", "plop export adapter --to vllm -o served"),
 )
 def export(
     source: Annotated[
         Path,
         typer.Argument(
-            help="The file that plop place has written, or for vllm the folder of an adapter."
+            help="The file that plop place has written, or with --to vllm the folder of a trained "
+            "adapter."
         ),
     ],
     output: Annotated[
@@ -35,8 +36,9 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            help="Export to peft, axolotl, litgpt, llama-factory, mlx-lm, ms-swift, "
-            "nemo-automodel, torchtune, trl or unsloth; or to vllm, to fold a trained adapter.",
+            help="The trainer to export to: peft, axolotl, litgpt, llama-factory, mlx-lm, "
+            "ms-swift, nemo-automodel, torchtune, trl or unsloth. With vllm, fold the scaling of a "
+            "trained adapter into its weights for serving.",
             autocompletion=targets,
             rich_help_panel=TARGET,
         ),
@@ -44,8 +46,8 @@ def export(
     serve: Annotated[
         str | None,
         typer.Option(
-            help="Say what this server will reject or ignore: vllm or sglang, or a release of it "
-            "such as vllm==0.31.0.",
+            help="Report what this inference server will reject or ignore: vllm or sglang, or one "
+            "of its releases, such as vllm==0.31.0.",
             autocompletion=among(servers),
             rich_help_panel=TARGET,
         ),
@@ -53,7 +55,8 @@ def export(
     dry_run: Annotated[
         bool,
         typer.Option(
-            help="First apply the file with the real library and read it back.",
+            help="Check the file before it is written: apply it to the model's architecture and "
+            "compare modules and ranks.",
             rich_help_panel=TARGET,
         ),
     ] = True,
@@ -61,7 +64,8 @@ def export(
         bool,
         typer.Option(
             "--allow-loss",
-            help="Write even if something is lost or rejected.",
+            help="Write the file even if the trainer cannot express a part of the placement, or "
+            "the server rejects a part.",
             rich_help_panel=TARGET,
         ),
     ] = False,
@@ -69,7 +73,7 @@ def export(
         bool,
         typer.Option(
             "--force",
-            help="Write into the folder of a model or an adapter.",
+            help="Allow the output folder to be that of a model or a trained adapter.",
             rich_help_panel=OUTPUT,
         ),
     ] = False,

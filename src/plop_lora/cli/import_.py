@@ -1,4 +1,4 @@
-"""`plop import`: a PEFT adapter configuration in, a placement out."""
+"""`plop import`: read a PEFT adapter configuration into a placement."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from plop_lora.models.folders import model_name
 
 
 @with_examples(
-    ("Read what an adapter of yours adapts", "plop import adapter -o placement.json"),
-    ("Judge it by scores", "plop import adapter --scores scores.json"),
+    ("Read which modules an adapter adapts", "plop import adapter -o placement.json"),
+    ("Show the scores of its modules", "plop import adapter --scores scores.json"),
 )
 def import_(
     adapter: Annotated[
@@ -31,19 +31,23 @@ def import_(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Take this hub id or local folder; by default the one that the file names.",
+            help="The hub id or local folder of the base model; by default the one that the "
+            "configuration names.",
             rich_help_panel=MODEL,
         ),
     ] = None,
     scores: Annotated[
         Path | None,
-        typer.Option(help="Add NFN and gaps from scores of the same model.", rich_help_panel=MODEL),
+        typer.Option(
+            help="A file of scores of the same model, from which the placement takes NFN and gaps.",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
     output: OutputOption = None,
     force: ForceOption = False,
     form: FormatOption = Format.table,
 ) -> None:
-    """Read an existing PEFT ADAPTER configuration into a placement, without any weights."""
+    """Read an existing PEFT ADAPTER configuration into a placement; no weights are needed."""
     check(output, adapter, adapter / "adapter_config.json", scores, force=force)
     from plop_lora.records import Scores
 

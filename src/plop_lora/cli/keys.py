@@ -1,7 +1,7 @@
 """Options that set keys of a recipe: their type, help and bounds are those of the recipe's field.
 
-A verb lists which keys its help shows. Every other key that has an option keeps it, hidden, and
-`--set key=value` reaches them all.
+A verb lists the keys that have an option. Those marked as hidden are left out of the help, and
+`--set key=value` sets any key.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from plop_lora.recipe import Section, option_of
 Verb = Callable[..., Any]
 Complete = Callable[[str], list[str]]
 RENAMED = {"eval": "evaluation"}
-"""Keys that are words of Python, and their parameter."""
+"""Keys that are also names of Python, and the parameter that stands for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,11 @@ class Key:
     """A key of a recipe that has an option.
 
     Attributes:
-        path: of the key, `training.rewards` for one inside a section.
-        panel: of the help under which it is listed.
-        complete: completes its value in a shell.
-        hidden: whether the help leaves it out.
-        former: an option that the key had under its former name, and that still sets it.
+        path: Path of the key, such as `training.rewards` for a key inside a section.
+        panel: Panel of the help in which the option is listed.
+        complete: Function that completes the value in a shell.
+        hidden: Whether the help leaves the option out.
+        former: Option of the former name of the key, which still sets it.
     """
 
     path: str
@@ -74,11 +74,12 @@ def field_of(recipe: type[Section], path: str) -> FieldInfo:
 def takes_recipe(recipe: type[Section], keys: Sequence[Key]) -> Callable[[Verb], Verb]:
     """Give a verb the options of some keys, and `--set` for all.
 
-    The verb is called with `given`: what was set on the line, by key, a mapping for a section.
+    The verb is called with `given`, the values of the command line by key, where a section is a
+    mapping.
 
     Args:
-        recipe: whose keys these are.
-        keys: those that have an option, in the order of the help.
+        recipe: Recipe to which the keys belong.
+        keys: Keys that have an option, in the order of the help.
     """
 
     def decorate(verb: Verb) -> Verb:
@@ -133,11 +134,11 @@ def _help(field: FieldInfo) -> str:
     """Return the description of a key, and its default value."""
     text, default = field.description or "", field.default
     plain = isinstance(default, str | int | float) and not isinstance(default, bool)
-    return f"{text.rstrip('.')}; {default} by default." if plain else text
+    return f"{text} Default: {default}." if plain else text
 
 
 def _kind(annotation: Any) -> type:
-    """Return what typer should read: a list and what may be a text are texts."""
+    """Return the type that typer should read; lists, and unions with a text, are read as text."""
     options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else ()
     kinds = [kind for kind in options or (annotation,) if kind is not types.NoneType]
     (kind,) = kinds if len(kinds) == 1 else (str,)
@@ -151,7 +152,10 @@ def _is_list(annotation: Any) -> bool:
 
 
 def _value(field: FieldInfo, value: Any) -> Any:
-    """Return a value of the line as the recipe holds it: a list of names, a template's breaks."""
+    """Return a value of the command line as the recipe holds it.
+
+    Lists are split at commas, and the escape for a line break in a template is replaced.
+    """
     if not isinstance(value, str):
         return value
     if _is_list(field.annotation):
@@ -167,7 +171,7 @@ _SET = inspect.Parameter(
         list[str] | None,
         typer.Option(
             "--set",
-            help="Set any key of the recipe: --set training.steps=200; repeatable.",
+            help="Set any key of the recipe, such as --set training.steps=200. Repeatable.",
             metavar="KEY=VALUE",
             rich_help_panel=RUN,
         ),
@@ -176,10 +180,10 @@ _SET = inspect.Parameter(
 
 
 def _document(recipe: type[Section], settings: Sequence[str]) -> dict[str, Any]:
-    """Return what `--set` gives, a mapping for a section.
+    """Return the values given by `--set` as nested mappings.
 
     Raises:
-        UsageError: an entry without a key or a value, one key twice, or a value that is no YAML.
+        UsageError: An entry lacks a key or a value, a key occurs twice, or a value is not YAML.
     """
     document: dict[str, Any] = {}
     seen: set[str] = set()
@@ -192,24 +196,26 @@ def _document(recipe: type[Section], settings: Sequence[str]) -> dict[str, Any]:
                 f"--set training.steps=200.{nearest(path, recipe.model_fields)}"
             )
         if path in seen:
-            raise UsageError(f"--set {path} is there twice; give one value.")
+            raise UsageError(f"--set {path} was given twice; give one value.")
         seen.add(path)
         try:
             value = yaml.safe_load(text) if text.strip() else None
         except yaml.YAMLError as error:
             first = str(error).splitlines()[0]
-            raise UsageError(f"--set {path}: {text!r} is no value of YAML ({first}).") from error
+            raise UsageError(f"--set {path}: {text!r} is not valid YAML ({first}).") from error
         _put(document, path, value)
     return document
 
 
 def _put(document: dict[str, Any], path: str, value: Any) -> None:
-    """Put a value under its key; `a.b.c` stands inside the sections a and b."""
+    """Set the value of a key; `a.b.c` is the key c in the section b of the section a."""
     *sections, last = path.split(".")
     inside = document
     for name in sections:
         there = inside.setdefault(name, {})
         if not isinstance(there, dict):
-            raise UsageError(f"--set {path} and a value of {name} exclude each other.")
+            raise UsageError(
+                f"--set {path} sets a key inside {name}, which was also set as a whole; give one."
+            )
         inside = there
     inside[last] = value

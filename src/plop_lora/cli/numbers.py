@@ -1,4 +1,4 @@
-"""Bounds of the options that are numbers, checked while the line is read."""
+"""Bounds of numeric options, checked while the command line is parsed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Number = TypeVar("Number", int, float, None)
 
 
 def bounded(least: float) -> Callable[[typer.CallbackParam, Number], Number]:
-    """Return the callback of an option that refuses a number below the least that is allowed."""
+    """Return a callback for an option that rejects numbers below a lower bound."""
 
     def check(parameter: typer.CallbackParam, value: Number) -> Number:
         if value is not None and not (math.isfinite(value) and value >= least):

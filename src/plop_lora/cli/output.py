@@ -1,4 +1,4 @@
-"""How every verb shows its record: as a table, as one JSON document, or not at all."""
+"""How every verb outputs its record: as a table, as one JSON document, or not at all."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ P = ParamSpec("P")
 
 
 class Format(enum.StrEnum):
-    """What goes to stdout."""
+    """The form in which the result is printed on stdout."""
 
     table = "table"
     json = "json"
@@ -46,7 +46,7 @@ OutputOption = Annotated[
     typer.Option(
         "--output",
         "-o",
-        help="Write the JSON record to this file; - is stdout.",
+        help="Write the result as a JSON record to this file, or to stdout for -.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -56,25 +56,25 @@ ForceOption = Annotated[
     bool,
     typer.Option(
         "--force",
-        help="Replace a file that plop-lora has not written.",
+        help="Overwrite a file even if plop-lora did not write it.",
         rich_help_panel=OUTPUT,
     ),
 ]
 STDOUT = Path("-")
-"""What `-o -` stands for."""
+"""The path that means standard output, as in `-o -`."""
 
 
 def check(path: Path | None, *inputs: str | Path | None, force: bool = False) -> None:
-    """Refuse an output path before the work is done.
+    """Check the output path before the work begins.
 
     Args:
-        path: what `-o` was given; `-` is standard output.
-        inputs: what is read: writing over it is never right.
-        force: replace a file that is not ours, and write into the folder of a model.
+        path: Value of `-o`; `-` is standard output.
+        inputs: Files that are read, which must not be overwritten.
+        force: Whether a file that plop-lora has not written may be replaced.
 
     Raises:
-        UsageError: it is an input, or something of the user's would be replaced.
-        OutputError: it cannot be written.
+        UsageError: The path is an input, or a file of the user's would be replaced.
+        OutputError: The path cannot be written.
     """
     if path is None or path == STDOUT:
         return
@@ -93,16 +93,16 @@ def _is_record(path: Path) -> bool:
 
 
 _HEAD = b'{"kind": "'
-"""How every record begins."""
+"""The first bytes of every record."""
 
 
 def waiting(what: str, form: Format) -> contextlib.AbstractContextManager[object]:
-    """Say on stderr, in a terminal only, what the user is waiting for."""
+    """Show on stderr, in a terminal only, what is going on."""
     return status(what, wanted=form is not Format.quiet)
 
 
 def finish(record: Record, path: Path | None, form: Format) -> None:
-    """Save the record, then print it; to standard output the record goes instead of its table."""
+    """Save the record and print it; with `-o -` it is printed as JSON in place of a table."""
     if path == STDOUT:
         path, form = None, Format.json
     if path is not None:
@@ -118,12 +118,12 @@ def finish(record: Record, path: Path | None, form: Format) -> None:
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print a text of several lines; what would act on the terminal is shown as an escape."""
+    """Print a text of several lines, with control characters escaped."""
     typer.echo(escaped(text, keep="\n\t"), err=err)
 
 
 def _save(record: Record, path: Path) -> None:
-    """Save the record; where that fails after the work is done, keep it elsewhere and say so."""
+    """Save the record. If that fails, save it in the temporary folder or print it instead."""
     try:
         record.save(path)
     except OutputError as error:
@@ -132,12 +132,12 @@ def _save(record: Record, path: Path) -> None:
             rescued = record.save(Path(tempfile.gettempdir()) / name)
         except OutputError:
             print_json(record.to_json())
-            raise OutputError(f"{error} The record went to stdout instead.") from error
-        raise OutputError(f"{error} The record is kept in {rescued}.") from error
+            raise OutputError(f"{error} The record was printed on stdout instead.") from error
+        raise OutputError(f"{error} The record was saved as {rescued} instead.") from error
 
 
 def print_json(document: str) -> None:
-    """Print one JSON document; JSON is UTF-8 whatever the terminal speaks."""
+    """Print one JSON document in UTF-8, whatever the encoding of the terminal."""
     document = escaped_json(document)
     sys.stdout.flush()
     binary = getattr(sys.stdout, "buffer", None)

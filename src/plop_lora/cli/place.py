@@ -1,4 +1,4 @@
-"""`plop place`: scores in, a placement out. No torch."""
+"""`plop place`: make a placement from scores. No torch."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ KEYS = (
 
 
 @with_examples(
-    ("Take the three lowest types at rank 16", "plop place scores.json -o placement.json"),
-    ("Spend half a percent of the model's parameters", "plop place scores.json --budget 0.5%"),
+    ("Choose the three lowest types at rank 16", "plop place scores.json -o placement.json"),
+    ("Train at most 0.5 % as many parameters as the model has", "plop place s.json --budget 0.5%"),
     (
         "Name the types yourself",
         "plop place scores.json --strategy custom --types q_proj,v_proj --rank 8",
@@ -53,7 +53,7 @@ def place(
     recipe: Annotated[
         Path | None,
         typer.Option(
-            help="Read the section place of this YAML file; options go before it.",
+            help="Read the section place of this YAML file; options take precedence over it.",
             rich_help_panel=RUN,
         ),
     ] = None,
@@ -61,7 +61,7 @@ def place(
     force: ForceOption = False,
     form: FormatOption = Format.table,
 ) -> None:
-    """Choose module types and ranks from SCORES, and say how sure the choice is."""
+    """Choose module types and ranks from SCORES, and report how certain the choice is."""
     check(output, scores, recipe, force=force)
     asked = PlaceRecipe.read(recipe, given).place
     from plop_lora.placement import place as step

@@ -1,4 +1,4 @@
-"""What `plop verify` and `plop tune` share: keys that have an option, and how progress is shown."""
+"""What `plop verify` and `plop tune` share: the keys that have an option, and the live table."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TASK = (
     Key("model", MODEL),
     Key("budget", PLACEMENT),
 )
-"""What every finetune is asked for."""
+"""The keys that both verbs list in their help."""
 HIDDEN = (
     Key("revision", MODEL, hidden=True),
     Key("rank", PLACEMENT, hidden=True),
@@ -41,12 +41,12 @@ HIDDEN = (
     Key("runner.workers", ENGINE, hidden=True),
     Key("runner.kind", ENGINE, among(lambda: RUNNERS), hidden=True),
 )
-"""Keys whose option is short for `--set`."""
+"""Keys with an option that the help does not list; it is a short form of `--set`."""
 
 RecipeOption = Annotated[
     Path | None,
     typer.Option(
-        help="Read all of this and more from a YAML file; options go before it.",
+        help="Read these settings and more from a YAML file; options take precedence over it.",
         rich_help_panel=RUN,
     ),
 ]
@@ -54,14 +54,15 @@ PlanOption = Annotated[
     bool,
     typer.Option(
         "--plan",
-        help="Only print what would run, how long it takes, and what it can tell.",
+        help="Only print which trials would run, how long they would take, and which difference "
+        "they could detect.",
         rich_help_panel=RUN,
     ),
 ]
 
 
 def _naming(folder: Path, watch: Watch) -> Watch:
-    """Name the folder of the run as soon as its first trial is told, when nothing is at fault."""
+    """Print the folder of the run at its first event, by which time all checks have passed."""
     named = False
 
     def name_and_watch(event: Event) -> None:
@@ -76,7 +77,7 @@ def _naming(folder: Path, watch: Watch) -> Watch:
 
 @contextlib.contextmanager
 def live_progress(price: Price, folder: Path, form: Format) -> Iterator[Watch]:
-    """Show trials on stderr while they run; on Ctrl-C say how to go on."""
+    """Show trials on stderr while they run. On Ctrl-C, print how to resume."""
     from plop_lora.reports.live import live
     from plop_lora.training.runners.events import ignore
 
@@ -86,5 +87,8 @@ def live_progress(price: Price, folder: Path, form: Format) -> Iterator[Watch]:
             yield watch if quiet else _naming(folder, watch)
     except KeyboardInterrupt:
         again = f"--folder {shlex.quote(str(folder))}"
-        say(f"Stopped. Finished trials are kept; the same command with {again} goes on.", err=True)
+        say(
+            f"Stopped. Finished trials are kept. To resume, run the same command with {again}.",
+            err=True,
+        )
         raise typer.Exit(130) from None

@@ -1,4 +1,4 @@
-"""`plop score`: a model and data in, scores out."""
+"""`plop score`: score the module types of a model on a sample of texts."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ KEYS = (
         "Join two fields of a data set of the hub",
         'plop score ./model --data openai/gsm8k:main:train --template "{question} {answer}"',
     ),
-    ("Score every text, as a paper needs it", "plop score ./model --data t.csv --stop fixed"),
+    ("Score every text, for numbers to publish", "plop score ./model --data t.csv --stop fixed"),
 )
 @takes_recipe(ScoreRecipe, KEYS)
 def score(
@@ -65,34 +65,37 @@ def score(
     data: Annotated[
         str,
         typer.Option(
-            help="Read texts from a .jsonl, .json, .csv, .tsv, .parquet or .txt file, also as "
-            ".gz; from standard input, written -; from a folder of save_to_disk; or from a data "
-            "set of the hub, written name:config:split.",
+            help="The texts: a .jsonl, .json, .csv, .tsv, .parquet or .txt file, also compressed "
+            "as .gz; - for standard input; a folder written by save_to_disk; or a data set of the "
+            "Hugging Face Hub, written as name:config:split.",
             rich_help_panel=DATA,
         ),
     ],
     given: dict[str, Any],
     text: Annotated[
         str | None,
-        typer.Option(help="Take the text from this field.", rich_help_panel=DATA),
+        typer.Option(help="The field of a row that holds the text.", rich_help_panel=DATA),
     ] = None,
     template: Annotated[
         str | None,
         typer.Option(
-            help='Join fields, which stand in braces: "{question}\\n{answer}".',
+            help="A template that makes the text from several fields, with their names in braces: "
+            '"{question}\\n{answer}".',
             rich_help_panel=DATA,
         ),
     ] = None,
     group: Annotated[
         str | None,
         typer.Option(
-            help="Give every value of this field its share of the texts.", rich_help_panel=DATA
+            help="A field whose values divide the rows into groups. Each group is sampled in "
+            "proportion to its size, and a small one with at least 8 texts.",
+            rich_help_panel=DATA,
         ),
     ] = None,
     samples: Annotated[
         int,
         typer.Option(
-            help="Draw at most this many texts; about 200 is plenty.",
+            help="The largest number of texts to sample; about 200 are enough.",
             callback=bounded(1),
             rich_help_panel=DATA,
         ),
@@ -100,22 +103,22 @@ def score(
     include: Annotated[
         list[str] | None,
         typer.Option(
-            help="Score only modules or types that match this pattern; repeatable.",
+            help="Score only modules or module types that match this pattern. Repeatable.",
             rich_help_panel=MODEL,
         ),
     ] = None,
     exclude: Annotated[
         list[str] | None,
         typer.Option(
-            help="Leave out modules or types that match this pattern; repeatable.",
+            help="Leave out modules or module types that match this pattern. Repeatable.",
             rich_help_panel=MODEL,
         ),
     ] = None,
     indicator: Annotated[
         list[str] | None,
         typer.Option(
-            help="Record this indicator beside NFN, in the same forward pass: response-gain, "
-            "rank-of-weights or parameter-share; repeatable.",
+            help="A further indicator to record beside NFN in the same forward pass: "
+            "response-gain, rank-of-weights or parameter-share. Repeatable.",
             autocompletion=among(indicators),
             rich_help_panel=MODEL,
         ),
@@ -123,7 +126,7 @@ def score(
     recipe: Annotated[
         Path | None,
         typer.Option(
-            help="Read the section score of this YAML file; options go before it.",
+            help="Read the section score of this YAML file; options take precedence over it.",
             rich_help_panel=MODEL,
         ),
     ] = None,
@@ -131,15 +134,16 @@ def score(
         bool,
         typer.Option(
             "--no-reference",
-            help="Leave out the random tokens that tell whether the choice needs these texts.",
+            help="Do not score random tokens, which show whether the choice depends on these "
+            "texts.",
             rich_help_panel=STOPPING,
         ),
     ] = False,
     batch_size: Annotated[
         str,
         typer.Option(
-            help="Put this many texts into a batch; auto fills one by tokens. It never changes "
-            "the scores.",
+            help="The number of texts per batch; auto fills each batch up to a number of tokens. "
+            "The scores do not depend on it.",
             rich_help_panel=ENGINE,
         ),
     ] = "auto",
@@ -147,22 +151,22 @@ def score(
         bool,
         typer.Option(
             "--no-cache",
-            help="Compute the expected norm of every weight anew.",
+            help="Compute the expected norm of every weight again instead of reading the cache.",
             rich_help_panel=ENGINE,
         ),
     ] = False,
     tokenizer: Annotated[
         str | None,
         typer.Option(
-            help="Take the tokenizer from this hub id or folder, where it lies elsewhere.",
+            help="The hub id or folder of the tokenizer, if it is not the model's own.",
             rich_help_panel=MODEL,
         ),
     ] = None,
     token: Annotated[
         str | None,
         typer.Option(
-            help="Use this access token of the hub, which is never recorded; HF_TOKEN works as "
-            "well.",
+            help="An access token of the hub, which is never recorded. The environment variable "
+            "HF_TOKEN works as well.",
             rich_help_panel=MODEL,
         ),
     ] = None,
@@ -170,7 +174,7 @@ def score(
         bool,
         typer.Option(
             "--trust-remote-code",
-            help="Run the Python code that lies beside the weights.",
+            help="Allow Python code in the model's repository to run.",
             rich_help_panel=MODEL,
         ),
     ] = False,
@@ -180,8 +184,8 @@ def score(
 ) -> None:
     """Score every module type of MODEL on unlabelled texts, with forward passes only.
 
-    A low score (NFN near 1) means that the type responds to these texts little more than to
-    noise, so that an adapter has room there.
+    A low score (an NFN near 1) means that the weights respond to these texts hardly more than to
+    noise, so that an adapter there can learn most.
     """
     processes = context.obj
     if processes is None or processes.first:
@@ -196,7 +200,7 @@ def score(
     model = _found(model, asked.revision, data, processes)
     origin = Origin(asked.revision, asked.trust_remote_code, asked.token)
     load = functools.cache(functools.partial(_tokenizer, model, tokenizer, origin))
-    # The data are read before torch is loaded, so that their faults are told at once.
+    # The data are read before torch is loaded, so that errors in them are reported at once.
     from plop_lora.data.documents import load_documents
 
     with waiting(f"reading {data}", form):
@@ -225,7 +229,7 @@ def score(
 def _asked(
     recipe: Path | None, given: dict[str, Any], own: Mapping[str, object]
 ) -> ScoringSettings:
-    """Return the settings of the line over those of the recipe, every word a known one."""
+    """Return the settings of the recipe, updated by the command line and checked."""
     there = {key: value for key, value in own.items() if value is not None}
     options = {**given, "score": given.get("score", {}) | there}
     asked = ScoreRecipe.read(recipe, options).score
@@ -247,10 +251,11 @@ def _batch_size(text: str) -> int | None:
 
 
 def _found(model: str, revision: str | None, data: str, processes: object) -> str:
-    """Return the name to load the model by; what is not there is told before torch is loaded."""
+    """Return the name to load the model by. Missing files are reported before torch is loaded."""
     if data == STDIN and processes is not None:
         raise UsageError(
-            "--data - can be read by one process only, and a launcher started several. Give a file."
+            "--data - can be read by one process only, and a launcher has started several. Give a "
+            "file."
         )
     name = model_name(model)
     open_rows(data)
@@ -271,7 +276,7 @@ def _tokenizer(model: str, tokenizer: str | None, origin: Origin) -> PreTrainedT
 def _chat(
     name: str, load: Callable[[], PreTrainedTokenizerBase], messages: list[object], **tools: object
 ) -> str:
-    """Render a chat; the first one that is met loads the tokenizer."""
+    """Render a chat. The tokenizer is loaded at the first call."""
     from plop_lora.scoring.inputs import chat_of
 
     render = chat_of(load())

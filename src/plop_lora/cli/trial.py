@@ -1,4 +1,4 @@
-"""`plop trial`: one spec in, one result out, in the spec's folder."""
+"""`plop trial`: run one trial as its spec says and write the result into the spec's folder."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from plop_lora.options import TRACKERS, check_trackers, words_of
 )
 def trial(
     spec: Annotated[
-        Path, typer.Argument(help="The file of a trial, which plop verify has written.")
+        Path,
+        typer.Argument(help="The spec.json of a trial, written by plop verify or plop tune."),
     ],
     folder: Annotated[
         Path | None,
         typer.Option(
-            help="Write its files into this folder; by default the one of SPEC.",
+            help="The folder for the files of the trial; by default the folder of SPEC.",
             rich_help_panel=RUN,
         ),
     ] = None,
     report_to: Annotated[
         str,
         typer.Option(
-            help="Report to these trackers, separated by commas: trackio, mlflow, wandb, "
+            help="Experiment trackers to report to, separated by commas: trackio, mlflow, wandb, "
             "tensorboard …",
             autocompletion=among(lambda: TRACKERS),
             rich_help_panel=RUN,
@@ -41,22 +42,22 @@ def trial(
     batch_size: Annotated[
         int | None,
         typer.Option(
-            help="Take smaller batches, where memory does not suffice: a divisor of the size in "
-            "SPEC.",
+            help="A smaller batch size for a device with too little memory. It must divide the "
+            "batch size in SPEC; more batches are accumulated, so that a step sees the same rows.",
             callback=bounded(1),
             rich_help_panel=RUN,
         ),
     ] = None,
     form: FormatOption = Format.table,
 ) -> None:
-    """Finetune and judge one placement as SPEC says; a finished trial only shows its result."""
+    """Train and evaluate one placement as SPEC says; of a finished trial, print the result."""
     trackers = words_of(report_to) or ()
     check_trackers(trackers)
     from plop_lora.launcher import is_first_process
     from plop_lora.records import TrialSpec
     from plop_lora.training.trial import run_trial
 
-    # Trainers print; stdout is for the result.
+    # Trainers print to stdout, which is reserved for the result.
     with contextlib.redirect_stdout(sys.stderr):
         result = run_trial(
             TrialSpec.load(spec),

@@ -1,4 +1,4 @@
-"""`plop tune`: scores and data in, the configuration that a search confirms out."""
+"""`plop tune`: search for the best configuration and confirm it at new seeds."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ KEYS = (
         "Search at most ten million adapter parameters",
         "plop tune scores.json --train train.jsonl --eval eval.jsonl --task sft --budget 10M",
     ),
-    ("Go on with a search for two device-hours", "plop tune scores.json --recipe t.yaml --hours 2"),
+    ("Limit a search to two device-hours", "plop tune scores.json --recipe t.yaml --hours 2"),
 )
 @takes_recipe(TuneRecipe, KEYS)
 def tune(
@@ -48,7 +48,7 @@ def tune(
     folder: Annotated[
         Path,
         typer.Option(
-            help="Keep the run in this folder; started again in it, the search goes on.",
+            help="The folder of the run. A search that is started again in it is resumed.",
             rich_help_panel=RUN,
         ),
     ] = Path("plop-tune"),

@@ -1,4 +1,4 @@
-"""`plop verify`: scores, data and a task in; finetunes of rival placements; a verdict out."""
+"""`plop verify`: compare placements by finetunes with an equal budget, and give a verdict."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ KEYS = (
 
 @with_examples(
     (
-        "See what it would cost, without running anything",
+        "Print what it would cost, without running anything",
         "plop verify scores.json --train train.jsonl --eval eval.jsonl --task sft --plan",
     ),
     (
-        "Two rivals by name, at three seeds",
+        "Compare with two rivals at three seeds",
         "plop verify scores.json --recipe study.yaml --arms attention,all-linear --seeds 3",
     ),
 )
@@ -53,7 +53,7 @@ def verify(
     folder: Annotated[
         Path | None,
         typer.Option(
-            help="Keep the run in this folder; started again in it, the run goes on.",
+            help="The folder of the run. A run that is started again in it is resumed.",
             rich_help_panel=RUN,
         ),
     ] = None,
@@ -61,7 +61,7 @@ def verify(
     force: ForceOption = False,
     form: FormatOption = Format.table,
 ) -> None:
-    """Prove SCORES with equal-budget finetunes: exit 0 confirmed, 3 beaten, 4 cannot separate."""
+    """Verify SCORES by equal-budget finetunes: exit 0 confirmed, 3 beaten, 4 cannot separate."""
     from plop_lora.records import Scores
 
     wanted = VerifyRecipe.read(recipe, given)

@@ -1,6 +1,6 @@
-"""What the help pages share: the groups of options, the examples, the words that a shell completes.
+"""What the help pages share: the panels of options, the examples and the shell completions.
 
-A word list is looked up when the shell asks for it, so that help and parsing import none of it.
+A list of completions is made when the shell asks for it, so that help and parsing import nothing.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ OUTPUT = "Output"
 
 
 def among(words: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
-    """Return what completes a word from a list.
+    """Return a function that completes a word from a list.
 
     Args:
-        words: returns the list or dictionary; it is called when the shell asks.
+        words: Function that returns the allowed words; it is called when the shell asks.
     """
 
     def complete(incomplete: str) -> list[str]:
@@ -78,7 +78,7 @@ def inits() -> Iterable[str]:
 
 
 def targets(incomplete: str) -> list[str]:
-    """Complete what `plop export --to` takes: a trainer, or vllm for an adapter's folder."""
+    """Complete the value of `plop export --to`: a trainer, or vllm for an adapter's folder."""
     from plop_lora.exports import TARGETS
     from plop_lora.exports.serving.vllm import NAME
 
@@ -86,7 +86,7 @@ def targets(incomplete: str) -> list[str]:
 
 
 def metrics(incomplete: str) -> list[str]:
-    """Complete a metric by name; those of your own and of a harness are not listed."""
+    """Complete the name of a built-in metric; user-defined ones and lm-eval are not listed."""
     from plop_lora.training.tasks import TASKS
 
     names = dict.fromkeys(name for task in TASKS.values() for name in task.metrics)
@@ -94,16 +94,16 @@ def metrics(incomplete: str) -> list[str]:
 
 
 def _last_of_list(incomplete: str, words: Iterable[str]) -> list[str]:
-    """Complete the word behind the last comma; what stands before it is kept."""
+    """Complete the word after the last comma and keep the words before it."""
     before, comma, last = incomplete.rpartition(",")
     return [f"{before}{comma}{word}" for word in words if word.startswith(last)]
 
 
 def with_examples(*examples: tuple[str, str]) -> Callable[[Verb], Verb]:
-    """Give a verb the examples that stand at the end of its help.
+    """Attach the examples that are printed at the end of a verb's help.
 
     Args:
-        examples: pairs of what the example does, and the command line.
+        examples: Pairs of what the example does and the command line.
     """
 
     def attach(verb: Verb) -> Verb:

@@ -1,4 +1,4 @@
-"""From a placement to a trainer's configuration, from a trained adapter to a server's folder."""
+"""Export a placement as a trainer's configuration, or a trained adapter as a server's folder."""
 
 from plop_lora.exports.dispatch import export
 from plop_lora.exports.registry import TARGETS, Exported

@@ -1,8 +1,8 @@
-"""A trained PEFT adapter as it lies in its folder: settings, and the A·B pairs it must hold.
+"""A trained PEFT adapter in a folder: its settings, and its pairs of A and B.
 
 Reads `adapter_config.json` and the header of `adapter_model.safetensors`, not the numbers, so
-neither torch nor safetensors is imported. What the two files say is compared here, once: whoever
-holds an `Adapter` knows that its ranks are those of its weights.
+neither torch nor safetensors is imported. The two files are compared here, so the ranks of an
+`Adapter` are always those of its weights.
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ _WRAPPED = ".base_layer"
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One A·B product: where it stands, its rank and scaling, and its two tensors.
+    """One pair of A and B: its module, rank, scaling and two tensors.
 
     Attributes:
-        module: name in the base model.
-        parameter: the module's parameter that is adapted, or None where it is the module itself.
-        tensor_A: name of the tensor of shape (copies · rank, in).
-        tensor_B: name of the tensor of shape (out, rank · copies); in it the copies run fastest.
+        module: Name of the module in the base model.
+        parameter: Name of the adapted parameter of the module, or None if it is the module itself.
+        tensor_A: Name of the tensor of shape (copies · rank, in).
+        tensor_B: Name of the tensor of shape (out, rank · copies), in which the index of the copy
+            varies fastest.
         rank: LoRA rank of one copy.
-        scaling: factor in front of B·A.
-        copies: experts stacked in one parameter; 1 elsewhere.
+        scaling: Factor by which B·A is multiplied.
+        copies: Number of experts that are stacked in the parameter; otherwise 1.
     """
 
     module: str
@@ -53,7 +54,7 @@ class Pair:
 
     @property
     def name(self) -> str:
-        """What PEFT matches its patterns against."""
+        """The name against which PEFT matches its patterns."""
         return _full_name(self.module, self.parameter)
 
 
@@ -63,10 +64,10 @@ def _full_name(module: str, parameter: str | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A trained LoRA adapter: `passengers` are base embeddings that PEFT saved along with it.
+    """A trained LoRA adapter; `passengers` are base embeddings that PEFT saved with it.
 
-    `wrappers` are the words that names of its weights or its configuration held; all names but
-    those of tensors are without them.
+    `wrappers` are the names of model wrappers that occurred in names of its weights or its
+    configuration. They are removed from all names but those of tensors.
     """
 
     folder: Path
@@ -82,13 +83,13 @@ def read_adapter(folder: Path) -> Adapter:
 
     Raises:
         UsageError: `folder` is a file.
-        AdapterError: `folder` is not there; a file in it is missing, truncated or foreign;
-            another PEFT method; tensors that are no LoRA factors; ranks in the weights that are
-            not those of the configuration.
+        AdapterError: The folder does not exist, a file in it is missing or damaged, the adapter is
+            of another PEFT method or has tensors other than LoRA factors, or the ranks of its
+            weights are not those of the configuration.
     """
     if not folder.is_dir():
         is_file = folder.exists()
-        found = "is a file" if is_file else "is not there"
+        found = "is a file" if is_file else "does not exist"
         raise (UsageError if is_file else AdapterError)(
             f"{folder} {found}, but a trained adapter is a folder with {CONFIG_FILE} and "
             f"{WEIGHTS_FILE}. A placement is exported with: "
@@ -112,7 +113,7 @@ def read_config(folder: Path) -> dict[str, object]:
     """Read `adapter_config.json` of a LoRA adapter.
 
     Raises:
-        AdapterError: it is missing or damaged, or of another PEFT method.
+        AdapterError: The file is missing or damaged, or of another PEFT method.
     """
     path = folder / CONFIG_FILE
     try:
@@ -133,7 +134,7 @@ def read_config(folder: Path) -> dict[str, object]:
             "into its model with model.merge_and_unload() and serve the result."
         )
     if not all(isinstance(config.get(key), (int, float)) for key in ("r", "lora_alpha")):
-        raise AdapterError(f"{path} gives no numbers r and lora_alpha. Save the adapter again.")
+        raise AdapterError(f"{path} has no numbers r and lora_alpha. Save the adapter again.")
     return dict(config)
 
 
@@ -141,7 +142,7 @@ def read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]
     """Return the shapes and the metadata of a safetensors file, whose length is checked.
 
     Raises:
-        AdapterError: the file is missing, truncated, or not safetensors.
+        AdapterError: The file is missing, truncated or not in the safetensors format.
     """
     try:
         with path.open("rb") as file:
@@ -164,14 +165,14 @@ def read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]
         raise AdapterError(f"Cannot read {path}: {error.strerror or error}.") from error
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise AdapterError(
-            f"{path} is truncated or no safetensors file ({error}). Copy or save it again."
+            f"{path} is truncated or not a safetensors file ({error}). Copy or save it again."
         ) from error
 
 
 def ranks_and_scalings(
     config: Mapping[str, Any], names: Iterable[str]
 ) -> dict[str, tuple[int, float]]:
-    """Return what PEFT gives each name: its rank, and the factor in front of B·A.
+    """Return the rank that PEFT gives each name, and the factor by which it multiplies B·A.
 
     A key of `rank_pattern` or `alpha_pattern` is a regular expression for the end of the name,
     from a dot on; the first that matches wins.
@@ -202,7 +203,7 @@ def _lookup(patterns: Mapping[str, object] | None, default: object) -> Callable[
 def _sort_tensors(
     folder: Path, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """Return stem → side → tensor, and the base embeddings; refuse everything else."""
+    """Return stem → side → tensor, and the base embeddings; reject all other tensors."""
     factors: dict[str, dict[str, str]] = defaultdict(dict)
     passengers, unknown = [], []
     for tensor, shape in shapes.items():
@@ -232,8 +233,8 @@ def _sort_tensors(
 
 def _twice(folder: Path, tensor: str, other: str) -> str:
     return (
-        f"{folder / WEIGHTS_FILE} holds {other} and {tensor}, which are one weight but for the "
-        "wrapper of a model in the name. Save the adapter of the model without its wrapper."
+        f"{folder / WEIGHTS_FILE} holds {other} and {tensor}, which name the same weight, once "
+        "with the wrapper of a model. Save the adapter of the model without its wrapper."
     )
 
 
@@ -256,7 +257,7 @@ def _pairs(
     given = ranks_and_scalings(config, wanted)
     pairs = []
     for module, wrapped in stems.items():
-        # Several parameters of one module are wrapped in each other, the first one innermost.
+        # PEFT nests the wrappers of several parameters of one module, the first one innermost.
         innermost_first = sorted(wrapped, key=len, reverse=True)
         made = [
             _pair(module, parameter, given[_full_name(module, parameter)], shapes, factors[stem])
@@ -276,7 +277,7 @@ def _pair(
     shapes: Mapping[str, tuple[int, ...]],
     tensors: Mapping[str, str],
 ) -> Pair | None:
-    """Return a pair of the rank and scaling `given`, or None where the shapes do not fit."""
+    """Return a pair with the rank and scaling in `given`, or None if the shapes do not match."""
     rank, scaling = given
     rows, columns = shapes[tensors["A"]][0], shapes[tensors["B"]][1]
     copies, rest = divmod(rows, rank)
@@ -292,7 +293,7 @@ def _parameters(module: str, config: Mapping[str, Any], count: int) -> Sequence[
     declares the down projection last.
 
     Raises:
-        AdapterError: more tensors stand on the module than parameters are named.
+        AdapterError: The module has more pairs of tensors than parameters are named.
     """
     leaves = []
     for target in config.get("target_parameters") or ():
@@ -306,7 +307,7 @@ def _parameters(module: str, config: Mapping[str, Any], count: int) -> Sequence[
         return (None,)
     if len(ordered) != count or count > 2:
         raise AdapterError(
-            f"{module} has {count} adapters one in the other, but target_parameters names "
+            f"{module} has {count} nested adapters, but target_parameters names "
             f"{', '.join(ordered) or 'none'} of its parameters. Merge the adapter into its model "
             "with model.merge_and_unload() and serve the result."
         )
@@ -324,6 +325,6 @@ def _rank_mismatch(
     return (
         f"{folder}: the weights of {module} have rank {rows} (A) and {columns} (B), which is not "
         f"what {CONFIG_FILE} gives it (r {config['r']}, rank_pattern "
-        f"{config.get('rank_pattern') or 'empty'}). The two files are not of one adapter; save it "
-        "again with save_pretrained(FOLDER)."
+        f"{config.get('rank_pattern') or 'empty'}). The two files belong to different adapters; "
+        "save the adapter again with save_pretrained(FOLDER)."
     )

@@ -1,4 +1,4 @@
-r"""Alternatives inside a regular expression that match nothing, as in `.*\.(q_proj|qq_proj)`.
+r"""Find alternatives in a regular expression that match nothing, as in `.*\.(q_proj|qq_proj)`.
 
 A pattern that matches elsewhere hides them. Each is tried in the place of its group, which says
 that it is dead only where the group stands once in a match: what is repeated, looked ahead or
@@ -62,9 +62,9 @@ def dead_alternatives(
     """Return one sentence for each pattern that holds alternatives which match nothing.
 
     Args:
-        document: content of an `adapter_config.json`, whose patterns match something.
-        modules: names of all modules of the model.
-        adapted: names of the weights that the configuration adapts.
+        document: Content of an `adapter_config.json` whose patterns match something.
+        modules: Names of all modules of the model.
+        adapted: Names of the weights that the configuration adapts.
     """
     weights = [*adapted, *(f"{name}.weight" for name in adapted)]
     found = []
@@ -78,7 +78,7 @@ def dead_alternatives(
 
 
 def _sentence(name: str, pattern: str, around: str, names: Collection[str]) -> str:
-    """Return what to say about the dead alternatives of a pattern that is alive; "" if nothing."""
+    """Return a sentence about the dead alternatives of a pattern that matches, or ""."""
     candidates = list(_alternatives(pattern))
     if not candidates:
         return ""

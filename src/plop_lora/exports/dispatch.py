@@ -1,4 +1,4 @@
-"""The step `export`: a placement goes to a trainer, a trained adapter to a server."""
+"""The step `export`: write a placement for a trainer, or a trained adapter for a server."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ def export(
         to: The name of a trainer in `TARGETS`, or `vllm`. By default it is the trainer that the
             folder is named after, and else `peft`.
         serve: The inference server that will serve the trained adapter, a name in `SERVERS` or
-            `NAME==RELEASE`. What it rejects or ignores is found now, before the training.
-        dry_run: Whether the file is first applied with the real library, and the modules and ranks
-            compared; without that neither torch nor any trainer is imported.
-        allow_loss: Whether the file is written even where it cannot say all of the placement, or
+            `NAME==RELEASE`. Settings that it rejects or ignores are reported before the training.
+        dry_run: Whether the file is first applied with the real library and the modules and ranks
+            are compared. Without it, neither torch nor any trainer is imported.
+        allow_loss: Whether the file is written even if it cannot express all of the placement or
             the server rejects a part of it.
         force: Whether the folder may be that of a model or of a trained adapter.
 
     Returns:
-        What was written, with the losses and findings.
+        The written file, with its losses and findings.
 
     Raises:
-        ExportError: The library would adapt other modules or ranks, something would be lost, or
-            the server would refuse the adapter.
+        ExportError: The library would adapt other modules or ranks, a part of the placement would
+            be lost, or the server would reject the adapter.
         OutputError: The folder cannot be written.
-        RecordError: The file is no placement.
+        RecordError: The file is not a placement.
         UsageError: The target is unknown, one kind of source was given where the other is needed,
             or the folder is that of a model and `force` is not given.
     """
@@ -69,7 +69,7 @@ def export(
 
 
 def _named_after(folder: str | Path | None) -> str:
-    """Return the trainer that a folder is named after, and else the usual one."""
+    """Return the trainer after which the folder is named, or the default trainer."""
     name = "" if folder is None else Path(folder).name
     return name if name in TARGETS else USUAL_TARGET
 
@@ -92,7 +92,7 @@ def _refuse_folder(source: Placement | str | Path, to: str) -> None:
 
 
 def _check(path: Path, source: Placement | str | Path, *, force: bool) -> None:
-    """Refuse to write a file that replaces the source or stands where something else belongs."""
+    """Check that the file would not replace the source or be written into a foreign folder."""
     if not isinstance(source, Placement):
         check_not_input(path, source)
     if path.parent.is_file():

@@ -1,4 +1,4 @@
-"""The text around an exported configuration: what it is, how to use it, what it lost. Pure."""
+"""The comments at the top of an exported file: its origin, its use and its losses. Pure."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _NO_WRAP = 10**6
 
 
 def comment_lines(narrowed: Narrowed, usage: str) -> str:
-    """Return the head of a file as comment lines: origin, use, and every loss.
+    """Return the comment lines at the top of a file: its origin, its use and every loss.
 
     Args:
-        narrowed: what the file says.
-        usage: how to use the file, in lines.
+        narrowed: Placement as the file expresses it, with the losses.
+        usage: Text that says how to use the file.
     """
     placement = narrowed.placement
     lines = [
@@ -29,6 +29,6 @@ def comment_lines(narrowed: Narrowed, usage: str) -> str:
 
 
 def rendered_yaml(narrowed: Narrowed, usage: str, fields: Mapping[str, object]) -> Rendered:
-    """Return a commented YAML file with the fields in their order, and what it loses."""
+    """Return a commented YAML file with the fields in their order, and its losses."""
     text = comment_lines(narrowed, usage) + as_yaml(fields, width=_NO_WRAP)
     return Rendered(text, narrowed.placement.trainable_parameters, narrowed.losses)

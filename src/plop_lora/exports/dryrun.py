@@ -1,6 +1,6 @@
-"""Read an export back from the real library: apply it to a skeleton and compare.
+"""Check an export with the real library: apply it to the model's architecture and compare.
 
-PEFT accepts names that match nothing, and names that match more than was meant, without a word.
+PEFT silently accepts names that match nothing, and names that match more modules than intended.
 So every export is applied by PEFT to the model's skeleton on the meta device (no weights, no
 memory), and the adapted modules, their ranks and scalings are compared with the placement.
 """
@@ -34,7 +34,7 @@ def check_with_peft(
     none, and it changes neither modules nor ranks.
 
     Raises:
-        ExportError: a module is missing, extra, or has another rank or scaling; all are named.
+        ExportError: A module is missing or extra, or has another rank or scaling.
     """
     from peft import get_peft_model
 
@@ -46,22 +46,23 @@ def check_with_peft(
             warnings.simplefilter("ignore")
             adapted = get_peft_model(base, config, autocast_adapter_dtype=False)
     except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
-        raise ExportError(f"PEFT refuses this configuration: {error}") from error
+        raise ExportError(f"PEFT rejects this configuration: {error}") from error
     compare_adapters(placement, adapters_of(adapted.base_model.model))
 
 
 def with_every_module(placement: Placement, model: nn.Module | None = None) -> Placement:
     """Return the placement with every other module of the model among the untouched names.
 
-    A container may end like a chosen weight (a tower's `q_proj` around its `q_proj.linear`), and
-    no score lists it. What is written over the result hits neither.
+    The name of a container, which no score lists, may end like that of a chosen weight (a tower's
+    `q_proj` around its `q_proj.linear`). Targets made from the result match no such container.
 
     Args:
-        placement: what is exported.
-        model: the module it is for; by default the skeleton of the configuration in the record.
+        placement: Placement to export.
+        model: Model to which it belongs; by default built without weights from the configuration
+            in the record.
 
     Raises:
-        ExportError: as for `skeleton`.
+        ExportError: The model cannot be built; see `skeleton`.
     """
     base = skeleton(placement.model) if model is None else model
     placed = {site.name for site in placement.sites}
@@ -72,10 +73,10 @@ def with_every_module(placement: Placement, model: nn.Module | None = None) -> P
 
 
 def compare_adapters(placement: Placement, found: dict[str, tuple[int, float]]) -> None:
-    """Compare (rank, scaling) by name with a placement.
+    """Compare the rank and scaling of every adapter with a placement.
 
     Raises:
-        ExportError: any difference; the names are listed.
+        ExportError: There is a difference. The text lists the names.
     """
     wanted = {site.name: (site.rank, placement.scaling) for site in placement.sites}
     problems = [f"{name} gets no adapter" for name in wanted if name not in found]
@@ -90,10 +91,10 @@ def compare_adapters(placement: Placement, found: dict[str, tuple[int, float]]) 
 
 
 def refuse(problems: Sequence[str]) -> None:
-    """Refuse an export of which these sentences are true.
+    """Raise an error if there are problems with an export.
 
     Raises:
-        ExportError: there is at least one; the first of them are shown.
+        ExportError: There is at least one problem. The text lists the first ones.
     """
     if problems:
         shown = "; ".join(sorted(problems)[:8])
@@ -108,7 +109,7 @@ def skeleton(reference: ModelReference) -> nn.Module:
     """Build a model without weights from the configuration in a record.
 
     Raises:
-        ExportError: the record has no configuration, or transformers does not know it or cannot
+        ExportError: The record has no configuration, or transformers does not know it or cannot
             build the model from it.
     """
     if reference.config is None:
@@ -139,11 +140,11 @@ def skeleton(reference: ModelReference) -> nn.Module:
 
 
 _CODE = ("auto_map", "attn_implementation", "experts_implementation", "quantization_config")
-"""Ends of the keys by which a configuration names code to fetch and run: none decides a shape."""
+"""Suffixes of the keys that name code to download and run. None of them affects a shape."""
 
 
 def _structure(settings: object) -> Any:
-    """Return a configuration without what could make transformers fetch or run code for it."""
+    """Return a configuration without keys that make transformers download or run code."""
     if isinstance(settings, dict):
         return {
             key: _structure(value) for key, value in settings.items() if not key.endswith(_CODE)
@@ -152,7 +153,7 @@ def _structure(settings: object) -> Any:
 
 
 def on_meta(model: nn.Module) -> nn.Module:
-    """Copy a module's structure; the memo hands deepcopy meta tensors instead of its data."""
+    """Copy a module onto the meta device; deepcopy's memo maps its tensors to meta tensors."""
     tensors = [*model.parameters(), *model.buffers()]
     memo: dict[int, object] = {}
     for tensor in tensors:
@@ -165,8 +166,8 @@ def on_meta(model: nn.Module) -> nn.Module:
 def adapters_of(model: nn.Module) -> dict[str, tuple[int, float]]:
     """Return (rank, scaling) of every adapted weight of a PEFT model, by its name in the base.
 
-    A weight that is adapted as a parameter goes by the module's name where it is the module's
-    `weight`, else by the parameter's own.
+    A weight that is adapted as a parameter has the module's name if it is the module's `weight`,
+    and otherwise the parameter's name.
     """
     return {
         name: (layer.r["default"], layer.scaling["default"]) for name, layer in lora_layers(model)

@@ -1,7 +1,7 @@
-"""Entries of a PEFT configuration that do nothing: names, patterns, layers, parameters. Pure.
+"""Find entries of a PEFT configuration without effect: names, patterns, layers, parameters. Pure.
 
-PEFT drops an entry that matches nothing without a word, unless all of them do. Here every entry is
-compared with the model, by PEFT's own rules of matching.
+PEFT silently ignores an entry that matches nothing, unless no entry matches. Here every entry is
+compared with the model by PEFT's own matching rules.
 
 Source: peft `tuners/tuners_utils.py` (`check_target_module_exists`, `_inject_parameters`) and
 `utils/other.py` (`get_pattern_key`).
@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from plop_lora.exports.names import CONVERTED_LEAVES
 
 _FEW = 3
-"""Names that differ in numbers alone are listed up to this many."""
+"""The largest number of names that are listed one by one if they differ only in numbers."""
 
 
 def dead_entries(
@@ -25,10 +25,10 @@ def dead_entries(
     """Return one sentence for each field that holds entries which match nothing.
 
     Args:
-        document: content of an `adapter_config.json`, whose patterns are regular expressions.
-        modules: names of all modules of the model.
-        adapted: names of the weights that the configuration adapts; a stacked parameter by its own
-            name, any other weight by that of its module.
+        document: Content of an `adapter_config.json` with valid regular expressions.
+        modules: Names of all modules of the model.
+        adapted: Names of the weights that the configuration adapts: the name of the parameter for
+            stacked experts, and otherwise the name of the module.
     """
     fields: dict[str, tuple[Callable[[str], bool], str]] = {
         "target_modules": (lambda entry: _targets(entry, adapted), "adapts nothing"),
@@ -50,7 +50,7 @@ def dead_entries(
 def _entries(value: object) -> Iterator[str]:
     """Yield the entries of a field: itself, those of a list, or the keys of a dictionary."""
     if isinstance(value, str | int) and not isinstance(value, bool):
-        # A text is one pattern, which is marked so that it is not taken for a name.
+        # A string is one pattern, which is marked to distinguish it from a name.
         yield f"/{value}/" if isinstance(value, str) else str(value)
     elif isinstance(value, Iterable):
         yield from (str(entry) for entry in value)
@@ -100,7 +100,7 @@ def _saved(entry: str, modules: Iterable[str]) -> bool:
 
 
 def listed(entries: Iterable[str]) -> str:
-    """Name entries; many that differ in numbers alone are named by the first and the last."""
+    """Return the entries as text; of many that differ only in numbers, the first and the last."""
     groups: dict[str, list[str]] = defaultdict(list)
     for entry in dict.fromkeys(entries):
         groups[re.sub(r"\d+", "0", entry)].append(entry)

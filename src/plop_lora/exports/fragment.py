@@ -1,8 +1,8 @@
-"""What trainers that know one rank have in common: the rank, the losses, the YAML. Pure.
+"""What the exports to trainers with a single rank share: the rank, the losses, the YAML. Pure.
 
-torchtune, mlx-lm, NeMo Automodel and litgpt start A uniform at random with bound 1/sqrt(in) and B
-at zero, as PEFT does by default, and scale B·A by one factor. So the default initialisation and
-rsLoRA are said exactly: the factor is written out.
+torchtune, mlx-lm, NeMo Automodel and litgpt initialise A uniformly with bound 1/sqrt(in) and B
+with zeros, as PEFT does by default, and scale B·A by one factor. So the default initialisation and
+rsLoRA are expressed exactly, the latter by writing out the factor.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from plop_lora.records import Placement
 
 
 def one_rank(placement: Placement, parameters_per_rank: int) -> int:
-    """Return the one rank that stands for all ranks of a placement.
+    """Return the single rank that replaces all ranks of a placement.
 
-    Where all adapters have the same rank and no budget was given, that rank; otherwise the largest
-    with which the file trains no more parameters than the placement: at least 1, and never above
-    the highest of the placement, which matters where the file drops weights.
+    If all adapters have the same rank and no budget was given, it is that rank. Otherwise it is the
+    largest rank with which the file trains no more parameters than the placement, at least 1 and
+    at most the highest rank of the placement (a file that drops weights could afford more).
 
     Args:
-        placement: what is exported.
-        parameters_per_rank: what one rank unit of everything the file adapts costs.
+        placement: Placement to export.
+        parameters_per_rank: Parameters of one rank unit of all weights that the file adapts.
     """
     ranks = {site.rank for site in placement.sites}
     if len(ranks) == 1 and placement.budget is None:
@@ -33,7 +33,7 @@ def one_rank(placement: Placement, parameters_per_rank: int) -> int:
 
 
 def rank_losses(placement: Placement, rank: int) -> tuple[Loss, ...]:
-    """Return the loss of ranks that the file's one rank replaces."""
+    """Return the loss that replacing the ranks of a placement by a single rank causes."""
     ranks = sorted({site.rank for site in placement.sites})
     if ranks == [rank]:
         return ()
@@ -58,36 +58,36 @@ def model_type(placement: Placement, trainer: str) -> str:
     """Return the transformers `model_type` of a placement.
 
     Raises:
-        ExportError: the model is not from transformers, so the trainer cannot load it.
+        ExportError: The model is not from transformers, so the trainer cannot load it.
     """
     config = placement.model.config
     if config is None or "model_type" not in config:
         raise ExportError(
-            f"{trainer} loads models by their transformers configuration, which "
-            f"{placement.model.name} has not. Train it with PEFT: placement.to_peft(model)."
+            f"{trainer} loads models by their transformers configuration, and "
+            f"{placement.model.name} has none. Train it with PEFT: placement.to_peft(model)."
         )
     return str(config["model_type"])
 
 
 def require_family(placement: Placement, trainer: str, families: Iterable[str]) -> str:
-    """Return the `model_type`, which must be one that the trainer has a model for.
+    """Return the `model_type` of a placement, which the trainer must support.
 
     Raises:
-        ExportError: it has none; the text lists those it has.
+        ExportError: The trainer does not support it. The text lists the supported ones.
     """
     family = model_type(placement, trainer)
     if family not in families:
         raise ExportError(
-            f"{trainer} has no model of the family {family!r}; it has: "
+            f"{trainer} does not support models of the family {family!r}; it supports: "
             f"{', '.join(sorted(families))}. Export to another trainer: --to peft."
         )
     return family
 
 
 def nothing_left(trainer: str, why: str) -> ExportError:
-    """Return the error for a placement of which a trainer can say nothing."""
+    """Return the error for a placement of which a trainer can adapt no part."""
     return ExportError(
-        f"{trainer} can adapt nothing of this placement: {why}. Place other types "
+        f"{trainer} cannot adapt any weight of this placement: {why}. Place other types "
         "(plop place --strategy custom --types NAME,NAME), or export to another trainer: --to peft."
     )
 
@@ -95,7 +95,7 @@ def nothing_left(trainer: str, why: str) -> ExportError:
 def document(
     placement: Placement, usage: Sequence[str], fields: Mapping[str, object], losses: Iterable[Loss]
 ) -> str:
-    """Return a YAML file: where it comes from, how to use it, what it loses, the fields."""
+    """Return a YAML file with comments on its origin, its use and its losses, and the fields."""
     head = [f"LoRA placement for {placement.model.name} (plop-lora {placement.plop_version})"]
     head += usage
     head += [f"Lost: {loss.what}: {loss.effect}" for loss in losses]

@@ -1,12 +1,12 @@
-"""The step `import`: an adapter configuration that exists already becomes a placement.
+"""The step `import`: read an existing adapter configuration into a placement.
 
-Real PEFT applies the configuration to the model's skeleton (no weights) and the adapted weights,
-their ranks and scalings are read back, so every way of naming targets means what PEFT makes of it.
-Types and layers are the scorer's, so that scores of the same model can be laid beside it.
+PEFT itself applies the configuration to the model's architecture (without weights), and the adapted
+weights, their ranks and scalings are read back, so every way of naming targets has PEFT's meaning.
+Types and layers are those of the scorer, so that scores of the same model can be compared.
 
-A configuration whose adapters are of another kind (DoRA, another PEFT method, a factor that
-differs by module) is refused; what it trains beside the adapters becomes a note. The file is
-looked at before torch and PEFT are imported.
+A configuration with other adapters (DoRA, another PEFT method, a factor that differs by module) is
+rejected, and parameters that it trains beside the adapters are noted. The file is checked before
+torch and PEFT are imported.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ STRATEGY = "imported"
 _OTHER_ADAPTERS = ("use_dora", "use_qalora", "lora_bias", "layer_replication", "megatron_config",
                    "velora_config", "monteclora_config", "alora_invocation_tokens", "use_bdlora",
                    "arrow_config", "kasa_config")  # fmt: skip
-"""Fields of PEFT's `LoraConfig` that make the adapter something else than B·A times a factor."""
+"""Fields of PEFT's `LoraConfig` with which the adapter is not just B·A times a factor."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Adapter:
-    """What PEFT made of the configuration for one weight."""
+    """The adapter that PEFT creates for one weight."""
 
     host: Host
     rank: int
@@ -68,16 +68,16 @@ def import_adapter(
     """Read a PEFT adapter configuration into a placement with the strategy `imported`.
 
     Args:
-        path: `adapter_config.json`, or the folder that holds it.
-        model: hub id or folder (its configuration is read, not its weights), or the module; by
+        path: Path of `adapter_config.json`, or of the folder that contains it.
+        model: Hub id or folder, of which only the configuration is read, or a loaded model. By
             default the base model that the configuration names.
-        scores: scores of the same model; they give the choices their NFN and gaps.
+        scores: Scores of the same model, from which the choices take NFN and gaps.
 
     Raises:
-        AdapterError: no such file, or no adapter configuration.
-        UsageError: a configuration that a placement cannot hold.
-        AdapterError: a pattern in it is no regular expression, or never comes to an end.
-        ModelError: no such model, or the configuration adapts nothing of it.
+        AdapterError: The file does not exist or is not an adapter configuration, or a pattern in
+            it is not a regular expression or takes too long to match.
+        UsageError: A placement cannot represent the configuration.
+        ModelError: The model does not exist, or the configuration adapts no weight of it.
     """
     file, document = _read(Path(path))
     document, wrappers = unwrapped_fields(document)
@@ -141,7 +141,7 @@ def _read(path: Path) -> tuple[Path, dict[str, Any]]:
         raise AdapterError(f"Cannot read {file} as JSON: {error}.") from error
     if not isinstance(document, dict) or "peft_type" not in document:
         raise AdapterError(
-            f"{file} is no PEFT adapter configuration: it has no 'peft_type'. Give the "
+            f"{file} is not a PEFT adapter configuration: it has no 'peft_type'. Give the "
             "adapter_config.json that PEFT saved."
         )
     return file, document
@@ -155,13 +155,13 @@ def _refuse_other_adapters(file: Path, document: dict[str, object]) -> None:
     for field in _OTHER_ADAPTERS:
         if document.get(field):
             raise UsageError(
-                f"{file} sets {field}, which a placement cannot hold: its adapters are plain "
-                f"LoRA. Remove {field} to import the rest."
+                f"{file} sets {field}, which a placement cannot represent: its adapters are "
+                f"plain LoRA. Remove {field} to import the rest."
             )
 
 
 def _lora_config(file: Path, document: dict[str, object]) -> tuple[Any, tuple[str, ...]]:
-    """Return PEFT's configuration object, and notes about what a placement leaves out."""
+    """Return PEFT's configuration object, and notes on what a placement does not represent."""
     from peft import LoraConfig
 
     fields = {field.name for field in dataclasses.fields(LoraConfig)}
@@ -172,7 +172,7 @@ def _lora_config(file: Path, document: dict[str, object]) -> tuple[Any, tuple[st
             warnings.simplefilter("ignore")
             config = LoraConfig(**{**known, "init_lora_weights": True})
     except (ValueError, TypeError) as error:
-        raise UsageError(f"PEFT refuses {file}: {error}") from error
+        raise UsageError(f"PEFT rejects {file}: {error}") from error
     return config, _notes(document, unknown)
 
 
@@ -225,9 +225,9 @@ def _model(
 def _known_weights(
     model: nn.Module,
 ) -> tuple[dict[str, Host], dict[str, Host], tuple[str, ...]]:
-    """Return the weights that the scorer measures, all that it can describe, all that it names.
+    """Return the weights that the scorer measures, those that it can describe, and all names.
 
-    The one place that depends on how the scorer describes a model.
+    Only this function depends on how the scorer describes a model.
     """
     from plop_lora.scoring.sites.find import find_sites
 
@@ -239,7 +239,7 @@ def _known_weights(
 
 
 def _tied(model: nn.Module) -> dict[str, str]:
-    """Return what is to be said of each module whose weight another module has as well."""
+    """Return a note for each module that shares its weight with another module."""
     owners: dict[int, list[str]] = {}
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
@@ -247,7 +247,7 @@ def _tied(model: nn.Module) -> dict[str, str]:
             owners.setdefault(id(weight), []).append(name)
     return {
         name: f"shares its weight with {' and '.join(other for other in names if other != name)}: "
-        "the adapter acts here alone, and merging it would change both"
+        "the adapter acts only on this module, and merging it would change both"
         for names in owners.values()
         for name in names
         if len(names) > 1
@@ -263,7 +263,7 @@ def _names(model: nn.Module) -> Iterator[str]:
 
 
 def _refuse_containers(file: Path, config: Any, base: nn.Module) -> None:
-    """Refuse a target that names a module with layers inside it, which PEFT cannot adapt whole."""
+    """Reject targets that name a module with layers inside it, which PEFT cannot adapt."""
     from peft.tuners.tuners_utils import check_target_module_exists
 
     for name, module in base.named_modules() if config.target_modules else ():
@@ -272,7 +272,7 @@ def _refuse_containers(file: Path, config: Any, base: nn.Module) -> None:
         if not name or not inside or matrices or not check_target_module_exists(config, name):
             continue
         raise UsageError(
-            f"{file}: target_modules names {name}, which is a {type(module).__name__} and no "
+            f"{file}: target_modules names {name}, which is a {type(module).__name__} and not a "
             f"single layer. Name the layers inside it ({', '.join(inside[:4])}), or correct it."
         )
 
@@ -284,8 +284,8 @@ def _has_weights(module: nn.Module) -> bool:
 def _apply(file: Path, config: Any, base: nn.Module, described: dict[str, Host]) -> list[_Adapter]:
     """Apply the configuration with PEFT and read back what it adapted, in the model's order.
 
-    The tuner alone is applied, without PEFT's wrapper for a task, which would refuse a skeleton
-    with another head than the adapter was trained with.
+    Only the tuner is applied, without PEFT's wrapper for a task, which would reject a model whose
+    head differs from that of the training.
     """
     import torch
     from peft.tuners.lora import LoraModel
@@ -317,7 +317,7 @@ def _apply(file: Path, config: Any, base: nn.Module, described: dict[str, Host])
 
 
 def _first_line(error: Exception) -> str:
-    """Return an error's first line: PEFT prints whole modules, over many."""
+    """Return the first line of an error, since PEFT's errors print whole modules."""
     return str(error).partition("\n")[0].rstrip(" (")
 
 
@@ -336,9 +336,9 @@ def _sizes(layer: Any) -> list[int]:
 
 
 def _unknown_host(name: str, rank: int, sizes: list[int], stacks: dict[str, int]) -> Host:
-    """Describe a weight that the scorer cannot: a convolution, a stack of unknown layout.
+    """Describe a weight that the scorer does not support, such as a convolution.
 
-    Its type is its path inside the block. Its sides are what the sizes of A and B say.
+    Its type is its path inside the block, and its shape follows from the sizes of A and B.
     """
     number = re.search(r"\.(\d+)\.", name)
     path = name[number.end() :] if number else name
@@ -350,7 +350,7 @@ def _unknown_host(name: str, rank: int, sizes: list[int], stacks: dict[str, int]
 
 
 def _one_scaling(file: Path, adapters: list[_Adapter]) -> float:
-    """Return the factor of B·A, which must be the same for every adapter."""
+    """Return the factor by which B·A is multiplied, which must be the same for every adapter."""
     first = adapters[0]
     for other in adapters:
         if abs(other.scaling - first.scaling) > 1e-6 * first.scaling:
@@ -386,14 +386,14 @@ def _check_scores(scores: Scores, adapters: list[_Adapter], reference: ModelRefe
     fits = all(scored[h.name].parameters_per_rank == h.parameters_per_rank for h in shared)
     if not shared or not fits:
         raise UsageError(
-            f"These scores are of {scores.model.name}, which is not the shape of "
-            f"{reference.name}. Score that model: "
+            f"These scores are of {scores.model.name}, whose weights have other shapes than "
+            f"those of {reference.name}. Score that model: "
             f"plop score {shlex.quote(reference.name)} --data DATA."
         )
 
 
 def _choices(sites: tuple[PlacedSite, ...], scores: Scores | None) -> tuple[Choice, ...]:
-    """Return one choice a type in the order of the model, with NFN and gaps where scored."""
+    """Return one choice per type in the order of the model, with NFN and gaps where scored."""
     types = list(dict.fromkeys(site.type for site in sites))
     groups = {} if scores is None else {group.type: group for group in groups_of(scores)}
     eligible = [group for group in groups.values() if group.eligible]
@@ -421,7 +421,7 @@ def _plain_choice(type_name: str, sites: tuple[PlacedSite, ...]) -> Choice:
 
 
 def _part_notes(sites: tuple[PlacedSite, ...], hosts: Iterable[Host]) -> tuple[str, ...]:
-    """Say which types are adapted in some of their weights only."""
+    """Return notes on types of which only some weights are adapted."""
     every: dict[str, int] = {}
     for host in {host.name: host for host in hosts}.values():
         every[host.type] = every.get(host.type, 0) + 1

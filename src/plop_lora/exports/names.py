@@ -10,7 +10,7 @@ from plop_lora.models.architectures import TOWERS
 from plop_lora.records import PlacedSite, Placement
 
 CONVERTED_LEAVES = frozenset({"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"})
-"""Last words that PEFT rewrites to the experts of a model that stacks them."""
+"""Last parts of target names that PEFT redirects to the experts of a model that stacks them."""
 
 
 def module_sites(placement: Placement) -> list[PlacedSite]:
@@ -31,7 +31,7 @@ def parameter_sites(placement: Placement) -> list[PlacedSite]:
 
 
 def matched_names(placement: Placement) -> dict[str, str]:
-    """Return what PEFT matches `rank_pattern` against, by the name of the site."""
+    """Return the name against which PEFT matches `rank_pattern`, by the name of the site."""
     experts = has_experts(placement)
     return {
         site.name: parameter_name(site) if _by_parameter(site, experts) else site.name
@@ -64,12 +64,12 @@ def parameter_name(site: PlacedSite) -> str:
 
 
 def target_modules(placement: Placement) -> list[str] | str:
-    """Return what PEFT's `target_modules` should hold; an empty list where there is none.
+    """Return the value of PEFT's `target_modules`, an empty list if no module is adapted.
 
-    A list of name endings where endings hit the sites and nothing else, which reads well and
-    works whatever prefix a task head adds; otherwise full names in a model with experts, where
-    PEFT cuts a pattern down to leaf names; otherwise one regular expression, which PEFT matches
-    against the full name.
+    It is a list of name endings if endings match exactly the sites, which is easy to read and
+    independent of the prefix that a task head adds. Otherwise it is a list of full names in a model
+    with experts, where PEFT reduces a pattern to leaf names, and one regular expression, which PEFT
+    matches against the full name, in any other model.
     """
     endings = _module_endings(placement)
     if endings is not None:
@@ -83,14 +83,14 @@ def target_modules(placement: Placement) -> list[str] | str:
 def listed_modules(
     placement: Placement, *, hits: Callable[[str, str], bool] | None = None
 ) -> list[str]:
-    """Return the module targets as a list, for trainers that take no pattern.
+    """Return the module targets as a list, for trainers that do not support patterns.
 
-    Name endings where they hit the sites and nothing else, otherwise full names.
+    They are name endings if these match exactly the sites, and otherwise full names.
 
     Args:
-        placement: what to describe.
-        hits: whether the trainer takes a name for a target; by default PEFT's rule for lists,
-            that the name ends in it.
+        placement: Placement to describe.
+        hits: Function that tells whether the trainer matches a name with a target. By default it
+            is PEFT's rule for lists, that the name ends in the target.
     """
     endings = _module_endings(placement, hits=hits)
     if endings is not None:
@@ -113,7 +113,7 @@ def _module_endings(
 
 
 def target_parameters(placement: Placement) -> list[str]:
-    """Return what PEFT's `target_parameters` should hold: endings, else full names."""
+    """Return the value of PEFT's `target_parameters`: name endings, or otherwise full names."""
     sites = parameter_sites(placement)
     named = [(site.type, parameter_name(site)) for site in sites]
     others = [f"{name}.weight" for name in placement.untouched] + list(placement.untouched)
@@ -129,13 +129,14 @@ def exact_endings(
     parts: int = 1,
     hits: Callable[[str, str], bool] | None = None,
 ) -> list[str] | None:
-    """Return one ending per type that hits its names and none of `others`, or None.
+    """Return one ending per type that matches its names and none of `others`, or None.
 
     Args:
-        named: (type, name) pairs.
-        others: names that must not be hit.
-        parts: how many dotted parts an ending has at least.
-        hits: whether an ending hits a name of `others`; by default where the name ends in it.
+        named: Pairs of type and name.
+        others: Names that must not match.
+        parts: Least number of dotted parts of an ending.
+        hits: Function that tells whether an ending matches a name of `others`; by default whether
+            the name ends in it.
     """
     groups: dict[str, list[str]] = defaultdict(list)
     for type_name, name in named:
@@ -156,9 +157,9 @@ def shared_ending(
     """Return the shortest dotted ending that all names share and that is free, or None.
 
     Args:
-        names: at least one.
-        is_free: whether an ending hits no name that it must not.
-        parts: how many dotted parts an ending has at least.
+        names: Names, at least one.
+        is_free: Function that tells whether an ending matches none of the other names.
+        parts: Least number of dotted parts of an ending.
     """
     for ending in list(endings_of(names[0]))[parts - 1 :]:
         if not all(_ends(name, ending) for name in names):

@@ -1,8 +1,8 @@
-"""Narrow a placement to what a trainer's file can say; each step names what it gives up.
+"""Reduce a placement to what a trainer's file can express; each step names what is lost.
 
-The result is again a placement: exactly what the trainer will do, so that its parameters are
-counted and its adapters compared like those of any other. Pure; imports neither torch nor any
-trainer.
+The result is again a placement, exactly the one that the trainer will carry out, so that its
+parameters are counted and its adapters compared like those of any other. Pure; imports neither
+torch nor any trainer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SELF_CONTAINED_INITS = ("default", "gaussian", "orthogonal", "pissa", "pissa_nit
 
 @dataclass(frozen=True, slots=True)
 class Narrowed:
-    """What a trainer will do of a placement, and what it gave up on the way."""
+    """The placement that a trainer will carry out, and what was lost from the original."""
 
     placement: Placement
     losses: tuple[Loss, ...] = ()
@@ -47,7 +47,7 @@ def narrow(placement: Placement, *steps: Step) -> Narrowed:
 
 
 def one_rank(narrowed: Narrowed) -> Narrowed:
-    """Give every adapter the largest rank with which all together cost no more than before."""
+    """Give every adapter the largest common rank that needs no more parameters than before."""
     placement = narrowed.placement
     ranks = [site.rank for site in placement.sites]
     if min(ranks) == max(ranks):
@@ -63,10 +63,10 @@ def one_rank(narrowed: Narrowed) -> Narrowed:
 
 
 def no_parameters(narrowed: Narrowed) -> Narrowed:
-    """Drop what PEFT would need `target_parameters` for: experts, and what is named like them.
+    """Drop adapters for which PEFT needs `target_parameters`: experts and modules of such names.
 
     Raises:
-        ExportError: nothing would be left.
+        ExportError: No adapter would be left.
     """
     placement = narrowed.placement
     dropped = parameter_sites(placement)
@@ -87,13 +87,13 @@ def no_parameters(narrowed: Narrowed) -> Narrowed:
 
 
 def no_tables(*leaves: str) -> Step:
-    """Return the step that drops embeddings and heads, for a trainer that trains these whole.
+    """Return a step that drops embeddings and heads, for a trainer that trains these in full.
 
     Args:
-        leaves: last words of the names that it takes out of the targets.
+        leaves: Last parts of the names that the trainer removes from the targets.
 
     Raises:
-        ExportError: in the step, where nothing would be left.
+        ExportError: No adapter would be left; raised when the step is applied.
     """
 
     def step(narrowed: Narrowed) -> Narrowed:
@@ -105,7 +105,7 @@ def no_tables(*leaves: str) -> Step:
             return narrowed
         if not kept:
             raise ExportError(
-                f"Nothing of this placement can be exported: this trainer trains {types} whole, "
+                f"Nothing of this placement can be exported: this trainer trains {types} in full, "
                 "without an adapter. Use --to peft, axolotl, trl, llama-factory or ms-swift."
             )
         return narrowed.give_up(
@@ -118,20 +118,20 @@ def no_tables(*leaves: str) -> Step:
 
 
 def no_dropout_on_parameters(narrowed: Narrowed) -> Narrowed:
-    """Set the dropout to 0 where a parameter is adapted, since PEFT refuses any other."""
+    """Set the dropout to 0 if a parameter is adapted, since PEFT allows no other value."""
     placement = narrowed.placement
     dropout = placement.settings.dropout
     if dropout == 0 or not parameter_sites(placement):
         return narrowed
     return narrowed.give_up(
         f"the dropout {dropout:g}",
-        "it is 0, since PEFT cannot drop inputs of a parameter",
+        "it is 0, since PEFT does not support dropout for parameters",
         _with_settings(placement, dropout=0.0),
     )
 
 
 def no_loraplus(effect: str) -> Step:
-    """Return the step that gives up the LoRA+ ratio, with this effect."""
+    """Return a step that drops the LoRA+ ratio and records the given effect."""
 
     def step(narrowed: Narrowed) -> Narrowed:
         placement = narrowed.placement
@@ -145,7 +145,7 @@ def no_loraplus(effect: str) -> Step:
 
 
 def only_inits(*known: str) -> Step:
-    """Return the step that gives up an initialisation which is none of these."""
+    """Return a step that replaces an initialisation other than these by the default one."""
 
     def step(narrowed: Narrowed) -> Narrowed:
         placement = narrowed.placement
@@ -162,7 +162,7 @@ def only_inits(*known: str) -> Step:
 
 
 def with_sites(placement: Placement, sites: Iterable[PlacedSite]) -> Placement:
-    """Return the placement with these sites; those that are gone count as untouched."""
+    """Return the placement with these sites only; the others become untouched."""
     sites = tuple(sites)
     kept = {site.name for site in sites}
     gone = [site.name for site in placement.sites if site.name not in kept]
@@ -175,7 +175,7 @@ def with_sites(placement: Placement, sites: Iterable[PlacedSite]) -> Placement:
 
 
 def with_scaling(placement: Placement, scaling: float, *, rslora: bool) -> Placement:
-    """Return the placement with another factor in front of B·A, or another formula for it."""
+    """Return the placement with another scaling of B·A, or another formula for it."""
     placement = replace(_with_settings(placement, rslora=rslora), scaling=scaling)
     return with_sites(
         placement, [_with_rank(site, site.rank, placement) for site in placement.sites]

@@ -1,8 +1,8 @@
-"""The regular expressions of an adapter's configuration, tried out where they can be stopped.
+"""Test the regular expressions of an adapter's configuration in a process with a time limit.
 
-Python cannot stop a pattern that backtracks for hours once it runs, and PEFT matches what a
-configuration holds against every weight. So they are tried on those names first, in a process of
-their own with a time limit. Imports the standard library and the errors only.
+PEFT matches the patterns of a configuration against every weight, and Python cannot interrupt a
+pattern that backtracks for hours. So they are first tested on the names of the weights in a process
+that can be stopped. Imports the standard library and the errors only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from plop_lora.errors import AdapterError
 
 SECONDS = 1.0
-"""What all patterns of a configuration may take together; real ones take milliseconds."""
+"""Time limit for all patterns of a configuration; usual ones take milliseconds."""
 
 _LITERAL = re.compile(r"(?:\w|-|\.|\\\.)+")
 
@@ -55,22 +55,22 @@ faulthandler.cancel_dump_traceback_later()
 def any_matches(patterns: Sequence[str], names: Iterable[str]) -> list[bool] | None:
     """Return whether each regular expression matches the beginning of any of the names.
 
-    None where one is no regular expression, or all together take longer than `SECONDS`.
+    The result is None if one is not a regular expression or all take longer than `SECONDS`.
     """
     done = _run(_MATCHES, patterns, names)
     return list(json.loads(done)) if done else None
 
 
 def check_patterns(config: Mapping[str, Any], names: Iterable[str], source: str) -> None:
-    """Try every regular expression of a configuration on names.
+    """Test every regular expression of a configuration on names.
 
     Args:
-        config: content of an `adapter_config.json`.
-        names: what PEFT matches the patterns against.
-        source: names the configuration in errors.
+        config: Content of an `adapter_config.json`.
+        names: Names against which PEFT matches the patterns.
+        source: Name of the configuration in errors.
 
     Raises:
-        AdapterError: one is no regular expression, or takes longer than `SECONDS`; it is named.
+        AdapterError: A pattern is not a regular expression or takes longer than `SECONDS`.
     """
     patterns = [entry for entry in _patterns(config) if not _LITERAL.fullmatch(entry[1])]
     if not patterns:
@@ -83,7 +83,7 @@ def check_patterns(config: Mapping[str, Any], names: Iterable[str], source: str)
     shown = repr(written if len(written) <= 80 else f"{written[:80]}…")
     if fault is not None:
         raise AdapterError(
-            f"{source}: {field} holds {shown}, which is no regular expression ({fault}). "
+            f"{source}: {field} holds {shown}, which is not a regular expression ({fault}). "
             "Correct it, or list the names of the modules."
         )
     raise AdapterError(
@@ -94,7 +94,7 @@ def check_patterns(config: Mapping[str, Any], names: Iterable[str], source: str)
 
 
 def _run(program: str, patterns: Sequence[str], names: Iterable[str]) -> str:
-    """Return what a program prints about patterns and names, until the time is over."""
+    """Return the output of a program that is given patterns and names, up to the time limit."""
     given = {"seconds": SECONDS, "patterns": list(patterns), "names": list(names)}
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", program], input=json.dumps(given), text=True,

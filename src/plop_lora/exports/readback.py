@@ -1,8 +1,8 @@
-"""Read back a file for a trainer with a LoRA of its own: its rules, on the model's skeleton.
+"""Check a file for a trainer with its own LoRA by the trainer's rules.
 
-torchtune, litgpt, mlx-lm and NeMo Automodel cannot be installed beside us. Each says which weights
-of a model the written fields reach; here they are compared with those that the export meant to
-adapt. The skeleton has every weight, also those that no score lists.
+torchtune, litgpt, mlx-lm and NeMo Automodel cannot be installed beside plop-lora. The export of
+each computes which weights of the model the written fields adapt, and here these are compared with
+the intended ones. The model is built without weights and has all modules, also unscored ones.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def weights_of(placement: Placement) -> list[Site]:
     """Return one site for every weight of the placement's model.
 
     Raises:
-        ExportError: the skeleton of the model cannot be built.
+        ExportError: The model cannot be built from the configuration in the record.
     """
     every = find_sites(skeleton(placement.model), include=["*"]).sites
     return list({site.host.name: site for site in every}.values())
@@ -31,16 +31,16 @@ def compare(
     reached: Sequence[Host],
     count: Callable[[Sequence[Host]], int],
 ) -> None:
-    """Compare what a file reaches in the skeleton with what the export meant to adapt.
+    """Compare the weights that a file adapts with those that the export intends.
 
     Args:
-        rendered: the export; its number of trainable parameters is compared as well.
-        meant: names of the weights that it should adapt, losses included.
-        reached: the weights that the trainer's rules find for the written fields.
-        count: number of LoRA parameters that the trainer makes of such weights.
+        rendered: Export, of which the number of trainable parameters is compared as well.
+        meant: Names of the weights that the file should adapt, after the losses.
+        reached: Weights that the written fields match by the trainer's rules.
+        count: Function that returns the number of LoRA parameters of such weights.
 
     Raises:
-        ExportError: a weight is missing or extra, or the numbers of parameters differ.
+        ExportError: A weight is missing or extra, or the numbers of parameters differ.
     """
     found = {host.name for host in reached}
     problems = [f"{name} gets no adapter" for name in meant if name not in found]

@@ -1,4 +1,4 @@
-"""The trainers that a placement is exported to, and how the file of one is made and checked."""
+"""The trainers to which placements are exported, and how their files are made and checked."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def targets() -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written, what it lost, and whether the trainer's own library read it back."""
+    """The result of an export: the file, its losses, and whether it was checked."""
 
     path: Path
     target: Target
@@ -60,30 +60,30 @@ class Exported:
 
     @property
     def losses(self) -> tuple[Loss, ...]:
-        """What the file cannot say."""
+        """The parts of the placement that the file cannot express."""
         return self.rendered.losses
 
     @property
     def text(self) -> str:
-        """What the file holds."""
+        """The content of the file."""
         return self.rendered.text
 
     @property
     def messages(self) -> tuple[str, ...]:
-        """What the user should know beside the result, a line each."""
+        """Further messages for the user, one per line."""
         lost = [f"Lost: {loss.what}: {loss.effect}." for loss in self.losses]
         return (*lost, *map(str, self.findings))
 
     @property
     def summary(self) -> str:
-        """One line: what was written, and whether it was read back."""
+        """One line that names the file and says whether it was checked."""
         reader = self.target.read_by or f"from {self.target.name}"
         checked = f"read back {reader}" if self.checked else "not read back"
         return f"{self.path}: {self.adapters} adapters, {checked}"
 
     @property
     def description(self) -> str:
-        """What to do with the file; its name is quoted for the shell."""
+        """How to use the file, with its name quoted for the shell."""
         file = shlex.quote(str(self.path))
         return self.target.description.format(file=file, folder=str(self.path.parent))
 
@@ -96,11 +96,11 @@ def prepare(
     allow_loss: bool = False,
     serve: str | None = None,
 ) -> Exported:
-    """Return what `plop_lora.export` writes, unwritten; its path is the name of the file alone.
+    """Return the result of `plop_lora.export` without writing it; its path is the file name.
 
     Raises:
-        ExportError: as for `plop_lora.export`.
-        UsageError: an unknown target.
+        ExportError: The export is rejected; see `plop_lora.export`.
+        UsageError: The target is unknown.
     """
     target = find_target(to)
     check_placed(placement)
@@ -123,9 +123,9 @@ def prepare(
 
 
 def _with_every_module(placement: Placement) -> Placement:
-    """Return the placement beside all modules of its model, where a skeleton can be built.
+    """Return the placement with all other modules of its model, if the model can be built.
 
-    Where none can, the check after rendering says why.
+    If it cannot, the check after rendering reports why.
     """
     from plop_lora.exports.dryrun import with_every_module
 
@@ -136,10 +136,10 @@ def _with_every_module(placement: Placement) -> Placement:
 
 
 def find_target(to: str) -> Target:
-    """Return the target of a name.
+    """Return the target of this name.
 
     Raises:
-        UsageError: There is none of that name.
+        UsageError: There is no such target.
     """
     if to not in TARGETS:
         raise UsageError(
@@ -158,6 +158,6 @@ def _refusal(target: Target, placement: Placement, rendered: Rendered) -> str:
             f"{placement.trainable_parameters:,}."
         )
     return (
-        f"{target.name} cannot say all of this placement. Lost: {lost}.{change} "
+        f"{target.name} cannot express all of this placement. Lost: {lost}.{change} "
         "Nothing was written. Accept it with --allow-loss, or export to another trainer."
     )

@@ -1,4 +1,4 @@
-"""Trainers that adapt by switches: one yes or no for a part of every block.
+"""Exports to trainers with switches, each of which adapts a part of every block or not.
 
 torchtune and litgpt have no module names in their configuration. A switch stands for parts of a
 block (query, key, value, projection, gate, up, down) and turns them on in every layer, each part
@@ -34,14 +34,14 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "dense_4h_to_h": ("down",),
     "experts": ("gate", "up", "down"),
 }
-"""Last word of a transformers name → the parts of a block that it holds."""
+"""Last part of a name in transformers → the parts of a block that the weight holds."""
 
 Switches = Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class SwitchDecision:
-    """Which switches are on, what they cost a rank unit, and what they lose."""
+    """The switches that are on, the parameters of one rank unit, and the losses."""
 
     on: tuple[str, ...]
     hosts: tuple[Host, ...]
@@ -50,13 +50,13 @@ class SwitchDecision:
 
 
 def decide(placement: Placement, switches: Switches, trainer: str) -> SwitchDecision:
-    """Set the switches as near to a placement as they go.
+    """Set the switches as close to a placement as possible.
 
-    A switch of which only some weights are placed is turned on where that adds less than leaving
-    it off would drop, counted in parameters of a rank unit.
+    A switch of which only some weights are placed is turned on if that adds fewer parameters per
+    rank unit than leaving it off would drop.
 
     Raises:
-        ExportError: a switch also adapts weights of unknown size.
+        ExportError: A switch also adapts weights of unknown size.
     """
     placed = {site.name for site in placement.sites}
     on: list[str] = []
@@ -89,19 +89,20 @@ def check_switches(
     rank: int,
     beside: Callable[[Sequence[Host]], int] = lambda hosts: 0,
 ) -> None:
-    """Read switches back on the skeleton: they turn on every weight in the blocks of their parts.
+    """Check the switches on the architecture: each adapts its parts in every block.
 
     Args:
-        placement: what was exported.
-        rendered: the file.
-        trainer: its name.
-        switches: those of the trainer.
-        on: those that the file turns on.
-        rank: the rank that it gives.
-        beside: what a rank unit costs that a switch trains beside these weights.
+        placement: Placement that was exported.
+        rendered: Rendered file.
+        trainer: Name of the trainer.
+        switches: Switches of the trainer.
+        on: Switches that the file turns on.
+        rank: Rank that the file gives.
+        beside: Parameters per rank unit that a switch trains beside these weights.
 
     Raises:
-        ExportError: they reach other weights than `decide` meant, or other numbers of parameters.
+        ExportError: The switches adapt other weights, or other numbers of parameters, than
+            `decide` intended.
     """
     from plop_lora.exports.readback import compare, weights_of
 
@@ -113,7 +114,7 @@ def check_switches(
 
 
 def parts_of(name: str) -> tuple[str, ...]:
-    """Return the parts of a block that a weight holds; none for a weight of another kind."""
+    """Return the parts of a block that a weight holds, empty for other weights."""
     return _PARTS.get(name.rsplit(".", 1)[-1], ())
 
 
@@ -137,11 +138,11 @@ def _losses(
 
 
 def _strangers(placement: Placement, switches: Switches) -> list[Loss]:
-    """Return the losses of placed weights that no switch reaches."""
+    """Return the losses of placed weights that no switch adapts."""
     reach = {part for parts in switches.values() for part in parts}
     types = [site.type for site in placement.sites if not set(parts_of(site.name)) & reach]
     return [
-        Loss(type_name, "not trained, no switch of the file reaches it")
+        Loss(type_name, "not trained, no switch of the file adapts it")
         for type_name in dict.fromkeys(types)
     ]
 

@@ -1,4 +1,4 @@
-"""What every export has in common: a target renders a placement, and says what it loses.
+"""What all exports share: a target renders a placement as a file and reports the losses.
 
 Pure; imports neither torch nor any trainer.
 """
@@ -18,17 +18,17 @@ from plop_lora.records import Placement
 def as_comments(lines: Iterable[str]) -> str:
     """Return lines as comments of YAML or Python, which end where the line ends.
 
-    Names and notes of a record stand in them, so a line break inside one is written as an escape:
-    as it is, it would end the comment, and what follows would be read as configuration or code.
+    Comments contain names and notes of a record. A line break inside one is written as an escape,
+    because it would end the comment and the rest would be read as configuration or code.
     """
     return "".join(f"# {escaped(line)}\n" for line in lines)
 
 
 def check_placed(placement: Placement) -> None:
-    """Refuse a placement without an adapter, of which no trainer can make anything.
+    """Check that a placement has at least one adapter.
 
     Raises:
-        ExportError: it has none.
+        ExportError: It has none.
     """
     if not placement.sites:
         raise ExportError(
@@ -41,8 +41,8 @@ def as_yaml(fields: Mapping[str, object], *, width: int) -> str:
     """Return fields as YAML in their order.
 
     Args:
-        fields: plain values.
-        width: column at which a long text may be folded.
+        fields: Plain values by name.
+        width: Column at which a long text may be folded.
     """
     return yaml.dump(
         dict(fields), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width,
@@ -51,9 +51,9 @@ def as_yaml(fields: Mapping[str, object], *, width: int) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes a text with acting characters in double quotes, the one style that escapes them all.
+    """Dumper that writes texts with control characters in double quotes, which escape them all.
 
-    In single quotes PyYAML keeps U+0085 and U+2028 as they are, which are line breaks when read.
+    In single quotes PyYAML keeps U+0085 and U+2028, which YAML reads as line breaks.
     """
 
 
@@ -67,7 +67,7 @@ _Dumper.add_representer(str, _represent_text)
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Something of the placement that a trainer's file cannot say, and what that changes."""
+    """A part of the placement that a trainer's file cannot express, and the effect of that."""
 
     what: str
     effect: str
@@ -75,9 +75,9 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A trainer's file: its text, what it loses, and how many parameters it would train.
+    """A trainer's file: its text, its losses and the number of parameters that it would train.
 
-    `trainable_parameters` equals the placement's where nothing about modules or ranks is lost.
+    `trainable_parameters` is that of the placement unless modules or ranks are lost.
     """
 
     text: str
@@ -90,15 +90,16 @@ class Target:
     """One row of the registry of exports.
 
     Attributes:
-        name: what `--to` takes.
-        file_name: the file that is written into the folder.
-        render: from a placement to the file's text; pure.
-        check: reads a rendered file back on the model's skeleton: with the real library, or, where
-            that cannot be installed beside us, by its rules; raises ExportError.
-        description: what to do with it, one sentence; `{file}` and `{folder}` are filled in.
-        source: where the format is documented.
-        read_by: by what `check` reads, where it is not the trainer itself: `from peft`, or `by the
-            rules of` a trainer.
+        name: Value of `--to`.
+        file_name: Name of the file that is written into the folder.
+        render: Pure function from a placement to the file's text.
+        check: Function that checks a rendered file on the model's architecture: with the real
+            library, or by its rules if it cannot be installed beside plop-lora. It raises
+            ExportError.
+        description: One sentence on how to use the file; `{file}` and `{folder}` are filled in.
+        source: Where the format is documented.
+        read_by: How `check` reads the file, if not with the trainer itself: `from peft`, or `by
+            the rules of` a trainer.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""Names that were saved inside a wrapper: `_orig_mod` of `torch.compile` and its kin. Pure.
+"""Names that were saved inside a wrapper, such as `_orig_mod` of `torch.compile`. Pure.
 
-An adapter of a wrapped model is saved by the wrapped names. No other model has them, so PEFT and
-the servers load such an adapter without a word and without an effect.
+An adapter of a wrapped model is saved with the wrapped names. No other model has these names, so
+PEFT and the servers silently load such an adapter without any effect.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from plop_lora.models.wrappers import WRAPPERS
 _WRAPPER = re.compile(rf"(?<![\w])({'|'.join(WRAPPERS)})\\?(?:\.|$)")
 """In a pattern the dot may be escaped."""
 _PARALLEL = re.compile(r"^(base_model\.model\.)?(module)\\?\.")
-"""Of `DataParallel` and its distributed kin, which stands outermost."""
+"""The name that `DataParallel` and `DistributedDataParallel` put in front of all others."""
 _FIELDS = ("target_modules", "target_parameters", "exclude_modules", "rank_pattern",
            "alpha_pattern", "modules_to_save")  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Budgets and layers: reading `10M`, `0.5%` and `0-11`, and spending on ranks. Pure; no torch."""
+"""Budgets and layers: parse `10M`, `0.5%` and `0-11`, and distribute a budget over ranks. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9}
 _LAYERS = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?")
 _MOST = 10**15
 _LAST_LAYER = 100_000
-"""No model has so many blocks; a range beyond it would fill the memory with numbers."""
+"""Upper bound of a layer number, so that a mistyped range cannot fill the memory."""
 _HALVINGS = 60
 _LONGEST_SWAP = 8
 _PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmbg%]?)\s*", re.IGNORECASE)
@@ -20,7 +20,7 @@ _PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmbg%]?)\s*", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class RankCost:
-    """What one rank unit of a site costs, the rank beyond which more is pointless, its group."""
+    """Parameters of one rank unit of a site, its largest useful rank, and its group."""
 
     parameters_per_rank: int
     largest_rank: int
@@ -32,10 +32,10 @@ def parse_budget(text: str | int, model_parameters: int) -> int:
 
     Args:
         text: `5000000`, `10M`, `750k`, `1.5B`, or `0.5%` of the model's parameters.
-        model_parameters: what a percentage refers to.
+        model_parameters: Number of parameters to which a percentage refers.
 
     Raises:
-        UsageError: the text is none of these, or the budget is zero or beyond the model.
+        UsageError: The text has none of these forms, or the budget is zero or more than the model.
 
     >>> parse_budget("0.5%", 2_000_000)
     10000
@@ -52,16 +52,16 @@ def parse_budget(text: str | int, model_parameters: int) -> int:
     if unit == "%" and number > 100:
         raise UsageError(
             f"The budget {text!r} is more than the whole model. Give a share of its parameters "
-            "up to 100%, such as 0.5%."
+            "of at most 100%, such as 0.5%."
         )
     if not number < _MOST:
         raise UsageError(
-            f"The budget {str(text)[:20]}… is beyond any model. Give less, such as 10M."
+            f"The budget {str(text)[:20]}… is larger than any model. Give less, such as 10M."
         )
     factor = model_parameters / 100 if unit == "%" else _UNITS[unit]
     budget = int(number * factor + 1e-6)
     if budget <= 0:
-        raise UsageError(f"The budget {text!r} is no parameter at all. Give more, such as 0.5%.")
+        raise UsageError(f"The budget {text!r} allows no parameter. Give more, such as 0.5%.")
     return budget
 
 
@@ -69,7 +69,7 @@ def parse_layers(text: str) -> set[int]:
     """Return layer numbers written as `0-11`, `0,2,4` or both.
 
     Raises:
-        UsageError: the text is none of these.
+        UsageError: The text has neither form.
 
     >>> sorted(parse_layers("0-2,5"))
     [0, 1, 2, 5]
@@ -90,21 +90,22 @@ def parse_layers(text: str) -> set[int]:
 
 
 def allocate(costs: Sequence[RankCost], budget: int) -> list[int]:
-    """Spend a budget on ranks, as evenly as it goes.
+    """Distribute a budget over the ranks as evenly as possible.
 
-    All sites get the same rank; what remains buys one more rank for whole groups in their order,
-    then for single sites in their order, until no rank unit fits. A site never gets more than
-    its `largest_rank`.
+    All sites get the same rank. The remainder raises whole groups by one rank in their order, then
+    single sites in their order, until no rank unit fits. A site never gets more than its
+    `largest_rank`.
 
     Args:
-        costs: one entry per site, at least one; groups are numbered by preference from 0.
-        budget: trainable parameters.
+        costs: One entry per site, at least one. Groups are numbered by preference from 0.
+        budget: Number of trainable parameters.
 
     Returns:
         One rank per site, each at least 1.
 
     Raises:
-        UsageError: rank 1 everywhere costs more; the text names the smallest budget that works.
+        UsageError: Rank 1 everywhere exceeds the budget. The text names the smallest one that
+            works.
     """
     smallest = _total(costs, [1] * len(costs))
     if budget < smallest:
@@ -124,16 +125,16 @@ def allocate(costs: Sequence[RankCost], budget: int) -> list[int]:
 
 
 def share_out(costs: Sequence[RankCost], shares: Sequence[float], budget: int) -> list[int]:
-    """Spend a budget on ranks in given proportions.
+    """Distribute a budget over the ranks in given proportions.
 
     Ranks are the shares times the largest common factor that the budget allows, rounded down, at
-    least 1 and at most a site's `largest_rank`; what remains buys single ranks, first where
-    rounding took most, until no rank unit fits.
+    least 1 and at most a site's `largest_rank`. The remainder raises single ranks, first those
+    that rounding reduced most, until no rank unit fits.
 
     Args:
-        costs: one entry per site, at least one.
-        shares: one a site, above 0; only their proportions count.
-        budget: trainable parameters, at least those of rank 1 everywhere.
+        costs: One entry per site, at least one.
+        shares: One positive number per site, of which only the proportions count.
+        budget: Number of trainable parameters, at least that of rank 1 everywhere.
     """
     low, high = 0.0, max(c.largest_rank / share for c, share in zip(costs, shares, strict=True))
     ranks = _scaled(costs, shares, high)
@@ -150,10 +151,10 @@ def share_out(costs: Sequence[RankCost], shares: Sequence[float], budget: int) -
 
 
 def tighten(costs: Sequence[RankCost], ranks: Sequence[int], budget: int, gap: int) -> list[int]:
-    """Bring ranks that no further unit fits nearer to the budget by swaps, at most to within `gap`.
+    """Reduce the unused part of a budget by swaps, when no further rank unit fits.
 
-    A swap takes ranks from one site and gives ranks to another that costs otherwise, so that
-    less is left over. Done only while more than `gap` parameters are left and a swap helps.
+    A swap lowers the rank of one site and raises that of another with a different cost, so that
+    fewer parameters are unused. Swaps end when at most `gap` parameters are unused or none helps.
     """
     tight = list(ranks)
     while (left := budget - _total(costs, tight)) > gap:
@@ -176,7 +177,7 @@ def tighten(costs: Sequence[RankCost], ranks: Sequence[int], budget: int, gap: i
 
 
 def _one_a_price(costs: Sequence[RankCost], ranks: Sequence[int], *, lower: bool) -> list[int]:
-    """Return a site of each price: the one with most ranks to give, or most room to take."""
+    """Return one site per cost: the one whose rank can be lowered, or raised, the most."""
     best: dict[int, int] = {}
     for site in _by_preference(costs):
         price = costs[site].parameters_per_rank
@@ -195,7 +196,7 @@ def _scaled(costs: Sequence[RankCost], shares: Sequence[float], factor: float) -
 
 
 def _spend(costs: Sequence[RankCost], ranks: list[int], left: int, order: Sequence[int]) -> None:
-    """Give one rank to each site in order, again and again, until no rank unit fits."""
+    """Raise the sites by one rank in order, repeatedly, until no rank unit fits."""
     while True:
         before = left
         for site in order:
@@ -211,7 +212,7 @@ def _by_preference(costs: Sequence[RankCost]) -> list[int]:
 def _raise_together(
     costs: Sequence[RankCost], ranks: list[int], members: list[int], left: int
 ) -> int:
-    """Give every member one more rank if all can take it and it fits; return what is left."""
+    """Raise every member by one rank if all can take it and it fits; return the unused budget."""
     price = sum(costs[index].parameters_per_rank for index in members)
     can_grow = all(ranks[index] < costs[index].largest_rank for index in members)
     if not can_grow or price > left:

@@ -1,4 +1,4 @@
-"""What is decided as one: the types of a host type, with their common value. Pure; no torch.
+"""Module types that are chosen together because they share a weight. Pure; no torch.
 
 Most host types hold one type of their own name. A fused projection holds several slices, which
 are scored apart and adapted together; its value is the mean over all of its slices, as a type's
@@ -19,9 +19,9 @@ from plop_lora.statistics import Estimate
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
-    """A host type: what a strategy chooses or leaves.
+    """A host type, the unit that a strategy chooses.
 
-    `alone` has the value of each member by itself.
+    `alone` holds the value of each member by itself.
     """
 
     type: str
@@ -39,12 +39,12 @@ class Group:
 
 
 def groups_of(scores: Scores, indicator: Indicator = INDICATORS[NFN]) -> list[Group]:
-    """Return the host types of a record, those that the indicator puts first in front.
+    """Return the host types of a record in the indicator's order.
 
-    Ties go by name. A type whose weights the indicator could not read is not among them.
+    Ties are broken by name. Types whose weights the indicator could not read are left out.
 
     Raises:
-        UsageError: the record does not hold the indicator.
+        UsageError: The record does not hold the indicator.
     """
     members: dict[str, list[TypeScore]] = defaultdict(list)
     for row in scores.types:
@@ -87,7 +87,7 @@ class _Values:
 
 
 def first_alone(rivals: list[Group], chosen: list[Group], indicator: Indicator) -> set[str]:
-    """Return the types that would be chosen if slices could be: as many as the choice holds."""
+    """Return the types that would be chosen if slices could be chosen alone, of equal number."""
     alone = sorted(
         (indicator.first(value), member.type)
         for group in rivals
@@ -97,10 +97,10 @@ def first_alone(rivals: list[Group], chosen: list[Group], indicator: Indicator) 
 
 
 def forced_members(group: Group, first: set[str]) -> tuple[str, ...]:
-    """Return the slices of a chosen weight that are not among the first types by themselves."""
+    """Return the slices of a chosen weight that would not be chosen alone."""
     return tuple(m.type for m in group.members if len(group.members) > 1 and m.type not in first)
 
 
 def held_back(group: Group, first: set[str]) -> tuple[str, ...]:
-    """Return the slices of a weight that was left out which are among the first by themselves."""
+    """Return the slices of a weight outside the choice that would be chosen alone."""
     return tuple(m.type for m in group.members if len(group.members) > 1 and m.type in first)

@@ -1,4 +1,4 @@
-"""Initialisations of adapters by the names that PEFT gives them, and which of them a trial makes.
+"""Initialisations of adapters by PEFT's names, and which of them a trial can carry out.
 
 Pure; no torch.
 """
@@ -10,13 +10,13 @@ import re
 DRAWN = ("default", "gaussian", "orthogonal")
 """Initialisations that draw A (orthogonal: A and B) and leave the base weights alone."""
 MUTATING = ("pissa", "olora")
-"""Initialisations that move a part of the base weights into the adapter."""
+"""Initialisations that subtract a part of the base weights and put it into the adapter."""
 FROM_DATA = ("eva",)
-"""Initialisations that look at training rows."""
+"""Initialisations that read training rows."""
 TRIAL_INITS = (*DRAWN, *FROM_DATA, *MUTATING)
-"""Those that a trial carries out itself: they need nothing but weights or the training rows."""
+"""Initialisations that a trial can carry out: they need only the weights or the training rows."""
 PREPARED = ("corda", "loftq", "lora_ga", "mica")
-"""Initialisations that need a step of their own before the training."""
+"""Initialisations that need a separate step before training."""
 INITS = (*TRIAL_INITS, *PREPARED)
 """Every initialisation; `pissa_niter_N`, with N iterations of a fast decomposition, is one too."""
 
@@ -42,5 +42,5 @@ def is_trial_init(init: str) -> bool:
 
 
 def moves_base(init: str) -> bool:
-    """Whether the saved adapter has twice the rank, since the base weights were moved."""
+    """Whether the initialisation changes the base weights, so that the saved rank is doubled."""
     return init.startswith(MUTATING)

@@ -39,11 +39,11 @@ from plop_lora.records import (
 from plop_lora.statistics import paired_difference
 
 Ties = Mapping[tuple[str, str], Gap]
-"""A chosen type and one left out → their gap."""
+"""(chosen type, type outside the choice) → the gap between them."""
 
 DEFAULT_RANK = 16
 LEAST_COVERAGE = 0.5
-"""Share of the block parameters below which what was measured speaks for too little of a model."""
+"""Share of the block parameters that scores must cover for a default choice."""
 
 
 def place(
@@ -60,21 +60,21 @@ def place(
             `LEAST_COVERAGE` of the block parameters there is no default choice, and `top` or
             `types` must say what is wanted; what is never proposed (towers, routers, modules
             outside the blocks) is placed only where `types` names it.
-        options: How types and ranks are chosen and adapters made; see `PlacementSettings` for
-            every key and what it means.
-        settings: How the adapters are made, from another placement; the same as its fields given
-            as keys.
-        **keys: Keys of the options, such as `top=3, rank=8, layers=[0, 1]`; they take the place
-            of the values in `options` and `settings`. A budget is never exceeded: ranks are as
-            even as it allows, and no further rank unit fits. A fused projection counts as one
-            type, whose score is the mean over its slices. Types are chosen by all layers, also
-            where only some get adapters.
+        options: Settings of the choice, the ranks and the adapters; `PlacementSettings` describes
+            every key.
+        settings: Settings of the adapters from another placement, in place of the same keys.
+        **keys: Keys of the options, such as `top=3, rank=8, layers=[0, 1]`, which take precedence
+            over `options` and `settings`. A budget is never exceeded: ranks are as even as it
+            allows, and no further rank unit fits. A fused projection counts as one type, whose
+            score is the mean over its slices. Types are chosen by their score over all layers,
+            also where only some layers get adapters.
 
     Returns:
         The placement, with the gap of each choice to its neighbours in the indicator and a verdict.
 
     Raises:
-        UsageError: an unknown key or name, a number out of range, a budget below rank 1.
+        UsageError: A key or name is unknown, a number is out of range, or the budget does not
+            allow rank 1 everywhere.
     """
     scores = Scores.of(scores)
     asked = PlacementSettings.of(options, ({} if settings is None else asdict(settings)) | keys)
@@ -122,16 +122,16 @@ def place(
 
 
 def usual_top(scores: Scores) -> int:
-    """Return the number of types that a choice holds where none is given.
+    """Return the number of types to choose where none is given.
 
-    Scoring stops when it has decided which types those are, so a choice of another number would
-    be one that nothing has decided.
+    Scoring stops when it has decided which types these are; for another number it has decided
+    nothing.
     """
     return USUAL_TOP if scores.stopping is None else scores.stopping.top
 
 
 def default_choice(scores: Scores) -> set[str]:
-    """Return the types that `place(scores)` would choose, perhaps none, for marking them."""
+    """Return the types that `place(scores)` would choose, which reports mark; possibly none."""
     if scores.coverage.share_of_asked < LEAST_COVERAGE:
         return set()
     eligible = [group for group in groups_of(scores) if group.eligible]
@@ -140,11 +140,11 @@ def default_choice(scores: Scores) -> set[str]:
 
 
 def _check(row: Strategy, eligible: list[Group], asked: PlacementSettings) -> None:
-    """Refuse options that exclude each other, or that these scores cannot meet."""
+    """Check that the options are consistent and possible with these scores."""
     if not eligible and not row.by_name:
         raise UsageError(
-            "These scores hold no type that a placement may use by itself. Name some with "
-            "--strategy custom --types NAME."
+            "These scores hold no module type that is proposed by default. Name the types to adapt "
+            "with --strategy custom --types NAME."
         )
     if asked.top is not None and not row.uses_top:
         raise UsageError(f"--top has no meaning for the strategy {row.name!r}; leave it out.")
@@ -154,23 +154,23 @@ def _check(row: Strategy, eligible: list[Group], asked: PlacementSettings) -> No
             f"({', '.join(group.type for group in eligible)}). Give 1 to {len(eligible)}."
         )
     if asked.types and not row.by_name:
-        raise UsageError("--types belongs to --strategy custom; add it or leave --types out.")
+        raise UsageError("--types needs --strategy custom; add it or leave --types out.")
     if asked.rank is not None and asked.budget is not None:
         raise UsageError("Give --rank or --budget, not both: a budget decides the ranks.")
 
 
 def _check_coverage(scores: Scores, indicator: Indicator) -> None:
-    """Refuse a default choice among types that make up too little of the model.
+    """Check that the scores cover enough of the model for a default choice.
 
     Raises:
-        UsageError: the text says what was measured and how to choose all the same.
+        UsageError: They do not. The text says what was measured and how to choose nevertheless.
     """
     share = scores.coverage.share_of_asked
     if share < LEAST_COVERAGE:
         raise UsageError(
             f"These scores cover {share:.0%} of the block parameters, and below "
-            f"{LEAST_COVERAGE:.0%} there is no default choice: the rest may well have a "
-            f"{'lower' if indicator.lower_first else 'higher'} {indicator.title}. "
+            f"{LEAST_COVERAGE:.0%} there is no default choice, because the other weights may "
+            f"have a {'lower' if indicator.lower_first else 'higher'} {indicator.title}. "
             f"To choose among what was measured, give --top {usual_top(scores)}, or name types "
             "with --strategy custom --types NAME."
         )
@@ -180,7 +180,7 @@ def check_settings(scaling: float, settings: AdapterSettings) -> None:
     """Check the numbers and names of adapter settings.
 
     Raises:
-        UsageError: one that cannot be; the text says what is allowed.
+        UsageError: A value is not allowed. The text says which values are.
     """
     if not scaling > 0:
         raise UsageError(f"The scaling of B·A must be above 0, not {scaling}.")
@@ -195,7 +195,7 @@ def check_init(init: str) -> None:
     """Refuse an initialisation that PEFT does not have.
 
     Raises:
-        UsageError: There is none of this name; the nearest is offered.
+        UsageError: There is no such initialisation. The text suggests the nearest name.
     """
     if not is_init(init):
         raise UsageError(
@@ -213,7 +213,7 @@ def _hosts_of(chosen: list[Group], layers: Collection[int] | None) -> list[tuple
     missing = sorted(set(layers) - there)
     if missing or not layers:
         raise UsageError(
-            f"--layers names {', '.join(map(str, missing)) or 'none'}, but the chosen types stand "
+            f"--layers names {', '.join(map(str, missing)) or 'none'}, but the chosen types occur "
             f"in the layers {min(there, default=0)} to {max(there, default=0)}."
         )
     return [(index, host) for index, host in hosts if host.layer in layers]
@@ -222,7 +222,7 @@ def _hosts_of(chosen: list[Group], layers: Collection[int] | None) -> list[tuple
 def _clipped(
     members: list[tuple[int, Host]], rank: int | None, limit: int | None
 ) -> tuple[str, ...]:
-    """Say what of a rank or budget that was asked for the weights cannot take up."""
+    """Return notes on a requested rank or budget that is larger than the weights can use."""
     small = [host.largest_rank for _, host in members if host.largest_rank < (rank or 0)]
     if small:
         low, high = min(small), max(small)
@@ -273,10 +273,10 @@ def choices_of(
     ties: Ties,
     indicator: Indicator = INDICATORS[NFN],
 ) -> tuple[Choice, ...]:
-    """Describe each choice that has an adapter; neighbours are looked up in the strategy's order.
+    """Describe each chosen type that has an adapter, with its neighbours in the strategy's order.
 
-    A chosen type without an adapter (it has no weight in the layers asked for) is not described,
-    and is not one that was left out by its score either.
+    A chosen type without a weight in the requested layers has no adapter. It is not described, and
+    it does not count as left out either.
     """
     ranking = row.ranking(eligible)
     left_out = [group for group in ranking if group not in chosen]
@@ -310,7 +310,7 @@ def choices_of(
 
 
 def known_ties(scores: Scores | None) -> Ties:
-    """Return the pairs that scoring stopped on as practical ties, by chosen and left-out type."""
+    """Return the gaps of the pairs that scoring ended as practical ties."""
     stopping = None if scores is None else scores.stopping
     if stopping is None or not stopping.decided:
         return {}
@@ -325,7 +325,7 @@ def known_ties(scores: Scores | None) -> Ties:
 def _gap(group: Group, others: list[Group], ties: Ties) -> Gap | None:
     """Return the gap to the other group that is nearest in score.
 
-    Where scoring stopped on a tie its bounds stand, since they hold at whatever time it stopped.
+    The bounds of a tie are those of the stopping rule, which hold whenever scoring stops.
     """
     if not others:
         return None
@@ -333,16 +333,16 @@ def _gap(group: Group, others: list[Group], ties: Ties) -> Gap | None:
     if (group.type, other.type) in ties:
         return ties[group.type, other.type]
     gap = paired_difference(other.estimate, group.estimate)
-    # More data separate two types only where data play a part.
+    # More data can separate two types only if the indicator depends on the data.
     if gap.low == gap.high == 0:
         return Gap(other.type, gap.value, gap.low, gap.high, TIE, 0.0)
     return Gap(other.type, gap.value, gap.low, gap.high, gap.verdict)
 
 
 def _verdict(row: Strategy, choices: tuple[Choice, ...]) -> tuple[GapVerdict, float | None]:
-    """Return whether the data separate what was chosen from what was left out.
+    """Return whether the data separate the chosen types from the others.
 
-    The second value is the tolerance of a tie, and else None.
+    The second value is the tolerance if the verdict is a tie, and otherwise None.
     """
     if not row.by_score:
         return UNSCORED, None
@@ -354,7 +354,7 @@ def _verdict(row: Strategy, choices: tuple[Choice, ...]) -> tuple[GapVerdict, fl
 
 
 def _untouched(scores: Scores, sites: tuple[PlacedSite, ...]) -> tuple[str, ...]:
-    """Name every weight that is known and gets no adapter: an export must not touch these."""
+    """Return the names of all known weights without an adapter, which an export must not adapt."""
     placed = {site.name for site in sites}
     names = [host.name for host in scores.hosts]
     names += [entry.weight for entry in scores.coverage.not_measured]
@@ -362,7 +362,7 @@ def _untouched(scores: Scores, sites: tuple[PlacedSite, ...]) -> tuple[str, ...]
 
 
 def _unread(scores: Scores, groups: list[Group]) -> tuple[str, ...]:
-    """Say which types the indicator could not read, so that no strategy chooses them."""
+    """Return a note on the types that the indicator could not read, which are never chosen."""
     seen = {group.type for group in groups}
     rows = (row for row in scores.types if row.eligible and row.host_type not in seen)
     unread = ", ".join(dict.fromkeys(row.host_type for row in rows))
@@ -376,9 +376,9 @@ def _notes(
     sites: tuple[PlacedSite, ...],
     indicator: Indicator,
 ) -> tuple[str, ...]:
-    """Say which chosen types have no weight in the layers asked for, and which slices stay out.
+    """Return notes on chosen types without a weight in the requested layers, and on slices.
 
-    Such a slice would be chosen alone but stands in a weight that was left out.
+    Such a slice would be chosen alone, but it is part of a weight that is not chosen.
     """
     placed = {site.type for site in sites}
     absent = [group.type for group in chosen if group.type not in placed]

@@ -1,4 +1,4 @@
-"""A placement with other ranks: the same weights, alphas and counts that follow. Pure; no torch."""
+"""A placement with other ranks, and the alphas and parameter counts that follow. Pure; no torch."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def with_ranks(
     """Return a placement with other ranks.
 
     Args:
-        placement: whose weights, or some of them, keep an adapter.
-        ranks: LoRA rank by weight; one that is not named, or has rank 0, loses its adapter.
-        scaling: the factor in front of B·A, None for that of the placement.
-        settings: of the adapters, None for those of the placement.
-        budget: what the ranks were made for, None for no budget.
+        placement: Placement whose weights keep their adapters, or some of them.
+        ranks: LoRA rank by weight. A weight that is missing, or has rank 0, loses its adapter.
+        scaling: Factor by which B·A is multiplied; None keeps that of the placement.
+        settings: Settings of the adapters; None keeps those of the placement.
+        budget: Budget for which the ranks were made, or None.
 
     >>> from plop_lora.records import AdapterSettings
     >>> alpha_of(16, 2.0, AdapterSettings()), alpha_of(16, 2.0, AdapterSettings(rslora=True))
@@ -60,7 +60,7 @@ def with_ranks(
 
 
 def with_rank(placement: Placement, rank: int) -> Placement:
-    """Return a placement with one rank for all its weights, cut at what a weight can take."""
+    """Return a placement with one rank for all weights, limited by the size of each weight."""
     largest = {host.name: host.largest_rank for host in placement.hosts}
     return with_ranks(
         placement,

@@ -1,9 +1,9 @@
-"""Is the choice known? The question that scoring asks again and again while it runs. Pure.
+"""The stopping rule of scoring: whether the choice is decided. Pure.
 
 The choice is the `top` groups of lowest NFN. It is decided when no group left out is better than
 a chosen one by more than the tolerance, with the confidence asked for, however often one looks.
 
-How the risk is spent, of which there is 1 − confidence in all:
+The total error probability, 1 − confidence, is divided as follows:
 
 1. A tenth on order. A group that is strictly better than enough others is in for sure, one that
    enough others beat is out for sure. Where the choice is wrong, its worst member should be out
@@ -32,14 +32,14 @@ LEAST = 16
 from 16 of them 3 times in 100, from 8 of them 17 times."""
 
 EXPECTED = 40
-"""The number of sequences at which the bounds are to be tightest."""
+"""The number of sequences at which the bounds are tightest."""
 
 ORDER_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class StopSettings:
-    """How many groups are chosen, and how good the choice must be (NFN, probability)."""
+    """The number of groups to choose, the tolerance (in NFN) and the confidence (probability)."""
 
     top: int
     tolerance: float
@@ -48,9 +48,9 @@ class StopSettings:
 
 @dataclass(frozen=True, slots=True)
 class StopDecision:
-    """The choice as it stands; `ties` and `undecided` are pairs that are not strictly in order.
+    """The current choice; `ties` and `undecided` are pairs whose order is not certain.
 
-    `leaves_out` says whether there is a type that the choice does not hold.
+    `leaves_out` says whether there is any type outside the choice.
     """
 
     chosen: tuple[str, ...]
@@ -69,7 +69,7 @@ class _Gaps:
     sequences: int
 
     def radius_KK(self, level: float) -> NDArray[np.float64]:
-        """Half the width of the interval at one level of risk to a side."""
+        """Half the width of the interval at a given one-sided error probability."""
         margin = sequential_margin(self.sequences, level, expected=EXPECTED)
         # Two groups that differ by the same amount in every sequence have no spread.
         return np.where(self.spread_KK > 0, margin, 0.0) * np.where(
@@ -78,16 +78,15 @@ class _Gaps:
 
 
 def examine(estimates: Mapping[str, Estimate], rule: StopSettings) -> StopDecision:
-    """Say whether the choice is decided, from the estimates of all eligible groups so far.
+    """Return whether the choice is decided by the estimates of all eligible groups so far.
 
     Args:
-        estimates: group → NFN with the influence of each sequence, the same sequences in each.
-        rule: what is to be decided.
+        estimates: Group → NFN with the influence of each sequence, over the same sequences.
+        rule: Settings of the decision.
 
     Returns:
-        The choice, undecided while there are fewer than `LEAST` sequences. Where the rule takes
-        all groups there is nothing to decide, and the choice is undecided as well, so that the
-        scores rest on all sequences.
+        The choice, which is undecided below `LEAST` sequences. If all groups are chosen there is
+        nothing to decide, and the choice is undecided as well, so that all sequences are scored.
     """
     names = sorted(estimates, key=lambda name: (estimates[name].value, name))
     chosen = tuple(names[: rule.top])
@@ -124,7 +123,7 @@ def _gaps(estimates: list[Estimate], sequences: int) -> _Gaps:
 
 
 def _contested(gaps: _Gaps, rule: StopSettings) -> tuple[list[int], list[int]]:
-    """Return the chosen and the left-out groups, of those in order of NFN, that are not sure."""
+    """Return the chosen and the other groups whose place in or outside the choice is uncertain."""
     groups = len(gaps.gap_KK)
     level = (1 - rule.confidence) * ORDER_SHARE / (groups * (groups - 1))
     better_KK = gaps.gap_KK - gaps.radius_KK(level) > 0

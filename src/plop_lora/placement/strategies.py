@@ -22,7 +22,7 @@ PLOP = "plop"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a strategy may look at besides the eligible groups; `every` has the others as well."""
+    """Further inputs of a strategy; `every` holds all groups, also those that are not eligible."""
 
     top: int
     seed: int
@@ -34,7 +34,7 @@ Chooser = Callable[[list[Group], Request], list[Group]]
 
 
 class End(enum.Enum):
-    """From which end of the order of an indicator a strategy takes its types."""
+    """The end of an indicator's order from which a strategy takes module types."""
 
     first = "first"
     last = "last"
@@ -45,12 +45,12 @@ class Strategy:
     """One row of the registry.
 
     Attributes:
-        name: The name that the command line and records use.
-        choose: Returns the chosen groups.
-        description: What it takes.
-        source: The paper, or who chooses.
-        uses_top: Whether it takes a number of types that can be given.
-        end: The end of the indicator's order that it takes; None if it does not look at it.
+        name: Name on the command line and in records.
+        choose: Function that returns the chosen groups.
+        description: What the strategy chooses.
+        source: Paper that proposes it, or who makes the choice.
+        uses_top: Whether the number of types can be given.
+        end: End of the indicator's order from which it takes types; None if it ignores the order.
         by_name: Whether the user names the types, which may then be any that were scored.
     """
 
@@ -64,11 +64,11 @@ class Strategy:
 
     @property
     def by_score(self) -> bool:
-        """Whether an indicator decides what is taken."""
+        """Whether an indicator decides which types are chosen."""
         return self.end is not None
 
     def ranking(self, groups: list[Group]) -> list[Group]:
-        """Return groups in the order in which it would take them."""
+        """Return the groups in the order in which the strategy would choose them."""
         return groups[::-1] if self.end is End.last else groups
 
 
@@ -125,7 +125,10 @@ def _is_part(group: Group, part: str) -> bool:
 
 
 def _custom(groups: list[Group], request: Request) -> list[Group]:
-    """Take what the user names: a type, or a slice of one; also what is never proposed."""
+    """Return the types that the user names, also types that are never proposed by default.
+
+    A name may be that of a slice, which means its whole weight.
+    """
     by_name = {member.type: group for group in request.every for member in group.members}
     by_name |= {group.type: group for group in request.every}
     allowed = ", ".join(group.type for group in request.every)
@@ -171,14 +174,15 @@ STRATEGIES: dict[str, Strategy] = {
         Strategy("custom", _custom, "the types that --types names", "the user", by_name=True),
     )
 }
-"""Name → strategy. `plop` takes what the indicator puts first, `plop-inverse` what it puts last."""
+"""Name → strategy. `plop` takes the first types in the indicator's order, `plop-inverse` the last.
+"""
 
 
 def find_strategy(name: str) -> Strategy:
     """Return a row of `STRATEGIES`.
 
     Raises:
-        UsageError: there is none of that name; the nearest is offered.
+        UsageError: There is no such strategy. The text suggests the nearest name.
     """
     check_word("strategy", name, STRATEGIES)
     return STRATEGIES[name]

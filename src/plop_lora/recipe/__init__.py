@@ -1,6 +1,6 @@
-"""The user's YAML as frozen models: unknown keys are refused, every field says what it is.
+"""The user's YAML as frozen models. Unknown keys are rejected, and every field has a description.
 
-One section a verb; its fields are also where the command line takes its options from. Imports
+There is one section per verb, and the options of the command line are made from its fields. Imports
 pydantic and PyYAML; no torch.
 """
 

@@ -1,4 +1,4 @@
-"""What the recipes of finetunes share: data, model, training, judging, where, at what price."""
+"""What the recipes of `verify` and `tune` share: data, model, training, evaluation and runner."""
 
 from __future__ import annotations
 
@@ -13,28 +13,35 @@ from plop_lora.records.trial import EvaluationSettings, TrainingSettings
 RUNNERS = ("local", "ray")
 MOST_WORKERS = 4_096
 MOST_SEEDS = 1_000
-"""No comparison needs more; a slip of the hand must not plan a billion trials."""
+"""Upper bound of the number of seeds, so that a typing error cannot plan a billion trials."""
 LARGEST_SEED = 2**31 - 1
-"""Trials count up from it, and numpy's seeds end at 2**32."""
+"""Trials add their number to the seed, and the seeds of numpy end at 2**32."""
 
 
 class Runner(Section):
-    """Where trials run."""
+    """Where the trials run."""
 
     kind: str = Field(
         default="local",
-        description="Where trials run: local (processes here) or ray (a cluster).",
+        description="Where the trials run: local (in processes on this machine) or ray (on a Ray "
+        "cluster).",
     )
     workers: int | None = Field(
         default=None,
         ge=1,
         le=MOST_WORKERS,
-        description="How many trials run at once; by default one a GPU, or one for two CPU cores.",
+        description="The number of trials that run at the same time. By default one per GPU, or "
+        "one per two CPU cores where there is no GPU; on a Ray cluster, as many as its resources "
+        "allow.",
     )
     address: str | None = Field(
-        default=None, description="The address of a Ray cluster; without it a local one is started."
+        default=None,
+        description="The address of a running Ray cluster. By default RAY_ADDRESS, a cluster that "
+        "runs on this machine, or a new local one.",
     )
-    gpus: float | None = Field(default=None, ge=0, description="GPUs that Ray gives each trial.")
+    gpus: float | None = Field(
+        default=None, ge=0, description="The number of GPUs that Ray reserves for each trial."
+    )
 
     @field_validator("kind")
     @classmethod
@@ -43,100 +50,119 @@ class Runner(Section):
 
 
 class Price(Section):
-    """What a device costs, for the cost ledger."""
+    """The price of a device, from which the cost ledger computes what the trials cost."""
 
-    hourly: float | None = Field(default=None, ge=0, description="The price of a device-hour.")
+    hourly: float | None = Field(
+        default=None,
+        ge=0,
+        description="The price of one device for one hour, from which the report computes what the "
+        "trials cost.",
+    )
     currency: str = Field(
-        default="USD", description="The currency of the price, as the report names it."
+        default="USD", description="The currency of the price, as it appears in the report."
     )
 
 
 class DataRecipe(Section):
-    """Which rows a study trains on and judges by, and how they are read and split."""
+    """The rows on which a study trains and evaluates, and how they are read and split."""
 
     task: str = Field(
-        description="Which task is trained: sft, classify, grpo, or one of yours, written "
-        "module:NAME."
+        description="The task that is trained: sft, classify, grpo, or a task of your own, written "
+        "as module:NAME."
     )
     train: str = Field(
-        description="The training rows: a file, or a data set of the hub, written "
+        description="The training rows: a file, or a data set of the Hugging Face Hub, written as "
         "name:config:split."
     )
     eval: str = Field(
-        description="The rows that the result is judged by; they are never trained on and choose "
-        "nothing."
+        description="The rows on which the final results are evaluated. They are never used for "
+        "training or for choosing a hyperparameter."
     )
     text: str | None = Field(
-        None, description="The field that holds the text, or the messages of a chat."
+        None, description="The field that holds the text or the chat messages of a row."
     )
     prompt: str | None = Field(
-        None, description='A template that makes the prompt of a row: "Q: {question}\\nA:".'
+        None,
+        description="A template for the prompt of a row, with the names of fields in braces: "
+        '"Q: {question}\\nA:".',
     )
     completion: str | None = Field(
-        None, description='A template that makes the answer of a row: " {answer}".'
+        None,
+        description="A template for the answer of a row, with the names of fields in braces: "
+        '" {answer}".',
     )
-    label: str | None = Field(None, description="The field that holds the class, for classify.")
+    label: str | None = Field(
+        None, description="The field that holds the class of a row, for the task classify."
+    )
     selection: float = Field(
         0.1,
         gt=0,
         lt=0.5,
-        description="The share of the training rows that is held out to choose learning rates.",
+        description="The share of the training rows that is held out to choose the learning rates.",
     )
     seed: int = Field(
         0,
         ge=0,
         le=LARGEST_SEED,
-        description="The seed of the splits; the seeds of trials count up from it.",
+        description="The seed of the splits, and the first of the seeds of the trials.",
     )
 
 
 class FinetuneRecipe(DataRecipe):
-    """What `verify` and `tune` share: data, model, training, evaluation, where, at what price."""
+    """What `verify` and `tune` share: data, model, training, evaluation, runner and price."""
 
     CHANGEABLE: ClassVar[tuple[str, ...]] = ("runner", "price", "report_to")
-    """What may change between two starts in one folder: no finished trial turns wrong by it."""
+    """Keys that may differ when a run is resumed, because no result of a trial depends on them."""
 
     model: str | None = Field(
         None,
-        description="The model that is trained: a hub id or a folder; without it the scored one.",
+        description="The model that is trained: a hub id or a local folder. By default the model "
+        "that was scored.",
     )
     revision: str | None = Field(
         None,
-        description="A branch, tag or commit of the model on the hub; without it the one that was "
-        "scored.",
+        description="The branch, tag or commit of the model on the hub. By default the one that "
+        "was scored.",
         exclude_if=lambda value: value is None,
     )
     training: TrainingSettings = Field(
-        TrainingSettings(), description="How every trial trains; its keys stand below."
+        TrainingSettings(), description="How every trial trains; the keys are listed below."
     )
     evaluation: EvaluationSettings = Field(
-        EvaluationSettings(), description="How every trial is judged; its keys stand below."
+        EvaluationSettings(),
+        description="How every trial is evaluated; the keys are listed below.",
     )
     budget: str | int | None = Field(
-        None, description="How many adapter parameters there may be: 10M, or 0.5% of the model's."
+        None,
+        description="The largest number of adapter parameters that a trial may train: a number "
+        "such as 10M, or a share of the model's parameters such as 0.5%.",
     )
     rank: int = Field(
         16,
         ge=1,
-        description="The LoRA rank of the shortlist, whose size is the budget where none is given.",
+        description="The LoRA rank of the shortlist, which is the placement that the scores "
+        "suggest. Where no budget is given, the budget is the number of parameters of the "
+        "shortlist at this rank.",
     )
     top: int | None = Field(
         None,
         ge=1,
-        description="How many module types the shortlist has; by default as many as scoring "
-        "decided for.",
+        description="The number of module types on the shortlist. By default the number for which "
+        "scoring was run, usually 3.",
     )
     full_rate: float | None = Field(
         None,
         gt=0,
-        description="The learning rate of a full finetune of this model; LoRA starts from ten "
-        "times that, from fifteen times under 100 steps. Without it the rate follows from the task "
-        "and the width of the model.",
+        description="The learning rate of a full finetune of this model. LoRA starts from ten times "
+        "that rate, or from fifteen times in runs of under 100 steps. By default the rate follows "
+        "from the task and the width of the model.",
     )
-    runner: Runner = Field(Runner(), description="Where trials run; its keys stand below.")
-    price: Price = Field(Price(), description="What a device costs; its keys stand below.")
+    runner: Runner = Field(Runner(), description="Where the trials run; the keys are listed below.")
+    price: Price = Field(Price(), description="The price of a device; the keys are listed below.")
     report_to: tuple[str, ...] = Field(
-        (), description="Trackers that trials report to: trackio, mlflow, wandb, tensorboard."
+        (),
+        description="The experiment trackers to which trials report: trackio, mlflow, wandb, "
+        "tensorboard and others that transformers supports.",
     )
 
     @field_validator("report_to")

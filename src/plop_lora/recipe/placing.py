@@ -1,4 +1,4 @@
-"""What a recipe says of a placement."""
+"""The section of a recipe that describes a placement."""
 
 from __future__ import annotations
 
@@ -12,53 +12,66 @@ from plop_lora.records.placement import AdapterSettings
 
 
 class PlacementSettings(Section):
-    """What `place` chooses by; the same keys as the section `place` of a recipe."""
+    """How `place` chooses module types and ranks: the keys of the section `place` of a recipe."""
 
     strategy: str = Field(
         "plop",
-        description="The rule that chooses: plop (lowest NFN), plop-inverse, attention, mlp, "
-        "all-linear, random, query-value, v-up-down, v-o-down or custom.",
+        description="The rule that chooses the module types: plop (lowest NFN), plop-inverse, "
+        "attention, mlp, all-linear, random, query-value, v-up-down, v-o-down or custom.",
     )
     indicator: str = Field(
         "nfn",
-        description="The indicator of the scores in whose order plop and plop-inverse take types.",
+        description="The indicator by which plop and plop-inverse rank the module types.",
     )
     top: int | None = Field(
         None,
         ge=1,
-        description="How many types plop, plop-inverse and random take; by default as many as "
-        "scoring decided for, usually 3.",
+        description="The number of module types that plop, plop-inverse and random choose. By "
+        "default the number for which scoring was run, usually 3.",
     )
     rank: int | None = Field(
-        None, ge=1, description="The LoRA rank of every adapter; 16 where no budget is given."
+        None,
+        ge=1,
+        description="The LoRA rank of every adapter. By default 16, unless a budget is given.",
     )
     budget: str | int | None = Field(
         None,
-        description="How many trainable parameters there may be: 10M, or 0.5% of the model's.",
+        description="The largest number of trainable parameters: a number such as 10M, or a share "
+        "of the model's parameters such as 0.5%. The ranks follow from it.",
     )
     types: tuple[str, ...] = Field(
-        (), description="The types that the strategy custom takes; a slice stands for its weight."
+        (),
+        description="The module types that the strategy custom chooses. The name of one slice of "
+        "a fused projection chooses the whole projection.",
     )
     layers: str | frozenset[int] | None = Field(
-        None, description="The only blocks that get adapters, counted from 0: 0-11 or 0,2,4."
+        None,
+        description="The blocks that get adapters, counted from 0, such as 0-11 or 0,2,4. By "
+        "default all of them.",
     )
     scaling: float = Field(
         2.0,
         gt=0,
-        description="The factor in front of B·A of every adapter: alpha / rank, or "
+        description="The factor by which B·A is multiplied in every adapter: alpha / rank, or "
         "alpha / sqrt(rank) with rslora.",
     )
-    seed: int = Field(0, description="The seed of the strategy random.")
-    rslora: bool = Field(False, description="Whether the scaling is alpha / sqrt(rank).")
+    seed: int = Field(0, description="The seed with which the strategy random draws types.")
+    rslora: bool = Field(
+        False,
+        description="Whether to scale by alpha / sqrt(rank) instead of alpha / rank "
+        "(rank-stabilised LoRA).",
+    )
     loraplus_ratio: float | None = Field(
-        None, gt=0, description="The learning rate of B over that of A (LoRA+)."
+        None, gt=0, description="The learning rate of B divided by that of A (LoRA+)."
     )
     init: str = Field(
         "default",
-        description="The initialisation by PEFT's name of it, such as gaussian, orthogonal, "
-        "pissa, olora or eva.",
+        description="The initialisation of the adapters, by the name that PEFT gives it, such as "
+        "gaussian, orthogonal, pissa, olora or eva.",
     )
-    dropout: float = Field(0.0, ge=0, lt=1, description="The LoRA dropout.")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="The dropout probability of the LoRA layers."
+    )
 
     @field_validator("layers", mode="before")
     @classmethod
@@ -68,14 +81,14 @@ class PlacementSettings(Section):
 
     @property
     def adapters(self) -> AdapterSettings:
-        """How the adapters are made, as a placement records it."""
+        """The settings of the adapters in the form that a placement records."""
         return AdapterSettings(self.rslora, self.loraplus_ratio, self.init, self.dropout)
 
 
 class PlaceRecipe(Recipe):
-    """Everything of a recipe that `plop place` reads."""
+    """The part of a recipe that `plop place` reads."""
 
     place: PlacementSettings = Field(
         default_factory=lambda: PlacementSettings.model_validate({}),
-        description="How types and ranks are chosen; its keys stand below.",
+        description="How module types and ranks are chosen; the keys are listed below.",
     )

@@ -1,4 +1,4 @@
-"""What a recipe says of scoring."""
+"""The section of a recipe that describes scoring."""
 
 from __future__ import annotations
 
@@ -10,82 +10,101 @@ from plop_lora.options import ADAPTIVE
 from plop_lora.recipe.section import Recipe, Section
 
 USUAL_TOP = 3
-"""The number of types that the paper's choice holds."""
+"""The number of module types that the paper chooses by default."""
 
 
 class ScoringSettings(Section):
-    """How `score` measures; the same keys as the section `score` of a recipe.
+    """How `score` measures: the keys of the section `score` of a recipe.
 
-    `denominator` may be given as `baseline`, its former name.
+    `baseline`, the former name of `denominator`, is accepted as well.
     """
 
     max_length: int = Field(
-        512, ge=1, description="Tokens that are kept of each text, at most the model's positions."
+        512,
+        ge=1,
+        description="The number of tokens to which each text is truncated. It is limited to the "
+        "context length of the model.",
     )
     batch_size: int | None = Field(
         None,
         ge=1,
-        description="Sequences a batch; without it a budget of tokens is filled. It never changes "
-        "the scores.",
+        description="The number of sequences per batch. By default batches are filled up to a "
+        "number of tokens. The scores do not depend on it.",
     )
-    seed: int = Field(0, description="The seed of the sample and of the denominator.")
+    seed: int = Field(
+        0, description="The seed of the sample of texts and of the random draws of the denominator."
+    )
     dtype: str = Field(
         "auto",
-        description="The dtype of a model given by name: float32, bfloat16, float16, or auto, "
-        "which is the checkpoint's own, or float32 on a processor that is slow in it.",
+        description="The dtype in which the model is loaded: float32, bfloat16, float16, or auto, "
+        "which is the dtype of the checkpoint, or float32 on a processor that computes slowly in "
+        "that dtype.",
     )
-    device: str = Field("auto", description="Where it runs: auto, cpu, cuda, cuda:1 or mps.")
+    device: str = Field(
+        "auto", description="The device on which the model runs: auto, cpu, cuda, cuda:1 or mps."
+    )
     include: tuple[str, ...] = Field(
-        (), description="Shell patterns of modules or types to score, wherever they stand."
+        (),
+        description="Shell patterns of the modules or module types to score, also outside the "
+        "transformer blocks.",
     )
-    exclude: tuple[str, ...] = Field((), description="Shell patterns of what to leave out.")
+    exclude: tuple[str, ...] = Field(
+        (), description="Shell patterns of the modules or module types to leave out."
+    )
     denominator: str = Field(
         "analytic",
-        description="The expected norm in closed form (analytic), or drawn (monte_carlo).",
+        description="How the expected norm in the denominator of NFN is computed: in closed form "
+        "(analytic), or from random draws (monte_carlo).",
     )
     indicators: tuple[str, ...] = Field(
         (),
-        description="The indicators that are recorded beside NFN, by name, on the same tokens and "
+        description="The names of further indicators to record beside NFN, on the same tokens and "
         "without a second forward pass.",
     )
     stop: str = Field(
         ADAPTIVE,
-        description="When to stop: as soon as the choice is known (adaptive), or after every text "
-        "(fixed), as a paper needs it.",
+        description="When scoring stops: as soon as the choice of module types is decided "
+        "(adaptive), or after all texts (fixed), which published numbers need.",
     )
     tolerance: float = Field(
-        0.03, ge=0, description="How much better, in NFN, a type left out may be than a chosen one."
+        0.03,
+        ge=0,
+        description="The difference in NFN that does not matter: scoring may stop once no module "
+        "type outside the choice is better than a chosen one by more than this.",
     )
-    top: int = Field(USUAL_TOP, ge=1, description="How many types the choice holds.")
+    top: int = Field(USUAL_TOP, ge=1, description="The number of module types that will be chosen.")
     reference: bool = Field(
         True,
-        description="Whether random tokens are scored as well, which say whether the choice would "
-        "be the same without these texts.",
+        description="Whether random tokens are scored as well, which shows whether the choice "
+        "would be the same without these texts.",
     )
     engine: str = Field(
         "auto",
-        description="Where the model is: in memory, streamed block by block from disk (stream), or "
-        "on a cluster (ray); auto streams what does not fit.",
+        description="How the model is run: in memory (memory), streamed block by block from disk "
+        "(stream), or on a Ray cluster (ray). With auto, a model that does not fit into memory is "
+        "streamed.",
     )
     ray_address: str | None = Field(
-        None, description="The address of the Ray cluster, in place of RAY_ADDRESS."
+        None, description="The address of the Ray cluster; it takes precedence over RAY_ADDRESS."
     )
     cache: bool = Field(
-        True, description="Whether what depends on the weights alone is remembered."
+        True,
+        description="Whether the expected norms of the weights are cached on disk between runs.",
     )
     revision: str | None = Field(
-        None, description="A branch, tag or commit of the model on the hub."
+        None, description="The branch, tag or commit of the model on the hub."
     )
     token: str | None = Field(
         None,
-        description="An access token of the hub, which is never recorded; HF_TOKEN works as well.",
+        description="An access token of the hub, which is never recorded. The environment variable "
+        "HF_TOKEN works as well.",
         exclude=True,
         repr=False,
     )
     trust_remote_code: bool = Field(
         False,
-        description="Whether Python code that lies beside the weights may run, with all the rights "
-        "of your account.",
+        description="Whether Python code in the model's repository may run, with all the rights of "
+        "your account.",
     )
 
     @model_validator(mode="before")
@@ -98,9 +117,9 @@ class ScoringSettings(Section):
 
 
 class ScoreRecipe(Recipe):
-    """Everything of a recipe that `plop score` reads."""
+    """The part of a recipe that `plop score` reads."""
 
     score: ScoringSettings = Field(
         default_factory=lambda: ScoringSettings.model_validate({}),
-        description="How it measures; its keys stand below.",
+        description="How the model is scored; the keys are listed below.",
     )

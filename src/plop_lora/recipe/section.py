@@ -1,4 +1,4 @@
-"""A section of the user's YAML as a frozen model: how it is read, and what an error says of a key.
+"""A section of the user's YAML as a frozen model: how it is read, and how errors describe a key.
 
 Imports pydantic and PyYAML; no torch.
 """
@@ -17,24 +17,25 @@ from plop_lora.errors import UsageError, nearest
 from plop_lora.records.wording import fault_at
 
 THE_OPTIONS = "the options"
-"""What errors call values of the command line; each is then named by its option."""
+"""The name of the command line as a source of values; errors then name the option of a key."""
 
 
 class Section(BaseModel):
-    """A part of a recipe: frozen, without unknown keys."""
+    """Base class of the parts of a recipe, which are frozen and reject unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def of(cls, given: object, settings: Mapping[str, object]) -> Self:
-        """Return a recipe from a recipe, a YAML file or nothing, with settings laid over it.
+        """Return a recipe from a recipe, a YAML file or nothing, updated with settings.
 
         Args:
-            given: a recipe of this class, the path of a file, a mapping, or None.
-            settings: plain values by key; a mapping goes into the section of that name.
+            given: A recipe of this class, the path of a file, a mapping, or None.
+            settings: Plain values by key, which take precedence. A mapping updates the section of
+                that name.
 
         Raises:
-            UsageError: as for `read`, or something else than a recipe.
+            UsageError: `given` is not a recipe, or an error of `read` occurs.
         """
         if isinstance(given, cls):
             document = given.model_dump(mode="json")
@@ -46,7 +47,7 @@ class Section(BaseModel):
             return cls.parse(_merged(document, settings), "the recipe")
         raise UsageError(
             f"A recipe is needed here, not an object of the class {type(given).__name__}. Give "
-            f"the YAML file of one, {cls.__name__}.read(path), or its keys: task=, train=, eval=."
+            f"a YAML file, {cls.__name__}.read(path), or the keys of one: task=, train=, eval=."
         )
 
     @classmethod
@@ -57,16 +58,17 @@ class Section(BaseModel):
         *,
         source: str = THE_OPTIONS,
     ) -> Self:
-        """Read a YAML file; what is `given` beside it takes the place of its values.
+        """Read a YAML file and update it with the values in `given`.
 
         Args:
-            path: of the file, None for the values of `given` alone.
-            given: plain values by key; a mapping goes into the section of that name.
-            source: names what is `given` in errors.
+            path: Path of the file, or None to use the values of `given` alone.
+            given: Plain values by key, which take precedence. A mapping updates the section of
+                that name.
+            source: Name of the values in `given`, used in errors.
 
         Raises:
-            UsageError: no such file, no YAML, an unknown key or a value out of range; the text
-                names the key.
+            UsageError: The file does not exist or is not YAML, a key is unknown, or a value is out
+                of range. The text names the key.
         """
         where = source if path is None else f"the recipe {path}"
         document = {} if path is None else _read_yaml(path)
@@ -82,12 +84,12 @@ class Section(BaseModel):
         """Build a section from plain values.
 
         Args:
-            document: the values by key.
-            source: names them in errors.
-            options: those of them that the command line set, whose errors name the option.
+            document: Values by key.
+            source: Name of the values, used in errors.
+            options: Values that were set on the command line; errors about them name the option.
 
         Raises:
-            UsageError: an unknown key or a value out of range; the text names the key.
+            UsageError: A key is unknown or a value is out of range. The text names the key.
         """
         if not isinstance(document, Mapping):
             raise UsageError(
@@ -110,7 +112,7 @@ def _own_keys(section: type[Section], document: Mapping[str, Any], source: str) 
     """Return the keys that a recipe reads, without those that only other verbs read.
 
     Raises:
-        UsageError: No verb knows a key, or every verb that reads it refuses its value.
+        UsageError: No verb knows a key, or every verb that reads it rejects its value.
     """
     if not issubclass(section, Recipe):
         return dict(document)
@@ -122,7 +124,7 @@ def _own_keys(section: type[Section], document: Mapping[str, Any], source: str) 
 
 
 def _check_of_others(key: Any, value: Any, source: str) -> None:
-    """Check a key of other verbs as they do, so that a slip in it is told by every verb."""
+    """Check a key of other verbs as they do, so that every verb reports an error in it."""
     recipes = Recipe.__subclasses__()
     readers = [recipe for recipe in recipes if key in recipe.model_fields]
     if not readers:
@@ -146,7 +148,7 @@ def _fault_of_value(recipe: type[Recipe], key: str, value: Any) -> Any:
 RENAMED = {
     "price.hourly": "--price", "runner.kind": "--runner", "score.indicators": "--indicator",
 }  # fmt: skip
-"""Keys whose option has another name than the key."""
+"""Keys whose option is not named after the key."""
 WITH_OPTION = frozenset({
     "train", "eval", "task", "evaluation.metric", "model", "revision", "budget", "rank", "top",
     "training.rewards", "prompt", "completion", "text", "label", "runner.workers", "arms", "seeds",
@@ -158,7 +160,7 @@ WITH_OPTION = frozenset({
     "place.init", "place.dropout", "score.include", "score.exclude", "score.token",
     "score.trust_remote_code", *RENAMED,
 })  # fmt: skip
-"""Keys that have an option of their own; `--set` reaches the others."""
+"""Keys that have an option of their own. The others are set with `--set`."""
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
@@ -169,7 +171,7 @@ def _fault(
     source: str,
     options: Mapping[str, object],
 ) -> str:
-    """Say in one sentence what is wrong with a key, and what is allowed."""
+    """Return one sentence that says what is wrong with a key and what is allowed."""
     key = ".".join(where) or "top level"
     if fault["type"] in _UNKNOWN and where:
         return _unknown_key(key, where[-1], _keys(section, where[:-1]), source)
@@ -186,7 +188,7 @@ def _unknown_key(key: str, name: str, known: Sequence[str], source: str) -> str:
 
 
 def _missing(section: type[Section], where: list[str], source: str) -> str:
-    """Say what a key that was left out is, and how to give it."""
+    """Return a sentence that says what a missing key means and how to give it."""
     field, key = section.model_fields.get(where[0]), ".".join(where)
     text = field.description.rstrip(".") if field and field.description else ""
     what = f": {text[:1].lower()}{text[1:]}" if text else ""
@@ -196,7 +198,7 @@ def _missing(section: type[Section], where: list[str], source: str) -> str:
 
 
 def _holds(document: object, where: list[str]) -> bool:
-    """Whether the value at a place of the merged document comes from this one."""
+    """Whether the value at a path of the merged document comes from this one."""
     for part in where:
         if not isinstance(document, Mapping):
             return document is not None
@@ -213,7 +215,7 @@ def _kind(value: object) -> str:
 
 
 def option_of(key: str) -> str:
-    """Return the option of the command line that sets a key, in the words of an error.
+    """Return the option of the command line that sets a key, as errors name it.
 
     >>> option_of("price.hourly"), option_of("seeds"), option_of("training.steps")
     ('--price', '--seeds', '--set training.steps')
@@ -224,16 +226,16 @@ def option_of(key: str) -> str:
 
 
 class _OneValueAKey(yaml.SafeLoader):
-    """Reads YAML that names no key twice; the last one would win without a word."""
+    """Loader that rejects duplicate keys, of which PyYAML would silently keep the last."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[object, object]:
-        """Build a mapping, and refuse a key that is there already."""
+        """Build a mapping and reject a key that occurs twice."""
         seen = set()
         for key_node, _ in node.value:
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
             if key is not None and key in seen and key != "<<":
                 raise yaml.constructor.ConstructorError(
-                    problem=f"the key {key!r} stands there twice", problem_mark=key_node.start_mark
+                    problem=f"the key {key!r} occurs twice", problem_mark=key_node.start_mark
                 )
             seen.add(key)
         return dict(super().construct_mapping(node, deep=deep))
@@ -244,11 +246,11 @@ def _read_yaml(path: str | Path) -> object:
         return yaml.load(Path(path).read_bytes(), Loader=_OneValueAKey) or {}
     except FileNotFoundError as error:
         raise UsageError(
-            f"Cannot read the recipe {path}: there is no such file. Name one that is there, or "
-            "give its keys as options."
+            f"Cannot read the recipe {path}: there is no such file. Give an existing file, or "
+            "give the keys as options."
         ) from error
     except IsADirectoryError as error:
-        raise UsageError(f"The recipe {path} is a folder. Name the YAML file in it.") from error
+        raise UsageError(f"The recipe {path} is a folder. Give the YAML file in it.") from error
     except OSError as error:
         raise UsageError(
             f"Cannot read the recipe {path}: {(error.strerror or str(error)).lower()}. Give a "
@@ -258,8 +260,8 @@ def _read_yaml(path: str | Path) -> object:
         mark = error.problem_mark or error.context_mark
         line = "" if mark is None else f", line {mark.line + 1},"
         raise UsageError(
-            f"The recipe {path}{line} is not YAML that can be read: {error.problem}. Write keys "
-            "with values, such as task: sft."
+            f"The recipe {path}{line} is not valid YAML: {error.problem}. Write keys with "
+            "values, such as task: sft."
         ) from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UsageError(
@@ -268,7 +270,7 @@ def _read_yaml(path: str | Path) -> object:
 
 
 def _merged(document: Mapping[str, object], given: Mapping[str, object]) -> dict[str, object]:
-    """Lay values over a document, section by section."""
+    """Return the document updated with values, section by section."""
     merged = dict(document)
     for key, value in given.items():
         old = merged.get(key)
@@ -285,10 +287,10 @@ def _keys(section: Any, path: list[str]) -> list[str]:
 
 
 def one_of(word: str, allowed: tuple[str, ...]) -> str:
-    """Return a word that is allowed.
+    """Return the word if it is allowed.
 
     Raises:
-        ValueError: it is not; the text names those that are.
+        ValueError: It is not. The text lists the allowed words.
     """
     if word not in allowed:
         raise ValueError(f"{word!r} is unknown; allowed: {', '.join(allowed)}")

@@ -1,4 +1,4 @@
-"""What every saved record can do: become one JSON document, be written atomically, be loaded.
+"""The base class of saved records: one JSON document, written atomically, validated on load.
 
 Every record carries `kind` and `schema_version`, so that a file of another kind or of a newer
 release is refused by name instead of half understood, and a digest of its content, so that a
@@ -39,7 +39,7 @@ def _adapter(record_class: type[Record]) -> TypeAdapter[Any]:
 
 
 class Record:
-    """What every record can do: become JSON, be saved, be loaded."""
+    """Base class of all records, which can be converted to JSON, saved and loaded."""
 
     kind: ClassVar[str]
     schema_version: ClassVar[int] = 1
@@ -64,7 +64,7 @@ class Record:
         """Write the record atomically and return the path.
 
         Raises:
-            OutputError: the path cannot be written; an older file there stays as it was.
+            OutputError: The path cannot be written. An older file there is left unchanged.
         """
         with atomic_file(Path(path)) as file:
             file.write(self.to_json() + "\n")
@@ -75,18 +75,18 @@ class Record:
         """Read a record of exactly this kind.
 
         Raises:
-            RecordError: no such file, truncated or foreign JSON, another kind, a newer schema, a
-                digest that does not fit, a text or number that no record holds.
+            RecordError: The file does not exist, is truncated or not a record, is of another kind
+                or a newer schema, does not match its digest, or holds an invalid text or number.
         """
         return cls.from_dict(read_document(Path(path), _maker(cls.kind)), source=str(path))
 
     @classmethod
     def of(cls, given: object) -> Self:
-        """Return a record as it is, or read it from the file that is named.
+        """Return a record unchanged, or read it from a file.
 
         Raises:
-            UsageError: neither a record of this kind nor a path; the text says what is wanted.
-            RecordError: as for `load`.
+            UsageError: `given` is neither a record of this kind nor a path.
+            RecordError: The file cannot be loaded; see `load`.
         """
         if isinstance(given, cls):
             return given
@@ -102,7 +102,7 @@ class Record:
         """Build a record from plain JSON values; `source` names them in errors.
 
         Raises:
-            RecordError: as for `load`.
+            RecordError: The values are not a valid record; see `load`.
         """
         if not isinstance(document, dict) or "kind" not in document:
             raise RecordError(
@@ -136,7 +136,7 @@ class Record:
         return as_text(self)
 
     def __repr__(self) -> str:
-        """Return one line that says what the record is of; `print` shows the table."""
+        """Return one line that summarises the record; `print` shows the table."""
         from plop_lora.reports.brief import brief
 
         return f"<{type(self).__name__}: {brief(self)}>"
@@ -158,7 +158,7 @@ def frame(rows: Iterable[DataclassInstance]) -> DataFrame:
 
 
 def _named(given: object) -> str:
-    """Say what was given instead of a record: its kind, or its class."""
+    """Describe what was given instead of the record: its kind, or its class."""
     if isinstance(given, Record):
         return f"a {given.kind!r} record"
     return f"an object of the class {type(given).__name__}"
@@ -182,13 +182,13 @@ def _maker(kind: str) -> str:
 def _check_version(version: object, newest: int, source: str) -> None:
     if version is None:
         raise RecordError(
-            f"{source} has no schema_version, so it is not known how to read it. It was not "
-            "written by plop-lora, or was cut; make it again with the command that wrote it."
+            f"{source} has no schema_version, so its format is unknown. It was not written by "
+            "plop-lora, or it was truncated. Make it again with the command that wrote it."
         )
     if type(version) is not int or version < 1:
         raise RecordError(
-            f"{source} has schema_version {version!r}; a whole number from 1 to {newest} is "
-            "possible. Make it again with the command that wrote it."
+            f"{source} has schema_version {version!r}, which must be a whole number from 1 to "
+            f"{newest}. Make it again with the command that wrote it."
         )
     if version > newest:
         raise RecordError(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TypeDifference:
-    """NFN of one type in two score files; difference is `second` minus `first`."""
+    """NFN of one module type in two score files; `difference` is `second` minus `first`."""
 
     type: str
     first: float

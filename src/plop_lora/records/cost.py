@@ -1,4 +1,4 @@
-"""The cost ledger: what was spent, and what a named plan would have spent."""
+"""The cost ledger: the measured cost of a run, and the estimated cost of a full search."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spent:
-    """Cost of one part of the work.
+    """The measured cost of one part of a run.
 
-    `device_seconds` is wall time × devices, summed over trials; `gpu_hours` is None on a CPU,
-    `money` None without a price. `peak_memory` is the largest of any trial, in bytes.
+    `device_seconds` is wall time × devices, summed over trials. `gpu_hours` is None on a CPU, and
+    `money` is None without a price. `peak_memory` is the largest of any trial, in bytes.
     """
 
     what: str
@@ -25,7 +25,7 @@ class Spent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counterfactual:
-    """What a plan that was not run would have cost, at the measured mean cost of a trial."""
+    """The estimated cost of a plan that was not run, at the measured mean cost of a trial."""
 
     plan: str
     trials: int
@@ -36,10 +36,10 @@ class Counterfactual:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostLedger:
-    """Measured lines with their sum, and beside them the named plan of a full search.
+    """The measured cost by part and in total, and the estimated cost of a full search.
 
-    `price` is money a device-hour as the user gave it. A run on a CPU has no `gpu_hours`, and so
-    no saving of any.
+    `price` is the price of a device-hour that the user gave. A run on a CPU has no `gpu_hours`, and
+    therefore no savings in them.
     """
 
     lines: tuple[Spent, ...]

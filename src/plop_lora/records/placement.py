@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class GapVerdict(StrEnum):
-    """Whether the scores separate two types, or what was chosen from what was left out.
+    """Whether the scores separate two types, or the chosen types from the others.
 
-    `decided` says that the interval of their difference leaves out zero, `tie` that neither is
-    better by more than a tolerance, which stands beside it.
+    `decided` means that the interval of the difference excludes zero, and `tie` that neither is
+    better by more than a tolerance, which is recorded beside the verdict.
     """
 
     DECIDED = "decided"
@@ -35,7 +35,7 @@ class GapVerdict(StrEnum):
 
 DECIDED, UNDECIDED, TIE, UNSCORED = GapVerdict
 _TIE_IN_WORDS = re.compile(r"a tie within (\d+(?:\.\d+)?(?:e[+-]\d+)?)")
-"""The verdict of a tie in older files, which hold the tolerance in the same text."""
+"""The verdict of a tie in older files, in which it contains the tolerance."""
 
 
 def _with_tolerance(values: object) -> object:
@@ -51,10 +51,10 @@ Tolerance = Annotated[float | None, Field(exclude_if=lambda value: value is None
 
 @dataclass(frozen=True, slots=True)
 class PlacedSite:
-    """One adapter: the weight that takes it, its LoRA rank and alpha, what it trains.
+    """One adapter: its weight, LoRA rank, alpha and number of trainable parameters.
 
-    `is_parameter` marks a stack of `copies` experts held as one parameter, which trainers address
-    by other means than a module; each expert gets the rank.
+    `is_parameter` marks a parameter that stacks `copies` experts, which trainers do not address as
+    a module. Each expert gets the rank.
     """
 
     name: str
@@ -69,13 +69,13 @@ class PlacedSite:
 
 @dataclass(frozen=True, slots=True)
 class AdapterSettings:
-    """How the adapters are made, beyond where they stand.
+    """Settings of the adapters that do not depend on their place.
 
     Attributes:
-        rslora: scale by alpha / sqrt(rank) instead of alpha / rank (arXiv 2312.03732).
-        loraplus_ratio: learning rate of B over that of A (LoRA+, arXiv 2402.12354), or None.
-        init: PEFT's name of the initialisation, `default` for its own.
-        dropout: LoRA dropout; 0 where experts held as one parameter are adapted.
+        rslora: Whether to scale by alpha / sqrt(rank) instead of alpha / rank (arXiv 2312.03732).
+        loraplus_ratio: Learning rate of B divided by that of A (LoRA+, arXiv 2402.12354), or None.
+        init: Initialisation by the name that PEFT gives it; `default` is PEFT's default.
+        dropout: Dropout probability of the LoRA layers; 0 where stacked experts are adapted.
     """
 
     rslora: bool = False
@@ -86,9 +86,9 @@ class AdapterSettings:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Paired difference in the indicator, `other` minus the choice, with its 95 % interval.
+    """Paired difference in the indicator, `other` minus the chosen type, with its 95 % interval.
 
-    `tolerance` is the one within which a tie holds, in the indicator, and else None.
+    `tolerance` is the tolerance of a tie, in units of the indicator, and otherwise None.
     """
 
     other: str
@@ -103,14 +103,14 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A chosen type: its score (None without one), its ranks, its distance to its neighbours.
+    """A chosen module type: its score (None without one), its ranks and its gaps to other types.
 
-    `nfn` is None where another indicator ranks the types, whose number is then `value`; `low` and
+    `nfn` is None where another indicator ranks the types; its value is then `value`. `low` and
     `high` are the bounds of either.
 
-    `next` is the gap to the following type in the order of the strategy, `left_out` the gap to
-    the nearest type that was not chosen; None where there is no such type. `forced` names the
-    slices of a fused weight that come along although they would not have been chosen alone.
+    `next` is the gap to the following type in the order of the strategy and `left_out` the gap to
+    the nearest type that was not chosen, or None where there is no such type. `forced` names the
+    slices of a fused weight that are adapted with it although they would not be chosen alone.
     """
 
     type: str
@@ -128,7 +128,7 @@ class Choice:
 
     @property
     def score(self) -> float | None:
-        """The number by which it was ranked: NFN, or `value` of another indicator."""
+        """The value by which the type was ranked: NFN, or `value` of another indicator."""
         return self.nfn if self.value is None else self.value
 
 
@@ -136,11 +136,11 @@ class Choice:
 class Placement(Record):
     """Weights with rank and alpha, why they were chosen, and which weights stay untouched.
 
-    `scaling` is the factor in front of B·A, the same for every adapter: alpha / rank, or
-    alpha / sqrt(rank) with `settings.rslora`. `hosts` are all weights of known size, placed or
-    not; `untouched` names every weight without an adapter, of known size or not. `indicator` names
-    the one in whose order the types stand. `verdict` says whether the scores separate what was
-    chosen from what was left out, and `tolerance` is the one of a tie.
+    `scaling` is the factor by which B·A is multiplied, the same for every adapter: alpha / rank, or
+    alpha / sqrt(rank) with `settings.rslora`. `hosts` are all weights of known size, with or
+    without an adapter, and `untouched` names every weight without an adapter, of known size or
+    not. `indicator` is the indicator that ranks the types. `verdict` says whether the scores
+    separate the chosen types from the others, and `tolerance` is the tolerance of a tie.
     """
 
     kind: ClassVar[str] = "placement"
@@ -199,11 +199,11 @@ class Placement(Record):
 
         Args:
             folder: The folder that the file is written into.
-            to: The name of a trainer, such as `axolotl`, as for `plop_lora.export`; the errors
-                stand there too.
-            dry_run: Whether the real library reads the file first, as there.
-            allow_loss: Whether a loss is accepted, as there.
-            serve: The server that will serve the trained adapter, as there.
+            to: Name of a trainer, such as `axolotl`. This and the other arguments, and the errors,
+                are those of `plop_lora.export`.
+            dry_run: Whether the file is first applied with the real library and compared.
+            allow_loss: Whether the file is written even if it cannot express all of the placement.
+            serve: Inference server that will serve the trained adapter.
         """
         from plop_lora.exports.dispatch import export
 

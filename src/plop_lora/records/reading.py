@@ -1,4 +1,4 @@
-"""What is read before a record is built from it: JSON whose texts, numbers and digest are sound.
+"""Reading and checking the JSON of a record: its texts, its numbers and its digest.
 
 A record may come from anybody. Its names go into files, command lines and terminals, so a
 character that acts instead of being read is refused here, with the field named; so are NaN and
@@ -29,14 +29,14 @@ other libraries. They are shown, and escaped then; no export writes them into a 
 
 
 def read_document(path: Path, maker: str) -> object:
-    """Read a JSON file; what it holds is not looked at yet.
+    """Read a JSON file without checking its content.
 
     Args:
-        path: of the file, in UTF-8 or UTF-16, with or without a byte order mark.
-        maker: command that makes such a record, for the error.
+        path: Path of the file, in UTF-8 or UTF-16, with or without a byte order mark.
+        maker: Command that makes such a record, for the text of errors.
 
     Raises:
-        RecordError: no such file, or no complete JSON.
+        RecordError: The file does not exist or is not complete JSON.
     """
     try:
         return json.loads(path.read_bytes())
@@ -63,20 +63,20 @@ def read_document(path: Path, maker: str) -> object:
 
 
 def check_digest(document: Mapping[str, object], source: str) -> None:
-    """Refuse a document that is not what was written; one without a digest passes.
+    """Compare a document with its digest; a document without a digest passes.
 
-    Layout does not matter, the order of keys does.
+    White space does not matter, but the order of the keys does.
 
     Raises:
-        RecordError: the digest does not fit.
+        RecordError: The digest does not match the content.
     """
     if DIGEST not in document:
         return
     content = {key: value for key, value in document.items() if key != DIGEST}
     if digest_of(content) != document[DIGEST]:
         raise RecordError(
-            f"{source} was changed or damaged after it was written: its digest does not fit its "
-            "content. Make it again with the command that wrote it. If the change was meant, "
+            f"{source} was changed or damaged after it was written: its digest does not match its "
+            "content. Make it again with the command that wrote it. If the change was intended, "
             f"delete the key {DIGEST!r}."
         )
 
@@ -88,10 +88,10 @@ def digest_of(content: Mapping[str, object]) -> str:
 
 
 def check_values(document: Mapping[str, object], source: str) -> None:
-    """Refuse texts with characters that act, and numbers that are none.
+    """Reject texts with control characters, and numbers that are NaN or infinite.
 
     Raises:
-        RecordError: the field is named.
+        RecordError: There is such a value. The text names its field.
     """
     for path, value in _leaves(document):
         if isinstance(value, str):
@@ -100,7 +100,7 @@ def check_values(document: Mapping[str, object], source: str) -> None:
                 raise RecordError(
                     f"{source} is not safe to use: {_place(path)} holds the control character "
                     f"{found!r} in {value[:60]!r}. Names and notes of a record are plain text on "
-                    "one line; get the file again from whom you trust, or make it yourself."
+                    "one line. Get the file again from a source that you trust, or make it again."
                 )
         elif not _is_finite(value):
             raise RecordError(
@@ -112,7 +112,7 @@ def check_values(document: Mapping[str, object], source: str) -> None:
 def _leaves(document: Mapping[str, object]) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield (path, value) of every text and number, and keys as texts at their own path.
 
-    A long list of finite numbers, which is most of a record of scores, is passed over at once.
+    A long list of finite numbers, which makes up most of a record of scores, is skipped at once.
     """
     left: list[tuple[tuple[str, ...], object]] = [((), document)]
     while left:

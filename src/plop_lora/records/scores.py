@@ -1,4 +1,4 @@
-"""Scores: what a forward pass over a sample says about every site of a model."""
+"""Scores: the NFN and other indicators of every site of a model, measured on a sample of data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 LEFT_OUT = "left out by --include or --exclude"
-"""Why a weight has no score that nobody asked for."""
+"""The reason that is recorded for a weight that the user excluded from scoring."""
 
 _Unless = Field(exclude_if=lambda value: not value)
 """A field that older records lack is left out where it says nothing, so that they keep their
@@ -25,7 +25,7 @@ identity."""
 
 @dataclass(frozen=True, slots=True)
 class ModelReference:
-    """Enough about a model to find it again and to rebuild its skeleton without weights."""
+    """What is needed to find a model again and to build its architecture without weights."""
 
     name: str
     revision: str | None
@@ -40,9 +40,9 @@ class ModelReference:
 class TypeScore:
     """Mean NFN of a module type with its 95 % interval over sequences (None below two).
 
-    `host_type` is the type of the weight that holds it: the same, or for a slice such as
-    `qkv_proj[q]` the fused projection `qkv_proj`, which is adapted as one. `role` is `attention`,
-    `mlp` or `other`; `eligible` is False for what is never proposed (towers, routers, modules
+    `host_type` is the type of the weight that takes the adapter: the type itself, or for a slice
+    such as `qkv_proj[q]` the fused projection `qkv_proj`. `role` is `attention`, `mlp` or `other`.
+    `eligible` is False for types that are never proposed by default (towers, routers, modules
     outside the blocks).
     """
 
@@ -59,7 +59,7 @@ class TypeScore:
 
 @dataclass(frozen=True, slots=True)
 class ExpertScore:
-    """One expert of a site: its routed tokens, and its NFN or None where none was routed to it."""
+    """One expert of a site: the number of tokens routed to it, and its NFN, None without tokens."""
 
     expert: int
     tokens: int
@@ -72,9 +72,9 @@ class ExpertScore:
 class SiteScore:
     """Token-weighted mean NFN of one site; `tokens` counts what entered that mean.
 
-    `host` names the weight that holds the site (see `Host`). Where the host is a stack of experts,
-    the mean runs over routed tokens, `tokens` counts a token once for each expert it went to, and
-    `experts` has them apart.
+    `host` names the weight that holds the site (see `Host`). Where the host stacks experts, the
+    mean is over routed tokens, `tokens` counts a token once for each expert to which it was routed,
+    and `experts` holds the values of each expert.
     """
 
     name: str
@@ -112,7 +112,7 @@ class Host:
 
     @property
     def largest_rank(self) -> int:
-        """The rank beyond which more says nothing new: the smaller side of the matrix."""
+        """The largest useful rank, which is the smaller side of the matrix."""
         return min(self.in_features, self.out_features)
 
 
@@ -127,10 +127,10 @@ def whole_weight(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class NotMeasured:
-    """A weight that is present but has no score, and why.
+    """A weight without a score, and the reason.
 
-    `by_rule` marks what is never proposed (embeddings, heads, routers, towers, convolutions), as
-    against what could have been measured and was not.
+    `by_rule` is True for weights that are never proposed (embeddings, heads, routers, towers,
+    convolutions) and False for those that could have been measured.
     """
 
     name: str
@@ -147,7 +147,7 @@ class NotMeasured:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Which share of the block parameters the measured sites hold.
+    """The share of the block parameters that the measured sites hold.
 
     Block parameters are the weight matrices inside the repeated blocks: no embeddings, norms,
     biases or output head.
@@ -164,7 +164,7 @@ class Coverage:
 
     @property
     def share_of_asked(self) -> float:
-        """Measured share of the block parameters that --include and --exclude leave, 0 to 1."""
+        """Measured share of the block parameters selected by --include and --exclude, 0 to 1."""
         left = sum(e.parameters for e in self.not_measured if e.reason == LEFT_OUT)
         asked = self.block_parameters - left
         return self.measured_parameters / asked if asked > 0 else 0.0
@@ -172,7 +172,7 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class Measurements:
-    """Per-sequence sums of token NFN and token counts, the raw material of every interval.
+    """Per-sequence sums of token NFN and token counts, from which every interval is computed.
 
     Rows follow `Scores.sites`, columns follow `sequence_ids`. Most sites share one row of
     counts, so `counts` holds the distinct rows and `count_row` the row of each site.
@@ -186,10 +186,10 @@ class Measurements:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a score came from and what it took.
+    """How and on what hardware the scores were computed.
 
-    `denominator` is `analytic` or `monte_carlo`. Files call it `baseline`: under another key, the
-    digest of an older file, by which studies name it, would be another.
+    `denominator` is `analytic` or `monte_carlo`. Files keep its former name `baseline`, because
+    another key would change the digest of older files, by which studies refer to them.
     """
 
     data: str
@@ -208,9 +208,9 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class BoundaryPair:
-    """A chosen type and one left out: NFN of `left_out` minus that of `chosen`, with bounds.
+    """A pair of a chosen type and another: NFN of `left_out` minus that of `chosen`, with bounds.
 
-    The bounds hold at every look, not only at the last (`statistics.sequential_margin`).
+    The bounds hold at every interim analysis (`statistics.sequential_margin`).
     """
 
     chosen: str
@@ -222,7 +222,7 @@ class BoundaryPair:
 
 @dataclass(frozen=True, slots=True)
 class GroupCount:
-    """How many sequences of a group of texts were scored, of how many that were drawn."""
+    """The numbers of sequences of one group of texts that were scored and that were drawn."""
 
     group: str
     used: int
@@ -231,19 +231,20 @@ class GroupCount:
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
-    """Why scoring ended where it did.
+    """Why and when scoring stopped.
 
     Attributes:
-        mode: `adaptive`, or `fixed` where all sequences were wanted.
-        reason: in words.
-        decided: whether no type left out is better than a chosen one by more than `tolerance`,
-            with `confidence`, however often that was asked; always False where `fixed`.
-        used: sequences scored.
-        available: sequences that there were.
-        top: how many types the choice holds.
-        ties: pairs whose order is open while their gap is within the tolerance.
-        undecided: pairs where the type left out may be better by more than the tolerance.
-        groups: counts by group, where the texts have groups.
+        mode: `adaptive`, or `fixed` where all sequences are scored.
+        reason: Reason as text.
+        decided: Whether, with the given `confidence` over all interim analyses, no type outside
+            the choice is better than a chosen one by more than `tolerance`. False if `fixed`.
+        used: Number of sequences that were scored.
+        available: Number of sequences that were drawn.
+        top: Number of types to choose.
+        ties: Pairs whose order is open but whose gap is within the tolerance.
+        undecided: Pairs in which the type outside the choice may be better by more than the
+            tolerance.
+        groups: Numbers of sequences by group, if the texts have groups.
     """
 
     mode: str
@@ -261,15 +262,15 @@ class Stopping:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceChoice:
-    """The choice of the same model on inputs that are not the user's data.
+    """The choice that the same model gives on inputs other than the user's data.
 
     Attributes:
-        name: what the inputs are, such as `random tokens`.
-        chosen: the lowest types there, as many as the choice holds, lowest first.
-        same_choice: whether these are the types that are lowest on the user's data.
-        nfn: NFN of every type that a placement may choose; types of hosts, as in `chosen`.
-        sequences: how many there were.
-        tokens: how many tokens they had.
+        name: Kind of the inputs, such as `random tokens`.
+        chosen: Types with the lowest NFN on these inputs, lowest first, of the same number.
+        same_choice: Whether these types are also the lowest on the user's data.
+        nfn: NFN by host type, for every type that a placement may choose.
+        sequences: Number of sequences.
+        tokens: Number of tokens.
     """
 
     name: str
@@ -282,9 +283,9 @@ class ReferenceChoice:
 
 @dataclass(frozen=True, slots=True)
 class TypeValue:
-    """A further indicator of a module type, with its 95 % interval over sequences.
+    """The value of a further indicator for a module type, with its 95 % interval over sequences.
 
-    The interval is None below two sequences, and has no width where the data play no part.
+    The interval is None below two sequences and has width 0 if the indicator ignores the data.
     """
 
     type: str
@@ -295,14 +296,14 @@ class TypeValue:
 
 @dataclass(frozen=True, slots=True)
 class IndicatorScores:
-    """An indicator beside NFN, of the same sites and on the same tokens.
+    """A further indicator, measured at the same sites and on the same tokens as NFN.
 
     Attributes:
-        indicator: Its name in the registry of indicators.
-        types: Every type that has a value, those that are adapted first in front.
-        values: Of each of `Scores.sites`, as NFN is; None where it could not be measured.
-        sums: Per site and sequence, over the counts of `Scores.measurements`. Empty where the
-            data play no part.
+        indicator: Name in the registry of indicators.
+        types: Values by module type, in the order in which the indicator chooses types.
+        values: Value of each site in the order of `Scores.sites`, None if not measured.
+        sums: Sums per site and sequence, for the counts of `Scores.measurements`. Empty if the
+            indicator ignores the data.
     """
 
     indicator: str
@@ -338,7 +339,7 @@ class Scores(Record):
         """Return the score of a module type: `scores["q_proj"].nfn`.
 
         Raises:
-            UnknownNameError: there is no such type (a KeyError); the nearest is offered.
+            UnknownNameError: There is no such type (a KeyError). The text suggests the nearest.
         """
         for row in self.types:
             if row.type == name:

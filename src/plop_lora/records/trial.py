@@ -1,4 +1,4 @@
-"""Trials: one small finetune of one placement, what it should be and what came of it."""
+"""Trials: the specification and the result of one small finetune of one placement."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from plop_lora.records.placement import Placement
 
 
 class Phase(StrEnum):
-    """What a trial is for.
+    """The purpose of a trial.
 
-    `ladder` chooses a learning rate and `search` a configuration, both on the selection split;
-    `confirm` decides on the report split, and `untrained` judges the model as it was there.
+    Trials of `ladder` choose a learning rate and those of `search` a configuration, both on the
+    selection split. Those of `confirm` decide on the report split, and `untrained` evaluates the
+    model without any training there.
     """
 
     LADDER = "ladder"
@@ -36,13 +37,13 @@ LADDER, SEARCH, CONFIRM, UNTRAINED = Phase
 DONE, FAILED = Status
 
 GENERAL_LOSS = "general-loss"
-"""Nats a token on general text, beside the metrics of the task."""
+"""The loss in nats per token on general text, recorded beside the metrics of the task."""
 
 SCHEDULES = (
     "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt", "constant",
     "constant_with_warmup",
 )  # fmt: skip
-"""Those of transformers that need nothing but a number of steps."""
+"""The schedules of transformers that need no setting but the number of steps."""
 WITHOUT_WARMUP = ("constant",)
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -62,110 +63,152 @@ def _one_of(*words: str) -> AfterValidator:
 
 def _share_of_steps(share: float) -> float:
     if not share < 1:
-        raise ValueError(f"{share:g} is no share of the steps; give less than 1, such as 0.03")
+        raise ValueError(f"{share:g} is not a share of the steps; give less than 1, such as 0.03")
     return share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSettings:
-    """How every trial trains, whatever its placement; the learning rate is not among them.
+    """How every trial trains, whatever its placement. The learning rate is not part of it.
 
-    What a field is, and the values that it may have, stand on the field.
+    The description of each field says what it means and which values it may have.
     """
 
     __pydantic_config__ = _STRICT
 
     epochs: Annotated[
-        float, Field(gt=0, description="Passes over the training rows, where `steps` is not given.")
+        float,
+        Field(
+            gt=0,
+            description="The number of passes over the training rows, where `steps` is not given.",
+        ),
     ] = 1.0
     steps: Annotated[
         int | None,
-        Field(ge=1, description="Optimizer steps, which take the place of `epochs`."),
+        Field(
+            ge=1,
+            description="The number of optimizer steps; it takes precedence over `epochs`.",
+        ),
     ] = None
     batch_size: Annotated[
         int,
-        Field(ge=1, description="Sequences a device and step; for grpo, completions."),
+        Field(
+            ge=1,
+            description="The number of sequences per device and forward pass; for grpo, of "
+            "completions.",
+        ),
     ] = 8
-    accumulation: Annotated[int, Field(ge=1, description="Batches an optimizer step.")] = 1
+    accumulation: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="The number of batches whose gradients are accumulated for one optimizer "
+            "step.",
+        ),
+    ] = 1
     max_length: Annotated[
         int,
-        Field(ge=2, description="Tokens that a sequence is cut to; grpo does not use it."),
+        Field(
+            ge=2,
+            description="The number of tokens to which a sequence is truncated. Not used by grpo.",
+        ),
     ] = 512
     warmup: Annotated[
         float,
         AfterValidator(_share_of_steps),
-        Field(ge=0, description="Share of the steps in which the learning rate rises."),
+        Field(
+            ge=0,
+            description="The share of the steps during which the learning rate is warmed up.",
+        ),
     ] = 0.03
     schedule: Annotated[
         str,
         _one_of(*SCHEDULES),
         Field(description="The learning-rate schedule, by the name that transformers gives it."),
     ] = "linear"
-    weight_decay: Annotated[float, Field(ge=0, description="Weight decay of AdamW.")] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, description="The weight decay of AdamW.")] = 0.0
     dtype: Annotated[
         str,
         _one_of(*DTYPES),
         Field(
             description="The dtype of the frozen weights: float32, bfloat16, float16, or auto, "
-            "which is the checkpoint's own, and float32 on a CPU that has no instructions for it."
+            "which is the dtype of the checkpoint, or float32 on a CPU without instructions for "
+            "that dtype."
         ),
     ] = "auto"
-    device: Annotated[str, Field(description="auto, cpu, cuda, or another of torch's.")] = "auto"
+    device: Annotated[
+        str, Field(description="The device: auto, cpu, cuda, or another device of torch.")
+    ] = "auto"
     checkpointing: Annotated[
-        bool, Field(description="Whether activations are recomputed in the backward pass.")
+        bool,
+        Field(
+            description="Whether to use gradient checkpointing, which recomputes activations in "
+            "the backward pass to save memory."
+        ),
     ] = False
     rewards: Annotated[
         tuple[str, ...],
         Field(
-            description="Reward functions of grpo, which are summed: `number`, `format`, or "
-            "`module:function`."
+            description="The reward functions of grpo, which are summed: `number`, `format`, or a "
+            "function of your own, written as `module:function`."
         ),
     ] = ()
-    generations: Annotated[int, Field(ge=2, description="Completions a prompt, for grpo.")] = 8
+    generations: Annotated[
+        int, Field(ge=2, description="The number of completions per prompt, for grpo.")
+    ] = 8
     completion_length: Annotated[
-        int, Field(ge=1, description="Tokens that a completion may have, for grpo.")
+        int, Field(ge=1, description="The largest number of tokens of a completion, for grpo.")
     ] = 128
     temperature: Annotated[
-        float, Field(gt=0, description="Temperature of the sampling, for grpo.")
+        float, Field(gt=0, description="The sampling temperature, for grpo.")
     ] = 1.0
     beta: Annotated[
         float,
-        Field(ge=0, description="Weight of the divergence from the base model, for grpo."),
+        Field(
+            ge=0,
+            description="The weight of the KL divergence from the base model in the loss, for "
+            "grpo.",
+        ),
     ] = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationSettings:
-    """How every trial is judged; what a field is stands on the field."""
+    """How every trial is evaluated. The description of each field says what it means."""
 
     __pydantic_config__ = _STRICT
 
     metric: Annotated[
         str | None,
         Field(
-            description="What decides: `loss` (held-out nats a token, lower is better), `exact`, "
-            "`numeric` or `pass@1` (greedy generation, pass@1 by the reward functions), "
-            "`accuracy`, `macro-f1`, `lm-eval:TASK`, or `module:function`; without it the task's "
-            "own: `loss` for sft, `accuracy` for classify, `pass@1` for grpo."
+            description="The metric that decides: `loss` (nats per token on held-out rows, lower "
+            "is better), `exact`, `numeric` or `pass@1` (answers are generated greedily, and "
+            "pass@1 is decided by the reward functions), `accuracy`, `macro-f1`, `lm-eval:TASK`, "
+            "or a function of your own, written as `module:function`. By default `loss` for sft, "
+            "`accuracy` for classify and `pass@1` for grpo."
         ),
     ] = None
     batch_size: Annotated[
-        int, Field(ge=1, description="Sequences a forward pass or generation.")
+        int,
+        Field(ge=1, description="The number of sequences per forward pass or generation."),
     ] = 16
-    max_new_tokens: Annotated[int, Field(ge=1, description="Tokens of a generated answer.")] = 128
-    include_path: Annotated[str | None, Field(description="Folder of local tasks for lm-eval.")] = (
-        None
-    )
+    max_new_tokens: Annotated[
+        int, Field(ge=1, description="The largest number of tokens of a generated answer.")
+    ] = 128
+    include_path: Annotated[
+        str | None,
+        Field(description="A folder with task definitions of your own for lm-eval."),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
 class TrialData:
     """The files of a trial, relative to the folder of its spec, with the SHA-256 of each.
 
-    `rows` are the first training rows that are used, None for all: the file is shuffled already.
-    `general`, where there is one, has texts that are none of the task's: the loss on them says
-    what the finetune did to everything else. A spec without it is the same document as before
-    there was such a file, and keeps its digest.
+    `rows` is the number of training rows that are used, counted from the start of the file, which
+    is shuffled; None uses all. `general` is a file of texts that do not belong to the task: the
+    loss on them shows how far the finetune changed the model elsewhere. A spec without it omits
+    the field, so that older specs keep their digest.
     """
 
     train: str
@@ -179,14 +222,13 @@ class TrialData:
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class TrialSpec(Record):
-    """Everything that decides the outcome of one finetune; its digest names the trial's folder.
+    """Everything on which the outcome of one finetune depends. Its digest names the trial's folder.
 
-    `model` is what `load_model` takes, `phase` what the trial is for. `labels` are the classes of
-    `classify`
-    in the order of their numbers, `loraplus_ratio` and the initialisation stand in the placement's
-    settings. `revision` is the commit of a hub id, `weights` a key of the content of a folder:
-    other weights under the same name are another trial. A spec without them is the same document
-    as before there were such fields, and keeps its digest.
+    `model` is the name that `load_model` takes, and `labels` are the classes of `classify` in the
+    order of their numbers. `loraplus_ratio` and the initialisation are part of the placement's
+    settings. `revision` is the commit of a hub id, and `weights` is a key of the content of a
+    folder, so that other weights under the same name make another trial. A spec without these two
+    omits the fields, so that older specs keep their digest.
     """
 
     kind: ClassVar[str] = "trial"
@@ -208,11 +250,12 @@ class TrialSpec(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialCost:
-    """What a trial took, measured.
+    """The measured time, memory and tokens of a trial.
 
-    `devices` counts accelerators, or processes on a CPU; `device` is the hardware's name and
-    `accelerator` whether it is one. `peak_memory` is in bytes: of the accelerator where there is
-    one, else resident. `tokens` were trained on, generated ones included.
+    `devices` is the number of accelerators, or of processes on a CPU. `device` is the name of the
+    hardware, and `accelerator` says whether it is one. `peak_memory` is in bytes, of the
+    accelerator where there is one and otherwise of resident memory. `tokens` is the number of
+    tokens in training, including generated ones.
     """
 
     wall_seconds: float
@@ -232,17 +275,17 @@ class TrialCost:
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class TrialResult(Record):
-    """What came of a trial. Written last, so a folder that holds one is finished.
+    """The result of a trial. It is written last, so a folder that holds one is complete.
 
-    `metrics` are means over the evaluation rows; `items` have the outcome of every row, in the
-    order of the file, for each metric that is a mean over rows. `trainable_parameters` are those
-    of the adapters, counted in the model. `batch_size` is what was used in the end, `dtype` that of
-    the frozen weights. A failed trial has a `cause` and whatever was known by then. `mendable`
-    marks a cause that lies with the machine (its disk, a signal, a missing library) and not with
-    the placement: such a result is never kept, and the next start tries the trial again.
-    `nothing_learned` says what shows that the trial can have learnt nothing, if anything does.
-    `rows_dropped` are the training rows without a token to train on within `max_length`, and
-    `rows_cut` those that lose their end there.
+    `metrics` are means over the evaluation rows, and `items` hold the outcome of every row, in the
+    order of the file, for each metric that is a mean over rows. `trainable_parameters` is the
+    number of adapter parameters, counted in the model. `batch_size` is the size that was used in
+    the end, and `dtype` that of the frozen weights. A failed trial has a `cause` and the values
+    that were known by then. `mendable` marks a failure of the machine (a full disk, a signal, a
+    missing library) rather than of the placement: such a result is not kept, and the trial runs
+    again when the study is resumed. `nothing_learned` lists the signs that the trial cannot have
+    learned anything. `rows_dropped` is the number of training rows without any token to train on
+    within `max_length`, and `rows_cut` the number of those that were truncated.
     """
 
     kind: ClassVar[str] = "trial-result"
@@ -271,11 +314,11 @@ class TrialResult(Record):
 
     @classmethod
     def of_spec(cls, spec: TrialSpec, **found: Any) -> Self:
-        """Return the result of a trial, which names its spec as it was.
+        """Return the result of a trial, with the fields that identify its spec filled in.
 
         Args:
-            spec: The spec of the trial.
-            **found: The other fields, by name: what came of the trial.
+            spec: Specification of the trial.
+            **found: Values of the other fields, by name.
         """
         return cls(
             spec_digest=spec.digest(),
@@ -288,7 +331,7 @@ class TrialResult(Record):
 
     @property
     def done(self) -> bool:
-        """Whether the trial ended with numbers."""
+        """Whether the trial finished and has metrics."""
         return self.status == DONE
 
 
@@ -296,5 +339,5 @@ LOWER_IS_BETTER = ("loss", GENERAL_LOSS)
 
 
 def higher_is_better(metric: str) -> bool:
-    """Return the direction of a metric; everything but the loss is better when higher."""
+    """Return whether higher values of a metric are better, as for every metric but a loss."""
     return metric not in LOWER_IS_BETTER

@@ -1,4 +1,4 @@
-"""Tuning: which configuration a search found, and whether fresh seeds confirm it."""
+"""Tuning: the configuration that a search found, and whether new seeds confirm it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from plop_lora.records.verification import LadderStep
 
 
 class TuningVerdict(StrEnum):
-    """What a search says of its choice."""
+    """The verdict of a search on its choice."""
 
     IMPROVED = "improved"
     STANDS = "default stands"
@@ -23,7 +23,7 @@ class TuningVerdict(StrEnum):
 
 
 class CandidateVerdict(StrEnum):
-    """What the confirmation says of one configuration."""
+    """The verdict of the confirmation on one configuration."""
 
     REFERENCE = "reference"
     BETTER = "better"
@@ -33,7 +33,7 @@ class CandidateVerdict(StrEnum):
 
 
 class SearchState(StrEnum):
-    """Where a suggestion of the search stands."""
+    """The state of a suggestion of the search."""
 
     SEARCHED = "done"
     FAILED = "failed"
@@ -49,10 +49,10 @@ SEARCHED, FAILED, OVER_BUDGET, RUNNING = SearchState
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """One point of the search.
+    """One point of the search space.
 
-    `placement` is a strategy or a file of a placement, `init` PEFT's name, `loraplus_ratio` the
-    learning rate of B over that of A, 1 for a plain optimizer.
+    `placement` is the name of a strategy or the file of a placement, and `init` is PEFT's name of
+    the initialisation. `loraplus_ratio` is the learning rate of B divided by that of A.
     """
 
     placement: str
@@ -70,11 +70,11 @@ class Configuration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchTrial:
-    """One suggestion of the search and what came of it.
+    """One suggestion of the search and its result.
 
     `state` is `done`, `failed` (with its `cause`), `over budget` (never trained) or `running`
-    (with another worker when the record was made). `value` is the metric on the selection split,
-    `device_seconds` what the trial took, None where it did not run.
+    (on another worker when the record was made). `value` is the metric on the selection split and
+    `device_seconds` the device time of the trial; both are None where it did not run.
     """
 
     number: int
@@ -90,11 +90,11 @@ class SearchTrial:
 class Candidate:
     """A configuration after the confirmation.
 
-    `selection` is its value in the search, `values` those by seed on the report split, None where
-    the trial failed. `difference` is the candidate minus the default, turned so that above 0 the
-    candidate is better, with its simultaneous 95 % interval; None for the default itself or where
-    nothing can be said. `verdict` is `reference` (the default), `better` (the interval is above
-    0), `not worse` (above minus the margin), `worse` (below 0) or `cannot separate`.
+    `selection` is its value in the search. `values` are its values by seed on the report split,
+    None where a trial failed. `difference` is the advantage over the default, positive where the
+    candidate is better, with its simultaneous 95 % interval; it is None for the default itself and
+    where there are too few trials. `verdict` is `reference` (the default), `better` (the interval
+    is above 0), `not worse` (above minus the margin), `worse` (below 0) or `cannot separate`.
     """
 
     configuration: Configuration
@@ -112,7 +112,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A stage before it runs: how many trials of how many training rows, judged on how many."""
+    """A planned stage: its numbers of trials, of training rows and of evaluation rows."""
 
     what: str
     trials: int
@@ -122,11 +122,12 @@ class Stage:
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class TuningPlan(Record):
-    """What a search would run and how long.
+    """The trials that a search would run, and their estimated cost.
 
-    `configurations` counts the pairs of placement and rank, `feasible` those within the budget.
-    `row_passes` are training rows times epochs over all trials; None where steps are given.
-    `device_seconds` and `money` are known once a trial of the same folder has run.
+    `configurations` is the number of pairs of placement and rank, and `feasible` the number of
+    those within the budget. `row_passes` is the number of training rows times epochs over all
+    trials, None where steps are given. `device_seconds` and `money` are None until a trial has run
+    in the same folder.
     """
 
     kind: ClassVar[str] = "tuning-plan"
@@ -154,10 +155,10 @@ class TuningPlan(Record):
 class Tuning(Record):
     """The outcome of a search over placement, rank, initialisation and learning rate.
 
-    `verdict` is `improved` (`chosen` is not worse than the default and has the better mean),
-    `default stands` (no candidate is), `cannot separate` (nor can they be told apart), or
-    `unconfirmed` (no confirmation ran; `chosen` is the best of the search). `placement` is that
-    of `chosen`, `recipe` what `plop verify` reads.
+    `verdict` is `improved` (`chosen` is not worse than the default and has a better mean),
+    `default stands` (no candidate is better than the default), `cannot separate` (the trials do
+    not decide), or `unconfirmed` (no confirmation ran; `chosen` is the best of the search).
+    `placement` is the placement of `chosen`, and `recipe` is a recipe for `plop verify`.
     """
 
     kind: ClassVar[str] = "tuning"
@@ -188,5 +189,5 @@ class Tuning(Record):
 
     @property
     def exit_code(self) -> int:
-        """0 where the choice is settled, 4 where it is not."""
+        """0 if the choice is confirmed, 4 otherwise."""
         return EXIT_CODES[self.verdict]

@@ -1,6 +1,6 @@
-"""Faults that pydantic finds, in the words of the file that the user wrote.
+"""Validation errors of pydantic as sentences about the file that the user wrote.
 
-Takes pydantic's description of an error as plain values; imports nothing of it.
+Takes pydantic's description of an error as plain values and does not import pydantic.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _EXPECTED = {
     "string": "text",
     "tuple": "a list",
 }
-"""First word of pydantic's name of an error → what should stand there."""
+"""First word of pydantic's name of an error → the kind of value that is expected."""
 
 _BOUNDS = {
     "greater_than": ("gt", "above {}"),
@@ -32,11 +32,11 @@ _LONGEST = 40
 
 
 def fault_at(place: str, error: Mapping[str, object]) -> str:
-    """Return a sentence, without its full stop, about what is wrong at a place.
+    """Return a sentence, without its full stop, that says what is wrong with a value.
 
     Args:
-        place: key or field, as the user would name it.
-        error: one entry of `ValidationError.errors()`.
+        place: Key or field, as the user would name it.
+        error: Entry of `ValidationError.errors()`.
     """
     fault = _fault(error)
     if fault is not None:
@@ -45,7 +45,7 @@ def fault_at(place: str, error: Mapping[str, object]) -> str:
 
 
 def _fault(error: Mapping[str, Any]) -> str | None:
-    """Return the rest of a sentence that begins with the place; None for other faults."""
+    """Return the rest of a sentence that begins with the key, or None for other errors."""
     kind, context, value = error["type"], error.get("ctx", {}), error.get("input")
     if kind == "missing":
         return "is needed, but is not there"
@@ -63,7 +63,7 @@ def _fault(error: Mapping[str, Any]) -> str | None:
 
 
 def _shown(value: object) -> str:
-    """Return a value as short as it can be recognised."""
+    """Return a value as text, shortened if it is long."""
     if isinstance(value, Mapping):
         return "a section of keys"
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""One line about a record: what a bare name shows at a prompt or in a debugger."""
+"""One line about a record, which is its `repr` at a prompt or in a debugger."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from plop_lora.reports.rows import plural, short_name
 
 
 def brief(record: Record) -> str:
-    """Return the line; other kinds of records say their kind."""
+    """Return one line about a record, which is its kind where nothing else is known."""
     if isinstance(record, Scores):
         lowest = ", ".join(f"{row.type} {row.nfn:.3f}" for row in record.types[:3])
         return (

@@ -1,4 +1,4 @@
-"""Rows of the cost ledger, and human units for time and money; nothing is computed but digits."""
+"""Rows of the cost ledger, and formatting of time, money and memory. Nothing is computed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _quantities(ledger: CostLedger) -> tuple[_Quantity, ...]:
 
 
 def ledger_lines(ledger: CostLedger) -> tuple[str, ...]:
-    """Say what the columns mean, what was avoided, and why a number is absent."""
+    """Return lines on the meaning of the columns, the savings, and the reasons of absent values."""
     lines = [f"Device time is wall time × devices, summed over trials; on {ledger.device}."]
     if ledger.price is None:
         lines.append(f"Money: {ABSENT}, as no price was given (price: hourly in the recipe).")
@@ -66,7 +66,7 @@ def ledger_lines(ledger: CostLedger) -> tuple[str, ...]:
 
 
 def _avoided(total: Spent, search: Counterfactual, currency: str) -> list[str]:
-    """Return the difference to the plan, where both are on GPUs; it may be a loss."""
+    """Return a line on the difference to the plan in GPU-hours, which may be negative."""
     if total.gpu_hours is None or search.gpu_hours is None:
         return []
     less = search.gpu_hours - total.gpu_hours
@@ -82,7 +82,7 @@ def _avoided(total: Spent, search: Counterfactual, currency: str) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in the unit that suits it.
+    """Return a time in a suitable unit.
 
     >>> duration(0.42), duration(34.2), duration(600), duration(12_240)
     ('0.4 s', '34 s', '10 min', '3.4 h')
@@ -106,7 +106,7 @@ def hours(number: float | None) -> str:
 
 
 def money(amount: float | None) -> str:
-    """Return an amount with cents; below half a cent, that it is below one.
+    """Return an amount with two decimals, or "< 0.01" for smaller amounts.
 
     >>> money(None), money(1234.5), money(0.001), money(0)
     ('—', '1,234.50', '< 0.01', '0.00')
@@ -117,7 +117,7 @@ def money(amount: float | None) -> str:
 
 
 def memory(size: int) -> str:
-    """Return bytes in the unit that suits them; 0 was not measured.
+    """Return a number of bytes in a suitable unit; 0 means that it was not measured.
 
     >>> memory(3 * 2**29), memory(5 * 2**20), memory(0)
     ('1.5 GiB', '5 MiB', '—')

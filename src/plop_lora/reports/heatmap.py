@@ -57,8 +57,8 @@ def heat_map(scores: Scores) -> str:
         for layer, row in cells.items()
     )
     return (
-        "<details open><summary>NFN by layer: the stronger the colour, the more room for an "
-        "adapter</summary>"
+        "<details open><summary>NFN by layer: the stronger the colour, the lower the score"
+        "</summary>"
         f'<table><thead><tr><th style="text-align:right">layer</th>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></details>"
     )

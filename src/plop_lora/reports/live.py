@@ -1,7 +1,7 @@
-"""Trials as they run: a table that grows on a terminal, one line a finished trial elsewhere.
+"""Running trials: a live table on a terminal, and otherwise one line per finished trial.
 
-Everything goes to stderr. What is shown is a pure function of a `State`; a `LiveBoard` has that
-from the events of a runner and from the growing `curve.jsonl` of trials under way.
+Everything is written to stderr. The output is a pure function of a `State`, which a `LiveBoard`
+makes from the events of a runner and from the `curve.jsonl` of running trials.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from plop_lora.training.tasks import metric_of, task_named
 CURVE = "curve.jsonl"
 REFRESH_SECONDS = 0.5
 WIDTH = 8
-"""Of a curve in a cell, in characters."""
+"""The width of a curve in a cell, in characters."""
 MARKS = {WAITING: "·", RUNNING: "▸"}
 PHASES = {LADDER: "learning-rate ladder", SEARCH: "search", CONFIRM: "confirmation",
           UNTRAINED: "untrained model"}  # fmt: skip
-"""The phases by the names that plans and ledgers give them."""
+"""The names of the phases in plans and ledgers."""
 RATES = (LADDER, SEARCH)
-"""Phases in which trials of one seed differ by their rate."""
+"""Phases in which trials of one seed differ by their learning rate."""
 _LISTED = 5
 _TAIL_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trial:
-    """A trial as it stands: its losses (or rewards) so far, and its result at the end."""
+    """The state of a trial: its losses (or rewards) so far, and its result once it has ended."""
 
     spec: TrialSpec
     state: str = WAITING
@@ -57,7 +57,7 @@ class Trial:
 
     @property
     def column(self) -> str:
-        """The learning rate where that is being chosen, else the seed."""
+        """The heading of its column: the learning rate if that is being chosen, else the seed."""
         spec = self.spec
         return f"{spec.learning_rate:.2g}" if spec.phase in RATES else f"seed {spec.seed}"
 
@@ -66,8 +66,9 @@ class Trial:
 class State:
     """All trials in the order they came, and the sums over them.
 
-    `left` are the seconds to go by what is finished, None before; `device_seconds` those spent so
-    far, on `accelerator`s or not (None before the first is finished); `hourly` is the price.
+    `left` is the estimated remaining time in seconds, None until a trial is finished.
+    `device_seconds` is the device time so far, and `accelerator` says whether it is that of
+    accelerators (None until a trial is finished). `hourly` is the price of a device-hour.
     """
 
     trials: tuple[Trial, ...]
@@ -80,9 +81,9 @@ class State:
 
 
 def rows(state: State) -> Table:
-    """Arms as rows, seeds (on the ladder: learning rates) as columns, of the phase that runs.
+    """Return a table of the current phase: a row per arm, and a column per seed or learning rate.
 
-    Where that would leave most cells empty, or two trials in one, each trial has a row.
+    If most cells would be empty, or one would hold two trials, each trial has its own row.
     """
     if not state.trials:
         return Table("Trials", (Column("arm"),), (), ())
@@ -102,7 +103,7 @@ def rows(state: State) -> Table:
 
 
 def _current_phase(trials: Sequence[Trial]) -> Phase:
-    """Return the phase of the first trial that is not finished, else of the last."""
+    """Return the phase of the first unfinished trial, or of the last trial."""
     unfinished = (trial for trial in trials if trial.state != FINISHED)
     return next(unfinished, trials[-1]).spec.phase
 
@@ -119,7 +120,7 @@ def _finished(trials: Sequence[Trial]) -> int:
 
 
 def cell(trial: Trial) -> str:
-    """Return mark, curve and number with its name: of what is logged, at the end the metric."""
+    """Return the symbol, curve and latest logged value of a trial, or its metric at the end."""
     bars = _bars(trial.curve)
     if trial.result is not None:
         text = outcome(trial.result)
@@ -130,7 +131,7 @@ def cell(trial: Trial) -> str:
 
 
 def _logged(spec: TrialSpec) -> str:
-    """Return the name of what a trial logs while it trains."""
+    """Return the name of the value that a trial logs during training."""
     return "reward" if task_named(spec.task).samples else "train loss"
 
 
@@ -138,8 +139,8 @@ def _legend(trials: Sequence[Trial]) -> str:
     spec = trials[0].spec
     metric = metric_of(spec)
     return (
-        f"{MARKS[WAITING]} waits, {MARKS[RUNNING]} runs, ✓ done, ✗ failed. Bars: "
-        f"{_logged(trials[0].spec)} from the start; at the end {metric} of the rows judged on."
+        f"{MARKS[WAITING]} waiting, {MARKS[RUNNING]} running, ✓ done, ✗ failed. Bars: "
+        f"{_logged(trials[0].spec)} from the start; at the end {metric} on the evaluation rows."
     )
 
 
@@ -183,12 +184,12 @@ def _sums(state: State) -> list[str]:
 
 
 def to_go(seconds: float) -> str:
-    """Return the time that is left in words; a trial that takes longer than others is not over."""
+    """Return the remaining time in words, which the last trials may exceed."""
     return f"about {duration(seconds)} to go" if seconds >= 1 else "the last trials take longer"
 
 
 class LiveBoard:
-    """Collects events; the thread that runs trials writes, the one that draws reads."""
+    """Collects events, which one thread writes while it runs trials and another reads to draw."""
 
     def __init__(
         self,
@@ -198,7 +199,7 @@ class LiveBoard:
         price: Price | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Begin with trials that are known to come, and what was spent before."""
+        """Start with the planned trials and the device time that was spent before."""
         self._lock = threading.Lock()
         self._clock = clock
         self._start = clock()
@@ -222,7 +223,7 @@ class LiveBoard:
             self._at_once = max(self._at_once, under_way)
 
     def state(self) -> State:
-        """Return what is to be shown now; curves of trials under way are read again."""
+        """Return the current state, reading the curves of running trials again."""
         with self._lock:
             for digest, trial in self._trials.items():
                 if trial.state == RUNNING:
@@ -244,7 +245,7 @@ class LiveBoard:
             )
 
     def _left(self) -> float | None:
-        """Share what is to come, at the mean of finished trials, among as many as run at once."""
+        """Estimate the remaining seconds from the mean of finished trials and the parallelism."""
         seconds: dict[str, list[float]] = {}
         for trial in self._trials.values():
             if trial.result is not None and trial.result.done:
@@ -278,9 +279,9 @@ class LiveBoard:
 
 
 def read_curve(folder: Path, task: str) -> tuple[float, ...]:
-    """Return the losses (for grpo: rewards) that a trial has logged; a line half written is left.
+    """Return the losses (for grpo, rewards) that a trial has logged, without an incomplete line.
 
-    Nothing, where there is no curve yet; a value that is not finite is left out.
+    The result is empty if there is no curve yet. Values that are not finite are left out.
     """
     key = "reward" if task_named(task).samples else "loss"
     try:
@@ -308,13 +309,13 @@ def live(
     price: Price | None = None,
     console: Console | None = None,
 ) -> Iterator[Watch]:
-    """Yield what a runner tells its events to, and show them on stderr while the block lasts.
+    """Yield a function to which a runner reports events, and show them on stderr inside the block.
 
     Args:
-        specs: trials that are known to come; those of other events are added.
-        device_seconds: spent before, such as on scoring or an earlier phase.
-        price: of a device-hour, for the cost so far.
-        console: where to draw; stderr if left out.
+        specs: Trials that are planned; trials of other events are added.
+        device_seconds: Device time that was spent before, such as on an earlier phase.
+        price: Price of a device-hour, for the cost so far.
+        console: Console to draw on, by default stderr.
     """
     console = console or Console(stderr=True)
     board = LiveBoard(specs, device_seconds=device_seconds, price=price)

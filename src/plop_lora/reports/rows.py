@@ -1,4 +1,4 @@
-"""Rows of the tables: pure functions from a record to strings; they compute nothing but digits."""
+"""Rows of the tables: pure functions from a record to strings, which only format numbers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A heading; `right` aligns right, `starts` allows a cut before it where space is short."""
+    """A column; `right` aligns it right, `starts` allows a narrow table to be split before it."""
 
     name: str
     right: bool = False
@@ -45,7 +45,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A title, columns, rows of as many cells, lines that follow, and further tables."""
+    """A table: its title, columns, rows of cells, the lines below it, and further tables."""
 
     title: str
     columns: tuple[Column, ...]
@@ -78,9 +78,9 @@ NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 LISTED_PAIRS = 3
 LISTED_GROUPS = 12
 LONGEST_GROUP = 32
-"""Characters of the name of a group, which is a value of the user's data."""
-TIE_MEANS = "Tie: the order is open, but the other type is not better by more than is tolerated."
-UNDECIDED_MEANS = "Undecided: the interval holds 0, so these texts do not separate the two."
+"""The largest number of characters that are shown of the name of a group."""
+TIE_MEANS = "Tie: the order is open, but the other type is not better by more than the tolerance."
+UNDECIDED_MEANS = "Undecided: the interval contains 0, so these texts do not separate the two."
 
 
 def scores_table(scores: Scores) -> Table:

@@ -63,7 +63,7 @@ def table_of(record: Record) -> Table:
     """Return the table of a record, safe to print.
 
     Raises:
-        TypeError: no table is known for this kind of record.
+        TypeError: There is no table for this kind of record.
     """
     try:
         draw = _TABLES[type(record)]
@@ -85,11 +85,11 @@ def _rich(table: Table) -> Group:
 
 
 class _Fitted:
-    """A table, cut into pieces below each other where it is too wide.
+    """A table that is split into pieces below each other if it is too wide.
 
-    Each piece repeats the first column. Folding cells would break names and numbers instead: where
-    names are too long for a piece, what they have in common is said once above the table, and where
-    that does not do either, the cells of a row stand below each other.
+    Each piece repeats the first column. Cells are not folded, which would break names and numbers:
+    if names are too long for a piece, their common prefix is written once above the table, and if
+    that is not enough, the cells of a row are written below each other.
     """
 
     def __init__(self, table: Table) -> None:
@@ -180,8 +180,8 @@ def as_text(record: Record, width: int | None = None) -> str:
     """Return the table as plain text, without colours.
 
     Args:
-        record: what to draw.
-        width: columns; the terminal's if left out, and 120 where there is none.
+        record: What to draw.
+        width: Columns; the terminal's if left out, and 120 where there is none.
     """
     buffer = io.StringIO()
     console = Console(file=buffer, width=width or _terminal_width(), color_system=None)

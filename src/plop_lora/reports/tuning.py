@@ -1,4 +1,4 @@
-"""Rows of a search: the finalists with their verdicts, what was tried, what it took."""
+"""Rows of a search: the finalists with their verdicts, the trials and their cost."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _CONFIGURATION = (
 _SENTENCES = {
     IMPROVED: "Take {chosen}: on rows and seeds that the search has not seen it is not worse than "
     "the default, and its mean is better.",
-    STANDS: "Keep {chosen}: the default stands, no find of the search is better.",
+    STANDS: "Keep {chosen}: no configuration of the search is better than the default.",
     UNCONFIRMED: "Best of the search: {chosen}. It is not confirmed, and the best of many trials "
     "looks better than it is.",
 }
-_OPEN = "Keep {chosen}: these seeds and rows cannot separate the finds from the default."
+_OPEN = "Keep {chosen}: these seeds and rows cannot separate the candidates from the default."
 
 
 def tuning_table(tuning: Tuning) -> Table:
@@ -92,7 +92,7 @@ def tuning_plan_table(plan: TuningPlan) -> Table:
     )
     columns = (
         Column("stage"), Column("trials", right=True), Column("rows trained on", right=True),
-        Column("rows judged on", right=True),
+        Column("rows evaluated on", right=True),
     )  # fmt: skip
     rates = ", ".join(f"{rate:g}" for rate in plan.learning_rates)
     lines = [
@@ -113,7 +113,7 @@ def _plan_cost(plan: TuningPlan) -> str:
     limit = "" if plan.hours is None else f" No trial starts after {plan.hours:g} device-hours."
     passes = "" if plan.row_passes is None else f"{plan.row_passes:,.0f} rows pass in training; "
     if plan.device_seconds is None:
-        return f"Cost: {passes}its time is known once a trial has run in this folder.{limit}"
+        return f"Cost: {passes}the time is known once a trial has run in this folder.{limit}"
     money = "" if plan.money is None else f", {plan.money:.2f} {plan.currency}"
     hours = plan.device_seconds / 3600
     return f"Cost: {passes}about {hours:.2g} device-hours in all{money}.{limit}"
@@ -154,7 +154,7 @@ def _ladder_line(tuning: Tuning) -> list[str]:
 
 
 def _failure_lines(history: tuple[SearchTrial, ...]) -> list[str]:
-    """Say each cause once; the record has them by trial."""
+    """Return a line for each cause with the number of trials; the record lists them by trial."""
     causes = Counter(trial.cause or "no cause given" for trial in history if trial.state == FAILED)
     return [f"Failed: {cause} ({plural(number, 'trial')})." for cause, number in causes.items()]
 

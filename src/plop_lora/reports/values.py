@@ -1,4 +1,4 @@
-"""Values with their intervals, in as many digits as the interval leaves."""
+"""Values with their intervals, with a number of digits that follows from the interval."""
 
 from __future__ import annotations
 

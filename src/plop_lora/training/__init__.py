@@ -1,1 +1,1 @@
-"""Small real finetunes: one spec to one result, and the runners that go through many."""
+"""Small finetunes: a trial turns one spec into one result, and runners execute many trials."""

@@ -1,10 +1,10 @@
-"""The model of a trial: loaded for its task, frozen, the placement's adapters put onto it.
+"""The model of a trial: loaded for its task, frozen, and wrapped with the placement's adapters.
 
-Everything random is a function of the trial's seed and of the weight it concerns. A module that
-two placements share therefore starts from the same A, and so does the head of a classifier: arms
-differ in where the adapters stand and in nothing else.
+All random values depend only on the trial's seed and on the name of the weight. A module that two
+placements share therefore starts from the same A, and so does the head of a classifier: arms
+differ only in where their adapters are.
 
-Trains and judges nothing.
+Neither trains nor evaluates.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ ADAPTER = "default"
 
 
 def prepare(spec: TrialSpec, rows: Sequence[Row] = ()) -> Prepared:
-    """Load the model of a trial and put the adapters of its placement onto it.
+    """Load the model of a trial and add the adapters of its placement.
 
     The base weights are frozen in the dtype of the settings; the adapters, and for `classify` the
     head, are float32 and train.
 
     Args:
-        spec: the trial.
-        rows: training rows, which the initialisation `eva` reads; others ignore them.
+        spec: Specification of the trial.
+        rows: Training rows, which only the initialisation `eva` reads.
 
     Raises:
-        UsageError: an initialisation that a trial cannot make, too few labels, a task that the
-            architecture cannot do, an unknown device or dtype.
-        ModelError: the model cannot be loaded, lacks weights of its own, or lacks a weight that
-            is placed.
-        ExportError: PEFT adapts other modules or ranks than the placement names.
+        UsageError: A trial cannot make the initialisation, there are too few labels, the
+            architecture does not support the task, or the device or dtype is unknown.
+        ModelError: The model cannot be loaded, its checkpoint is incomplete, or it lacks a weight
+            of the placement.
+        ExportError: PEFT adapts other modules or ranks than the placement.
     """
     check_adapters(spec)
     model, tokenizer, heads, notes = base_of(spec)
@@ -80,15 +80,15 @@ def prepare(spec: TrialSpec, rows: Sequence[Row] = ()) -> Prepared:
 
 
 def check_adapters(spec: TrialSpec) -> None:
-    """Refuse, before anything is loaded, adapters or a head that a trial cannot make.
+    """Check, before anything is loaded, that a trial can make the adapters and the head.
 
     Raises:
-        UsageError: the text names what is allowed.
+        UsageError: It cannot. The text says what is allowed.
     """
     placement, init = spec.placement, spec.placement.settings.init
     if not is_trial_init(init):
         raise UsageError(
-            f"A trial cannot initialise adapters by {init!r}, which needs a step of its own before "
+            f"A trial cannot initialise adapters by {init!r}, which needs a separate step before "
             f"training. Allowed: {', '.join(TRIAL_INITS)}."
         )
     if init not in ("default", "gaussian"):
@@ -114,14 +114,14 @@ def check_adapters(spec: TrialSpec) -> None:
 
 
 def retarget(placement: Placement, model: nn.Module) -> Placement:
-    """Return a placement by the names that its weights have in `model`.
+    """Return a placement with the names that its weights have in `model`.
 
-    A bare encoder calls a weight `encoder.layer.0…`, the classifier on top of it
-    `bert.encoder.layer.0…`: the prefix of the base model is added or removed, for all names
-    alike. Weights that only `model` has join the untouched ones, those that it lacks leave them.
+    A weight of a bare encoder is named `encoder.layer.0…` and in a classifier on top of it
+    `bert.encoder.layer.0…`: the prefix of the base model is added to or removed from all names.
+    The untouched weights become those of `model`.
 
     Raises:
-        ModelError: a placed weight is not in the model under any of these names.
+        ModelError: The model has a placed weight under none of these names.
     """
     there = {name for name, _ in model.named_modules()}
     there |= {name for name, _ in model.named_parameters()}
@@ -173,7 +173,7 @@ def _wrap(
     from peft import EvaConfig, LoraConfig, get_peft_model
 
     fields = peft_fields(with_every_module(placement, model))
-    # The scored model may have another name, or stand in another folder, than the trained one.
+    # The scored model may have another name, or be in another folder, than the trained one.
     fields |= {"base_model_name_or_path": spec.model, "revision": spec.revision}
     if placement.settings.init == "eva":
         # More components than ranks would let EVA move ranks between modules.
@@ -188,10 +188,10 @@ def _wrap(
 
 
 def check_wrapped(placement: Placement, model: PeftModel) -> None:
-    """Compare the adapters of a PEFT model with a placement by its names.
+    """Compare the adapters of a PEFT model with a placement.
 
     Raises:
-        ExportError: another module, rank, scaling, or another number of parameters.
+        ExportError: A module, rank, scaling or the number of parameters differs.
     """
     compare_adapters(placement, adapters_of(model.base_model.model))
     found = adapter_parameters(model)
@@ -204,7 +204,7 @@ def check_wrapped(placement: Placement, model: PeftModel) -> None:
 
 
 def adapter_parameters(model: nn.Module) -> int:
-    """Return the number of LoRA parameters; the head of a classifier is not among them."""
+    """Return the number of LoRA parameters, without the head of a classifier."""
     return sum(
         parameter.numel()
         for name, parameter in model.named_parameters()
@@ -213,7 +213,7 @@ def adapter_parameters(model: nn.Module) -> int:
 
 
 def _draw(model: PeftModel, init: str, seed: int) -> None:
-    """Draw every adapter by a seed of its own, made of the trial's and the weight's name."""
+    """Initialise every adapter with a seed made of the trial's seed and the weight's name."""
     for name, layer in lora_layers(model.base_model.model):
         digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
         torch.manual_seed(int.from_bytes(digest[:4], "big"))
@@ -225,7 +225,7 @@ def _draw(model: PeftModel, init: str, seed: int) -> None:
 
 
 def optimizer_of(spec: TrialSpec, model: nn.Module) -> torch.optim.Optimizer | None:
-    """Return the optimizer of LoRA+, or None where the trainer's own AdamW is right.
+    """Return the optimizer of LoRA+, or None to use the trainer's AdamW.
 
     Under LoRA+ (arXiv 2402.12354) every B trains at `loraplus_ratio` times the learning rate;
     every A and the head keep it.
@@ -251,9 +251,9 @@ Factors = Mapping[str, torch.Tensor]
 
 
 def initial_factors(model: PeftModel, init: str) -> Factors:
-    """Return copies of A and B before training, where the base weights were changed by them.
+    """Return copies of A and B before training, if the initialisation changed the base weights.
 
-    Empty for an initialisation that leaves the base weights alone.
+    The result is empty for an initialisation that does not change them.
     """
     if not moves_base(init):
         return {}
@@ -261,19 +261,19 @@ def initial_factors(model: PeftModel, init: str) -> Factors:
 
 
 def save_adapter(model: PeftModel, folder: Path, initial: Factors) -> None:
-    """Write a trained adapter, which works on the untouched base model, as PEFT reads it.
+    """Write a trained adapter for the original base model in PEFT's format.
 
     After pissa or olora the model computes W - s·B0·A0 + s·B·A, so the adapter of W is
     s·[B, -B0]·[A; A0], of twice the rank at the same scaling. PEFT's own conversion drops the
     head of a classifier, hence this one.
 
     Args:
-        model: the PEFT model.
-        folder: appears complete or not at all.
-        initial: of `initial_factors`.
+        model: PEFT model with the trained adapter.
+        folder: Folder of the adapter, which is written atomically.
+        initial: Result of `initial_factors`.
 
     Raises:
-        OutputError: the folder cannot be written.
+        OutputError: The folder cannot be written.
     """
     from safetensors.torch import save_file
 

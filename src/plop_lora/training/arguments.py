@@ -1,6 +1,6 @@
-"""What both trainers of TRL are told, how their run ends, and what they cannot train.
+"""The arguments of TRL's trainers, the end of their runs, and the models that they cannot train.
 
-Every arm of a trial gets the same arguments but for its learning rate: same seeds, so the same
+All arms get the same arguments except for the learning rate: the same seeds, and therefore the same
 rows in the same order, and the same optimizer.
 """
 
@@ -28,10 +28,10 @@ LOG_SHARE = 0.05
 
 
 def split_batch(effective: int, largest: int) -> tuple[int, int]:
-    """Return sequences a device and batches a step whose product is `effective`, exactly.
+    """Return the batch size per device and the accumulation, whose product is `effective`.
 
-    After running out of memory a batch becomes smaller; the optimizer must see as many sequences
-    a step as before, or the arm would be trained differently.
+    After running out of memory the batch becomes smaller, but the number of sequences per
+    optimizer step must stay the same, or the arm would be trained differently.
 
     >>> split_batch(8, 8), split_batch(16, 4), split_batch(6, 4)
     ((8, 1), (4, 4), (3, 2))
@@ -51,13 +51,13 @@ def trl_arguments(
 
     Args:
         kind: SFTConfig or GRPOConfig.
-        spec: what to train.
-        prepared: the model decides the device and whether to compute in half precision.
-        session: has the batch size of this attempt.
-        own: what this trainer takes beside it.
+        spec: Specification of the trial.
+        prepared: Model, which decides the device and whether to compute in half precision.
+        session: Session with the batch size of this attempt.
+        own: Further arguments of this trainer.
 
     Raises:
-        UsageError: the model is on a device that the trainer would move it away from.
+        UsageError: The trainer would move the model to another device.
     """
     settings = spec.training
     weight = frozen_weight(prepared.model)
@@ -96,7 +96,7 @@ def trl_arguments(
         **{checkpointing: settings.checkpointing},
         **own,
     )
-    # A trial has one device; with more in sight the trainer would spread the batch over them.
+    # A trial has one device; with more visible ones the trainer would spread the batch over them.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
 
@@ -110,30 +110,31 @@ def _check_device(device: torch.device) -> None:
 
 
 def check_causal(prepared: Prepared) -> None:
-    """Refuse a model that cannot be trained to continue text.
+    """Check that the model is a causal language model.
 
     Raises:
-        ModelError: an encoder, an encoder-decoder, or a tokenizer without an end of sequence.
+        ModelError: It is an encoder or an encoder-decoder, or its tokenizer has no end-of-sequence
+            token.
     """
     model = prepared.model.get_base_model()
     if not model.can_generate() or model.config.is_encoder_decoder:
         raise ModelError(
-            f"{type(model).__name__} is no causal language model, which the tasks sft and grpo "
-            "train. Use the task classify, or a model with a language-modelling head."
+            f"{type(model).__name__} is not a causal language model, which the tasks sft and grpo "
+            "need. Use the task classify, or a model with a language-modelling head."
         )
     if prepared.tokenizer.eos_token is None:
         raise ModelError(
             f"The tokenizer ({type(prepared.tokenizer).__name__}) has no end-of-sequence token, so "
-            "nothing would tell the model where an answer ends. Set eos_token in its "
+            "the model could not learn where an answer ends. Set eos_token in its "
             "tokenizer_config.json."
         )
 
 
 def run(trainer: Trainer) -> Trained:
-    """Train to the end, without a word on the terminal.
+    """Train without output on the terminal.
 
     Raises:
-        MeasurementError: the trainer counted no tokens.
+        MeasurementError: The trainer counted no tokens.
     """
     trainer.remove_callback(PrinterCallback)
     trainer.train()

@@ -24,7 +24,7 @@ from plop_lora.training.tasks import task_named
 
 
 class Base(NamedTuple):
-    """A model without adapters; `heads` are modules that train, `notes` tell of its weights."""
+    """A model without adapters; `heads` are the modules that train, `notes` concern its weights."""
 
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
@@ -49,22 +49,22 @@ def load_base(
     settings: TrainingSettings | None = None,
     seed: int = 0,
 ) -> Base:
-    """Return a model as a task trains it, without adapters, on its device.
+    """Return a model without adapters, loaded for a task, on its device.
 
-    On a CPU, attention in half precision is the plain one: the backward pass of torch's fused one
-    takes several times as long there.
+    On a CPU, attention in half precision is not fused, because the backward pass of torch's fused
+    attention takes several times as long there.
 
     Args:
-        task: decides which class of transformers loads it.
-        model: hub id or folder.
-        revision: of a hub id.
-        labels: the classes of a classifier, in the order of their numbers.
-        settings: their dtype and device.
-        seed: of the weights that the checkpoint lacks, such as the head of a classifier.
+        task: Task, which decides the class of transformers that loads the model.
+        model: Hub id or folder of the model.
+        revision: Revision of a hub id.
+        labels: Classes of a classifier, in the order of their numbers.
+        settings: Training settings, of which the dtype and the device are used.
+        seed: Seed of the weights that the checkpoint lacks, such as the head of a classifier.
 
     Raises:
-        UsageError: a task that the architecture cannot do, an unknown device or dtype.
-        ModelError: the model cannot be loaded, or lacks weights of its own.
+        UsageError: The architecture does not support the task, or the device or dtype is unknown.
+        ModelError: The model cannot be loaded, or its checkpoint is incomplete.
     """
     settings = settings or TrainingSettings()
     name, origin = model_name(model), Origin(revision)
@@ -87,23 +87,23 @@ def load_base(
         return Base(loaded.model.to(device), tokenizer, heads, loaded.notes)
     if loaded.new:
         raise ModelError(
-            f"{model} is no complete language model: it lacks {loaded.new[0]}. Train it by "
+            f"{model} is not a complete language model: it lacks {loaded.new[0]}. Train it with "
             "the task classify, or give a checkpoint with its output head."
         )
     return Base(loaded.model.to(device), tokenizer, (), loaded.notes)
 
 
 def trial_device(wanted: str) -> str:
-    """Return the device of this process: its own GPU where several processes would share one.
+    """Return the device of this process, which is its own GPU if several processes train.
 
     Raises:
-        UsageError: there is no such device here.
+        UsageError: There is no such device on this machine.
     """
     return str(device_named(own_device(wanted, process_count())))
 
 
 def _heads(model: nn.Module, missing: Sequence[str]) -> tuple[str, ...]:
-    """Return the modules that train in full: what stands beside the base, and what is new."""
+    """Return the modules that train in full: those outside the base model and the new ones."""
     prefix = getattr(model, "base_model_prefix", "")
     beside = [
         name
@@ -116,10 +116,10 @@ def _heads(model: nn.Module, missing: Sequence[str]) -> tuple[str, ...]:
 
 
 def give_pad_token(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Let a tokenizer without a pad token pad with its end of sequence.
+    """Use the end-of-sequence token for padding if a tokenizer has no pad token.
 
     Raises:
-        ModelError: it has neither.
+        ModelError: It has neither.
     """
     if tokenizer.pad_token_id is not None:
         return

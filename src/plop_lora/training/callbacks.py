@@ -1,4 +1,4 @@
-"""What is watched while a trainer of transformers runs, and its output kept off the terminal."""
+"""Callbacks for the trainers of transformers, and suppression of their terminal output."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 class Report(TrainerCallback):  # type: ignore[misc]
-    """Passes every row that the trainer logs on, with its step; on the first process only."""
+    """Callback that forwards every logged row with its step, on the first process only."""
 
     def __init__(self, log: Callable[[Mapping[str, object]], None]) -> None:
         self.log = log
@@ -24,17 +24,17 @@ class Report(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, float] | None = None,
         **given: object,
     ) -> None:
-        """Pass a row on; what `log` raises ends the training."""
+        """Forward a row; an exception of `log` ends the training."""
         if logs and state.is_world_process_zero:
             self.log({"step": state.global_step, **logs})
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Let `datasets` draw no bars and TRL report no use, and put their own settings back.
+    """Disable progress bars of `datasets` and telemetry of TRL inside the block.
 
-    Each trainer of TRL sends the hub what it trains on which hardware when it is made; a trial
-    uses no network that its user has not named.
+    Every trainer of TRL reports its hardware and kind of training to the hub when it is created; a
+    trial uses no network that its user has not asked for.
     """
     drew = not datasets.are_progress_bars_disabled()
     silent = constants.HF_HUB_DISABLE_TELEMETRY

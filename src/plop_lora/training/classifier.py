@@ -44,7 +44,7 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
     A row longer than `max_length` is cut. The order of the rows is a function of the seed.
 
     Raises:
-        DataError: a row has no text, or a label that is none of the spec's.
+        DataError: A row has no text, or a label that is none of the spec's.
     """
     tokenizer, model = prepared.tokenizer, prepared.model
     numbers = label_numbers(rows, spec.labels)
@@ -171,11 +171,11 @@ def judge(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row]) -> Judged:
     """Judge a classifier row by row.
 
     Returns:
-        items `accuracy` (0 or 1 a row) and `loss` (nats a row); their means, and `macro-f1`, the
+        Items `accuracy` (0 or 1 a row) and `loss` (nats a row); their means, and `macro-f1`, the
         unweighted mean F1 of the labels that occur among truths or predictions.
 
     Raises:
-        DataError: there is no row, or as for `train`.
+        DataError: There is no row, or as for `train`.
     """
     if not rows:
         raise DataError("There are no evaluation rows.")

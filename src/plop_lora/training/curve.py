@@ -1,4 +1,4 @@
-"""The curve of a trial: every row that its trainer logs, on the disk as it comes. No torch."""
+"""The curve of a trial: every row that its trainer logs, written to disk as it comes. No torch."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from plop_lora.training.folder import CURVE
 
 
 class DivergedError(ArithmeticError):
-    """Training or evaluation gave NaN or infinity; it ends as the cause of a failed trial."""
+    """Training or evaluation gave NaN or infinity, which becomes the cause of the failure."""
 
 
 class Curve:
-    """Keeps every row that a trainer logs, and stops the training when its loss is lost."""
+    """Writes every row that a trainer logs, and stops the training if the loss is not finite."""
 
     def __init__(self, folder: Path) -> None:
-        """Begin an empty curve in place of one that a killed attempt left."""
+        """Start an empty curve, replacing that of a killed attempt."""
         self.rows: list[dict[str, Any]] = []
         self.path = folder / CURVE if is_first_process() else None
         self._write("", "w")
@@ -32,11 +32,11 @@ class Curve:
         return self.rows[-1] if self.rows else {}
 
     def __call__(self, row: Mapping[str, Any]) -> None:
-        """Keep a row.
+        """Write a row.
 
         Raises:
-            DivergedError: its loss is NaN or infinite.
-            OutputError: the curve cannot be written.
+            DivergedError: The loss is NaN or infinite.
+            OutputError: The curve cannot be written.
         """
         plain = plain_row(row)
         self.rows.append(plain)

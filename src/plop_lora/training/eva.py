@@ -1,8 +1,8 @@
 """EVA: A starts as the principal directions of the features that reach its weight.
 
-PEFT gives plain `get_peft_model(…, init "eva")` the ordinary random A without a word; the features
-have to be shown to it afterwards. Its own loop over them ends only when every direction has
-settled, so the number of batches is bounded here.
+With the initialisation "eva", PEFT's `get_peft_model` silently draws the usual random A; the
+features have to be passed to it afterwards. Its loop over them ends only when every direction has
+converged, so the number of batches is bounded here.
 
 Source: Paischer et al., "One Initialization to Rule them All", arXiv 2410.07170; peft
 `tuners/lora/eva.py`.
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ROWS = 512
-"""Training rows that are read at most; their batches repeat until the directions settle."""
+"""The largest number of training rows; their batches repeat until the directions converge."""
 BATCHES = 1000
 
 
 def initialise_from_features(
     model: PeftModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], spec: TrialSpec
 ) -> None:
-    """Give every A of a PEFT model the directions of its features over the training rows.
+    """Initialise every A of a PEFT model with the principal directions of its input features.
 
     Raises:
-        DataError: the rows have fewer tokens than the largest rank.
-        ModelError: the directions do not settle, or a weight has fewer inputs than ranks.
+        DataError: The rows have too few tokens for the largest rank.
+        ModelError: The directions do not converge, or a weight has fewer inputs than its rank.
     """
     from peft import initialize_lora_eva_weights
 
@@ -57,7 +57,7 @@ def initialise_from_features(
 
 
 class _Batches:
-    """Batches that may be gone through again and again, but not for ever."""
+    """Batches that can be iterated repeatedly up to a limit."""
 
     def __init__(self, batches: list[dict[str, torch.Tensor]], device: torch.device) -> None:
         self.batches = batches
@@ -71,7 +71,7 @@ class _Batches:
         for batch in self.batches:
             if not self.left:
                 raise ModelError(
-                    f"EVA did not settle in {BATCHES} batches. Use a smaller rank, more training "
+                    f"EVA did not converge in {BATCHES} batches. Use a smaller rank, more training "
                     "rows, or --init default."
                 )
             self.left -= 1

@@ -1,6 +1,6 @@
-"""What shows that a trial can have learnt nothing, whatever its metric says.
+"""Signs that a trial cannot have learned anything, whatever its metric says.
 
-Two arms that have learnt nothing are alike, and an arm that is alike would count as no worse.
+Two arms that have learned nothing are equal, and an equal arm would count as non-inferior.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 EQUAL_REWARDS, CUT_COMPLETIONS = "frac_reward_zero_std", "completions/clipped_ratio"
-"""TRL's names, in the rows of its curve, of shares that are 1 where nothing can be learnt."""
+"""TRL's names of logged shares that are 1 if a step can teach nothing."""
 
 TOLERATED = 0.05
-"""Share of the training rows that may lose something without a word."""
+"""The share of the training rows that may be dropped or truncated without a note."""
 
 
 def unmoved(model: PreTrainedModel) -> tuple[str, ...]:
-    """Say so where no step has changed an adapter.
+    """Return a sign if no step has changed an adapter.
 
-    Adapters begin with B at 0, but for initialisations that take a part of the base weights; those
-    never have a B of 0.
+    B starts at 0, except for initialisations that use the base weights, whose B is never 0.
     """
     adapters = [weight for name, weight in model.named_parameters() if "lora_B" in name]
     if adapters and not any(bool(weight.any()) for weight in adapters):
@@ -31,10 +30,10 @@ def unmoved(model: PreTrainedModel) -> tuple[str, ...]:
 
 
 def unrewarded(curve: Sequence[Mapping[str, object]]) -> tuple[str, ...]:
-    """Say so where the rewards or the completions of every step could teach nothing.
+    """Return signs that the rewards or the completions of every step could teach nothing.
 
     Args:
-        curve: what the trainer logged.
+        curve: Rows that the trainer logged.
     """
     found = []
     if _always_one(curve, EQUAL_REWARDS):
@@ -48,13 +47,13 @@ def unrewarded(curve: Sequence[Mapping[str, object]]) -> tuple[str, ...]:
 
 
 def not_whole(rows: int, dropped: int, cut: int, most: int) -> tuple[str, ...]:
-    """Say so where more training rows than `TOLERATED` were not seen, or not to their end.
+    """Return signs that more than a share of `TOLERATED` of the rows was dropped or truncated.
 
     Args:
-        rows: all of them.
-        dropped: those without a token to train on.
-        cut: those that lost their end.
-        most: tokens of a row.
+        rows: Number of training rows.
+        dropped: Number of rows without a token to train on.
+        cut: Number of rows that were truncated.
+        most: Largest number of tokens of a row.
     """
     found = ((dropped, "have no completion and were left out"), (cut, "lose their end"))
     return tuple(

@@ -1,4 +1,4 @@
-"""Which faults of a trial belong to the machine, and which to the trial itself. No torch."""
+"""Whether an error of a trial is due to the machine or to the trial itself. No torch."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from plop_lora.models.memory import is_out_of_memory
 
 _FULL = ("no space left on device", "disk quota exceeded", "read-only file system",
          "input/output error", "too many open files")  # fmt: skip
-"""What libraries of other languages say in errors of their own kind."""
+"""Messages of such errors in libraries of other languages, which have their own error classes."""
 
 
 def is_of_machine(error: BaseException) -> bool:
-    """Whether an error says that the machine lacks something: memory, disk, a library, a file.
+    """Whether an error is due to the machine: its memory, disk, libraries or files.
 
-    The same trial may well succeed when that is mended, or on another machine. So it is no result
-    of the placement. An error counts by what it was raised from as well.
+    The same trial may succeed once that is repaired, or on another machine, so such an error is
+    not a result of the placement. The causes of an error are considered as well.
     """
     return any(
         isinstance(one, OSError | ImportError)
@@ -26,7 +26,7 @@ def is_of_machine(error: BaseException) -> bool:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what it was raised from, as its author says."""
+    """Yield an error and its explicit causes."""
     current: BaseException | None = error
     while current is not None:
         yield current

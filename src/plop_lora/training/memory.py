@@ -1,4 +1,4 @@
-"""When memory does not suffice: how it is freed, what batch to try next."""
+"""Handling of out-of-memory errors: releasing memory, and the next batch size to try."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import gc
 
 
 def smaller_batch(size: int) -> int | None:
-    """Return the largest proper divisor of a batch size, None for 1: half of an even one.
+    """Return the largest proper divisor of a batch size, or None for 1.
 
-    A divisor leaves the effective batch what it was.
+    With a divisor, accumulation can keep the effective batch size the same.
 
     >>> smaller_batch(8), smaller_batch(9), smaller_batch(1)
     (4, 3, None)
@@ -17,7 +17,7 @@ def smaller_batch(size: int) -> int | None:
 
 
 def release_memory() -> None:
-    """Free what no name holds any more, the cache of an accelerator included."""
+    """Release unreferenced memory, including the cache of an accelerator."""
     import torch
 
     gc.collect()

@@ -19,11 +19,11 @@ class Reader:
     """How the rows of a data set become rows of a task.
 
     Attributes:
-        read: makes a row; a row that lacks what is needed raises `DataError`.
-        fields: the columns that are looked at, the answer or the class last.
-        whole: whether a row is a chat or a text as it stands, of which nothing can be left out.
-        guessed: whether columns were recognised as a pair of question and answer, so that any text
-            beside them may belong to the question.
+        read: Function that makes a row of the task; it raises `DataError` if a value is missing.
+        fields: Names of the columns that are read, the answer or the class last.
+        whole: Whether a row is a complete chat or text, of which nothing can be left out.
+        guessed: Whether the columns of question and answer were recognised by name, so that
+            further columns of text may belong to the question.
     """
 
     read: Read
@@ -33,11 +33,11 @@ class Reader:
 
 
 def filled(template: str, fields: Sequence[str], source: str) -> Callable[[Row], str]:
-    """Return how a template is filled from a row.
+    """Return a function that fills a template from a row.
 
     Raises:
-        DataError: it names a column that there is none of.
-        UsageError: it cannot be read.
+        DataError: The template names a column that does not exist.
+        UsageError: The template cannot be parsed.
     """
     names = template_fields(template)
     for name in names:
@@ -55,15 +55,15 @@ def filled(template: str, fields: Sequence[str], source: str) -> Callable[[Row],
 def one_of(
     name: str | None, usual: Sequence[str], fields: Sequence[str], source: str, option: str
 ) -> str:
-    """Return the field that is named, or the first of the usual names that there is."""
+    """Return the named field, or the first of the usual names that exists."""
     if name is not None:
         return known_field(name, fields, source)
     for candidate in usual:
         if candidate in fields:
             return candidate
     raise DataError(
-        f"Cannot tell the field for {option} in {source}; it has: {', '.join(fields)}. Name one "
-        f"with {option}."
+        f"Cannot tell the field for {option} in {source}, which has: {', '.join(fields)}. Name "
+        f"one with {option}."
     )
 
 
@@ -71,7 +71,7 @@ def known_field(name: str, fields: Sequence[str], source: str) -> str:
     """Return a column that the user has named.
 
     Raises:
-        DataError: there is no such column; the text names those that there are.
+        DataError: There is no such column. The text lists the columns.
     """
     if name not in fields:
         raise DataError(
@@ -84,7 +84,7 @@ def text_in(row: Row, name: str) -> str:
     """Return the text of a column.
 
     Raises:
-        DataError: it is missing, empty, or no text.
+        DataError: It is missing, empty or not text.
     """
     value = row.get(name)
     if value is not None and not isinstance(value, str | int | float):
@@ -99,7 +99,7 @@ def messages_in(value: list[object], name: str) -> list[dict[str, object]]:
     """Return the messages of a chat.
 
     Raises:
-        DataError: they are none.
+        DataError: The value is not a list of messages.
     """
     try:
         return messages_of(value, name)
@@ -110,7 +110,7 @@ def messages_in(value: list[object], name: str) -> list[dict[str, object]]:
 def asked_with(
     question: str, fields: Sequence[str]
 ) -> tuple[Callable[[Row], str], tuple[str, ...]]:
-    """Return how a question is read with what it is about, and the columns, its own first."""
+    """Return a function that reads a question with its context, and the columns it reads."""
     about = beside(question, fields)
 
     def read(row: Row) -> str:

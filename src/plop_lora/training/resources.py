@@ -1,7 +1,7 @@
-"""What a trial took: time by part, devices, memory, versions.
+"""The resources that a trial used: time by part, devices, memory and versions.
 
-Imports no torch before a device is asked about. Peak memory without an accelerator is that of the
-process since it started, so it speaks of one trial only where a process runs one.
+Imports torch only when a device is queried. Peak memory without an accelerator is that of the
+process since its start, so it is that of one trial only if the process runs a single trial.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CPU_MODEL = Path("/proc/cpuinfo")
 
 
 class Meter:
-    """Seconds by part of the work, and the wall time since it was made."""
+    """Measures seconds by part of the work, and the wall time since its creation."""
 
     def __init__(self) -> None:
         """Start the clock."""
@@ -33,7 +33,7 @@ class Meter:
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Count the block under a name, however it ends; a second time adds up."""
+        """Add the time of the block to the named part, however the block ends."""
         started = time.perf_counter()
         try:
             yield
@@ -41,11 +41,11 @@ class Meter:
             self._seconds[name] += time.perf_counter() - started
 
     def cost(self, device: str, tokens: int) -> TrialCost:
-        """Return what was spent until now.
+        """Return the cost so far.
 
         Args:
-            device: torch's name of the device that the model is on.
-            tokens: that were trained on.
+            device: Device of the model, by torch's name.
+            tokens: Number of tokens in training.
         """
         kind, name, peak = _hardware(device)
         return TrialCost(
@@ -62,7 +62,7 @@ class Meter:
 
 @contextlib.contextmanager
 def measured(device: str) -> Iterator[Meter]:
-    """Give a meter whose peak memory starts here, where the device lets it be reset."""
+    """Yield a meter and reset the peak memory, if the device allows that."""
     reset_peak_memory(device)
     yield Meter()
 
@@ -88,7 +88,7 @@ def _hardware(device: str) -> tuple[str, str, int]:
 
 
 def _processor() -> str:
-    """Return the name of the processor, or of its architecture where none is told."""
+    """Return the name of the processor, or of its architecture if the name is unknown."""
     with contextlib.suppress(OSError):
         for line in _CPU_MODEL.read_text(encoding="utf-8", errors="replace").splitlines():
             key, _, value = line.partition(":")

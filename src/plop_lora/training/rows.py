@@ -1,7 +1,7 @@
-"""The prepared rows of a trial: JSON lines that are what their spec says they are. No torch.
+"""The prepared rows of a trial: JSON lines whose SHA-256 is that of the spec. No torch.
 
-They are parsed from the very bytes whose SHA-256 was checked. A reader that opens the path again,
-as `datasets` does, could find another file there.
+They are parsed from the same bytes whose SHA-256 was checked. A reader that opens the path again,
+as `datasets` does, could find another file.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from plop_lora.training.task import Task
 
 
 def read_rows(path: Path, sha256: str, *, limit: int | None = None) -> list[Row]:
-    """Read the rows of a file whose content is known.
+    """Read the rows of a file and check its content.
 
     Args:
-        path: JSON lines.
-        sha256: of its bytes.
-        limit: the first rows that are taken, None for all.
+        path: Path of a file of JSON lines.
+        sha256: Expected SHA-256 of the file.
+        limit: Number of rows to return, from the start; None returns all.
 
     Raises:
-        DataError: no such file, another content, a line that is no JSON object, or no row.
+        DataError: The file does not exist, has another content or no rows, or a line is not a
+            JSON object.
     """
     try:
         content = path.read_bytes()
@@ -53,11 +54,11 @@ def read_rows(path: Path, sha256: str, *, limit: int | None = None) -> list[Row]
 
 
 def read_general(task: Task, spec: TrialSpec, root: Path) -> list[Row]:
-    """Read the general text of a trial, on which what it costs elsewhere is measured; may be none.
+    """Read the general text of a trial, on which the loss outside the task is measured, if any.
 
     Raises:
-        DataError: as for `read_rows`, or a row without text.
-        UsageError: the task has no loss on a text.
+        DataError: The file cannot be read (see `read_rows`), or a row has no text.
+        UsageError: The task has no loss on text.
     """
     data = spec.data
     if data.general is None:
@@ -72,7 +73,7 @@ def read_general(task: Task, spec: TrialSpec, root: Path) -> list[Row]:
         if not isinstance(row.get("text"), str):
             raise DataError(
                 f"{data.general}, row {number} has {', '.join(row) or 'nothing'}; a row of general "
-                "text has text."
+                "text has the column text."
             )
     return rows
 
@@ -88,10 +89,10 @@ def _parsed(line: bytes, path: Path, number: int) -> dict[str, object]:
 
 
 def check_rows(task: Task, spec: TrialSpec, rows: Sequence[Row], source: str) -> None:
-    """Refuse rows that lack what the task reads, or have a label that is none of the spec's.
+    """Check that every row has the columns that the task reads, and a label of the spec.
 
     Raises:
-        DataError: the first such row is named.
+        DataError: A row does not. The text names the first one.
     """
     for number, row in enumerate(rows, start=1):
         if not any(all(row.get(name) is not None for name in names) for names in task.columns):
@@ -106,10 +107,10 @@ def check_rows(task: Task, spec: TrialSpec, rows: Sequence[Row], source: str) ->
 def label_numbers(
     rows: Sequence[Row], labels: Sequence[str], source: str = "The data"
 ) -> list[int]:
-    """Return the number of every row's label; a label that is a number goes by its digits.
+    """Return the index of every row's label; a numeric label is compared by its digits.
 
     Raises:
-        DataError: a row has no label, or one that is none of `labels`; the row is named.
+        DataError: A row has no label, or one that is not in `labels`. The text names the row.
     """
     numbers = {name: number for number, name in enumerate(labels)}
     found = []

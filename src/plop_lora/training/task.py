@@ -1,9 +1,9 @@
-"""What a task is: one object that says all that is particular to one kind of finetune.
+"""The definition of a task: one object with everything that is specific to one kind of finetune.
 
-How its rows are read and checked, what a model is loaded as, how it is trained and judged, at
-which rate, with which packages. Everything else goes by the object: how adapters are made, how
-long a trial took and what is done with a failure is `trial`'s affair. Imports no trainer, and no
-torch: what needs them imports them when it is called.
+It says how rows are read and checked, which class loads the model, how the model is trained and
+evaluated, at which learning rate and with which packages. What all tasks share, such as adapters,
+measured cost and failures, belongs to `trial`. Imports no trainer and no torch; functions that need
+them import them when called.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What training reports: tokens passed, optimizer steps, the trainer's last row.
+    """The outcome of training: numbers of tokens and optimizer steps, and the last logged row.
 
-    `rows_dropped` and `rows_cut` are as in `TrialResult`.
+    `rows_dropped` and `rows_cut` are those of `TrialResult`.
     """
 
     tokens: int
@@ -40,13 +40,13 @@ class Trained:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Session:
-    """What a trainer is given beside the model and the rows.
+    """The inputs of a trainer beside the model and the rows.
 
     Attributes:
-        folder: of the trial; checkpoints and logs go here.
-        log: called with every row the trainer logs; it keeps the curve and stops on NaN.
-        batch_size: of this attempt; below the spec's after running out of memory.
-        report_to: names of trackers that transformers knows.
+        folder: Folder of the trial, for checkpoints and logs.
+        log: Function that is called with every logged row; it writes the curve and stops on NaN.
+        batch_size: Batch size of this attempt, smaller than the spec's after a lack of memory.
+        report_to: Names of trackers that transformers supports.
     """
 
     folder: Path
@@ -59,19 +59,19 @@ Train = Callable[[TrialSpec, Prepared, Sequence[Row], Session], Trained]
 
 
 class Judge(Protocol):
-    """Judges a model on evaluation rows by the metric of a trial."""
+    """Function that evaluates a model on rows by the metric of a trial."""
 
     def __call__(
         self, spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], *, general: Sequence[Row]
     ) -> Judged:
-        """Return the outcome of every row; `general` has texts that are none of the task's."""
+        """Return the outcome of every row; `general` holds texts that do not belong to the task."""
         ...
 
 
 class ModelClass(NamedTuple):
-    """What loads a model for a task, and its further options.
+    """The class that loads a model for a task, and its further options.
 
-    `trains_head` says whether what the checkpoint lacks is a head that trains from scratch.
+    `trains_head` says whether weights that the checkpoint lacks are a head to train from scratch.
     """
 
     kind: Any
@@ -80,7 +80,7 @@ class ModelClass(NamedTuple):
 
 
 class Loading(NamedTuple):
-    """What a task knows of a model that is about to be loaded."""
+    """Information on a model that is about to be loaded, from which a task chooses its class."""
 
     task: str
     model: str
@@ -98,38 +98,42 @@ class Task:
     """One kind of finetune.
 
     Attributes:
-        name: as recipes and specs give it.
-        columns: what a prepared row has to have: all of one of these.
-        reserved: columns by whose presence a trainer tells what a row is: of a data set only those
-            that are meant stay.
-        reader: from the options of the user, the columns and the name of a data set to the way in
-            which its rows are read.
-        check_made: refuses rows that were read, by the columns and the name of the data set.
-        question: what a prepared row asks, as one text: no question stands in two splits.
-        answer: what it answers, as one text; empty where that is part of the question.
-        reference: the right answer that a metric compares with, None where a row has none.
-        tokens: a row as the model sees it in training, by its tokenizer.
-        model_class: what transformers should load.
-        check_model: refuses a scored model that a task of this name cannot train.
-        train: trains a model that has its adapters.
-        judge: judges a trained model.
-        metrics: by name; the first decides where none is asked for.
-        full_rate: learning rate of a full finetune of a model of 2,000 features, from which
-            `study.usual_rate` has that of LoRA.
-        packages: whose versions a result tells; all have to be installed.
-        by_answers: whether answers are generated, so that `lm-eval:TASK` and `module:function` are
+        name: Name in recipes and specs.
+        columns: Alternative sets of columns; a prepared row has all columns of one of them.
+        reserved: Columns by which a trainer recognises the kind of a row; of a data set, only those
+            that are intended are kept.
+        reader: Function from the user's options, the columns and the name of a data set to the
+            reader of its rows.
+        check_made: Function that checks rows after reading, given the columns and the name of the
+            data set.
+        question: Function that returns the question of a prepared row as one text; no question is
+            in two splits.
+        answer: Function that returns the answer of a prepared row as one text, empty if it is part
+            of the question.
+        reference: Function that returns the reference answer of a row for a metric, or None.
+        tokens: Function that returns the tokens of a row as the model sees them in training.
+        model_class: Function that returns the class of transformers that loads the model.
+        check_model: Function that rejects a scored model that the task cannot train.
+        train: Function that trains a model with adapters.
+        judge: Function that evaluates a trained model.
+        metrics: Metrics by name; the first one is the default.
+        full_rate: Learning rate of a full finetune of a model of 2,000 features, from which
+            `study.usual_rate` derives that of LoRA.
+        packages: Packages that have to be installed, whose versions a result records.
+        by_answers: Whether answers are generated, so that `lm-eval:TASK` and `module:function` are
             metrics as well.
-        completes: whether a row has an answer that the model learns to write.
-        has_classes: whether rows have a class, in the column `label`; every split has its share of
-            each, and specs name them all.
-        reads_text: whether the loss on general text can be measured beside the task.
-        samples: whether training samples its completions in groups and learns from rewards.
-        largest_rank: a limit on every rank, beyond which the task is known to fail; ranks are even
-            then. None without one.
-        check_settings: refuses training settings that the task cannot work with.
-        check_rows: refuses rows of a trial, before a model is loaded, by its spec and their source.
-        try_rows: runs the user's functions on a few rows, by the training settings.
-        check_length: refuses too few rows for one step.
+        completes: Whether a row has an answer that the model learns to write.
+        has_classes: Whether rows have a class, in the column `label`. Every split then has its
+            share of each class, and specs list the classes.
+        reads_text: Whether the loss on general text can be measured.
+        samples: Whether training samples completions in groups and learns from rewards.
+        largest_rank: Largest rank, beyond which the task is known to fail, or None. With a limit,
+            ranks are even.
+        check_settings: Function that rejects training settings that the task does not support.
+        check_rows: Function that checks the rows of a trial before a model is loaded, given the
+            spec and the source of the rows.
+        try_rows: Function that calls the user's functions on a few rows, given the settings.
+        check_length: Function that rejects too few rows for one step.
     """
 
     name: str
@@ -160,11 +164,11 @@ class Task:
     check_length: Callable[[TrainingSettings, int], None] = _nothing
 
     def metric_of(self, evaluation: EvaluationSettings) -> str:
-        """Return the metric that decides: the one asked for, or the task's own."""
+        """Return the metric that decides: the requested one, or the task's default."""
         return evaluation.metric or self.metrics[0]
 
     def passes(self, settings: TrainingSettings, rows: int) -> Passes:
-        """Return how many steps a trial takes and how many of its rows it sees."""
+        """Return the number of steps of a trial and the number of rows that it sees."""
         a_step = settings.batch_size * settings.accumulation
         if self.samples:
             a_step //= settings.generations
@@ -175,7 +179,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Passes:
-    """What a trial sees: steps, rows a step (of rewards: prompts), and different rows in all.
+    """The numbers of steps, of rows per step (for grpo, prompts) and of different rows of a trial.
 
     >>> str(Passes(8, 4, 32))
     '8 steps of 4 rows, 32 different ones'

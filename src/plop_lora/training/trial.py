@@ -1,17 +1,17 @@
 """One trial: a spec becomes a result, in a folder of its own.
 
     root/<arm, seed, phase and the first 16 letters of the spec's digest>/
-        spec.json     what is to be done
-        curve.jsonl   every row that the trainer logged, as it came
-        adapter/      the trained adapter, as PEFT reads it
-        result.json   written last: a folder that holds one is finished, and is never run again
+        spec.json     the specification
+        curve.jsonl   every row that the trainer logs, written as it comes
+        adapter/      the trained adapter in PEFT's format
+        result.json   written last: a folder that holds one is complete and is never run again
 
-A trial that was killed has no result and starts over. What the user can put right (a changed data
-file, a wrong option) and what belongs to the machine (a full disk, memory that does not suffice, a
-library that is missing) raises and leaves no result either; what belongs to the trial itself (a
-loss that became NaN, a fault in training) is its result.
+A trial that was killed has no result and starts again from the beginning. An error that the user
+can correct (a changed data file, a wrong option) or that is due to the machine (a full disk, too
+little memory, a missing library) is raised and leaves no result either. A failure of the trial
+itself (a loss that became NaN, an error in training) is its result.
 
-Imports no torch until something has to be trained. Knows nothing of the tasks but their names.
+Imports torch only when something has to be trained. Knows only the names of the tasks.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ def write_spec(root: Path, spec: TrialSpec) -> Path:
     """Write the spec of a trial into its folder and return the file's path.
 
     Raises:
-        RecordError: the folder holds another spec.
-        OutputError: the folder cannot be written.
+        RecordError: The folder holds another spec.
+        OutputError: The folder cannot be written.
     """
     return _claim(trial_folder(root, spec), spec)
 
 
 def find_result(folder: Path, spec: TrialSpec) -> TrialResult | None:
-    """Return the result that a folder holds, None where the trial has not ended.
+    """Return the result in a folder, or None if the trial has not finished.
 
     Raises:
-        RecordError: the result is damaged, or that of another spec.
+        RecordError: The result is damaged, or it belongs to another spec.
     """
     path = Path(folder) / RESULT
     if not path.exists():
@@ -82,23 +82,23 @@ def run_trial(
     report_to: Sequence[str] = (),
     batch_size: int | None = None,
 ) -> TrialResult:
-    """Train and judge one placement, or return the result that is there already.
+    """Train and evaluate one placement, or return its existing result.
 
-    Under a launcher such as torchrun every process trains and returns; only the first writes.
+    Under a launcher such as torchrun every process trains and returns, but only the first writes.
 
     Args:
-        spec: the trial.
-        folder: where its files go; see the head of this module.
-        root: what the data's paths are relative to; `folder` by default.
-        report_to: names of trackers that transformers knows.
-        batch_size: smaller than the spec's, where an attempt with that was killed for its memory;
-            more batches a step make up for it.
+        spec: Specification of the trial.
+        folder: Folder for the files of the trial, which the docstring of this module describes.
+        root: Folder to which the paths of the data are relative, by default `folder`.
+        report_to: Names of trackers that transformers supports.
+        batch_size: Batch size smaller than the spec's, after an attempt that lacked memory. The
+            number of accumulated batches is increased accordingly.
 
     Returns:
-        the result, whose `status` is `done` or `failed` with a `cause`.
+        The result, whose `status` is `done`, or `failed` with a `cause`.
 
     Raises:
-        PlopError: what the user can put right; no result is written.
+        PlopError: An error that the user can correct. No result is written.
     """
     folder = Path(folder)
     found = find_result(folder, spec)
@@ -130,7 +130,7 @@ def run_trial(
 
 
 def _claim(folder: Path, spec: TrialSpec) -> Path:
-    """Write the spec into a folder that has none; refuse a folder that has another."""
+    """Write the spec into a folder that has none; reject a folder that holds another spec."""
     check_no_links(folder)
     path = folder / SPEC
     if not path.exists():
@@ -145,10 +145,10 @@ def _claim(folder: Path, spec: TrialSpec) -> Path:
 
 
 def _check_space(folder: Path, spec: TrialSpec) -> None:
-    """Refuse a disk that could not hold the adapter, whose rank pissa and olora double.
+    """Check that the disk has space for the adapter, whose rank pissa and olora double.
 
     Raises:
-        OutputError: too little is free.
+        OutputError: The free space is too small.
     """
     copies = 2 if moves_base(spec.placement.settings.init) else 1
     needed = 4 * copies * spec.placement.trainable_parameters + _SPARE_BYTES
@@ -165,7 +165,7 @@ def _check_space(folder: Path, spec: TrialSpec) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Rows:
-    """The rows of the three files of a trial; general text where there is some."""
+    """The rows of the files of a trial: training, evaluation and, optionally, general text."""
 
     train: Sequence[Row]
     judged: Sequence[Row]
@@ -174,9 +174,9 @@ class _Rows:
 
 @dataclass
 class _Progress:
-    """What is known of a trial, for its result whether it ends well or not.
+    """The current state of a trial, from which its result is made, also after a failure.
 
-    `spec` is the trial as it runs now: with smaller batches after memory did not suffice.
+    `spec` is the specification as it runs now, with smaller batches after a lack of memory.
     """
 
     spec: TrialSpec
@@ -241,13 +241,13 @@ def _cause(error: Exception) -> str:
 
 
 def _work(progress: _Progress, meter: resources.Meter, rows: _Rows) -> None:
-    """Train, save the adapter, judge."""
+    """Train, save the adapter and evaluate."""
     prepared = _train_fitting(progress, meter, rows.train)
     _judge_fitting(progress, meter, prepared, rows)
 
 
 def _train_fitting(progress: _Progress, meter: resources.Meter, rows: Sequence[Row]) -> Prepared:
-    """Train; once more with smaller batches where memory does not suffice."""
+    """Train, and after an out-of-memory error once more with smaller batches."""
     try:
         with meter.part(resources.TRAIN):
             return _trained(progress, rows)
@@ -263,7 +263,7 @@ def _train_fitting(progress: _Progress, meter: resources.Meter, rows: Sequence[R
 def _judge_fitting(
     progress: _Progress, meter: resources.Meter, prepared: Prepared, rows: _Rows
 ) -> None:
-    """Judge; once more with smaller batches where memory does not suffice."""
+    """Evaluate, and after an out-of-memory error once more with smaller batches."""
     try:
         with meter.part(resources.EVALUATE):
             _judge(progress, prepared, rows)
@@ -305,10 +305,10 @@ def _trained(progress: _Progress, rows: Sequence[Row]) -> Prepared:
 
 
 def _judge(progress: _Progress, prepared: Prepared, rows: _Rows) -> None:
-    """Judge the trained model; what is not finite is left out, or fails where it decides.
+    """Evaluate the trained model. Metrics that are not finite are dropped.
 
     Raises:
-        DivergedError: the deciding metric is NaN, infinite, or was not given.
+        DivergedError: The metric that decides is NaN, infinite or missing.
     """
     spec, metric = progress.spec, metric_of(progress.spec)
     task = task_named(spec.task)
@@ -337,9 +337,9 @@ def _judge(progress: _Progress, prepared: Prepared, rows: _Rows) -> None:
 
 
 def _halve_training(progress: _Progress, error: Exception) -> bool:
-    """Take smaller batches and as many more of them a step; whether that is worth a try.
+    """Halve the batch size, double the accumulation, and return whether to try again.
 
-    Several processes do not repeat: the others would wait for one that starts over.
+    With several processes there is no second attempt, since the others would wait for ever.
     """
     settings = progress.spec.training
     smaller = smaller_batch(settings.batch_size)
@@ -350,16 +350,16 @@ def _halve_training(progress: _Progress, error: Exception) -> bool:
 
 
 def _shrink(progress: _Progress, smaller: int) -> None:
-    """Train with smaller batches from now on, and note it.
+    """Train with smaller batches from now on, and add a note.
 
     Raises:
-        UsageError: not a divisor, so that a step would take other rows.
+        UsageError: The size is not a divisor, so that a step would use other rows.
     """
     settings = progress.spec.training
     if smaller < 1 or settings.batch_size % smaller:
         raise UsageError(
-            f"--batch-size {smaller} is no divisor of the spec's {settings.batch_size}, so that a "
-            f"step would take other rows. Give {smaller_batch(settings.batch_size) or 1}."
+            f"--batch-size {smaller} does not divide the spec's {settings.batch_size}, so that a "
+            f"step would use other rows. Give {smaller_batch(settings.batch_size) or 1}."
         )
     more = settings.accumulation * (settings.batch_size // smaller)
     progress.notes.append(

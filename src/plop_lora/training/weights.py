@@ -1,8 +1,8 @@
-"""Which weights a trial trains: a name says where they lie, not what they are.
+"""The identity of the weights that a trial trains.
 
-A folder may hold another checkpoint tomorrow, and a hub id another commit. What is planned for
-one set of weights must not go on with another, so a checkpoint is known by its content: a hub id
-by its commit, a folder by the SHA-256 of its files. Imports no torch.
+The content of a folder or the commit of a hub id may change between two starts, and a study must
+not continue with other weights. So a checkpoint is identified by its content: a hub id by its
+commit, a folder by the SHA-256 of its files. Imports no torch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CONFIG = "config.json"
 _FILES = ("*.safetensors", "*.bin")
 _BESIDE = (CONFIG, "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json",
            "added_tokens.json", "chat_template*")  # fmt: skip
-"""What decides a trial beside the weights: the architecture, and how text becomes tokens."""
+"""Further files on which a trial depends: those of the architecture and of the tokenizer."""
 _SNAPSHOTS = "snapshots"
 _KNOWN = "files.json"
 _MOST_KNOWN = 4096
@@ -36,9 +36,9 @@ class TrainedModel:
     """The model of a trial.
 
     Attributes:
-        name: what is loaded: a hub id, or the whole path of a folder.
-        revision: commit of a hub id, None where it is not known here and for a folder.
-        weights: key of a folder's content, None for a hub id and for a folder without weights.
+        name: Hub id, or absolute path of a folder.
+        revision: Commit of a hub id; None if it is unknown, and for a folder.
+        weights: Key of a folder's content; None for a hub id, and for a folder without weights.
     """
 
     name: str
@@ -47,11 +47,11 @@ class TrainedModel:
 
 
 def trained_model(name: str, revision: str | None = None) -> TrainedModel:
-    """Return a model with what identifies its weights; nothing is downloaded.
+    """Return a model with the identity of its weights, without downloading anything.
 
     Args:
-        name: hub id or folder.
-        revision: commit or branch of a hub id; by default the one that is in the hub's cache.
+        name: Hub id or folder.
+        revision: Commit or branch of a hub id; by default the one in the hub's cache.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -61,19 +61,19 @@ def trained_model(name: str, revision: str | None = None) -> TrainedModel:
 
 
 def is_commit(revision: str | None) -> bool:
-    """Whether a revision is a commit, which cannot move as a branch does."""
+    """Whether a revision is a commit, which unlike a branch cannot change."""
     return revision is not None and _COMMIT.fullmatch(revision) is not None
 
 
 def read_config(model: TrainedModel, *, download: bool) -> dict[str, object] | None:
-    """Return the `config.json` of a model, None where it is not on this machine.
+    """Return the `config.json` of a model, or None if it is not on this machine.
 
     Args:
-        model: what is to be trained.
-        download: ask the hub for one that is not here; then None is not returned.
+        model: Model to be trained.
+        download: Whether to download a missing file from the hub; the result is then never None.
 
     Raises:
-        ModelError: there is no such model, or what is there is no configuration.
+        ModelError: There is no such model, or the file is not a configuration.
     """
     folder = Path(model.name)
     path = folder / CONFIG if folder.is_dir() else _cached_config(model.name, model.revision)
@@ -89,15 +89,15 @@ def read_config(model: TrainedModel, *, download: bool) -> dict[str, object] | N
             "such as Qwen/Qwen3-0.6B, with --model."
         ) from error
     if not isinstance(config, dict):
-        raise ModelError(f"{path} is no configuration of a model: it holds no JSON object.")
+        raise ModelError(f"{path} is not a configuration of a model: it holds no JSON object.")
     return config
 
 
 def check_weights(spec: TrialSpec) -> None:
-    """Refuse weights that are not those for which a trial was planned.
+    """Check that the weights are those for which a trial was planned.
 
     Raises:
-        ModelError: the folder of the model has another content than the spec says.
+        ModelError: The content of the model's folder is not that of the spec.
     """
     if spec.weights is None:
         return
@@ -114,10 +114,10 @@ def check_weights(spec: TrialSpec) -> None:
 
 
 def weights_key(folder: Path) -> str | None:
-    """Return a hash of the content of a checkpoint's files; None where it has no weights.
+    """Return a hash of the content of a checkpoint's files, or None if it has no weights.
 
-    It follows from names and contents alone, so that a copy of a checkpoint has the same key, on
-    this machine and on another.
+    It depends only on the names and contents, so that a copy of a checkpoint has the same key on
+    any machine.
     """
     weights = [path for pattern in _FILES for path in folder.glob(pattern)]
     if not weights:
@@ -133,10 +133,10 @@ def weights_key(folder: Path) -> str | None:
 
 
 def _content(path: Path) -> str:
-    """Return the SHA-256 of a file, from memory where the file has not changed since.
+    """Return the SHA-256 of a file, from a cache if the file has not changed.
 
-    A change of the content changes the time of the last change of the inode, which no program can
-    set back. So 100 GB are read once, and not by each of the trials.
+    A change of the content updates the change time of the inode, which no program can set. So
+    large checkpoints are read once, and not by each of the trials.
     """
     status = path.stat()
     place = f"{path.resolve()} {status.st_size} {status.st_ino}"
@@ -156,7 +156,7 @@ def _sha256(path: Path, identity: str) -> str:
 
 
 def _memory() -> Path | None:
-    """Return the file that remembers contents, None where nothing is kept."""
+    """Return the file of the cache, or None if there is no cache."""
     folder = cache_folder()
     return None if folder is None else folder / _KNOWN
 
@@ -174,7 +174,7 @@ def _known() -> dict[str, str]:
 
 
 def _remember(known: dict[str, str]) -> None:
-    """Keep the contents that were asked for last; a folder that cannot be written is no fault."""
+    """Save the most recent entries of the cache, ignoring a folder that cannot be written."""
     path = _memory()
     if path is not None:
         newest = dict(list(known.items())[-_MOST_KNOWN:])

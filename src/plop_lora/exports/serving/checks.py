@@ -41,14 +41,14 @@ def lint(
     """Return what a server will reject or ignore, the worst first; empty if nothing.
 
     Args:
-        source: a placement, or the content of a trained adapter's `adapter_config.json`.
-        server: a name in `SERVERS`, or `NAME==RELEASE`.
-        modules: names of the adapted weights, where `source` is a configuration and they are
+        source: A placement, or the content of a trained adapter's `adapter_config.json`.
+        server: A name in `SERVERS`, or `NAME==RELEASE`.
+        modules: Names of the adapted weights, where `source` is a configuration and they are
             known; without them its targets stand for them.
-        added_tokens: the adapter's folder holds an `added_tokens.json`.
+        added_tokens: The adapter's folder holds an `added_tokens.json`.
 
     Raises:
-        UsageError: an unknown server, or a release whose rules are not known.
+        UsageError: An unknown server, or a release whose rules are not known.
     """
     rules = server_of(server)
     subject = subject_of(source, tuple(modules), added_tokens)

@@ -24,9 +24,9 @@ class Finding:
     Attributes:
         severity: `rejected` (the server refuses the adapter), `ignored` (it serves something
             else without a word), `note` (it works if you do what `todo` says).
-        what: what it is, and what the server makes of it.
-        modules: names or targets it concerns; empty where it concerns all.
-        todo: what to do about it.
+        what: What it is, and what the server makes of it.
+        modules: Names or targets it concerns; empty where it concerns all.
+        todo: What to do about it.
     """
 
     severity: Severity
@@ -91,9 +91,9 @@ def subject_of(
     """Return what is linted.
 
     Args:
-        source: a placement, or the content of a trained adapter's `adapter_config.json`.
-        modules: names of the adapted weights, where they are known.
-        added_tokens: the adapter's folder holds an `added_tokens.json`.
+        source: A placement, or the content of a trained adapter's `adapter_config.json`.
+        modules: Names of the adapted weights, where they are known.
+        added_tokens: The adapter's folder holds an `added_tokens.json`.
     """
     if isinstance(source, Placement):
         check_placed(source)

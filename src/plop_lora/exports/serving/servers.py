@@ -65,25 +65,25 @@ class Server:
     """What a release of a server reads of a PEFT configuration.
 
     Attributes:
-        name: what `--serve` takes.
-        release: a release that has these rules.
-        oldest: the oldest release that was read.
-        ranks: allowed values of its `--max-lora-rank`; empty where any is.
-        default_rank: its `--max-lora-rank` when none is given; None: that of its first adapters.
-        reads_rslora: whether it scales by alpha / sqrt(r) when `use_rslora` says so.
-        reads_expert_rslora: whether it does so where each expert has adapters of its own.
-        reads_patterns: whether it gives weights the rank and the alpha of the two patterns.
-        mixed_ranks: whether weights may have other ranks than `r`.
-        patterns: whether `target_modules` may be a regular expression.
-        leaves: module names it has LoRA layers for; empty where any linear layer has.
-        rejects: settings of PEFT that it refuses; it ignores the others in `FEATURES`.
-        rejects_inits: whether it refuses inits that change the base weights when PEFT loads them.
-        heads: whole modules that it serves, of classifiers.
-        drops: whole modules that it passes over; it fails at any other.
-        reads_text_names: whether a multimodal class takes the names of its text-only class.
-        stacks: projections whose adapters it stacks, some of which must come together.
-        sized_by_class: module names that load only where the model's class gives their sizes.
-        unsized: model types of transformers whose class there is known to give none.
+        name: What `--serve` takes.
+        release: A release that has these rules.
+        oldest: The oldest release that was read.
+        ranks: Allowed values of its `--max-lora-rank`; empty where any is.
+        default_rank: Its `--max-lora-rank` when none is given; None: that of its first adapters.
+        reads_rslora: Whether it scales by alpha / sqrt(r) when `use_rslora` says so.
+        reads_expert_rslora: Whether it does so where each expert has adapters of its own.
+        reads_patterns: Whether it gives weights the rank and the alpha of the two patterns.
+        mixed_ranks: Whether weights may have other ranks than `r`.
+        patterns: Whether `target_modules` may be a regular expression.
+        leaves: Module names it has LoRA layers for; empty where any linear layer has.
+        rejects: Settings of PEFT that it refuses; it ignores the others in `FEATURES`.
+        rejects_inits: Whether it refuses inits that change the base weights when PEFT loads them.
+        heads: Whole modules that it serves, of classifiers.
+        drops: Whole modules that it passes over; it fails at any other.
+        reads_text_names: Whether a multimodal class takes the names of its text-only class.
+        stacks: Projections whose adapters it stacks, some of which must come together.
+        sized_by_class: Module names that load only where the model's class gives their sizes.
+        unsized: Model types of transformers whose class there is known to give none.
     """
 
     name: str
@@ -214,7 +214,7 @@ def server_of(given: str) -> Server:
         given: `NAME`, or `NAME==RELEASE`.
 
     Raises:
-        UsageError: an unknown server, no release, or one older than any that was read.
+        UsageError: An unknown server, no release, or one older than any that was read.
 
     >>> server_of("vllm").reads_patterns, server_of("vllm==0.31.0").reads_patterns
     (True, False)

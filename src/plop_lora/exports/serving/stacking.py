@@ -39,9 +39,9 @@ class Stack:
     """Projections of one input whose adapters a server stacks.
 
     Attributes:
-        lead: the one whose name the loader looks for; the others are found beside it.
-        members: the others.
-        needed: those of the others without which the stack of the lead does not load.
+        lead: The one whose name the loader looks for; the others are found beside it.
+        members: The others.
+        needed: Those of the others without which the stack of the lead does not load.
     """
 
     lead: str
@@ -71,8 +71,8 @@ def missing_of(names: Iterable[str], stacks: Sequence[Stack]) -> list[Missing]:
     """Return what a loader cannot stack among adapted weights, by the partner that is missing.
 
     Args:
-        names: dotted names of the adapted modules, or their last words alone.
-        stacks: those of the server.
+        names: Dotted names of the adapted modules, or their last words alone.
+        stacks: Those of the server.
     """
     adapted = dict.fromkeys(names)
     lost: dict[str, dict[str, str]] = {}

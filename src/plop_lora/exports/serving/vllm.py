@@ -45,11 +45,11 @@ class Folded:
     """A folded adapter: where it is, its rank, what folding repaired and what remains.
 
     Attributes:
-        path: the folder.
-        config: content of its `adapter_config.json`.
-        pairs: the modules as they were, with their own ranks and scalings.
-        repaired: what the server would have got wrong about the original.
-        findings: what it still rejects or ignores.
+        path: The folder.
+        config: Content of its `adapter_config.json`.
+        pairs: The modules as they were, with their own ranks and scalings.
+        repaired: What the server would have got wrong about the original.
+        findings: What it still rejects or ignores.
     """
 
     path: Path
@@ -99,17 +99,17 @@ def fold(
     256, and not at all where the scaling is a power of two.
 
     Args:
-        adapter: folder with `adapter_config.json` and `adapter_model.safetensors`.
-        folder: where the folded adapter goes; an earlier one of ours there is replaced.
-        server: whose rules are linted, a name in `SERVERS` or `NAME==RELEASE`; what is written is
+        adapter: Folder with `adapter_config.json` and `adapter_model.safetensors`.
+        folder: Where the folded adapter goes; an earlier one of ours there is replaced.
+        server: Whose rules are linted, a name in `SERVERS` or `NAME==RELEASE`; what is written is
             the same for all.
-        allow_loss: write although the server will refuse a part of it.
+        allow_loss: Write although the server will refuse a part of it.
 
     Raises:
         UsageError: `adapter` is a file, or the server is unknown.
-        AdapterError: the adapter is not there, is damaged, or holds more than B·A beside the
+        AdapterError: The adapter is not there, is damaged, or holds more than B·A beside the
             original weights.
-        ExportError: the server rejects a part, and `allow_loss` is not given.
+        ExportError: The server rejects a part, and `allow_loss` is not given.
         OutputError: `folder` holds something that is not ours, or cannot be written.
     """
     source, target = read_adapter(Path(adapter)), Path(folder)

@@ -33,9 +33,9 @@ class Family:
     """How mlx-lm's names differ from transformers'.
 
     Attributes:
-        blocks: the full name of the list of blocks.
-        experts: the path inside a block of the stacked experts, None where there are none.
-        absent: last words of weights that mlx-lm has not, or not under this name.
+        blocks: The full name of the list of blocks.
+        experts: The path inside a block of the stacked experts, None where there are none.
+        absent: Last words of weights that mlx-lm has not, or not under this name.
     """
 
     blocks: str = "model.layers"

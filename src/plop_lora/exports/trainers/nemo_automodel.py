@@ -117,7 +117,7 @@ def patterns(placement: Placement, hosts: Sequence[Host]) -> list[str]:
     """Return wildcards that hit exactly these weights, or their full names.
 
     Raises:
-        ExportError: not even full names are exact.
+        ExportError: Not even full names are exact.
     """
     named = sorted({(host.type, _target(host)) for host in hosts})
     wanted = {name for _, name in named}

@@ -45,15 +45,16 @@ def to_peft(
     """Return a placement as `peft.LoraConfig`, checked by applying it.
 
     Args:
-        placement: result of `place`.
-        model: the module to check against; by default a skeleton on the meta device, built from
-            the configuration in the record. Its weights are neither copied nor changed.
-        dry_run: apply the configuration with real PEFT and compare modules and ranks.
-        allow_loss: accept that a setting which PEFT's configuration cannot hold is dropped.
+        placement: Result of `place`.
+        model: Model against which the configuration is checked; its weights are neither copied
+            nor changed. By default it is built on the meta device from the configuration in the
+            record.
+        dry_run: Whether the configuration is applied with PEFT and modules and ranks are compared.
+        allow_loss: Whether settings that PEFT's configuration cannot express may be dropped.
 
     Raises:
-        ExportError: PEFT would adapt other modules or ranks, there is no skeleton to check, or
-            something would be lost.
+        ExportError: PEFT would adapt other modules or ranks, the model cannot be built, or a
+            setting would be lost.
     """
     with quiet_imports():
         from peft import LoraConfig
@@ -62,7 +63,7 @@ def to_peft(
     losses = peft_losses(placement)
     if losses and not allow_loss:
         raise ExportError(
-            f"PEFT's configuration cannot hold {losses[0].what}: {losses[0].effect}. "
+            f"PEFT's configuration cannot express {losses[0].what}: {losses[0].effect}. "
             "Pass allow_loss=True to drop it."
         )
     fields = peft_fields(placement)
@@ -77,19 +78,19 @@ def to_peft(
 def apply(
     model: nn.Module, placement: Placement | str | Path, *, allow_loss: bool = False
 ) -> PeftModel:
-    """Put the adapters of a placement into a loaded model, and read them back from it.
+    """Add the adapters of a placement to a loaded model and check the result.
 
     Args:
-        model: a `transformers` model or another module; PEFT changes it in place.
-        placement: result of `place`, or the file of one.
-        allow_loss: as for `to_peft`.
+        model: A `transformers` model or another module, which PEFT changes in place.
+        placement: Result of `place`, or a file of one.
+        allow_loss: Whether settings that PEFT's configuration cannot express may be dropped.
 
     Returns:
         The `peft.PeftModel`, in which every adapter has the rank and scaling of the placement.
 
     Raises:
-        ExportError: PEFT would adapt other modules or ranks; the model is then left as it was.
-        UsageError: no placement, or no model.
+        ExportError: PEFT would adapt other modules or ranks. The model is then unchanged.
+        UsageError: An argument is not a placement or not a model.
     """
     placement = Placement.of(placement)
     if not callable(getattr(model, "named_modules", None)):
@@ -113,8 +114,8 @@ def apply(
 def peft_fields(placement: Placement) -> dict[str, Any]:
     """Return the fields of `adapter_config.json`.
 
-    The largest rank is `r`; other ranks stand in `rank_pattern`, with `alpha_pattern` beside it
-    so that the scaling is the same for every module.
+    The largest rank is `r`. Other ranks are given by `rank_pattern`, with an `alpha_pattern` that
+    keeps the scaling the same for every module.
     """
     largest = max(site.rank for site in placement.sites)
     ranks, alphas = rank_patterns(placement)
@@ -141,12 +142,12 @@ def peft_fields(placement: Placement) -> dict[str, Any]:
 
 
 def init_weights(settings: AdapterSettings) -> bool | str:
-    """Return what PEFT's `init_lora_weights` should hold."""
+    """Return the value of PEFT's `init_lora_weights`."""
     return True if settings.init == "default" else settings.init
 
 
 def peft_losses(placement: Placement) -> tuple[Loss, ...]:
-    """Return what PEFT's configuration cannot say about a placement."""
+    """Return the parts of a placement that PEFT's configuration cannot express."""
     return _narrow(placement).losses
 
 
@@ -188,9 +189,9 @@ def _pattern_keys(
     """Return keys that match exactly these sites among the placed ones.
 
     Args:
-        sites: those of one rank.
-        matched: what PEFT matches, by the name of the site.
-        every: how many of all placed names have an ending.
+        sites: Those of one rank.
+        matched: What PEFT matches, by the name of the site.
+        every: How many of all placed names have an ending.
     """
     own = Counter(ending for site in sites for ending in endings_of(matched[site.name]))
     groups: dict[str, list[str]] = defaultdict(list)

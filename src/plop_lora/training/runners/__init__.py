@@ -1,1 +1,1 @@
-"""Where trials run: in processes here, or as jobs on a Ray cluster."""
+"""Runners of trials: in processes on this machine, or as tasks on a Ray cluster."""

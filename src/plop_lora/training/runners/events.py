@@ -1,4 +1,4 @@
-"""What a runner tells whoever watches it, and what it is asked to run."""
+"""The events that a runner reports, and the protocol of functions that run trials."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WAITING, RUNNING, FINISHED = "waiting", "running", "finished"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Event:
-    """A trial changed its state; `folder` has its growing curve, `result` is there at its end."""
+    """A change of state of a trial; `folder` holds its curve, `result` is set when it ends."""
 
     spec: TrialSpec
     folder: Path
@@ -27,11 +27,11 @@ Watch = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """Watch nothing."""
+    """Ignore the event."""
 
 
 class RunTrials(Protocol):
-    """Goes through trials in a folder; returns their results in the order of the specs."""
+    """Function that runs trials in a folder and returns their results in the order of the specs."""
 
     def __call__(
         self,
@@ -42,5 +42,5 @@ class RunTrials(Protocol):
         report_to: tuple[str, ...] = (),
         watch: Watch = ignore,
     ) -> tuple[TrialResult, ...]:
-        """Run what has no result yet."""
+        """Run the trials that have no result yet."""
         ...

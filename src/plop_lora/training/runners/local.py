@@ -1,7 +1,7 @@
-"""Trials on this machine: a pool of commands, one a GPU, or one for two cores without a GPU.
+"""Trials on this machine: a pool of commands, one per GPU, or one per two cores without a GPU.
 
-One thread starts, watches and stops all of them, so there is nothing to lock, and what dies with
-its parent's thread lives as long as the run. Imports no torch, but to count GPUs of AMD.
+A single thread starts, watches and stops all of them, so no locks are needed, and a command that
+dies with its parent's thread lives as long as the run. Imports torch only to count GPUs of AMD.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ VISIBLE, THREADS = "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU by the identifier that CUDA knows (a number or a UUID), and its name."""
+    """A GPU: its identifier for CUDA (a number or a UUID) and its name."""
 
     identifier: str
     name: str
@@ -44,7 +44,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSlot:
-    """Where one trial at a time runs: what is set in its environment, and on what hardware."""
+    """A slot for one trial at a time: its environment variables and its hardware."""
 
     variables: Mapping[str, str]
     hardware: Hardware
@@ -53,13 +53,13 @@ class WorkerSlot:
 def run_locally(
     jobs: Sequence[TrialCommand], runner: Runner, watch: Watch
 ) -> dict[Path, TrialResult]:
-    """Run all jobs, as many at a time as there are places; whatever ends it, no process is left.
+    """Run all jobs, as many at a time as there are slots. No process is left when it ends.
 
     Returns:
-        The result by the folder of the job.
+        The results by the folder of the job.
 
     Raises:
-        OutputError: a folder cannot be written.
+        OutputError: A folder cannot be written.
     """
     free = list(reversed(places(jobs, runner)))
     pool = _Pool({job.folder: job for job in jobs}, free, watch)
@@ -77,7 +77,7 @@ def run_locally(
 
 @dataclass
 class _Pool:
-    """Jobs that wait, places that are free, and trials under way with their place and claim."""
+    """The waiting jobs, the free slots, and the running trials with their slots and claims."""
 
     waiting: dict[Path, TrialCommand]
     free: list[WorkerSlot]
@@ -85,10 +85,10 @@ class _Pool:
     running: list[tuple[Running, WorkerSlot, IO[str]]] = field(default_factory=list)
     results: dict[Path, TrialResult] = field(default_factory=dict)
     ask_again: float = 0.0
-    """When to look again at trials that another run has."""
+    """The time of the next check of trials that another run has claimed."""
 
     def fill(self) -> None:
-        """Start jobs in the free places; leave those that another run in this folder has."""
+        """Start jobs in the free slots, except those that another run has claimed."""
         if time.monotonic() < self.ask_again:
             return
         for job in tuple(self.waiting.values()):
@@ -108,7 +108,7 @@ class _Pool:
             self.watch(Event(job.spec, job.folder, RUNNING))
 
     def collect(self, check: Callable[[], None]) -> None:
-        """Take the results of trials that have ended, and free their places."""
+        """Collect the results of trials that have ended, and free their slots."""
         for entry in tuple(self.running):
             trial, place, claimed = entry
             if (result := trial.poll(check)) is not None:
@@ -122,7 +122,7 @@ class _Pool:
         self.watch(Event(job.spec, job.folder, FINISHED, result))
 
     def stop(self) -> None:
-        """End what is under way, all at the same time."""
+        """Stop all running trials at the same time."""
         for trial, _, _ in self.running:
             trial.ask_to_stop()
         for trial, _, claimed in self.running:
@@ -131,10 +131,11 @@ class _Pool:
 
 
 def places(jobs: Sequence[TrialCommand], runner: Runner) -> tuple[WorkerSlot, ...]:
-    """Return a place for each trial that may run at once, but no more than there are jobs.
+    """Return a slot for each trial that may run at the same time, at most one per job.
 
-    More workers than GPUs share them in turn. Cores are shared out evenly as threads, unless the
-    user has set `OMP_NUM_THREADS`: more threads than cores make a matrix product slower.
+    If there are more workers than GPUs, they share the GPUs in turn. The cores are divided evenly
+    as threads unless the user has set `OMP_NUM_THREADS`, because more threads than cores make
+    matrix products slower.
     """
     wanted = any(not job.spec.training.device.startswith("cpu") for job in jobs)
     gpus = visible_gpus() if wanted else ()
@@ -155,7 +156,8 @@ def places(jobs: Sequence[TrialCommand], runner: Runner) -> tuple[WorkerSlot, ..
 def visible_gpus() -> tuple[Gpu, ...]:
     """Return the GPUs that a process started here may use, in the order of CUDA.
 
-    `CUDA_VISIBLE_DEVICES` is obeyed as CUDA does: what stands behind a number below 0 is hidden.
+    `CUDA_VISIBLE_DEVICES` has the meaning that CUDA gives it: entries after a negative number are
+    ignored.
     """
     try:
         listing = subprocess.run(
@@ -167,7 +169,7 @@ def visible_gpus() -> tuple[Gpu, ...]:
 
 
 def choose_gpus(listing: str, visible: str | None) -> tuple[Gpu, ...]:
-    r"""Return the GPUs of a listing by `nvidia-smi -L` that `CUDA_VISIBLE_DEVICES` leaves.
+    r"""Return the GPUs in the output of `nvidia-smi -L` that `CUDA_VISIBLE_DEVICES` selects.
 
     >>> listing = "GPU 0: H100 (UUID: GPU-1a)\nGPU 1: H100 (UUID: GPU-2b)\n"
     >>> [gpu.identifier for gpu in choose_gpus(listing, None)], choose_gpus(listing, "")

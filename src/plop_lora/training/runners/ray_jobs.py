@@ -1,8 +1,8 @@
-"""Trials on a Ray cluster, or on a local one: each is one task that runs the trial's command.
+"""Trials on a Ray cluster: each is one task that runs the trial's command.
 
-Every machine must see the folder of the trials, the model and the Python of this process under the
-same paths, as on shared storage. A trial whose worker or machine is lost goes back to the queue;
-one that Ray ended to save memory does so once, with half the batch.
+The folder of the trials, the model and the Python of this process must have the same paths on every
+machine, as on shared storage. A trial whose worker or machine is lost is queued again; one that Ray
+ended to save memory is queued once more, with half the batch.
 """
 
 from __future__ import annotations
@@ -41,28 +41,28 @@ if TYPE_CHECKING:
     from ray.remote_function import RemoteFunction
 
 RETRIES = 3
-"""How often a trial is run again after the loss of its worker."""
+"""The number of times that a trial is run again after the loss of its worker."""
 _WATCH_SECONDS = 0.5
 
 
 def run_on_ray(
     jobs: Sequence[TrialCommand], runner: Runner, watch: Watch
 ) -> dict[Path, TrialResult]:
-    """Run all jobs on the cluster; no trial of theirs runs on when this ends.
+    """Run all jobs on the cluster. No trial keeps running when it ends.
 
     Returns:
-        The result by the folder of the job.
+        The results by the folder of the job.
 
     Raises:
         MissingExtraError: Ray is not installed.
-        UsageError: no cluster at the address, or no machine of it has as many GPUs as a trial
-            should get.
+        UsageError: No cluster answers at the address, or no machine has as many GPUs as requested
+            for a trial.
     """
     ray = require("ray")
     check_cluster(runner.address)
     with connected(runner.address):
         share = share_of_a_machine([n["Resources"] for n in ray.nodes() if n["Alive"]], runner.gpus)
-        # Ray itself would run a trial that was too large again and again, as large as before.
+        # Ray itself would repeatedly restart a trial that was too large, with the same size.
         task = ray.remote(run_here).options(max_retries=0, **share)
         queue = _Queue(ray, task, deque((job, None) for job in jobs), watch)
         with deferred_signals() as check:
@@ -79,13 +79,13 @@ def run_on_ray(
 def share_of_a_machine(
     machines: Sequence[dict[str, float]], gpus: float | None
 ) -> dict[str, float]:
-    """Return what Ray sets aside for a trial, from the resources of each machine.
+    """Return the resources that Ray reserves for a trial, from those of each machine.
 
     >>> share_of_a_machine([{"CPU": 8, "GPU": 2}], None), share_of_a_machine([{"CPU": 8}], None)
     ({'num_gpus': 1, 'num_cpus': 1}, {'num_gpus': 0, 'num_cpus': 2})
 
     Raises:
-        UsageError: no machine has as many GPUs.
+        UsageError: No machine has that many GPUs.
     """
     most = max((machine.get("GPU", 0) for machine in machines), default=0)
     wanted = (1 if most else 0) if gpus is None else gpus
@@ -102,7 +102,7 @@ def share_of_a_machine(
 
 @dataclass
 class _Queue:
-    """Jobs waiting with the batch size of their next attempt, and tasks under way."""
+    """The waiting jobs with the batch size of their next attempt, and the running tasks."""
 
     ray: ModuleType
     task: RemoteFunction
@@ -112,11 +112,11 @@ class _Queue:
     results: dict[Path, TrialResult] = field(default_factory=dict)
     lost: Counter[Path] = field(default_factory=Counter)
     sizes: dict[Path, int] = field(default_factory=dict)
-    """Of the logs of trials that have not begun, as they were."""
+    """The states of the logs of trials that have not started."""
     begun: dict[Path, float] = field(default_factory=dict)
 
     def submit(self, most: int) -> None:
-        """Hand tasks to Ray, no more than `most` at a time."""
+        """Submit tasks to Ray, at most `most` at a time."""
         while self.waiting and len(self.flying) < most:
             job, batch_size = self.waiting.popleft()
             if job.folder not in self.begun:
@@ -124,7 +124,7 @@ class _Queue:
             self.flying[self.task.remote(job, batch_size)] = job, batch_size
 
     def collect(self) -> None:
-        """Wait a moment; take what has ended, and tell of what has begun to write its log."""
+        """Wait briefly, collect finished tasks, and report trials that have started their log."""
         ready, _ = self.ray.wait(list(self.flying), num_returns=1, timeout=_WATCH_SECONDS)
         for job, _ in self.flying.values():
             if job.folder in self.sizes and _size(job) > self.sizes[job.folder]:
@@ -146,7 +146,7 @@ class _Queue:
             self.watch(Event(job.spec, job.folder, RUNNING))
 
     def _lose(self, job: TrialCommand, batch_size: int | None, error: Exception) -> None:
-        """Queue a lost trial once more, or tell that it failed."""
+        """Queue a lost trial again, or report that it failed."""
         whole = job.spec.training.batch_size
         if isinstance(error, self.ray.exceptions.OutOfMemoryError) and batch_size is None:
             batch_size = max(1, whole // 2)
@@ -164,7 +164,7 @@ class _Queue:
         self.watch(Event(job.spec, job.folder, FINISHED, result))
 
     def cancel(self) -> None:
-        """End the workers of what is under way; on Linux their trials die with them."""
+        """Stop the workers of running tasks; on Linux their trials end with them."""
         for reference in self.flying:
             self.ray.cancel(reference, force=True)
 
@@ -177,7 +177,7 @@ def _size(job: TrialCommand) -> int:
 
 
 def run_here(job: TrialCommand, batch_size: int | None) -> TrialResult:
-    """Run one trial in this worker to its end; an earlier worker may have finished it."""
+    """Run one trial in this worker, unless an earlier worker has finished it."""
     while (claimed := claim(job)) is None:
         time.sleep(CLAIMED_SECONDS)
     with claimed:
@@ -195,4 +195,4 @@ def run_here(job: TrialCommand, batch_size: int | None) -> TrialResult:
 
 
 def _never() -> None:
-    """Ray ends a worker by other means than a signal that is to be asked for."""
+    """Do nothing: Ray stops a worker without a signal that could be checked."""

@@ -1,10 +1,11 @@
-"""Go through trials: find what is finished, run the rest somewhere, return all results in order.
+"""Run trials: find the finished ones, run the others with a runner, and return all results.
 
-A trial is a command in a process of its own, so that each begins with a clean device and none can
-take the others down. Where the commands run is the runner's affair: `local` is a pool of processes
-here, `ray` a cluster. Folder and command are the same, and so are the results.
+A trial is a command in its own process, so that each starts with a clean device and a crash affects
+no other trial. The runner decides where the commands run: `local` in a pool of processes on this
+machine, `ray` on a cluster. The folder, the command and the results are the same.
 
-Several runs may work in one folder: what one has claimed, the others wait for and take as found.
+Several runs may work in one folder: they wait for trials that another run has claimed and use the
+results of that run.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from plop_lora.training.runners.trial_process import STOP_SECONDS, TrialCommand
 from plop_lora.training.trial import find_result, write_spec
 
 COMMAND = (sys.executable, "-P", "-m", "plop_lora", "trial")
-"""-P: a file `datasets.py` in the working directory must not be what a trial imports."""
+"""With -P a trial does not import a file such as `datasets.py` from the working directory."""
 
 RunJobs = Callable[[Sequence[TrialCommand], Runner, Watch], dict[Path, TrialResult]]
-"""Jobs to their results, by the folder of each."""
+"""Function from jobs to their results by folder."""
 
 
 def run_trials(
@@ -39,25 +40,26 @@ def run_trials(
 ) -> tuple[TrialResult, ...]:
     """Run every trial that has no result yet, and return the results in the order of the specs.
 
-    A trial that fails, or dies, is a result as well and ends nothing; where the machine was to
-    blame, that result is `mendable` and not kept, so that the next call tries again. A spec that
-    is given twice runs once. Ctrl-C or SIGTERM ends all trials under way and records none of
-    them, so the same call later goes on where this one was.
+    A failed trial has a result as well and does not end the run. If the cause is the machine, the
+    result is `mendable` and not kept, so that the next call runs the trial again. A spec that is
+    given twice runs once. Ctrl-C or SIGTERM stops all running trials and records none of them, so
+    that the same call can resume later.
 
     Args:
-        specs: of the trials.
-        root: folder that has, or gets, one folder a trial: `spec.json`, `log.txt`, `result.json`.
-        runner: where they run, how many at a time.
-        report_to: names of trackers, handed to each trial.
-        watch: told that a trial waits (once each, at the start), runs, is finished. One that was
-            finished before never runs.
-        command: words before the path of `spec.json`.
-        stop_seconds: Seconds that a trial has to end after SIGTERM, before SIGKILL.
+        specs: Specifications of the trials.
+        root: Folder with one folder per trial, which holds `spec.json`, `log.txt` and
+            `result.json`.
+        runner: Where the trials run, and how many at the same time.
+        report_to: Names of trackers, which are passed to each trial.
+        watch: Function that is called when a trial waits (once each, at the start), runs or is
+            finished. A trial that was finished before never runs.
+        command: Command line before the path of `spec.json`.
+        stop_seconds: Seconds between SIGTERM and SIGKILL when a trial is stopped.
 
     Raises:
-        UsageError: there is no cluster at the address.
-        MissingExtraError: the runner's library is not installed.
-        OutputError: a folder cannot be written.
+        UsageError: No cluster answers at the address.
+        MissingExtraError: The library of the runner is not installed.
+        OutputError: A folder cannot be written.
     """
     run = KINDS[runner.kind]()
     root = root.absolute()
@@ -94,4 +96,4 @@ def _ray() -> RunJobs:
 
 
 KINDS: dict[str, Callable[[], RunJobs]] = {"local": _local, "ray": _ray}
-"""Name of a runner → what returns the function that runs jobs there."""
+"""Name of a runner → function that returns the function that runs its jobs."""

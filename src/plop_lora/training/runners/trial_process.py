@@ -1,15 +1,15 @@
-"""One trial as a command in a process of its own: how it starts, is watched, ends and is stopped.
+"""One trial as a command in its own process: how it is started, watched and stopped.
 
-A trial that ends without `result.json` (a signal, an exit code, a missing library) was ended by its
-machine or by what the user can mend: a fault of the trial itself is a result that it writes. It
-is told as failed here, with the cause that its signal or its log names, but nothing is written, so
-that the next start tries again. One that a signal has ended is run once more at once, with half
-the batch where the cause looks like memory. Both runners use this file; it knows nothing of pools
-or clusters, and imports no torch.
+A trial that ends without `result.json` (by a signal, an exit code or a missing library) was ended
+by the machine or for a reason that the user can correct, because a failure of the trial itself is
+a result that it writes. It is reported as failed, with the cause that its signal or its log gives,
+but nothing is written, so that it runs again at the next start. A trial that a signal has ended is
+run once more at once, with half the batch if the cause looks like memory. Both runners use this
+file, which does not depend on pools or clusters and imports no torch.
 
-On Linux a command dies with the process that started it, however that one ends. Elsewhere it
-outlives a runner that is killed by a signal that cannot be handled; its claim on the trial makes
-the next run wait for it.
+On Linux a command ends with the process that started it, however that process ends. On other
+systems it outlives a runner that is killed by a signal that cannot be handled; its claim on the
+trial makes the next run wait for it.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from plop_lora.training.tasks import metric_of
 from plop_lora.training.trial import find_result
 
 POLL_SECONDS, CLAIMED_SECONDS = 0.05, 1.0
-"""Between looks at a trial of this run, and at one that another run has."""
+"""Seconds between checks of a trial of this run, and of a trial of another run."""
 STOP_SECONDS = 5.0
-"""What a trial has to end after SIGTERM, before SIGKILL."""
+"""Seconds between SIGTERM and SIGKILL when a trial is stopped."""
 _STOPPED_TOO_SECONDS = 1.0
 """A scheduler that ends a job signals all its processes, in any order: the runner's own signal may
 come after the death of a trial, which is no failure then."""
 _TAIL_BYTES = 1 << 16
 _LONGEST = 300
-"""Characters of a line of the log in a cause."""
+"""The largest number of characters of a line of the log that a cause quotes."""
 _MEMORY_WORDS = ("out of memory", "cannot allocate memory", "bad_alloc", "memoryerror")
 
 # Runs before the command and becomes it, so the process keeps its number. A function that Popen
@@ -65,10 +65,10 @@ class TrialCommand:
     """A trial to run.
 
     Attributes:
-        spec: of the trial.
-        folder: of the trial, absolute; `spec.json` lies in it.
-        command: words of the command line, the path of `spec.json` among them.
-        directory: where the command starts, so that relative paths mean the same everywhere.
+        spec: Specification of the trial.
+        folder: Absolute path of the trial's folder, which holds `spec.json`.
+        command: Command line, including the path of `spec.json`.
+        directory: Working directory of the command, to which relative paths refer.
         stop_seconds: Seconds between SIGTERM and SIGKILL when the trial is stopped.
     """
 
@@ -81,7 +81,7 @@ class TrialCommand:
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What a trial runs on, for the cost of one that could not say so itself."""
+    """The hardware of a trial, for the cost of a trial that wrote no result."""
 
     name: str
     accelerator: bool
@@ -93,9 +93,9 @@ PROCESSOR = Hardware(platform.processor() or platform.machine() or "CPU", accele
 
 @dataclass(frozen=True, slots=True)
 class TrialEnd:
-    """Why a command ended without a result.
+    """The reason why a command ended without a result.
 
-    `memory` where less of it may help; `killed` where it was a signal, which may not come again.
+    `memory` is True if less memory may help, and `killed` if a signal ended the command.
     """
 
     cause: str
@@ -104,7 +104,7 @@ class TrialEnd:
 
 
 class Running:
-    """A trial under way, for the thread that started it; that thread must outlive it."""
+    """A running trial, for the thread that started it, which must outlive it."""
 
     def __init__(
         self,
@@ -115,9 +115,9 @@ class Running:
         *,
         batch_size: int | None = None,
     ) -> None:
-        """Start the command; a `batch_size` says that a whole batch was too much already.
+        """Start the command, with a smaller `batch_size` if an earlier attempt lacked memory.
 
-        The command holds the claim as well, so where it outlives this process it keeps the trial.
+        The command holds the claim as well, so that it keeps the trial if it outlives this process.
         """
         self.job = job
         self._claimed = claimed
@@ -148,11 +148,10 @@ class Running:
             )
 
     def poll(self, check: Callable[[], None]) -> TrialResult | None:
-        """Return the result once there is one; start the second attempt where that is due.
+        """Return the result once there is one, and start the second attempt when it is due.
 
         Args:
-            check: raises where this process was told to end as well.
-
+            check: Function that raises if this process has received a signal to end as well.
         """
         code = self._process.poll()
         if code is None:
@@ -173,7 +172,7 @@ class Running:
         return failure(self.job, end.cause, self._batch_size, seconds, self._hardware)
 
     def _may_succeed(self, end: TrialEnd) -> bool:
-        """Whether one more attempt is worth it; where memory was short, with half the batch."""
+        """Whether to make another attempt, with half the batch after a lack of memory."""
         half = smaller_batch(self._batch_size)
         if end.memory and half and self._batch_size == self.job.spec.training.batch_size:
             self._batch_size = half
@@ -181,13 +180,13 @@ class Running:
         return end.killed
 
     def _log(self) -> str:
-        """Return the end of what this attempt wrote."""
+        """Return the end of the log of this attempt."""
         with open(self.job.folder / LOG, "rb") as log:
             log.seek(max(self._offset, os.fstat(log.fileno()).st_size - _TAIL_BYTES))
             return log.read().decode(errors="replace")
 
     def stop(self) -> None:
-        """End the command and whatever it started; nothing is recorded. Twice does no harm."""
+        """Stop the command and its child processes without a record. It may be called twice."""
         try:
             if self._process.poll() is None:
                 self.ask_to_stop()
@@ -198,7 +197,7 @@ class Running:
             self._process.wait()
 
     def ask_to_stop(self) -> None:
-        """Send SIGTERM and return at once, so that many end together."""
+        """Send SIGTERM and return at once, so that many trials end at the same time."""
         self._signal_group(signal.SIGTERM)
 
     def _signal_group(self, number: signal.Signals) -> None:
@@ -208,10 +207,10 @@ class Running:
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[Callable[[], None]]:
-    """Yield what raises once Ctrl-C was typed or SIGTERM came; until it is called they wait.
+    """Defer Ctrl-C and SIGTERM, and yield a function that raises them when it is called.
 
-    So neither can fall between the start of a process and the note that it was started. A handler
-    of the program's own stands, and a thread beside the main one gets no signals.
+    So no signal can arrive between the start of a process and its registration. Other signal
+    handlers of the program are kept, and threads other than the main one receive no signals.
     """
     came: list[int] = []
 
@@ -241,9 +240,9 @@ def deferred_signals() -> Iterator[Callable[[], None]]:
 
 
 def claim(job: TrialCommand) -> IO[str] | None:
-    """Take a trial for this process until the file is closed; None if another run has it.
+    """Claim a trial for this process until the file is closed; return None if it is claimed.
 
-    The system frees what a killed process had.
+    The system releases the claims of a killed process.
     """
     file = open(job.folder / LOCK, "a", encoding="utf-8")  # noqa: SIM115 - kept open on purpose
     if try_lock(file):
@@ -253,14 +252,14 @@ def claim(job: TrialCommand) -> IO[str] | None:
 
 
 def tethered(command: list[str]) -> list[str]:
-    """Return the command line that ends with this thread on Linux; elsewhere the command itself."""
+    """Return a command line that on Linux ends with this thread; otherwise the command itself."""
     if not sys.platform.startswith("linux"):
         return command
     return [sys.executable, "-I", "-S", "-c", _TETHER, str(os.getpid()), *command]
 
 
 def ending_signal(code: int) -> signal.Signals | None:
-    """Return the signal that a return code tells of: its negative, or 128 more as shells say.
+    """Return the signal in a return code, which is minus its number or, in shells, 128 plus it.
 
     >>> ending_signal(-9), ending_signal(137), ending_signal(1)
     (<Signals.SIGKILL: 9>, <Signals.SIGKILL: 9>, None)
@@ -272,7 +271,7 @@ def ending_signal(code: int) -> signal.Signals | None:
 
 
 def read_end(code: int, log: str) -> TrialEnd:
-    r"""Say why a command ended without a result, from its return code and its log.
+    r"""Return why a command ended without a result, from its return code and its log.
 
     >>> read_end(1, "loading\nError: No such model: x.\n")
     TrialEnd(cause='No such model: x.', memory=False, killed=False)
@@ -286,7 +285,7 @@ def read_end(code: int, log: str) -> TrialEnd:
         cause = "killed by SIGKILL, often the system's out-of-memory killer"
         return TrialEnd(cause, memory=True, killed=True)
     if number is None and errors:
-        # What it says of memory it has tried to mend itself.
+        # The trial has already reacted to errors of memory that it reports itself.
         return TrialEnd(errors[-1].removeprefix("Error: "), memory=False)
     how = f"killed by {number.name}" if number else f"ended with exit code {code} and no {RESULT}"
     last = f"; the last line of {LOG}: {lines[-1][:_LONGEST]}" if lines else f"; {LOG} is empty"
@@ -300,14 +299,14 @@ def _about_memory(text: str) -> bool:
 def failure(
     job: TrialCommand, cause: str, batch_size: int, seconds: float, hardware: Hardware
 ) -> TrialResult:
-    """Return what is known of a trial that could not write its result; nothing is kept.
+    """Return a result for a trial that could not write one; it is not saved.
 
     Args:
-        job: the trial.
-        cause: why it failed.
-        batch_size: of the last attempt.
-        seconds: wall time of all attempts.
-        hardware: what it ran on.
+        job: Command of the trial.
+        cause: Cause of the failure.
+        batch_size: Batch size of the last attempt.
+        seconds: Wall time of all attempts, in seconds.
+        hardware: Hardware of the trial.
     """
     spec = job.spec
     return TrialResult.of_spec(
@@ -329,6 +328,6 @@ def failure(
             peak_memory=0,
             tokens=0,
         ),
-        notes=("told by the runner: the trial wrote no result; its cost has the wall time only",),
+        notes=("reported by the runner: the trial wrote no result; its cost is wall time only",),
         mendable=True,
     )

@@ -1,4 +1,4 @@
-"""The tasks by name, and those of the user's own. Imports no torch."""
+"""The built-in tasks by name, and user-defined tasks. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from plop_lora.training.tasks.sft import SFT
 from plop_lora.user_code import find_function, find_object
 
 TASKS = {task.name: task for task in (SFT, CLASSIFY, GRPO)}
-"""Those that come along."""
+"""The built-in tasks."""
 
 
 def task_named(name: str) -> Task:
-    """Return the task of a name: one of `TASKS`, or the user's own as `module:NAME`.
+    """Return a task by name: one of `TASKS`, or a user-defined task given as `module:NAME`.
 
-    The module is imported, as that of a reward function is.
+    The module is imported in the same way as that of a reward function.
 
     Raises:
-        UsageError: there is no such task, or what has the name is none.
+        UsageError: There is no such task, or the object of that name is not a task.
     """
     if name in TASKS:
         return TASKS[name]
     if ":" not in name:
         raise UsageError(
             f"There is no task {name!r}.{nearest(name, TASKS)} Allowed: {', '.join(TASKS)}, or a "
-            "task of yours as module:NAME."
+            "task of your own, written as module:NAME."
         )
     found = find_object(name, "task", tuple(TASKS), lambda value: isinstance(value, Task))
     assert isinstance(found, Task), "find_object has looked"
@@ -41,23 +41,23 @@ def task_named(name: str) -> Task:
 
 
 def metric_of(spec: TrialSpec) -> str:
-    """Return the metric that a trial is judged by: its task's own where the spec names none."""
+    """Return the metric of a trial, which is the default of its task if the spec names none."""
     return task_named(spec.task).metric_of(spec.evaluation)
 
 
 def check_metric(task: Task, metric: str) -> None:
-    """Refuse a metric that a task cannot be judged by; no function of the user's is imported.
+    """Check that a task supports a metric, without importing a user-defined function.
 
     Raises:
-        MissingExtraError: it needs lm-evaluation-harness, which is not installed.
-        UsageError: no such metric, or one of another task.
+        MissingExtraError: The metric needs lm-evaluation-harness, which is not installed.
+        UsageError: There is no such metric, or it belongs to another task.
     """
     if metric in task.metrics:
         return
     others = [other.name for other in TASKS.values() if metric in other.metrics]
     allowed = ", ".join(task.metrics)
     if task.by_answers:
-        allowed += ", lm-eval:TASK, or a function of yours as module:function"
+        allowed += ", lm-eval:TASK, or a function of your own, written as module:function"
     if others or ":" not in metric or not task.by_answers:
         of = ", ".join(others)
         reason = f"is for the task {of}, not for {task.name}" if others else "is unknown"
@@ -67,22 +67,22 @@ def check_metric(task: Task, metric: str) -> None:
         )
     if metric.startswith(lm_eval.PREFIX):
         if metric == lm_eval.PREFIX:
-            raise UsageError("lm-eval: needs the name of a task behind it, such as lm-eval:gsm8k.")
+            raise UsageError("lm-eval: must be followed by a task, such as lm-eval:gsm8k.")
         check_installed("lm_eval")
 
 
 def check_judged(task: Task, spec: TrialSpec, rows: Sequence[Row], source: str) -> None:
-    """Refuse what the evaluation would meet after the training: rows and a metric that do not fit.
+    """Check before the training that the metric can be computed on the evaluation rows.
 
     Args:
-        task: of the trial.
-        spec: names the metric.
-        rows: evaluation rows.
-        source: where they come from, for the text of the error.
+        task: Task of the trial.
+        spec: Specification of the trial, which names the metric.
+        rows: Evaluation rows.
+        source: Where the rows come from, for the text of errors.
 
     Raises:
-        DataError: a row has no prompt or reference, or one whose number cannot be read whole.
-        UsageError: a metric that the task cannot be judged by, or no such function.
+        DataError: A row has no prompt or reference, or a reference whose number cannot be read.
+        UsageError: The task does not support the metric, or there is no such function.
     """
     metric = task.metric_of(spec.evaluation)
     check_metric(task, metric)

@@ -11,7 +11,7 @@ def causal_class(loading: Loading) -> ModelClass:
     """Return the class of a causal language model.
 
     Raises:
-        UsageError: an encoder, or an encoder with a decoder.
+        UsageError: An encoder, or an encoder with a decoder.
     """
     import transformers
 
@@ -36,7 +36,7 @@ def check_causal_reference(task: str, model: ModelReference) -> None:
     """Refuse a scored model that writes no text.
 
     Raises:
-        ModelError: the text names a task that takes it.
+        ModelError: The text names a task that takes it.
     """
     writes = model.task_type == "CAUSAL_LM" or model.architecture.endswith(
         "ForConditionalGeneration"

@@ -64,7 +64,7 @@ def check_model(task: str, model: ModelReference) -> None:
     """Refuse a scored model that reads no text.
 
     Raises:
-        ModelError: the text names it.
+        ModelError: The text names it.
     """
     config = model.config or {}
     if model.config is not None and "vocab_size" not in {**config, **_text_part(config)}:

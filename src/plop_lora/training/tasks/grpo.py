@@ -43,7 +43,7 @@ def check_settings(settings: TrainingSettings) -> None:
     """Refuse settings without rewards, or with a name that no reward can have.
 
     Raises:
-        UsageError: the text says what to give.
+        UsageError: The text says what to give.
     """
     if not settings.rewards:
         raise UsageError(
@@ -57,7 +57,7 @@ def check_groups(settings: TrainingSettings, rows: int) -> None:
 
     Raises:
         UsageError: `generations` below 2, or no divisor of the completions of a step.
-        DataError: fewer rows than prompts of a step.
+        DataError: Fewer rows than prompts of a step.
     """
     batch = settings.batch_size * settings.accumulation
     if settings.generations < 2:
@@ -93,10 +93,10 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
         Tokens of prompts and completions, steps, and the last row of the curve.
 
     Raises:
-        DataError: a row without a prompt, too few rows, or a reward function that fails.
-        ModelError: the model is no causal language model.
+        DataError: A row without a prompt, too few rows, or a reward function that fails.
+        ModelError: The model is no causal language model.
         MissingExtraError: TRL is not installed.
-        UsageError: groups that do not fit into a step, no such reward function.
+        UsageError: Groups that do not fit into a step, no such reward function.
     """
     require("trl")
     from datasets import Dataset
@@ -164,7 +164,7 @@ def check_prompts(rows: Sequence[Row]) -> None:
     """Refuse rows without a prompt, and those whose prompt the trainer would render in part.
 
     Raises:
-        DataError: a row has no prompt, or gives its chat template more than messages.
+        DataError: A row has no prompt, or gives its chat template more than messages.
     """
     for number, row in enumerate(rows, start=1):
         if not row.get("prompt"):
@@ -209,7 +209,7 @@ def judge(
     """Judge a model by the metric of its trial on greedily generated answers.
 
     Raises:
-        DataError: a row without what the metric compares with.
+        DataError: A row without what the metric compares with.
     """
     judged = judge_answers(
         GRPO.metric_of(spec.evaluation), prepared, rows, spec.evaluation,

@@ -48,10 +48,10 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
         have no completion within `max_length`, or not all of it.
 
     Raises:
-        DataError: rows of no or of several kinds, or none with a completion within `max_length`.
-        ModelError: the model is no causal language model.
+        DataError: Rows of no or of several kinds, or none with a completion within `max_length`.
+        ModelError: The model is no causal language model.
         MissingExtraError: TRL is not installed.
-        UsageError: the model is on a device that the trainer would move it away from.
+        UsageError: The model is on a device that the trainer would move it away from.
     """
     require("trl")
     from datasets import Dataset
@@ -119,8 +119,8 @@ def judge(
     text the loss is `general-loss`.
 
     Raises:
-        DataError: a row without what the metric compares with.
-        MeasurementError: a loss that is not finite.
+        DataError: A row without what the metric compares with.
+        MeasurementError: A loss that is not finite.
     """
     metric = SFT.metric_of(spec.evaluation)
     items = {"loss": _losses(spec, prepared, rows)}
