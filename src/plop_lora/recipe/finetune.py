@@ -153,9 +153,9 @@ class FinetuneRecipe(DataRecipe):
     full_rate: float | None = Field(
         None,
         gt=0,
-        description="The learning rate of a full finetune of this model. LoRA starts from ten times "
-        "that rate, or from fifteen times in runs of under 100 steps. By default the rate follows "
-        "from the task and the width of the model.",
+        description="The learning rate of a full finetune of this model. LoRA starts from ten "
+        "times that rate, or from fifteen times in runs of under 100 steps. By default the rate "
+        "follows from the task and the width of the model.",
     )
     runner: Runner = Field(Runner(), description="Where the trials run; the keys are listed below.")
     price: Price = Field(Price(), description="The price of a device; the keys are listed below.")
