@@ -128,22 +128,22 @@ def test_a_rival_that_lost_a_seed_is_compared_by_itself() -> None:
 def test_power_is_several_times_that_of_two_arms_alone() -> None:
     """A rival better by 0.10, ten arms, three seeds: the seeds of two arms find it in 3 of 10."""
     with patch("plop_lora.study.compare.moderated_variances", return_value=None):
-        before = power(120, 3, 10)
+        before = power(80, 3, 10)
     assert before < 0.4
-    assert power(120, 3, 10) > 0.6
+    assert power(80, 3, 10) > 0.6
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [2, 3])
 @pytest.mark.parametrize("case", ["equal", "noisy shortlist", "noisy rival"])
 def test_equal_arms_are_seldom_called_better_whatever_their_spreads(case: str, seeds: int) -> None:
-    """Variances pooled over arms, without a bound, named one in 10 of 100 at 4 : 1."""
+    """Variances pooled over arms, without a bound on their weight, named one in 10 of 100."""
     assert RATIO == 4
-    assert beaten(200, seeds, spreads(10)[case]) <= 0.05
+    assert beaten(150, seeds, spreads(10)[case]) <= 0.05
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["equal", "noisy rival"])
 def test_a_shortlist_at_the_margin_is_seldom_confirmed(case: str) -> None:
     """A moderated bound confirmed 12 of 100 against a noisy rival; two arms' own does not."""
-    assert confirmed(300, 3, spreads(5)[case]) <= 0.065
+    assert confirmed(200, 3, spreads(5)[case]) <= 0.065

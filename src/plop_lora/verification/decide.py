@@ -9,7 +9,7 @@ intervals are two-sided 95 %, one comparison each; the one-sided bound that deci
 p-values and intervals use seed variances that are moderated over all arms, since Holm's correction
 is about the family. The bound uses the seeds of its two arms alone: it must hold for each rival,
 and for a rival that is noisier than the others a moderated one is exceeded about twice too often.
-A rival that is *worse* after Holm needs no bound.
+A rival that is worse at a p below 0.05 after Bonferroni needs no bound.
 
 Arms that have learned nothing are alike as well. So where the shortlist is not better than what
 is reached without a finetune, being alike is not called non-inferior, and nothing is confirmed.
@@ -200,12 +200,21 @@ def _verdicts(paired: Mapping[str, Paired], margin: float) -> dict[str, ArmVerdi
     for (arm, rival), p_beaten, p in zip(paired.items(), beaten, different, strict=True):
         if p_beaten < RISK:
             verdicts[arm] = BETTER
-        elif p < RISK and rival.interval.value > 0:
-            verdicts[arm] = WORSE
+        elif _is_within(rival, margin, len(paired)):
+            verdicts[arm] = WORSE if p < RISK and rival.interval.value > 0 else NON_INFERIOR
         else:
-            bound = rival.alone.lower_bound(1 - RISK)
-            verdicts[arm] = NON_INFERIOR if bound >= -margin else UNSEPARATED
+            verdicts[arm] = UNSEPARATED
     return verdicts
+
+
+def _is_within(rival: Paired, margin: float, rivals: int) -> bool:
+    """Whether the shortlist is at most the margin behind a rival, or shown to be ahead of it.
+
+    Ahead is by Bonferroni: Holm leaves the largest p uncorrected, and a noisy rival alone would
+    pass that too often.
+    """
+    ahead = rival.interval.value > 0 and rival.interval.p * rivals < RISK
+    return ahead or rival.alone.lower_bound(1 - RISK) >= -margin
 
 
 def _is_above(reference: Paired) -> bool:
