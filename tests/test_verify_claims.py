@@ -41,13 +41,16 @@ def test_the_bound_that_decides_stands_beside_the_verdict(scores, recipe, tmp_pa
     assert record.verdict == "confirmed"
     rivals = [arm for arm in record.arms if arm.arm != "plop"]
     for arm in rivals:
-        assert arm.low < arm.bound < arm.difference
+        assert arm.low < arm.difference < arm.high
+        assert arm.bound < arm.difference  # of two arms alone, so it may lie below arm.low
+        assert arm.freedom > len(record.seeds) - 1
         assert arm.bound > -record.margin
     closest = min(rivals, key=lambda arm: arm.bound)
     text = " ".join(as_text(record, 200).split())
     assert f"The one-sided 95 % bound decides: against {closest.arm}" in text
     assert f"{closest.bound:+.3f}, above the margin of -0.05" in text
     assert "one-sided bound" in text
+    assert "degrees of freedom each in the intervals and in p" in text
     assert Verification.from_dict(record.to_dict()) == record
 
 
@@ -55,7 +58,7 @@ def test_an_old_record_has_no_bound(scores, recipe, tmp_path: Path) -> None:
     document = verify(scores, recipe, tmp_path, planted_accuracy(BETTER)).to_dict()
     del document["references"]
     for arm in document["arms"]:
-        del arm["bound"]
+        del arm["bound"], arm["freedom"]
     assert "CONFIRMED" in as_text(Verification.from_dict(document), 120)
 
 

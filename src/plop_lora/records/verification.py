@@ -97,7 +97,9 @@ class ArmResult:
     rival, turned so that above 0 the shortlist is better, with its two-sided 95 % interval (None
     for the shortlist itself or where nothing can be said); `p` is two-sided, after Holm. `bound`
     is what decides whether the shortlist is confirmed against this rival: the difference is above
-    it with 95 % confidence, one-sided, so that it lies above the lower end of the interval.
+    it with 95 % confidence, one-sided, by the seeds of these two arms alone. The interval and `p`
+    use seed variances that are moderated over all arms; `freedom` is the degrees of freedom of
+    each, seeds minus 1 where nothing was moderated, None in records of earlier versions.
     """
 
     arm: str
@@ -114,6 +116,7 @@ class ArmResult:
     verdict: ArmVerdict
     causes: tuple[str, ...] = ()
     bound: float | None = None
+    freedom: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -121,6 +121,7 @@ def verification_table(record: Verification) -> Table:
         f"{plural(len(record.seeds), 'seed')}.",
         _predictive(record),
     ]
+    lines += _seed_variances(record)
     lines += _failures(record.arms)
     lines += [f"Note: {note.rstrip('.')}." for note in record.notes]
     title = f"Verification of {record.shortlist} on {short_name(record.model.name)}"
@@ -198,7 +199,7 @@ def _verdict(record: Verification) -> str:
 def _deciding(record: Verification) -> str:
     """Say which bound decided: intervals are two-sided and may reach beyond the margin."""
     closest = min(
-        (arm for arm in record.arms if arm.bound is not None),
+        (arm for arm in record.arms if arm.bound is not None and arm.verdict == NON_INFERIOR),
         key=lambda arm: arm.bound or 0.0,
         default=None,
     )
@@ -208,6 +209,18 @@ def _deciding(record: Verification) -> str:
         f" The one-sided 95 % bound decides: against {closest.arm}, the closest rival, it is "
         f"{closest.bound:+.{_digits(closest)}f}, above the margin of -{record.margin:g}."
     )
+
+
+def _seed_variances(record: Verification) -> list[str]:
+    """Say how far the arms' seed variances were moderated; nothing where none was."""
+    most = max((arm.freedom for arm in record.arms if arm.freedom is not None), default=0.0)
+    if most <= len(record.seeds) - 1:
+        return []
+    return [
+        f"Seed variances are moderated over the arms: {most:.1f} degrees of freedom each in the "
+        f"intervals and in p, where the seeds of an arm alone give {len(record.seeds) - 1}. The "
+        "one-sided bound uses the seeds of its two arms alone."
+    ]
 
 
 def _predictive(record: Verification) -> str:

@@ -12,6 +12,7 @@ from plop_lora.statistics.estimates import (
     type_estimate,
     unpaired_difference,
 )
+from plop_lora.statistics.moderated import SeedVariances, moderated_variances
 from plop_lora.statistics.paired import (
     Components,
     Interval,
@@ -30,12 +31,14 @@ __all__ = [
     "Difference",
     "Estimate",
     "Interval",
+    "SeedVariances",
     "components",
     "detectable",
     "holm",
     "indicator_estimate",
     "items_needed",
     "kendall_tau",
+    "moderated_variances",
     "paired_bootstrap",
     "paired_difference",
     "paired_t",

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from plop_lora.statistics.estimates import CONFIDENCE
+from plop_lora.statistics.moderated import SeedVariances
 
 DRAWS = 10_000
 POWER = 0.8
@@ -94,7 +95,12 @@ def components(differences_SI: Floats) -> Components:
 
 
 def paired_bootstrap(
-    differences_SI: Floats, *, draws: int = DRAWS, seed: int = 0, level: float = CONFIDENCE
+    differences_SI: Floats,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    level: float = CONFIDENCE,
+    variances: SeedVariances | None = None,
 ) -> Interval:
     """Return the mean difference with an interval that holds for other seeds and other items.
 
@@ -115,6 +121,8 @@ def paired_bootstrap(
         draws: of the bootstrap; p-values are not below 1 / (draws + 1).
         seed: of the draws.
         level: of the two-sided interval.
+        variances: Seed variances of the two arms, each drawn with its own t; None takes the
+            variance of these differences, with S - 1 degrees of freedom.
 
     Raises:
         ValueError: fewer than two seeds or items, or a value that is not finite.
@@ -131,8 +139,12 @@ def paired_bootstrap(
     table = _mean_squares(differences_SI)
     # The mean square of seeds has the noise in it; of two or three it may fall below that, even
     # to nothing, by chance alone.
-    error_of_seeds = math.sqrt(max(table.seed, table.noise) / (seeds * items))
-    deviations_D = error_of_seeds * rng.standard_t(seeds - 1, draws)
+    if variances is None:
+        error_of_seeds = math.sqrt(max(table.seed, table.noise) / (seeds * items))
+        deviations_D = error_of_seeds * rng.standard_t(seeds - 1, draws)
+    else:
+        least = table.noise / items
+        deviations_D = _seed_deviations(variances, seeds, draws, rng, least=least)
     kept = 1 - table.noise / table.item if table.item > table.noise else 0.0
     if kept:
         item_I = differences_SI.mean(axis=0) - differences_SI.mean()
@@ -141,16 +153,34 @@ def paired_bootstrap(
     return _interval(float(differences_SI.mean()), deviations_D, level)
 
 
-def paired_t(differences_S: Floats, *, level: float = CONFIDENCE, draws: int = DRAWS) -> Interval:
+def paired_t(
+    differences_S: Floats,
+    *,
+    level: float = CONFIDENCE,
+    draws: int = DRAWS,
+    seed: int = 0,
+    variances: SeedVariances | None = None,
+) -> Interval:
     """Return the mean difference with Student's t over seeds.
 
     For metrics that are no mean over items (macro-F1, aggregates of a harness): what another
     choice of items would do is not in it.
 
+    Args:
+        differences_S: One for each seed, at least two.
+        level: Of the two-sided interval.
+        draws: How many values stand for the distribution.
+        seed: Of the draws, which only given variances need.
+        variances: As in `paired_bootstrap`.
+
     Raises:
         ValueError: fewer than two seeds, or a value that is not finite.
     """
     seeds = _checked(differences_S, 1).size
+    if variances is not None:
+        rng = np.random.default_rng(seed)
+        deviations_D = _seed_deviations(variances, seeds, draws, rng)
+        return _interval(float(differences_S.mean()), deviations_D, level)
     error = float(differences_S.std(ddof=1)) / math.sqrt(seeds)
     places_D = (np.arange(draws) + 0.5) / draws
     return _interval(
@@ -307,6 +337,32 @@ def _mean_squares(differences_SI: Floats) -> _MeanSquares:
         item=float(seeds * (item_I**2).sum() / (items - 1)),
         noise=float((rest_SI**2).sum() / ((seeds - 1) * (items - 1))),
     )
+
+
+def _seed_deviations(
+    variances: SeedVariances,
+    seeds: int,
+    draws: int,
+    rng: np.random.Generator,
+    *,
+    least: float = 0.0,
+) -> Floats:
+    """Return what other seeds would add to the mean difference, each arm with its own t.
+
+    Args:
+        variances: Of the two arms.
+        seeds: That the means are taken over.
+        draws: How many.
+        rng: Their source.
+        least: Variance that a seed's difference has in any case, from the noise of its cells.
+    """
+    # What is missing to the least is shared, so that both stay above their own variance.
+    missing = max(0.0, least - variances.total) / 2
+    reference, rival = (
+        math.sqrt((variance + missing) / seeds) * rng.standard_t(variances.freedom, draws)
+        for variance in (variances.reference, variances.rival)
+    )
+    return np.asarray(reference + rival)
 
 
 def _resampled_means(values_I: Floats, draws: int, rng: np.random.Generator) -> Floats:

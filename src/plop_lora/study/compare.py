@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,9 @@ from plop_lora.statistics import (
     CONFIDENCE,
     Components,
     Interval,
+    SeedVariances,
     components,
+    moderated_variances,
     paired_bootstrap,
     paired_t,
 )
@@ -51,16 +54,22 @@ class Paired:
     """The reference minus a rival over the seeds that both finished, above 0 where it is better.
 
     Attributes:
-        interval: of the mean difference.
+        interval: of the mean difference, with seed variances that are moderated over all arms.
+        alone: of the same difference, from the seeds of these two arms only. An arm that is
+            noisier than the others is within its level too, which `interval` promises only on
+            average over arms.
         parts: standard deviations over seeds and items.
         seeds: that both finished.
         items: rows of each seed, None for a metric that is no mean over rows.
+        freedom: degrees of freedom of the seed variances in `interval`.
     """
 
     interval: Interval
+    alone: Interval
     parts: Components
     seeds: int
     items: int | None
+    freedom: float
 
 
 def value_of(result: TrialResult, metric: str) -> float | None:
@@ -114,46 +123,75 @@ def compare_to_reference(
     Raises:
         MeasurementError: other numbers of rows, or a value that is not finite.
     """
-    found = {}
+    tables = {}
     for name, outcome in outcomes.items():
-        paired = _pair(name, reference, outcome, higher, draws=draws, seed=seed, level=level)
-        if paired is not None:
-            found[name] = paired
-    return found
+        table = _table(name, reference, outcome, higher)
+        if len(table.values_SI) >= 2:
+            tables[name] = table
+    variances = _variances(tables)
+    return {
+        name: _pair(table, variances.get(name), draws=draws, seed=seed, level=level)
+        for name, table in tables.items()
+    }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Table:
+    """Reference minus a rival, above 0 where it is better: a row per seed that both finished.
+
+    `seeds` are the places of these seeds. Without items there is one column.
+    """
+
+    values_SI: Floats
+    seeds: tuple[int, ...]
+    with_items: bool
+
+
+def _variances(tables: Mapping[str, _Table]) -> dict[str, SeedVariances]:
+    """Moderate over the rivals that finished the most seeds in common with the reference.
+
+    A rival that lost one of these seeds is compared by its own variance.
+    """
+    most = max((table.seeds for table in tables.values()), key=len, default=())
+    whole = {name: table for name, table in tables.items() if table.seeds == most}
+    if not whole:
+        return {}
+    means_RS = np.stack([table.values_SI.mean(axis=1) for table in whole.values()])
+    found = moderated_variances(means_RS)
+    return {} if found is None else dict(zip(whole, found, strict=True))
 
 
 def _pair(
-    name: str,
-    first: Outcome,
-    second: Outcome,
-    higher: bool,
-    *,
-    draws: int,
-    seed: int,
-    level: float,
-) -> Paired | None:
-    table_SI, with_items = _table(name, first, second)
-    if len(table_SI) < 2:
-        return None
-    table_SI = table_SI if higher else -table_SI
-    if with_items and table_SI.shape[1] > 1:
-        interval = paired_bootstrap(table_SI, draws=draws, seed=seed, level=level)
-        return Paired(interval, components(table_SI), *table_SI.shape)
-    values_S = table_SI.mean(axis=1)
-    parts = Components(seed_sd=float(values_S.std(ddof=1)), item_sd=0.0, noise_sd=0.0)
-    return Paired(paired_t(values_S, draws=draws, level=level), parts, len(values_S), None)
+    table: _Table, variances: SeedVariances | None, *, draws: int, seed: int, level: float
+) -> Paired:
+    values_SI = table.values_SI
+    seeds, items = values_SI.shape
+    freedom = seeds - 1.0 if variances is None else variances.freedom
+    if table.with_items and items > 1:
+        estimate = partial(paired_bootstrap, values_SI, draws=draws, seed=seed, level=level)
+        parts = components(values_SI)
+    else:
+        values_S = values_SI.mean(axis=1)
+        estimate = partial(paired_t, values_S, draws=draws, seed=seed, level=level)
+        parts = Components(seed_sd=float(values_S.std(ddof=1)), item_sd=0.0, noise_sd=0.0)
+        items = None
+    alone = estimate()
+    interval = alone if variances is None else estimate(variances=variances)
+    return Paired(interval, alone, parts, seeds, items, freedom)
 
 
-def _table(name: str, first: Outcome, second: Outcome) -> tuple[Floats, bool]:
-    """Return first minus second, a row per seed that both finished, and whether it has items."""
+def _table(name: str, first: Outcome, second: Outcome, higher: bool) -> _Table:
+    """Return first minus second, or the reverse where lower is better."""
     values = zip(first.values_S, second.values_S, strict=True)
-    both = [index for index, pair in enumerate(values) if None not in pair]
+    both = tuple(index for index, pair in enumerate(values) if None not in pair)
+    sign = 1.0 if higher else -1.0
     rows: list[tuple[Sequence[float] | None, Sequence[float] | None]] = []
     if first.items_SI is not None and second.items_SI is not None:
         rows = [(first.items_SI[index], second.items_SI[index]) for index in both]
     if not rows or any(None in pair for pair in rows):
         plain = [(first.values_S[index], second.values_S[index]) for index in both]
-        return np.array([[a - b] for a, b in plain if a is not None and b is not None]), False
+        column = [[sign * (a - b)] for a, b in plain if a is not None and b is not None]
+        return _Table(np.array(column), both, False)
     tables = [np.array([row[side] for row in rows], dtype=object) for side in (0, 1)]
     sizes = sorted({len(row) for pair in rows for row in pair if row is not None})
     if len(sizes) > 1:
@@ -161,7 +199,7 @@ def _table(name: str, first: Outcome, second: Outcome) -> tuple[Floats, bool]:
             f"The trials of {name!r} and of its reference judged {' and '.join(map(str, sizes))} "
             "rows; pairing needs the same rows in all. Run them again on one evaluation file."
         )
-    table_SI = tables[0].astype(np.float64) - tables[1].astype(np.float64)
-    if not np.isfinite(table_SI).all():
+    values_SI = tables[0].astype(np.float64) - tables[1].astype(np.float64)
+    if not np.isfinite(values_SI).all():
         raise MeasurementError(f"A row's outcome of {name!r} or of its reference is not finite.")
-    return table_SI, True
+    return _Table(sign * values_SI, both, True)

@@ -6,6 +6,11 @@ is *confirmed* where its one-sided 95 % bound lies above minus the margin agains
 That needs no correction, since all of them must hold (an intersection-union test). Displayed
 intervals are two-sided 95 %, one comparison each; the one-sided bound that decides is beside them.
 
+p-values and intervals use seed variances that are moderated over all arms, since Holm's correction
+is about the family. The bound uses the seeds of its two arms alone: it must hold for each rival,
+and for a rival that is noisier than the others a moderated one is exceeded about twice too often.
+A rival that is worse at a p below 0.05 after Bonferroni needs no bound.
+
 Arms that have learned nothing are alike as well. So where the shortlist is not better than what
 is reached without a finetune, being alike is not called non-inferior, and nothing is confirmed.
 """
@@ -34,7 +39,8 @@ class ArmComparison:
 
     `difference` is shortlist minus rival over the seeds that both finished, above 0 where the
     shortlist is better whatever the direction of the metric, with its 95 % interval; None for the
-    shortlist itself and where nothing can be said. `p` is two-sided, after Holm. `verdict` is
+    shortlist itself and where nothing can be said. `p` is two-sided, after Holm. `freedom` is the
+    degrees of freedom of each arm's seed variance in the interval and in p. `verdict` is
     `shortlist`, `non-inferior` (the shortlist is, to this rival), `worse` (the rival is),
     `better than shortlist`, `cannot separate`, `not settled` (in doubt, so no claim is made) or
     `failed` (no seed finished).
@@ -49,6 +55,7 @@ class ArmComparison:
     p: float | None = None
     verdict: ArmVerdict = UNSEPARATED
     bound: float | None = None
+    freedom: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +172,21 @@ def _verdicts(paired: Mapping[str, Paired], margin: float) -> dict[str, ArmVerdi
     for (arm, rival), p_beaten, p in zip(paired.items(), beaten, different, strict=True):
         if p_beaten < RISK:
             verdicts[arm] = BETTER
-        elif rival.interval.lower_bound(1 - RISK) < -margin:
-            verdicts[arm] = UNSEPARATED
-        else:
+        elif _is_within(rival, margin, len(paired)):
             verdicts[arm] = WORSE if p < RISK and rival.interval.value > 0 else NON_INFERIOR
+        else:
+            verdicts[arm] = UNSEPARATED
     return verdicts
+
+
+def _is_within(rival: Paired, margin: float, rivals: int) -> bool:
+    """Whether the shortlist is at most the margin behind a rival, or shown to be ahead of it.
+
+    Ahead is by Bonferroni: Holm leaves the largest p uncorrected, and a noisy rival alone would
+    pass that too often.
+    """
+    ahead = rival.interval.value > 0 and rival.interval.p * rivals < RISK
+    return ahead or rival.alone.lower_bound(1 - RISK) >= -margin
 
 
 def _is_above(reference: Paired) -> bool:
@@ -177,7 +194,7 @@ def _is_above(reference: Paired) -> bool:
 
     With fewer than two seeds that is not known, and nothing else is claimed either.
     """
-    return reference.interval.lower_bound(1 - RISK) > 0
+    return reference.alone.lower_bound(1 - RISK) > 0
 
 
 def _allowed(
@@ -208,8 +225,14 @@ def _comparison(
         return ArmComparison(arm, outcome.mean, _finished(outcome), verdict=verdict)
     bare = ArmComparison(arm, outcome.mean, paired.seeds, p=p, verdict=verdict)
     found = paired.interval
-    bound = found.lower_bound(1 - RISK)
-    return replace(bare, difference=found.value, low=found.low, high=found.high, bound=bound)
+    return replace(
+        bare,
+        difference=found.value,
+        low=found.low,
+        high=found.high,
+        bound=paired.alone.lower_bound(1 - RISK),
+        freedom=paired.freedom,
+    )
 
 
 def _finished(outcome: Outcome) -> int:

@@ -204,6 +204,7 @@ def _arm_result(
             *dict.fromkeys(causes),
         ),
         bound=against.bound,
+        freedom=against.freedom,
     )
 
 
