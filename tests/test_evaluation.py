@@ -296,7 +296,7 @@ def test_pass_needs_a_reward_that_applies(
         ("classify", "exact", "is for the task sft, grpo"),
         ("classify", "lm-eval:arc", "Allowed for classify: accuracy, macro-f1"),
         ("sft", "numerc", "Did you mean 'numeric'"),
-        ("sft", "lm-eval:", "needs the name of a task"),
+        ("sft", "lm-eval:", "must be followed by a task"),
         ("sft", "plop_no_such_module:f", "there is no module"),
         ("dpo", "loss", "There is no task 'dpo'"),
     ],

@@ -76,7 +76,7 @@ def test_other_data_are_refused(scores, here: Path) -> None:
     with pytest.raises(UsageError, match="belongs to other data"):
         tune(scores, CLASSIFY, folder=here / "run", run=Machine(die_after=0))
     page = Path(__file__).parents[1] / "docs" / "how-to" / "tune.md"
-    assert "Other data are refused" in page.read_text(encoding="utf-8")
+    assert "Other data are an error" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
