@@ -126,7 +126,7 @@ def test_a_rival_that_lost_a_seed_is_compared_by_itself() -> None:
 
 @pytest.mark.slow
 def test_power_is_several_times_that_of_two_arms_alone() -> None:
-    """A rival better by 0.10, ten arms, three seeds: the seeds of two arms find it in 3 of 10."""
+    """A rival better by 0.10, ten arms, three seeds: the seeds of two arms find it in 2 of 10."""
     with patch("plop_lora.study.compare.moderated_variances", return_value=None):
         before = power(80, 3, 10)
     assert before < 0.4

@@ -155,10 +155,10 @@ class TuningPlan(Record):
 class Tuning(Record):
     """The outcome of a search over placement, rank, initialisation and learning rate.
 
-    `verdict` is `improved` (`chosen` is not worse than the default and has a better mean),
-    `default stands` (no candidate is better than the default), `cannot separate` (the trials do
-    not decide), or `unconfirmed` (no confirmation ran; `chosen` is the best of the search).
-    `placement` is the placement of `chosen`, and `recipe` is a recipe for `plop verify`.
+    `verdict` is `improved` (`chosen` is better than the default: its interval is above 0),
+    `default stands` (no candidate is shown to be), `cannot separate` (the trials do not decide),
+    or `unconfirmed` (no confirmation ran; `chosen` is the best of the search). `placement` is the
+    placement of `chosen`, and `recipe` is a recipe for `plop verify`.
     """
 
     kind: ClassVar[str] = "tuning"

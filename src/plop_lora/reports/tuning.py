@@ -32,9 +32,9 @@ _CONFIGURATION = (
     Column("LoRA+", right=True), Column("trainable", right=True),
 )  # fmt: skip
 _SENTENCES = {
-    IMPROVED: "Take {chosen}: on rows and seeds that the search has not seen it is not worse than "
-    "the default, and its mean is better.",
-    STANDS: "Keep {chosen}: no configuration of the search is better than the default.",
+    IMPROVED: "Take {chosen}: on rows and seeds that the search has not seen it is better than the "
+    "default.",
+    STANDS: "Keep {chosen}: no configuration of the search is shown to be better than the default.",
     UNCONFIRMED: "Best of the search: {chosen}. It is not confirmed, and the best of many trials "
     "looks better than it is.",
 }

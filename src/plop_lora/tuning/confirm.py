@@ -212,16 +212,13 @@ def verdict_of(versus: Versus, margin: float) -> CandidateVerdict:
 def decide(candidates: Sequence[Candidate], higher: bool) -> tuple[TuningVerdict, Configuration]:
     """Return the verdict and the configuration to take; the first candidate is the default.
 
-    A rival takes its place only if it is not worse and has the better mean.
+    A rival takes its place only if it is shown to be better. One that is merely not worse would
+    replace a default that is its equal about every second time.
     """
     default, *rivals = candidates
-    passed = [
-        rival
-        for rival in rivals
-        if rival.verdict in (BETTER, NOT_WORSE) and (rival.difference or 0) > 0
-    ]
-    if passed:
-        return IMPROVED, _best(passed, higher).configuration
+    better = [rival for rival in rivals if rival.verdict == BETTER]
+    if better:
+        return IMPROVED, _best(better, higher).configuration
     alive = [rival for rival in rivals if rival.mean is not None]
     if default.mean is None and alive:
         return INCONCLUSIVE, _best(alive, higher).configuration
