@@ -173,7 +173,11 @@ WORDS = [
     ),
     Row(f"verify scores.json {DATA} --metric accurcy", 2, "'accurcy'.*Allowed for sft"),
     Row(f"verify scores.json {DATA} --metric accuracy", 2, "is for the task classify"),
-    Row(f"verify scores.json {DATA} --metric lm-eval:", 2, "name of a task.*lm-eval:gsm8k"),
+    Row(
+        f"verify scores.json {DATA} --metric lm-eval:",
+        2,
+        "must be followed by a task.*lm-eval:gsm8k",
+    ),
     Row(f"verify scores.json {DATA} --arms atention", 2, "atention.*Did you mean 'attention'"),
     Row(
         f"verify scores.json {DATA} --arms absent.json",
@@ -199,9 +203,9 @@ WORDS = [
     Row("trial trial.json --report-to wandbb", 2, "Did you mean 'wandb'"),
     Row("import nowhere", 1, "No such file: nowhere.*adapter_config.json"),
     Row("import text.json", 1, "text.json.*JSON"),
-    Row("import foreign.json", 1, "no PEFT adapter configuration"),
+    Row("import foreign.json", 1, "is not a PEFT adapter configuration"),
     Row("import model", 1, "No such file: model/adapter_config.json"),
-    Row("import list.json", 1, "no PEFT adapter configuration"),
+    Row("import list.json", 1, "is not a PEFT adapter configuration"),
     Row("import prompt_tuning.json", 2, "method PROMPT_TUNING"),
     Row("import adapter --model ./nowhere", 1, "./nowhere is not there"),
 ]

@@ -184,7 +184,7 @@ def test_report(tmp_path: Path) -> None:
     records = [str(tmp_path / task / "verification.json") for task in ("sft", "grpo")]
     run([*records, "--output", str(tmp_path / "out"), "--base", "2.0", "--base", "0.5"])
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "| plop | 1,000 | 0.0002 | 1.05 | 1, 1.1 | – | – | – | 0.9 |" in text
+    assert "| plop | 1,000 | 0.0003 | 1.05 | 1, 1.1 | – | – | – | 0.9 |" in text
     assert "+0.2000 (+0.1000 to +0.3000)" in text
     # Low NFN goes with low loss, a gain; and with a low pass rate, a loss.
     sft, grpo = text.split("## ")[1:]

@@ -16,6 +16,7 @@ from plop_lora.errors import OutputError, RecordError
 from plop_lora.escapes import acting
 from plop_lora.files import check_writable
 from plop_lora.records import Comparison, Placement, Scores, TypeDifference
+from plop_lora.records.placement import GapVerdict
 
 
 def test_round_trip(scores, tmp_path) -> None:
@@ -30,7 +31,14 @@ def test_round_trip(scores, tmp_path) -> None:
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 TEXT = st.text(st.characters().filter(lambda character: acting(character) is None))
 DIFFERENCES = st.builds(
-    TypeDifference, TEXT, FINITE, FINITE, FINITE, FINITE | st.none(), st.none(), TEXT
+    TypeDifference,
+    TEXT,
+    FINITE,
+    FINITE,
+    FINITE,
+    FINITE | st.none(),
+    st.none(),
+    st.sampled_from(GapVerdict),
 )
 
 

@@ -67,7 +67,9 @@ def check_metric(task: Task, metric: str) -> None:
         )
     if metric.startswith(lm_eval.PREFIX):
         if metric == lm_eval.PREFIX:
-            raise UsageError("lm-eval: must be followed by a task, such as lm-eval:gsm8k.")
+            raise UsageError(
+                "The metric lm-eval: must be followed by a task, such as lm-eval:gsm8k."
+            )
         check_installed("lm_eval")
 
 
