@@ -176,7 +176,7 @@ WORDS = [
     Row(
         f"verify scores.json {DATA} --metric lm-eval:",
         2,
-        "must be followed by a task.*lm-eval:gsm8k",
+        "followed by a task.*lm-eval:gsm8k",
     ),
     Row(f"verify scores.json {DATA} --arms atention", 2, "atention.*Did you mean 'attention'"),
     Row(
