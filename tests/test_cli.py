@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import GOLDEN
 from typer.testing import CliRunner
 
 import plop_lora as plop
@@ -43,6 +44,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = plop_command(*words, "-o", "scores.json", "--format", "json", folder=here)
     assert done.returncode == 0, done.stderr
     (here / "stdout.json").write_text(done.stdout)
+    (here / "two.jsonl").write_text('{"left": "one text", "right": "another"}\n' * 9)
+    return here
+
+
+@pytest.fixture(scope="module")
+def light(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with scores that were made before, and rows."""
+    here = tmp_path_factory.mktemp("light")
+    shutil.copyfile(GOLDEN / "llama-scores.json", here / "scores.json")
     (here / "two.jsonl").write_text('{"left": "one text", "right": "another"}\n' * 9)
     return here
 
@@ -141,18 +151,18 @@ def test_light_verbs_import_no_torch(folder: Path, words: list[str]) -> None:
     ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else "",
 )
 def test_errors_are_one_line(
-    folder: Path, run: Run, monkeypatch, words: list[str], code: int, message: str
+    light: Path, run: Run, monkeypatch, words: list[str], code: int, message: str
 ) -> None:
     """What, where, what next; no traceback, no box, nothing on stdout, no file left."""
-    (folder / "text.json").write_text("not json")
-    before = sorted(folder.iterdir())
-    monkeypatch.chdir(folder)
+    (light / "text.json").write_text("not json")
+    before = sorted(light.iterdir())
+    monkeypatch.chdir(light)
     returned, output, errors = run(*words)
     assert (returned, output) == (code, "")
     assert errors.startswith("Error: ")
     assert errors.count("\n") == 1
     assert message in errors
-    assert sorted(folder.iterdir()) == before
+    assert sorted(light.iterdir()) == before
 
 
 def test_a_model_folder_with_a_typing_error(run: Run, tmp_path: Path) -> None:
@@ -172,14 +182,14 @@ def test_debug_shows_the_traceback(folder: Path) -> None:
     assert "Traceback" in done.stderr
 
 
-def test_a_fault_of_ours_is_one_line_too(folder: Path, run: Run, monkeypatch) -> None:
+def test_a_fault_of_ours_is_one_line_too(light: Path, run: Run, monkeypatch) -> None:
     """A user cannot mend a bug, but must learn how to report it."""
 
     def broken(*_: object, **__: object) -> None:
         raise KeyError("a fault\nof two lines")
 
     monkeypatch.setattr("plop_lora.comparison.compare", broken)
-    scores = str(folder / "scores.json")
+    scores = str(light / "scores.json")
     code, _, errors = run("compare", scores, scores)
     assert code == 1
     assert errors.startswith("Error: unexpected KeyError")

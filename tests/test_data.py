@@ -237,6 +237,7 @@ def test_texts_that_are_no_strings(models) -> None:
         plop.score(models("llama"), WordTokenizer(), ["a", 3], progress=False)
 
 
+@pytest.mark.slow
 def test_a_path_is_a_model(capfd) -> None:
     """A Path works as well as its text, and `progress=False` prints nothing at all."""
     scores = plop.score(MODEL, texts=["one", "two words"], progress=False)

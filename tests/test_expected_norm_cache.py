@@ -53,6 +53,7 @@ def _numbers(scores: plop.Scores) -> object:
     return scores.sites, scores.types, scores.measurements
 
 
+@pytest.mark.slow
 def test_the_second_run_computes_no_expected_norm(folder: Path, computed: list[str]) -> None:
     """The numbers are the same to the last digit, and the weights are read once."""
     first = _score()
@@ -75,6 +76,7 @@ def test_settings_that_change_a_gain_have_their_own(folder: Path, computed: list
     assert len(list(folder.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_new_site_is_added(folder: Path, computed: list[str]) -> None:
     """A run over some modules must not hide those of a run over all."""
     some = len(_score(include=["*layers.0.*"]).sites)

@@ -283,6 +283,7 @@ def test_nfn_does_not_change_beside_others() -> None:
     assert beside.sites == alone.sites
 
 
+@pytest.mark.slow
 def test_the_registry_imports_no_torch() -> None:
     """`plop place` and help would start after seconds."""
     code = (

@@ -107,6 +107,7 @@ def test_a_rival_is_not_crippled_by_a_rate_of_chance(scores, recipe) -> None:
     assert "trained there on all rows as well" in as_text(record, 200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [LEVEL, 1.2])
 def test_an_arm_far_from_what_its_ladder_promised_is_not_settled(scores, recipe, end) -> None:
     """At the level of the untrained model, or at a fraction of what was promised."""
@@ -146,6 +147,7 @@ def test_what_learns_at_no_rate_on_all_rows_has_had_its_chance(scores, recipe) -
     }
 
 
+@pytest.mark.slow
 def test_clear_ladders_are_not_climbed_twice(scores, recipe) -> None:
     """What the rows tell apart needs no second trial."""
     losses = {2e-4: 0.9, 6e-4: 0.5, 1.8e-3: 0.7}

@@ -67,6 +67,7 @@ def test_a_fault_names_its_file_and_line(tmp_path, name: str) -> None:
     assert str(caught.value).startswith(source)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".txt"])
 def test_a_large_file_is_not_held(tmp_path, suffix: str) -> None:
     """A sample of a file larger than memory is drawn row by row, with no copy on the disk."""

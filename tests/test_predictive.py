@@ -40,6 +40,7 @@ def test_p_counts_the_permutations_of_the_types() -> None:
     assert (found.rho, found.p) == (pytest.approx(-1), pytest.approx(2 / 24))
 
 
+@pytest.mark.slow
 def test_a_false_relation_is_found_as_often_as_it_is_said() -> None:
     """Every type has its own effect, and none has to do with NFN; arms as independent find more."""
     rng = random.Random(5)

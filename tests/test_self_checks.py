@@ -31,6 +31,7 @@ def test_a_metric_that_never_ran_decides_nothing(scores, recipe, tmp_path: Path)
     assert "accuracy is 0 for every row of every trial" in record.more
 
 
+@pytest.mark.slow
 def test_seeds_that_did_not_reach_the_trainer_settle_nothing(
     scores,
     recipe,

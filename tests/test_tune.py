@@ -247,6 +247,7 @@ def test_a_killed_search_goes_on(scores, tmp_path, moment: int) -> None:
     assert tuning.cost == whole.cost
 
 
+@pytest.mark.slow
 def test_a_finished_search_trains_nothing_more(tuned, scores, tmp_path) -> None:
     recipe = changed(trials=12)
     first = tune(scores, recipe, folder=tmp_path, run=Machine())
@@ -316,6 +317,7 @@ def test_a_database_that_is_none_says_so_without_its_password(scores, tmp_path) 
 # --------------------------------------------------------------------------- failures and hours
 
 
+@pytest.mark.slow
 def test_failures_stay_in_the_record(scores, tmp_path) -> None:
     def fails(spec: TrialSpec) -> str | None:
         return "out of memory" if spec.placement.strategy == "attention" else None
@@ -348,6 +350,7 @@ def test_a_ladder_of_failures_ends_the_search(scores, tmp_path) -> None:
     assert len(machine.ran) == 5
 
 
+@pytest.mark.slow
 def test_nothing_but_failures_ends_the_search(scores, tmp_path) -> None:
     machine = Machine(fails=lambda spec: None if spec.data.rows else "out of memory")
     with pytest.raises(MeasurementError, match="All 3 trials of the search failed"):
@@ -378,6 +381,7 @@ def test_hours_without_room_leave_the_find_unconfirmed(scores, tmp_path) -> None
         tune(scores, changed(hours=49 / 3600), folder=tmp_path / "none", run=Machine())
 
 
+@pytest.mark.slow
 def test_hours_leave_out_whole_seeds(scores, tmp_path) -> None:
     tuning = tune(scores, changed(hours=75 / 3600), folder=tmp_path, run=Machine())
     assert tuning.seeds == (1, 2)

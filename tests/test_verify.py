@@ -114,6 +114,7 @@ def test_every_arm_reports_at_its_own_rate(scores, recipe, tmp_path: Path) -> No
     assert "is the largest tried" not in " ".join(record.notes)
 
 
+@pytest.mark.slow
 def test_a_ladder_is_widened_so_far_and_no_farther(scores, recipe, tmp_path: Path) -> None:
     planted = planted_accuracy(BETTER, best={"mlp": 1.0, "attention": 1e-9})
     record = verify(scores, recipe, tmp_path, planted)
@@ -130,6 +131,7 @@ def test_a_ladder_is_widened_so_far_and_no_farther(scores, recipe, tmp_path: Pat
     assert "the best rate of mlp, 0.0009, is the largest tried" in " ".join(record.notes)
 
 
+@pytest.mark.slow
 def test_equal_shares_are_told_apart_by_the_loss(scores, recipe, tmp_path: Path) -> None:
     """On few rows two rates often have as many right answers; the smaller is then seldom better."""
 
@@ -153,6 +155,7 @@ def test_a_missing_trainer_is_told_before_any_trial(scores, recipe, tmp_path, mo
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_one_rate_needs_no_ladder(scores, recipe, tmp_path: Path) -> None:
     planted = planted_accuracy(BETTER)
     record = verify(scores, recipe.model_copy(update={"ladder": (1.0,)}), tmp_path, planted)
@@ -161,6 +164,7 @@ def test_one_rate_needs_no_ladder(scores, recipe, tmp_path: Path) -> None:
     assert any("one learning rate" in note for note in record.notes)
 
 
+@pytest.mark.slow
 def test_steps_of_the_ladder_are_its_share(scores, recipe, tmp_path: Path) -> None:
     """Where steps are given, rows alone would not shorten the ladder."""
     training = dataclasses.replace(recipe.training, steps=40)
@@ -177,6 +181,7 @@ def test_the_strongest_rival_is_never_left_out(scores, recipe, tmp_path: Path) -
     assert any("all-linear: always among the arms" in note for note in record.notes)
 
 
+@pytest.mark.slow
 def test_random_draws_for_each_seed(scores, recipe, tmp_path: Path) -> None:
     planted = planted_accuracy(BETTER)
     verify(scores, recipe.model_copy(update={"arms": ("random",), "seeds": 6}), tmp_path, planted)
@@ -230,6 +235,7 @@ def test_a_failed_arm_is_told_and_leaves_the_verdict_open(scores, recipe, tmp_pa
     assert [s.cause for s in record.ladder if s.arm == "attention"] == [failed.causes[0]] * 3
 
 
+@pytest.mark.slow
 def test_a_failed_rate_is_passed_over(scores, recipe, tmp_path: Path) -> None:
     """A rate that ends in NaN must not end the arm, nor win it."""
 
@@ -244,6 +250,7 @@ def test_a_failed_rate_is_passed_over(scores, recipe, tmp_path: Path) -> None:
     assert next(a for a in record.arms if a.arm == "plop").learning_rate == 9e-5
 
 
+@pytest.mark.slow
 def test_without_a_shortlist_there_is_no_verdict(scores, recipe, tmp_path: Path) -> None:
     with pytest.raises(MeasurementError, match=r"shortlist \(plop\) failed .*: no such layer\."):
         verify(
@@ -254,6 +261,7 @@ def test_without_a_shortlist_there_is_no_verdict(scores, recipe, tmp_path: Path)
         verify(scores, recipe, tmp_path / "rivals", planted_accuracy(BETTER, causes=every))
 
 
+@pytest.mark.slow
 def test_quick_is_marked_everywhere(scores, recipe, tmp_path: Path) -> None:
     """Two seeds must not be quoted as proof."""
     quick = recipe.model_copy(update={"quick": True})
@@ -348,6 +356,7 @@ def test_a_folder_keeps_to_its_recipe(scores, recipe, tmp_path, update, message)
     assert not planted.ran
 
 
+@pytest.mark.slow
 def test_other_scores_and_foreign_folders(scores, recipe, tmp_path: Path) -> None:
     verify(scores, recipe, tmp_path, planted_accuracy(BETTER))
     other = dataclasses.replace(scores, notes=("another",))
@@ -386,6 +395,7 @@ def test_faults_are_found_before_training(scores, recipe, tmp_path, change, erro
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_other_data_leave_the_folder_as_it_was(scores, recipe, tmp_path: Path) -> None:
     verify(scores, recipe, tmp_path, planted_accuracy(BETTER))
     before = (tmp_path / "run" / "recipe.yaml").read_text()

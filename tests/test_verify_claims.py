@@ -54,6 +54,7 @@ def test_the_bound_that_decides_stands_beside_the_verdict(scores, recipe, tmp_pa
     assert Verification.from_dict(record.to_dict()) == record
 
 
+@pytest.mark.slow
 def test_an_old_record_has_no_bound(scores, recipe, tmp_path: Path) -> None:
     document = verify(scores, recipe, tmp_path, planted_accuracy(BETTER)).to_dict()
     del document["references"]
@@ -65,6 +66,7 @@ def test_an_old_record_has_no_bound(scores, recipe, tmp_path: Path) -> None:
 # --------------------------------------------------------------------------- levels
 
 
+@pytest.mark.slow
 def test_the_untrained_model_and_the_majority_class_have_a_line(
     scores, recipe, tmp_path: Path
 ) -> None:
@@ -100,6 +102,7 @@ def test_arms_that_learned_nothing_confirm_nothing(scores, recipe, tmp_path: Pat
     assert "plop is not shown to be better than the untrained model" in record.more
 
 
+@pytest.mark.slow
 def test_the_majority_class_is_a_level_as_well(scores, recipe, tmp_path: Path) -> None:
     wanted = recipe.model_copy(update={"margin": 0.05})
     planted = planted_accuracy(dict.fromkeys(ALIKE, 0.5), untrained=0.1)
@@ -108,12 +111,14 @@ def test_the_majority_class_is_a_level_as_well(scores, recipe, tmp_path: Path) -
     assert "better than the majority class" in record.more
 
 
+@pytest.mark.slow
 def test_a_rival_that_learned_still_beats(scores, recipe, tmp_path: Path) -> None:
     planted = planted_accuracy({**dict.fromkeys(ALIKE, 0.5), "mlp": 0.9}, untrained=0.4)
     record = verify(scores, recipe, tmp_path, planted)
     assert (record.verdict, record.better) == ("beaten", "mlp")
 
 
+@pytest.mark.slow
 def test_random_that_does_as_well_is_told(scores, recipe, tmp_path: Path) -> None:
     """The word "confirmed" alone would be read as: the scores found the right place."""
     wanted = recipe.model_copy(update={"margin": 0.05, "arms": ("random",)})
@@ -126,6 +131,7 @@ def test_random_that_does_as_well_is_told(scores, recipe, tmp_path: Path) -> Non
 # --------------------------------------------------------------------------- smoke tests
 
 
+@pytest.mark.slow
 def test_a_smoke_test_that_ran_ends_in_zero(plop_verify) -> None:
     """A check in a pipeline was never green: two seeds separate nothing."""
     words = ("--recipe", "recipe.yaml", "--quick")
@@ -135,6 +141,7 @@ def test_a_smoke_test_that_ran_ends_in_zero(plop_verify) -> None:
     assert "Exit code 0 says that every arm trained" in " ".join(output.split())
 
 
+@pytest.mark.slow
 def test_a_smoke_test_with_a_failed_arm_does_not(scores, recipe, tmp_path: Path) -> None:
     quick = recipe.model_copy(update={"quick": True})
     record = verify(scores, quick, tmp_path, planted_accuracy(BETTER, causes={"mlp": "NaN"}))
@@ -173,6 +180,7 @@ def test_a_lost_trial_of_a_ladder_stands_in_the_way(scores, recipe, tmp_path, ar
     assert "killed by SIGSEGV" in as_text(record, 120)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ["mlp", "plop"])
 def test_a_lost_seed_of_a_confirmation_stands_in_the_way(
     scores, recipe, tmp_path, arm: str
@@ -187,6 +195,7 @@ def test_a_lost_seed_of_a_confirmation_stands_in_the_way(
     assert "start again to run it" in as_text(record, 120)
 
 
+@pytest.mark.slow
 def test_a_rival_with_a_lost_trial_does_not_beat(scores, recipe, tmp_path: Path) -> None:
     record = verify(scores, recipe, tmp_path, losing("mlp", {**ALIKE, "mlp": 0.95}))
     assert record.verdict == "cannot separate"
@@ -261,6 +270,7 @@ def test_a_plan_imports_no_function_of_the_user(scores, traps: Path, metric) -> 
     assert {path.name for path in traps.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_a_plan_of_sft_neither(scores, traps: Path) -> None:
     """Rewards in a recipe of another task were imported and called as well."""
     rows = {"prompt": "prompt", "answer": "completion"}
@@ -333,6 +343,7 @@ def test_a_project_with_files_of_the_same_names_is_refused(scores, recipe, tmp_p
         plop.verify(scores, recipe, folder=tmp_path, run=planted_accuracy(BETTER))
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_other_verb_is_refused(scores, recipe, tmp_path: Path) -> None:
     verify(scores, recipe, tmp_path, planted_accuracy(BETTER))
     wanted = {key: getattr(recipe, key) for key in ("task", "train", "eval")}
@@ -395,6 +406,7 @@ def test_numbers_beyond_all_sense_are_refused(recipe_class, values) -> None:
         recipe_class.parse(given, "recipe")
 
 
+@pytest.mark.slow
 def test_the_untrained_is_judged_on_the_rows_of_what_it_is_compared_with(
     scores, recipe, tmp_path: Path
 ) -> None:
