@@ -11,7 +11,7 @@ Shape letter: I items, the rows of the selection split.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,15 +53,6 @@ def shortened(study: Study, share: float) -> Length:
         rows=min(rows, max(LEAST_ROWS, round(share * rows))),
         steps=None if steps is None else max(1, round(steps * share)),
     )
-
-
-def rounded(rate: float, digits: int = 3) -> float:
-    """Return a rate in some digits: no trial can tell more of them apart.
-
-    >>> rounded(0.000123456)
-    0.000123
-    """
-    return float(f"{rate:.{digits}g}")
 
 
 # --------------------------------------------------------------------------- one trial
@@ -206,11 +197,3 @@ def best_rate(
     return min(
         (sign * step.value, step.learning_rate) for step, _ in tried if step.value is not None
     )[1]
-
-
-def by_arm(results: Sequence[TrialResult]) -> Mapping[str, list[TrialResult]]:
-    """Return the results of each arm, in their order."""
-    found: dict[str, list[TrialResult]] = {}
-    for result in results:
-        found.setdefault(result.arm, []).append(result)
-    return found

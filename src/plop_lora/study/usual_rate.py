@@ -45,7 +45,16 @@ def usual_rate(
             width nor family counts.
     """
     factor = SHORT_OVER_FULL if steps < SHORT_STEPS else LORA_OVER_FULL
-    return float(f"{factor * (own or full_rate * width_factor(model)):.2g}")
+    return rounded(factor * (own or full_rate * width_factor(model)), 2)
+
+
+def rounded(rate: float, digits: int = 3) -> float:
+    """Return a rate in some digits: no trial can tell more of them apart.
+
+    >>> rounded(0.000123456)
+    0.000123
+    """
+    return float(f"{rate:.{digits}g}")
 
 
 def width_factor(model: ModelReference) -> float:

@@ -13,8 +13,8 @@ from plop_lora.placement.place import check_settings
 from plop_lora.recipe import TuneDesign
 from plop_lora.records import AdapterSettings, Placement
 from plop_lora.records.tuning import Configuration
-from plop_lora.study.rates import rounded
 from plop_lora.study.study import Study
+from plop_lora.study.usual_rate import rounded
 
 USUAL = (PLOP, "all-linear", "mlp", "attention")
 

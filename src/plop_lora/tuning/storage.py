@@ -24,7 +24,7 @@ from plop_lora.records.tuning import (
     Configuration,
     SearchTrial,
 )
-from plop_lora.study.rates import rounded
+from plop_lora.study.usual_rate import rounded
 from plop_lora.tuning.search import Search, worker_name
 from plop_lora.tuning.space import Space
 

@@ -17,9 +17,10 @@ from plop_lora.records import (
     TrialSpec,
 )
 from plop_lora.records.trial import CONFIRM, UNTRAINED
-from plop_lora.study.rates import Length, rounded, shortened
+from plop_lora.study.rates import Length, shortened
 from plop_lora.study.splits import REPORT
 from plop_lora.study.study import Study
+from plop_lora.study.usual_rate import rounded
 from plop_lora.verification.arm_rules import COMPULSORY, DEFAULT_ARMS
 from plop_lora.verification.arms import Arm, make_arms
 

@@ -20,8 +20,9 @@ from functools import cached_property
 from plop_lora.records import LadderStep, TrialResult, TrialSpec
 from plop_lora.records.trial import LADDER, UNTRAINED
 from plop_lora.study.compare import cause_within
-from plop_lora.study.rates import Rung, criterion_of, leading, rounded, rung_of, step_of
+from plop_lora.study.rates import Rung, criterion_of, leading, rung_of, step_of
 from plop_lora.study.splits import SELECT
+from plop_lora.study.usual_rate import rounded
 from plop_lora.verification.arms import Arm
 from plop_lora.verification.design import Design, untrained_spec
 
@@ -75,15 +76,20 @@ class Ladder:
     @cached_property
     def trials(self) -> tuple[TrialResult, ...]:
         """The trials of arms, without that of the untrained model."""
-        return tuple(result for result in self.results if result.phase == LADDER)
+        return tuple(result for _, result, _ in self.judged)
+
+    @cached_property
+    def judged(self) -> tuple[tuple[TrialSpec, TrialResult, Rung], ...]:
+        """Every trial of an arm with what it says of its rate."""
+        return tuple(
+            (spec, result, rung_of(result, self.criterion, self.untrained))
+            for spec, result in zip(self.specs, self.results, strict=True)
+            if spec.phase == LADDER
+        )
 
     def rungs(self, arm: str, *, full: bool) -> list[Rung]:
         """Return what the short trials of an arm say of its rates, or those on all rows."""
-        return [
-            rung_of(result, self.criterion, self.untrained)
-            for spec, result in zip(self.specs, self.results, strict=True)
-            if spec.arm == arm and spec.phase == LADDER and is_full(spec) == full
-        ]
+        return [rung for spec, _, rung in self.judged if spec.arm == arm and is_full(spec) == full]
 
     def of(self, arm: str) -> Chosen | None:
         """Return what the ladder of an arm came to, None where no trial has a value."""
@@ -232,11 +238,7 @@ def choose_rates(ladder: Ladder) -> Rates:
 def _steps(ladder: Ladder) -> list[LadderStep]:
     metric = ladder.design.study.metric
     return [
-        step_of(
-            result, metric, rung_of(result, ladder.criterion, ladder.untrained), full=is_full(spec)
-        )
-        for spec, result in zip(ladder.specs, ladder.results, strict=True)
-        if spec.phase == LADDER
+        step_of(result, metric, rung, full=is_full(spec)) for spec, result, rung in ladder.judged
     ]
 
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from plop_lora.records import TrialResult
-
-LOSS = "loss"
+from plop_lora.study.rates import LOSS
 
 
 def constant_metric(results: Sequence[TrialResult], metric: str) -> str | None:
