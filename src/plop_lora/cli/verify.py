@@ -20,6 +20,7 @@ from plop_lora.cli.output import (
 )
 from plop_lora.cli.words import PLACEMENT, RUN, STOPPING, among, arms, with_examples
 from plop_lora.recipe import VerifyRecipe
+from plop_lora.recipe.verify import DESIGNS, OUTCOMES
 
 if TYPE_CHECKING:
     from plop_lora.records import Scores
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 KEYS = (
     *proof.TASK,
     Key("arms", PLACEMENT, among(arms)),
+    Key("design", STOPPING, among(lambda: DESIGNS)),
     Key("seeds", STOPPING),
+    Key("decide_by", STOPPING, among(lambda: OUTCOMES)),
     Key("margin", STOPPING),
     Key("quick", STOPPING),
     *proof.HIDDEN,

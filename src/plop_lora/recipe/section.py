@@ -152,7 +152,7 @@ RENAMED = {
 WITH_OPTION = frozenset({
     "train", "eval", "task", "evaluation.metric", "model", "revision", "budget", "rank", "top",
     "training.rewards", "prompt", "completion", "text", "label", "runner.workers", "arms", "seeds",
-    "margin", "quick", "placements", "trials", "hours", "score.max_length", "score.seed",
+    "margin", "design", "decide_by", "quick", "placements", "trials", "hours", "score.max_length", "score.seed",
     "score.dtype", "score.revision", "score.denominator", "score.stop", "score.tolerance",
     "score.top", "score.engine", "score.device", "score.ray_address", "score.batch_size",
     "place.strategy", "place.indicator", "place.top", "place.rank", "place.budget", "place.types",

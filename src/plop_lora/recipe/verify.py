@@ -7,7 +7,11 @@ from typing import ClassVar
 from pydantic import Field, field_validator
 
 from plop_lora.recipe.finetune import MOST_SEEDS, FinetuneRecipe
-from plop_lora.recipe.section import Recipe, Section
+from plop_lora.recipe.margin import parse_margin
+from plop_lora.recipe.section import Recipe, Section, one_of
+
+SEQUENTIAL, FIXED = DESIGNS = ("sequential", "fixed")
+LOSS, METRIC = OUTCOMES = ("loss", "metric")
 
 
 class VerifyDesign(Section):
@@ -17,14 +21,31 @@ class VerifyDesign(Section):
         (),
         description="The rival placements, by name or as files; the usual ones if there are none.",
     )
-    seeds: int = Field(
-        5, ge=1, le=MOST_SEEDS, description="How many seeds every arm is trained with."
+    design: str = Field(
+        SEQUENTIAL,
+        description="Whether all seeds are trained at once (fixed), or the arms are judged after "
+        "every further seed and those that are settled are trained no further (sequential). Both "
+        "make false claims equally often.",
     )
-    margin: float | None = Field(
+    seeds: int | None = Field(
         None,
-        ge=0,
-        description="How far behind the shortlist may be; by default 0.01, or 0.02 nats where the "
-        "loss decides.",
+        ge=1,
+        le=MOST_SEEDS,
+        description="The number of seeds with which every arm is trained: by default 5 in the "
+        "fixed design. In the sequential design it is the largest number, by default 6.",
+        exclude_if=lambda value: value is None,
+    )
+    decide_by: str = Field(
+        LOSS,
+        description="What the verdict is about: the held-out loss (loss), which tells arms apart "
+        "with far fewer rows, or the metric of the evaluation (metric). The other one is reported "
+        "beside it. A task without a held-out loss goes by its metric.",
+    )
+    margin: str | float | None = Field(
+        None,
+        description="How far behind a rival the shortlist may be: a number in the unit of what "
+        "decides, or a share of the shortlist's own value, such as 5%. By default 0.02 nats or 5 % "
+        "of the shortlist's loss, whichever is smaller, and 0.01 of a metric.",
     )
     ladder: tuple[float, ...] = Field(
         (0.3, 1.0, 3.0),
@@ -57,6 +78,24 @@ class VerifyDesign(Section):
         False, description="Whether two seeds are enough: a smoke test, marked as one."
     )
 
+    @field_validator("design")
+    @classmethod
+    def _known_design(cls, design: str) -> str:
+        return one_of(design, DESIGNS)
+
+    @field_validator("decide_by")
+    @classmethod
+    def _known_outcome(cls, outcome: str) -> str:
+        return one_of(outcome, OUTCOMES)
+
+    @field_validator("margin")
+    @classmethod
+    def _readable_margin(cls, margin: str | float | None) -> str | float | None:
+        if margin is None:
+            return None
+        found = parse_margin(margin)
+        return margin if found.value is None else found.value
+
     @field_validator("ladder", "learning_rates")
     @classmethod
     def _rising(cls, rungs: tuple[float, ...] | None) -> tuple[float, ...] | None:
@@ -71,6 +110,6 @@ class VerifyRecipe(VerifyDesign, FinetuneRecipe, Recipe):
     """Everything `plop verify` can be told."""
 
     CHANGEABLE: ClassVar[tuple[str, ...]] = (
-        "arms", "seeds", "margin", "quick", *FinetuneRecipe.CHANGEABLE,
+        "arms", "design", "seeds", "margin", "decide_by", "quick", *FinetuneRecipe.CHANGEABLE,
     )  # fmt: skip
     """More seeds or another rival go on from the trials that are there."""

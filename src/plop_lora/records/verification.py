@@ -23,7 +23,8 @@ class Verdict(StrEnum):
 class ArmVerdict(StrEnum):
     """What a verification says of one arm.
 
-    `non-inferior` says that the shortlist is, to this rival, and `worse` that the rival is.
+    `non-inferior` says that the shortlist is, to this rival, and `worse` that the rival is. A
+    rival that is `screened out` was hopeless on the selection rows, and was not trained further.
     """
 
     SHORTLIST = "shortlist"
@@ -33,10 +34,24 @@ class ArmVerdict(StrEnum):
     UNSEPARATED = "cannot separate"
     FAILED = "failed"
     UNSETTLED = "not settled"
+    SCREENED = "screened out"
 
 
 CONFIRMED, BEATEN, INCONCLUSIVE = Verdict
 EXIT_CODES = {CONFIRMED: 0, BEATEN: 3, INCONCLUSIVE: 4}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookRecord:
+    """A look at the arms with so many seeds, and the one-sided errors that its bounds may make.
+
+    `error` is that of a bound that must hold for every rival, `corrected` that of a bound that is
+    corrected for the number of rivals.
+    """
+
+    seeds: int
+    error: float
+    corrected: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +71,14 @@ class ArmPlan:
 class VerificationPlan(Record):
     """What a verification would run, how long, for how much, and what it could detect.
 
-    `detectable` is the difference in the metric that would be found with a power of 0.8, from
-    the assumed standard deviations `seed_sd` and `item_sd`, which are stated beside it; None with
-    one seed, which can tell nothing. `untrained_trials` judge the model as it was. The ladder has
-    `ladder_trials` by what is known, and no more than `ladder_trials_at_most`.
+    The power is that of the verdict, simulated with all rivals, looks and the margin, from the
+    spreads `seed_sd`, `item_sd` and `noise_sd` of a difference of two arms that were measured in
+    other runs of the task: `detectable` is how much better one rival must be to be found in 80 % of
+    runs, None with one seed, which can tell nothing; `confirms` is how often the shortlist is
+    confirmed where all arms are equal. An arm has at most `seeds`, so there are at most
+    `confirm_trials`; `expected_confirm_trials` is their simulated mean. `margin_share` is the share
+    of the shortlist's value that the margin is at most. `untrained_trials` judge the model as it
+    was. The ladder has `ladder_trials` by what is known, and no more than `ladder_trials_at_most`.
     """
 
     kind: ClassVar[str] = "verification-plan"
@@ -67,7 +86,7 @@ class VerificationPlan(Record):
     model: ModelReference
     task: str
     metric: str
-    margin: float
+    margin: float | None
     budget: int
     arms: tuple[ArmPlan, ...]
     seeds: tuple[int, ...]
@@ -87,19 +106,42 @@ class VerificationPlan(Record):
     notes: tuple[str, ...] = ()
     untrained_trials: int = 0
     ladder_trials_at_most: int | None = None
+    noise_sd: float = 0.0
+    confirms: float | None = None
+    expected_confirm_trials: float | None = None
+    margin_share: float | None = None
+    looks: tuple[LookRecord, ...] = ()
+    beside: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BesideResult:
+    """What an arm reached in the outcome that is reported beside the one that decides.
+
+    `difference` is shortlist minus rival, turned so that above 0 the shortlist is better, with its
+    two-sided 95 % interval, of this comparison alone; None where nothing can be said. A difference
+    of `detectable` would have been told from none with a power of 0.8. No verdict depends on it.
+    """
+
+    mean: float | None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    detectable: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmResult:
     """One rival after all its seeds.
 
-    `values` are the metric by seed, None where the trial failed. `difference` is shortlist minus
-    rival, turned so that above 0 the shortlist is better, with its two-sided 95 % interval (None
-    for the shortlist itself or where nothing can be said); `p` is two-sided, after Holm. `bound`
-    is what decides whether the shortlist is confirmed against this rival: the difference is above
-    it with 95 % confidence, one-sided, by the seeds of these two arms alone. The interval and `p`
-    use seed variances that are moderated over all arms; `freedom` is the degrees of freedom of
-    each, seeds minus 1 where nothing was moderated, None in records of earlier versions.
+    `values` are what decides by seed, None where the trial failed; an arm that was settled has
+    fewer, and `ended` says at how many it was, and why. `difference` is shortlist minus rival,
+    turned so that above 0 the shortlist is better. It lies between `low` and `high`, the bounds
+    that decide (None for the shortlist itself or where nothing can be said): the rival is better
+    where `high` is below minus the margin, and the shortlist is not worse where `low` is not. `p`
+    is two-sided, after Holm, at that look alone. `freedom` is the degrees of freedom of the seed
+    variance, which is moderated over all arms. In records of earlier versions `low` and `high` are
+    a two-sided 95 % interval, and `bound` decided.
     """
 
     arm: str
@@ -117,6 +159,8 @@ class ArmResult:
     causes: tuple[str, ...] = ()
     bound: float | None = None
     freedom: float | None = None
+    ended: str = ""
+    beside: BesideResult | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +214,8 @@ class Verification(Record):
     margin), `beaten` (a rival is better by more than the margin; `better` names it) or
     `cannot separate` (`more` says how many seeds or examples would). `quick` marks a smoke test.
     `references` say what is reached without a finetune: arms at that level have learned nothing,
-    and that they are alike is no success of any.
+    and that they are alike is no success of any. `looks` are those that were taken, of at most
+    `seeds`. `metric` decides; `beside` names the outcome that is reported beside it, if any.
     """
 
     kind: ClassVar[str] = "verification"
@@ -200,6 +245,8 @@ class Verification(Record):
     plop_version: str
     notes: tuple[str, ...] = ()
     references: tuple[Reference, ...] = ()
+    looks: tuple[LookRecord, ...] = ()
+    beside: str | None = None
 
     @property
     def exit_code(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from plop_lora.records import ArmPlan, ArmResult, Reference, Verification, VerificationPlan
-from plop_lora.records.verification import BEATEN, CONFIRMED
+from plop_lora.records.verification import BEATEN, CONFIRMED, ArmVerdict
 from plop_lora.reports.costs import duration, ledger_table
 from plop_lora.reports.rows import Column, Table, count, plural, short_name
 
@@ -15,6 +15,7 @@ MISMATCH = Column("off budget", right=True)
 NFN = Column("NFN", right=True)
 RANDOM, NON_INFERIOR = "random", "non-inferior"
 """The arm of types drawn by lot, and the verdict on a rival that is no better."""
+SHORTLIST = "the shortlist"
 SMOKE_TEST = (
     "SMOKE TEST: two seeds show that it runs, not which placement is better. Exit code 0 says that "
     "every arm trained."
@@ -39,16 +40,20 @@ def plan_table(plan: VerificationPlan) -> Table:
     trials = plan.ladder_trials + plan.confirm_trials + plan.untrained_trials
     untrained = plan.untrained_trials
     as_it_was = f", {untrained} judge the model as it was" if untrained else ""
+    at_most = "at most " if len(plan.looks) > 1 else ""
+    beside = f" with {plan.beside} beside it" if plan.beside else ""
     lines = [SMOKE_TEST] if plan.quick else []
     lines += [
-        f"Task {plan.task}, metric {plan.metric}, margin {plan.margin:g}, budget "
+        f"Task {plan.task}, decided by {plan.metric}{beside}, margin {_margin(plan)}, budget "
         f"{plan.budget:,} parameters an arm.",
         f"{trials} trials: {plan.ladder_trials} choose each arm's learning rate ({rates}; "
-        f"{plan.ladder_rows:,} rows, judged on {plan.selection_rows:,}), {plan.confirm_trials} "
-        f"decide ({seeds}; {plan.train_rows:,} rows, judged on {plan.report_rows:,}){as_it_was}.",
+        f"{plan.ladder_rows:,} rows, judged on {plan.selection_rows:,}), {at_most}"
+        f"{plan.confirm_trials} decide ({seeds}; {plan.train_rows:,} rows, judged on "
+        f"{plan.report_rows:,}){as_it_was}.",
         *_longest_ladder(plan),
+        *_expected(plan),
         _time(plan),
-        _detectable(plan),
+        *_power(plan),
     ]
     lines += [f"Note: {arm.arm}: {arm.note}." for arm in plan.arms if arm.note and arm.types]
     lines += [f"Note: {note.rstrip('.')}." for note in plan.notes]
@@ -63,7 +68,7 @@ def _longest_ladder(plan: VerificationPlan) -> list[str]:
     if plan.ladder_trials_at_most is None or plan.ladder_trials_at_most <= plan.ladder_trials:
         return []
     return [
-        f"The ladder grows by itself, to {plan.ladder_trials_at_most} trials at most: by a rate "
+        f"The ladder grows by itself, up to {plan.ladder_trials_at_most} trials of arms: by a rate "
         "for all arms where the best of one stands at an end, and by trials on all rows where "
         "short ones cannot choose."
     ]
@@ -78,24 +83,56 @@ def _nfn(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _detectable(plan: VerificationPlan) -> str:
-    if plan.detectable is None:
-        return (
-            "Detectable: nothing. One seed has no spread to compare with; take two at least, such "
-            "as --seeds 5."
-        )
-    return (
-        f"Detectable with power 0.8: a difference of {plan.detectable:.3g} in {plan.metric}, "
-        f"assuming standard deviations of {plan.seed_sd:g} over seeds and {plan.item_sd:g} over "
-        "rows; these are assumptions until a run has measured them."
+def _margin(plan: VerificationPlan) -> str:
+    parts = [] if plan.margin is None else [f"{plan.margin:g}"]
+    if plan.margin_share is not None:
+        parts.append(f"{plan.margin_share:.3g} of the value of plop")
+    return f"{' or '.join(parts)}, whichever is smaller" if len(parts) > 1 else parts[0]
+
+
+def _expected(plan: VerificationPlan) -> list[str]:
+    """Say how many deciding trials the looks are expected to leave."""
+    if len(plan.looks) < 2 or plan.expected_confirm_trials is None:
+        return []
+    looks = ", ".join(f"{look.seeds}" for look in plan.looks)
+    return [
+        f"Sequential: the arms are judged at {looks} seeds, and those that are settled are trained "
+        f"no further; if all arms are equal, about {plan.expected_confirm_trials:.0f} of the "
+        f"{plan.confirm_trials} deciding trials run."
+    ]
+
+
+def _power(plan: VerificationPlan) -> list[str]:
+    """Say what the verdict can be expected to find, and from which spreads that follows."""
+    if len(plan.seeds) < 2:
+        return [
+            "Power: none. One seed has no spread to compare with; take two at least, such as "
+            "--seeds 5."
+        ]
+    spreads = (
+        f"by simulation from the spreads of this project's own trials of the task (difference of "
+        f"two arms: {plan.seed_sd:g} over seeds, {plan.item_sd:g} over rows, {plan.noise_sd:g} "
+        "beside both); yours may differ"
     )
+    if plan.confirms is None:
+        return [f"Power: not known before the run, since the margin is a share; {spreads}."]
+    found = (
+        "no difference is found in 80 % of runs"
+        if plan.detectable is None
+        else f"a rival that is better by {plan.detectable:.2g} is found in 80 % of runs"
+    )
+    return [
+        f"Power of the verdict, all rivals and looks counted: {found}; with all arms equal "
+        f"{SHORTLIST} is confirmed in {plan.confirms:.0%}; {spreads}."
+    ]
 
 
 def _time(plan: VerificationPlan) -> str:
     if plan.seconds is None:
         return "Time: not known."
+    expected = " is expected" if len(plan.looks) > 1 else ""
     money = "" if plan.money is None else f", {plan.money:,.2f} at the price given"
-    return f"Device time: about {duration(plan.seconds)}{money}."
+    return f"Device time: about {duration(plan.seconds)}{expected}{money}."
 
 
 # --------------------------------------------------------------------------- the outcome
@@ -106,8 +143,7 @@ def verification_table(record: Verification) -> Table:
     columns = (
         ARM, PARAMETERS, MISMATCH, Column("rate", right=True), Column(record.metric, right=True),
         Column("by seed", starts=True), Column("difference", starts=True),
-        Column("95 % interval"), Column("one-sided bound", right=True),
-        Column("p (Holm)", right=True), Column("verdict"), NFN,
+        Column("lies between"), Column("verdict"), NFN,
     )  # fmt: skip
     lines = [SMOKE_TEST] if record.quick else []
     lines += [_verdict(record)]
@@ -117,18 +153,20 @@ def verification_table(record: Verification) -> Table:
     lines += [
         f"{record.metric} on {record.report_rows:,} rows that were neither trained nor selected "
         f"on, {better} is better; a difference above 0 favours {record.shortlist}. Margin "
-        f"{record.margin:g}. Every arm: {record.budget:,} parameters, {record.train_rows:,} rows, "
-        f"{plural(len(record.seeds), 'seed')}.",
+        f"{record.margin:.3g}. Every arm: {record.budget:,} parameters, {record.train_rows:,} "
+        f"rows, {_seeds(record)}.",
+        *_how_to_read(record),
         _predictive(record),
     ]
-    lines += _seed_variances(record)
+    lines += _endings(record)
     lines += _failures(record.arms)
     lines += [f"Note: {note.rstrip('.')}." for note in record.notes]
     title = f"Verification of {record.shortlist} on {short_name(record.model.name)}"
     if record.quick:
         title += " (smoke test)"
     rows = (*map(_row, record.arms), *map(_reference_row, record.references))
-    return Table(title, columns, rows, tuple(lines), (ledger_table(record.cost),))
+    further = (*_beside_table(record), ledger_table(record.cost))
+    return Table(title, columns, rows, tuple(lines), further)
 
 
 def _row(arm: ArmResult) -> tuple[str, ...]:
@@ -140,15 +178,80 @@ def _row(arm: ArmResult) -> tuple[str, ...]:
         f"{arm.parameters:,}",
         f"{arm.mismatch:+.1%}",
         "" if arm.learning_rate is None else f"{arm.learning_rate:g}",
-        "failed" if arm.mean is None else f"{arm.mean:.{digits}f}",
+        _mean(arm, digits),
         by_seed,
         "" if arm.difference is None else f"{arm.difference:+.{digits}f}",
-        f"{arm.low:+.{digits}f} to {arm.high:+.{digits}f}" if bounds else "",
-        "" if arm.bound is None else f"{arm.bound:+.{digits}f}",
-        "" if arm.p is None else f"{arm.p:.3f}" if arm.p >= 0.001 else "<0.001",
+        f"{arm.low:+.{digits}f} and {arm.high:+.{digits}f}" if bounds else "",
         arm.verdict,
         _nfn(arm.nfn),
     )
+
+
+def _mean(arm: ArmResult, digits: int) -> str:
+    if arm.mean is not None:
+        return f"{arm.mean:.{digits}f}"
+    return "" if arm.verdict == ArmVerdict.SCREENED else "failed"
+
+
+def _seeds(record: Verification) -> str:
+    if len(record.looks) < 2:
+        return plural(len(record.seeds), "seed")
+    return (
+        f"{record.looks[0].seeds} to {record.looks[-1].seeds} seeds of at most {len(record.seeds)}"
+    )
+
+
+def _how_to_read(record: Verification) -> list[str]:
+    """Say how the verdict follows from the two bounds of each arm."""
+    if not record.looks:
+        return []
+    rivals = len(record.arms) - 1
+    looks = "" if len(record.looks) < 2 else " over all looks"
+    return [
+        f"A rival is better where both bounds lie below -{record.margin:.3g}; {record.shortlist} "
+        "is confirmed where, for every rival, both lie above it. Each bound errs in 5 % of runs"
+        f"{looks}: the upper one is corrected for {plural(rivals, 'rival')}, and so is the lower "
+        "one where it is above 0."
+    ]
+
+
+def _endings(record: Verification) -> list[str]:
+    """Say when arms were settled, or given up, those alike together."""
+    alike: dict[str, list[str]] = {}
+    for arm in record.arms:
+        if arm.ended and (len(record.looks) > 1 or arm.verdict == ArmVerdict.SCREENED):
+            alike.setdefault(arm.ended, []).append(arm.arm)
+    return [
+        f"{why[:1].upper()}{why[1:]}: {', '.join(arms)}." for why, arms in sorted(alike.items())
+    ]
+
+
+def _beside_table(record: Verification) -> tuple[Table, ...]:
+    """Return the outcome that is reported beside the one that decides, if there is one."""
+    if record.beside is None:
+        return ()
+    columns = (
+        ARM, Column(record.beside, right=True), Column("difference", right=True),
+        Column("95 % interval"), Column("detectable", right=True),
+    )  # fmt: skip
+    rows = tuple(
+        (
+            arm.arm,
+            "" if found.mean is None else f"{found.mean:.3f}",
+            "" if found.difference is None else f"{found.difference:+.3f}",
+            ""
+            if found.low is None or found.high is None
+            else f"{found.low:+.3f} to {found.high:+.3f}",
+            "" if found.detectable is None else f"{found.detectable:.3f}",
+        )
+        for arm in record.arms
+        if (found := arm.beside) is not None
+    )
+    line = (
+        f"{record.beside} is reported beside {record.metric} and decides nothing. A difference as "
+        "large as in the last column would have been told from none with a power of 0.8."
+    )
+    return (Table(f"{record.beside} beside it", columns, rows, (line,)),)
 
 
 def _reference_row(reference: Reference) -> tuple[str, ...]:
@@ -179,11 +282,11 @@ def _digits(arm: ArmResult) -> int:
 
 def _verdict(record: Verification) -> str:
     """Say in plain words what the finetunes say of the shortlist."""
-    margin = f"{record.margin:g} {record.metric}"
+    margin = f"{record.margin:.3g} {record.metric}"
     if record.verdict == CONFIRMED:
         return (
             f"CONFIRMED: {record.shortlist} is best, or no more than {margin} behind any rival, "
-            f"at the same number of parameters.{_deciding(record)}"
+            "at the same number of parameters."
         )
     if record.verdict == BEATEN:
         return (
@@ -194,33 +297,6 @@ def _verdict(record: Verification) -> str:
         f"CANNOT SEPARATE: these trials neither show that {record.shortlist} is within {margin} "
         "of every rival nor that one of them is better by more."
     )
-
-
-def _deciding(record: Verification) -> str:
-    """Say which bound decided: intervals are two-sided and may reach beyond the margin."""
-    closest = min(
-        (arm for arm in record.arms if arm.bound is not None and arm.verdict == NON_INFERIOR),
-        key=lambda arm: arm.bound or 0.0,
-        default=None,
-    )
-    if closest is None:
-        return ""
-    return (
-        f" The one-sided 95 % bound decides: against {closest.arm}, the closest rival, it is "
-        f"{closest.bound:+.{_digits(closest)}f}, above the margin of -{record.margin:g}."
-    )
-
-
-def _seed_variances(record: Verification) -> list[str]:
-    """Say how far the arms' seed variances were moderated; nothing where none was."""
-    most = max((arm.freedom for arm in record.arms if arm.freedom is not None), default=0.0)
-    if most <= len(record.seeds) - 1:
-        return []
-    return [
-        f"Seed variances are moderated over the arms: {most:.1f} degrees of freedom each in the "
-        f"intervals and in p, where the seeds of an arm alone give {len(record.seeds) - 1}. The "
-        "one-sided bound uses the seeds of its two arms alone."
-    ]
 
 
 def _predictive(record: Verification) -> str:

@@ -12,39 +12,44 @@ from plop_lora.statistics.estimates import (
     type_estimate,
     unpaired_difference,
 )
-from plop_lora.statistics.moderated import SeedVariances, moderated_variances
+from plop_lora.statistics.moderated import (
+    ArmVariances,
+    SeedVariances,
+    arm_variances,
+    seed_variances,
+)
 from plop_lora.statistics.paired import (
     Components,
     Interval,
+    SeedVariance,
     components,
-    detectable,
     holm,
-    items_needed,
-    paired_bootstrap,
-    paired_t,
-    seeds_needed,
+    paired_interval,
 )
+from plop_lora.statistics.sequential import looks, nominal_levels, spent_levels
 
 __all__ = [
     "CONFIDENCE",
+    "ArmVariances",
     "Components",
     "Difference",
     "Estimate",
     "Interval",
+    "SeedVariance",
     "SeedVariances",
+    "arm_variances",
     "components",
-    "detectable",
     "holm",
     "indicator_estimate",
-    "items_needed",
     "kendall_tau",
-    "moderated_variances",
-    "paired_bootstrap",
+    "looks",
+    "nominal_levels",
     "paired_difference",
-    "paired_t",
+    "paired_interval",
     "ratio_estimate",
-    "seeds_needed",
+    "seed_variances",
     "sequential_margin",
+    "spent_levels",
     "type_estimate",
     "unpaired_difference",
 ]

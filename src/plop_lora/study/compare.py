@@ -6,9 +6,8 @@ Shape letters: S seeds, I items.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +16,15 @@ from plop_lora.errors import MeasurementError
 from plop_lora.records import TrialResult
 from plop_lora.statistics import (
     CONFIDENCE,
+    ArmVariances,
     Components,
     Interval,
-    SeedVariances,
+    SeedVariance,
+    arm_variances,
     components,
-    moderated_variances,
-    paired_bootstrap,
-    paired_t,
+    paired_interval,
+    seed_variances,
 )
-
-DRAWS = 10_000
 
 Floats = NDArray[np.float64]
 
@@ -49,27 +47,27 @@ class Outcome:
         return sum(done) / len(done) if done else None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Paired:
     """The reference minus a rival over the seeds that both finished, above 0 where it is better.
 
     Attributes:
-        interval: of the mean difference, with seed variances that are moderated over all arms.
-        alone: of the same difference, from the seeds of these two arms only. An arm that is
-            noisier than the others is within its level too, which `interval` promises only on
-            average over arms.
+        interval: of the mean difference, with seed variances that are moderated over all arms, for
+            claims that are corrected for the number of rivals.
+        cautious: of the same difference, with a seed variance that is not below that of the two
+            arms themselves, for claims that hold for every single rival, however noisy it is.
         parts: standard deviations over seeds and items.
         seeds: that both finished.
         items: rows of each seed, None for a metric that is no mean over rows.
-        freedom: degrees of freedom of the seed variances in `interval`.
+        own: the rival's variance over seeds, without what a seed does to all arms.
     """
 
     interval: Interval
-    alone: Interval
+    cautious: Interval
     parts: Components
     seeds: int
     items: int | None
-    freedom: float
+    own: SeedVariance
 
 
 def value_of(result: TrialResult, metric: str) -> float | None:
@@ -98,14 +96,22 @@ def outcome_of(results: Sequence[TrialResult], metric: str) -> Outcome:
     )
 
 
+def outcome_at(results: Iterable[TrialResult], seeds: Sequence[int], metric: str) -> Outcome:
+    """Return what the trials of one rival reached at these seeds, None where it has no trial."""
+    by_seed = {result.seed: result for result in results}
+    found = outcome_of([by_seed[seed] for seed in seeds if seed in by_seed], metric)
+    values = dict(zip((seed for seed in seeds if seed in by_seed), found.values_S, strict=True))
+    items = dict(zip(values, found.items_SI or (), strict=False))
+    return Outcome(tuple(map(values.get, seeds)), tuple(map(items.get, seeds)))
+
+
 def compare_to_reference(
     outcomes: Mapping[str, Outcome],
     reference: Outcome,
     *,
     higher: bool,
     level: float = CONFIDENCE,
-    draws: int = DRAWS,
-    seed: int = 0,
+    others: Sequence[SeedVariance] = (),
 ) -> dict[str, Paired]:
     """Compare rivals with a reference, each over the seeds that both finished.
 
@@ -114,8 +120,7 @@ def compare_to_reference(
         reference: what they are compared with.
         higher: whether a higher value of the metric is better.
         level: of each interval, for itself.
-        draws: of the bootstrap.
-        seed: of the draws.
+        others: variances of further arms, which count in what is known of all arms.
 
     Returns:
         What could be compared: a rival that shares fewer than two seeds is not in it.
@@ -128,9 +133,9 @@ def compare_to_reference(
         table = _table(name, reference, outcome, higher)
         if len(table.values_SI) >= 2:
             tables[name] = table
-    variances = _variances(tables)
+    variances = _variances(tables, others)
     return {
-        name: _pair(table, variances.get(name), draws=draws, seed=seed, level=level)
+        name: _pair(table, variances.get(name) or _alone(table), level)
         for name, table in tables.items()
     }
 
@@ -147,7 +152,29 @@ class _Table:
     with_items: bool
 
 
-def _variances(tables: Mapping[str, _Table]) -> dict[str, SeedVariances]:
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Variances of a difference at one seed, None to take that of its table, and the rival's."""
+
+    moderated: SeedVariance | None
+    cautious: SeedVariance | None
+    own: SeedVariance
+
+
+def _alone(table: _Table) -> _Known:
+    """Return what is known of a rival that is compared by itself."""
+    means_RS = table.values_SI.mean(axis=1)[None]
+    return _Known(None, None, _of_rivals(arm_variances(means_RS))[0])
+
+
+def _of_rivals(arms: ArmVariances) -> list[SeedVariance]:
+    return [
+        SeedVariance(float(value), float(freedom))
+        for value, freedom in zip(arms.values_A[1:], arms.freedom_A[1:], strict=True)
+    ]
+
+
+def _variances(tables: Mapping[str, _Table], others: Sequence[SeedVariance]) -> dict[str, _Known]:
     """Moderate over the rivals that finished the most seeds in common with the reference.
 
     A rival that lost one of these seeds is compared by its own variance.
@@ -157,27 +184,33 @@ def _variances(tables: Mapping[str, _Table]) -> dict[str, SeedVariances]:
     if not whole:
         return {}
     means_RS = np.stack([table.values_SI.mean(axis=1) for table in whole.values()])
-    found = moderated_variances(means_RS)
-    return {} if found is None else dict(zip(whole, found, strict=True))
+    further = np.array(others, dtype=np.float64).reshape(-1, 2)
+    found = seed_variances(means_RS, ArmVariances(further[:, 0], further[:, 1]))
+    if found is None:
+        return {}
+    columns = (found.moderated_R, found.freedom_R, found.cautious_R, found.cautious_freedom_R)
+    own = _of_rivals(arm_variances(means_RS))
+    return {
+        name: _Known(SeedVariance(*row[:2]), SeedVariance(*row[2:]), rival)
+        for name, row, rival in zip(whole, np.stack(columns, axis=1).tolist(), own, strict=True)
+    }
 
 
-def _pair(
-    table: _Table, variances: SeedVariances | None, *, draws: int, seed: int, level: float
-) -> Paired:
+def _pair(table: _Table, known: _Known, level: float) -> Paired:
     values_SI = table.values_SI
-    seeds, items = values_SI.shape
-    freedom = seeds - 1.0 if variances is None else variances.freedom
-    if table.with_items and items > 1:
-        estimate = partial(paired_bootstrap, values_SI, draws=draws, seed=seed, level=level)
-        parts = components(values_SI)
+    if table.with_items and values_SI.shape[1] > 1:
+        parts, items = components(values_SI), values_SI.shape[1]
     else:
-        values_S = values_SI.mean(axis=1)
-        estimate = partial(paired_t, values_S, draws=draws, seed=seed, level=level)
-        parts = Components(seed_sd=float(values_S.std(ddof=1)), item_sd=0.0, noise_sd=0.0)
-        items = None
-    alone = estimate()
-    interval = alone if variances is None else estimate(variances=variances)
-    return Paired(interval, alone, parts, seeds, items, freedom)
+        values_SI, items = values_SI.mean(axis=1, keepdims=True), None
+        parts = Components(seed_sd=float(values_SI.std(ddof=1)), item_sd=0.0, noise_sd=0.0)
+    return Paired(
+        interval=paired_interval(values_SI, known.moderated, level=level),
+        cautious=paired_interval(values_SI, known.cautious, level=level),
+        parts=parts,
+        seeds=len(values_SI),
+        items=items,
+        own=known.own,
+    )
 
 
 def _table(name: str, first: Outcome, second: Outcome, higher: bool) -> _Table:

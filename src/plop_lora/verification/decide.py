@@ -1,15 +1,12 @@
-"""The verdict of a verification, from the outcomes of all arms. Pure; no torch.
+"""The verdict of a verification at one look, from the outcomes of all arms. Pure; no torch.
 
-A rival is *better* where it beats the shortlist by more than the margin, at a one-sided p below
-0.05 after Holm over all rivals: naming one of many as better needs the correction. The shortlist
-is *confirmed* where its one-sided 95 % bound lies above minus the margin against every rival.
-That needs no correction, since all of them must hold (an intersection-union test). Displayed
-intervals are two-sided 95 %, one comparison each; the one-sided bound that decides is beside them.
-
-p-values and intervals use seed variances that are moderated over all arms, since Holm's correction
-is about the family. The bound uses the seeds of its two arms alone: it must hold for each rival,
-and for a rival that is noisier than the others a moderated one is exceeded about twice too often.
-A rival that is worse at a p below 0.05 after Bonferroni needs no bound.
+The difference of the shortlist and a rival lies between two bounds (`looks.bounds_at`), and the
+whole verdict can be read from them. A rival is *better* where the upper one lies below minus the
+margin; it is corrected for the number of rivals, since one of many is named. The shortlist is
+*confirmed* where the lower one lies above minus the margin against every rival. That needs no
+correction, since all of them must hold (an intersection-union test), but it must hold for each
+rival, so it uses a cautious seed variance. Above 0 the lower bound is corrected as well: the rival
+is *worse*.
 
 Arms that have learned nothing are alike as well. So where the shortlist is not better than what
 is reached without a finetune, being alike is not called non-inferior, and nothing is confirmed.
@@ -24,13 +21,18 @@ from functools import partial
 
 from plop_lora.errors import MeasurementError, UsageError
 from plop_lora.records.verification import BEATEN, CONFIRMED, INCONCLUSIVE, ArmVerdict, Verdict
-from plop_lora.statistics import holm, items_needed, seeds_needed
-from plop_lora.study.compare import DRAWS, Outcome, Paired, compare_to_reference
+from plop_lora.statistics import holm
+from plop_lora.study.compare import Outcome, Paired, compare_to_reference
+from plop_lora.verification.looks import RISK, Bounds, Look, bounds_at, planned_looks
+from plop_lora.verification.remedy import remedy
 
-SHORTLIST, NON_INFERIOR, BETTER, WORSE, UNSEPARATED, FAILED, UNSETTLED = ArmVerdict
-RISK = 0.05
-_MOST_MORE_SEEDS = 50
-_MOST_ITEMS = 10**6
+(
+    SHORTLIST, NON_INFERIOR, BETTER, WORSE, UNSEPARATED, FAILED, UNSETTLED, SCREENED,
+) = ArmVerdict  # fmt: skip
+OPEN = (UNSEPARATED, FAILED, UNSETTLED)
+"""What stands in the way of a confirmation."""
+SETTLED = (NON_INFERIOR, BETTER, WORSE)
+"""What needs no further seed, whatever becomes of the other arms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +40,10 @@ class ArmComparison:
     """One arm against the shortlist.
 
     `difference` is shortlist minus rival over the seeds that both finished, above 0 where the
-    shortlist is better whatever the direction of the metric, with its 95 % interval; None for the
-    shortlist itself and where nothing can be said. `p` is two-sided, after Holm. `freedom` is the
-    degrees of freedom of each arm's seed variance in the interval and in p. `verdict` is
-    `shortlist`, `non-inferior` (the shortlist is, to this rival), `worse` (the rival is),
-    `better than shortlist`, `cannot separate`, `not settled` (in doubt, so no claim is made) or
-    `failed` (no seed finished).
+    shortlist is better whatever the direction of the metric; it lies between `low` and `high`, the
+    bounds that decide. All three are None for the shortlist itself and where nothing can be said.
+    `p` is two-sided, after Holm. `freedom` is the degrees of freedom of the seed variance in `high`
+    and in p. `paired` is what they are computed from.
     """
 
     arm: str
@@ -54,8 +54,8 @@ class ArmComparison:
     high: float | None = None
     p: float | None = None
     verdict: ArmVerdict = UNSEPARATED
-    bound: float | None = None
     freedom: float | None = None
+    paired: Paired | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +89,9 @@ def decide(
     shortlist: str,
     margin: float,
     higher: bool,
+    look: Look | None = None,
     doubts: Doubts | None = None,
-    draws: int = DRAWS,
-    seed: int = 0,
+    ended: Mapping[str, ArmComparison] | None = None,
 ) -> Decision:
     """Say whether the shortlist holds against its rivals.
 
@@ -100,9 +100,9 @@ def decide(
         shortlist: which of them is to be proved.
         margin: loss in the metric that is accepted, 0 or more.
         higher: whether a higher value of the metric is better.
+        look: which errors may be made; by default those of the only look.
         doubts: what forbids a claim: arms with lost trials, and the level of no finetune.
-        draws: of the bootstrap.
-        seed: of the draws.
+        ended: rivals that earlier looks have ended; they are not judged again.
 
     Returns:
         `beaten`, or else `confirmed` where every rival was compared and none can be better by
@@ -114,34 +114,63 @@ def decide(
         MeasurementError: arms with different numbers of seeds or items, or a value that is not
             finite.
     """
+    ended = ended or {}
     _check(outcomes, shortlist, margin)
-    rivals = {arm: outcome for arm, outcome in outcomes.items() if arm != shortlist}
-    compare = partial(
-        compare_to_reference, reference=outcomes[shortlist], higher=higher, draws=draws, seed=seed
-    )
-    paired = compare(rivals)
+    look = look or _only_look(outcomes)
     doubts = doubts or Doubts()
-    untrained = {} if doubts.reference is None else {"": doubts.reference}
-    learned = all(map(_is_above, compare(untrained).values()))
-    verdicts = _allowed(_verdicts(paired, margin), shortlist, doubts, learned)
-    adjusted = dict(zip(paired, holm([p.interval.p for p in paired.values()]), strict=True))
+    rivals = {arm: own for arm, own in outcomes.items() if arm not in (shortlist, *ended)}
+    compare = partial(compare_to_reference, reference=outcomes[shortlist], higher=higher)
+    paired = compare(rivals, others=[row.paired.own for row in ended.values() if row.paired])
+    learned = _has_learned(compare, paired, doubts.reference)
+    found = {arm: compared(arm, own, look, margin) for arm, own in paired.items()}
+    adjusted = dict(zip(paired, holm([rival.interval.p for rival in paired.values()]), strict=True))
     comparisons = tuple(
-        _comparison(arm, outcomes[arm], paired.get(arm), adjusted.get(arm), verdicts.get(arm))
-        if arm != shortlist
-        else _shortlist(arm, outcomes[arm])
-        for arm in outcomes
+        ended.get(arm)
+        or (
+            _allowed(
+                replace(found[arm], mean=own.mean, p=adjusted[arm]), shortlist, doubts, learned
+            )
+            if arm in found
+            else _without(arm, own, shortlist, doubts)
+        )
+        for arm, own in outcomes.items()
     )
-    better = [arm for arm in paired if verdicts[arm] == BETTER]
-    open_arms = [row for row in comparisons if row.verdict in (UNSEPARATED, FAILED, UNSETTLED)]
-    verdict = BEATEN if better else INCONCLUSIVE if open_arms or not learned else CONFIRMED
-    return Decision(
-        verdict=verdict,
-        better=min(better, key=lambda arm: (paired[arm].interval.value, arm), default=None),
-        more=None
-        if verdict == CONFIRMED
-        else _more(open_arms, paired, shortlist, margin, doubts, learned),
-        comparisons=comparisons,
+    decision = decision_of(comparisons, learned=learned)
+    if decision.verdict == CONFIRMED:
+        return decision
+    open_arms = [row for row in comparisons if row.verdict in OPEN]
+    return replace(decision, more=_more(open_arms, shortlist, margin, doubts, learned))
+
+
+def compared(arm: str, paired: Paired, look: Look, margin: float) -> ArmComparison:
+    """Return what a comparison says of a rival at a look, doubts apart."""
+    bounds = bounds_at(paired, look)
+    return ArmComparison(
+        arm=arm,
+        mean=None,
+        seeds=paired.seeds,
+        difference=paired.interval.value,
+        low=bounds.low,
+        high=bounds.high,
+        verdict=_verdict(bounds, margin),
+        freedom=paired.interval.seed_freedom,
+        paired=paired,
     )
+
+
+def decision_of(comparisons: Sequence[ArmComparison], *, learned: bool = True) -> Decision:
+    """Return the verdict that follows from those on all arms."""
+    better = [row for row in comparisons if row.verdict == BETTER]
+    if better:
+        best = min(better, key=lambda row: (row.difference or 0.0, row.arm))
+        return Decision(BEATEN, best.arm, None, tuple(comparisons))
+    is_open = not learned or any(row.verdict in OPEN for row in comparisons)
+    return Decision(INCONCLUSIVE if is_open else CONFIRMED, None, None, tuple(comparisons))
+
+
+def _only_look(outcomes: Mapping[str, Outcome]) -> Look:
+    seeds = len(next(iter(outcomes.values())).values_S)
+    return planned_looks(seeds, len(outcomes) - 1, sequential=False)[0]
 
 
 # --------------------------------------------------------------------------- comparisons
@@ -164,75 +193,41 @@ def _check(outcomes: Mapping[str, Outcome], shortlist: str, margin: float) -> No
             raise MeasurementError(f"The arm {arm!r} has an outcome of {wrong[0]}.")
 
 
-def _verdicts(paired: Mapping[str, Paired], margin: float) -> dict[str, ArmVerdict]:
-    """Judge the rivals that could be compared."""
-    beaten = holm([rival.interval.p_below(-margin) for rival in paired.values()])
-    different = holm([rival.interval.p for rival in paired.values()])
-    verdicts: dict[str, ArmVerdict] = {}
-    for (arm, rival), p_beaten, p in zip(paired.items(), beaten, different, strict=True):
-        if p_beaten < RISK:
-            verdicts[arm] = BETTER
-        elif _is_within(rival, margin, len(paired)):
-            verdicts[arm] = WORSE if p < RISK and rival.interval.value > 0 else NON_INFERIOR
-        else:
-            verdicts[arm] = UNSEPARATED
-    return verdicts
+def _verdict(bounds: Bounds, margin: float) -> ArmVerdict:
+    if bounds.high < -margin:
+        return BETTER
+    if bounds.low > 0:
+        return WORSE
+    return NON_INFERIOR if bounds.low >= -margin else UNSEPARATED
 
 
-def _is_within(rival: Paired, margin: float, rivals: int) -> bool:
-    """Whether the shortlist is at most the margin behind a rival, or shown to be ahead of it.
-
-    Ahead is by Bonferroni: Holm leaves the largest p uncorrected, and a noisy rival alone would
-    pass that too often.
-    """
-    ahead = rival.interval.value > 0 and rival.interval.p * rivals < RISK
-    return ahead or rival.alone.lower_bound(1 - RISK) >= -margin
-
-
-def _is_above(reference: Paired) -> bool:
+def _has_learned(
+    compare: partial[dict[str, Paired]], rivals: Mapping[str, Paired], reference: Outcome | None
+) -> bool:
     """Whether the shortlist is better than what is reached without a finetune.
 
-    With fewer than two seeds that is not known, and nothing else is claimed either.
+    What is reached without one has no spread over seeds, so that of all arms is used.
     """
-    return reference.alone.lower_bound(1 - RISK) > 0
+    if reference is None:
+        return True
+    found = compare({"": reference}, others=[rival.own for rival in rivals.values()])
+    return all(own.interval.lower_bound(1 - RISK) > 0 for own in found.values())
 
 
-def _allowed(
-    verdicts: Mapping[str, ArmVerdict], shortlist: str, doubts: Doubts, learned: bool
-) -> dict[str, ArmVerdict]:
+def _allowed(row: ArmComparison, shortlist: str, doubts: Doubts, learned: bool) -> ArmComparison:
     """Take back what must not be claimed: of arms in doubt, and of arms that have not learned."""
-
-    def allowed(arm: str, verdict: ArmVerdict) -> ArmVerdict:
-        if arm in doubts.arms:
-            return UNSETTLED
-        if shortlist in doubts.arms or (verdict == NON_INFERIOR and not learned):
-            return UNSEPARATED
-        return verdict
-
-    return {arm: allowed(arm, verdict) for arm, verdict in verdicts.items()}
+    if row.arm in doubts.arms:
+        return replace(row, verdict=UNSETTLED)
+    if shortlist in doubts.arms or (row.verdict == NON_INFERIOR and not learned):
+        return replace(row, verdict=UNSEPARATED)
+    return row
 
 
-def _shortlist(arm: str, outcome: Outcome) -> ArmComparison:
+def _without(arm: str, outcome: Outcome, shortlist: str, doubts: Doubts) -> ArmComparison:
+    """Return the line of an arm that is not compared: the shortlist, or one with too few seeds."""
     seeds = _finished(outcome)
-    return ArmComparison(arm, outcome.mean, seeds, verdict=SHORTLIST if seeds else FAILED)
-
-
-def _comparison(
-    arm: str, outcome: Outcome, paired: Paired | None, p: float | None, verdict: ArmVerdict | None
-) -> ArmComparison:
-    if paired is None or verdict is None:
-        verdict = UNSEPARATED if _finished(outcome) else FAILED
-        return ArmComparison(arm, outcome.mean, _finished(outcome), verdict=verdict)
-    bare = ArmComparison(arm, outcome.mean, paired.seeds, p=p, verdict=verdict)
-    found = paired.interval
-    return replace(
-        bare,
-        difference=found.value,
-        low=found.low,
-        high=found.high,
-        bound=paired.alone.lower_bound(1 - RISK),
-        freedom=paired.freedom,
-    )
+    verdict = SHORTLIST if arm == shortlist else UNSETTLED if arm in doubts.arms else UNSEPARATED
+    return ArmComparison(arm, outcome.mean, seeds, verdict=verdict if seeds else FAILED)
 
 
 def _finished(outcome: Outcome) -> int:
@@ -244,13 +239,12 @@ def _finished(outcome: Outcome) -> int:
 
 def _more(
     open_arms: Sequence[ArmComparison],
-    paired: Mapping[str, Paired],
     shortlist: str,
     margin: float,
     doubts: Doubts,
     learned: bool,
 ) -> str | None:
-    """Say what is missing: results, seeds, or rows; the rival that needs most speaks for all."""
+    """Say what is missing: results, seeds, or rows."""
     parts = [f"{arm}: {why}" for arm, why in doubts.arms.items()]
     if not learned:
         parts.append(
@@ -265,45 +259,10 @@ def _more(
     failed = [row.arm for row in open_arms if row.verdict == FAILED]
     if failed:
         parts.append(f"no result of {', '.join(failed)}: every seed failed; see the causes")
-    few = [row.arm for row in open_arms if row.verdict == UNSEPARATED and row.arm not in paired]
+    few = [row.arm for row in open_arms if row.verdict == UNSEPARATED and row.paired is None]
     if few and shortlist not in failed:
         parts.append(f"fewer than two seeds finished in both {shortlist} and {', '.join(few)}")
-    unseparated = {row.arm: paired[row.arm] for row in open_arms if row.arm in paired}
+    unseparated = {row.arm: row.paired for row in open_arms if row.paired}
     if unseparated:
-        parts.append(_remedy(unseparated, margin))
+        parts.append(remedy(unseparated, margin))
     return "; ".join(parts) or None
-
-
-def _remedy(rivals: Mapping[str, Paired], margin: float) -> str:
-    """Say how many seeds, or rows, separate all these rivals if their differences stay."""
-    first = next(iter(rivals.values()))
-    most = first.seeds + _MOST_MORE_SEEDS
-    seeds = {arm: _seeds_for(rival, margin, most) for arm, rival in rivals.items()}
-    hardest = max(rivals, key=lambda arm: (seeds[arm] or math.inf, arm))
-    needed = seeds[hardest]
-    names = ", ".join(rivals)
-    if needed is None:
-        text = f"{names}: more than {_MOST_MORE_SEEDS} seeds more would be needed"
-    else:
-        text = f"{names}: about {max(1, needed - rivals[hardest].seeds)} more seeds would separate"
-    rows = [_rows_for(rival, margin) for rival in rivals.values()]
-    known = [count for count in rows if count is not None]
-    if first.items is not None and len(known) == len(rows):
-        text += f", or about {max(*known, first.items + 1):,} rows instead of {first.items:,}"
-    return f"{text} (power 0.8, if the differences stay as they are)"
-
-
-def _seeds_for(rival: Paired, margin: float, most: int) -> int | None:
-    parts = rival.parts
-    return seeds_needed(
-        rival.interval.value + margin, rival.items, parts.seed_sd, parts.item_sd, 1 - 2 * RISK,
-        noise_sd=parts.noise_sd, most=most,
-    )  # fmt: skip
-
-
-def _rows_for(rival: Paired, margin: float) -> int | None:
-    parts = rival.parts
-    return items_needed(
-        rival.interval.value + margin, rival.seeds, parts.seed_sd, parts.item_sd, 1 - 2 * RISK,
-        noise_sd=parts.noise_sd, most=_MOST_ITEMS,
-    )  # fmt: skip

@@ -7,15 +7,15 @@ No torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from plop_lora.indicators.signal import Signal
 from plop_lora.placement import PLOP
 from plop_lora.recipe import VerifyDesign
-from plop_lora.records import (
-    TrialSpec,
-)
+from plop_lora.recipe.margin import Margin, parse_margin
+from plop_lora.recipe.verify import LOSS, METRIC, SEQUENTIAL
+from plop_lora.records import TrialSpec
 from plop_lora.records.trial import CONFIRM, UNTRAINED
 from plop_lora.study.rates import Length, shortened
 from plop_lora.study.splits import REPORT
@@ -23,11 +23,18 @@ from plop_lora.study.study import Study
 from plop_lora.study.usual_rate import rounded
 from plop_lora.verification.arm_rules import COMPULSORY, DEFAULT_ARMS
 from plop_lora.verification.arms import Arm, make_arms
+from plop_lora.verification.looks import Look, planned_looks
 
 UNTRAINED_MODEL = "untrained model"
+SEEDS, MOST_SEEDS = 5, 6
+"""Of the fixed design, and at most of the sequential one, which has nearly the same power."""
 QUICK_SEEDS = 2
 LEAST_SEEDS = 2
 """One seed has no spread, so nothing can be told from it."""
+LOSS_MARGIN, METRIC_MARGIN = Margin(value=0.02, share=0.05), Margin(value=0.01)
+"""Accepted where the recipe says nothing. 0.02 nats are 2 % of the perplexity, as little as
+published placements differ by. Of a task that is nearly solved, with a loss below 0.4, they would
+be much of what is left, so there it is 5 % of the loss."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,8 +46,10 @@ class Design:
         arms: the shortlist first.
         rates: learning rates with which the ladder begins, rising.
         widen: how many rungs may be added at each end of the ladder.
-        seeds: of the confirmation; the ladder runs on the first.
-        margin: loss of the metric that is accepted.
+        seeds: of an arm that is not settled before; the ladder runs on the first.
+        looks: at how many seeds the arms are judged, and what errors may be made.
+        margin: loss of what decides that is accepted.
+        by_metric: whether the metric decides where there is a held-out loss as well.
         ladder: how much a short trial of the ladder sees.
         quick: whether this is a smoke test.
         notes: what a reader should know.
@@ -51,10 +60,18 @@ class Design:
     rates: tuple[float, ...]
     widen: int
     seeds: tuple[int, ...]
-    margin: float
+    looks: tuple[Look, ...]
+    margin: Margin
+    by_metric: bool
     ladder: Length
     quick: bool
     notes: tuple[str, ...]
+
+    @property
+    def outcome(self) -> str:
+        """What decides, as far as it is known before anything has run."""
+        by_metric = self.by_metric or self.study.task.samples
+        return self.study.metric if by_metric else LOSS
 
     @property
     def takes_all_rows(self) -> bool:
@@ -88,7 +105,8 @@ def make_design(
     Raises:
         UsageError: an unknown arm, a budget that an arm cannot meet.
     """
-    count = QUICK_SEEDS if wanted.quick else wanted.seeds
+    sequential = wanted.design == SEQUENTIAL and not wanted.quick
+    count = QUICK_SEEDS if wanted.quick else wanted.seeds or (MOST_SEEDS if sequential else SEEDS)
     seeds = tuple(range(study.seed, study.seed + count))
     arms = make_arms(
         wanted.arms if names is None else names,
@@ -103,17 +121,27 @@ def make_design(
     notes: tuple[str, ...] = ()
     if len(rates) == 1:
         notes = ("all arms train at one learning rate, which favours those that it suits",)
+    rivals = len(arm_names(wanted)) - 1
+    by_metric = wanted.decide_by == METRIC
     return Design(
         study=study,
         arms=arms,
         rates=rates,
         widen=0 if wanted.learning_rates is not None else wanted.widen,
         seeds=seeds,
-        margin=study.usual_margin if wanted.margin is None else wanted.margin,
+        looks=planned_looks(count, rivals, sequential=sequential),
+        margin=_margin(wanted, by_loss=not (by_metric or study.task.samples)),
+        by_metric=by_metric,
         ladder=shortened(study, wanted.ladder_share),
         quick=wanted.quick,
         notes=notes,
     )
+
+
+def _margin(wanted: VerifyDesign, *, by_loss: bool) -> Margin:
+    if wanted.margin is not None:
+        return parse_margin(wanted.margin)
+    return LOSS_MARGIN if by_loss else METRIC_MARGIN
 
 
 def _rates(study: Study, wanted: VerifyDesign) -> tuple[float, ...]:
@@ -125,16 +153,28 @@ def _rates(study: Study, wanted: VerifyDesign) -> tuple[float, ...]:
 # --------------------------------------------------------------------------- trials
 
 
-def confirm_specs(design: Design, rates: Mapping[str, float]) -> tuple[TrialSpec, ...]:
-    """Return the trials of the report, by arm and seed, of every arm that has a rate."""
+def confirm_specs(
+    design: Design,
+    rates: Mapping[str, float],
+    arms: Collection[str] | None = None,
+    seeds: int | None = None,
+) -> tuple[TrialSpec, ...]:
+    """Return the trials of the report, by arm and seed.
+
+    Args:
+        design: whose arms they are of.
+        rates: learning rate of each arm; one without is left out.
+        arms: by default all.
+        seeds: how many of the seeds, by default all.
+    """
     return tuple(
         design.study.trial_spec(
             arm.name, placement, learning_rate=rates[arm.name], seed=seed, phase=CONFIRM,
             judged_on=REPORT,
         )
         for arm in design.arms
-        if arm.name in rates
-        for placement, seed in zip(arm.placements, design.seeds, strict=True)
+        if arm.name in rates and (arms is None or arm.name in arms)
+        for placement, seed in list(zip(arm.placements, design.seeds, strict=True))[:seeds]
     )  # fmt: skip
 
 

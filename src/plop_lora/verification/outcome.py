@@ -19,14 +19,36 @@ from plop_lora.records import (
     TrialResult,
     Verification,
 )
-from plop_lora.records.trial import CONFIRM, LADDER
-from plop_lora.study.compare import Outcome, cause_of, cause_within, outcome_of
+from plop_lora.records.trial import CONFIRM, LADDER, higher_is_better
+from plop_lora.records.verification import BesideResult
+from plop_lora.study.compare import (
+    Outcome,
+    Paired,
+    cause_of,
+    cause_within,
+    compare_to_reference,
+    outcome_at,
+    outcome_of,
+    value_of,
+)
+from plop_lora.verification.arm_rules import COMPULSORY
 from plop_lora.verification.arms import Arm
-from plop_lora.verification.decide import ArmComparison, Doubts, decide
+from plop_lora.verification.course import Course, Ended, follow
+from plop_lora.verification.decide import (
+    FAILED,
+    SCREENED,
+    ArmComparison,
+    Decision,
+    Doubts,
+    decide,
+)
 from plop_lora.verification.design import UNTRAINED_MODEL, Design
 from plop_lora.verification.ladder import Ladder, Rates
+from plop_lora.verification.looks import Look, look_record
 from plop_lora.verification.predictive import predictive
 from plop_lora.verification.references import best_reference, references_of
+from plop_lora.verification.remedy import POWER
+from plop_lora.verification.screening import hopeless
 from plop_lora.verification.self_checks import constant_metric, equal_seeds
 from plop_lora.verification.settled import unsettled
 
@@ -41,8 +63,62 @@ class Trials:
     signals: Sequence[Signal]
     ladder: Ladder
     rates: Rates
-    confirm: Sequence[TrialResult]
     untrained: TrialResult
+    confirm: tuple[TrialResult, ...] = ()
+
+    def of(self, arm: str) -> list[TrialResult]:
+        """Return the deciding trials of an arm."""
+        return [result for result in self.confirm if result.arm == arm]
+
+
+def course_of(design: Design, trials: Trials) -> Course:
+    """Return what the looks so far came to, and which look lacks trials."""
+    metric, arms = _deciding(design, trials), compared_arms(design, trials)
+    margin = _margin(design, trials)
+
+    def decide_at(look: Look, ended: Ended) -> Decision | None:
+        seeds = design.seeds[: look.seeds]
+        present = {(result.arm, result.seed) for result in trials.confirm}
+        trained = [arm for arm in arms if arm in trials.rates.best and arm not in ended]
+        if any((arm, seed) not in present for arm in trained for seed in seeds):
+            return None
+        so_far = [result for result in trials.confirm if result.seed in seeds]
+        return decide(
+            {arm: outcome_at(trials.of(arm), seeds, metric) for arm in arms},
+            shortlist=PLOP, margin=margin, higher=higher_is_better(metric), look=look,
+            doubts=_doubts(design, trials, so_far, len(seeds)), ended=ended,
+        )  # fmt: skip
+
+    if PLOP not in trials.rates.best or not {*arms} & {*trials.rates.best} - {PLOP}:
+        return Course()
+    return follow(design.looks, margin, decide_at)
+
+
+def compared_arms(design: Design, trials: Trials) -> tuple[str, ...]:
+    """Return the arms that are not screened out."""
+    screened = _screened(design, trials)
+    return tuple(arm.name for arm in design.arms if arm.name not in screened)
+
+
+def _margin(design: Design, trials: Trials) -> float:
+    """Return the margin by what the shortlist reached with the seeds of the first look."""
+    seeds = design.seeds[: design.looks[0].seeds]
+    first = outcome_at(trials.of(PLOP), seeds, _deciding(design, trials))
+    return design.margin.of(first.mean or 0.0)
+
+
+def _deciding(design: Design, trials: Trials) -> str:
+    """Return what decides: the held-out loss where trials have it, unless the metric is to."""
+    return design.study.metric if design.by_metric else trials.ladder.criterion
+
+
+def _screened(design: Design, trials: Trials) -> dict[str, str]:
+    """Return the hopeless rivals of a sequential design, each with the reason."""
+    if len(design.looks) == 1:
+        return {}
+    first = trials.ladder.of(PLOP)
+    level = 0.0 if first is None or first.rung.value is None else first.rung.value
+    return hopeless(trials.ladder, design.margin.of(level), shortlist=PLOP, kept=COMPULSORY)
 
 
 def conclude(design: Design, trials: Trials) -> Verification:
@@ -52,29 +128,26 @@ def conclude(design: Design, trials: Trials) -> Verification:
         MeasurementError: the shortlist has no value at all, or no rival has.
     """
     study = design.study
-    outcomes = _outcomes(design, trials)
-    _demand_values(design, trials, outcomes)
-    references = references_of(study, trials.untrained, len(design.seeds))
-    name, level = best_reference(references, higher=study.higher)
-    doubts = _doubts(trials, study.metric)
-    decision = decide(
-        outcomes, shortlist=PLOP, margin=design.margin, higher=study.higher,
-        doubts=Doubts(doubts, level, name),
-    )  # fmt: skip
-    arms = [
-        _arm_result(design, arm, trials, outcomes[arm.name], against, doubts)
-        for arm, against in zip(design.arms, decision.comparisons, strict=True)
-    ]
-    sign = -1.0 if study.higher else 1.0
+    metric = _deciding(design, trials)
+    _demand_values(design, trials, metric)
+    course = course_of(design, trials)
+    assert course.decision is not None, "its trials are finished"
+    decision = course.decision
+    outcomes = {arm.name: outcome_of(trials.of(arm.name), metric) for arm in design.arms}
+    higher = higher_is_better(metric)
+    arms = _arm_results(design, trials, course, outcomes)
+    sign = -1.0 if higher else 1.0
     ranked = sorted(arms, key=lambda arm: (arm.mean is None, sign * (arm.mean or 0.0), arm.arm))
     first = {arm.name: arm.placements[0] for arm in design.arms}
     splits = study.splits
+    references = references_of(study, metric, trials.untrained, len(design.seeds))
+    taken = max((len(outcome.values_S) for outcome in outcomes.values()), default=0)
     return Verification(
         model=study.scores.model,
         task=study.task.name,
-        metric=study.metric,
-        higher_is_better=study.higher,
-        margin=design.margin,
+        metric=metric,
+        higher_is_better=higher,
+        margin=_margin(design, trials),
         budget=study.budget,
         shortlist=PLOP,
         verdict=decision.verdict,
@@ -86,7 +159,7 @@ def conclude(design: Design, trials: Trials) -> Verification:
         report_rows=len(splits.report),
         selection_rows=len(splits.selection),
         train_rows=len(splits.train),
-        predictive=_predictive(design, outcomes),
+        predictive=_predictive(design, outcomes, higher=higher),
         cost=_cost(design, trials),
         placement=first[PLOP],
         better_placement=None if decision.better is None else first[decision.better],
@@ -95,11 +168,12 @@ def conclude(design: Design, trials: Trials) -> Verification:
         plop_version=__version__,
         notes=_notes(design, trials),
         references=tuple(reference for reference, _ in references),
+        looks=tuple(look_record(look) for look in design.looks if look.seeds <= taken),
+        beside=_beside(design, trials),
     )
 
 
-def _predictive(design: Design, outcomes: Mapping[str, Outcome]) -> Predictive:
-    study = design.study
+def _predictive(design: Design, outcomes: Mapping[str, Outcome], *, higher: bool) -> Predictive:
     return predictive(
         {
             arm.name: [
@@ -107,23 +181,33 @@ def _predictive(design: Design, outcomes: Mapping[str, Outcome]) -> Predictive:
             ]
             for arm in design.arms
         },
-        {group.type: group.value for group in groups_of(study.scores)},
+        {group.type: group.value for group in groups_of(design.study.scores)},
         {arm: outcome.mean for arm, outcome in outcomes.items()},
-        higher=study.higher,
+        higher=higher,
     )
 
 
-def _doubts(trials: Trials, metric: str) -> dict[str, str]:
+def _doubts(design: Design, trials: Trials, confirm: Sequence[TrialResult], seeds: int) -> Doubts:
+    """Return what forbids a claim, by the deciding trials so far."""
+    metric = _deciding(design, trials)
+    name, level = best_reference(
+        references_of(design.study, metric, trials.untrained, seeds),
+        higher=higher_is_better(metric),
+    )
+    return Doubts(_doubtful(trials, confirm, metric), level, name)
+
+
+def _doubtful(trials: Trials, confirm: Sequence[TrialResult], metric: str) -> dict[str, str]:
     """Say of each arm why its numbers may not be those of its placement, if anything says so."""
     found = {
-        **unsettled(trials.ladder, trials.confirm, trials.untrained),
-        **equal_seeds(trials.confirm),
+        **unsettled(trials.ladder, confirm, trials.untrained),
+        **equal_seeds(confirm),
         **trials.rates.blind,
         **trials.rates.lost,
     }
-    if (constant := constant_metric(trials.confirm, metric)) is not None:
+    if (constant := constant_metric(confirm, metric)) is not None:
         found[PLOP] = constant
-    for result in trials.confirm:
+    for result in confirm:
         if result.mendable:
             # The seeds that are left may be the luckier ones.
             found[result.arm] = (
@@ -139,33 +223,16 @@ def _doubts(trials: Trials, metric: str) -> dict[str, str]:
     return found
 
 
-def _outcomes(design: Design, trials: Trials) -> dict[str, Outcome]:
-    """Return the values of every arm, seed by seed; an arm without a rate has none."""
-    nothing = (None,) * len(design.seeds)
-    outcomes = {}
-    for arm in design.arms:
-        own = _of(arm.name, trials.confirm)
-        outcomes[arm.name] = (
-            outcome_of(own, design.study.metric) if own else Outcome(nothing, nothing)
-        )
-    return outcomes
-
-
-def _of(arm: str, results: Sequence[TrialResult]) -> list[TrialResult]:
-    return [result for result in results if result.arm == arm]
-
-
-def _demand_values(design: Design, trials: Trials, outcomes: Mapping[str, Outcome]) -> None:
+def _demand_values(design: Design, trials: Trials, metric: str) -> None:
     """Refuse to judge where one side of every comparison failed."""
-    reached = {name for name, outcome in outcomes.items() if outcome.mean is not None}
+    reached = {result.arm for result in trials.confirm if value_of(result, metric) is not None}
     if PLOP in reached and len(reached) > 1:
         return
     who = "Every rival" if PLOP in reached else f"The shortlist ({PLOP})"
     failed = [
         (result, cause)
         for result in (*trials.ladder.trials, *trials.confirm)
-        if (cause := cause_of(result, design.study.metric))
-        and (result.arm == PLOP) != (PLOP in reached)
+        if (cause := cause_of(result, metric)) and (result.arm == PLOP) != (PLOP in reached)
     ]
     result, cause = failed[-1]
     raise MeasurementError(
@@ -175,36 +242,86 @@ def _demand_values(design: Design, trials: Trials, outcomes: Mapping[str, Outcom
     )
 
 
-def _arm_result(
-    design: Design,
-    arm: Arm,
-    trials: Trials,
-    outcome: Outcome,
-    against: ArmComparison,
-    doubts: Mapping[str, str],
-) -> ArmResult:
-    own = _of(arm.name, trials.confirm)
-    causes = [cause for result in own if (cause := cause_of(result, design.study.metric))]
-    return ArmResult(
-        arm=arm.name,
-        parameters=_counted(arm, (*own, *_of(arm.name, trials.ladder.trials))),
-        mismatch=arm.mismatch,
-        learning_rate=trials.rates.best.get(arm.name),
-        nfn=arm.nfn,
+# --------------------------------------------------------------------------- arms
+
+
+def _arm_results(
+    design: Design, trials: Trials, course: Course, outcomes: Mapping[str, Outcome]
+) -> list[ArmResult]:
+    assert course.decision is not None
+    metric = _deciding(design, trials)
+    screened = _screened(design, trials)
+    compared = {row.arm: row for row in course.decision.comparisons}
+    doubts = _doubtful(trials, trials.confirm, metric)
+    beside = _beside_results(design, trials)
+    found = []
+    for arm in design.arms:
+        name, verdict = arm.name, SCREENED if arm.name in screened else FAILED
+        against = compared.get(name, ArmComparison(name, None, 0, verdict=verdict))
+        own = trials.of(name)
+        failures = [cause for result in own if (cause := cause_of(result, metric))]
+        doubt = doubts.get(name)
+        found.append(ArmResult(
+            arm=name,
+            parameters=_counted(arm, (*own, *_of(name, trials.ladder.trials))),
+            mismatch=arm.mismatch,
+            learning_rate=trials.rates.best.get(name),
+            nfn=arm.nfn,
+            mean=outcomes[name].mean,
+            values=outcomes[name].values_S,
+            difference=against.difference,
+            low=against.low,
+            high=against.high,
+            p=against.p,
+            verdict=against.verdict,
+            causes=(
+                *trials.rates.causes.get(name, ()),
+                *([doubt] if doubt else []),
+                *dict.fromkeys(failures),
+            ),
+            freedom=against.freedom,
+            ended=screened.get(name) or course.endings.get(name, ""),
+            beside=beside.get(name),
+        ))  # fmt: skip
+    return found
+
+
+def _of(arm: str, results: Sequence[TrialResult]) -> list[TrialResult]:
+    return [result for result in results if result.arm == arm]
+
+
+def _beside(design: Design, trials: Trials) -> str | None:
+    """Return the outcome that is reported beside the one that decides, None where there is none."""
+    other = trials.ladder.criterion if design.by_metric else design.study.metric
+    return None if other == _deciding(design, trials) else other
+
+
+def _beside_results(design: Design, trials: Trials) -> dict[str, BesideResult]:
+    """Compare the arms by the other outcome, over the seeds that they have."""
+    metric = _beside(design, trials)
+    if metric is None:
+        return {}
+    outcomes = {
+        arm.name: outcome_at(trials.of(arm.name), design.seeds, metric) for arm in design.arms
+    }
+    paired = compare_to_reference(
+        {name: own for name, own in outcomes.items() if name != PLOP},
+        outcomes[PLOP],
+        higher=higher_is_better(metric),
+    )
+    return {name: _beside_result(own, paired.get(name)) for name, own in outcomes.items()}
+
+
+def _beside_result(outcome: Outcome, paired: Paired | None) -> BesideResult:
+    if paired is None:
+        return BesideResult(mean=outcome.mean)
+    found = paired.interval
+    return BesideResult(
         mean=outcome.mean,
-        values=outcome.values_S,
-        difference=against.difference,
-        low=against.low,
-        high=against.high,
-        p=against.p,
-        verdict=against.verdict,
-        causes=(
-            *trials.rates.causes.get(arm.name, ()),
-            *([doubt] if (doubt := doubts.get(arm.name)) else []),
-            *dict.fromkeys(causes),
-        ),
-        bound=against.bound,
-        freedom=against.freedom,
+        difference=found.value,
+        low=found.low,
+        high=found.high,
+        detectable=found.margin(0.5 + found.level / 2) + found.margin(POWER),
     )
 
 

@@ -6,17 +6,14 @@ import dataclasses
 from collections.abc import Sequence
 
 from plop_lora.records import ArmPlan, TrialResult, TrialSpec, VerificationPlan
-from plop_lora.records.trial import LADDER, WITHOUT_WARMUP
-from plop_lora.statistics import detectable
-from plop_lora.study.estimate import CHARACTERS_A_TOKEN, Work, estimate
+from plop_lora.records.trial import CONFIRM, LADDER, WITHOUT_WARMUP
+from plop_lora.study.estimate import CHARACTERS_A_TOKEN, Work, arithmetic, estimate
 from plop_lora.study.splits import REPORT
 from plop_lora.verification.arms import Arm
-from plop_lora.verification.design import LEAST_SEEDS, Design, confirm_specs, untrained_spec
+from plop_lora.verification.design import Design, confirm_specs, untrained_spec
 from plop_lora.verification.ladder import Ladder, choose_rates, ladder_specs
-
-ASSUMED_SD = {True: (0.01, 0.5), False: (0.01, 0.1)}
-"""Standard deviations over seeds and over items, by whether higher is better (a share of right
-answers) or not (nats a token)."""
+from plop_lora.verification.looks import look_record
+from plop_lora.verification.promise import promise
 
 
 def make_plan(
@@ -37,15 +34,18 @@ def make_plan(
     rungs = sum(spec.phase == LADDER for spec in climbing)
     tokens = splits.characters(study.task) / CHARACTERS_A_TOKEN
     works = [(spec, _work(design, spec, tokens)) for spec in (*climbing, *confirm, *untrained)]
+    promised = promise(design, arms - 1)
     time = estimate(works, finished)
-    seconds = time.seconds * arms / len(design.arms)
+    deciding = sum(arithmetic(spec, work) for spec, work in works if spec.phase == CONFIRM)
+    left_out = deciding / sum(arithmetic(*each) for each in works) * (1 - promised.trials)
+    seconds = time.seconds * (1 - left_out) * arms / len(design.arms)
     hourly = study.price.hourly
-    seed_sd, item_sd = ASSUMED_SD[study.higher]
     return VerificationPlan(
         model=study.scores.model,
         task=study.task.name,
-        metric=study.metric,
-        margin=design.margin,
+        metric=design.outcome,
+        margin=design.margin.value,
+        margin_share=design.margin.share,
         budget=study.budget,
         arms=(*map(_arm_plan, design.arms), *(_unmeasured(n, study.budget) for n in unmeasured)),
         seeds=seeds,
@@ -60,13 +60,14 @@ def make_plan(
         report_rows=len(splits.report),
         seconds=seconds,
         money=None if hourly is None else seconds / 3600 * hourly,
-        detectable=(
-            None
-            if len(seeds) < LEAST_SEEDS
-            else detectable(len(seeds), len(splits.report), seed_sd, item_sd)
-        ),
-        seed_sd=seed_sd,
-        item_sd=item_sd,
+        detectable=promised.detectable,
+        confirms=promised.confirms,
+        expected_confirm_trials=promised.trials * len(seeds) * arms,
+        seed_sd=promised.spread.seed_sd,
+        item_sd=promised.spread.item_sd,
+        noise_sd=promised.spread.noise_sd,
+        looks=tuple(map(look_record, design.looks)),
+        beside=None if design.outcome == study.metric else study.metric,
         quick=design.quick,
         notes=(*design.notes, *splits.notes, *_plan_notes(design, time.source, len(finished))),
     )

@@ -18,18 +18,19 @@ MAJORITY = "majority class"
 
 
 def references_of(
-    study: Study, untrained: TrialResult, seeds: int
+    study: Study, metric: str, untrained: TrialResult, seeds: int
 ) -> tuple[tuple[Reference, Outcome | None], ...]:
     """Return every reference with its outcome, the same for each seed; None without a value.
 
     Args:
-        study: for its splits and metric.
+        study: for its splits.
+        metric: what decides.
         untrained: the result of the trial that trains nothing.
         seeds: how many the arms have.
     """
-    found = [_of_trial(untrained, study.metric, seeds)]
+    found = [_of_trial(untrained, metric, seeds)]
     if study.task.has_classes:
-        found += _majority(study, seeds)
+        found += _majority(study, metric, seeds)
     return tuple(found)
 
 
@@ -41,16 +42,16 @@ def _of_trial(result: TrialResult, metric: str, seeds: int) -> tuple[Reference, 
     return reference, Outcome((value,) * seeds, (result.items.get(metric) or None,) * seeds)
 
 
-def _majority(study: Study, seeds: int) -> list[tuple[Reference, Outcome | None]]:
+def _majority(study: Study, metric: str, seeds: int) -> list[tuple[Reference, Outcome | None]]:
     """Give every report row the class that most training rows have."""
     counted = Counter(row["label"] for row in study.splits.train)
     majority = min(counted, key=lambda label: (-counted[label], label))
     hits = tuple(float(row["label"] == majority) for row in study.splits.report)
     name = f"{MAJORITY} ({majority})"
-    if study.metric == "accuracy":
+    if metric == "accuracy":
         value = sum(hits) / len(hits)
         return [(Reference(name=name, value=value), Outcome((value,) * seeds, (hits,) * seeds))]
-    if study.metric == "macro-f1":
+    if metric == "macro-f1":
         classes = {majority, *(row["label"] for row in study.splits.report)}
         value = 2 * sum(hits) / (sum(hits) + len(hits)) / len(classes)
         return [(Reference(name=name, value=value), Outcome((value,) * seeds))]

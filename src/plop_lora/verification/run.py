@@ -7,6 +7,7 @@ was when it is called again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from plop_lora.indicators.signal import Signal
@@ -24,7 +25,7 @@ from plop_lora.verification.design import (
     untrained_spec,
 )
 from plop_lora.verification.ladder import choose_rates, climb, known_ladder, ladder_specs
-from plop_lora.verification.outcome import Trials, conclude
+from plop_lora.verification.outcome import Trials, compared_arms, conclude, course_of
 from plop_lora.verification.plan import make_plan, planned_confirm
 from plop_lora.verification.signals import measure_signals, measured_arms
 
@@ -83,15 +84,21 @@ def verify(
 
 
 def _run_all(design: Design, signals: Mapping[str, Signal], run: RunTrials, watch: Watch) -> Trials:
-    """Run the ladder, then the confirmation, and beside it the model as it was."""
+    """Run the ladder, the model as it was, and the confirmation until no look wants more."""
 
     def go(specs: Sequence[TrialSpec]) -> tuple[TrialResult, ...]:
         return design.study.run(specs, run, watch)
 
     ladder = climb(design, go)
     rates = choose_rates(ladder)
-    *confirm, untrained = go((*confirm_specs(design, rates.best), untrained_spec(design, REPORT)))
-    return Trials(tuple(signals.values()), ladder, rates, confirm, untrained)
+    (untrained,) = go([untrained_spec(design, REPORT)])
+    trials = Trials(tuple(signals.values()), ladder, rates, untrained)
+    while (course := course_of(design, trials)).next is not None:
+        open_arms = [arm for arm in compared_arms(design, trials) if arm not in course.endings]
+        others = [result for result in trials.confirm if result.arm not in open_arms]
+        found = go(confirm_specs(design, rates.best, open_arms, course.next.seeds))
+        trials = replace(trials, confirm=(*others, *found))
+    return trials
 
 
 def plan(
