@@ -6,7 +6,7 @@ DEV := $(VENV)/.dev
 CORE := $(VENV)/.core
 TRAINERS := .venv-trainers
 
-.PHONY: demo test test-all coverage trainers check format docs bench bench-largest evidence evidence-run gpu-parcels gpu clean
+.PHONY: demo test test-all coverage trainers check format docs bench bench-largest evidence evidence-run verify-gsm8k gpu-parcels gpu clean
 
 demo: $(CORE)
 	$(BIN)/plop demo
@@ -71,6 +71,18 @@ evidence-run: $(DEV)
 # The tables of docs/evidence.md, from the records that are there.
 evidence: $(DEV)
 	$(BIN)/python scripts/experiments/evidence.py --page docs/evidence.md
+
+# SmolLM2-135M on GSM8K by `plop verify`: on two idle cores three to five hours, in a folder from which
+# the same command goes on. PLAN=1 prints what is left to run. GSM8K=DIR has that data set's two files.
+verify-gsm8k: $(DEV)
+	@test -n "$(GSM8K)" || { echo "Name the folder of GSM8K: make verify-gsm8k GSM8K=DIR"; exit 2; }
+	$(BIN)/python scripts/experiments/models.py smollm2
+	$(BIN)/python scripts/experiments/gsm8k.py $(GSM8K) --output build/gsm8k
+	test -f build/gsm8k/scores.json || nice -n 19 $(BIN)/plop score build/models/smollm2 \
+		--data build/gsm8k/train.jsonl --samples 128 --max-length 256 --stop fixed -o build/gsm8k/scores.json
+	nice -n 19 $(BIN)/plop verify build/gsm8k/scores.json --recipe scripts/experiments/gsm8k.yaml \
+		--folder build/gsm8k/run $(if $(PLAN),--plan,-o scripts/experiments/results/gsm8k.json --force) \
+		|| test $$? -ge 3 # a verdict other than confirmed
 
 # What a GPU machine without a network needs, in folders that fit into one transfer each.
 gpu-parcels: $(DEV)

@@ -125,24 +125,31 @@ PAIRS = {
 
 def gsm8k(folder: Path | None, rows: int, judged: int) -> tuple[list[Row], list[Row]]:
     """Return rows of prompt and completion to train on and to judge by."""
+    counts = {"train.jsonl": rows, "test.jsonl": judged}
+    drawn = [
+        random.Random(f"{SEED} {name}").sample(problems(folder, name), count)
+        for name, count in counts.items()
+    ]
+    return drawn[0], drawn[1]
+
+
+def problems(folder: Path | None, name: str) -> list[Row]:
+    """Return the problems of one of the two files of GSM8K as prompt and completion.
+
+    Raises:
+        StudyError: the folder does not have the files.
+    """
     if folder is None or not (folder / "train.jsonl").is_file():
         raise StudyError(
             f"The task gsm8k needs a folder with its train.jsonl and test.jsonl, and "
             f"{folder or 'none'} is given. They are at github.com/openai/grade-school-math; give "
             "the folder with --gsm8k DIR, or GSM8K=DIR to make."
         )
-    chosen = []
-    for name, count in (("train.jsonl", rows), ("test.jsonl", judged)):
-        found = [json.loads(line) for line in (folder / name).read_text("utf-8").splitlines()]
-        drawn = random.Random(f"{SEED} {name}").sample(found, count)
-        chosen.append([
-            {
-                "prompt": f"Question: {row['question']}\nAnswer:",
-                "completion": f" {row['answer']}",
-            }
-            for row in drawn
-        ])  # fmt: skip
-    return chosen[0], chosen[1]
+    found = map(json.loads, (folder / name).read_text("utf-8").splitlines())
+    return [
+        {"prompt": f"Question: {row['question']}\nAnswer:", "completion": f" {row['answer']}"}
+        for row in found
+    ]
 
 
 def labelled_docstrings(folder: Path | None, rows: int, judged: int) -> tuple[list[Row], list[Row]]:

@@ -25,7 +25,9 @@ import importlib.util
 from collections.abc import Iterable
 from types import ModuleType
 
-EXTRAS: dict[str, str] = {"lm_eval": "eval", "optuna": "tune", "ray": "ray", "trl": "train"}
+EXTRAS: dict[str, str] = {
+    "gguf": "gguf", "lm_eval": "eval", "optuna": "tune", "ray": "ray", "trl": "train",
+}  # fmt: skip
 """Import name of an optional dependency → the extra of plop-lora that installs it."""
 
 

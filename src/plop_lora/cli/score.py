@@ -27,6 +27,7 @@ from plop_lora.data.texts import NoTemplateError
 from plop_lora.errors import UsageError
 from plop_lora.indicators import recorded_indicator
 from plop_lora.models.folders import check_reach, expanded, model_name
+from plop_lora.models.gguf import check_engine, locate, path_of, read_header
 from plop_lora.models.origin import Origin
 from plop_lora.options import DENOMINATORS, DEVICES, DTYPES, ENGINES, MODES, check_choices
 from plop_lora.recipe import ScoreRecipe, ScoringSettings
@@ -39,6 +40,7 @@ KEYS = (
     Key("score.seed", DATA),
     Key("score.dtype", MODEL, among(lambda: DTYPES)),
     Key("score.revision", MODEL),
+    Key("score.gguf", MODEL),
     Key("score.denominator", MODEL, among(lambda: DENOMINATORS)),
     Key("score.denominator", MODEL, hidden=True, former="--baseline"),
     Key("score.stop", STOPPING, among(lambda: MODES)),
@@ -61,7 +63,9 @@ KEYS = (
 @takes_recipe(ScoreRecipe, KEYS)
 def score(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="The hub id of a model, or its local folder.")],
+    model: Annotated[
+        str, typer.Argument(help="The hub id of a model, its local folder, or a GGUF file.")
+    ],
     data: Annotated[
         str,
         typer.Option(
@@ -197,9 +201,8 @@ def score(
         "trust_remote_code": trust_remote_code or None,
     }  # fmt: skip
     asked = _asked(recipe, given, own)
-    model = _found(model, asked.revision, data, processes)
-    origin = Origin(asked.revision, asked.trust_remote_code, asked.token)
-    load = functools.cache(functools.partial(_tokenizer, model, tokenizer, origin))
+    name, origin = _found(model, asked, data, processes)
+    load = functools.cache(functools.partial(_tokenizer, name, tokenizer, origin))
     # The data are read before torch is loaded, so that errors in them are reported at once.
     from plop_lora.data.documents import load_documents
 
@@ -208,7 +211,7 @@ def score(
             data,
             text=text,
             template=None if template is None else template.replace("\\n", "\n"),
-            chat=functools.partial(_chat, tokenizer or model, load),
+            chat=functools.partial(_chat, tokenizer or name, load),
             group=group,
             samples=samples,
             seed=asked.seed,
@@ -250,17 +253,25 @@ def _batch_size(text: str) -> int | None:
     return int(text)
 
 
-def _found(model: str, revision: str | None, data: str, processes: object) -> str:
-    """Return the name to load the model by. Missing files are reported before torch is loaded."""
+def _found(model: str, asked: ScoringSettings, data: str, processes: object) -> tuple[str, Origin]:
+    """Return the name to load the model by, and how its files are requested.
+
+    Missing and damaged files are reported before torch is loaded.
+    """
     if data == STDIN and processes is not None:
         raise UsageError(
             "--data - can be read by one process only, and a launcher has started several. Give a "
             "file."
         )
-    name = model_name(model)
+    folder, gguf = locate(model, asked.gguf)
+    check_engine(asked.engine, gguf)
+    name = model_name(folder, gguf=gguf)
+    origin = Origin(asked.revision, asked.trust_remote_code, asked.token, gguf)
+    if gguf is not None and Path(name).is_dir():
+        read_header(path_of(name, origin))
     open_rows(data)
-    check_reach(name, "model", revision)
-    return name
+    check_reach(name, "model", asked.revision)
+    return name, origin
 
 
 def _tokenizer(model: str, tokenizer: str | None, origin: Origin) -> PreTrainedTokenizerBase:

@@ -34,12 +34,13 @@ LFS_POINTER = b"version https://git-lfs"
 """First bytes of a Git LFS pointer, which stands for a large file that was not fetched."""
 
 
-def model_name(name: str, *, weights: bool = True) -> str:
+def model_name(name: str, *, weights: bool = True, gguf: str | None = None) -> str:
     """Return the name from which to load a model, with `~` expanded.
 
     Args:
         name: Name as the user typed it.
         weights: Whether the weights are loaded, which an adapter in the folder would change.
+        gguf: Name of the GGUF file that is loaded from the folder, which then needs no config.json.
 
     Raises:
         ModelError: The name is a file, a folder without a model, or a path that does not exist.
@@ -47,7 +48,8 @@ def model_name(name: str, *, weights: bool = True) -> str:
     """
     path = Path(expanded(name))
     if path.is_dir():
-        _check_folder(name, path, weights)
+        if gguf is None:
+            _check_folder(name, path, weights)
     elif path.exists():
         raise ModelError(_is_a_file(name, path))
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
@@ -94,13 +96,17 @@ def check_tokenizer(name: str) -> None:
     Raises:
         ModelError: The folder has none of the files of a tokenizer.
     """
-    path = Path(name)
-    if path.is_dir() and not any((path / file).exists() for file in _TOKENIZER):
+    if Path(name).is_dir() and not has_tokenizer(name):
         raise ModelError(
             f"The folder {name} holds no tokenizer (tokenizer.json, or the files of an older one). "
             "Give the folder or hub id of the tokenizer that the model was trained with as "
             "--tokenizer."
         )
+
+
+def has_tokenizer(name: str) -> bool:
+    """Return whether a local folder has one of the files of a tokenizer."""
+    return any((Path(name) / file).exists() for file in _TOKENIZER)
 
 
 def own_code(name: str) -> list[str]:
@@ -213,8 +219,8 @@ def _without_config(name: str, path: Path) -> str:
 
 def _gguf(name: str) -> str:
     return (
-        f"{name} holds GGUF, the format of llama.cpp. plop-lora reads what transformers reads: "
-        "give the folder or hub id that the GGUF file was made from."
+        f"{name} holds GGUF, the format of llama.cpp, which only plop score reads. Give the folder "
+        "or hub id of the model that the file was made from."
     )
 
 

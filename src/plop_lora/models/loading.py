@@ -27,7 +27,20 @@ from transformers.utils import cached_file
 
 from plop_lora.errors import ModelError, PlopError, UsageError
 from plop_lora.models.devices import is_slow
-from plop_lora.models.folders import check_tokenizer, model_name, not_given, own_code
+from plop_lora.models.folders import (
+    check_tokenizer,
+    has_tokenizer,
+    model_name,
+    not_given,
+    own_code,
+)
+from plop_lora.models.gguf import (
+    OLDEST_TRANSFORMERS,
+    loading_failure,
+    path_of,
+    read_header,
+    tokenizer_failure,
+)
 from plop_lora.models.hub import hub_or_cache, why_not
 from plop_lora.models.origin import PLAIN, Origin
 from plop_lora.models.weights import Loaded, load_checked
@@ -66,12 +79,14 @@ def load_weights(
 ) -> Loaded:
     """Load the architecture that a checkpoint declares, so that module names match the user's.
 
+    The weights of a GGUF file are dequantised.
+
     Args:
         name: Hub id or local folder.
         device: `auto` (an accelerator if there is one), `cpu`, `cuda`, `cuda:1` or `mps`.
         dtype: `auto` (the checkpoint's), `float32`, `bfloat16` or `float16`.
         progress: Whether transformers draws its progress bar.
-        origin: Revision, token, and whether code beside the weights may run.
+        origin: Revision, token, GGUF file, and whether code beside the weights may run.
 
     Raises:
         ModelError: The model does not exist or cannot be loaded, or its weights are not those of
@@ -80,12 +95,44 @@ def load_weights(
     """
     check_dtype(dtype)
     target = device_named(device)
-    name = model_name(name)
+    name = model_name(name, gguf=origin.gguf)
     with explained(name, "model", origin), _loading_bar(name, progress):
-        config = AutoConfig.from_pretrained(name, **origin.loading())
         wanted = dtype if dtype == "auto" else getattr(torch, dtype)
-        loaded = load_checked(declared_class(config), name, dtype=wanted, **origin.loading())
+        if origin.gguf is not None:
+            loaded = _dequantised(path_of(name, origin), wanted, origin)
+        else:
+            config = AutoConfig.from_pretrained(name, **origin.loading())
+            loaded = load_checked(declared_class(config), name, dtype=wanted, **origin.loading())
     return dataclasses.replace(loaded, model=loaded.model.to(target))
+
+
+def _dequantised(path: Path, dtype: Any, origin: Origin) -> Loaded:
+    """Load the language model of a GGUF file, after checking the file.
+
+    Raises:
+        ModelError: The file is not sound, or the installed transformers is too old.
+    """
+    read_header(path)
+    if not hasattr(transformers, "GgufConfig"):
+        raise ModelError(
+            f"transformers {transformers.__version__} is too old to read GGUF files. Install a "
+            f"newer one: pip install 'transformers>={OLDEST_TRANSFORMERS}'."
+        )
+    options = _in_gguf(path, origin)
+    config = AutoConfig.from_pretrained(path.parent, **options)
+    dense = transformers.GgufConfig(dequantize=True)
+    return load_checked(
+        _language_model(config), str(path.parent), dtype=dtype, quantization_config=dense, **options
+    )
+
+
+def _in_gguf(path: Path, origin: Origin) -> dict[str, Any]:
+    """Return the keywords of `from_pretrained` for the folder of a GGUF file.
+
+    The path is absolute, because transformers prefers a file of that name in the working directory
+    to the one in the folder.
+    """
+    return origin.elsewhere().loading() | {"gguf_file": str(path.absolute())}
 
 
 def architecture_of(config: PretrainedConfig) -> type[PreTrainedModel] | None:
@@ -107,18 +154,35 @@ def declared_class(config: PretrainedConfig) -> Any:
     return transformers.AutoModelForCausalLM if "AutoModelForCausalLM" in mapped else AutoModel
 
 
+def _language_model(config: PretrainedConfig) -> Any:
+    """Return the class of a GGUF file, most of which declare only a type: its language model."""
+    declared = architecture_of(config)
+    if declared is not None:
+        return declared
+    names = (
+        modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    )
+    found = [known[config.model_type] for known in names if config.model_type in known]
+    return getattr(transformers, found[0]) if found else AutoModel
+
+
 def dtype_for(name: str, device: str, dtype: str, origin: Origin = PLAIN) -> str:
     """Return the dtype in which to score a model on a device.
 
     `auto` becomes float32 on a CPU that is slow in the checkpoint's dtype; the scores then differ
-    in the fourth digit. Otherwise, and for a quantised model, `auto` is kept.
+    in the fourth digit. So does `auto` for a GGUF file, on every device: quantised weights have no
+    dtype of their own. Otherwise, and for a quantised model, `auto` is kept.
 
     Raises:
         ModelError: The model does not exist.
         UsageError: The device or dtype is unknown.
     """
     check_dtype(dtype)
-    if dtype != "auto" or device_named(device).type != "cpu":
+    kind = device_named(device).type
+    if dtype == "auto" and origin.gguf is not None:
+        return "float32"
+    if dtype != "auto" or kind != "cpu":
         return dtype
     name = model_name(name)
     with explained(name, "model", origin):
@@ -155,14 +219,30 @@ def load_skeleton(name: str, origin: Origin = PLAIN) -> nn.Module:
 def load_tokenizer(name: str, origin: Origin = PLAIN) -> PreTrainedTokenizerBase:
     """Load a tokenizer by its name or that of its model.
 
+    That of a GGUF file is the one beside it, or else is built from its fields.
+
     Raises:
         ModelError: There is no tokenizer of that name.
     """
+    if origin.gguf is not None:
+        if not has_tokenizer(name):
+            return _tokenizer_in_gguf(name, origin)
+        origin = dataclasses.replace(origin, gguf=None)
     check_tokenizer(name)
     with explained(name, "tokenizer", origin):
         tokenizer = AutoTokenizer.from_pretrained(name, **origin.loading())
         if not getattr(tokenizer, "chat_template", None):
             tokenizer.chat_template = _processor_template(name, origin)
+    return tokenizer
+
+
+def _tokenizer_in_gguf(name: str, origin: Origin) -> PreTrainedTokenizerBase:
+    with explained(name, "tokenizer", origin):
+        path = path_of(name, origin)
+        if read_header(path).tokenizer is None:
+            raise ModelError(tokenizer_failure(path, "it holds none"))
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, **_in_gguf(path, origin))
+        tokenizer.name_or_path = name
     return tokenizer
 
 
@@ -196,19 +276,24 @@ def explained(name: str, what: str, origin: Origin = PLAIN) -> Iterator[None]:
 
 
 def _explanation(name: str, what: str, origin: Origin, error: BaseException) -> str:
-    path = Path(name)
+    folder = Path(name)
     if _ASKS_FOR_CODE in str(error) and not origin.trust_remote_code:
         return _wants_code(name, what)
     reason = origin.without_token(" ".join(str(error).split())).rstrip(". ")
     reason = reason or type(error).__name__
     if len(reason) > _LONGEST_REASON:
         reason = reason[:_LONGEST_REASON] + " …"
+    if origin.gguf is not None and folder.is_dir():
+        path = folder / origin.gguf
+        if what == "tokenizer":
+            return tokenizer_failure(path, reason)
+        return loading_failure(path, read_header(path), reason)
     if any(sign in reason for sign in _NEWER):
         return (
             f"Cannot load the {what} {name}: it was written by a newer release than the installed "
             f"one ({reason}). Install one: pip install --upgrade transformers tokenizers."
         )
-    if path.is_dir():
+    if folder.is_dir():
         return (
             f"Cannot load the {what} in {name}: {reason}. Give a folder that transformers "
             "itself can load; plop --debug score … shows where it stops."

@@ -19,11 +19,14 @@ class Origin:
             the user sets it explicitly: there is no prompt, and no record sets it.
         token: Access token of the hub; None uses the one that `hf auth login` stored. It is
             never recorded and never shown.
+        gguf: Name of a GGUF file in the folder or repository, which then gives the weights, the
+            configuration and the tokenizer.
     """
 
     revision: str | None = None
     trust_remote_code: bool = False
     token: str | None = field(default=None, repr=False)
+    gguf: str | None = None
 
     def files(self) -> dict[str, Any]:
         """Return the keywords for functions that only read files."""
@@ -34,7 +37,7 @@ class Origin:
         return {**self.files(), "trust_remote_code": self.trust_remote_code}
 
     def elsewhere(self) -> Origin:
-        """Return the origin for another repository, in which the revision does not apply."""
+        """Return the origin for another repository, in which neither revision nor GGUF applies."""
         return Origin(None, self.trust_remote_code, self.token)
 
     def without_token(self, text: str) -> str:

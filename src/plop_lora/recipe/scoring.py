@@ -94,6 +94,11 @@ class ScoringSettings(Section):
     revision: str | None = Field(
         None, description="The branch, tag or commit of the model on the hub."
     )
+    gguf: str | None = Field(
+        None,
+        description="The name of the GGUF file to score, in the folder or repository of the model. "
+        "Its weights are dequantised.",
+    )
     token: str | None = Field(
         None,
         description="An access token of the hub, which is never recorded. The environment variable "

@@ -24,8 +24,26 @@ identity."""
 
 
 @dataclass(frozen=True, slots=True)
+class GgufFile:
+    """A GGUF file whose weights were dequantised.
+
+    Attributes:
+        name: Name of the file.
+        sha256: SHA-256 of its content.
+        types: Number of tensors by quantisation type, such as `{"F32": 5, "Q8_0": 14}`.
+    """
+
+    name: str
+    sha256: str
+    types: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelReference:
-    """What is needed to find a model again and to build its architecture without weights."""
+    """What is needed to find a model again and to build its architecture without weights.
+
+    `gguf` is the file that the weights were read from, None for a checkpoint of transformers.
+    """
 
     name: str
     revision: str | None
@@ -34,6 +52,7 @@ class ModelReference:
     parameters: int
     config_hash: str | None = None
     config: dict[str, Any] | None = field(default=None, repr=False)
+    gguf: Annotated[GgufFile | None, _Unless] = None
 
 
 @dataclass(frozen=True, slots=True)

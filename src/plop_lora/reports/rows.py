@@ -16,6 +16,7 @@ from plop_lora.records import (
     Comparison,
     Gap,
     GapVerdict,
+    GgufFile,
     Placement,
     ReferenceChoice,
     Scores,
@@ -108,6 +109,7 @@ def scores_table(scores: Scores) -> Table:
     ]
     lines += _missing_lines(scores)
     lines += _expert_lines(scores)
+    lines += [] if scores.model.gguf is None else [_gguf_line(scores.model.gguf)]
     lines += [f"Note: {note}." for note in scores.notes]
     lines += [] if scores.stopping is None else _stopping_lines(scores.stopping)
     lines += list(map(_reference_line, scores.references))
@@ -125,6 +127,12 @@ def scores_table(scores: Scores) -> Table:
         Column("chosen"), Column("by layer", starts=True),
     )  # fmt: skip
     return Table(f"NFN of {short_name(scores.model.name)}", columns, rows, tuple(lines))
+
+
+def _gguf_line(file: GgufFile) -> str:
+    """Say which file the weights are from, and how it held them."""
+    held = ", ".join(f"{plural(count, 'tensor')} in {kind}" for kind, count in file.types.items())
+    return f"Weights: dequantised from {file.name} ({held}; SHA-256 {file.sha256[:12]}…)."
 
 
 def _reference_line(reference: ReferenceChoice) -> str:

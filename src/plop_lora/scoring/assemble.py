@@ -9,16 +9,15 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from torch import nn
 
 from plop_lora.errors import MeasurementError
-from plop_lora.models.loading import describe
 from plop_lora.placement.place import LEAST_COVERAGE
 from plop_lora.records import (
     Coverage,
     ExpertScore,
     Host,
     Measurements,
+    ModelReference,
     NotMeasured,
     Provenance,
     ReferenceChoice,
@@ -42,8 +41,7 @@ from plop_lora.statistics import ratio_estimate, type_estimate
 
 
 def assemble(
-    model: nn.Module,
-    name: str | None,
+    model: ModelReference,
     found: SiteMap,
     measured: Measured,
     provenance: Provenance,
@@ -81,7 +79,7 @@ def assemble(
     if measured.alone:
         notes = (*notes, "texts went one at a time, since a module mixes those of a batch")
     return Scores(
-        model=describe(model, name),
+        model=model,
         types=_type_scores(sites, measurements),
         sites=tuple(_site_score(found.sites[index], index, measured) for index in usable),
         hosts=_hosts(sites),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,12 +16,13 @@ from plop_lora.errors import ModelError, UsageError
 from plop_lora.indicators import NFN, Indicator, recorded_indicator
 from plop_lora.models.devices import slow_dtype
 from plop_lora.models.folders import expanded, model_name
-from plop_lora.models.loading import load_tokenizer
+from plop_lora.models.gguf import locate, path_of, read_header, tokenizer_notes
+from plop_lora.models.loading import describe, load_tokenizer
 from plop_lora.models.origin import Origin
 from plop_lora.options import ADAPTIVE, check_choices
 from plop_lora.placement.stopping import StopSettings
 from plop_lora.recipe import ScoringSettings
-from plop_lora.records import Scores
+from plop_lora.records import ModelReference, Scores
 from plop_lora.scoring.assemble import assemble
 from plop_lora.scoring.controls import measure_with_controls
 from plop_lora.scoring.engines.choose import engine_for
@@ -63,7 +65,8 @@ def score(
     """Score every module type of a model on unlabelled texts, with forward passes only.
 
     Args:
-        model: Hub id, local folder, or a loaded module, which keeps its device, dtype and mode.
+        model: Hub id, local folder, GGUF file, or a loaded module, which keeps its device, dtype
+            and mode.
         tokenizer: A transformers tokenizer, or its name or folder. By default, the tokenizer that
             is stored with the model is loaded.
         texts: Strings, `Documents` from `load_documents`, or rows such as a `datasets.Dataset`,
@@ -102,8 +105,7 @@ def score(
         denominator=asked.denominator, dtype=asked.dtype, stop=asked.stop, engine=asked.engine,
         device=asked.device,
     )  # fmt: skip
-    origin = Origin(asked.revision, asked.trust_remote_code, asked.token)
-    name = None if isinstance(model, nn.Module) else model_name(str(model))
+    name, origin = _named(model, asked)
     job = MeasurementSettings(
         name, asked.device, asked.dtype, asked.include, asked.exclude, asked.denominator,
         asked.seed, asked.cache, origin, _further(asked.indicators),
@@ -132,12 +134,38 @@ def score(
         elapsed=time.monotonic() - started,
     )  # fmt: skip
     scores = assemble(
-        loaded, name, found, measured, provenance,
+        _described(loaded, name, origin), found, measured, provenance,
         stopping_of(stop_rule, asked.stop, measured, total, given.groups),
-        (*given.notes, *check_notes, *measured.notes, *_slow(loaded)),
+        (*given.notes, *check_notes, *measured.notes, *_slow(loaded),
+         *_of_tokenizer(name, origin, tokenizer)),
         references_of(stop_rule, measured, by_chance),
     )  # fmt: skip
     return with_indicators(scores, job.further, found.sites, measured)
+
+
+def _named(model: str | Path | nn.Module, asked: ScoringSettings) -> tuple[str | None, Origin]:
+    """Return the name to load a model by, None for a module, and how its files are requested."""
+    if isinstance(model, nn.Module):
+        if asked.gguf is not None:
+            raise UsageError("gguf names a file; leave it out for a model that is loaded already.")
+        return None, Origin(asked.revision, asked.trust_remote_code, asked.token)
+    folder, gguf = locate(str(model), asked.gguf)
+    origin = Origin(asked.revision, asked.trust_remote_code, asked.token, gguf)
+    return model_name(folder, gguf=gguf), origin
+
+
+def _described(model: nn.Module, name: str | None, origin: Origin) -> ModelReference:
+    """Return the reference of the scored model; that of a GGUF file ends in its name."""
+    if name is None or origin.gguf is None:
+        return describe(model, name)
+    file = read_header(path_of(name, origin)).file
+    return dataclasses.replace(describe(model, str(Path(name) / file.name)), gguf=file)
+
+
+def _of_tokenizer(name: str | None, origin: Origin, tokenizer: object) -> list[str]:
+    if name is None or origin.gguf is None:
+        return []
+    return tokenizer_notes(name, read_header(path_of(name, origin)), tokenizer)
 
 
 def _inputs(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plop_lora.errors import ModelError, UsageError
+from plop_lora.models.gguf import conversion
 from plop_lora.models.origin import Origin
 from plop_lora.records import Host, Placement, Scores
 from plop_lora.training.weights import TrainedModel, read_config, trained_model
@@ -42,6 +43,24 @@ def model_of(scores: Scores, name: str | None = None, revision: str | None = Non
             "which has no revisions. Leave --revision out, or give a hub id with --model."
         )
     return model
+
+
+def check_trainable(scores: Scores, name: str | None) -> None:
+    """Refuse to train the GGUF file that was scored.
+
+    Args:
+        scores: of the model.
+        name: hub id or folder of another model to train, None for the scored one.
+
+    Raises:
+        UsageError: the text has the command that converts the file.
+    """
+    if scores.model.gguf is not None and name in (None, scores.model.name):
+        raise UsageError(
+            f"{scores.model.name} is a GGUF file, which can be scored but not trained. Give the "
+            "folder or hub id of the model that it was made from with --model, or convert it and "
+            f"give --model converted: {conversion(scores.model.name)}"
+        )
 
 
 def is_scored(scores: Scores, name: str | None, revision: str | None) -> bool:

@@ -28,7 +28,13 @@ from plop_lora.records import (
 from plop_lora.records.trial import Phase, higher_is_better
 from plop_lora.study import checks
 from plop_lora.study.folder import TRIALS, mark
-from plop_lora.study.model import check_config, check_weights_fit, is_scored, model_of
+from plop_lora.study.model import (
+    check_config,
+    check_trainable,
+    check_weights_fit,
+    is_scored,
+    model_of,
+)
 from plop_lora.study.splits import Splits, check_splits, prepare_splits, write_splits
 from plop_lora.study.usual_rate import usual_rate
 from plop_lora.training.runners.events import RunTrials, Watch, ignore
@@ -100,6 +106,7 @@ class Study:
         metric = task.metric_of(recipe.evaluation)
         check_metric(task, metric)
         task.check_settings(recipe.training)
+        check_trainable(scores, recipe.model)
         if recipe.model is not None:
             model_name(recipe.model)
         task.check_model(task.name, scores.model)

@@ -15,6 +15,7 @@ from plop_lora.data.batches import Batch
 from plop_lora.errors import UsageError
 from plop_lora.models.capacity import available_memory, device_memory
 from plop_lora.models.folders import model_name
+from plop_lora.models.gguf import check_engine, path_of, read_header
 from plop_lora.models.loading import (
     device_named,
     dtype_for,
@@ -84,6 +85,7 @@ def engine_for(
         ModelError: The model does not exist or cannot be loaded.
     """
     _check(engine, model, ray_address, processes)
+    check_engine(engine, job.origin.gguf)
     notes: tuple[str, ...] = ()
     if isinstance(model, nn.Module):
         found = Loaded(unwrap(model))
@@ -118,6 +120,8 @@ def _measured_of(job: MeasurementSettings, model: nn.Module) -> dict[str, Any]:
 
 def _streaming(name: str, device: str, job: MeasurementSettings) -> Engine | str:
     """Return the engine that streams a model, or a note why the model cannot be streamed."""
+    if job.origin.gguf is not None:
+        return "the dequantised weights may not fit into memory, and a GGUF file cannot be streamed"
     # Imported here because it uses parts of transformers that the other engines do not need.
     from plop_lora.scoring.engines.streaming import engine as stream
     from plop_lora.scoring.engines.streaming.checkpoint import Checkpoint
@@ -169,7 +173,7 @@ def fits(
     """
     check_dtype(dtype)
     target = device_named(device)
-    needed = _weight_bytes(model_name(name), dtype, origin)
+    needed = _weight_bytes(model_name(name, gguf=origin.gguf), dtype, origin)
     if needed is None:
         return True
     if free_bytes is None:
@@ -179,6 +183,9 @@ def fits(
 
 def _weight_bytes(name: str, dtype: str, origin: Origin) -> int | None:
     with explained(name, "model", origin):
+        if origin.gguf is not None:
+            dense: torch.dtype = torch.float32 if dtype == "auto" else getattr(torch, dtype)
+            return read_header(path_of(name, origin)).elements * dense.itemsize
         files = shard_files(name, origin)
     if files is None:
         return None

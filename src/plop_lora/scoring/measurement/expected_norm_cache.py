@@ -31,6 +31,7 @@ from plop_lora.errors import OutputError
 from plop_lora.files import atomic_file, cache_folder
 from plop_lora.indicators import expected_norms
 from plop_lora.models.devices import home_of
+from plop_lora.models.folders import CONFIG
 from plop_lora.models.origin import PLAIN, Origin
 from plop_lora.scoring.measurement.hooks import ExpectedNorm
 from plop_lora.scoring.measurement.settings import MeasurementSettings
@@ -117,12 +118,16 @@ def checkpoint_key(name: str, origin: Origin = PLAIN) -> str | None:
     folder = _files_of(name, origin)
     if folder is None or (folder / "adapter_config.json").exists():
         return None  # the weights of an adapter's base model are stored elsewhere
-    weights = sorted(path for pattern in _WEIGHTS for path in folder.glob(pattern))
-    if not weights:
+    if origin.gguf is not None:
+        files = [folder / origin.gguf]
+    else:
+        files = sorted(path for pattern in _WEIGHTS for path in folder.glob(pattern))
+        files += [folder / CONFIG] if files else []
+    if not files:
         return None
     digest = hashlib.sha256()
     try:
-        for path in [*weights, folder / "config.json"]:
+        for path in files:
             digest.update(f"{path.name} {_identity(path)}\n".encode())
     except OSError:
         return None
@@ -144,7 +149,8 @@ def _files_of(name: str, origin: Origin) -> Path | None:
     if Path(name).is_dir():
         return Path(name)
     try:
-        config = cached_file(name, "config.json", local_files_only=True, **origin.files())
+        file = origin.gguf or CONFIG
+        config = cached_file(name, file, local_files_only=True, **origin.files())
     except (OSError, ValueError):
         return None
     return None if config is None else Path(config).parent
