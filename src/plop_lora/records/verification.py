@@ -90,6 +90,37 @@ class VerificationPlan(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GeneralText:
+    """The general text of a verification: its name, how many texts and tokens, the untrained loss.
+
+    `loss` is the mean over texts of the mean over their tokens, in nats per token.
+    """
+
+    source: str
+    texts: int
+    tokens: int
+    loss: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forgetting:
+    """What an arm has lost outside the task: the rise of its loss on general text, in nats a token.
+
+    `rise` is the mean over seeds and texts of the loss of the trained model minus that of the
+    untrained one, with its 95 % interval. `difference` is the rise of this arm minus that of the
+    shortlist, above 0 where the shortlist forgets less, with its interval; None for the shortlist
+    itself. Intervals are paired by seed and text, and None with fewer than two seeds.
+    """
+
+    rise: float
+    low: float | None = None
+    high: float | None = None
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ArmResult:
     """One rival after all its seeds.
 
@@ -100,6 +131,9 @@ class ArmResult:
     it with 95 % confidence, one-sided, by the seeds of these two arms alone. The interval and `p`
     use seed variances that are moderated over all arms; `freedom` is the degrees of freedom of
     each, seeds minus 1 where nothing was moderated, None in records of earlier versions.
+
+    `seconds` and `peak_memory` (in bytes) are means over the trials of the confirmation, and
+    `forgetting` is None where no loss on general text was measured.
     """
 
     arm: str
@@ -117,6 +151,9 @@ class ArmResult:
     causes: tuple[str, ...] = ()
     bound: float | None = None
     freedom: float | None = None
+    forgetting: Forgetting | None = None
+    seconds: float | None = None
+    peak_memory: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +207,8 @@ class Verification(Record):
     margin), `beaten` (a rival is better by more than the margin; `better` names it) or
     `cannot separate` (`more` says how many seeds or examples would). `quick` marks a smoke test.
     `references` say what is reached without a finetune: arms at that level have learned nothing,
-    and that they are alike is no success of any.
+    and that they are alike is no success of any. `general` says on which text the arms'
+    forgetting was measured, None where it was not.
     """
 
     kind: ClassVar[str] = "verification"
@@ -200,6 +238,7 @@ class Verification(Record):
     plop_version: str
     notes: tuple[str, ...] = ()
     references: tuple[Reference, ...] = ()
+    general: GeneralText | None = None
 
     @property
     def exit_code(self) -> int:

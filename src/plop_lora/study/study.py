@@ -28,6 +28,7 @@ from plop_lora.records import (
 from plop_lora.records.trial import Phase, higher_is_better
 from plop_lora.study import checks
 from plop_lora.study.folder import TRIALS, mark
+from plop_lora.study.general import general_text, source_of
 from plop_lora.study.model import check_config, check_weights_fit, is_scored, model_of
 from plop_lora.study.splits import Splits, check_splits, prepare_splits, write_splits
 from plop_lora.study.usual_rate import usual_rate
@@ -61,6 +62,7 @@ class Study:
         runner: where trials run.
         price: what a device costs.
         report_to: names of trackers.
+        general_source: what the general text is called.
     """
 
     scores: Scores
@@ -79,6 +81,7 @@ class Study:
     runner: Runner = field(default_factory=Runner)
     price: Price = field(default_factory=Price)
     report_to: tuple[str, ...] = ()
+    general_source: str = ""
 
     @classmethod
     def open(cls, scores: Scores, recipe: FinetuneRecipe, folder: Path) -> Study:
@@ -106,7 +109,9 @@ class Study:
         model = model_of(scores, recipe.model, recipe.revision)
         check_config(model, scores, download=False)
         numbers_for = checks.compares_numbers(task, recipe.training, metric)
+        general = general_text(recipe.general, task, folder)
         splits = prepare_splits(recipe, numbers_for=numbers_for)
+        splits = splits.with_general(general.texts, general.notes)
         check_splits(splits, folder)
         return cls(
             scores=scores,
@@ -130,6 +135,7 @@ class Study:
             runner=recipe.runner,
             price=recipe.price,
             report_to=recipe.report_to,
+            general_source=source_of(recipe.general),
         )
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from plop_lora._version import __version__
 from plop_lora.cost import full_search, ledger
@@ -22,6 +22,7 @@ from plop_lora.records import (
 from plop_lora.records.trial import CONFIRM, LADDER
 from plop_lora.study.compare import Outcome, cause_of, cause_within, outcome_of
 from plop_lora.verification.arms import Arm
+from plop_lora.verification.collateral import forgetting_of, general_of, time_and_memory
 from plop_lora.verification.decide import ArmComparison, Doubts, decide
 from plop_lora.verification.design import UNTRAINED_MODEL, Design
 from plop_lora.verification.ladder import Ladder, Rates
@@ -61,11 +62,15 @@ def conclude(design: Design, trials: Trials) -> Verification:
         outcomes, shortlist=PLOP, margin=design.margin, higher=study.higher,
         doubts=Doubts(doubts, level, name),
     )  # fmt: skip
+    forgetting = forgetting_of(
+        {arm.name: _of(arm.name, trials.confirm) for arm in design.arms}, trials.untrained, PLOP
+    )
     arms = [
         _arm_result(design, arm, trials, outcomes[arm.name], against, doubts)
         for arm, against in zip(design.arms, decision.comparisons, strict=True)
     ]
     sign = -1.0 if study.higher else 1.0
+    arms = [replace(arm, forgetting=forgetting.get(arm.arm)) for arm in arms]
     ranked = sorted(arms, key=lambda arm: (arm.mean is None, sign * (arm.mean or 0.0), arm.arm))
     first = {arm.name: arm.placements[0] for arm in design.arms}
     splits = study.splits
@@ -95,6 +100,7 @@ def conclude(design: Design, trials: Trials) -> Verification:
         plop_version=__version__,
         notes=_notes(design, trials),
         references=tuple(reference for reference, _ in references),
+        general=general_of(trials.untrained, study.general_source),
     )
 
 
@@ -184,6 +190,7 @@ def _arm_result(
     doubts: Mapping[str, str],
 ) -> ArmResult:
     own = _of(arm.name, trials.confirm)
+    seconds, peak_memory = time_and_memory(own)
     causes = [cause for result in own if (cause := cause_of(result, design.study.metric))]
     return ArmResult(
         arm=arm.name,
@@ -205,6 +212,8 @@ def _arm_result(
         ),
         bound=against.bound,
         freedom=against.freedom,
+        seconds=seconds,
+        peak_memory=peak_memory,
     )
 
 
