@@ -77,7 +77,7 @@ class GeneralRecipe(Section):
         description="The field of that data that holds the text. By default it is recognised.",
     )
     most: int = Field(
-        default=120,
+        default=60,
         ge=0,
         description="The largest number of texts. 0 leaves the loss on general text unmeasured.",
     )

@@ -18,14 +18,35 @@ def forgetting_sentence(record: Verification) -> str:
     found = None if rival is None else rival.forgetting
     if rival is None or found is None or found.difference is None:
         return ""
-    low, high = found.difference_low, found.difference_high
+    return forgetting_words(
+        record.shortlist, rival.arm, found.difference, found.difference_low, found.difference_high
+    )
+
+
+def forgetting_words(
+    first: str, second: str, difference: float, low: float | None, high: float | None
+) -> str:
+    """Return in words how two arms differ in forgetting.
+
+    Args:
+        first: Name of the arm that the sentence is about.
+        second: Name of the other.
+        difference: Rise of the second minus that of the first, positive if the first forgets less.
+        low: Lower end of its interval.
+        high: Upper end of its interval.
+
+    >>> forgetting_words("plop", "mlp", -0.04, -0.061, -0.02)
+    'On general text plop forgets 0.04 nats a token more than mlp (95 % interval 0.02 to 0.061).'
+    >>> forgetting_words("plop", "mlp", 0.01, -0.01, 0.03)
+    'No difference in forgetting between plop and mlp was shown.'
+    """
     if low is None or high is None or low <= 0 <= high:
-        return f"No difference in forgetting between {record.shortlist} and {rival.arm} was shown."
-    less = "less" if found.difference > 0 else "more"
+        return f"No difference in forgetting between {first} and {second} was shown."
+    less = "less" if difference > 0 else "more"
     ends = sorted((abs(low), abs(high)))
     return (
-        f"On general text {record.shortlist} forgets {abs(found.difference):.2g} nats a token "
-        f"{less} than {rival.arm} (95 % interval {ends[0]:.2g} to {ends[1]:.2g})."
+        f"On general text {first} forgets {abs(difference):.2g} nats a token {less} than {second} "
+        f"(95 % interval {ends[0]:.2g} to {ends[1]:.2g})."
     )
 
 
