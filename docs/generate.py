@@ -98,6 +98,7 @@ def recipe_page() -> str:
         ("tune", recipe.TuneRecipe, shared),
         ("training", TrainingSettings, set()),
         ("evaluation", EvaluationSettings, set()),
+        ("general", recipe.GeneralRecipe, set()),
         ("runner", recipe.Runner, set()),
         ("price", recipe.Price, set()),
     )

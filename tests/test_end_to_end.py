@@ -198,6 +198,8 @@ def untimed(record: Verification) -> dict[str, Any]:
     """Return a record without times and memory."""
     document = record.to_dict()
     cost = document.pop("cost")
+    measured = {"seconds": None, "peak_memory": None}
+    document["arms"] = [arm | measured for arm in document["arms"]]
     return document | {"cost": [(x["what"], x["trials"], x["tokens"]) for x in cost["lines"]]}
 
 

@@ -13,8 +13,9 @@ from trials import checkpoint, tokenizer
 from plop_lora.demo import MODEL
 from plop_lora.errors import DataError, UsageError
 from plop_lora.models.loading import load_skeleton
+from plop_lora.models.positions import learned_positions
 from plop_lora.recipe import VerifyRecipe
-from plop_lora.study.fit import check_rows_fit, learned_positions
+from plop_lora.study.fit import check_rows_fit
 from plop_lora.study.splits import Splits
 from plop_lora.training.tasks import task_named
 from plop_lora.training.weights import TrainedModel, trained_model

@@ -39,12 +39,14 @@ class Judged:
         metrics: Value of every metric, those that are no mean over rows included.
         doubts: Reasons why the outcome may say nothing about the model.
         notes: What a reader should know about how it was judged.
+        general_tokens: Number of tokens of each general text, where these were judged.
     """
 
     items: Mapping[str, tuple[float, ...]]
     metrics: Mapping[str, float]
     doubts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    general_tokens: tuple[int, ...] = ()
 
     @classmethod
     def of(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -23,10 +23,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+class RowLoss(NamedTuple):
+    """The loss of a row: its mean in nats per token, and the number of tokens that it is over."""
+
+    mean: float
+    tokens: int
+
+
 def row_losses(
     prepared: Prepared, rows: Sequence[Row], *, max_length: int, batch_size: int
 ) -> list[float]:
-    """Return the loss of each row in nats per token; lower is better.
+    """Return the mean loss of each row in nats per token; see `counted_losses`."""
+    found = counted_losses(prepared, rows, max_length=max_length, batch_size=batch_size)
+    return [loss.mean for loss in found]
+
+
+def counted_losses(
+    prepared: Prepared, rows: Sequence[Row], *, max_length: int, batch_size: int
+) -> list[RowLoss]:
+    """Return the loss of each row in nats per token, with its tokens; lower is better.
 
     A row's number is the mean over its own counted tokens, so that every row weighs the same
     whatever its length; in training every token does. A row longer than `max_length` loses the
@@ -57,7 +72,10 @@ def row_losses(
                 f"The loss of evaluation row {index + 1} is {value}. The training has diverged; "
                 "try a lower learning rate."
             )
-    return [found[index] for index in range(len(rows))]
+    return [
+        RowLoss(found[index], len(sequence.tokens) - sequence.start)
+        for index, sequence in enumerate(sequences)
+    ]
 
 
 def judgeable(row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Example:

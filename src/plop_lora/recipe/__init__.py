@@ -4,7 +4,14 @@ There is one section per verb, and the options of the command line are made from
 pydantic and PyYAML; no torch.
 """
 
-from plop_lora.recipe.finetune import RUNNERS, DataRecipe, FinetuneRecipe, Price, Runner
+from plop_lora.recipe.finetune import (
+    RUNNERS,
+    DataRecipe,
+    FinetuneRecipe,
+    GeneralRecipe,
+    Price,
+    Runner,
+)
 from plop_lora.recipe.placing import PlacementSettings, PlaceRecipe
 from plop_lora.recipe.scoring import USUAL_TOP, ScoreRecipe, ScoringSettings
 from plop_lora.recipe.section import WITH_OPTION, Section, option_of
@@ -17,6 +24,7 @@ __all__ = [
     "WITH_OPTION",
     "DataRecipe",
     "FinetuneRecipe",
+    "GeneralRecipe",
     "PlaceRecipe",
     "PlacementSettings",
     "Price",

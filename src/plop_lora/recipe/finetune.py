@@ -63,6 +63,26 @@ class Price(Section):
     )
 
 
+class GeneralRecipe(Section):
+    """The general text, on which the loss shows what a finetune costs outside its task."""
+
+    data: str | None = Field(
+        default=None,
+        description="The general text: a file, or a data set of the Hugging Face Hub, written as "
+        "name:config:split. By default the English, Japanese and program texts that come with "
+        "plop-lora.",
+    )
+    text: str | None = Field(
+        default=None,
+        description="The field of that data that holds the text. By default it is recognised.",
+    )
+    most: int = Field(
+        default=60,
+        ge=0,
+        description="The largest number of texts. 0 leaves the loss on general text unmeasured.",
+    )
+
+
 class DataRecipe(Section):
     """The rows on which a study trains and evaluates, and how they are read and split."""
 
@@ -131,6 +151,11 @@ class FinetuneRecipe(DataRecipe):
     evaluation: EvaluationSettings = Field(
         EvaluationSettings(),
         description="How every trial is evaluated; the keys are listed below.",
+    )
+    general: GeneralRecipe = Field(
+        GeneralRecipe(),
+        description="The text on which the loss outside the task is measured; the keys are listed "
+        "below.",
     )
     budget: str | int | None = Field(
         None,

@@ -285,7 +285,8 @@ class TrialResult(Record):
     missing library) rather than of the placement: such a result is not kept, and the trial runs
     again when the study is resumed. `nothing_learned` lists the signs that the trial cannot have
     learned anything. `rows_dropped` is the number of training rows without any token to train on
-    within `max_length`, and `rows_cut` the number of those that were truncated.
+    within `max_length`, and `rows_cut` the number of those that were truncated. `general_tokens`
+    is the number of tokens of every general text, so that its sum of nats is known as well.
     """
 
     kind: ClassVar[str] = "trial-result"
@@ -311,6 +312,7 @@ class TrialResult(Record):
     nothing_learned: Annotated[tuple[str, ...], _Unless] = ()
     rows_dropped: Annotated[int, _Unless] = 0
     rows_cut: Annotated[int, _Unless] = 0
+    general_tokens: Annotated[tuple[int, ...], _Unless] = ()
 
     @classmethod
     def of_spec(cls, spec: TrialSpec, **found: Any) -> Self:

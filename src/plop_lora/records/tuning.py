@@ -95,6 +95,8 @@ class Candidate:
     candidate is better, with its simultaneous 95 % interval; it is None for the default itself and
     where there are too few trials. `verdict` is `reference` (the default), `better` (the interval
     is above 0), `not worse` (above minus the margin), `worse` (below 0) or `cannot separate`.
+    `general_difference` is the loss of the default on general text minus that of the candidate, in
+    nats per token, positive where the candidate forgets less; None where it was not measured.
     """
 
     configuration: Configuration
@@ -108,6 +110,9 @@ class Candidate:
     p: float | None
     verdict: CandidateVerdict
     causes: tuple[str, ...] = ()
+    general_difference: float | None = None
+    general_low: float | None = None
+    general_high: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

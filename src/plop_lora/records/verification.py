@@ -131,6 +131,37 @@ class BesideResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GeneralText:
+    """The general text of a verification: its name, how many texts and tokens, the untrained loss.
+
+    `loss` is the mean over texts of the mean over their tokens, in nats per token.
+    """
+
+    source: str
+    texts: int
+    tokens: int
+    loss: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forgetting:
+    """What an arm has lost outside the task: the rise of its loss on general text, in nats a token.
+
+    `rise` is the mean over seeds and texts of the loss of the trained model minus that of the
+    untrained one, with its 95 % interval. `difference` is the rise of this arm minus that of the
+    shortlist, above 0 where the shortlist forgets less, with its interval; None for the shortlist
+    itself. Intervals are paired by seed and text, and None with fewer than two seeds.
+    """
+
+    rise: float
+    low: float | None = None
+    high: float | None = None
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ArmResult:
     """One rival after all its seeds.
 
@@ -142,6 +173,9 @@ class ArmResult:
     is two-sided, after Holm, at that look alone. `freedom` is the degrees of freedom of the seed
     variance, which is moderated over all arms. In records of earlier versions `low` and `high` are
     a two-sided 95 % interval, and `bound` decided.
+
+    `seconds` and `peak_memory` (in bytes) are means over the deciding trials, and `forgetting` is
+    None where no loss on general text was measured.
     """
 
     arm: str
@@ -161,6 +195,9 @@ class ArmResult:
     freedom: float | None = None
     ended: str = ""
     beside: BesideResult | None = None
+    forgetting: Forgetting | None = None
+    seconds: float | None = None
+    peak_memory: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +253,7 @@ class Verification(Record):
     `references` say what is reached without a finetune: arms at that level have learned nothing,
     and that they are alike is no success of any. `looks` are those that were taken, of at most
     `seeds`. `metric` decides; `beside` names the outcome that is reported beside it, if any.
+    `general` says on which text the arms' forgetting was measured, None where it was not.
     """
 
     kind: ClassVar[str] = "verification"
@@ -247,6 +285,7 @@ class Verification(Record):
     references: tuple[Reference, ...] = ()
     looks: tuple[LookRecord, ...] = ()
     beside: str | None = None
+    general: GeneralText | None = None
 
     @property
     def exit_code(self) -> int:

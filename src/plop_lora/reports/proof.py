@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from plop_lora.records import ArmPlan, ArmResult, Reference, Verification, VerificationPlan
 from plop_lora.records.verification import BEATEN, CONFIRMED, ArmVerdict
 from plop_lora.reports.costs import duration, ledger_table
+from plop_lora.reports.forgetting import collateral_table, forgetting_sentence
 from plop_lora.reports.rows import Column, Table, count, plural, short_name
 
 ARM = Column("arm")
@@ -146,7 +147,7 @@ def verification_table(record: Verification) -> Table:
         Column("lies between"), Column("verdict"), NFN,
     )  # fmt: skip
     lines = [SMOKE_TEST] if record.quick else []
-    lines += [_verdict(record)]
+    lines += [f"{_verdict(record)} {forgetting_sentence(record)}".rstrip()]
     lines += _chance(record)
     lines += [f"More: {record.more.rstrip('.')}."] if record.more else []
     better = "higher" if record.higher_is_better else "lower"
@@ -165,7 +166,7 @@ def verification_table(record: Verification) -> Table:
     if record.quick:
         title += " (smoke test)"
     rows = (*map(_row, record.arms), *map(_reference_row, record.references))
-    further = (*_beside_table(record), ledger_table(record.cost))
+    further = (*_beside_table(record), *collateral_table(record), ledger_table(record.cost))
     return Table(title, columns, rows, tuple(lines), further)
 
 

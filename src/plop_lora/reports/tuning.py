@@ -14,6 +14,7 @@ from plop_lora.records.tuning import (
     STANDS,
     UNCONFIRMED,
 )
+from plop_lora.reports.forgetting import forgetting_words
 from plop_lora.reports.rows import (
     DIFFERENCE,
     INTERVAL,
@@ -69,8 +70,20 @@ def tuning_table(tuning: Tuning) -> Table:
         for candidate in tuning.candidates
         for cause in candidate.causes[:1]
     ]
-    return Table(_title(tuning), columns, rows, (_verdict(tuning), confirmed, *causes,
+    elsewhere = list(filter(None, map(_elsewhere, tuning.candidates)))
+    return Table(_title(tuning), columns, rows, (_verdict(tuning), confirmed, *elsewhere, *causes,
                                                  *_lines(tuning)))  # fmt: skip
+
+
+def _elsewhere(candidate: Candidate) -> str:
+    """Return how a candidate and the default differ in forgetting, empty where nothing says so."""
+    if candidate.general_difference is None:
+        return ""
+    label = candidate.configuration.label
+    return forgetting_words(
+        label, "the default", candidate.general_difference, candidate.general_low,
+        candidate.general_high,
+    )  # fmt: skip
 
 
 def _search_table(tuning: Tuning) -> Table:

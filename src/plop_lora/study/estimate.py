@@ -36,13 +36,17 @@ class TimeEstimate:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The size of a trial: rows trained on and judged, the tokens of a row, the model, the task."""
+    """The size of a trial: rows trained on and judged, the tokens of a row, the model, the task.
+
+    `general_tokens` are those of the general text that it is judged on beside its task.
+    """
 
     train_rows: int
     evaluation_rows: int
     tokens: float
     parameters: int
     task: Task
+    general_tokens: float = 0.0
 
 
 def estimate(
@@ -93,7 +97,7 @@ def arithmetic(spec: TrialSpec, work: Work) -> float:
     generated = 0
     if work.task.by_answers and spec.evaluation.metric in GENERATED:
         generated = spec.evaluation.max_new_tokens
-    judging = work.evaluation_rows * (cut + generated) * 2.0
+    judging = (work.evaluation_rows * (cut + generated) + work.general_tokens) * 2.0
     return work.parameters * (training + judging)
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from plop_lora.errors import DataError, ModelError, PlopError, UsageError
 from plop_lora.evaluation.judged import Row
 from plop_lora.models.origin import Origin
+from plop_lora.models.positions import learned_positions
 from plop_lora.records import TrainingSettings
 from plop_lora.study.splits import Splits
 from plop_lora.training.task import Task
@@ -100,28 +101,3 @@ def _check_positions(
         raise UsageError(
             f"{name} has {positions} positions, and a row would take {needed} of them. Give {cure}."
         )
-
-
-def _before_the_first(table: nn.Embedding) -> int:
-    return 0 if table.padding_idx is None else 1 + int(table.padding_idx)
-
-
-def learned_positions(model: PreTrainedModel) -> int | None:
-    """Return how many positions a model has a learned vector for, None where it computes them.
-
-    A table of positions is an embedding of as many rows as the configuration has positions, or of
-    two more; where it has a row for padding, positions begin behind that.
-    """
-    config = model.config.get_text_config()
-    declared = getattr(config, "max_position_embeddings", None)
-    if not isinstance(declared, int):
-        return None
-    table = model.get_input_embeddings()
-    found = [
-        min(declared, module.num_embeddings - _before_the_first(module))
-        for module in model.modules()
-        if isinstance(module, nn.Embedding)
-        and module is not table
-        and declared <= module.num_embeddings <= declared + 2
-    ]
-    return min(found, default=None)

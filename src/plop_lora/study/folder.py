@@ -15,7 +15,7 @@ import yaml
 
 from plop_lora.errors import OutputError, RecordError, UsageError
 from plop_lora.files import atomic_file, check_writable, size, try_lock
-from plop_lora.recipe import FinetuneRecipe
+from plop_lora.recipe import FinetuneRecipe, GeneralRecipe
 from plop_lora.records import Scores
 from plop_lora.study.model import model_of
 from plop_lora.training.weights import TrainedModel, is_commit
@@ -30,7 +30,7 @@ _OLD_MARKS = {VERIFY: (SCORES, RECIPE, "data", TRIALS), TUNE: ("worker", "data",
 """What a run of a release without the mark has: all of these."""
 LOCK = "lock"
 _LOCKS = (LOCK, ".lock")
-DATA = ("train", "eval")
+DATA = ("train", "eval", "general")
 """Names that may be written otherwise; the content of the splits is compared instead."""
 ADAPTER_BYTES = 4
 OPTIMIZER_BYTES = 12
@@ -156,6 +156,9 @@ def _deciding(recipe: FinetuneRecipe, *, with_data: bool = False) -> dict[str, o
     """Return what decides a trial, with a section's keys behind its name: `training.epochs`."""
     free = recipe.CHANGEABLE
     left_out = free if with_data else (*free, *DATA)
+    if recipe.general == GeneralRecipe():
+        # The folder of a recipe keeps the name that it had before there was this section.
+        left_out = (*left_out, "general")
     document = recipe.model_dump(mode="json", exclude=set(left_out))
     flat: dict[str, object] = {}
     for key, value in document.items():

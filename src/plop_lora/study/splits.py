@@ -13,7 +13,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from plop_lora.errors import DataError, UsageError
@@ -28,6 +28,7 @@ from plop_lora.training.task import Task
 from plop_lora.training.tasks import task_named
 
 TRAIN, SELECT, REPORT = "train.jsonl", "select.jsonl", "report.jsonl"
+GENERAL = "general.jsonl"
 FOLDER = "data"
 FROM_TRIAL = f"../../{FOLDER}"
 """Where a trial's folder, two below the run's, finds the files."""
@@ -44,7 +45,8 @@ class Splits:
     """The three splits of a run, the classes of `classify`, and what was left out on the way.
 
     `overlap` counts the evaluation rows that stood among the training rows, `digests` are the
-    SHA-256 of the files by name.
+    SHA-256 of the files by name. `general` are texts that do not belong to the task; whoever is
+    judged on the report split is judged on them as well.
     """
 
     train: tuple[Row, ...]
@@ -54,16 +56,33 @@ class Splits:
     overlap: int
     digests: Mapping[str, str]
     notes: tuple[str, ...]
+    general: tuple[Row, ...] = ()
 
     def data(self, evaluation: str, rows: int | None = None) -> TrialData:
         """Return the files of a trial that is judged on `evaluation` (`SELECT` or `REPORT`)."""
+        judges_general = self.general and evaluation == REPORT
         return TrialData(
             train=f"{FROM_TRIAL}/{TRAIN}",
             train_sha256=self.digests[TRAIN],
             evaluation=f"{FROM_TRIAL}/{evaluation}",
             evaluation_sha256=self.digests[evaluation],
             rows=rows,
+            general=f"{FROM_TRIAL}/{GENERAL}" if judges_general else None,
+            general_sha256=self.digests[GENERAL] if judges_general else None,
         )
+
+    def with_general(self, texts: Sequence[str], notes: Sequence[str] = ()) -> Splits:
+        """Return the same splits with general texts, and notes on them."""
+        general = tuple({"text": text} for text in texts)
+        digests = dict(self.digests)
+        if general:
+            digests[GENERAL] = _sha256(_json_lines(general))
+        return replace(self, general=general, digests=digests, notes=(*self.notes, *notes))
+
+    @property
+    def general_characters(self) -> int:
+        """The length of all general texts in characters."""
+        return sum(len(row["text"]) for row in self.general)
 
     def characters(self, task: Task) -> float:
         """Return the mean length of a training row, prompt and answer, in characters."""
@@ -328,7 +347,7 @@ def check_splits(splits: Splits, folder: Path) -> None:
 
 
 def write_splits(splits: Splits, folder: Path) -> None:
-    """Write the three files into `data/` of a run; those that are there must be the same.
+    """Write the files into `data/` of a run; those that are there must be the same.
 
     Raises:
         UsageError: the folder holds other data.
@@ -336,6 +355,8 @@ def write_splits(splits: Splits, folder: Path) -> None:
     """
     check_splits(splits, folder)
     parts = {TRAIN: splits.train, SELECT: splits.selection, REPORT: splits.report}
+    if splits.general:
+        parts[GENERAL] = splits.general
     for name, rows in parts.items():
         path = folder / FOLDER / name
         if not path.exists():

@@ -28,6 +28,7 @@ from plop_lora.records import (
 from plop_lora.records.trial import Phase, higher_is_better
 from plop_lora.study import checks
 from plop_lora.study.folder import TRIALS, mark
+from plop_lora.study.general import general_text, source_of
 from plop_lora.study.model import (
     check_config,
     check_trainable,
@@ -67,6 +68,7 @@ class Study:
         runner: where trials run.
         price: what a device costs.
         report_to: names of trackers.
+        general_source: what the general text is called.
     """
 
     scores: Scores
@@ -85,6 +87,7 @@ class Study:
     runner: Runner = field(default_factory=Runner)
     price: Price = field(default_factory=Price)
     report_to: tuple[str, ...] = ()
+    general_source: str = ""
 
     @classmethod
     def open(cls, scores: Scores, recipe: FinetuneRecipe, folder: Path) -> Study:
@@ -113,7 +116,9 @@ class Study:
         model = model_of(scores, recipe.model, recipe.revision)
         check_config(model, scores, download=False)
         numbers_for = checks.compares_numbers(task, recipe.training, metric)
+        general = general_text(recipe.general, task, folder)
         splits = prepare_splits(recipe, numbers_for=numbers_for)
+        splits = splits.with_general(general.texts, general.notes)
         check_splits(splits, folder)
         return cls(
             scores=scores,
@@ -137,6 +142,7 @@ class Study:
             runner=recipe.runner,
             price=recipe.price,
             report_to=recipe.report_to,
+            general_source=source_of(recipe.general),
         )
 
     @property

@@ -231,6 +231,7 @@ def _run(spec: TrialSpec, progress: _Progress, rows: _Rows) -> TrialResult:
         nothing_learned=(*progress.nothing_learned, *progress.judged.doubts),
         rows_dropped=progress.rows_dropped,
         rows_cut=progress.rows_cut,
+        general_tokens=progress.judged.general_tokens,
     )
 
 
@@ -322,6 +323,7 @@ def _judge(progress: _Progress, prepared: Prepared, rows: _Rows) -> None:
         {name: values for name, values in items.items() if name not in bad},
         {name: value for name, value in metrics.items() if name not in bad},
         () if spec.phase == UNTRAINED else judged.doubts,
+        general_tokens=judged.general_tokens,
     )
     progress.notes += judged.notes
     progress.notes += [f"{name} of the evaluation rows is not finite" for name in sorted(bad)]

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from plop_lora.records import TrialCost, TrialResult
-from plop_lora.records.trial import CONFIRM
+from plop_lora.records.trial import CONFIRM, GENERAL_LOSS
 from plop_lora.records.tuning import (
     BETTER,
     IMPROVED,
@@ -138,6 +138,7 @@ def _judge(
     default = next(iter(by_point))
     margin = search.study.usual_margin
     found = compared(by_point, search.study.metric, higher=search.study.higher)
+    general = compared(by_point, GENERAL_LOSS, higher=False)
     selection = {trial.configuration: trial.value for trial in best_trials(search, trials)}
     rows = []
     for point, results in by_point.items():
@@ -145,6 +146,7 @@ def _judge(
         values = tuple(value for value, _ in outcomes)
         done = [value for value in values if value is not None]
         versus = found.get(point, Versus())
+        elsewhere = general.get(point, Versus())
         doubts = _nothing_learned(results)
         if doubts or _nothing_learned(by_point[default]):
             # Two that have learnt nothing are alike, which says nothing of either.
@@ -162,6 +164,9 @@ def _judge(
                 p=versus.p,
                 verdict=REFERENCE if point == default else verdict_of(versus, margin),
                 causes=(*(cause for _, cause in outcomes if cause is not None), *doubts),
+                general_difference=elsewhere.difference,
+                general_low=elsewhere.low,
+                general_high=elsewhere.high,
             )
         )
     return tuple(rows)

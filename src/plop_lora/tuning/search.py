@@ -64,7 +64,7 @@ class Search:
         The number of trials, hours, seeds and workers may change from one start to the next, and
         each machine may have the rows under a path of its own.
         """
-        free = {*TuneRecipe.CHANGEABLE, "train", "eval"}
+        free = {*TuneRecipe.CHANGEABLE, "train", "eval", "general"}
         study, model = self.study, self.study.model
         table = self.space.table.items()
         parts = {

@@ -125,6 +125,7 @@ def _work(design: Design, spec: TrialSpec, tokens: float) -> Work:
         tokens=tokens,
         parameters=design.study.scores.model.parameters,
         task=design.study.task,
+        general_tokens=splits.general_characters / CHARACTERS_A_TOKEN if data.general else 0.0,
     )
 
 

@@ -25,9 +25,10 @@ from plop_lora.verification.design import (
     untrained_spec,
 )
 from plop_lora.verification.ladder import choose_rates, climb, known_ladder, ladder_specs
-from plop_lora.verification.outcome import Trials, compared_arms, conclude, course_of
+from plop_lora.verification.outcome import conclude
 from plop_lora.verification.plan import make_plan, planned_confirm
 from plop_lora.verification.signals import measure_signals, measured_arms
+from plop_lora.verification.trials import Trials, compared_arms, course_of
 
 
 def verify(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from plop_lora.data.fields import Form, of_training
 from plop_lora.data.texts import template_fields
-from plop_lora.errors import DataError, UsageError, require
+from plop_lora.errors import DataError, MeasurementError, UsageError, require
 from plop_lora.evaluation.chats import columns_kept, example_of
 from plop_lora.evaluation.judged import Judged, Prepared, Row
 from plop_lora.evaluation.metrics import judge_answers
@@ -138,11 +138,41 @@ def judge(
 def with_general(
     judged: Judged, spec: TrialSpec, prepared: Prepared, general: Sequence[Row]
 ) -> Judged:
-    """Add the loss on general text, where there is some."""
+    """Add the loss on general text, where there is some.
+
+    A text is cut to the positions of the model, where these are learned: unlike the rows of the
+    task, nobody chose it for this model. Where the loss on a text is not finite, a note says so.
+
+    Raises:
+        DataError: A text has no token that counts.
+    """
+    from plop_lora.evaluation.losses import counted_losses
+    from plop_lora.models.positions import learned_positions
+
     if not general:
         return judged
-    items = {**judged.items, GENERAL_LOSS: _losses(spec, prepared, general)}
-    return Judged.of(items, judged.doubts, judged.notes)
+    positions = learned_positions(prepared.model) or spec.training.max_length
+    try:
+        losses = counted_losses(
+            prepared,
+            general,
+            max_length=min(spec.training.max_length, positions),
+            batch_size=spec.evaluation.batch_size,
+        )
+    except MeasurementError:
+        return replace(judged, notes=(*judged.notes, "the loss on general text is not finite"))
+    except DataError as error:
+        raise DataError(
+            "A general text has no token for this model. Give others with general.data, or leave "
+            "the loss on general text out with --set general.most=0."
+        ) from error
+    means = tuple(loss.mean for loss in losses)
+    return replace(
+        judged,
+        items={**judged.items, GENERAL_LOSS: means},
+        metrics={**judged.metrics, GENERAL_LOSS: sum(means) / len(means)},
+        general_tokens=tuple(loss.tokens for loss in losses),
+    )
 
 
 def _losses(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row]) -> tuple[float, ...]:
