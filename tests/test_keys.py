@@ -46,7 +46,7 @@ def given(*words: str, keys: tuple[Key, ...] = KEYS) -> dict[str, Any]:
     [
         ((), {}),
         (("--seeds", "0"), {"seeds": 0}),
-        (("--margin", "0"), {"margin": 0.0}),
+        (("--margin", "0"), {"margin": "0"}),
         (("--quick",), {"quick": True}),
         (("--budget", "10M"), {"budget": "10M"}),
         (("--arms", "mlp, attention"), {"arms": ["mlp", "attention"]}),

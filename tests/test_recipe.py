@@ -59,7 +59,7 @@ def test_a_file_and_options_beside_it(tmp_path: Path) -> None:
     assert recipe.price.hourly == 2.5
     assert recipe.runner.workers == 2
     assert recipe.ladder == (1.0, 3.0)
-    assert VerifyRecipe.read(None, NEEDED).seeds == 5
+    assert VerifyRecipe.read(None, NEEDED).seeds is None
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_one_file_serves_every_verb(tmp_path: Path) -> None:
         ("score: {sotp: fixed}", "score.sotp: there is no such key. Did you mean 'stop'"),
         ("place: {dropout: 1}", "place.dropout is 1; it must be below 1"),
         ("training: {epoch: 2}", "training.epoch: there is no such key. Did you mean 'epochs'"),
-        ("margin: -1", "margin is -1; it must be 0 or more"),
+        ("margin: -1", "margin: -1 is below 0"),
         ("trials: 0", "trials is 0; it must be 1 or more"),
     ],
 )

@@ -52,6 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, scores) -> Path:
         (here / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (here / "recipe.yaml").write_text(
         "task: classify\ntrain: train.jsonl\neval: eval.jsonl\nseeds: 3\nfull_rate: 2e-5\n"
+        "design: fixed\ndecide_by: metric\n"
         f"arms: [{', '.join(ARMS)}]\ntraining: {{device: cpu}}\n"
     )
     return here
@@ -82,7 +83,7 @@ def test_arms_share_rows_seeds_rates_and_budget(scores, recipe, tmp_path: Path) 
     assert len(ladder) == len(ARMS) * 3
     assert len(confirm) == len(ARMS) * 3
     before, after = (spec for spec in planted.ran if spec.phase == UNTRAINED)
-    assert planted.ran == [before, *ladder, *confirm, after]
+    assert planted.ran == [before, *ladder, after, *confirm]
     assert before.data.evaluation == ladder[0].data.evaluation
     assert after.data.evaluation == confirm[0].data.evaluation
     for phase, rows in ((ladder, 45), (confirm, None)):
@@ -228,7 +229,7 @@ def test_a_failed_arm_is_told_and_leaves_the_verdict_open(scores, recipe, tmp_pa
     assert "no result of attention" in record.more
     failed = record.arms[-1]
     assert (failed.arm, failed.mean, failed.verdict) == ("attention", None, "failed")
-    assert failed.values == (None, None, None)
+    assert failed.values == ()
     assert failed.causes == ("out of memory at batch 1",)
     assert not any(s.phase == CONFIRM for s in planted.ran if s.arm == "attention")
     assert "Failed: attention: out of memory at batch 1." in as_text(record, 160)
@@ -466,7 +467,7 @@ def test_the_plan_counts_what_runs(scores, recipe, tmp_path: Path) -> None:
     assert 0 < plan.detectable < 1
     text = as_text(plan, 120)
     assert "26 trials" in text
-    assert "these are assumptions" in text
+    assert "Power of the verdict, all rivals and looks counted" in " ".join(text.split())
 
 
 def test_finished_trials_say_what_others_take(scores, recipe, tmp_path) -> None:

@@ -295,6 +295,6 @@ class Verification(Record):
         an arm has no result for some seed.
         """
         if self.quick:
-            ran = all(value is not None for arm in self.arms for value in arm.values)
+            ran = all(arm.values and None not in arm.values for arm in self.arms)
             return EXIT_CODES[CONFIRMED if ran else INCONCLUSIVE]
         return EXIT_CODES[self.verdict]

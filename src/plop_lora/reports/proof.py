@@ -166,8 +166,9 @@ def verification_table(record: Verification) -> Table:
     if record.quick:
         title += " (smoke test)"
     rows = (*map(_row, record.arms), *map(_reference_row, record.references))
-    further = (*_beside_table(record), *collateral_table(record), ledger_table(record.cost))
-    return Table(title, columns, rows, tuple(lines), further)
+    collateral = collateral_table(record)
+    further = [*_beside_table(record), *([collateral] if collateral else [])]
+    return Table(title, columns, rows, tuple(lines), (*further, ledger_table(record.cost)))
 
 
 def _row(arm: ArmResult) -> tuple[str, ...]:
@@ -257,7 +258,7 @@ def _beside_table(record: Verification) -> tuple[Table, ...]:
 
 def _reference_row(reference: Reference) -> tuple[str, ...]:
     value = "failed" if reference.value is None else f"{reference.value:.3f}"
-    return (reference.name, "", "", "", value, "", "", "", "", "", "not trained", "")
+    return (reference.name, "", "", "", value, "", "", "", "not trained", "")
 
 
 def _chance(record: Verification) -> list[str]:

@@ -28,14 +28,7 @@ def arm_results(
     compared = {row.arm: row for row in course.decision.comparisons}
     doubts = doubtful(trials, trials.confirm, metric)
     beside = _beside_results(design, trials)
-    forgetting = forgetting_of(
-        {
-            arm.name: outcome_at(trials.of(arm.name), design.seeds, GENERAL_LOSS)
-            for arm in design.arms
-        },
-        trials.untrained,
-        PLOP,
-    )
+    forgetting = forgetting_of(_by_arm(design, trials, GENERAL_LOSS), trials.untrained, PLOP)
     found = []
     for arm in design.arms:
         name, verdict = arm.name, SCREENED if arm.name in screened else FAILED
@@ -76,6 +69,11 @@ def _of(arm: str, results: Sequence[TrialResult]) -> list[TrialResult]:
     return [result for result in results if result.arm == arm]
 
 
+def _by_arm(design: Design, trials: Trials, metric: str) -> dict[str, Outcome]:
+    """Return what the arms reached at all seeds, None at those that an arm does not have."""
+    return {arm.name: outcome_at(trials.of(arm.name), design.seeds, metric) for arm in design.arms}
+
+
 def beside_metric(design: Design, trials: Trials) -> str | None:
     """Return the outcome that is reported beside the one that decides, None where there is none."""
     other = trials.ladder.criterion if design.by_metric else design.study.metric
@@ -87,9 +85,7 @@ def _beside_results(design: Design, trials: Trials) -> dict[str, BesideResult]:
     metric = beside_metric(design, trials)
     if metric is None:
         return {}
-    outcomes = {
-        arm.name: outcome_at(trials.of(arm.name), design.seeds, metric) for arm in design.arms
-    }
+    outcomes = _by_arm(design, trials, metric)
     paired = compare_to_reference(
         {name: own for name, own in outcomes.items() if name != PLOP},
         outcomes[PLOP],

@@ -91,6 +91,8 @@ def _predictive(design: Design, outcomes: Mapping[str, Outcome], *, higher: bool
 def _demand_values(design: Design, trials: Trials, metric: str) -> None:
     """Refuse to judge where one side of every comparison failed."""
     reached = {result.arm for result in trials.confirm if value_of(result, metric) is not None}
+    if not trials.confirm:
+        reached = {*trials.rates.best}
     if PLOP in reached and len(reached) > 1:
         return
     who = "Every rival" if PLOP in reached else f"The shortlist ({PLOP})"
