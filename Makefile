@@ -48,6 +48,7 @@ docs: $(DEV)
 
 bench: $(DEV)
 	$(BIN)/python benchmarks/score.py
+	$(BIN)/python benchmarks/expected_norms.py
 	$(BIN)/python benchmarks/stream.py
 	$(BIN)/python benchmarks/rivals.py
 	$(BIN)/python benchmarks/stopping.py

@@ -56,13 +56,25 @@ class Watch(TorchFunctionMode):
                 return
 
 
-def closed_norm(weight: torch.Tensor) -> float:
-    """E||W u|| by the corrected closed form of the method, from singular values in float64."""
-    squares = torch.linalg.svdvals(weight.double()) ** 2
-    width = weight.shape[1]
-    spread = float((squares**2).sum() / squares.sum() ** 2) - 1 / width
-    variance = max(0.0, 2 * width / (width + 2) * spread)
-    return math.sqrt(float(squares.sum()) / width) * (1 - variance / 8)
+def exact_norm(weight: torch.Tensor) -> float:
+    """E||W u|| by numerical integration over the singular values (float64, no approximation)."""
+    squares = torch.linalg.svdvals(weight.detach().double()) ** 2
+    return norm_of_spectrum(squares, weight.shape[1])
+
+
+def norm_of_spectrum(squares: torch.Tensor, width: int) -> float:
+    """E||W u|| from the squared singular values of W in float64.
+
+    With g Gaussian, E||W g|| = E||W u|| E||g||, and E sqrt(Q) for Q = Σ σ² g² follows from its
+    Laplace transform: E sqrt(Q) = 1 / (2 sqrt(pi)) ∫ (1 - L(t)) t^(-3/2) dt.
+    """
+    scale = squares.mean()
+    t = torch.logspace(-14, 10, 801, dtype=torch.float64, base=10) / scale
+    missing = -torch.expm1(-0.5 * torch.log1p(2 * t[:, None] * squares).sum(dim=1))
+    integral = torch.trapezoid(missing * t**-0.5, torch.log(t))
+    expected = integral / (2 * math.sqrt(math.pi))
+    gaussian_norm = math.sqrt(2) * math.exp(math.lgamma((width + 1) / 2) - math.lgamma(width / 2))
+    return float(expected) / gaussian_norm
 
 
 def reference(
@@ -100,7 +112,7 @@ def _mean(
         for one_IO, z in zip(batched, stacked, strict=True):
             weight = one_IO.T[_rows(site)]
             z = z[z.norm(dim=-1) > 0]
-            norm = closed_norm(weight)
+            norm = exact_norm(weight)
             total += float(((z @ weight.T).norm(dim=-1) / (z.norm(dim=-1) * norm)).sum())
             count += len(z)
     return (total / count, count) if count else None

@@ -9,6 +9,7 @@ import families
 import pytest
 import torch
 from conftest import MODELS, build, make_batch
+from reference import exact_norm
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -26,23 +27,6 @@ def _score(model: nn.Module, *batches: dict[str, torch.Tensor], **options: objec
 
 def _nfn(scores) -> dict[str, float]:
     return {site.name: site.nfn for site in scores.sites}
-
-
-def exact_norm(weight: torch.Tensor) -> float:
-    """E||W u|| by numerical integration over the singular values (float64, no approximation).
-
-    With g Gaussian, E||W g|| = E||W u|| E||g||, and E sqrt(Q) for Q = Σ σ² g² follows from its
-    Laplace transform: E sqrt(Q) = 1 / (2 sqrt(pi)) ∫ (1 - L(t)) t^(-3/2) dt.
-    """
-    squares = torch.linalg.svdvals(weight.detach().double()) ** 2
-    width = weight.shape[1]
-    scale = squares.mean()
-    t = torch.logspace(-14, 10, 8001, dtype=torch.float64, base=10) / scale
-    missing = -torch.expm1(-0.5 * torch.log1p(2 * t[:, None] * squares).sum(dim=1))
-    integral = torch.trapezoid(missing * t**-0.5, torch.log(t))
-    expected = integral / (2 * math.sqrt(math.pi))
-    gaussian_norm = math.sqrt(2) * math.exp(math.lgamma((width + 1) / 2) - math.lgamma(width / 2))
-    return float(expected) / gaussian_norm
 
 
 @pytest.mark.slow
@@ -97,18 +81,17 @@ def test_monte_carlo_agrees(models) -> None:
 
 @pytest.mark.parametrize("shape", [(48, 32), (32, 48), (300, 300), (4, 300), (600, 300)])
 def test_denominator_against_integration(shape: tuple[int, int]) -> None:
-    """The corrected closed form, exact and probed, against an exact integral."""
+    """The expected norm of narrow and of wide weights, against an exact integral."""
     torch.manual_seed(3)
     weight = torch.randn(shape) * torch.logspace(-1, 0, shape[1])
     value = float(expected_norm(weight, denominator="analytic", seed=0))
     uncorrected = float(weight.norm() / shape[1] ** 0.5)
     exact = exact_norm(weight)
-    tolerance = 0.02 if min(shape) < 10 else 1e-3
-    assert value == pytest.approx(exact, rel=tolerance)
+    assert value == pytest.approx(exact, rel=5e-4)
     assert abs(value - exact) < abs(uncorrected - exact)
 
 
-def test_probes_are_unbiased() -> None:
+def test_random_signs_are_unbiased() -> None:
     """Singular values that fall as fast as those of trained weights; the pairs share vectors."""
     left, _ = torch.linalg.qr(torch.randn(400, 300, generator=torch.Generator().manual_seed(0)))
     weight = left * torch.arange(1, 301) ** -0.3
@@ -235,7 +218,10 @@ class _Waits(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", ["llama", "qwen3_moe", "gpt2"])
 def test_hooks_never_wait_for_the_device(name: str) -> None:
-    """One number read inside a forward drains the queue of a GPU, once a layer and batch."""
+    """One number read inside a forward drains the queue of a GPU, once a layer and batch.
+
+    The first measured forward is excepted: the expected norm of every weight is computed there.
+    """
     model, batch = families.build(name), families.batch_of(name)
     body = model.base_model
     waits: list[int] = []
@@ -251,12 +237,12 @@ def test_hooks_never_wait_for_the_device(name: str) -> None:
     handles = body.register_forward_pre_hook(enter), body.register_forward_hook(leave)
     with torch.inference_mode():
         body(**batch, use_cache=False)
-    _score(model, batch)
+    _score(model, batch, batch)
     for handle in handles:
         handle.remove()
     plain, *ours = waits
-    assert ours
-    assert max(ours) <= plain
+    assert len(ours) > 2
+    assert sorted(ours)[-2] <= plain
 
 
 def test_waiting_is_counted() -> None:

@@ -228,13 +228,23 @@ def _assert_equal(one: Measured, other: Measured) -> None:
 
 
 def _waits(model: torch.nn.Module, batch: dict[str, torch.Tensor], *indicators: str) -> int:
-    """Count how often the host would wait for a GPU inside the passes of a scoring."""
+    """Count how often the host would wait for a GPU in the passes of a further batch.
+
+    Values that belong to a weight are computed in the first batch.
+    """
+    first, both = (_waits_of(model, [batch] * count, *indicators) for count in (1, 2))
+    return both - first
+
+
+def _waits_of(
+    model: torch.nn.Module, batches: list[dict[str, torch.Tensor]], *indicators: str
+) -> int:
     modes: list[_Waits] = []
     handles = (
         model.base_model.register_forward_pre_hook(lambda *_: modes.append(_Waits().__enter__())),
         model.base_model.register_forward_hook(lambda *_: modes[-1].__exit__(None, None, None)),
     )
-    plop.score(model, batches=[batch], progress=False, indicators=indicators)
+    plop.score(model, batches=batches, progress=False, indicators=indicators)
     for handle in handles:
         handle.remove()
     return sum(mode.count for mode in modes)

@@ -2,40 +2,42 @@
 
     NFN(W, z) = ||W z|| / (||z|| E||W u||),   u uniform on the unit sphere
 
-With X = d_in ||W u||² / ||W||_F², E||W u|| = ||W||_F / sqrt(d_in) · E sqrt(X), and
-E sqrt(X) ≈ 1 - Var(X) / 8 with Var(X) = 2 d_in / (d_in + 2) · (Σσ⁴ / (Σσ²)² - 1 / d_in).
+With g Gaussian, E||W u|| = E||W g|| / E||g|| and E||W g|| = ||W||_F E sqrt(Q), where Q is the mean
+of independent χ² variables of one degree of freedom, weighted by the squared singular values. The
+expectation is an integral (`spectra.py`), and about 1 - Σσ⁴ / (4 (Σσ²)²) if the values are similar.
 
 Source: PLoP, arXiv 2506.20629, section 3. The authors' code draws one Gaussian vector per token;
-the closed form needs none, and its finite-width term makes the two agree in narrow layers.
+the integral needs none, and the two agree in narrow layers and in those of low effective rank.
 
-Shape letters: N rows (tokens), I in, O out, K probes. All results are float32 on the device of
-the input, and no function synchronises with the device.
+Shape letters: N rows (tokens), I in, O out, K draws. All results are float32 on the device of
+the input. Only `expected_norm` and `sum_of_fourth_powers` wait for the device, once for a weight.
 """
 
 from __future__ import annotations
 
-import functools
+import math
 
 import torch
 
-EXACT_WIDTH = 256
-"""Σσ⁴ is computed exactly if the smaller side of the weight is at most this wide."""
-PROBES = 32
-"""Number of Gaussian vectors from which Σσ⁴ of a wider weight is estimated."""
+from plop_lora.indicators.spectra import mean_gaussian_norm, mean_root, spectrum
+
+METHOD = 2
+"""Version of the method, increased when `expected_norm` may return another number."""
 MONTE_CARLO_DRAWS = 4096
 """Number of directions over which `monte_carlo` averages."""
 PROBED_DRAWS = 4096
 """Number of Gaussian rows on which a layer is called whose weight cannot be read."""
 _PIECE_ROWS = 256
+_PIECE_ELEMENTS = 2_000_000
 _STREAM = 0x706C6F70
 
 
 def row_norms(rows: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """Return ||row - bias|| of each row, float32, shape [N].
 
-    On a CPU torch reduces wide rows of bf16 about ten times slower than it copies a cache-sized
-    piece into float32 and reduces there, so narrow dtypes go through a small buffer. A bias is
-    subtracted in that buffer, because rounding the difference to bf16 would show in the norm.
+    On a CPU torch reduces many rows of bf16 at once much more slowly than cache-sized pieces of
+    them. A bias is subtracted in a small float32 buffer, because rounding the difference to bf16
+    would show in the norm.
 
     Args:
         rows: Tensor [N, ...], which may be a strided view; all dimensions but the first form a row.
@@ -47,15 +49,19 @@ def row_norms(rows: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Ten
         plain_N: torch.Tensor = torch.linalg.vector_norm(rows, dim=inner, dtype=torch.float32)
         return plain_N
     norms_N = torch.empty(len(rows), dtype=torch.float32, device=rows.device)
+    if bias is None:
+        step = max(1, _PIECE_ELEMENTS // max(1, rows[:1].numel()))
+        for start in range(0, len(rows), step):
+            piece, norms = rows[start : start + step], norms_N[start : start + step]
+            torch.linalg.vector_norm(piece, dim=inner, dtype=torch.float32, out=norms)
+        return norms_N
     step = _PIECE_ROWS if on_cpu else max(1, len(rows))
     shape = (min(step, len(rows)), *rows.shape[1:])
     buffer = torch.empty(shape, dtype=torch.float32, device=rows.device)
-    shift = None if bias is None else bias.float()
+    shift = bias.float()
     for start in range(0, len(rows), step):
         piece = rows[start : start + step]
-        work = buffer[: len(piece)].copy_(piece)
-        if shift is not None:
-            work.sub_(shift)
+        work = buffer[: len(piece)].copy_(piece).sub_(shift)
         torch.linalg.vector_norm(work, dim=inner, out=norms_N[start : start + len(piece)])
     return norms_N
 
@@ -68,17 +74,17 @@ def expected_norm(weight_OI: torch.Tensor, *, denominator: str, seed: int) -> to
     Args:
         weight_OI: Weight of any floating dtype.
         denominator: `analytic` (closed form) or `monte_carlo` (mean over random directions).
-        seed: Seed of the probes or directions, which are the same for all weights of a shape.
+        seed: Seed of the random vectors. Weights of equal shape should have different seeds, so
+            that their errors are independent.
     """
     if denominator == "monte_carlo":
         return _monte_carlo_norm(weight_OI, seed)
-    width = weight_OI.shape[1]
-    square = frobenius_square(weight_OI)
-    fourth = sum_of_fourth_powers(weight_OI, seed)
-    variance = 2 * width / (width + 2) * (fourth / square**2 - 1 / width)
-    norm = (square / width).sqrt() * (1 - variance.clamp(min=0) / 8)
-    # The variance of a weight that is all zero would be 0 / 0.
-    return torch.where(square == 0, square, norm)
+    square = float(frobenius_square(weight_OI))
+    norm = 0.0 if square == 0 else math.nan
+    if 0 < square < math.inf:
+        root = mean_root(spectrum(weight_OI, square, seed))
+        norm = math.sqrt(square) * root / mean_gaussian_norm(weight_OI.shape[1])
+    return torch.tensor(norm, dtype=torch.float32, device=weight_OI.device)
 
 
 def frobenius_square(weight_OI: torch.Tensor) -> torch.Tensor:
@@ -88,28 +94,15 @@ def frobenius_square(weight_OI: torch.Tensor) -> torch.Tensor:
 
 
 def sum_of_fourth_powers(weight_OI: torch.Tensor, seed: int) -> torch.Tensor:
-    """Return Σσ⁴ = ||WᵀW||_F², a float32 scalar.
+    """Return Σσ⁴ = ||WᵀW||_F², a float32 scalar: exact for narrow weights, else an estimate.
 
-    It is exact for narrow weights. For wide ones it is estimated by the mean of (gᵀ WᵀW h)² over
-    all pairs of `PROBES` Gaussian vectors, which is unbiased and reads the weight once; the mean of
-    ||WᵀW g||² would read it twice for an equal error. The relative error enters NFN multiplied by
-    Σσ⁴ / (4 (Σσ²)²), about a thousandth if the singular values are similar.
+    It is 0 for a weight that is all zero.
     """
-    out_features, in_features = weight_OI.shape
-    if min(out_features, in_features) <= EXACT_WIDTH:
-        weight = weight_OI.float()
-        gram = weight @ weight.T if out_features <= in_features else weight.T @ weight
-        return gram.square().sum()
-    image_OK = (weight_OI @ _probes(in_features, seed).to(weight_OI)).float()
-    squares_KK = (image_OK.T @ image_OK).square()
-    return (squares_KK.sum() - squares_KK.trace()) / (PROBES * (PROBES - 1))
-
-
-@functools.lru_cache(maxsize=8)
-def _probes(width: int, seed: int) -> torch.Tensor:
-    """Return the probes of a width, cached because the weights of a model have few widths."""
-    with torch.inference_mode(False):
-        return gaussian(width, PROBES, torch.empty(0), seed)
+    square = float(frobenius_square(weight_OI))
+    fourth = 0.0 if square == 0 else math.nan
+    if 0 < square < math.inf:
+        fourth = square**2 * spectrum(weight_OI, square, seed).sum_of_squares
+    return torch.tensor(fourth, dtype=torch.float32, device=weight_OI.device)
 
 
 def _monte_carlo_norm(weight_OI: torch.Tensor, seed: int) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The engine for a model that fits in memory: run its body on batches with the hooks attached.
 
-Only the body runs, without the output head and without a key-value cache, in eval and inference
-mode. A batch that does not fit in memory is halved, and the run continues.
+Only the body runs, without the output head and without a key-value cache, in eval mode
+without gradients. A batch that does not fit in memory is halved, and the run continues.
 
 Shape letters: B batch, T token, R rows of the probe's buffer, N sequences.
 """
@@ -228,14 +228,17 @@ def encoder_of(model: nn.Module) -> nn.Module | None:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Use eval and inference mode inside the `with` block, then restore the state of each module.
+    """Use eval mode without gradients inside the `with` block, then restore the model's state.
+
+    Inference mode would not count the changes of a tensor, by which the hooks know whether modules
+    that share an input received the same values (`sums.py`).
 
     A module that was compiled in place runs eagerly meanwhile, because a graph that was compiled
     before the hooks were registered would not call them.
     """
     with unchanged(model):
         model.eval()
-        with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             yield
 
 

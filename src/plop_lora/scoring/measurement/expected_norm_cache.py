@@ -41,8 +41,7 @@ _HEADER_BYTES = 65536
 _READING = 2
 """Version of how modules are read, increased when a weight may be read as another linear map."""
 _FORMULA = (
-    expected_norms.EXACT_WIDTH,
-    expected_norms.PROBES,
+    expected_norms.METHOD,
     expected_norms.MONTE_CARLO_DRAWS,
     expected_norms.PROBED_DRAWS,
     _READING,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -193,13 +194,13 @@ class Probe:
     def _compute_expected_norm(
         self, index: int, operator: Operator, like: torch.Tensor
     ) -> Callable[[], torch.Tensor]:
-        part, settings = self.sites[index].part, self.indicators
+        site, settings = self.sites[index], self.indicators
         return functools.partial(
             operator.expected_norm,
-            part,
+            site.part,
             like=like,
             denominator=settings.denominator,
-            seed=settings.seed,
+            seed=_seed_of(site, settings.seed),
         )
 
     def _products(
@@ -325,7 +326,7 @@ class Probe:
         layers = batch_sums.on(products_SO.device).unbind()
         for index in indices:
             part = self.sites[index].part
-            compute = functools.partial(self._expert_norms, weights_EOI, part)
+            compute = functools.partial(self._expert_norms, weights_EOI, self.sites[index])
             expected_S = self._expected_norm(index, products_SO.device, compute)[routing.experts_S]
             kept_S = valid_S & (expected_S != 0)
             rows = FeatureRows(
@@ -346,10 +347,13 @@ class Probe:
             layers[COUNTS][own].view(-1).index_add_(0, cells_S, kept_S.float())
             self._weigh(index, functools.partial(_sliced, weights_EOI, part))
 
-    def _expert_norms(self, weights_EOI: torch.Tensor, part: FusedPart | None) -> torch.Tensor:
-        denominator, seed = self.indicators.denominator, self.indicators.seed
-        weights = _sliced(weights_EOI, part)
-        return torch.stack([expected_norm(w, denominator=denominator, seed=seed) for w in weights])
+    def _expert_norms(self, weights_EOI: torch.Tensor, site: Site) -> torch.Tensor:
+        denominator, first = self.indicators.denominator, _seed_of(site, self.indicators.seed)
+        norms = (
+            expected_norm(weight_OI, denominator=denominator, seed=seed)
+            for seed, weight_OI in enumerate(_sliced(weights_EOI, site.part), start=first)
+        )
+        return torch.stack(list(norms))
 
 
 def _broken(site: str, indicator: str) -> str:
@@ -364,6 +368,15 @@ def _broken(site: str, indicator: str) -> str:
         f"The indicator {indicator!r} is NaN or infinity for {site}, whose features are finite. "
         f"Leave out --indicator {indicator}."
     )
+
+
+def _seed_of(site: Site, seed: int) -> int:
+    """Return the seed of the random draws for the weight of a site.
+
+    The errors of the expected norms of a module type are then independent, so that they average
+    out in the score of the type.
+    """
+    return zlib.crc32(f"{seed} {site.name}".encode())
 
 
 def _sliced(weights_EOI: torch.Tensor, part: FusedPart | None) -> torch.Tensor:

@@ -9,13 +9,13 @@ pairs, I in.
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from plop_lora.indicators.expected_norms import row_norms
 from plop_lora.models.devices import sent
@@ -109,7 +109,7 @@ class BatchSums:
         order: Indices of the sites in the order in which they ran.
         unassignable: Sites whose rows cannot be assigned to sequences.
         left_out: Sites with a call that was not counted, and the reason.
-        last: The most recent input, as a weak reference, and its row norms.
+        norms: The version and the row norms of each input that still exists.
     """
 
     layout: Layout
@@ -119,7 +119,9 @@ class BatchSums:
     order: list[int] = field(default_factory=list)
     unassignable: set[int] = field(default_factory=set)
     left_out: dict[int, str] = field(default_factory=dict)
-    last: tuple[weakref.ref[torch.Tensor], torch.Tensor] | None = None
+    norms: MutableMapping[torch.Tensor, tuple[int, torch.Tensor]] = field(
+        default_factory=WeakTensorKeyDictionary
+    )
 
     def on(self, device: torch.device) -> torch.Tensor:
         """Return the buffer of a device."""
@@ -131,15 +133,19 @@ class BatchSums:
     def input_norms(self, features: torch.Tensor) -> torch.Tensor:
         """Return the row norms of an input, computed once for modules that share the tensor.
 
-        Token ids represent one-hot features, whose norm is 1. Only a weak reference to the input is
-        kept, so that the probe does not keep an activation in memory.
+        Token ids represent one-hot features, whose norm is 1. Only weak references to the inputs
+        are kept, so that the probe does not keep an activation in memory. torch increases the
+        version of a tensor whenever it is changed in place, except in inference mode, where no
+        norms are shared.
         """
         if not features.is_floating_point():
             return torch.ones(features.numel(), device=features.device)
-        if self.last is not None and self.last[0]() is features:
-            return self.last[1]
+        version = -1 if features.is_inference() else features._version
+        known = self.norms.get(features)
+        if known is not None and known[0] == version >= 0:
+            return known[1]
         norms_N = row_norms(features.reshape(-1, features.shape[-1]))
-        self.last = (weakref.ref(features), norms_N)
+        self.norms[features] = (version, norms_N)
         return norms_N
 
 

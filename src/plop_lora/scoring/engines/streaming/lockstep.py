@@ -78,7 +78,7 @@ class Pass(threading.Thread):
     def run(self) -> None:
         """Run the job; inference mode is local to a thread and is entered here again."""
         try:
-            with torch.inference_mode():
+            with torch.no_grad():
                 self.result = self._job()
         except BaseException as error:
             self.error = error
