@@ -12,6 +12,10 @@ import numpy as np
 import pytest
 from builders import trial_result, trial_spec
 
+from plop_lora.records.verification import INCONCLUSIVE
+from plop_lora.study.compare import Outcome
+from plop_lora.verification.decide import decide
+
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "scripts" / "experiments"
 TYPES = {"q": 1.2, "k": 1.0, "v": 0.5, "o": 0.8}
@@ -165,3 +169,26 @@ def test_the_page_is_what_the_records_say(evidence) -> None:
     """A number that nobody can compute again is not evidence."""
     page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
     assert page.endswith(evidence.tables(*evidence.collect(evidence.RESULTS)))
+
+
+@pytest.mark.parametrize(
+    ("name", "worse", "opened"),
+    [
+        ("classify", {"all-linear", "kappa", "eva"}, {"query-value", "attention", "random"}),
+        ("sft", set(), {"attention", "all-linear", "plop-inverse", "eva", "gradient", "random"}),
+        ("grpo", {"random"}, {"attention", "plop-inverse"}),
+    ],
+)
+def test_the_published_experiments_by_the_rules_of_today(name, worse, opened) -> None:
+    """docs/experiments.md says what the seeds of its three records show."""
+    record = json.loads((SCRIPTS / "results" / f"{name}.json").read_text("utf-8"))
+    found = decide(
+        {arm["arm"]: Outcome(tuple(arm["values"])) for arm in record["arms"]},
+        shortlist="plop",
+        margin=record["margin"],
+        higher=record["higher_is_better"],
+    )
+    verdicts = {row.arm: row.verdict for row in found.comparisons}
+    assert found.verdict == INCONCLUSIVE
+    assert {arm for arm, verdict in verdicts.items() if verdict == "worse"} == worse
+    assert {arm for arm, verdict in verdicts.items() if verdict == "cannot separate"} == opened

@@ -26,7 +26,7 @@ from scipy import stats
 
 from plop_lora.files import atomic_file
 from plop_lora.records import TrialResult
-from plop_lora.statistics import holm, paired_bootstrap
+from plop_lora.statistics import holm, paired_interval
 
 Floats = NDArray[np.float64]
 
@@ -191,7 +191,7 @@ def seeds_wanted(folder: Path) -> int:
         return SEEDS
     types = sorted(outcome.types(), key=lambda arm: -outcome.arms[arm].gain)
     best, median = types[0], types[len(types) // 2]
-    found = paired_bootstrap(outcome.arms[best].gains_SI - outcome.arms[median].gains_SI)
+    found = paired_interval(outcome.arms[best].gains_SI - outcome.arms[median].gains_SI)
     apart = found.high - found.low < APART * found.value
     return outcome.seeds if apart else min(outcome.seeds + 1, MOST_SEEDS)
 
@@ -292,7 +292,7 @@ def comparisons(outcome: Outcome) -> list[Comparison]:
     """Compare `plop` with every other rule of a pair; one with the same types is left out."""
     own = outcome.arms[PLOP]
     rivals = [rule for rule in (*RULES[1:], *RANDOM) if outcome.arms[rule] is not own]
-    found = [paired_bootstrap(own.gains_SI - outcome.arms[rule].gains_SI) for rule in rivals]
+    found = [paired_interval(own.gains_SI - outcome.arms[rule].gains_SI) for rule in rivals]
     adjusted = holm([each.p for each in found])
     rows = []
     for rule, each, p in zip(rivals, found, adjusted, strict=True):

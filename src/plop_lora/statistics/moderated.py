@@ -7,7 +7,7 @@ over arms, and has more degrees of freedom. The weight of that mean follows from
 arms' variances differ beyond chance (empirical Bayes).
 
 Where arms do differ, that is too small for a noisy arm. There are two estimates, for two kinds of
-claims (`benchmarks/seed_variance.py` simulates the errors of both):
+claims (`benchmarks/verdicts.py` simulates the errors of both):
 
 - *moderated*, for claims about the best of many rivals, which are corrected for their number. The
   weight is bounded, and the reference, whose noise is in every comparison, never gets less than

@@ -46,10 +46,12 @@ def remedy(rivals: Mapping[str, Paired], margin: float) -> str:
         parts.append(f"about {max(known_rows):,} rows to report on")
     names = ", ".join(rivals)
     if not parts:
-        return (
-            f"{names}: neither {MOST_MORE_SEEDS} seeds more nor {MOST_ROWS:,} rows would be likely "
-            "to separate them from the shortlist"
+        by_rows = (
+            ""
+            if None in (rival.items for rival in rivals.values())
+            else (f" and {MOST_ROWS:,} rows")
         )
+        return f"{names}: not even {MOST_MORE_SEEDS} seeds more{by_rows} are likely to be enough"
     return f"{names}: {', or '.join(parts)}, in a new run, would separate them in 8 of 10 cases"
 
 

@@ -24,6 +24,7 @@ from plop_lora.verification.design import (
     make_design,
     untrained_spec,
 )
+from plop_lora.verification.judged_before import judged_before
 from plop_lora.verification.ladder import choose_rates, climb, known_ladder, ladder_specs
 from plop_lora.verification.outcome import conclude
 from plop_lora.verification.plan import make_plan, planned_confirm
@@ -79,6 +80,7 @@ def verify(
     keep(root, recipe, scores)
     signals = measure_signals(study, arm_names(recipe))
     design = make_design(study, recipe, signals=signals) if signals else known
+    design = replace(design, notes=(*design.notes, *judged_before(root, design)))
     record = conclude(design, _run_all(design, signals, run or _runner(), watch))
     record.save(root / RECORD)
     return record
