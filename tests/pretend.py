@@ -7,6 +7,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from plop_lora.training.runners import warm
+
 # What the arm is called is what happens. Reads and writes as the real command does, but imports
 # the standard library only, so that it starts in no time.
 _FAKE = """
@@ -85,6 +89,30 @@ def command(folder: Path) -> tuple[str, ...]:
     path = folder / "fake_trial.py"
     path.write_text(_FAKE)
     return (sys.executable, "-S", str(path))
+
+
+# The server that forks trials, as it is, but with nothing to import and the stand-in to run.
+_SERVER = """
+import runpy, sys
+from plop_lora.cli import fork_server
+
+def run():
+    sys.argv = sys.argv[1:]
+    runpy.run_path({path!r}, run_name="__main__")
+
+fork_server.prepare, fork_server.main = (lambda spec: {ready}), run
+fork_server.run()
+"""
+
+
+def forked(folder: Path, monkeypatch: pytest.MonkeyPatch, *, ready: bool = True) -> tuple[str, ...]:
+    """Return the command of the stand-in, which a `ForkServer` now forks, or refuses to fork."""
+    words = command(folder)
+    path = folder / "fork_server.py"
+    path.write_text(_SERVER.format(path=words[-1], ready=ready))
+    monkeypatch.setattr(warm, "COMMAND", words)
+    monkeypatch.setattr(warm, "SERVER", (sys.executable, str(path)))
+    return words
 
 
 def notes(root: Path, what: str) -> list[list[str]]:

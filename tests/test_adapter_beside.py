@@ -13,7 +13,7 @@ from trials import NO_DATA, checkpoint, spec_of
 
 import plop_lora as plop
 from plop_lora.errors import ModelError
-from plop_lora.training.base import base_of
+from plop_lora.training.kept_base import base_of
 
 BOTH = "holds a model and an adapter, which transformers puts on it"
 ADAPTER = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"]}

@@ -178,7 +178,7 @@ def test_a_run_at_another_revision_is_another_recipe(scores, here: Path) -> None
 
 
 def test_the_revision_reaches_the_loaders(here: Path, monkeypatch) -> None:
-    from plop_lora.training.base import base_of
+    from plop_lora.training.kept_base import base_of
 
     asked = {}
 

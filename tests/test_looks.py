@@ -76,7 +76,7 @@ def test_a_lower_bound_above_zero_is_corrected_for_the_rivals() -> None:
     near = _paired(0.015)
     assert near.cautious.lower_bound(0.95) < 0
     assert bounds_at(near, look).low == near.cautious.lower_bound(0.95)
-    between = _paired(0.035, seeds=6)
+    between = _paired(0.03, seeds=6)
     assert between.cautious.lower_bound(0.95) > 0 > between.interval.lower_bound(1 - 0.05 / 120)
     assert bounds_at(between, planned_looks(6, 120, sequential=False)[0]).low == 0
 
@@ -149,8 +149,8 @@ def test_a_look_without_its_trials_is_next() -> None:
 
 
 def test_what_is_out_of_reach_is_given_up() -> None:
-    """A spread of ten margins cannot be separated by six seeds, so two are enough to say so."""
-    hopeless = _paired(0.0, seeds=2, seed_sd=0.5)
+    """A spread of 25 margins cannot be separated by two seeds more."""
+    hopeless = _paired(0.0, seeds=4, seed_sd=0.5)
 
     def decide_at(look, ended):
         row = ArmComparison("noisy", 1.0, look.seeds, verdict=UNSEPARATED, paired=hopeless)

@@ -5,6 +5,7 @@ The command is a stand-in that starts in no time; what a real trial does is test
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import signal
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pretend
@@ -28,6 +29,7 @@ from plop_lora.training.runners import local
 from plop_lora.training.runners.events import FINISHED, RUNNING, Event
 from plop_lora.training.runners.run import run_trials
 from plop_lora.training.runners.trial_process import TrialCommand
+from plop_lora.training.runners.warm import ForkServer
 from plop_lora.training.trial import trial_folder
 
 TWO = Runner(workers=2)
@@ -35,14 +37,23 @@ QUICK = {"learning_rate": 0.001}
 """Seconds that a step of the stand-in takes."""
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Callable[..., tuple[TrialResult, ...]]:
-    command = pretend.command(tmp_path)
+only_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks trials")
+RunHere = Callable[..., tuple[TrialResult, ...]]
+
+
+@pytest.fixture(params=["fresh", pytest.param("forked", marks=[pytest.mark.slow, only_linux])])
+def run(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[RunHere]:
+    """Trials as processes of their own, and as forks of a server."""
+    is_forked = request.param == "forked"
+    command = pretend.forked(tmp_path, monkeypatch) if is_forked else pretend.command(tmp_path)
 
     def run_here(*specs: TrialSpec, runner: Runner = TWO, **options) -> tuple[TrialResult, ...]:
         return run_trials(specs, tmp_path / "run", runner, command=command, **options)
 
-    return run_here
+    with ForkServer() as server:
+        yield functools.partial(run_here, server=server) if is_forked else run_here
 
 
 def test_a_trial_leaves_its_files(run, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import json
 import math
 import random
@@ -637,7 +639,8 @@ def test_without_optuna_the_extra_is_named(scores, tmp_path, monkeypatch) -> Non
 def command(scores: Scores, tmp_path, monkeypatch) -> Callable[..., tuple[int, str, str]]:
     """`plop tune` in this process, with a machine that costs nothing."""
     machine = Machine()
-    monkeypatch.setattr("plop_lora.training.runners.run.run_trials", machine)
+    context = functools.partial(contextlib.nullcontext, machine)
+    monkeypatch.setattr("plop_lora.training.runners.run.warm_trials", context)
     write_rows(tmp_path, scores)
     scores.save(tmp_path / "scores.json")
     monkeypatch.chdir(tmp_path)

@@ -2,7 +2,7 @@
 
     python scripts/experiments/study.py list
     python scripts/experiments/study.py prepare PAIR [--gsm8k DIR] [--models build/models]
-    python scripts/experiments/study.py run PAIR… [--seconds S] [--workers N] [--warm] [--device D]
+    python scripts/experiments/study.py run PAIR… [--seconds S] [--workers N] [--device D]
 
 `prepare` writes the rows and the scores of the network on them to `build/study/PAIR`. `run` goes
 through the trials that have no record in `results/PAIR`, first every arm at every rate with seed 0,
@@ -19,14 +19,11 @@ import argparse
 import contextlib
 import fcntl
 import math
-import os
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import active_children, get_context
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TypeVar
@@ -37,11 +34,8 @@ from study_trials import STUDY, Study, name_of, open_study
 
 from plop_lora.errors import PlopError
 from plop_lora.recipe import Runner
-from plop_lora.records import TrialResult, TrialSpec
-from plop_lora.training.memory import release_memory
 from plop_lora.training.runners.events import FINISHED, Event
-from plop_lora.training.runners.run import run_trials
-from plop_lora.training.trial import run_trial, trial_folder
+from plop_lora.training.runners.run import warm_trials
 
 Number = TypeVar("Number", int, float)
 MODELS = Path("build/models")
@@ -88,73 +82,22 @@ def sole_run(study: Study) -> Iterator[None]:
         yield
 
 
-def run(study: Study, workers: int | None, *, warm: bool = False) -> None:
+def run(study: Study, workers: int | None) -> None:
     """Run what is missing: the ladder, and the further seeds at the rates that follow from it.
 
     Args:
         study: a prepared pair.
         workers: trials at once; by default one a GPU, or one for two CPU cores.
-        warm: run many trials in one process after another, which then imports and starts its
-            device once. On a GPU that is most of the time of a small trial. Peak memory on a CPU
-            is then that of all trials of the process.
     """
-    for phase in (study.ladder, study.confirmation):
-        tried: set[str] = set()
-        # Finished trials may ask for another rate, or for another seed.
-        while specs := [spec for spec in study.missing(phase()) if name_of(spec) not in tried]:
-            tried |= set(map(name_of, specs))
-            say(f"{study.pair.name}: {len(specs)} trials of the {phase.__name__}")
-            go_through(study, specs, workers, warm)
-
-
-def go_through(study: Study, specs: Sequence[TrialSpec], workers: int | None, warm: bool) -> None:
-    """Run trials and keep their records."""
-    trials, keep = study.folder / "trials", Keeper(study, len(specs))
-    if warm:
-        run_warm(specs, trials, workers or 1, keep)
-    else:
-        run_trials(specs, trials, Runner(workers=workers), watch=keep)
-
-
-def run_warm(specs: Sequence[TrialSpec], root: Path, workers: int, keep: Keeper) -> None:
-    """Run trials in a few processes that stay; whatever ends this call ends them.
-
-    A process that is killed breaks the pool: the same command goes on from there.
-    """
-    cores = os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))
-    root.mkdir(parents=True, exist_ok=True)
-    log = (root / "log.txt",)
-    with ProcessPoolExecutor(workers, get_context("spawn"), write_to, log) as pool:
-        jobs = {pool.submit(run_one, spec, root): spec for spec in specs}
-        try:
-            for job in as_completed(jobs):
-                spec, result = jobs[job], job.result()
-                if isinstance(result, str):
-                    say(f"  {name_of(spec)}: {result}")
-                else:
-                    keep(Event(spec, trial_folder(root, spec), FINISHED, result))
-        except BaseException:
-            for process in active_children():
-                process.kill()
-            raise
-
-
-def write_to(log: Path) -> None:
-    """Let everything that this process prints go to the end of a file."""
-    with log.open("a", encoding="utf-8") as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
-
-
-def run_one(spec: TrialSpec, root: Path) -> TrialResult | str:
-    """Run a trial in this process, and return its result or what the user can put right."""
-    try:
-        return run_trial(spec, trial_folder(root, spec))
-    except PlopError as error:
-        return str(error)
-    finally:
-        release_memory()
+    with warm_trials() as run_trials:
+        for phase in (study.ladder, study.confirmation):
+            tried: set[str] = set()
+            # Finished trials may ask for another rate, or for another seed.
+            while specs := [spec for spec in study.missing(phase()) if name_of(spec) not in tried]:
+                tried |= set(map(name_of, specs))
+                say(f"{study.pair.name}: {len(specs)} trials of the {phase.__name__}")
+                keep = Keeper(study, len(specs))
+                run_trials(specs, study.folder / "trials", Runner(workers=workers), watch=keep)
 
 
 class Keeper:
@@ -215,9 +158,6 @@ def main() -> int:
     verbs.choices["run"].add_argument("--seconds", type=positive(float), help="stop after so many")
     verbs.choices["run"].add_argument("--workers", type=positive(int), help="trials at once")
     verbs.choices["run"].add_argument("--device", default="auto")
-    verbs.choices["run"].add_argument(
-        "--warm", action="store_true", help="many trials in one process after another"
-    )
     given = parser.parse_args()
     try:
         return act(given)
@@ -265,7 +205,7 @@ def act(given: argparse.Namespace) -> int:
             for name in given.pairs:
                 study = open_study(name, given.results, given.models, given.device)
                 with sole_run(study):
-                    run(study, given.workers, warm=given.warm)
+                    run(study, given.workers)
     except TimeIsUp:
         say("the time is up; the same command goes on from here")
     return 0

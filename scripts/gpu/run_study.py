@@ -88,7 +88,7 @@ def run(pair: str, options: argparse.Namespace, seconds: float) -> int:
     records = options.work / "study"
     records.mkdir(parents=True, exist_ok=True)
     command = [
-        sys.executable, str(STUDY), "run", pair, "--warm", "--workers", str(options.workers),
+        sys.executable, str(STUDY), "run", pair, "--workers", str(options.workers),
         "--seconds", str(int(seconds)), "--device", options.device,
         "--results", str(records), "--models", str(options.models),
     ]  # fmt: skip

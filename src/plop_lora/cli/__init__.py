@@ -87,7 +87,7 @@ def main() -> None:
     sys.argv = [word for word in sys.argv if word != "--debug"]
     _survive_narrow_encodings()
     if not debug:
-        _hush()
+        hush()
     with contextlib.nullcontext() if debug else _one_line():
         with _processes() as processes:
             code = app(prog_name="plop", standalone_mode=False, obj=processes)
@@ -165,7 +165,7 @@ def _fail(message: str, code: int) -> None:
     raise SystemExit(code) from None
 
 
-def _hush() -> None:
+def hush() -> None:
     """Keep the log messages of other libraries off stderr.
 
     Examples are retries of the hub and kernels that do not load. Where one of them matters, the

@@ -43,6 +43,14 @@ class Runner(Section):
         default=None, ge=0, description="The number of GPUs that Ray reserves for each trial."
     )
 
+    warm_workers: bool = Field(
+        default=True,
+        description="Whether the trials on this machine are forked from one process that has "
+        "imported the libraries and, where that cannot change a number, loaded the model. It "
+        "needs Linux; on other systems, on a Ray cluster and if it is off, each trial starts a "
+        "fresh process.",
+    )
+
     @field_validator("kind")
     @classmethod
     def _known_kind(cls, kind: str) -> str:

@@ -252,10 +252,17 @@ class TrialSpec(Record):
 class TrialCost:
     """The measured time, memory and tokens of a trial.
 
+    `wall_seconds` begin when the data are read and the model is about to be loaded, and end after
+    the evaluation. They include the loading, except in a trial of warm workers that was given a
+    loaded model, and the imports that are left by then, of which warm workers have hardly any. The
+    start of the process is not part of them, except in a trial that wrote no result: its runner
+    counts from the start.
+
     `devices` is the number of accelerators, or of processes on a CPU. `device` is the name of the
     hardware, and `accelerator` says whether it is one. `peak_memory` is in bytes, of the
-    accelerator where there is one and otherwise of resident memory. `tokens` is the number of
-    tokens in training, including generated ones.
+    accelerator where there is one and otherwise of the resident memory of the trial's own process,
+    which for warm workers includes what it shares with the process that it was forked from.
+    `tokens` is the number of tokens in training, including generated ones.
     """
 
     wall_seconds: float

@@ -34,8 +34,8 @@ from plop_lora.models.loading import (
 )
 from plop_lora.placement.inits import DRAWN, FROM_DATA, TRIAL_INITS, is_trial_init, moves_base
 from plop_lora.records import Placement, TrialSpec
-from plop_lora.training.base import base_of
 from plop_lora.training.eva import initialise_from_features
+from plop_lora.training.kept_base import base_of
 from plop_lora.training.tasks import task_named
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from plop_lora.models.folders import model_name
 from plop_lora.models.loading import device_named, dtype_for, explained, load_tokenizer
 from plop_lora.models.origin import Origin
 from plop_lora.models.weights import load_checked
-from plop_lora.records import TrainingSettings, TrialSpec
+from plop_lora.options import check_dtype
+from plop_lora.records import TrainingSettings
 from plop_lora.training.task import Loading, Task
-from plop_lora.training.tasks import task_named
 
 
 class Base(NamedTuple):
@@ -30,14 +30,6 @@ class Base(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
     heads: tuple[str, ...]
     notes: tuple[str, ...]
-
-
-def base_of(spec: TrialSpec) -> Base:
-    """Return the model of a trial; see `load_base`."""
-    return load_base(
-        task_named(spec.task), spec.model, revision=spec.revision, labels=spec.labels,
-        settings=spec.training, seed=spec.seed,
-    )  # fmt: skip
 
 
 def load_base(
@@ -67,30 +59,47 @@ def load_base(
         ModelError: The model cannot be loaded, or its checkpoint is incomplete.
     """
     settings = settings or TrainingSettings()
+    # The weights that the checkpoint lacks are drawn while the model loads.
+    transformers.set_seed(seed)
+    device = trial_device(settings.device)
+    base = read_base(task, model, revision, labels, settings.dtype, device)
+    return base._replace(model=base.model.to(device))
+
+
+def read_base(
+    task: Task, model: str, revision: str | None, labels: Sequence[str], dtype: str, device: str
+) -> Base:
+    """Return the model that `load_base` loads for a device, but in the memory of the processor.
+
+    The accelerator is not touched.
+
+    Raises:
+        UsageError: As for `load_base`.
+        ModelError: As for `load_base`.
+    """
     name, origin = model_name(model), Origin(revision)
     tokenizer = load_tokenizer(name, origin)
     give_pad_token(tokenizer, model)
-    # They are drawn while the model loads.
-    transformers.set_seed(seed)
-    device = trial_device(settings.device)
-    chosen = dtype_for(name, device, settings.dtype, origin)
+    check_dtype(dtype)
+    # Without a CPU the dtype stays as it is, and the question would start the accelerator.
+    chosen = dtype_for(name, device, dtype, origin) if device == "cpu" else dtype
     with explained(name, "model"):
         config = AutoConfig.from_pretrained(name, **origin.loading())
-        dtype = chosen if chosen == "auto" else getattr(torch, chosen)
+        wanted_dtype = chosen if chosen == "auto" else getattr(torch, chosen)
         wanted = task.model_class(Loading(task.name, model, config, tokenizer, labels))
         options = dict(wanted.options)
-        if device == "cpu" and (config.dtype if dtype == "auto" else dtype) in HALVES:
+        if device == "cpu" and (config.dtype if wanted_dtype == "auto" else wanted_dtype) in HALVES:
             options["attn_implementation"] = "eager"
-        loaded = load_checked(wanted.kind, name, dtype=dtype, **origin.loading(), **options)
+        loaded = load_checked(wanted.kind, name, dtype=wanted_dtype, **origin.loading(), **options)
     if wanted.trains_head:
         heads = _heads(loaded.model, loaded.new)
-        return Base(loaded.model.to(device), tokenizer, heads, loaded.notes)
+        return Base(loaded.model, tokenizer, heads, loaded.notes)
     if loaded.new:
         raise ModelError(
             f"{model} is not a complete language model: it lacks {loaded.new[0]}. Train it with "
             "the task classify, or give a checkpoint with its output head."
         )
-    return Base(loaded.model.to(device), tokenizer, (), loaded.notes)
+    return Base(loaded.model, tokenizer, (), loaded.notes)
 
 
 def trial_device(wanted: str) -> str:

@@ -1,7 +1,8 @@
 """The resources that a trial used: time by part, devices, memory and versions.
 
 Imports torch only when a device is queried. Peak memory without an accelerator is that of the
-process since its start, so it is that of one trial only if the process runs a single trial.
+process since its start, or since its fork. Every trial has a process of its own, so it is that of
+the trial; the pages that a fork shares with the process it came from count in full.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Meter:
             self._seconds[name] += time.perf_counter() - started
 
     def cost(self, device: str, tokens: int) -> TrialCost:
-        """Return the cost so far.
+        """Return the cost so far, whose parts `TrialCost` describes.
 
         Args:
             device: Device of the model, by torch's name.

@@ -74,7 +74,13 @@ def tune(
     """
     scores, recipe = Scores.of(scores), TuneRecipe.of(recipe, settings)
     require("optuna")
-    search = _opened(scores, recipe, Path(folder), run or _runner(), watch)
+    with _runner(run) as run_trials:
+        return _searched(_opened(scores, recipe, Path(folder), run_trials, watch))
+
+
+def _searched(search: Search) -> Tuning:
+    """Go through all stages of a search, and return and write its outcome."""
+    recipe = search.recipe
     search.study.check(list(search.space.table.values()))
     with alone_in(search.folder, TUNE):
         search.study.claim(TUNE)
@@ -108,7 +114,7 @@ def plan(
         UsageError: as for `tune`.
     """
     scores, recipe = Scores.of(scores), TuneRecipe.of(recipe, settings)
-    search = _opened(scores, recipe, Path(folder), _runner(), ignore)
+    search = _opened(scores, recipe, Path(folder), _run_nothing, ignore)
     study, space, splits = search.study, search.space, search.study.splits
     rates = ladder_rates(space, recipe.trials)
     searched = max(1, recipe.trials - len(rates))
@@ -158,10 +164,17 @@ def _opened(
     return search
 
 
-def _runner() -> RunTrials:
-    from plop_lora.training.runners.run import run_trials
+def _runner(run: RunTrials | None) -> contextlib.AbstractContextManager[RunTrials]:
+    """Return a context of the given function, or of the one that runs trials as the recipe says."""
+    if run is not None:
+        return contextlib.nullcontext(run)
+    from plop_lora.training.runners.run import warm_trials
 
-    return run_trials
+    return warm_trials()
+
+
+def _run_nothing(*given: object, **named: object) -> tuple[TrialResult, ...]:
+    raise AssertionError("a plan runs no trial")
 
 
 def _expected_seconds(folder: Path, stages: tuple[Stage, ...]) -> float | None:

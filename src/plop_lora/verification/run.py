@@ -6,6 +6,7 @@ was when it is called again.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -81,7 +82,9 @@ def verify(
     signals = measure_signals(study, arm_names(recipe))
     design = make_design(study, recipe, signals=signals) if signals else known
     design = replace(design, notes=(*design.notes, *judged_before(root, design)))
-    record = conclude(design, _run_all(design, signals, run or _runner(), watch))
+    with _runner(run) as run_trials:
+        trials = _run_all(design, signals, run_trials, watch)
+    record = conclude(design, trials)
     record.save(root / RECORD)
     return record
 
@@ -149,7 +152,10 @@ def _plain_arms(wanted: VerifyDesign) -> list[str] | None:
     return [name for name in arm_names(wanted) if name not in measured] if measured else None
 
 
-def _runner() -> RunTrials:
-    from plop_lora.training.runners.run import run_trials
+def _runner(run: RunTrials | None) -> contextlib.AbstractContextManager[RunTrials]:
+    """Return a context of the given function, or of the one that runs trials as the recipe says."""
+    if run is not None:
+        return contextlib.nullcontext(run)
+    from plop_lora.training.runners.run import warm_trials
 
-    return run_trials
+    return warm_trials()

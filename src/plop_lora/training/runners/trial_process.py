@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from plop_lora.files import try_lock
 from plop_lora.records import TrialCost, TrialResult, TrialSpec
@@ -60,6 +60,72 @@ os.execvp(sys.argv[2], sys.argv[2:])
 """
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Launch:
+    """What the process of a trial is started with.
+
+    Attributes:
+        command: Command line.
+        environment: All environment variables.
+        directory: Working directory.
+        log: File at whose end the process writes its output.
+        claimed: Claim on the trial, which the process holds as well.
+    """
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    directory: Path
+    log: Path
+    claimed: IO[str]
+
+
+class TrialProcess(Protocol):
+    """A started process of a trial, which leads a process group of its own."""
+
+    def poll(self) -> int | None:
+        """Return the exit code, minus the number of a signal, or None while it runs."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end, at most for some seconds, and return the exit code."""
+        ...
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """Send a signal to the process and its child processes."""
+        ...
+
+
+class FreshProcess(subprocess.Popen[bytes]):
+    """A trial as a new process, with everything still to import."""
+
+    def __init__(self, launch: Launch) -> None:
+        """Start it."""
+        with open(launch.log, "ab") as log:
+            super().__init__(
+                tethered(list(launch.command)),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=dict(launch.environment),
+                cwd=launch.directory,
+                start_new_session=True,
+                pass_fds=(launch.claimed.fileno(),),
+            )
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """Send a signal to the process and its child processes."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+
+def start_fresh(launch: Launch) -> FreshProcess:
+    """Start a trial as a new process."""
+    return FreshProcess(launch)
+
+
+StartProcess = Callable[[Launch], TrialProcess]
+
+
 @dataclass(frozen=True, slots=True)
 class TrialCommand:
     """A trial to run.
@@ -70,6 +136,7 @@ class TrialCommand:
         command: Command line, including the path of `spec.json`.
         directory: Working directory of the command, to which relative paths refer.
         stop_seconds: Seconds between SIGTERM and SIGKILL when the trial is stopped.
+        start: Function that starts the process.
     """
 
     spec: TrialSpec
@@ -77,6 +144,7 @@ class TrialCommand:
     command: tuple[str, ...]
     directory: Path
     stop_seconds: float = STOP_SECONDS
+    start: StartProcess = start_fresh
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,16 +204,11 @@ class Running:
             log.write(f"$ {shlex.join(command)}\n".encode())
             log.flush()
             self._offset = log.tell()
-            self._process = subprocess.Popen(
-                tethered(command),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={"PYTHONUNBUFFERED": "1", **self._environment},
-                cwd=self.job.directory,
-                start_new_session=True,
-                pass_fds=(self._claimed.fileno(),),
-            )
+        environment = {"PYTHONUNBUFFERED": "1", **self._environment}
+        launch = Launch(
+            tuple(command), environment, self.job.directory, self.job.folder / LOG, self._claimed
+        )
+        self._process = self.job.start(launch)
 
     def poll(self, check: Callable[[], None]) -> TrialResult | None:
         """Return the result once there is one, and start the second attempt when it is due.
@@ -156,7 +219,7 @@ class Running:
         code = self._process.poll()
         if code is None:
             return None
-        self._signal_group(signal.SIGKILL)  # what the command left behind
+        self._process.signal_group(signal.SIGKILL)  # what the command left behind
         result = find_result(self.job.folder, self.job.spec)
         if result is not None:
             return result
@@ -193,16 +256,12 @@ class Running:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(self.job.stop_seconds)
         finally:
-            self._signal_group(signal.SIGKILL)
+            self._process.signal_group(signal.SIGKILL)
             self._process.wait()
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM and return at once, so that many trials end at the same time."""
-        self._signal_group(signal.SIGTERM)
-
-    def _signal_group(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, number)
+        self._process.signal_group(signal.SIGTERM)
 
 
 @contextlib.contextmanager
