@@ -17,7 +17,7 @@ from plop_lora.recipe import RUNNERS
 
 if TYPE_CHECKING:
     from plop_lora.recipe import Price
-    from plop_lora.training.runners.events import Event, Watch
+    from plop_lora.training.runners.events import ArmEnded, Event, Watch
 
 TASK = (
     Key("train", DATA),
@@ -65,7 +65,7 @@ def _naming(folder: Path, watch: Watch) -> Watch:
     """Print the folder of the run at its first event, by which time all checks have passed."""
     named = False
 
-    def name_and_watch(event: Event) -> None:
+    def name_and_watch(event: Event | ArmEnded) -> None:
         nonlocal named
         if not named:
             named = True

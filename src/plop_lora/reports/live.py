@@ -29,7 +29,7 @@ from plop_lora.records import TrialResult, TrialSpec
 from plop_lora.records.trial import CONFIRM, LADDER, SEARCH, UNTRAINED, Phase
 from plop_lora.reports.costs import duration, money
 from plop_lora.reports.rows import Column, Table, shown, sparkline
-from plop_lora.training.runners.events import FINISHED, RUNNING, WAITING, Event, Watch
+from plop_lora.training.runners.events import FINISHED, RUNNING, WAITING, ArmEnded, Event, Watch
 from plop_lora.training.tasks import metric_of, task_named
 
 CURVE = "curve.jsonl"
@@ -68,7 +68,8 @@ class State:
 
     `left` is the estimated remaining time in seconds, None until a trial is finished.
     `device_seconds` is the device time so far, and `accelerator` says whether it is that of
-    accelerators (None until a trial is finished). `hourly` is the price of a device-hour.
+    accelerators (None until a trial is finished). `hourly` is the price of a device-hour. `ended`
+    says which arms are trained no further, and why.
     """
 
     trials: tuple[Trial, ...]
@@ -78,6 +79,7 @@ class State:
     accelerator: bool | None = None
     hourly: float | None = None
     currency: str = "USD"
+    ended: tuple[str, ...] = ()
 
 
 def rows(state: State) -> Table:
@@ -90,7 +92,7 @@ def rows(state: State) -> Table:
     phase = _current_phase(state.trials)
     trials = [trial for trial in state.trials if trial.spec.phase == phase]
     title = f"Trials, {PHASES[phase]}: {_finished(trials)} of {len(trials)} finished"
-    lines = (_legend(trials), *_failures(trials), *_sums(state))
+    lines = (_legend(trials), *_failures(trials), *state.ended, *_sums(state))
     arms = dict.fromkeys(trial.spec.arm for trial in trials)
     names = dict.fromkeys(trial.column for trial in _by_column(trials))
     cells = {(trial.spec.arm, trial.column): cell(trial) for trial in trials}
@@ -208,10 +210,15 @@ class LiveBoard:
         self._trials = {spec.digest(): Trial(spec) for spec in specs}
         self._folders: dict[str, Path] = {}
         self._began: dict[str, float] = {}
+        self._ended: list[str] = []
         self._at_once = 1
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Event | ArmEnded) -> None:
         """Take note of an event."""
+        if isinstance(event, ArmEnded):
+            with self._lock:
+                self._ended.append(ended_line(event))
+            return
         digest = event.spec.digest()
         with self._lock:
             self._folders[digest] = event.folder
@@ -242,6 +249,7 @@ class LiveBoard:
                 accelerator=any(cost.accelerator for cost in ran) if ran else None,
                 hourly=self._price.hourly,
                 currency=self._price.currency,
+                ended=tuple(self._ended),
             )
 
     def _left(self) -> float | None:
@@ -276,6 +284,11 @@ class LiveBoard:
             f"[{_finished(trials)}/{len(trials)}] {spec.arm}, {phase}, seed {spec.seed}, "
             f"rate {spec.learning_rate:.2g}: {what}, {duration(result.cost.wall_seconds)}{rest}"
         )
+
+
+def ended_line(event: ArmEnded) -> str:
+    """Return the line of an arm that is trained no further."""
+    return f"{event.arm}: {event.why}"
 
 
 def read_curve(folder: Path, task: str) -> tuple[float, ...]:
@@ -335,9 +348,11 @@ def _draws_bars(console: Console) -> bool:
 
 
 def _printed_lines(board: LiveBoard, console: Console) -> Watch:
-    def tell(event: Event) -> None:
+    def tell(event: Event | ArmEnded) -> None:
         board(event)
-        if event.state == FINISHED:
+        if isinstance(event, ArmEnded):
+            print(escaped(ended_line(event)), file=console.file or sys.stderr, flush=True)
+        elif event.state == FINISHED:
             print(escaped(board.line(event)), file=console.file or sys.stderr, flush=True)
 
     return tell

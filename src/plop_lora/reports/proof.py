@@ -87,7 +87,7 @@ def _nfn(value: float | None) -> str:
 def _margin(plan: VerificationPlan) -> str:
     parts = [] if plan.margin is None else [f"{plan.margin:g}"]
     if plan.margin_share is not None:
-        parts.append(f"{plan.margin_share:.3g} of the value of plop")
+        parts.append(f"{100 * plan.margin_share:.3g} % of the {plan.metric} of plop")
     return f"{' or '.join(parts)}, whichever is smaller" if len(parts) > 1 else parts[0]
 
 

@@ -17,7 +17,7 @@ from plop_lora.records import Scores, TrialResult, TrialSpec, Verification, Veri
 from plop_lora.study.folder import RECORD, VERIFY, check_disk, check_owner, default_folder, keep
 from plop_lora.study.splits import REPORT
 from plop_lora.study.study import Study
-from plop_lora.training.runners.events import RunTrials, Watch, ignore
+from plop_lora.training.runners.events import ArmEnded, RunTrials, Watch, ignore
 from plop_lora.verification.design import (
     Design,
     arm_names,
@@ -26,11 +26,12 @@ from plop_lora.verification.design import (
     untrained_spec,
 )
 from plop_lora.verification.judged_before import judged_before
+from plop_lora.verification.ladder import Run as Go
 from plop_lora.verification.ladder import choose_rates, climb, known_ladder, ladder_specs
 from plop_lora.verification.outcome import conclude
 from plop_lora.verification.plan import make_plan, planned_confirm
 from plop_lora.verification.signals import measure_signals, measured_arms
-from plop_lora.verification.trials import Trials, compared_arms, course_of
+from plop_lora.verification.trials import Trials, compared_arms, course_of, screened_out
 
 
 def verify(
@@ -99,12 +100,25 @@ def _run_all(design: Design, signals: Mapping[str, Signal], run: RunTrials, watc
     rates = choose_rates(ladder)
     (untrained,) = go([untrained_spec(design, REPORT)])
     trials = Trials(tuple(signals.values()), ladder, rates, untrained)
-    while (course := course_of(design, trials)).next is not None:
-        open_arms = [arm for arm in compared_arms(design, trials) if arm not in course.endings]
+    return _confirm(design, trials, go, watch)
+
+
+def _confirm(design: Design, trials: Trials, go: Go, watch: Watch) -> Trials:
+    """Train the arms seed by seed, until no look wants more, and tell which are settled."""
+    told: dict[str, str] = {}
+    while True:
+        course = course_of(design, trials)
+        endings = {**screened_out(design, trials), **course.endings}
+        for arm, why in endings.items():
+            if arm not in told:
+                watch(ArmEnded(arm, why))
+        told |= endings
+        if course.next is None:
+            return trials
+        open_arms = [arm for arm in compared_arms(design, trials) if arm not in endings]
         others = [result for result in trials.confirm if result.arm not in open_arms]
-        found = go(confirm_specs(design, rates.best, open_arms, course.next.seeds))
-        trials = replace(trials, confirm=(*others, *found))
-    return trials
+        specs = confirm_specs(design, trials.rates.best, open_arms, course.next.seeds)
+        trials = replace(trials, confirm=(*others, *go(specs)))
 
 
 def plan(

@@ -11,6 +11,7 @@ from plop_lora.recipe import Runner
 from plop_lora.records import TrialResult, TrialSpec
 
 WAITING, RUNNING, FINISHED = "waiting", "running", "finished"
+ENDED = "ended"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,10 +24,19 @@ class Event:
     result: TrialResult | None = None
 
 
-Watch = Callable[[Event], None]
+@dataclass(frozen=True, slots=True)
+class ArmEnded:
+    """An arm that is trained no further, with the reason: it is settled, or out of reach."""
+
+    arm: str
+    why: str
+    state: str = ENDED
 
 
-def ignore(event: Event) -> None:
+Watch = Callable[[Event | ArmEnded], None]
+
+
+def ignore(event: Event | ArmEnded) -> None:
     """Ignore the event."""
 
 
