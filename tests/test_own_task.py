@@ -65,7 +65,7 @@ def test_it_is_planned_from_the_command_line(here: Path, monkeypatch) -> None:
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.exception
     plan = VerificationPlan.load(here / "plan.json")
-    assert (plan.task, plan.metric) == (NAME, "tags")
+    assert (plan.task, plan.metric, plan.beside) == (NAME, "loss", "tags")
     assert plan.learning_rates[1] == pytest.approx(0.019)
     assert "tags" in done.stdout
 

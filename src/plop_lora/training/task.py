@@ -116,7 +116,8 @@ class Task:
         check_model: Function that rejects a scored model that the task cannot train.
         train: Function that trains a model with adapters.
         judge: Function that evaluates a trained model.
-        metrics: Metrics by name; the first one is the default.
+        metrics: Metrics by name; the first one is the default. With `loss` among them, judging
+            gives the held-out loss of every row, whatever metric is asked for.
         full_rate: Learning rate of a full finetune of a model of 2,000 features, from which
             `study.usual_rate` derives that of LoRA.
         packages: Packages that have to be installed, whose versions a result records.

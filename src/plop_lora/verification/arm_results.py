@@ -15,7 +15,7 @@ from plop_lora.verification.course import Course
 from plop_lora.verification.decide import FAILED, SCREENED, ArmComparison
 from plop_lora.verification.design import Design
 from plop_lora.verification.remedy import POWER
-from plop_lora.verification.trials import Trials, deciding, doubtful, screened_out
+from plop_lora.verification.trials import Trials, doubtful, screened_out
 
 
 def arm_results(
@@ -23,7 +23,7 @@ def arm_results(
 ) -> list[ArmResult]:
     """Return what each arm came to, in the order of the arms."""
     assert course.decision is not None
-    metric = deciding(design, trials)
+    metric = design.outcome
     screened = screened_out(design, trials)
     compared = {row.arm: row for row in course.decision.comparisons}
     doubts = doubtful(trials, trials.confirm, metric)
@@ -74,15 +74,9 @@ def _by_arm(design: Design, trials: Trials, metric: str) -> dict[str, Outcome]:
     return {arm.name: outcome_at(trials.of(arm.name), design.seeds, metric) for arm in design.arms}
 
 
-def beside_metric(design: Design, trials: Trials) -> str | None:
-    """Return the outcome that is reported beside the one that decides, None where there is none."""
-    other = trials.ladder.criterion if design.by_metric else design.study.metric
-    return None if other == deciding(design, trials) else other
-
-
 def _beside_results(design: Design, trials: Trials) -> dict[str, BesideResult]:
     """Compare the arms by the other outcome, over the seeds that they have."""
-    metric = beside_metric(design, trials)
+    metric = design.beside
     if metric is None:
         return {}
     outcomes = _by_arm(design, trials, metric)

@@ -16,7 +16,7 @@ from plop_lora.recipe import VerifyDesign
 from plop_lora.recipe.margin import Margin, parse_margin
 from plop_lora.recipe.verify import LOSS, METRIC, SEQUENTIAL
 from plop_lora.records import TrialSpec
-from plop_lora.records.trial import CONFIRM, UNTRAINED
+from plop_lora.records.trial import CONFIRM, UNTRAINED, higher_is_better
 from plop_lora.study.rates import Length, shortened
 from plop_lora.study.splits import REPORT
 from plop_lora.study.study import Study
@@ -69,14 +69,24 @@ class Design:
 
     @property
     def outcome(self) -> str:
-        """What decides, as far as it is known before anything has run."""
-        by_metric = self.by_metric or self.study.task.samples
-        return self.study.metric if by_metric else LOSS
+        """What decides: the held-out loss where the task has one, unless the metric is to."""
+        return outcome_of(self.study, by_metric=self.by_metric)
+
+    @property
+    def beside(self) -> str | None:
+        """What is reported beside it, None where the task has no other."""
+        other = outcome_of(self.study, by_metric=not self.by_metric)
+        return None if other == self.outcome else other
 
     @property
     def takes_all_rows(self) -> bool:
         """Whether the short trials of the ladder are as long as those that decide."""
         return self.ladder.rows >= len(self.study.splits.train)
+
+
+def outcome_of(study: Study, *, by_metric: bool) -> str:
+    """Return the metric, or the held-out loss where judging gives it."""
+    return LOSS if LOSS in study.task.metrics and not by_metric else study.metric
 
 
 def arm_names(wanted: VerifyDesign) -> tuple[str, ...]:
@@ -130,7 +140,7 @@ def make_design(
         widen=0 if wanted.learning_rates is not None else wanted.widen,
         seeds=seeds,
         looks=planned_looks(count, rivals, sequential=sequential),
-        margin=_margin(wanted, by_loss=not (by_metric or study.task.samples)),
+        margin=_margin(wanted, outcome_of(study, by_metric=by_metric)),
         by_metric=by_metric,
         ladder=shortened(study, wanted.ladder_share),
         quick=wanted.quick,
@@ -138,10 +148,10 @@ def make_design(
     )
 
 
-def _margin(wanted: VerifyDesign, *, by_loss: bool) -> Margin:
+def _margin(wanted: VerifyDesign, outcome: str) -> Margin:
     if wanted.margin is not None:
         return parse_margin(wanted.margin)
-    return LOSS_MARGIN if by_loss else METRIC_MARGIN
+    return METRIC_MARGIN if higher_is_better(outcome) else LOSS_MARGIN
 
 
 def _rates(study: Study, wanted: VerifyDesign) -> tuple[float, ...]:

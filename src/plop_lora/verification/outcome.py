@@ -12,13 +12,13 @@ from plop_lora.placement import PLOP, groups_of
 from plop_lora.records import CostLedger, Predictive, Scores, TrialCost, Verification
 from plop_lora.records.trial import CONFIRM, LADDER, higher_is_better
 from plop_lora.study.compare import Outcome, cause_of, outcome_of, value_of
-from plop_lora.verification.arm_results import arm_results, beside_metric
+from plop_lora.verification.arm_results import arm_results
 from plop_lora.verification.collateral import general_of
 from plop_lora.verification.design import UNTRAINED_MODEL, Design
 from plop_lora.verification.looks import look_record
 from plop_lora.verification.predictive import predictive
 from plop_lora.verification.references import references_of
-from plop_lora.verification.trials import Trials, course_of, deciding, margin_of
+from plop_lora.verification.trials import Trials, course_of, margin_of
 
 
 def conclude(design: Design, trials: Trials) -> Verification:
@@ -28,7 +28,7 @@ def conclude(design: Design, trials: Trials) -> Verification:
         MeasurementError: the shortlist has no value at all, or no rival has.
     """
     study = design.study
-    metric = deciding(design, trials)
+    metric = design.outcome
     _demand_values(design, trials, metric)
     course = course_of(design, trials)
     assert course.decision is not None, "its trials are finished"
@@ -69,7 +69,7 @@ def conclude(design: Design, trials: Trials) -> Verification:
         notes=_notes(design, trials),
         references=tuple(reference for reference, _ in references),
         looks=tuple(look_record(look) for look in design.looks if look.seeds <= taken),
-        beside=beside_metric(design, trials),
+        beside=design.beside,
         general=general_of(trials.untrained, study.general_source),
     )
 

@@ -67,7 +67,7 @@ def make_plan(
         item_sd=promised.spread.item_sd,
         noise_sd=promised.spread.noise_sd,
         looks=tuple(map(look_record, design.looks)),
-        beside=None if design.outcome == study.metric else study.metric,
+        beside=design.beside,
         quick=design.quick,
         notes=(*design.notes, *splits.notes, *_plan_notes(design, time.source, len(finished))),
     )

@@ -46,7 +46,7 @@ class Trials:
 
 def course_of(design: Design, trials: Trials) -> Course:
     """Return what the looks so far came to, and which look lacks trials."""
-    metric, arms = deciding(design, trials), compared_arms(design, trials)
+    metric, arms = design.outcome, compared_arms(design, trials)
     margin = margin_of(design, trials)
 
     def decide_at(look: Look, ended: Ended) -> Decision | None:
@@ -76,13 +76,8 @@ def compared_arms(design: Design, trials: Trials) -> tuple[str, ...]:
 def margin_of(design: Design, trials: Trials) -> float:
     """Return the margin by what the shortlist reached with the seeds of the first look."""
     seeds = design.seeds[: design.looks[0].seeds]
-    first = outcome_at(trials.of(PLOP), seeds, deciding(design, trials))
+    first = outcome_at(trials.of(PLOP), seeds, design.outcome)
     return design.margin.of(first.mean or 0.0)
-
-
-def deciding(design: Design, trials: Trials) -> str:
-    """Return what decides: the held-out loss where trials have it, unless the metric is to."""
-    return design.study.metric if design.by_metric else trials.ladder.criterion
 
 
 def screened_out(design: Design, trials: Trials) -> dict[str, str]:
@@ -96,7 +91,7 @@ def screened_out(design: Design, trials: Trials) -> dict[str, str]:
 
 def _doubts(design: Design, trials: Trials, confirm: Sequence[TrialResult], seeds: int) -> Doubts:
     """Return what forbids a claim, by the deciding trials so far."""
-    metric = deciding(design, trials)
+    metric = design.outcome
     name, level = best_reference(
         references_of(design.study, metric, trials.untrained, seeds),
         higher=higher_is_better(metric),
