@@ -10,8 +10,10 @@ import pytest
 from conftest import WordTokenizer
 
 import plop_lora as plop
-from plop_lora.data.batches import Document, encode, make_batches
+from plop_lora.data.batches import make_batches
 from plop_lora.data.documents import load_documents
+from plop_lora.data.texts import Document
+from plop_lora.data.tokens import encode
 from plop_lora.demo import MODEL
 from plop_lora.errors import DataError, ModelError, UsageError
 

@@ -35,3 +35,24 @@ def test_order_on_word_problems() -> None:
     drawn = plop.score(model, tokenizer, documents, denominator="monte_carlo", progress=False)
     for ours, theirs in zip(scores.sites, drawn.sites, strict=True):
         assert ours.nfn == pytest.approx(theirs.nfn, rel=2e-3)
+
+
+@pytest.mark.slow
+def test_the_first_special_token_is_no_text() -> None:
+    """[CLS] has four times the NFN of a word at `output.dense` and raised the whole type."""
+    folder = _folder()
+    documents = plop.load_documents(str(DATA / "problems.jsonl"), text="question", samples=32)
+    options = {"stop": "fixed", "progress": False, "reference": False}
+    kept = plop.score(folder, texts=documents, special_tokens=True, **options)
+    left_out = plop.score(folder, texts=documents, **options)
+    sequences = len(left_out.measurements.sequence_ids)
+    assert kept.tokens - left_out.tokens == 2 * sequences
+    pairs = [
+        (sum(kept.measurements.sums[place]) - sum(left_out.measurements.sums[place]), site)
+        for place, site in enumerate(left_out.sites)
+        if site.type == "output.dense"
+    ]
+    around = sum(added for added, _ in pairs) / (2 * sequences) / len(pairs)
+    assert around > 2 * left_out["output.dense"].nfn  # [CLS] 4.6 and [SEP] 1.1 on average
+    assert kept["output.dense"].nfn > kept["query"].nfn
+    assert left_out["query"].nfn - left_out["output.dense"].nfn > 0.07

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from plop_lora.data.batches import encode
 from plop_lora.data.documents import load_documents
 from plop_lora.data.reading import read_rows
 from plop_lora.data.texts import Document
+from plop_lora.data.tokens import encode
 from plop_lora.errors import DataError, UsageError
 
 ROWS = [{"question": "one", "answer": "1"}, {"question": "two", "answer": "2"}]

@@ -6,7 +6,8 @@ import pytest
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from plop_lora.data.batches import Document, TokenSequence, encode
+from plop_lora.data.texts import Document
+from plop_lora.data.tokens import TokenSequence, encode
 from plop_lora.errors import ModelError
 
 MARKS = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2}
@@ -26,11 +27,13 @@ def _tokenizer(single: str = "[CLS] $A [SEP]", **options: str):
 
 
 def _encoded(
-    document: Document, tokenizer: object, *, max_length: int = 50, two_sided: bool = False
-) -> tuple[TokenSequence, int]:
+    document: Document, tokenizer: object, *, max_length: int = 50, two_sided: bool = False,
+    **options: bool,
+) -> tuple[TokenSequence, int]:  # fmt: skip
     (sequence,), cut, _ = encode(
-        [document], tokenizer, max_length=max_length, vocabulary=None, encoder_decoder=two_sided
-    )
+        [document], tokenizer, max_length=max_length, vocabulary=None, encoder_decoder=two_sided,
+        **options,
+    )  # fmt: skip
     return sequence, cut
 
 
@@ -55,7 +58,8 @@ def test_both_sides_of_an_encoder_decoder_are_cut_so() -> None:
 
 @pytest.mark.parametrize("length", [1, 2])
 def test_fewer_tokens_than_the_marks_take(length: int) -> None:
-    sequence, _ = _encoded(Document("w1 w2 w3"), _tokenizer(), max_length=length)
+    document, options = Document("w1 w2 w3"), {"special_tokens": True}
+    sequence, _ = _encoded(document, _tokenizer(), max_length=length, **options)
     assert len(sequence.tokens) == length
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from plop_lora.errors import UsageError
@@ -54,14 +55,6 @@ def compare(
                 verdict=gap.verdict,
             )
         )
-    shared = set(first.measurements.sequence_ids) & set(second.measurements.sequence_ids)
-    notes: tuple[str, ...] = ()
-    if shared and not paired:
-        notes = (
-            f"{len(shared)} sequences are in both, but not all: the intervals are unpaired and "
-            "wider than they need to be. Score both on the same sample, with --stop fixed, to "
-            "pair them.",
-        )
     return Comparison(
         first=first_name,
         second=second_name,
@@ -70,8 +63,28 @@ def compare(
         only_second=tuple(name for name in second.type_names() if name not in nfn_first),
         paired_sequences=first.sequences if paired else None,
         kendall_tau=kendall_tau([row.first for row in rows], [row.second for row in rows]),
-        notes=notes,
+        notes=tuple(_notes(first, second, paired)),
     )
+
+
+def _notes(first: Scores, second: Scores, paired: bool) -> Iterator[str]:
+    """Yield what keeps two scores from being compared as well as they could be."""
+    shared = set(first.measurements.sequence_ids) & set(second.measurements.sequence_ids)
+    if shared and not paired:
+        yield (
+            f"{len(shared)} sequences are in both, but not all: the intervals are unpaired and "
+            "wider than they need to be. Score both on the same sample, with --stop fixed, to "
+            "pair them."
+        )
+    counted = [scores.provenance.special_tokens for scores in (first, second)]
+    # On the same sequences, equal numbers of tokens say that none of them was special.
+    if counted[0] != counted[1] and not (paired and first.tokens == second.tokens):
+        which = "first" if counted[0] else "second"
+        yield (
+            f"special tokens such as [CLS] count in the {which} file only, so that differences "
+            "may come from them and not from the data or the model. Score both alike, with or "
+            "without --special-tokens."
+        )
 
 
 def _type_difference(first: Scores, second: Scores, name: str, paired: bool) -> Difference:

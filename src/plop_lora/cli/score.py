@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 KEYS = (
     Key("score.max_length", DATA),
+    Key("score.special_tokens", DATA),
     Key("score.seed", DATA),
     Key("score.dtype", MODEL, among(lambda: DTYPES)),
     Key("score.revision", MODEL),

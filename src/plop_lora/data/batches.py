@@ -1,61 +1,38 @@
-"""From documents to masked batches: documents → token sequences → batches.
+"""Batches of token sequences, or made by the user, with the masks of the tokens that count.
 
-Sequences are tokenised and named by a hash, so that the same text is the same sequence in every
-file; batches are right-padded and sorted by length. Padding is masked and never counted later. Of
-models this knows the vocabulary and the number of positions. Shape letters: B batch, T token.
+Batches are right-padded and sorted by length. Padding is masked and never counted later, and so are
+the special tokens around a text unless they were asked for. Shape letters: B batch, T token.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch.nn import functional
 
-from plop_lora.data.documents import Documents
 from plop_lora.data.padding import padded
-from plop_lora.data.texts import Document
-from plop_lora.errors import DataError, ModelError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-__all__ = [
-    "Batch",
-    "Document",
-    "Documents",
-    "TokenSequence",
-    "encode",
-    "fingerprint",
-    "make_batches",
-    "ready_batches",
-]
-
-
-@dataclass(frozen=True, slots=True)
-class TokenSequence:
-    """One tokenised document.
-
-    `name` is a hash of its text, and `target_tokens` are those of an encoder-decoder's decoder.
-    """
-
-    name: str
-    tokens: tuple[int, ...]
-    target_tokens: tuple[int, ...] | None = None
-    group: str | None = None
+from plop_lora.data.tokens import TokenSequence
+from plop_lora.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Keyword arguments of a forward, whose tensors have B rows, and the name of each row."""
+    """The inputs of one forward pass.
+
+    Attributes:
+        inputs: Keyword arguments of the forward, whose tensors have B rows.
+        names: Name of each row.
+        text_masks: Masks [B, T] of the tokens that count, by the name of the attention mask of
+            their side. Where a side has none, every token of its attention mask counts.
+    """
 
     inputs: dict[str, Any]
     names: tuple[str, ...]
+    text_masks: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def part(self, start: int, end: int) -> Batch:
         """Return the rows from `start` to `end`."""
@@ -63,7 +40,8 @@ class Batch:
             key: value[start:end] if self._by_row(key, value) else value
             for key, value in self.inputs.items()
         }
-        return Batch(inputs, self.names[start:end])
+        text_masks = {side: mask_BT[start:end] for side, mask_BT in self.text_masks.items()}
+        return Batch(inputs, self.names[start:end], text_masks)
 
     def can_split(self) -> bool:
         """Whether there are several rows and every tensor has one entry for each of them."""
@@ -75,151 +53,6 @@ class Batch:
             return False
         # Positions in time, height and width stand above the rows, of which there may be three.
         return key != "position_ids" or value.ndim != 3
-
-
-# --------------------------------------------------------------------------- sequences
-
-
-def encode(
-    documents: Sequence[Document],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_length: int,
-    vocabulary: int | None,
-    encoder_decoder: bool,
-    target_vocabulary: int | None = None,
-) -> tuple[list[TokenSequence], int, int]:
-    """Tokenise documents.
-
-    Args:
-        documents: The documents; without a `target`, an encoder-decoder model reads the same text
-            on both sides.
-        tokenizer: A transformers tokenizer; it needs no pad token.
-        max_length: Most tokens of a document on each side; the rest is cut.
-        vocabulary: Number of rows of the model's embedding, if it is known.
-        encoder_decoder: Whether the model has a decoder with inputs of its own.
-        target_vocabulary: Number of rows of the decoder's own embedding, if it is known.
-
-    Returns:
-        Sequences in the order of the documents, the number truncated, and the number dropped
-        because they came out with no token at all.
-
-    Raises:
-        DataError: No sequence has a token.
-        ModelError: The tokenizer makes token numbers that the model does not have.
-    """
-    sequences: list[TokenSequence] = []
-    truncated = dropped = 0
-    read = functools.partial(_tokens, tokenizer, max_length=max_length)
-    for document in documents:
-        whole = document.text
-        if document.target is not None and not encoder_decoder:
-            whole += document.target
-        special = not document.rendered
-        tokens, cut = read(whole, special=special)
-        target = None
-        if encoder_decoder:
-            target, also = read(document.target or whole, special=special, as_target=True)
-            cut = cut or also
-        if not tokens or target == ():
-            dropped += 1
-            continue
-        truncated += cut
-        sequences.append(
-            TokenSequence(
-                name=_name(document.text + (document.target or "")),
-                tokens=tokens,
-                target_tokens=target,
-                group=document.group,
-            )
-        )
-    if not sequences:
-        raise DataError("The tokenizer made zero tokens of every text. Give the model's own.")
-    _check_vocabulary((s.tokens for s in sequences), tokenizer, vocabulary)
-    targets = (s.target_tokens or () for s in sequences)
-    _check_vocabulary(targets, tokenizer, target_vocabulary)
-    return sequences, truncated, dropped
-
-
-def _tokens(
-    tokenizer: PreTrainedTokenizerBase,
-    text: str,
-    *,
-    max_length: int,
-    special: bool,
-    as_target: bool = False,
-) -> tuple[tuple[int, ...], bool]:
-    """Return at most `max_length` tokens of a text, and whether it was cut.
-
-    What is too long is cut as the tokenizer itself cuts: on its own side, and with the special
-    token that closes a text, by which models know its end.
-    """
-    # JSON can hold half of a surrogate pair, which no tokenizer reads: it becomes "?".
-    text = text.encode(errors="replace").decode()
-    read = functools.partial(_token_numbers, tokenizer, special=special, as_target=as_target)
-    tokens = read(text)
-    if special:
-        bare = _without_marks(tokenizer, text, tokens)
-        text, tokens = (text, tokens) if bare == text else (bare, read(bare))
-    if len(tokens) <= max_length:
-        return tuple(tokens), False
-    # A tokenizer that knows no truncation, or fewer tokens than its marks take, is cut here.
-    return tuple(read(text, truncation=True, max_length=max_length)[:max_length]), True
-
-
-def _token_numbers(
-    tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool, as_target: bool, **options: int
-) -> list[int]:
-    # verbose=False: the tokenizer's warning about long texts is ours to give, once, as a note.
-    options |= {"verbose": False, "add_special_tokens": special}
-    if as_target and "text_target" in inspect.signature(tokenizer).parameters:
-        # Translators mark their two sides by different tokens, or have a vocabulary for each.
-        return list(tokenizer(text_target=text, **options)["input_ids"])
-    return list(tokenizer(text, **options)["input_ids"])
-
-
-def _without_marks(tokenizer: PreTrainedTokenizerBase, text: str, tokens: Sequence[int]) -> str:
-    """Return a text without the marks of its beginning and end that the tokenizer adds as well.
-
-    A text that a chat template has rendered already begins as the tokenizer begins texts; the
-    mark would stand there twice.
-    """
-    firsts, lasts = _marks(tokenizer, "bos", "cls"), _marks(tokenizer, "eos", "sep")
-    if len(tokens) > 1 and tokens[0] == tokens[1] and tokens[0] in firsts:
-        text = text.lstrip().removeprefix(firsts[tokens[0]])
-    if len(tokens) > 1 and tokens[-1] == tokens[-2] and tokens[-1] in lasts:
-        text = text.rstrip().removesuffix(lasts[tokens[-1]])
-    return text
-
-
-def _marks(tokenizer: PreTrainedTokenizerBase, *names: str) -> dict[int, str]:
-    """Return the number and the text of some of a tokenizer's special tokens."""
-    marks = (
-        (getattr(tokenizer, f"{name}_token_id", None), getattr(tokenizer, f"{name}_token", None))
-        for name in names
-    )
-    return {number: mark for number, mark in marks if number is not None and mark}
-
-
-def _check_vocabulary(
-    sequences: Iterable[Sequence[int]], tokenizer: PreTrainedTokenizerBase, vocabulary: int | None
-) -> None:
-    largest = max(max(tokens, default=0) for tokens in sequences)
-    if vocabulary is not None and largest >= vocabulary:
-        raise ModelError(
-            f"The tokenizer ({type(tokenizer).__name__}) makes token number {largest}, but the "
-            f"model's embedding has {vocabulary} rows. They do not belong together; give the "
-            "tokenizer that the model was trained with."
-        )
-
-
-def _name(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:12]
-
-
-def fingerprint(names: Iterable[str]) -> str:
-    """Return a hash of a set of sequences that does not depend on their order."""
-    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:16]
 
 
 # --------------------------------------------------------------------------- batches
@@ -257,6 +90,7 @@ def make_batches(
 def _collate(group: Sequence[TokenSequence], decoder_start: int | None) -> Batch:
     ids_BT, mask_BT = padded([sequence.tokens for sequence in group])
     inputs = {"input_ids": ids_BT, "attention_mask": mask_BT}
+    text_masks = _text_masks([sequence.text_mask for sequence in group], SIDES[0])
     if group[0].target_tokens is not None:
         start = 0 if decoder_start is None else decoder_start
         shifted = [(start, *(s.target_tokens or ())[:-1]) for s in group]
@@ -264,10 +98,20 @@ def _collate(group: Sequence[TokenSequence], decoder_start: int | None) -> Batch
         # encoder's tokens from the decoder's by their number, and padding never counts.
         sides = padded(shifted)
         extra = int(sides[0].shape == ids_BT.shape)
-        inputs["decoder_input_ids"], inputs["decoder_attention_mask"] = (
+        inputs["decoder_input_ids"], inputs[_DECODER_MASK] = (
             functional.pad(side_BT, (0, extra)) for side_BT in sides
         )
-    return Batch(inputs, tuple(sequence.name for sequence in group))
+        behind_start = [(0, *m[:-1]) if (m := s.target_text_mask) else None for s in group]
+        text_masks |= _text_masks(behind_start, _DECODER_MASK, extra)
+    return Batch(inputs, tuple(sequence.name for sequence in group), text_masks)
+
+
+def _text_masks(
+    rows: Sequence[tuple[int, ...] | None], side: str, extra: int = 0
+) -> dict[str, torch.Tensor]:
+    """Return the mask of the tokens of a side that count; empty where all of them do."""
+    given = [row for row in rows if row is not None]
+    return {side: functional.pad(padded(given)[0], (0, extra))} if given else {}
 
 
 @dataclass(frozen=True, slots=True)

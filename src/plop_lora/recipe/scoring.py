@@ -25,6 +25,11 @@ class ScoringSettings(Section):
         description="The number of tokens to which each text is truncated. It is limited to the "
         "context length of the model.",
     )
+    special_tokens: bool = Field(
+        False,
+        description="Whether the special tokens around a text, such as [CLS], count in the score. "
+        "They go through the model in any case. The masks of ready batches decide for themselves.",
+    )
     batch_size: int | None = Field(
         None,
         ge=1,

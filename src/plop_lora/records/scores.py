@@ -224,6 +224,11 @@ class Provenance:
     peak_memory_bytes: int
     settings: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def special_tokens(self) -> bool:
+        """Whether the special tokens around a text count, as they did before this was recorded."""
+        return bool(self.settings.get("special_tokens", True))
+
 
 @dataclass(frozen=True, slots=True)
 class BoundaryPair:

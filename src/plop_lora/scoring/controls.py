@@ -119,7 +119,7 @@ def text_alone(batches: Sequence[Batch]) -> tuple[Batch, ...]:
     if not rows:
         return ()
     shortest = min(rows, key=lambda entry: entry[:3])[-1]
-    return (Batch(shortest.inputs, tuple(ALONE + name for name in shortest.names)),)
+    return (dataclasses.replace(shortest, names=tuple(ALONE + name for name in shortest.names)),)
 
 
 def one_at_a_time(given: ScoringInputs) -> ScoringInputs:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from plop_lora.data.batches import Batch, Padding, TokenSequence, encode, make_batches
+from plop_lora.data.batches import Batch, Padding, make_batches
 from plop_lora.data.documents import Documents, different, key_of, load_documents
 from plop_lora.data.sampling import scoring_order
 from plop_lora.data.texts import Document
+from plop_lora.data.tokens import TokenSequence, encode
 from plop_lora.errors import DataError, ModelError, UsageError
 from plop_lora.models.devices import home_of
 from plop_lora.scoring.stopping import chunk_ends
@@ -150,6 +151,8 @@ def tokenise(
     documents: Documents,
     max_length: int,
     batch_size: int | None,
+    *,
+    special_tokens: bool = False,
     shuffle_seed: int | None = None,
 ) -> ScoringInputs:
     """Tokenise documents for a model and make batches of them.
@@ -161,6 +164,7 @@ def tokenise(
         documents: Documents to tokenise.
         max_length: Maximum number of tokens of a text. The number of positions limits it further.
         batch_size: Number of sequences in a batch; None fills a budget of tokens instead.
+        special_tokens: Whether the special tokens around a text count in the score.
         shuffle_seed: Seed of a random order in chunks, for a run that may stop after any of them.
             None makes a single chunk in the given order.
     """
@@ -175,6 +179,7 @@ def tokenise(
         vocabulary=_rows(_input_embedding(model)),
         target_vocabulary=_rows(_input_embedding(_decoder(model))),
         encoder_decoder=encoder_decoder,
+        special_tokens=special_tokens,
     )
     on_cpu = home_of(model).type == "cpu"
     batched = functools.partial(

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from plop_lora._version import __version__
-from plop_lora.data.batches import fingerprint
+from plop_lora.data.tokens import fingerprint
 from plop_lora.models.devices import home_of
 from plop_lora.models.memory import peak_memory
 from plop_lora.records import Provenance

@@ -9,6 +9,7 @@ Shape letters: B batch, T token.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -81,20 +82,21 @@ def _of_tokens(batch: Batch) -> bool:
 def _drawn(batch: Batch, allowed: torch.Tensor, generator: torch.Generator, number: int) -> Batch:
     """Return a batch with random tokens in place of its own.
 
-    Padding and the first token of a decoder are kept.
+    Padding, the first token of a decoder, and special tokens that do not count are kept.
     """
     inputs = dict(batch.inputs)
     for ids, mask in _IDS.items():
         if ids not in inputs:
             continue
         given_BT = inputs[ids]
-        mask_BT = inputs.get(mask, torch.ones_like(given_BT)).bool().clone()
+        there_BT = inputs.get(mask, torch.ones_like(given_BT))
+        mask_BT = batch.text_masks.get(mask, there_BT).bool().clone()
         mask_BT[:, 0] &= mask == SIDES[0]
         places_BT = torch.randint(len(allowed), given_BT.shape, generator=generator)
         drawn_BT = allowed[places_BT].to(given_BT)
         inputs[ids] = torch.where(mask_BT, drawn_BT, given_BT)
     names = tuple(f"{RANDOM_TOKENS} {number} {row}" for row in range(len(batch.names)))
-    return Batch(inputs, names)
+    return replace(batch, inputs=inputs, names=names)
 
 
 def _tokens(batches: Sequence[Batch]) -> int:

@@ -72,8 +72,9 @@ def score(
         texts: Strings, `Documents` from `load_documents`, or rows such as a `datasets.Dataset`,
             of which 200 are drawn.
         batches: Batches to use instead of texts: dicts of tensors with `input_ids` and
-            `attention_mask`, or whatever the model's processor returns. They are measured in the
-            order given, which should be random if scoring may stop early.
+            `attention_mask`, or whatever the model's processor returns. Every token that a mask
+            admits counts, special tokens included. They are measured in the order given, which
+            should be random if scoring may stop early.
         settings: Settings of the measurement; `ScoringSettings` describes every key.
         processes: Processes that share the measurement, from `processes.together()`. Each makes
             the same call and receives the same scores.
@@ -185,8 +186,11 @@ def _inputs(
         return in_any_order(ready, seed), tokenizer
     tokenizer = _tokenizer(tokenizer, name, model, origin)
     documents = as_documents(texts, tokenizer, asked.seed)
-    shuffle_seed = asked.seed if asked.stop == ADAPTIVE else None
-    given = tokenise(model, tokenizer, documents, asked.max_length, asked.batch_size, shuffle_seed)
+    given = tokenise(
+        model, tokenizer, documents, asked.max_length, asked.batch_size,
+        special_tokens=asked.special_tokens,
+        shuffle_seed=asked.seed if asked.stop == ADAPTIVE else None,
+    )  # fmt: skip
     return given, tokenizer
 
 
@@ -218,6 +222,7 @@ def _recorded(
     """Return the settings that the record keeps; the access token is never among them."""
     recorded: dict[str, object] = {
         "max_length": asked.max_length,
+        "special_tokens": not any(batch.text_masks for batch in given.batches),
         "batch_size": asked.batch_size or "auto",
         "include": list(asked.include),
         "exclude": list(asked.exclude),

@@ -164,12 +164,15 @@ def measure_batch(
 
 
 def _masks(batch: Batch, probe: Probe) -> dict[str, torch.Tensor]:
-    """Return the attention mask [B, T] of encoder and decoder; without one, all places count."""
+    """Return the mask [B, T] of the tokens of encoder and decoder that count.
+
+    It is the batch's text mask, or its attention mask; without either, all places count.
+    """
     # A decoder without input ids of its own derives them from the labels.
     answers = ("decoder_input_ids", "labels") if probe.encoder else ("decoder_input_ids",)
     masks: dict[str, torch.Tensor] = {}
     for side, names in zip(SIDES, (("input_ids",), answers), strict=True):
-        given = batch.inputs.get(side)
+        given = batch.text_masks.get(side, batch.inputs.get(side))
         tokens = next((batch.inputs[name] for name in names if name in batch.inputs), None)
         if isinstance(given, torch.Tensor) and given.ndim == 2:
             masks[side] = given.bool()

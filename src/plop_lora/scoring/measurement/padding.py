@@ -62,16 +62,18 @@ def without_padding(batch: Batch) -> Batch:
 
     Padding would still be routed to experts, whose rows cannot be assigned to tokens.
     """
-    inputs = dict(batch.inputs)
+    inputs, text_masks = dict(batch.inputs), dict(batch.text_masks)
     for side in SIDES:
         mask_BT = inputs.get(side)
         if not isinstance(mask_BT, torch.Tensor) or mask_BT.ndim != 2 or not mask_BT.any():
             continue
         kept_T = mask_BT[0].bool()
+        if side in text_masks:
+            text_masks[side] = text_masks[side][:, kept_T]
         for key, value in batch.inputs.items():
             if _along(value, mask_BT) and key.startswith("decoder_") == side.startswith("decoder_"):
                 inputs[key] = value[:, kept_T.to(value.device)]
-    return Batch(inputs, batch.names)
+    return Batch(inputs, batch.names, text_masks)
 
 
 def _along(value: object, mask_BT: torch.Tensor) -> bool:
