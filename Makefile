@@ -74,7 +74,7 @@ evidence-run: $(DEV)
 evidence: $(DEV)
 	$(BIN)/python scripts/experiments/evidence.py --page docs/evidence.md
 
-# SmolLM2-135M on GSM8K by `plop verify`: on two idle cores three to five hours, in a folder from which
+# SmolLM2-135M on GSM8K by `plop verify`: on two idle cores three to six hours, in a folder from which
 # the same command goes on. PLAN=1 prints what is left to run. GSM8K=DIR has that data set's two files.
 verify-gsm8k: $(DEV)
 	@test -n "$(GSM8K)" || { echo "Name the folder of GSM8K: make verify-gsm8k GSM8K=DIR"; exit 2; }
