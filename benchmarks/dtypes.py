@@ -1,9 +1,12 @@
 """What a dtype costs on this processor: the time to score one model in each, interleaved.
 
     python benchmarks/dtypes.py [--rounds 5] [--save]
+    python benchmarks/dtypes.py --real FOLDER [FOLDER ...] [--save]
 
 Half precision halves the memory everywhere, but a processor without instructions for it multiplies
 it slower than float32. The table says which is the case here, and how far the scores lie apart.
+Random weights say little about that distance: with `--real`, models from disk are scored on the
+bundled word problems in both dtypes, and no time is taken.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import functools
 import platform
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,11 +27,14 @@ from stream import TOKENS, make_batches, paired
 
 import plop_lora as plop
 from plop_lora.data.batches import Batch
+from plop_lora.demo import DATA
 from plop_lora.models.devices import slow_dtype
 from plop_lora.records import Scores
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SEQUENCES, VOCABULARY = 4, 8000
+REAL = 32
+"""Texts that real checkpoints score."""
 
 
 def build() -> transformers.LlamaForCausalLM:
@@ -82,16 +89,55 @@ def report(rounds: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+def distances(folders: Sequence[Path]) -> str:
+    """Score real checkpoints in each dtype and return the table as Markdown."""
+    documents = plop.load_documents(DATA / "problems.jsonl", text="question", samples=REAL)
+    lines = [
+        f"# Scores in half precision on real weights, {datetime.date.today().isoformat()}",
+        "",
+        f"{REAL} of the bundled word problems; differences from the scores in float32, as "
+        "shares of them.",
+        f"{processor()} ({torch.backends.cpu.get_cpu_capability()}); Python "
+        f"{platform.python_version()}, torch {torch.__version__}, transformers "
+        f"{transformers.__version__}.",
+        "",
+        "| model | dtype | largest difference of a module | which | largest difference of a type | "
+        "same order of types |",
+        "|---|---|---|---|---|---|",
+    ]
+    for folder in folders:
+        scores = {
+            dtype: plop.score(
+                folder, texts=documents, stop="fixed", dtype=str(dtype).removeprefix("torch."),
+                reference=False, progress=False,
+            )
+            for dtype in DTYPES[:2]
+        }  # fmt: skip
+        exact, half = scores.values()
+        modules = {s.name: s.nfn for s in exact.sites}
+        off = {s.name: abs(s.nfn / modules[s.name] - 1) for s in half.sites}
+        types = max(abs(half[row.type].nfn / row.nfn - 1) for row in exact.types)
+        worst = max(off, key=off.__getitem__)
+        same = "yes" if half.type_names() == exact.type_names() else "no"
+        lines.append(
+            f"| {folder.name} | bfloat16 | {off[worst]:.2%} | {worst} | {types:.2%} | {same} |"
+        )
+        print(lines[-1], flush=True)
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Print the table, and keep it where asked to."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--real", nargs="+", type=Path, help="folders of models with tokenizers")
     parser.add_argument("--save", action="store_true", help="under benchmarks/results")
     options = parser.parse_args()
-    text = report(options.rounds)
+    text = distances(options.real) if options.real else report(options.rounds)
     print(text)
     if options.save:
-        name = f"dtypes-{datetime.date.today().isoformat()}.md"
+        kind = "dtypes-real" if options.real else "dtypes"
+        name = f"{kind}-{datetime.date.today().isoformat()}.md"
         (Path(__file__).parent / "results" / name).write_text(text)
 
 
