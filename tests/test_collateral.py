@@ -18,6 +18,7 @@ from plop_lora.records.trial import GENERAL_LOSS, Phase
 from plop_lora.records.verification import ArmVerdict, Forgetting, GeneralText, Verdict
 from plop_lora.reports.forgetting import collateral_table, forgetting_sentence
 from plop_lora.reports.terminal import as_text
+from plop_lora.study.compare import outcome_of
 from plop_lora.verification.collateral import forgetting_of, general_of, time_and_memory
 
 TEXTS = 40
@@ -43,8 +44,15 @@ def _arms(**rises: float) -> dict[str, list[TrialResult]]:
     return {arm: [_trial(arm, seed, rise) for seed in range(3)] for arm, rise in rises.items()}
 
 
+def _forgetting(
+    arms: dict[str, list[TrialResult]], base: TrialResult = BASE
+) -> dict[str, Forgetting]:
+    outcomes = {arm: outcome_of(trials, GENERAL_LOSS) for arm, trials in arms.items()}
+    return forgetting_of(outcomes, base, "plop")
+
+
 def test_the_rise_is_that_over_the_untrained_model() -> None:
-    found = forgetting_of(_arms(plop=0.02, mlp=0.06, attention=0.02), BASE, "plop")
+    found = _forgetting(_arms(plop=0.02, mlp=0.06, attention=0.02))
     plop, mlp, attention = found["plop"], found["mlp"], found["attention"]
     assert plop.rise == pytest.approx(0.02, abs=0.003)
     assert plop.low < 0.02 < plop.high
@@ -57,10 +65,10 @@ def test_the_rise_is_that_over_the_untrained_model() -> None:
 def test_what_was_not_measured_is_absent_and_not_zero() -> None:
     arms = _arms(plop=0.02, mlp=0.06)
     bare = [replace(result, metrics={"loss": 0.5}, items={}) for result in arms["mlp"]]
-    found = forgetting_of({**arms, "mlp": bare}, BASE, "plop")
+    found = _forgetting({**arms, "mlp": bare})
     assert set(found) == {"plop"}
     unmeasured = replace(BASE, metrics={}, items={}, general_tokens=())
-    assert forgetting_of(arms, unmeasured, "plop") == {}
+    assert _forgetting(arms, unmeasured) == {}
     assert general_of(unmeasured, "x") is None
     assert general_of(BASE, "x") == GeneralText(
         source="x", texts=TEXTS, tokens=10 * TEXTS, loss=BASE.metrics[GENERAL_LOSS]
@@ -69,7 +77,7 @@ def test_what_was_not_measured_is_absent_and_not_zero() -> None:
 
 def test_one_seed_has_a_rise_without_an_interval() -> None:
     arms = {arm: trials[:1] for arm, trials in _arms(plop=0.02, mlp=0.06).items()}
-    found = forgetting_of(arms, BASE, "plop")["mlp"]
+    found = _forgetting(arms)["mlp"]
     assert found.rise == pytest.approx(0.06, abs=0.003)
     assert (found.low, found.difference) == (None, None)
 
@@ -173,7 +181,7 @@ def test_training_on_strange_text_costs_the_model_its_general_text(tmp_path: Pat
         (tmp_path / f"{name}.jsonl").write_text(lines)
     given = {
         "task": "sft", "train": str(tmp_path / "train.jsonl"), "eval": str(tmp_path / "eval.jsonl"),
-        "arms": ["all-linear"], "seeds": 3, "learning_rates": [5e-3], "rank": 8,
+        "arms": ["all-linear"], "design": "fixed", "seeds": 3, "learning_rates": [5e-3], "rank": 8,
         "general": {"most": 18}, "training": {"steps": 12, "device": "cpu", "max_length": 128},
     }  # fmt: skip
     record = plop.verify(scores, folder=tmp_path / "run", run=Here(), **given)

@@ -12,7 +12,7 @@ import families
 import pytest
 import torch
 import transformers
-from reference import closed_norm
+from reference import exact_norm
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 import plop_lora as plop
@@ -125,7 +125,7 @@ def test_only_text_enters_the_score(folder: str) -> None:
 
     def keep(module, arguments, output) -> None:
         norms = (output - module.bias).norm(dim=-1) / arguments[0].norm(dim=-1)
-        values.append(norms[0, 1:-1] / closed_norm(module.weight))
+        values.append(norms[0, 1:-1] / exact_norm(module.weight))
 
     handle = layer.register_forward_hook(keep)
     with torch.no_grad():

@@ -21,7 +21,7 @@ from plop_lora.recipe import TuneRecipe
 from plop_lora.records import TrialResult, TrialSpec
 from plop_lora.records.trial import CONFIRM, LADDER, SEARCH
 from plop_lora.records.tuning import SEARCHED, UNCONFIRMED, Configuration
-from plop_lora.statistics import paired_t
+from plop_lora.statistics import paired_interval
 from plop_lora.tuning import plan, tune
 from plop_lora.tuning.confirm import compared
 from plop_lora.tuning.storage import SearchStorage
@@ -223,7 +223,8 @@ def test_intervals_of_finalists_hold_together() -> None:
         for point, values in zip(points, losses, strict=True)
     }
     one = compared(results, "loss", higher=False)[points[1]]
-    differences = np.array(losses[0]) - np.array(losses[1])
-    together = paired_t(differences, level=1 - 0.05 / 2)
+    differences = (np.array(losses[0]) - np.array(losses[1]))[:, None]
+    together = paired_interval(differences, level=1 - 0.05 / 2)
     assert one.high - one.low == pytest.approx(together.high - together.low)
-    assert together.high - together.low > paired_t(differences).high - paired_t(differences).low
+    alone = paired_interval(differences)
+    assert together.high - together.low > alone.high - alone.low

@@ -21,8 +21,8 @@ class Margin:
     def of(self, level: float) -> float:
         """Return the margin where the shortlist has this value.
 
-        >>> Margin(0.02, 0.05).of(0.1)
-        0.005
+        >>> Margin(0.02, 0.05).of(1.0)
+        0.02
         """
         found = [] if self.value is None else [self.value]
         found += [] if self.share is None else [self.share * abs(level)]
