@@ -42,6 +42,9 @@ pytestmark = [
 ]
 
 
+BY_ANSWERS = {"decide_by": "metric", "design": "fixed"}
+
+
 @dataclasses.dataclass(frozen=True)
 class Place:
     """A folder with the planted network, its rows and its real scores."""
@@ -74,7 +77,7 @@ def types_of(placement: Placement) -> set[str]:
 def test_a_shortlist_that_is_right_is_confirmed(place: Place, tmp_path: Path) -> None:
     """Adapters on o_proj learn what adapters elsewhere cannot; a proof that misses it is none."""
     scores = lowest(place.scores, "o_proj")
-    recipe = place.recipe(arms=["mlp", "query-value"], margin=0.1)
+    recipe = place.recipe(arms=["mlp", "query-value"], margin=0.1, **BY_ANSWERS)
     record = plop.verify(scores, recipe, folder=tmp_path, run=Here())
     arms = {arm.arm: arm for arm in record.arms}
     assert (record.verdict, record.exit_code, record.better) == ("confirmed", 0, None)
@@ -104,7 +107,7 @@ def test_a_shortlist_that_is_right_is_confirmed(place: Place, tmp_path: Path) ->
 def test_a_shortlist_that_is_wrong_is_beaten(place: Place, tmp_path: Path) -> None:
     """The same network, with scores that send the adapters where they can change nothing."""
     scores = lowest(place.scores, "up_proj")
-    recipe = place.recipe(arms=["attention"], margin=0.1)
+    recipe = place.recipe(arms=["attention"], margin=0.1, **BY_ANSWERS)
     record = plop.verify(scores, recipe, folder=tmp_path, run=Here())
     arms = {arm.arm: arm for arm in record.arms}
     assert (record.verdict, record.exit_code) == ("beaten", 3)
