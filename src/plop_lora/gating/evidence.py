@@ -109,6 +109,16 @@ def _append(file: IO[str], text: str, path: Path | None) -> None:
         ) from error
 
 
+def _cut(file: IO[str], path: Path) -> None:
+    """Remove a last line that a kill or a full disk has left incomplete."""
+    try:
+        file.truncate(path.read_bytes().rfind(b"\n") + 1)
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write the evidence {path}: {error.strerror or error}."
+        ) from error
+
+
 # --------------------------------------------------------------------------- reading
 
 
@@ -233,9 +243,8 @@ def kept_evidence(
     with file:
         if not try_lock(file):
             raise UsageError(f"Another plop gate is writing {path}. Wait for it to end.")
-        content = path.read_bytes()
-        file.truncate(content.rfind(b"\n") + 1)  # a line that was cut by a kill
         evidence._file, evidence._path = file, path
+        _cut(file, path)
         if not known:
             _append(file, f"{measurement.header()}\n", path)
         yield evidence
