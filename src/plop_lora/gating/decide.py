@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
@@ -35,7 +36,8 @@ POWER = 0.8
 LEAST = 10
 """Smallest number of independent items on which a check is decided."""
 PSEUDO_ITEMS = 2
-"""Number of items that are added on each side for a metric of 0 and 1; see `gain_interval`."""
+"""Number of items that are added on each side for a metric of 0 and 1; see `gain_of`."""
+_NO_SKEW = 1e-9
 _MOST = 10**9
 _ROUNDS = 50
 
@@ -49,18 +51,43 @@ def mean_interval(values_I: Floats, groups: Sequence[str]) -> Interval | None:
     errors), with the factor G / (G - 1), which makes it the usual error where every group is one
     item.
     """
-    _, index_I = np.unique(np.asarray(groups), return_inverse=True)
-    count = int(index_I.max()) + 1
+    sums_G = _group_sums(values_I, groups)
+    count = len(sums_G)
     if count < 2:
         return None
-    mean = float(values_I.mean())
-    sums_G = np.bincount(index_I, weights=values_I - mean, minlength=count)
     variance = count / (count - 1) * float((sums_G**2).sum()) / len(values_I) ** 2
-    return Interval(mean, 0.0, variance, 1.0, count - 1.0)
+    return Interval(float(values_I.mean()), 0.0, variance, 1.0, count - 1.0)
 
 
-def gain_interval(gains_I: Floats, groups: Sequence[str], *, binary: bool) -> Interval | None:
-    """Return the mean gain with its interval; None for fewer than two groups.
+def _group_sums(values_I: Floats, groups: Sequence[str]) -> Floats:
+    """Return the sum over each group of how far its items lie from the mean of all."""
+    _, index_I = np.unique(np.asarray(groups), return_inverse=True)
+    sums_G: Floats = np.zeros(int(index_I.max()) + 1)
+    np.add.at(sums_G, index_I, values_I - values_I.mean())
+    return sums_G
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """The mean gain of an adapter over its base.
+
+    Attributes:
+        interval: Mean with its error.
+        low: One-sided lower bound at `LEVEL`.
+        high: One-sided upper bound at `LEVEL`.
+    """
+
+    interval: Interval
+    low: float
+    high: float
+
+
+def gain_of(gains_I: Floats, groups: Sequence[str], *, binary: bool) -> Gain | None:
+    """Return the mean gain with its bounds; None for fewer than two groups.
+
+    A few items that lose much more than the others make the bound of Student's t pass too often.
+    Each bound is therefore the wider one of that of Student's t and that of Hall's transformation,
+    which reads the skewness of the sample.
 
     Where an item is right or wrong, a sample without any change has no spread, and its interval
     would have no width. Two gained and two lost items are then added, each a group of its own.
@@ -70,15 +97,39 @@ def gain_interval(gains_I: Floats, groups: Sequence[str], *, binary: bool) -> In
         groups: Group of every item.
         binary: Whether the metric of an item is 0 or 1.
 
-    Source: Bonett and Price, Journal of Educational and Behavioral Statistics 37 (2012), who add
-    one item on each side. With two, the one-sided error also stays within 5 % where changes are as
-    rare as the margin.
+    Source: Hall, Journal of the Royal Statistical Society B 54 (1992), the transformation g_2.
+    Bonett and Price, Journal of Educational and Behavioral Statistics 37 (2012), who add one item
+    on each side; with two, fewer unchanged answers than about 3 / margin do not pass.
     """
     if binary:
         added = np.array([1.0, -1.0] * PSEUDO_ITEMS)
         gains_I = np.concatenate([gains_I, added])
         groups = [*groups, *(f"added {place}" for place in range(len(added)))]
-    return mean_interval(gains_I, groups)
+    interval = mean_interval(gains_I, groups)
+    if interval is None:
+        return None
+    low, high = _skewed_bounds(interval, _group_sums(gains_I, groups))
+    return Gain(
+        interval, min(interval.lower_bound(LEVEL), low), max(interval.upper_bound(LEVEL), high)
+    )
+
+
+def _skewed_bounds(interval: Interval, sums_G: Floats) -> tuple[float, float]:
+    """Return the one-sided bounds by Hall's transformation, those of Student's t without skew."""
+    count = len(sums_G)
+    moment = float((sums_G**2).mean())
+    skew = float((sums_G**3).mean()) / moment**1.5 if moment else 0.0
+    if abs(skew) < _NO_SKEW:
+        return interval.lower_bound(LEVEL), interval.upper_bound(LEVEL)
+    root, reach = math.sqrt(count), float(special.stdtrit(interval.item_freedom, LEVEL))
+
+    def undone(t: float) -> float:
+        return 3 * root / skew * (math.cbrt(1 + skew * (t / root - skew / (6 * count))) - 1)
+
+    return (
+        interval.value - interval.error * undone(reach),
+        interval.value - interval.error * undone(-reach),
+    )
 
 
 def noise_floor(values: Values) -> float | None:
@@ -91,20 +142,20 @@ def noise_floor(values: Values) -> float | None:
     return fmean(abs(a - b) for a, b in zip(values.base, values.again, strict=True))
 
 
-def verdict_of(interval: Interval | None, groups: int, limit: float, floor: float) -> CheckVerdict:
+def verdict_of(gain: Gain | None, groups: int, limit: float, floor: float) -> CheckVerdict:
     """Return the verdict on a gain.
 
     Args:
-        interval: Interval of the gain.
+        gain: Mean gain with its bounds.
         groups: Number of independent items.
         limit: Gain above which the check passes and below which it fails.
         floor: Noise floor, by which the bounds are widened.
     """
-    if interval is None or groups < LEAST:
+    if gain is None or groups < LEAST:
         return NOT_ENOUGH_DATA
-    if interval.lower_bound(LEVEL) - floor > limit:
+    if gain.low - floor > limit:
         return PASS
-    if interval.upper_bound(LEVEL) + floor < limit:
+    if gain.high + floor < limit:
         return FAIL
     return NOT_ENOUGH_DATA
 
@@ -155,16 +206,15 @@ def decide_difference(check: Check, rule: Rule, items: Items, values: Values) ->
     """
     base_I, adapter_I = np.array(values.base), np.array(values.adapter)
     gains_I = rule.sign * (adapter_I - base_I)
-    interval = gain_interval(gains_I, items.groups, binary=rule.binary)
+    gain = gain_of(gains_I, items.groups, binary=rule.binary)
     floor = noise_floor(values)
-    verdict = verdict_of(interval, items.independent, rule.limit, floor or 0.0)
+    verdict = verdict_of(gain, items.independent, rule.limit, floor or 0.0)
     needed = None
-    if verdict is NOT_ENOUGH_DATA and interval is not None:
-        needed = _items_needed(interval, items, rule.limit, floor or 0.0)
+    if verdict is NOT_ENOUGH_DATA and gain is not None:
+        needed = _items_needed(gain.interval, items, rule.limit, floor or 0.0)
     bounds: tuple[float, ...] = ()
-    if interval is not None:
-        low = interval.lower_bound(LEVEL) - (floor or 0.0)
-        high = interval.upper_bound(LEVEL) + (floor or 0.0)
+    if gain is not None:
+        low, high = gain.low - (floor or 0.0), gain.high + (floor or 0.0)
         bounds = (low, high) if rule.sign > 0 else (-high, -low)
     return CheckResult(
         check=check.name,
@@ -174,7 +224,7 @@ def decide_difference(check: Check, rule: Rule, items: Items, values: Values) ->
         higher_is_better=rule.higher_is_better,
         base=_measured(base_I, items),
         adapter=_measured(adapter_I, items),
-        difference=_difference(adapter_I - base_I, items, interval, rule.sign),
+        difference=_difference(adapter_I - base_I, items, gain, rule.sign),
         level=LEVEL,
         limit=rule.sign * rule.limit,
         bound_low=bounds[0] if bounds else None,
@@ -184,7 +234,7 @@ def decide_difference(check: Check, rule: Rule, items: Items, values: Values) ->
         groups=items.independent,
         source=items.source,
         items_needed=needed,
-        warning=_warning(rule, interval, floor or 0.0) if verdict is not FAIL else "",
+        warning=_warning(rule, gain, floor or 0.0) if verdict is not FAIL else "",
         advice=check.advice if verdict is FAIL else (),
     )
 
@@ -192,7 +242,10 @@ def decide_difference(check: Check, rule: Rule, items: Items, values: Values) ->
 def _items_needed(interval: Interval, items: Items, limit: float, floor: float) -> int | None:
     spread = interval.error * math.sqrt(items.independent)
     needed = groups_needed(spread, abs(interval.value - limit) - floor)
-    return None if needed is None else math.ceil(needed * len(items.rows) / items.independent)
+    if needed is None:
+        return None
+    needed = max(needed, items.independent + 1)  # these were too few
+    return math.ceil(needed * len(items.rows) / items.independent)
 
 
 def _measured(values_I: Floats, items: Items) -> Measured:
@@ -202,19 +255,17 @@ def _measured(values_I: Floats, items: Items) -> Measured:
     return Measured(found.value, found.low, found.high)
 
 
-def _difference(
-    differences_I: Floats, items: Items, interval: Interval | None, sign: int
-) -> Measured:
-    if interval is None:
+def _difference(differences_I: Floats, items: Items, gain: Gain | None, sign: int) -> Measured:
+    if gain is None:
         return Measured(float(differences_I.mean()), None, None)
-    ends = sorted((sign * interval.low, sign * interval.high))
+    ends = sorted((sign * gain.interval.low, sign * gain.interval.high))
     return Measured(float(differences_I.mean()), *ends)
 
 
-def _warning(rule: Rule, interval: Interval | None, floor: float) -> str:
-    if rule.warn is None or interval is None:
+def _warning(rule: Rule, gain: Gain | None, floor: float) -> str:
+    if rule.warn is None or gain is None:
         return ""
-    if interval.upper_bound(LEVEL) + floor >= rule.warn:
+    if gain.high + floor >= rule.warn:
         return ""
     side = "below" if rule.higher_is_better else "above"
     return f"the difference is shown to lie {side} {rule.sign * rule.warn:g}"
@@ -250,5 +301,5 @@ def _can_pass(rule: Rule, groups: int) -> bool:
     if not rule.binary:
         return True
     best = np.zeros(groups) if rule.limit < 0 else np.ones(groups)
-    interval = gain_interval(best, [str(place) for place in range(groups)], binary=True)
-    return verdict_of(interval, groups, rule.limit, 0.0) is PASS
+    gain = gain_of(best, [str(place) for place in range(groups)], binary=True)
+    return verdict_of(gain, groups, rule.limit, 0.0) is PASS
