@@ -13,7 +13,16 @@ import pytest
 from builders import trial_result, trial_spec
 
 from plop_lora.errors import RecordError
-from plop_lora.records import TIE, Comparison, Placement, Record, Scores, TrialResult, TrialSpec
+from plop_lora.records import (
+    TIE,
+    Comparison,
+    GateVerdict,
+    Placement,
+    Record,
+    Scores,
+    TrialResult,
+    TrialSpec,
+)
 from plop_lora.records.reading import check_values
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -23,6 +32,7 @@ KINDS: dict[str, tuple[type[Record], str]] = {
     "comparison": (Comparison, "22671afc161ade6f"),
     "trial": (TrialSpec, "f5d950767abee8a5"),
     "trial-result": (TrialResult, "f0309d872917cca2"),
+    "gate-verdict": (GateVerdict, "d157bfa385243bdf"),
 }
 
 

@@ -26,13 +26,15 @@ from plop_lora.errors import DataError, ExportError, MissingExtraError, PlopErro
 from plop_lora.exports import SERVERS, TARGETS, lint
 from plop_lora.exports.registry import prepare
 from plop_lora.exports.target import Target
+from plop_lora.gating.check import Check as GateCheck
+from plop_lora.gating.checks import CHECKS
 from plop_lora.indicators import INDICATORS, OfModels
 from plop_lora.indicators.registry import find_indicator
 from plop_lora.indicators.signal import Signal
 from plop_lora.placement import STRATEGIES
 from plop_lora.placement.groups import groups_of
 from plop_lora.placement.strategies import End, Request, Strategy, find_strategy
-from plop_lora.recipe import RUNNERS, Runner
+from plop_lora.recipe import RUNNERS, GateSettings, Runner
 from plop_lora.records import Placement, Scores
 from plop_lora.study.checks import check_trainer
 from plop_lora.training.runners.run import KINDS
@@ -258,6 +260,23 @@ INDICATOR_CHECKS = (
           lambda name, row: (name, replace(row, source="a paper"))),
 )  # fmt: skip
 
+# --------------------------------------------------------------------------- checks of the gate
+
+
+def _has_a_line_in_the_recipe(name: str, row: GateCheck) -> bool:
+    return row.name in GateSettings.model_fields and row.name in GateSettings().checks
+
+
+GATE_CHECKS = (
+    *NAMES, *TEXTS, _documented("gate.md"),
+    Check("has its limits in the recipe", _has_a_line_in_the_recipe,
+          lambda name, row: (name, replace(row, name="no-such-check"))),
+    Check("says what to try first", lambda name, row: bool(row.advice),
+          lambda name, row: (name, replace(row, advice=()))),
+    Check("names its source", lambda name, row: "http" in row.source,
+          lambda name, row: (name, replace(row, source="a paper"))),
+)  # fmt: skip
+
 # --------------------------------------------------------------------------- tasks
 
 
@@ -318,6 +337,7 @@ REGISTRIES: dict[str, tuple[Mapping[str, Any], tuple[Check, ...]]] = {
     "arms": (ARMS, ARM_CHECKS),
     "indicators": (INDICATORS, INDICATOR_CHECKS),
     "tasks": (TASKS, TASK_CHECKS),
+    "checks": (CHECKS, GATE_CHECKS),
 }
 
 

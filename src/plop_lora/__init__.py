@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from plop_lora.exports.dispatch import export
     from plop_lora.exports.imported import import_adapter
     from plop_lora.exports.trainers.peft import apply
+    from plop_lora.gating import gate
     from plop_lora.placement import STRATEGIES, place
     from plop_lora.records import Placement, Scores, Verification
     from plop_lora.scoring import score
@@ -40,6 +41,7 @@ _HOMES = {
     "apply": "exports.trainers.peft",
     "compare": "comparison",
     "export": "exports.dispatch",
+    "gate": "gating",
     "import_adapter": "exports.imported",
     "load_documents": "data.documents",
     "place": "placement",
@@ -58,6 +60,7 @@ __all__ = [
     "apply",
     "compare",
     "export",
+    "gate",
     "import_adapter",
     "load_documents",
     "place",

@@ -87,13 +87,15 @@ def check(path: Path | None, *inputs: str | Path | None, force: bool = False) ->
 def _is_record(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            return file.read(len(_HEAD)) == _HEAD
+            return file.read(len(_HEAD)) in _HEADS
     except OSError:
         return False
 
 
 _HEAD = b'{"kind": "'
 """The first bytes of every record."""
+_HEADS = (_HEAD, b"# plop gat")
+"""And those of a verdict in Markdown, as many of them."""
 
 
 def waiting(what: str, form: Format) -> contextlib.AbstractContextManager[object]:

@@ -63,6 +63,13 @@ def tasks() -> Iterable[str]:
     return TASKS
 
 
+def checks() -> Iterable[str]:
+    """Return the names of the checks of a gate."""
+    from plop_lora.gating.checks import CHECKS
+
+    return CHECKS
+
+
 def servers() -> Iterable[str]:
     """Return the names of the inference servers."""
     from plop_lora.exports import SERVERS

@@ -12,6 +12,7 @@ from plop_lora.recipe.finetune import (
     Price,
     Runner,
 )
+from plop_lora.recipe.gate import ForgettingLimits, GateRecipe, GateSettings, TaskLimits
 from plop_lora.recipe.placing import PlacementSettings, PlaceRecipe
 from plop_lora.recipe.scoring import USUAL_TOP, ScoreRecipe, ScoringSettings
 from plop_lora.recipe.section import WITH_OPTION, Section, option_of
@@ -24,6 +25,9 @@ __all__ = [
     "WITH_OPTION",
     "DataRecipe",
     "FinetuneRecipe",
+    "ForgettingLimits",
+    "GateRecipe",
+    "GateSettings",
     "GeneralRecipe",
     "PlaceRecipe",
     "PlacementSettings",
@@ -32,6 +36,7 @@ __all__ = [
     "ScoreRecipe",
     "ScoringSettings",
     "Section",
+    "TaskLimits",
     "TuneDesign",
     "TuneRecipe",
     "VerifyDesign",

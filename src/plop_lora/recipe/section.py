@@ -160,7 +160,7 @@ WITH_OPTION = frozenset({
     "place.strategy", "place.indicator", "place.top", "place.rank", "place.budget", "place.types",
     "place.layers", "place.scaling", "place.seed", "place.rslora", "place.loraplus_ratio",
     "place.init", "place.dropout", "score.include", "score.exclude", "score.token",
-    "score.special_tokens", "score.trust_remote_code", *RENAMED,
+    "score.special_tokens", "score.trust_remote_code", "gate.base", "gate.checks",
 })  # fmt: skip
 """Keys that have an option of their own. The others are set with `--set`."""
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")

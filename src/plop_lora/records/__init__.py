@@ -3,6 +3,14 @@
 from plop_lora.records.base import Record
 from plop_lora.records.comparison import Comparison, TypeDifference
 from plop_lora.records.cost import CostLedger, Counterfactual, Spent
+from plop_lora.records.gate import (
+    CheckPlan,
+    CheckResult,
+    CheckVerdict,
+    GatePlan,
+    GateVerdict,
+    Measured,
+)
 from plop_lora.records.placement import (
     DECIDED,
     TIE,
@@ -73,6 +81,9 @@ __all__ = [
     "ArmResult",
     "BoundaryPair",
     "Candidate",
+    "CheckPlan",
+    "CheckResult",
+    "CheckVerdict",
     "Choice",
     "Comparison",
     "Configuration",
@@ -83,11 +94,14 @@ __all__ = [
     "ExpertScore",
     "Gap",
     "GapVerdict",
+    "GatePlan",
+    "GateVerdict",
     "GgufFile",
     "GroupCount",
     "Host",
     "IndicatorScores",
     "LadderStep",
+    "Measured",
     "Measurements",
     "ModelReference",
     "NotMeasured",

@@ -173,6 +173,8 @@ def _maker(kind: str) -> str:
         "trial-result": "plop trial spec.json",
         "verification-plan": "plop verify scores.json --train TRAIN --eval EVAL --plan",
         "verification": "plop verify scores.json --train TRAIN --eval EVAL --task TASK",
+        "gate-plan": "plop gate ADAPTER --recipe gate.yaml --plan",
+        "gate-verdict": "plop gate ADAPTER --recipe gate.yaml -o verdict.json",
         "tuning-plan": "plop tune scores.json --train TRAIN --eval EVAL --task TASK --plan",
         "tuning": "plop tune scores.json --train TRAIN --eval EVAL --task TASK",
     }

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from plop_lora.records import Comparison, Placement, Record, Scores, Tuning, Verification
+from plop_lora.records import (
+    Comparison,
+    GateVerdict,
+    Placement,
+    Record,
+    Scores,
+    Tuning,
+    Verification,
+)
 from plop_lora.reports.rows import plural, short_name
 
 
@@ -32,4 +40,7 @@ def brief(record: Record) -> str:
         )
     if isinstance(record, Tuning):
         return f"{short_name(record.model.name)}, {record.task}: {record.verdict}"
+    if isinstance(record, GateVerdict):
+        checks = ", ".join(f"{check.check} {check.verdict}" for check in record.checks)
+        return f"{short_name(record.adapter)} on {short_name(record.base)}: {checks}"
     return record.kind

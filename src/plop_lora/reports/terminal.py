@@ -19,6 +19,8 @@ from rich.text import Text
 
 from plop_lora.records import (
     Comparison,
+    GatePlan,
+    GateVerdict,
     Placement,
     Record,
     Scores,
@@ -29,6 +31,7 @@ from plop_lora.records import (
     Verification,
     VerificationPlan,
 )
+from plop_lora.reports.gate import gate_plan_table, gate_table
 from plop_lora.reports.heatmap import heat_map
 from plop_lora.reports.proof import plan_table, verification_table
 from plop_lora.reports.rows import (
@@ -56,6 +59,8 @@ _TABLES: dict[type[Record], Callable[[Any], Table]] = {
     Verification: verification_table,
     TuningPlan: tuning_plan_table,
     Tuning: tuning_table,
+    GatePlan: gate_plan_table,
+    GateVerdict: gate_table,
 }
 
 

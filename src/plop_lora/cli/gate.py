@@ -1,0 +1,162 @@
+"""`plop gate`: decide whether a tuned adapter may ship."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from plop_lora.cli import proof
+from plop_lora.cli.keys import Key, takes_recipe
+from plop_lora.cli.output import (
+    STDOUT,
+    ForceOption,
+    Format,
+    FormatOption,
+    OutputOption,
+    check,
+    finish,
+    say,
+    waiting,
+)
+from plop_lora.cli.words import (
+    DATA,
+    MODEL,
+    RUN,
+    STOPPING,
+    TRAINING,
+    among,
+    checks,
+    metrics,
+    tasks,
+    with_examples,
+)
+from plop_lora.recipe import GateRecipe
+
+if TYPE_CHECKING:
+    from plop_lora.records import GateVerdict
+
+KEYS = (
+    Key("eval", DATA),
+    Key("task", TRAINING, among(tasks)),
+    Key("evaluation.metric", TRAINING, metrics),
+    Key("gate.base", MODEL),
+    Key("gate.checks", STOPPING, among(checks)),
+    Key("training.rewards", TRAINING, hidden=True),
+    Key("prompt", DATA, hidden=True),
+    Key("completion", DATA, hidden=True),
+    Key("text", DATA, hidden=True),
+)
+
+
+@with_examples(
+    ("Write a recipe to start from", "plop gate adapter --init -o gate.yaml"),
+    ("Decide, and keep the values of every item", "plop gate adapter --recipe gate.yaml -o v.json"),
+    (
+        "Decide again with another margin, without the model",
+        "plop gate adapter --recipe gate.yaml --from v.evidence.jsonl --set gate.task.margin=0.05",
+    ),
+)
+@takes_recipe(GateRecipe, KEYS)
+def gate(
+    adapter: Annotated[Path, typer.Argument(help="The folder of the adapter, as PEFT saved it.")],
+    given: dict[str, object],
+    recipe: proof.RecipeOption = None,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan",
+            help="Only print what the checks could decide with these numbers of items.",
+            rich_help_panel=RUN,
+        ),
+    ] = False,
+    init: Annotated[
+        bool,
+        typer.Option(
+            "--init",
+            help="Only write a recipe with every key of the gate, to -o or to stdout.",
+            rich_help_panel=RUN,
+        ),
+    ] = False,
+    measured: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Decide from the evidence of an earlier gate, without loading the model.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    output: OutputOption = None,
+    force: ForceOption = False,
+    form: FormatOption = Format.table,
+) -> None:
+    """Decide whether ADAPTER may ship: exit 0 it may, 3 a check fails, 4 not enough data."""
+    if init:
+        _init(given, output, force=force)
+        return
+    wanted = GateRecipe.read(recipe, given)
+    check(output, recipe, wanted.eval, measured, force=force)
+    from plop_lora.gating import plan as plan_of
+
+    if plan:
+        with waiting("reading the data", form):
+            found = plan_of(adapter, wanted)
+        finish(found, output, form)
+        return
+    verdict = _decide(adapter, wanted, measured, output, form)
+    _finish(verdict, output, form)
+    raise typer.Exit(verdict.exit_code)
+
+
+def _init(given: dict[str, object], output: Path | None, *, force: bool) -> None:
+    """Write a recipe that has every key of the gate, with what the command line gives."""
+    from plop_lora.files import atomic_file
+    from plop_lora.gating.template import recipe_template
+
+    check(output, force=force)
+    text = recipe_template(given)
+    if output is None or output == STDOUT:
+        typer.echo(text, nl=False)
+        return
+    with atomic_file(output) as file:
+        file.write(text)
+    say(f"Wrote {output}", err=True)
+
+
+def _decide(
+    adapter: Path, recipe: GateRecipe, measured: Path | None, output: Path | None, form: Format
+) -> GateVerdict:
+    """Return the verdict; what is measured is kept beside the output."""
+    from plop_lora.gating import gate as run
+
+    if measured is not None:
+        return run(adapter, recipe, measured=measured)
+    evidence = _evidence_path(adapter, output)
+    try:
+        with waiting(f"measuring; the values are kept in {evidence}", form):
+            return run(adapter, recipe, evidence=evidence)
+    except KeyboardInterrupt:
+        say(f"Stopped. {evidence} is kept; to go on, run the same command again.", err=True)
+        raise typer.Exit(130) from None
+
+
+def _evidence_path(adapter: Path, output: Path | None) -> Path:
+    """Return the path of the evidence: beside the output, else named after the adapter, here."""
+    if output is not None and output != STDOUT:
+        return output.with_suffix(".evidence.jsonl")
+    return Path(f"{adapter.resolve().name}.evidence.jsonl")
+
+
+def _finish(verdict: GateVerdict, output: Path | None, form: Format) -> None:
+    """Print the verdict and save it, as Markdown where the path ends in .md."""
+    if output is None or output.suffix != ".md":
+        finish(verdict, output, form)
+        return
+    from plop_lora.files import atomic_file
+    from plop_lora.reports.gate import gate_markdown
+
+    with atomic_file(output) as file:
+        file.write(gate_markdown(verdict))
+    finish(verdict, None, form)
+    say(f"Wrote {output}", err=True)

@@ -1,0 +1,94 @@
+"""The definition of a check: one object with everything that is specific to it. No torch.
+
+What all checks share, such as loading the model, evidence and resumption, belongs to `run`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from plop_lora.evaluation.judged import Prepared, Row
+from plop_lora.gating.items import Items
+from plop_lora.recipe import GateRecipe
+from plop_lora.records.gate import CheckPlan, CheckResult
+from plop_lora.training.task import Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """When a check passes.
+
+    A gain is a difference between adapter and base whose sign is such that more is better.
+
+    Attributes:
+        mode: What has to be shown, in one or two words.
+        metric: Name of the metric.
+        higher_is_better: Whether a higher value of the metric is better.
+        limit: Gain above which the check passes and below which it fails.
+        warn: Gain below which a check that passes warns; None never warns.
+        binary: Whether the metric of an item is 0 or 1.
+        spread: Standard deviation of an item's difference that a plan assumes.
+        assumed_gain: True gain that a plan assumes.
+    """
+
+    mode: str
+    metric: str
+    higher_is_better: bool
+    limit: float
+    warn: float | None = None
+    binary: bool = False
+    spread: float
+    assumed_gain: float = 0.0
+
+    @property
+    def sign(self) -> int:
+        """The factor between a difference and a gain."""
+        return 1 if self.higher_is_better else -1
+
+
+class Values(NamedTuple):
+    """The values of every item: of the base, of the adapter, and of the base once more.
+
+    `again` has one value for each item, or none where the check measures no noise floor.
+    """
+
+    base: tuple[float, ...]
+    adapter: tuple[float, ...]
+    again: tuple[float, ...] = ()
+
+
+Measure = Callable[[GateRecipe, Prepared, Sequence[Row], int], Sequence[float]]
+"""Function from the recipe, a model, rows and a batch size to the value of every row."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Check:
+    """One row of the registry.
+
+    Attributes:
+        name: Name in recipes and records.
+        description: What it compares.
+        source: Paper, or another justification of its thresholds.
+        needs: What it needs beside adapter and base.
+        rule: Function that returns the rule of a recipe; it rejects impossible thresholds.
+        items: Function that reads the items, and rejects those that cannot be measured.
+        repeats: Function that says whether the base is measured twice for the noise floor.
+        measure: Function that measures one side on some items. It may import torch.
+        decide: Function that decides from the values of all items.
+        plan: Function that says what the items could decide, before anything is measured.
+        advice: What to try first if the check fails.
+    """
+
+    name: str
+    description: str
+    source: str
+    needs: str
+    rule: Callable[[GateRecipe, Task], Rule]
+    items: Callable[[GateRecipe, Task], Items]
+    repeats: Callable[[Rule], bool]
+    measure: Measure
+    decide: Callable[[Check, Rule, Items, Values], CheckResult]
+    plan: Callable[[Check, Rule, Items], CheckPlan]
+    advice: tuple[str, ...]

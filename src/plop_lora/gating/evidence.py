@@ -1,0 +1,250 @@
+"""The values of every item as a file of JSON lines, from which a gate resumes. No torch.
+
+The first line says what was measured and how; its digest is what evidence is known by. Then follows
+a line for each item of each check, in the order of measuring. Lines are only ever appended, a batch
+at a time, so a gate that is killed loses no more than the batch that it was at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from plop_lora.errors import OutputError, RecordError, UsageError
+from plop_lora.files import check_writable, try_lock
+from plop_lora.gating.check import Values
+from plop_lora.records.reading import digest_of
+
+KIND, VERSION = "gate-evidence", 1
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The values of one item of one check; `again` is the base measured a second time."""
+
+    check: str
+    index: int
+    item: str
+    base: float
+    adapter: float
+    again: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Everything on which the measured values depend: adapter, base, items and settings."""
+
+    adapter: str
+    base: str
+    weights: str | None
+    checks: Mapping[str, str]
+    settings: Mapping[str, object]
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of all of it."""
+        return digest_of(asdict(self))
+
+    def header(self) -> str:
+        """Return the first line of the file."""
+        head = {"kind": KIND, "version": VERSION, "digest": self.digest}
+        return json.dumps(head | asdict(self), ensure_ascii=False)
+
+
+@dataclass(slots=True)
+class Evidence:
+    """The values that are known, by check and index of the item; kept in a file where one is given.
+
+    Attributes:
+        measurement: What they are values of.
+        lines: What is known.
+    """
+
+    measurement: Measurement
+    lines: dict[tuple[str, int], Line] = field(default_factory=dict)
+    _file: IO[str] | None = None
+    _path: Path | None = None
+
+    def add(self, lines: Sequence[Line]) -> None:
+        """Keep the values of a batch.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        self.lines |= {(line.check, line.index): line for line in lines}
+        if self._file is None:
+            return
+        text = "".join(json.dumps(asdict(line)) + "\n" for line in lines)
+        _append(self._file, text, self._path)
+
+    def values(self, check: str, hashes: Sequence[str]) -> Values | None:
+        """Return the values of all items of a check, or None while some are missing."""
+        found = [self.lines.get((check, index)) for index in range(len(hashes))]
+        known = [line for line in found if line is not None]
+        if len(known) < len(hashes):
+            return None
+        again = [line.again for line in known if line.again is not None]
+        return Values(
+            tuple(line.base for line in known),
+            tuple(line.adapter for line in known),
+            tuple(again) if len(again) == len(known) else (),
+        )
+
+
+def _append(file: IO[str], text: str, path: Path | None) -> None:
+    try:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write the evidence {path}: {error.strerror or error}. What is in it is kept; "
+            "make room, and run the same command again to go on."
+        ) from error
+
+
+def _cut(file: IO[str], path: Path) -> None:
+    """Remove a last line that a kill or a full disk has left incomplete."""
+    try:
+        file.truncate(path.read_bytes().rfind(b"\n") + 1)
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write the evidence {path}: {error.strerror or error}."
+        ) from error
+
+
+# --------------------------------------------------------------------------- reading
+
+
+def read_evidence(
+    path: Path, measurement: Measurement, items: Mapping[str, Sequence[str]]
+) -> Evidence:
+    """Read a file of evidence; a last line that was cut is left out.
+
+    Args:
+        path: Path of the file.
+        measurement: What its values have to be of.
+        items: Hashes of the items by check.
+
+    Raises:
+        RecordError: The file cannot be read, is damaged, or is no evidence.
+        UsageError: It is evidence of another adapter, base, data or settings.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RecordError(f"Cannot read the evidence {path}: {reason}. {_AGAIN}") from error
+    whole = text.split("\n")[:-1]
+    if not whole:
+        raise RecordError(f"{path} holds no evidence: its first line is incomplete. {_AGAIN}")
+    _check_header(_parsed(whole[0], path, 1), measurement, path)
+    found = Evidence(measurement)
+    for number, line in enumerate(whole[1:], start=2):
+        one = _line(_parsed(line, path, number), path, number)
+        hashes = items.get(one.check, ())
+        if not 0 <= one.index < len(hashes) or hashes[one.index] != one.item:
+            raise RecordError(f"{path}, line {number} is of no item of this gate. {_AGAIN}")
+        found.lines[one.check, one.index] = one
+    return found
+
+
+_AGAIN = "Remove the file and run plop gate again to measure."
+
+
+def _parsed(line: str, path: Path, number: int) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except ValueError as error:
+        raise RecordError(f"{path}, line {number} is not JSON: {error}. {_AGAIN}") from error
+    if not isinstance(found, dict):
+        raise RecordError(f"{path}, line {number} is not a JSON object. {_AGAIN}")
+    return found
+
+
+def _line(found: Mapping[str, Any], path: Path, number: int) -> Line:
+    try:
+        line = Line(**found)
+        values = (line.base, line.adapter, *(() if line.again is None else (line.again,)))
+        sound = isinstance(line.index, int) and all(math.isfinite(value) for value in values)
+    except TypeError:
+        sound = False
+    if not sound:
+        raise RecordError(f"{path}, line {number} has no finite values of an item. {_AGAIN}")
+    return line
+
+
+_PARTS = {
+    "adapter": "another adapter",
+    "base": "another base model",
+    "weights": "other weights of the base model",
+    "checks": "other checks or other data",
+    "settings": "other settings of the evaluation",
+}
+
+
+def _check_header(found: Mapping[str, Any], wanted: Measurement, path: Path) -> None:
+    if found.get("kind") != KIND:
+        raise RecordError(f"{path} is no evidence of plop gate (kind {found.get('kind')!r}).")
+    if found.get("version") != VERSION:
+        raise RecordError(
+            f"{path} is evidence of version {found.get('version')!r}; this plop-lora reads "
+            f"{VERSION}. Upgrade with: pip install --upgrade plop-lora"
+        )
+    if found.get("digest") == wanted.digest:
+        return
+    ours = json.loads(wanted.header())
+    differing = [words for part, words in _PARTS.items() if found.get(part) != ours[part]]
+    raise UsageError(
+        f"{path} is evidence of {' and of '.join(differing) or 'another measurement'}, so nothing "
+        "follows from it here. Give the evidence of this adapter and recipe, or another path."
+    )
+
+
+# --------------------------------------------------------------------------- writing
+
+
+@contextlib.contextmanager
+def kept_evidence(
+    path: Path | None, measurement: Measurement, items: Mapping[str, Sequence[str]]
+) -> Iterator[Evidence]:
+    """Yield evidence that is kept in a file, with what an interrupted gate left in it.
+
+    Args:
+        path: Path of the file; None keeps the values in memory only.
+        measurement: What is measured.
+        items: Hashes of the items by check.
+
+    Raises:
+        OutputError: The file cannot be written.
+        RecordError: There is a file that is damaged or no evidence.
+        UsageError: There is a file with evidence of something else, or another gate writes it.
+    """
+    if path is None:
+        yield Evidence(measurement)
+        return
+    check_writable(path)
+    known = path.exists() and not measurement.header().encode().startswith(path.read_bytes())
+    evidence = read_evidence(path, measurement, items) if known else Evidence(measurement)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a", encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write the evidence {path}: {error.strerror or error}. Choose another path "
+            "with -o."
+        ) from error
+    with file:
+        if not try_lock(file):
+            raise UsageError(f"Another plop gate is writing {path}. Wait for it to end.")
+        evidence._file, evidence._path = file, path
+        _cut(file, path)
+        if not known:
+            _append(file, f"{measurement.header()}\n", path)
+        yield evidence

@@ -1,0 +1,87 @@
+"""The items of a gate: evaluation rows and general texts, each with its hash. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from plop_lora.errors import DataError, UsageError
+from plop_lora.evaluation.judged import Row
+from plop_lora.recipe import DataRecipe, GateRecipe
+from plop_lora.study.general import read_texts, source_of
+from plop_lora.study.rows import read_task_rows
+from plop_lora.training.task import Task
+
+_LETTERS = 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Items:
+    """The items of one check.
+
+    Attributes:
+        rows: Rows as they are measured.
+        hashes: Hash of the content of every row.
+        groups: Name of the group of every row; rows of one group are not independent.
+        source: Where the rows come from.
+    """
+
+    rows: tuple[Row, ...]
+    hashes: tuple[str, ...]
+    groups: tuple[str, ...]
+    source: str
+
+    @property
+    def independent(self) -> int:
+        """The number of groups."""
+        return len(set(self.groups))
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], asked: Sequence[str], source: str) -> Items:
+        """Return items whose groups are the rows that ask the same.
+
+        Args:
+            rows: Rows as they are measured.
+            asked: Question of every row, or its whole text.
+            source: Where the rows come from.
+        """
+        hashes = tuple(_hash(json.dumps(row, sort_keys=True, default=str)) for row in rows)
+        return cls(tuple(rows), hashes, tuple(map(_hash, asked)), source)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:_LETTERS]
+
+
+def task_items(recipe: GateRecipe, task: Task) -> Items:
+    """Return the evaluation rows; those that share a question form one group.
+
+    Raises:
+        DataError: There are no rows, or they cannot be read as rows of the task.
+    """
+    data = DataRecipe.model_validate({
+        "task": recipe.task, "train": recipe.eval, "eval": recipe.eval, "text": recipe.text,
+        "prompt": recipe.prompt, "completion": recipe.completion,
+    })  # fmt: skip
+    rows = read_task_rows(task, data, recipe.eval).rows
+    return Items.of(rows, [task.question(row) for row in rows], recipe.eval)
+
+
+def general_items(recipe: GateRecipe, task: Task) -> Items:
+    """Return the general texts.
+
+    Raises:
+        DataError: The texts cannot be read, or there are none.
+        UsageError: The recipe asks for no texts.
+    """
+    if not recipe.general.most:
+        raise UsageError(
+            "The check forgetting needs general text, and general.most is 0. Give a larger number, "
+            "or leave the check out with --checks task."
+        )
+    texts = read_texts(recipe.general)
+    if not texts:
+        raise DataError(f"{source_of(recipe.general)} holds no texts. Give a file with some.")
+    return Items.of([{"text": text} for text in texts], texts, source_of(recipe.general))

@@ -1,0 +1,152 @@
+"""Gates: whether a tuned adapter may ship, check by check, and the plan of a gate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from plop_lora.records.base import Record
+
+
+class CheckVerdict(StrEnum):
+    """What a check says of an adapter."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    NOT_ENOUGH_DATA = "not enough data"
+
+
+PASS, FAIL, NOT_ENOUGH_DATA = CheckVerdict
+
+_EXIT_CODES = {PASS: 0, FAIL: 3, NOT_ENOUGH_DATA: 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A value with its two-sided 95 % interval over items; the ends are None for one item."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """The outcome of one check, adapter against base on the same items.
+
+    `difference` is adapter minus base. `limit` is the difference at which the verdict turns. The
+    check passes if the one-sided bounds at `level`, from `bound_low` to `bound_high`, lie on the
+    good side of it, and fails if they lie on the other side. The bounds are widened by
+    `noise_floor`, which is the mean absolute change of the base's own values between two passes
+    with different batches; None where it is not measured. `groups` is the number of independent
+    items: rows that share a question are one. `items_needed` is the number of items that would
+    decide with a power of 0.8 if the difference is what it appears to be. It is None where the
+    check is decided, and where no number would decide.
+    """
+
+    check: str
+    verdict: CheckVerdict
+    mode: str
+    metric: str
+    higher_is_better: bool
+    base: Measured
+    adapter: Measured
+    difference: Measured
+    level: Annotated[float, Field(gt=0, lt=1)]
+    limit: float
+    bound_low: float | None
+    bound_high: float | None
+    noise_floor: float | None
+    items: Annotated[int, Field(ge=1)]
+    groups: Annotated[int, Field(ge=1)]
+    source: str
+    items_needed: int | None = None
+    warning: str = ""
+    advice: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class GateVerdict(Record):
+    """Whether an adapter may ship, with the outcome of every check.
+
+    `adapter_digest` identifies the files of the adapter, `base_digest` the weights of the base
+    where they are known, and `measurement` everything on which the measured values depend.
+    `evidence` is the file with the values of every item.
+    """
+
+    kind: ClassVar[str] = "gate-verdict"
+
+    adapter: str
+    adapter_digest: str
+    base: str
+    base_digest: str | None
+    task: str
+    checks: tuple[CheckResult, ...]
+    measurement: str
+    evidence: str | None
+    plop_version: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> CheckVerdict:
+        """Fail if a check fails, else not enough data if a check could not be decided."""
+        return worst(check.verdict for check in self.checks)
+
+    @property
+    def exit_code(self) -> int:
+        """0 if every check passes, 3 if one fails, 4 if one could not be decided."""
+        return _EXIT_CODES[self.verdict]
+
+
+def worst(verdicts: Iterable[CheckVerdict]) -> CheckVerdict:
+    """Return the verdict on an adapter from those of its checks.
+
+    >>> worst([PASS, NOT_ENOUGH_DATA]).value, worst([FAIL, NOT_ENOUGH_DATA]).value
+    ('not enough data', 'fail')
+    """
+    found = set(verdicts)
+    return FAIL if FAIL in found else NOT_ENOUGH_DATA if NOT_ENOUGH_DATA in found else PASS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckPlan:
+    """What one check could decide with its items.
+
+    `spread` is the assumed standard deviation of the difference over items, and `assumed` the
+    assumed true difference. `items_needed` would decide the check at that difference with a power
+    of 0.8. `detectable` is how far from `limit` the difference must lie for these items to decide.
+    `can_pass` is False where the best outcome on this number of items would not pass: a metric with
+    no item lost, or for improve with every item gained.
+    """
+
+    check: str
+    mode: str
+    metric: str
+    limit: float
+    items: int
+    groups: int
+    spread: float
+    assumed: float
+    items_needed: int
+    detectable: float
+    can_pass: bool
+    source: str
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class GatePlan(Record):
+    """What a gate could decide, computed from the numbers of items before a model is loaded."""
+
+    kind: ClassVar[str] = "gate-plan"
+
+    adapter: str
+    base: str
+    task: str
+    level: float
+    power: float
+    checks: tuple[CheckPlan, ...]
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,200 @@
+"""Rows of a gate: its checks with their intervals, in a terminal and for a pull request.
+
+Rendering only.
+"""
+
+from __future__ import annotations
+
+from plop_lora.records import CheckPlan, CheckResult, GatePlan, GateVerdict, Measured
+from plop_lora.records.gate import FAIL, NOT_ENOUGH_DATA, PASS
+from plop_lora.reports.costs import ABSENT
+from plop_lora.reports.rows import DIFFERENCE, INTERVAL, VERDICT, Column, Table, plural, short_name
+
+HEAD = "# plop gate"
+"""The beginning of a verdict in Markdown."""
+_TITLES = {
+    PASS: "may ship: every check passes",
+    FAIL: "must not ship: a check fails",
+    NOT_ENOUGH_DATA: "cannot be judged yet: not enough data",
+}
+_INTERVAL = Column("95 % interval")
+
+
+def gate_table(record: GateVerdict) -> Table:
+    """One row a check: base, adapter, their difference with its interval, limit and verdict."""
+    rows = tuple(
+        (
+            check.check,
+            check.metric,
+            *_value_and_ends(check.base),
+            *_value_and_ends(check.adapter),
+            _signed(check.difference.value),
+            _ends(check.difference, signed=True),
+            _plain(check.limit),
+            str(check.verdict),
+        )
+        for check in record.checks
+    )
+    columns = (
+        Column("check"), Column("metric"), Column("base", right=True), _INTERVAL,
+        Column("adapter", right=True), _INTERVAL,
+        Column(DIFFERENCE.name, right=True, starts=True), INTERVAL, Column("limit", right=True),
+        VERDICT,
+    )  # fmt: skip
+    return Table(gate_title(record), columns, rows, tuple(gate_lines(record)))
+
+
+def gate_title(record: GateVerdict) -> str:
+    """Return in one line whether the adapter may ship."""
+    return (
+        f"{short_name(record.adapter)} on {short_name(record.base)} {_TITLES[record.verdict]} "
+        f"({record.task})"
+    )
+
+
+def gate_lines(record: GateVerdict) -> list[str]:
+    """Return the sentences below the table: a few for every check."""
+    lines = [line for check in record.checks for line in _lines(check)]
+    lines += [f"Note: {note.rstrip('.')}." for note in record.notes]
+    return lines + ([f"Evidence: {record.evidence}"] if record.evidence else [])
+
+
+def _lines(check: CheckResult) -> list[str]:
+    better = "higher" if check.higher_is_better else "lower"
+    independent = "" if check.groups == check.items else f", {check.groups:,} independent"
+    floor = "" if check.noise_floor is None else f"; noise floor {check.noise_floor:.2g}"
+    lines = [
+        f"{check.check}: adapter minus base on {plural(check.items, 'item')}{independent} of "
+        f"{check.source}, {better} is better{floor}. {_reason(check)}"
+    ]
+    if check.warning:
+        lines.append(f"{check.check}: warning: {check.warning}.")
+    if check.advice:
+        lines.append(f"{check.check}: try first: {'; '.join(check.advice)}.")
+    return lines
+
+
+def _reason(check: CheckResult) -> str:
+    """Return in a sentence why the verdict is what it is."""
+    if check.bound_low is None or check.bound_high is None:
+        return "Not enough data: one independent item has no interval."
+    side = "above" if check.higher_is_better else "below"
+    other = "below" if check.higher_is_better else "above"
+    low, high = check.bound_low, check.bound_high
+    near, far = (low, high) if check.higher_is_better else (high, low)
+    if check.verdict is PASS:
+        return f"Pass: with {check.level:.0%} confidence it lies {side} {_signed(near)}."
+    if check.verdict is FAIL:
+        return f"Fail: with {check.level:.0%} confidence it lies {other} {_signed(far)}."
+    needed = check.items_needed
+    if needed is None:
+        return (
+            "Not enough data: no number of items would decide, because the difference does not "
+            f"stand out from the limit {_plain(check.limit)} by more than the noise."
+        )
+    return f"Not enough data: about {needed:,} items would decide at this difference."
+
+
+def _signed(value: float) -> str:
+    """Return a difference with four digits; what rounds to nothing has no sign.
+
+    >>> _signed(0.5), _signed(-1e-9)
+    ('+0.5000', '0.0000')
+    """
+    text = f"{value:+.4f}"
+    return text if float(text) else "0.0000"
+
+
+def _plain(value: float) -> str:
+    return f"{value:+g}" if value else "0"
+
+
+def _ends(measured: Measured, *, signed: bool = False) -> str:
+    if measured.low is None or measured.high is None:
+        return ABSENT
+    if signed:
+        return f"{_signed(measured.low)} to {_signed(measured.high)}"
+    return f"{measured.low:.4f} to {measured.high:.4f}"
+
+
+def _value_and_ends(measured: Measured) -> tuple[str, str]:
+    return f"{measured.value:.4f}", _ends(measured)
+
+
+# --------------------------------------------------------------------------- the plan
+
+
+def gate_plan_table(plan: GatePlan) -> Table:
+    """One row a check: its items, the spread that is assumed, and what they could decide."""
+    rows = tuple(
+        (
+            check.check, check.metric, _plain(check.limit), f"{check.items:,}",
+            f"{check.groups:,}", f"{check.spread:g}", f"{check.detectable:.2g}",
+            f"{check.items_needed:,}", _decides(check),
+        )
+        for check in plan.checks
+    )  # fmt: skip
+    columns = (
+        Column("check"), Column("metric"), Column("limit", right=True),
+        Column("items", right=True), Column("independent", right=True),
+        Column("assumed spread", right=True, starts=True),
+        Column("decides beyond", right=True), Column("items needed", right=True),
+        Column("enough"),
+    )  # fmt: skip
+    lines = [
+        "Assumed spread: the standard deviation of the difference over items. With these items a "
+        f"check is decided {plan.power:.0%} of the time where the difference lies that far beyond "
+        "the limit.",
+    ]
+    lines += [_needed(check) for check in plan.checks]
+    lines += [f"Note: {note.rstrip('.')}." for note in plan.notes]
+    title = (
+        f"Plan of a gate for {short_name(plan.adapter)} on {short_name(plan.base)}, {plan.task}; "
+        "nothing was run"
+    )
+    return Table(title, columns, rows, tuple(lines))
+
+
+def _decides(check: CheckPlan) -> str:
+    if not check.can_pass:
+        return "cannot pass"
+    return "yes" if check.items >= check.items_needed else "no"
+
+
+def _needed(check: CheckPlan) -> str:
+    at = f"a true difference of {_plain(check.assumed)} needs about {check.items_needed:,} items"
+    if check.can_pass:
+        return f"{check.check}: {at}."
+    return (
+        f"{check.check}: no outcome on {plural(check.items, 'item')} passes the limit "
+        f"{_plain(check.limit)}; {at}."
+    )
+
+
+# --------------------------------------------------------------------------- Markdown
+
+
+def gate_markdown(record: GateVerdict) -> str:
+    """Return the verdict in Markdown, as for a pull request."""
+    table = gate_table(record)
+    lines = [f"{HEAD}: {_cell(table.title)}", ""]
+    lines += [
+        _row([column.name for column in table.columns]),
+        _row(["---:" if column.right else "---" for column in table.columns]),
+        *(_row(row) for row in table.rows),
+        "",
+    ]
+    return "\n".join([*lines, *(f"- {_cell(line)}" for line in table.lines)]) + "\n"
+
+
+def _row(cells: list[str] | tuple[str, ...]) -> str:
+    return f"| {' | '.join(map(_cell, cells))} |"
+
+
+def _cell(text: str) -> str:
+    r"""Return a text that Markdown shows as it is and that ends no cell.
+
+    >>> _cell("a|b <c>")
+    'a\\|b &lt;c>'
+    """
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
