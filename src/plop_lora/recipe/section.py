@@ -151,16 +151,15 @@ RENAMED = {
 """Keys whose option is not named after the key."""
 WITH_OPTION = frozenset({
     "train", "eval", "task", "evaluation.metric", "model", "revision", "budget", "rank", "top",
-    "training.rewards", "prompt", "completion", "text", "label", "runner.workers", "arms", "seeds",
-    "margin", "design", "decide_by", "quick", "placements", "trials", "hours",
-    "score.max_length", "score.seed",
-    "score.dtype", "score.revision", "score.gguf", "score.denominator", "score.stop",
-    "score.tolerance", "score.top", "score.engine", "score.device", "score.ray_address",
-    "score.batch_size",
-    "place.strategy", "place.indicator", "place.top", "place.rank", "place.budget", "place.types",
-    "place.layers", "place.scaling", "place.seed", "place.rslora", "place.loraplus_ratio",
-    "place.init", "place.dropout", "score.include", "score.exclude", "score.token",
-    "score.special_tokens", "score.trust_remote_code", "gate.base", "gate.checks",
+    "training.rewards", "prompt", "completion", "text", "label", "runner.workers", "arms",
+    "seeds", "margin", "design", "decide_by", "quick", "placements", "trials", "hours",
+    "score.max_length", "score.seed", "score.dtype", "score.revision", "score.gguf",
+    "score.denominator", "score.stop", "score.tolerance", "score.top", "score.engine",
+    "score.device", "score.ray_address", "score.batch_size", "place.strategy", "place.indicator",
+    "place.top", "place.rank", "place.budget", "place.types", "place.layers", "place.scaling",
+    "place.seed", "place.rslora", "place.loraplus_ratio", "place.init", "place.dropout",
+    "score.include", "score.exclude", "score.token", "score.special_tokens",
+    "score.trust_remote_code", "gate.base", "gate.checks", *RENAMED,
 })  # fmt: skip
 """Keys that have an option of their own. The others are set with `--set`."""
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
