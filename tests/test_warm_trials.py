@@ -273,10 +273,15 @@ def test_a_stop_before_the_fork_leaves_nothing(
     monkeypatch.setattr("plop_lora.training.runners.warm.SERVER", words)
     started = time.monotonic()
     sender = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
-    sender.start()
-    with pytest.raises(KeyboardInterrupt), ForkServer() as server:
-        run_trials([trial_spec()], tmp_path / "run", ONE, command=command, server=server)
-    sender.join()
+    # A library that another test has used may have left a handler of its own, which is kept.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        sender.start()
+        with pytest.raises(KeyboardInterrupt), ForkServer() as server:
+            run_trials([trial_spec()], tmp_path / "run", ONE, command=command, server=server)
+        sender.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - started < 5
     assert notes(tmp_path / "run", "start") == []
 
