@@ -102,7 +102,7 @@ def numbers() -> list[Row]:
     for line, option, values in AMOUNTS:
         for value in values:
             number = _is_number(value)
-            says = f"{option} (is )?{value}.*(give|must be)" if number else f"{option}.*{value}"
+            says = f"{option}:? (is )?'?{value}.*(give|must be)" if number else f"{option}.*{value}"
             rows.append(Row(f"{line} {option} {value}", 2, says))
     return rows
 

@@ -34,7 +34,8 @@ def test_order_on_word_problems() -> None:
     assert scores.types[0].nfn == pytest.approx(0.958, abs=0.03)
     drawn = plop.score(model, tokenizer, documents, denominator="monte_carlo", progress=False)
     for ours, theirs in zip(scores.sites, drawn.sites, strict=True):
-        assert ours.nfn == pytest.approx(theirs.nfn, rel=2e-3)
+        # One draw a token, without the special tokens: its own noise reaches 0.22 % of a module.
+        assert ours.nfn == pytest.approx(theirs.nfn, rel=4e-3)
 
 
 @pytest.mark.slow

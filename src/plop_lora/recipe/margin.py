@@ -45,7 +45,7 @@ def parse_margin(text: str | float) -> Margin:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{written!r} is neither a number, such as 0.02, nor a share, such as 5%")
+        raise ValueError(f"{written!r} must be a number, such as 0.02, or a share, such as 5%")
     if value < 0:
-        raise ValueError(f"{value:g} is below 0")
+        raise ValueError(f"{value:g} is below 0; it must be 0 or more")
     return Margin(share=value / 100) if share else Margin(value=value)
