@@ -18,6 +18,7 @@ from plop_lora.evaluation.chats import Example, example_of
 from plop_lora.evaluation.generation import by_length, judging, pad_token
 from plop_lora.evaluation.heads import IGNORED, next_token_nats
 from plop_lora.evaluation.judged import Prepared, Row
+from plop_lora.models.positions import learned_positions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -76,6 +77,20 @@ def counted_losses(
         RowLoss(found[index], len(sequence.tokens) - sequence.start)
         for index, sequence in enumerate(sequences)
     ]
+
+
+def general_losses(
+    prepared: Prepared, rows: Sequence[Row], *, max_length: int, batch_size: int
+) -> list[RowLoss]:
+    """Return the loss of general texts, cut to the positions of the model where they are learned.
+
+    Unlike the rows of a task, nobody chose these texts for this model; otherwise as
+    `counted_losses`.
+    """
+    positions = learned_positions(prepared.model) or max_length
+    return counted_losses(
+        prepared, rows, max_length=min(max_length, positions), batch_size=batch_size
+    )
 
 
 def judgeable(row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Example:

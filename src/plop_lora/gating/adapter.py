@@ -19,8 +19,6 @@ from plop_lora.training.weights import TrainedModel, read_config, trained_model
 if TYPE_CHECKING:
     from torch import nn
 
-_CHUNK = 1 << 20
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judged:
@@ -100,8 +98,7 @@ def _digest(folder: Path) -> str:
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         try:
             with (folder / name).open("rb") as file:
-                while chunk := file.read(_CHUNK):
-                    digest.update(chunk)
+                hashlib.file_digest(file, lambda: digest)
         except OSError as error:
             raise AdapterError(
                 f"Cannot read {folder / name}: {error.strerror or error}. Save the adapter again."

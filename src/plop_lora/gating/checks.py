@@ -19,13 +19,13 @@ from plop_lora.gating.items import Items, general_items, task_items
 from plop_lora.options import check_word
 from plop_lora.recipe import GateRecipe
 from plop_lora.recipe.gate import IMPROVE
+from plop_lora.recipe.margin import usual_margin
 from plop_lora.records.trial import GENERAL_LOSS
 from plop_lora.training.task import Task
 from plop_lora.training.tasks import check_metric, task_named
 from plop_lora.user_code import find_function
 
 LOSS = "loss"
-_LOSS_MARGIN, _METRIC_MARGIN = 0.02, 0.01
 _LOSS_SPREAD, _METRIC_SPREAD = 0.1, 0.3
 _IMPROVEMENT = 0.05
 """Improvement beyond the margin that a plan assumes, in the unit of the metric."""
@@ -60,7 +60,7 @@ def _task_rule(recipe: GateRecipe, task: Task) -> Rule:
         )
     limits, is_loss = recipe.gate.task, metric == LOSS
     improve = limits.mode == IMPROVE
-    usual = 0.0 if improve else _LOSS_MARGIN if is_loss else _METRIC_MARGIN
+    usual = 0.0 if improve else usual_margin(metric)
     margin = usual if limits.margin is None else limits.margin
     binary = metric in GENERATED
     if binary and margin >= 1:
@@ -146,13 +146,12 @@ def _forgetting_rule(recipe: GateRecipe, task: Task) -> Rule:
 def _forgetting_values(
     recipe: GateRecipe, prepared: Prepared, rows: Sequence[Row], batch_size: int
 ) -> Sequence[float]:
-    """Return the loss of every text, cut to the positions of the model where they are learned."""
-    from plop_lora.evaluation.losses import row_losses
-    from plop_lora.models.positions import learned_positions
+    from plop_lora.evaluation.losses import general_losses
 
-    most = recipe.training.max_length
-    positions = learned_positions(prepared.model) or most
-    return row_losses(prepared, rows, max_length=min(most, positions), batch_size=batch_size)
+    found = general_losses(
+        prepared, rows, max_length=recipe.training.max_length, batch_size=batch_size
+    )
+    return [loss.mean for loss in found]
 
 
 # --------------------------------------------------------------------------- the registry

@@ -28,11 +28,10 @@ from plop_lora.records.gate import (
     CheckVerdict,
     Measured,
 )
-from plop_lora.statistics import Interval
+from plop_lora.statistics import POWER, Interval
 
 LEVEL = 0.95
 """Level of the one-sided bounds that decide."""
-POWER = 0.8
 LEAST = 10
 """Smallest number of independent items on which a check is decided."""
 PSEUDO_ITEMS = 2

@@ -16,11 +16,12 @@ from plop_lora.errors import RecordError
 from plop_lora.gating.adapter import Judged, check_fits, read_judged
 from plop_lora.gating.check import Check, Rule
 from plop_lora.gating.checks import find_checks, gated_task
-from plop_lora.gating.decide import LEVEL, POWER
+from plop_lora.gating.decide import LEVEL
 from plop_lora.gating.evidence import Evidence, Measurement, kept_evidence, read_evidence
 from plop_lora.gating.items import Items
 from plop_lora.recipe import GateRecipe
 from plop_lora.records import GatePlan, GateVerdict
+from plop_lora.statistics import POWER
 from plop_lora.training.task import Task
 
 

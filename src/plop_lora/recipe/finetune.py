@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -91,6 +91,20 @@ class GeneralRecipe(Section):
     )
 
 
+TEXT: Any = Field(None, description="The field that holds the text or the chat messages of a row.")
+PROMPT: Any = Field(
+    None,
+    description="A template for the prompt of a row, with the names of fields in braces: "
+    '"Q: {question}\\nA:".',
+)
+COMPLETION: Any = Field(
+    None,
+    description="A template for the answer of a row, with the names of fields in braces: "
+    '" {answer}".',
+)
+"""How a row is read; `plop gate` has the same keys."""
+
+
 class DataRecipe(Section):
     """The rows on which a study trains and evaluates, and how they are read and split."""
 
@@ -106,19 +120,9 @@ class DataRecipe(Section):
         description="The rows on which the final results are evaluated. They are never used for "
         "training or for choosing a hyperparameter."
     )
-    text: str | None = Field(
-        None, description="The field that holds the text or the chat messages of a row."
-    )
-    prompt: str | None = Field(
-        None,
-        description="A template for the prompt of a row, with the names of fields in braces: "
-        '"Q: {question}\\nA:".',
-    )
-    completion: str | None = Field(
-        None,
-        description="A template for the answer of a row, with the names of fields in braces: "
-        '" {answer}".',
-    )
+    text: str | None = TEXT
+    prompt: str | None = PROMPT
+    completion: str | None = COMPLETION
     label: str | None = Field(
         None, description="The field that holds the class of a row, for the task classify."
     )

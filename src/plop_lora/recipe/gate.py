@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from plop_lora.recipe.finetune import GeneralRecipe
+from plop_lora.recipe.finetune import COMPLETION, PROMPT, TEXT, GeneralRecipe
 from plop_lora.recipe.section import Recipe, Section, one_of
 from plop_lora.records.trial import EvaluationSettings, TrainingSettings
 
@@ -103,19 +103,9 @@ class GateRecipe(Recipe):
         description="The rows on which adapter and base are compared: a file, or a data set of the "
         "Hugging Face Hub, written as name:config:split. The adapter must not be trained on them."
     )
-    text: str | None = Field(
-        None, description="The field that holds the text or the chat messages of a row."
-    )
-    prompt: str | None = Field(
-        None,
-        description="A template for the prompt of a row, with the names of fields in braces: "
-        '"Q: {question}\\nA:".',
-    )
-    completion: str | None = Field(
-        None,
-        description="A template for the answer of a row, with the names of fields in braces: "
-        '" {answer}".',
-    )
+    text: str | None = TEXT
+    prompt: str | None = PROMPT
+    completion: str | None = COMPLETION
     training: TrainingSettings = Field(
         TrainingSettings(),
         description="Of the settings of the training, max_length, dtype, device and rewards are "

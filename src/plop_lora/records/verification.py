@@ -42,7 +42,7 @@ EXIT_CODES = {CONFIRMED: 0, BEATEN: 3, INCONCLUSIVE: 4}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LookRecord:
+class Look:
     """A look at the arms with so many seeds, and the one-sided errors that its bounds may make.
 
     `error` is that of a bound that must hold for every rival, `corrected` that of a bound that is
@@ -110,7 +110,7 @@ class VerificationPlan(Record):
     confirms: float | None = None
     expected_confirm_trials: float | None = None
     margin_share: float | None = None
-    looks: tuple[LookRecord, ...] = ()
+    looks: tuple[Look, ...] = ()
     beside: str | None = None
 
 
@@ -283,7 +283,7 @@ class Verification(Record):
     plop_version: str
     notes: tuple[str, ...] = ()
     references: tuple[Reference, ...] = ()
-    looks: tuple[LookRecord, ...] = ()
+    looks: tuple[Look, ...] = ()
     beside: str | None = None
     general: GeneralText | None = None
 

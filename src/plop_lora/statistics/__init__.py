@@ -2,6 +2,7 @@
 
 from plop_lora.statistics.estimates import (
     CONFIDENCE,
+    POWER,
     Difference,
     Estimate,
     indicator_estimate,
@@ -14,6 +15,7 @@ from plop_lora.statistics.estimates import (
 )
 from plop_lora.statistics.moderated import (
     ArmVariances,
+    SeedVariance,
     SeedVariances,
     arm_variances,
     seed_variances,
@@ -21,15 +23,15 @@ from plop_lora.statistics.moderated import (
 from plop_lora.statistics.paired import (
     Components,
     Interval,
-    SeedVariance,
     components,
     holm,
     paired_interval,
 )
-from plop_lora.statistics.sequential import looks, nominal_levels, spent_levels
+from plop_lora.statistics.sequential import looks, nominal_levels
 
 __all__ = [
     "CONFIDENCE",
+    "POWER",
     "ArmVariances",
     "Components",
     "Difference",
@@ -49,7 +51,6 @@ __all__ = [
     "ratio_estimate",
     "seed_variances",
     "sequential_margin",
-    "spent_levels",
     "type_estimate",
     "unpaired_difference",
 ]

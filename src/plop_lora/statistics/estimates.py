@@ -23,6 +23,8 @@ from scipy import special
 from plop_lora.records import DECIDED, UNDECIDED, GapVerdict, IndicatorScores, Measurements
 
 CONFIDENCE = 0.95
+POWER = 0.8
+"""The chance with which a plan, or a number of further seeds or rows, is enough."""
 
 Floats = NDArray[np.float64]
 

@@ -28,6 +28,7 @@ freedom in place of infinity.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,13 @@ _SMALLEST = 1e-5
 _NEWTON_STEPS = 50
 
 Floats = NDArray[np.float64]
+
+
+class SeedVariance(NamedTuple):
+    """Variance of a difference at one seed, and how well it is known."""
+
+    value: float
+    freedom: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +81,13 @@ class SeedVariances:
     freedom_R: Floats
     cautious_R: Floats
     cautious_freedom_R: Floats
+
+    def of(self, *place: int) -> tuple[SeedVariance, SeedVariance]:
+        """Return the moderated and the cautious variance of one rival."""
+        return (
+            SeedVariance(float(self.moderated_R[place]), float(self.freedom_R[place])),
+            SeedVariance(float(self.cautious_R[place]), float(self.cautious_freedom_R[place])),
+        )
 
 
 def arm_variances(differences_RS: Floats) -> ArmVariances:

@@ -19,17 +19,11 @@ from numpy.typing import NDArray
 from scipy import special
 
 from plop_lora.statistics.estimates import CONFIDENCE
+from plop_lora.statistics.moderated import SeedVariance
 
 _SMALLEST_P = 1e-300
 
 Floats = NDArray[np.float64]
-
-
-class SeedVariance(NamedTuple):
-    """Variance of a difference at one seed, and how well it is known."""
-
-    value: float
-    freedom: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,9 +103,3 @@ def _simpson(grid: Floats) -> Floats:
     weights[1::2] = 4.0
     weights[[0, -1]] = 1.0
     return np.asarray(weights * (grid[1] - grid[0]) / 3)
-
-
-def spent_levels(most: int, error: float) -> dict[int, float]:
-    """Return the one-sided level of each look of a study of at most `most` seeds."""
-    at = looks(most)
-    return dict(zip(at, nominal_levels(at, error), strict=True))

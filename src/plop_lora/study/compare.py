@@ -188,11 +188,10 @@ def _variances(tables: Mapping[str, _Table], others: Sequence[SeedVariance]) -> 
     found = seed_variances(means_RS, ArmVariances(further[:, 0], further[:, 1]))
     if found is None:
         return {}
-    columns = (found.moderated_R, found.freedom_R, found.cautious_R, found.cautious_freedom_R)
     own = _of_rivals(arm_variances(means_RS))
     return {
-        name: _Known(SeedVariance(*row[:2]), SeedVariance(*row[2:]), rival)
-        for name, row, rival in zip(whole, np.stack(columns, axis=1).tolist(), own, strict=True)
+        name: _Known(*found.of(place), rival)
+        for place, (name, rival) in enumerate(zip(whole, own, strict=True))
     }
 
 

@@ -43,9 +43,6 @@ from plop_lora.training.task import Task
 from plop_lora.training.tasks import check_metric, task_named
 from plop_lora.training.weights import TrainedModel
 
-MARGINS = {True: 0.01, False: 0.02}
-"""Loss of a metric that is accepted where the recipe says nothing, by whether higher is better."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Study:
@@ -155,11 +152,6 @@ class Study:
     def higher(self) -> bool:
         """Whether the metric is better when higher."""
         return higher_is_better(self.metric)
-
-    @property
-    def usual_margin(self) -> float:
-        """The loss of the metric that is accepted: 0.02 nats for the loss, 0.01 for others."""
-        return MARGINS[self.higher]
 
     # ----------------------------------------------------------------------- trials
 

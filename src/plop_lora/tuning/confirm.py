@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from plop_lora.recipe.margin import usual_margin
 from plop_lora.records import TrialCost, TrialResult
 from plop_lora.records.trial import CONFIRM, GENERAL_LOSS
 from plop_lora.records.tuning import (
@@ -136,7 +137,7 @@ def _judge(
     by_point: dict[Configuration, tuple[TrialResult, ...]],
 ) -> tuple[Candidate, ...]:
     default = next(iter(by_point))
-    margin = search.study.usual_margin
+    margin = usual_margin(search.study.metric)
     found = compared(by_point, search.study.metric, higher=search.study.higher)
     general = compared(by_point, GENERAL_LOSS, higher=False)
     selection = {trial.configuration: trial.value for trial in best_trials(search, trials)}

@@ -16,6 +16,7 @@ from plop_lora.errors import RecordError, require
 from plop_lora.escapes import escaped
 from plop_lora.files import atomic_file
 from plop_lora.recipe import FinetuneRecipe, TuneRecipe, VerifyRecipe
+from plop_lora.recipe.margin import usual_margin
 from plop_lora.records import Placement, Scores, TrialResult, TrialSpec
 from plop_lora.records.tuning import (
     RUNNING,
@@ -28,7 +29,7 @@ from plop_lora.records.tuning import (
 from plop_lora.study.folder import TRIALS, TUNE, alone_in, check_folder
 from plop_lora.study.study import Study
 from plop_lora.training.folder import RESULT, SPEC
-from plop_lora.training.runners.events import RunTrials, Watch, ignore
+from plop_lora.training.runners.events import RunTrials, Watch, ignore, runner_of
 from plop_lora.tuning.confirm import Confirmation, confirm, unconfirmed
 from plop_lora.tuning.ladder import Ladder, climb, narrowed
 from plop_lora.tuning.search import LADDER_SHARE, Search
@@ -74,7 +75,7 @@ def tune(
     """
     scores, recipe = Scores.of(scores), TuneRecipe.of(recipe, settings)
     require("optuna")
-    with _runner(run) as run_trials:
+    with runner_of(run) as run_trials:
         return _searched(_opened(scores, recipe, Path(folder), run_trials, watch))
 
 
@@ -164,15 +165,6 @@ def _opened(
     return search
 
 
-def _runner(run: RunTrials | None) -> contextlib.AbstractContextManager[RunTrials]:
-    """Return a context of the given function, or of the one that runs trials as the recipe says."""
-    if run is not None:
-        return contextlib.nullcontext(run)
-    from plop_lora.training.runners.run import warm_trials
-
-    return warm_trials()
-
-
 def _run_nothing(*given: object, **named: object) -> tuple[TrialResult, ...]:
     raise AssertionError("a plan runs no trial")
 
@@ -240,7 +232,7 @@ def _record(
         task=study.task.name,
         metric=study.metric,
         higher_is_better=study.higher,
-        margin=study.usual_margin,
+        margin=usual_margin(study.metric),
         budget=space.budget,
         verdict=outcome.verdict,
         chosen=outcome.chosen,

@@ -8,13 +8,13 @@ from plop_lora.placement import PLOP
 from plop_lora.records import ArmResult, TrialResult
 from plop_lora.records.trial import GENERAL_LOSS, higher_is_better
 from plop_lora.records.verification import BesideResult
+from plop_lora.statistics import POWER
 from plop_lora.study.compare import Outcome, Paired, cause_of, compare_to_reference, outcome_at
 from plop_lora.verification.arms import Arm
 from plop_lora.verification.collateral import forgetting_of, time_and_memory
 from plop_lora.verification.course import Course
 from plop_lora.verification.decide import FAILED, SCREENED, ArmComparison
 from plop_lora.verification.design import Design
-from plop_lora.verification.remedy import POWER
 from plop_lora.verification.trials import Trials, doubtful, screened_out
 
 

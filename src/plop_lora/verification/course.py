@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from plop_lora.records.verification import BEATEN
+from plop_lora.records.verification import BEATEN, Look
 from plop_lora.verification.decide import (
     FAILED,
     SETTLED,
@@ -18,7 +18,7 @@ from plop_lora.verification.decide import (
     ArmComparison,
     Decision,
 )
-from plop_lora.verification.looks import FUTILE, Look, chance_of, with_seeds
+from plop_lora.verification.looks import FUTILE, chance_of, with_seeds
 
 Ended = Mapping[str, ArmComparison]
 DecideAt = Callable[[Look, Ended], Decision | None]

@@ -20,10 +20,17 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from plop_lora.errors import MeasurementError, UsageError
-from plop_lora.records.verification import BEATEN, CONFIRMED, INCONCLUSIVE, ArmVerdict, Verdict
+from plop_lora.records.verification import (
+    BEATEN,
+    CONFIRMED,
+    INCONCLUSIVE,
+    ArmVerdict,
+    Look,
+    Verdict,
+)
 from plop_lora.statistics import holm
 from plop_lora.study.compare import Outcome, Paired, compare_to_reference
-from plop_lora.verification.looks import RISK, Bounds, Look, bounds_at, planned_looks
+from plop_lora.verification.looks import RISK, Bounds, bounds_at, planned_looks
 from plop_lora.verification.remedy import remedy
 
 (

@@ -13,17 +13,18 @@ from dataclasses import dataclass
 from plop_lora.indicators.signal import Signal
 from plop_lora.placement import PLOP
 from plop_lora.recipe import VerifyDesign
-from plop_lora.recipe.margin import Margin, parse_margin
+from plop_lora.recipe.margin import Margin, parse_margin, usual_margin
 from plop_lora.recipe.verify import LOSS, METRIC, SEQUENTIAL
 from plop_lora.records import TrialSpec
 from plop_lora.records.trial import CONFIRM, UNTRAINED, higher_is_better
+from plop_lora.records.verification import Look
 from plop_lora.study.rates import Length, shortened
 from plop_lora.study.splits import REPORT
 from plop_lora.study.study import Study
 from plop_lora.study.usual_rate import rounded
 from plop_lora.verification.arm_rules import COMPULSORY, DEFAULT_ARMS
 from plop_lora.verification.arms import Arm, make_arms
-from plop_lora.verification.looks import Look, planned_looks
+from plop_lora.verification.looks import planned_looks
 
 UNTRAINED_MODEL = "untrained model"
 SEEDS, MOST_SEEDS = 5, 6
@@ -31,10 +32,9 @@ SEEDS, MOST_SEEDS = 5, 6
 QUICK_SEEDS = 2
 LEAST_SEEDS = 2
 """One seed has no spread, so nothing can be told from it."""
-LOSS_MARGIN, METRIC_MARGIN = Margin(value=0.02, share=0.05), Margin(value=0.01)
-"""Accepted where the recipe says nothing. 0.02 nats are 2 % of the perplexity, as little as
-published placements differ by. Of a task that is nearly solved, with a loss below 0.4, they would
-be much of what is left, so there it is 5 % of the loss."""
+SMALL_LOSS = 0.05
+"""Share of the loss that the usual margin is at most. Of a task that is nearly solved, with a loss
+below 0.4, 0.02 nats would be much of what is left."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,7 +151,7 @@ def make_design(
 def _margin(wanted: VerifyDesign, outcome: str) -> Margin:
     if wanted.margin is not None:
         return parse_margin(wanted.margin)
-    return METRIC_MARGIN if higher_is_better(outcome) else LOSS_MARGIN
+    return Margin(usual_margin(outcome), None if higher_is_better(outcome) else SMALL_LOSS)
 
 
 def _rates(study: Study, wanted: VerifyDesign) -> tuple[float, ...]:

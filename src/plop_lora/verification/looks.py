@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from scipy import special
 
-from plop_lora.records.verification import LookRecord
+from plop_lora.records.verification import Look
 from plop_lora.statistics import Interval, looks, nominal_levels
 from plop_lora.study.compare import Paired
 
@@ -20,27 +20,6 @@ RISK = 0.05
 """How often a verification may confirm, or name a better rival, wrongly."""
 FUTILE = 0.1
 """The chance of being settled with all seeds below which an arm is not trained further."""
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """One look at the arms.
-
-    Attributes:
-        seeds: how many seeds the open arms have at it.
-        error: one-sided error of a claim about one rival that must hold for all of them.
-        corrected: one-sided error of a claim about one rival that is one of many, corrected for
-            their number (Bonferroni).
-    """
-
-    seeds: int
-    error: float
-    corrected: float
-
-
-def look_record(look: Look) -> LookRecord:
-    """Return a look as it stands in a record."""
-    return LookRecord(seeds=look.seeds, error=look.error, corrected=look.corrected)
 
 
 def planned_looks(seeds: int, rivals: int, *, sequential: bool) -> tuple[Look, ...]:
@@ -53,7 +32,10 @@ def planned_looks(seeds: int, rivals: int, *, sequential: bool) -> tuple[Look, .
     """
     at = looks(seeds) if sequential else (seeds,)
     single, corrected = nominal_levels(at, RISK), nominal_levels(at, RISK / max(1, rivals))
-    return tuple(map(Look, at, single, corrected))
+    return tuple(
+        Look(seeds=count, error=error, corrected=smaller)
+        for count, error, smaller in zip(at, single, corrected, strict=True)
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ from plop_lora.study.compare import Outcome, cause_of, outcome_of, value_of
 from plop_lora.verification.arm_results import arm_results
 from plop_lora.verification.collateral import general_of
 from plop_lora.verification.design import UNTRAINED_MODEL, Design
-from plop_lora.verification.looks import look_record
 from plop_lora.verification.predictive import predictive
 from plop_lora.verification.references import references_of
 from plop_lora.verification.trials import Trials, course_of, margin_of
@@ -68,7 +67,7 @@ def conclude(design: Design, trials: Trials) -> Verification:
         plop_version=__version__,
         notes=_notes(design, trials),
         references=tuple(reference for reference, _ in references),
-        looks=tuple(look_record(look) for look in design.looks if look.seeds <= taken),
+        looks=tuple(look for look in design.looks if look.seeds <= taken),
         beside=design.beside,
         general=general_of(trials.untrained, study.general_source),
     )

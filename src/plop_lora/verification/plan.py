@@ -12,7 +12,6 @@ from plop_lora.study.splits import REPORT
 from plop_lora.verification.arms import Arm
 from plop_lora.verification.design import Design, confirm_specs, untrained_spec
 from plop_lora.verification.ladder import Ladder, choose_rates, ladder_specs
-from plop_lora.verification.looks import look_record
 from plop_lora.verification.promise import promise
 
 
@@ -66,7 +65,7 @@ def make_plan(
         seed_sd=promised.spread.seed_sd,
         item_sd=promised.spread.item_sd,
         noise_sd=promised.spread.noise_sd,
-        looks=tuple(map(look_record, design.looks)),
+        looks=design.looks,
         beside=design.beside,
         quick=design.quick,
         notes=(*design.notes, *splits.notes, *_plan_notes(design, time.source, len(finished))),

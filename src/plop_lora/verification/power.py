@@ -11,13 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
 
-from plop_lora.records.verification import BEATEN, Verdict
-from plop_lora.statistics import Components, Interval, SeedVariance, SeedVariances, seed_variances
+from plop_lora.records.verification import BEATEN, Look, Verdict
+from plop_lora.statistics import (
+    POWER,
+    Components,
+    Interval,
+    SeedVariance,
+    SeedVariances,
+    seed_variances,
+)
 from plop_lora.study.compare import Paired
 from plop_lora.verification.course import Ended, follow
 from plop_lora.verification.decide import (
@@ -27,9 +35,7 @@ from plop_lora.verification.decide import (
     compared,
     decision_of,
 )
-from plop_lora.verification.looks import Look
 
-POWER = 0.8
 DRAWS = 200
 _MOST_DOUBLINGS = 12
 _HALVINGS = 4
@@ -105,59 +111,65 @@ def simulate(
     at_seeds_DAS = rng.standard_normal((draws, arms, most)) * np.hypot(sds_A, noise)[:, None]
     at_seeds_DAS += means_A[:, None]
     at_items_DA = rng.standard_normal((draws, arms)) * items
-    found = [
-        _one(setting, values_AS, items_A)
-        for values_AS, items_A in zip(at_seeds_DAS, at_items_DA, strict=True)
-    ]
+    studies = _Studies(setting, at_seeds_DAS, at_items_DA)
+    found = [studies.judge(draw) for draw in range(draws)]
     return Simulated(tuple(verdict for verdict, _ in found), tuple(trials for _, trials in found))
 
 
-def _one(setting: Setting, values_AS: Floats, items_A: Floats) -> tuple[Verdict, int]:
-    """Return the verdict of one verification, and how many trials it took."""
-    seeds = dict.fromkeys(range(setting.rivals + 1), 0)
+@dataclass(frozen=True, eq=False)
+class _Studies:
+    """The outcomes of all draws: what arms reached by seed, and what their rows add."""
 
-    def decide_at(look: Look, ended: Ended) -> Decision:
-        open_arms = [arm for arm in seeds if not arm or str(arm) not in ended]
-        seeds.update(dict.fromkeys(open_arms, look.seeds))
-        variances = seed_variances((values_AS[0] - values_AS[1:])[:, : look.seeds])
-        rows = [ArmComparison(_REFERENCE, None, look.seeds, verdict=SHORTLIST)]
-        for arm in range(1, setting.rivals + 1):
-            pair = _pair(setting, values_AS, items_A, arm, look.seeds, variances)
-            rows.append(ended.get(str(arm)) or compared(str(arm), pair, look, setting.margin))
-        return decision_of(rows)
+    setting: Setting
+    at_seeds_DAS: Floats
+    at_items_DA: Floats
 
-    course = follow(setting.looks, setting.margin, decide_at)
-    assert course.decision is not None, "no trial is missing"
-    return course.decision.verdict, sum(seeds.values())
+    @cached_property
+    def variances(self) -> dict[int, SeedVariances | None]:
+        """The seed variances of all draws at once, by the number of seeds of a look."""
+        differences_DRS = self.at_seeds_DAS[:, :1] - self.at_seeds_DAS[:, 1:]
+        return {
+            look.seeds: seed_variances(differences_DRS[..., : look.seeds])
+            for look in self.setting.looks
+        }
 
+    def judge(self, draw: int) -> tuple[Verdict, int]:
+        """Return the verdict of one draw, and how many trials it took."""
+        setting = self.setting
+        seeds = dict.fromkeys(range(setting.rivals + 1), 0)
 
-def _pair(
-    setting: Setting,
-    values_AS: Floats,
-    items_A: Floats,
-    arm: int,
-    seeds: int,
-    variances: SeedVariances | None,
-) -> Paired:
-    differences_S = (values_AS[0] - values_AS[arm])[:seeds]
-    value = float(differences_S.mean() + items_A[0] - items_A[arm])
-    own = SeedVariance(float(differences_S.var(ddof=1)), seeds - 1.0)
-    moderated = cautious = own
-    if variances is not None:
-        place = arm - 1
-        moderated = SeedVariance(
-            float(variances.moderated_R[place]), float(variances.freedom_R[place])
-        )
-        cautious = SeedVariance(
-            float(variances.cautious_R[place]), float(variances.cautious_freedom_R[place])
-        )
-    rows, spread = setting.rows, setting.spread
-    of_items = spread.item_sd**2 / rows if rows else 0.0
+        def decide_at(look: Look, ended: Ended) -> Decision:
+            open_arms = [arm for arm in seeds if not arm or str(arm) not in ended]
+            seeds.update(dict.fromkeys(open_arms, look.seeds))
+            rows = [ArmComparison(_REFERENCE, None, look.seeds, verdict=SHORTLIST)]
+            for arm in range(1, setting.rivals + 1):
+                rows.append(
+                    ended.get(str(arm))
+                    or compared(str(arm), self.pair(draw, arm, look.seeds), look, setting.margin)
+                )
+            return decision_of(rows)
 
-    def interval(variance: SeedVariance) -> Interval:
-        return Interval(value, variance.value / seeds, of_items, variance.freedom, (rows or 2) - 1)
+        course = follow(setting.looks, setting.margin, decide_at)
+        assert course.decision is not None, "no trial is missing"
+        return course.decision.verdict, sum(seeds.values())
 
-    return Paired(interval(moderated), interval(cautious), spread, seeds, rows, own)
+    def pair(self, draw: int, arm: int, seeds: int) -> Paired:
+        """Return the shortlist compared with one rival."""
+        values_AS, items_A = self.at_seeds_DAS[draw], self.at_items_DA[draw]
+        differences_S = (values_AS[0] - values_AS[arm])[:seeds]
+        value = float(differences_S.mean() + items_A[0] - items_A[arm])
+        own = SeedVariance(float(differences_S.var(ddof=1)), seeds - 1.0)
+        variances = self.variances[seeds]
+        moderated, cautious = (own, own) if variances is None else variances.of(draw, arm - 1)
+        rows, spread = self.setting.rows, self.setting.spread
+        of_items = spread.item_sd**2 / rows if rows else 0.0
+
+        def interval(variance: SeedVariance) -> Interval:
+            return Interval(
+                value, variance.value / seeds, of_items, variance.freedom, (rows or 2) - 1
+            )
+
+        return Paired(interval(moderated), interval(cautious), spread, seeds, rows, own)
 
 
 def detectable(setting: Setting, *, power: float = POWER, draws: int = DRAWS) -> float | None:

@@ -8,10 +8,9 @@ from statistics import fmean
 from plop_lora.records.verification import CONFIRMED
 from plop_lora.statistics import Components
 from plop_lora.verification.design import LEAST_SEEDS, Design
-from plop_lora.verification.power import Setting, detectable, simulate
+from plop_lora.verification.power import DRAWS, Setting, detectable, simulate
 from plop_lora.verification.spreads import spread_of
 
-DRAWS = 200
 SEARCH_DRAWS = 100
 """A search simulates several times."""
 

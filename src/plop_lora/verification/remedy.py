@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from plop_lora.records.verification import Look
+from plop_lora.statistics import POWER
 from plop_lora.study.compare import Paired
-from plop_lora.verification.looks import (
-    Look,
-    chance_of,
-    planned_looks,
-    with_rows,
-    with_seeds,
-)
+from plop_lora.verification.looks import chance_of, planned_looks, with_rows, with_seeds
 
-POWER = 0.8
-"""The chance with which what is named is enough."""
 MOST_MORE_SEEDS = 50
 MOST_ROWS = 10**6
 

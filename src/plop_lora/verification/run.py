@@ -6,7 +6,6 @@ was when it is called again.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from plop_lora.records import Scores, TrialResult, TrialSpec, Verification, Veri
 from plop_lora.study.folder import RECORD, VERIFY, check_disk, check_owner, default_folder, keep
 from plop_lora.study.splits import REPORT
 from plop_lora.study.study import Study
-from plop_lora.training.runners.events import ArmEnded, RunTrials, Watch, ignore
+from plop_lora.training.runners.events import ArmEnded, RunTrials, Watch, ignore, runner_of
 from plop_lora.verification.design import (
     Design,
     arm_names,
@@ -83,7 +82,7 @@ def verify(
     signals = measure_signals(study, arm_names(recipe))
     design = make_design(study, recipe, signals=signals) if signals else known
     design = replace(design, notes=(*design.notes, *judged_before(root, design)))
-    with _runner(run) as run_trials:
+    with runner_of(run) as run_trials:
         trials = _run_all(design, signals, run_trials, watch)
     record = conclude(design, trials)
     record.save(root / RECORD)
@@ -164,12 +163,3 @@ def _plain_arms(wanted: VerifyDesign) -> list[str] | None:
     """Return the arms that need no signal; None leaves those of the design as they are."""
     measured = measured_arms(arm_names(wanted))
     return [name for name in arm_names(wanted) if name not in measured] if measured else None
-
-
-def _runner(run: RunTrials | None) -> contextlib.AbstractContextManager[RunTrials]:
-    """Return a context of the given function, or of the one that runs trials as the recipe says."""
-    if run is not None:
-        return contextlib.nullcontext(run)
-    from plop_lora.training.runners.run import warm_trials
-
-    return warm_trials()

@@ -13,13 +13,13 @@ from plop_lora.indicators.signal import Signal
 from plop_lora.placement import PLOP
 from plop_lora.records import TrialResult
 from plop_lora.records.trial import higher_is_better
+from plop_lora.records.verification import Look
 from plop_lora.study.compare import cause_within, outcome_at
 from plop_lora.verification.arm_rules import COMPULSORY
 from plop_lora.verification.course import Course, Ended, follow
 from plop_lora.verification.decide import Decision, Doubts, decide
 from plop_lora.verification.design import Design
 from plop_lora.verification.ladder import Ladder, Rates
-from plop_lora.verification.looks import Look
 from plop_lora.verification.references import best_reference, references_of
 from plop_lora.verification.screening import hopeless
 from plop_lora.verification.self_checks import constant_metric, equal_seeds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,3 +55,12 @@ class RunTrials(Protocol):
     ) -> tuple[TrialResult, ...]:
         """Run the trials that have no result yet."""
         ...
+
+
+def runner_of(run: RunTrials | None) -> contextlib.AbstractContextManager[RunTrials]:
+    """Return a context of the given function, or of the one that runs trials as the recipe says."""
+    if run is not None:
+        return contextlib.nullcontext(run)
+    from plop_lora.training.runners.run import warm_trials
+
+    return warm_trials()

@@ -146,17 +146,15 @@ def with_general(
     Raises:
         DataError: A text has no token that counts.
     """
-    from plop_lora.evaluation.losses import counted_losses
-    from plop_lora.models.positions import learned_positions
+    from plop_lora.evaluation.losses import general_losses
 
     if not general:
         return judged
-    positions = learned_positions(prepared.model) or spec.training.max_length
     try:
-        losses = counted_losses(
+        losses = general_losses(
             prepared,
             general,
-            max_length=min(spec.training.max_length, positions),
+            max_length=spec.training.max_length,
             batch_size=spec.evaluation.batch_size,
         )
     except MeasurementError:
