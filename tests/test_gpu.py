@@ -23,6 +23,7 @@ from trials import checkpoint, spec_of, write_data
 
 import plop_lora as plop
 from plop_lora.data.batches import Batch, ready_batches
+from plop_lora.recipe import Runner
 from plop_lora.records import TrialResult, TrialSpec
 from plop_lora.scoring.engines import in_memory as memory
 from plop_lora.scoring.engines.streaming.checkpoint import Checkpoint
@@ -30,7 +31,10 @@ from plop_lora.scoring.engines.streaming.engine import measure as measure_stream
 from plop_lora.scoring.measurement.collect import Measured
 from plop_lora.scoring.measurement.expected_norm_cache import ExpectedNormCache
 from plop_lora.scoring.sites.find import find_sites
+from plop_lora.training.runners.run import run_trials
+from plop_lora.training.runners.warm import ForkServer
 from plop_lora.training.trial import run_trial
+from plop_lora.training.weights import weights_key
 
 pytestmark = [
     pytest.mark.gpu,
@@ -246,6 +250,29 @@ def test_a_trial_is_a_function_of_its_seed(task: str, tmp_path: Path) -> None:
     )
     assert second.items["loss"] == pytest.approx(first.items["loss"], rel=2e-2, abs=1e-3)
     assert other.items["loss"] != pytest.approx(first.items["loss"], rel=2e-2, abs=1e-3)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_forks_use_the_card_and_have_the_numbers_of_fresh_processes(
+    task: str, tmp_path: Path
+) -> None:
+    """A server that has started CUDA, whose forks cannot use the card and are started afresh."""
+    if task == "sft":
+        pytest.importorskip("trl")
+    spec = TASKS[task](tmp_path)
+    there = {name: str(tmp_path / getattr(spec.data, name)) for name in ("train", "evaluation")}
+    data = replace(spec.data, **there)
+    spec = replace(spec, data=data, weights=weights_key(Path(spec.model)))
+    specs = [replace(spec, seed=seed) for seed in range(3)]
+    with ForkServer() as server:
+        forked = run_trials(specs, tmp_path / "forked", Runner(workers=2), server=server)
+        assert (server._starts, server._refuses) == (1, False)
+    fresh = run_trials(specs, tmp_path / "fresh", Runner(workers=2, warm_workers=False))
+    for one, other in zip(forked, fresh, strict=True):
+        assert one.done, one.cause
+        assert one.cost.accelerator
+        assert one.cost.device == torch.cuda.get_device_name(0)
+        assert one.items["loss"] == pytest.approx(other.items["loss"], rel=2e-2, abs=1e-3)
 
 
 def _done(root: Path, name: str, spec: TrialSpec) -> TrialResult:

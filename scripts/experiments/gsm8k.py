@@ -19,7 +19,7 @@ from pairs import PAIRS, SEED, Row, StudyError, gsm8k, problems
 from plop_lora.files import atomic_file
 
 STUDIED = PAIRS["smollm2-gsm8k"]
-TRAINING_ROWS, EVALUATION_ROWS = 336, 160
+TRAINING_ROWS, EVALUATION_ROWS = 672, 480
 
 
 def fresh_rows(folder: Path) -> tuple[list[Row], list[Row]]:
