@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from dataclasses import replace
@@ -128,6 +129,23 @@ def test_the_verdict_names_the_difference(
     record = _record(difference, low, high)
     assert forgetting_sentence(record) == sentence
     assert sentence in " ".join(as_text(record, 400).split())
+
+
+def test_forgetting_at_other_rates_is_told_as_such() -> None:
+    """A larger rate forgets more at any placement: the difference would be read as the arms'."""
+    record = _record(0.04, 0.03, 0.05)
+    assert "rate" not in forgetting_sentence(record)
+    assert "Trained at another rate" not in as_text(record, 400)
+    plop, attention, mlp = record.arms
+    slower = dataclasses.replace(mlp, learning_rate=mlp.learning_rate / 3)
+    record = dataclasses.replace(record, arms=(plop, attention, slower))
+    assert forgetting_sentence(record).endswith("Their learning rates differ, which moves "
+                                                "forgetting as well.")  # fmt: skip
+    text = " ".join(as_text(record, 400).split())
+    assert "Trained at another rate than plop (0.0003): mlp (0.0001). A larger rate" in text
+    none_shown = _record(0.01, -0.01, 0.03)
+    arms = (plop, attention, dataclasses.replace(none_shown.arms[2], learning_rate=1e-3))
+    assert "differ, which" not in forgetting_sentence(dataclasses.replace(none_shown, arms=arms))
 
 
 def test_a_rival_that_beats_the_shortlist_is_the_one_that_is_named() -> None:

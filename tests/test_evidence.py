@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from builders import trial_result, trial_spec
 
-from plop_lora.records.verification import INCONCLUSIVE
+from plop_lora.records import Verification
+from plop_lora.records.verification import INCONCLUSIVE, Verdict
 from plop_lora.study.compare import Outcome
 from plop_lora.verification.decide import decide
 
@@ -169,6 +170,20 @@ def test_the_page_is_what_the_records_say(evidence) -> None:
     """A number that nobody can compute again is not evidence."""
     page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
     assert page.endswith(evidence.tables(*evidence.collect(evidence.RESULTS)))
+
+
+def test_the_verification_on_gsm8k_is_the_one_of_the_page() -> None:
+    page = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8").replace("\u2212", "-")
+    record = Verification.load(SCRIPTS / "results" / "gsm8k.json")
+    assert record.verdict == Verdict.CONFIRMED
+    for arm in record.arms:
+        name = f"**{arm.arm}**" if arm.arm == "plop" else arm.arm
+        bounds = ""
+        if arm.difference is not None:
+            bounds = f"{arm.difference:+.3f}, {arm.low:+.3f} and {arm.high:+.3f}"
+        cells = (name, f"{arm.nfn:.3f}", f"{arm.learning_rate:g}", f"{arm.mean:.3f}", bounds,
+                 str(arm.verdict), f"{arm.forgetting.rise:+.3f}")  # fmt: skip
+        assert " | ".join(cells).replace("  ", " ") in page
 
 
 @pytest.mark.parametrize(

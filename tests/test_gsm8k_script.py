@@ -11,7 +11,7 @@ from plop_lora.recipe import VerifyRecipe
 from plop_lora.study.splits import prepare_splits
 
 SCRIPTS = Path(__file__).parents[1] / "scripts" / "experiments"
-ROWS = {"train.jsonl": 700, "test.jsonl": 400}
+ROWS = {"train.jsonl": 1000, "test.jsonl": 700}
 
 
 def draw(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -46,19 +46,19 @@ def test_no_row_is_one_of_the_study(tmp_path: Path, monkeypatch) -> None:
         for name in ("train.jsonl", "eval.jsonl")
         for line in (tmp_path / "build" / "gsm8k" / name).read_text("utf-8").splitlines()
     ]
-    assert len(set(found)) == 336 + 160
+    assert len(set(found)) == 672 + 480
     assert not set(found) & set(studied)
 
 
-def test_the_recipe_trains_on_256_rows_of_its_own(tmp_path: Path, monkeypatch) -> None:
-    """32 steps of 8 rows see each row once; another share held out would repeat or drop some."""
+def test_the_recipe_trains_on_512_rows_of_its_own(tmp_path: Path, monkeypatch) -> None:
+    """64 steps of 8 rows see each row once; another share held out would repeat or drop some."""
     write_source(tmp_path, ROWS)
     draw(tmp_path)
     monkeypatch.chdir(tmp_path)
     recipe = VerifyRecipe.read(SCRIPTS / "gsm8k.yaml", {})
     splits = prepare_splits(recipe)
     assert len(splits.train) == recipe.training.steps * recipe.training.batch_size
-    assert (len(splits.selection), len(splits.report)) == (80, 160)
+    assert (len(splits.selection), len(splits.report)) == (160, 480)
 
 
 def test_too_few_rows_are_told(tmp_path: Path) -> None:

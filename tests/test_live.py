@@ -149,6 +149,18 @@ def test_without_a_terminal_each_finished_trial_is_one_line(tmp_path: Path, caps
     ]
 
 
+def test_a_trial_that_the_next_phase_asks_for_again_is_told_once(tmp_path: Path, capsys) -> None:
+    """Every look of a verification asks for the trials of the looks before."""
+    with live(SPECS) as watch:
+        _events(watch, tmp_path)
+        before = capsys.readouterr().err
+        _events(watch, tmp_path)
+        watch(Event(SPECS[2], tmp_path, FINISHED, trial_result(SPECS[2], 0.4)))
+    assert len(before.splitlines()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("[3/4] all-linear")
+
+
 def test_a_terminal_gets_the_table(tmp_path: Path) -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=100, color_system=None)

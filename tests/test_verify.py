@@ -132,6 +132,11 @@ def test_a_ladder_is_widened_so_far_and_no_farther(scores, recipe, tmp_path: Pat
     record = verify(scores, named, tmp_path / "named", fixed)
     assert len(fixed.of_phase(LADDER)) == len(ARMS) * 3, "rates that are named are those that run"
     assert "the best rate of mlp, 0.0009, is the largest tried" in " ".join(record.notes)
+    assert step.plan(scores, named, folder=tmp_path / "n").widen == 0
+    widened = named.model_copy(update={"widen": 1})
+    wider = planted_accuracy(BETTER, best={"mlp": 1.0})
+    verify(scores, widened, tmp_path / "widened", wider)
+    assert len(wider.of_phase(LADDER)) == len(ARMS) * 4, "unless a number is named as well"
 
 
 @pytest.mark.slow

@@ -60,12 +60,14 @@ class VerifyDesign(Section):
         description="The learning rates that are tried, in place of factors.",
         exclude_if=lambda value: value is None,
     )
-    widen: int = Field(
-        2,
+    widen: int | None = Field(
+        None,
         ge=0,
         le=10,
         description="How many learning rates may be added at each end of the ladder, for all arms, "
-        "while the best rate of one stands at that end; none where `learning_rates` are given.",
+        "while the best rate of one stands at that end. By default 2, and none where "
+        "`learning_rates` are given.",
+        exclude_if=lambda value: value is None,
     )
     ladder_share: float = Field(
         0.25,

@@ -78,7 +78,8 @@ class VerificationPlan(Record):
     confirmed where all arms are equal. An arm has at most `seeds`, so there are at most
     `confirm_trials`; `expected_confirm_trials` is their simulated mean. `margin_share` is the share
     of the shortlist's value that the margin is at most. `untrained_trials` judge the model as it
-    was. The ladder has `ladder_trials` by what is known, and no more than `ladder_trials_at_most`.
+    was. The ladder has `ladder_trials` by what is known, and no more than `ladder_trials_at_most`;
+    `widen` rates may be added at each of its ends.
     """
 
     kind: ClassVar[str] = "verification-plan"
@@ -106,6 +107,7 @@ class VerificationPlan(Record):
     notes: tuple[str, ...] = ()
     untrained_trials: int = 0
     ladder_trials_at_most: int | None = None
+    widen: int | None = None
     noise_sd: float = 0.0
     confirms: float | None = None
     expected_confirm_trials: float | None = None

@@ -18,9 +18,13 @@ def forgetting_sentence(record: Verification) -> str:
     found = None if rival is None else rival.forgetting
     if rival is None or found is None or found.difference is None:
         return ""
-    return forgetting_words(
+    text = forgetting_words(
         record.shortlist, rival.arm, found.difference, found.difference_low, found.difference_high
     )
+    rates = [arm.learning_rate for arm in record.arms if arm.arm in (record.shortlist, rival.arm)]
+    if len({*rates}) == 1 or text.startswith("No difference"):
+        return text
+    return f"{text} Their learning rates differ, which moves forgetting as well."
 
 
 def forgetting_words(
@@ -78,6 +82,8 @@ def collateral_table(record: Verification) -> Table | None:
 
 def _lines(record: Verification) -> tuple[str, ...]:
     lines = ["Time and peak memory: means over the trials that decide."]
+    if others := _at_other_rates(record):
+        lines = [others, *lines]
     if (general := record.general) is not None:
         lines = [
             f"Forgetting: rise of the loss, in nats a token, on {general.texts:,} texts "
@@ -86,6 +92,25 @@ def _lines(record: Verification) -> tuple[str, ...]:
             *lines,
         ]
     return tuple(lines)
+
+
+def _at_other_rates(record: Verification) -> str:
+    """Say which arms forget by another learning rate too, empty if there are none."""
+    first = next((arm for arm in record.arms if arm.arm == record.shortlist), None)
+    if first is None or first.learning_rate is None:
+        return ""
+    others = [
+        f"{arm.arm} ({arm.learning_rate:g})"
+        for arm in record.arms
+        if arm.forgetting is not None and arm.learning_rate not in (None, first.learning_rate)
+    ]
+    if not others:
+        return ""
+    return (
+        f"Trained at another rate than {record.shortlist} ({first.learning_rate:g}): "
+        f"{', '.join(others)}. A larger rate forgets more wherever the adapters are, so these "
+        "differences are not those of the placement alone."
+    )
 
 
 def _of_forgetting(draw: Callable[[Forgetting], str]) -> Callable[[ArmResult], str]:

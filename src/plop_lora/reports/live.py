@@ -221,6 +221,8 @@ class LiveBoard:
             return
         digest = event.spec.digest()
         with self._lock:
+            if self._is_finished(digest):
+                return
             self._folders[digest] = event.folder
             if event.state == RUNNING:
                 self._began[digest] = self._clock()
@@ -228,6 +230,14 @@ class LiveBoard:
             self._trials[digest] = Trial(event.spec, event.state, curve, event.result)
             under_way = sum(trial.state == RUNNING for trial in self._trials.values())
             self._at_once = max(self._at_once, under_way)
+
+    def knows(self, event: Event) -> bool:
+        """Whether the trial of an event has finished before: the next phase asks for it again."""
+        with self._lock:
+            return self._is_finished(event.spec.digest())
+
+    def _is_finished(self, digest: str) -> bool:
+        return digest in self._trials and self._trials[digest].state == FINISHED
 
     def state(self) -> State:
         """Return the current state, reading the curves of running trials again."""
@@ -349,11 +359,13 @@ def _draws_bars(console: Console) -> bool:
 
 def _printed_lines(board: LiveBoard, console: Console) -> Watch:
     def tell(event: Event | ArmEnded) -> None:
-        board(event)
         if isinstance(event, ArmEnded):
+            board(event)
             print(escaped(ended_line(event)), file=console.file or sys.stderr, flush=True)
-        elif event.state == FINISHED:
-            print(escaped(board.line(event)), file=console.file or sys.stderr, flush=True)
+        elif not board.knows(event):
+            board(event)
+            if event.state == FINISHED:
+                print(escaped(board.line(event)), file=console.file or sys.stderr, flush=True)
 
     return tell
 

@@ -68,10 +68,11 @@ def plan_table(plan: VerificationPlan) -> Table:
 def _longest_ladder(plan: VerificationPlan) -> list[str]:
     if plan.ladder_trials_at_most is None or plan.ladder_trials_at_most <= plan.ladder_trials:
         return []
+    at_an_end = "by a rate for all arms where the best of one stands at an end, and "
     return [
-        f"The ladder grows by itself, up to {plan.ladder_trials_at_most} trials of arms: by a rate "
-        "for all arms where the best of one stands at an end, and by trials on all rows where "
-        "short ones cannot choose."
+        f"The ladder grows by itself, up to {plan.ladder_trials_at_most} trials of arms: "
+        f"{'' if plan.widen == 0 else at_an_end}by trials on all rows where short ones cannot "
+        "choose."
     ]
 
 

@@ -30,6 +30,8 @@ UNTRAINED_MODEL = "untrained model"
 SEEDS, MOST_SEEDS = 5, 6
 """Of the fixed design, and at most of the sequential one, which has nearly the same power."""
 QUICK_SEEDS = 2
+USUAL_WIDEN = 2
+"""How many rates may be added at each end of a ladder of factors."""
 LEAST_SEEDS = 2
 """One seed has no spread, so nothing can be told from it."""
 SMALL_LOSS = 0.05
@@ -137,7 +139,7 @@ def make_design(
         study=study,
         arms=arms,
         rates=rates,
-        widen=0 if wanted.learning_rates is not None else wanted.widen,
+        widen=_widen(wanted),
         seeds=seeds,
         looks=planned_looks(count, rivals, sequential=sequential),
         margin=_margin(wanted, outcome_of(study, by_metric=by_metric)),
@@ -152,6 +154,12 @@ def _margin(wanted: VerifyDesign, outcome: str) -> Margin:
     if wanted.margin is not None:
         return parse_margin(wanted.margin)
     return Margin(usual_margin(outcome), None if higher_is_better(outcome) else SMALL_LOSS)
+
+
+def _widen(wanted: VerifyDesign) -> int:
+    if wanted.widen is not None:
+        return wanted.widen
+    return USUAL_WIDEN if wanted.learning_rates is None else 0
 
 
 def _rates(study: Study, wanted: VerifyDesign) -> tuple[float, ...]:

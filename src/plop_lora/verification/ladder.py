@@ -230,8 +230,7 @@ def choose_rates(ladder: Ladder) -> Rates:
         best[arm.name] = chosen.rung.rate
         if why := _why_blind(ladder, arm, chosen):
             blind[arm.name] = why
-        notes += _edge(arm.name, chosen.rung.rate, ladder.rates)
-    notes += _carried(ladder)
+    notes += [*_edges(best, ladder.rates), *_carried(ladder)]
     return Rates(best, steps, causes, tuple(notes), _lost(ladder.trials), blind)
 
 
@@ -294,9 +293,14 @@ def _carried(ladder: Ladder) -> list[str]:
     ]
 
 
-def _edge(arm: str, rate: float, rates: Sequence[float]) -> list[str]:
-    if rate == rates[-1]:
-        return [f"the best rate of {arm}, {rate:g}, is the largest tried; a larger may be better"]
-    if rate == rates[0]:
-        return [f"the best rate of {arm}, {rate:g}, is the smallest tried; a smaller may be better"]
-    return []
+def _edges(best: Mapping[str, float], rates: Sequence[float]) -> list[str]:
+    ends = ((rates[-1], "the largest tried; a larger"), (rates[0], "the smallest tried; a smaller"))
+    found = [
+        (rate, which, [arm for arm, chosen in best.items() if chosen == rate])
+        for rate, which in ends
+    ]
+    return [
+        f"the best rate of {', '.join(arms)}, {rate:g}, is {which} may be better"
+        for rate, which, arms in found
+        if arms
+    ]

@@ -51,6 +51,7 @@ def make_plan(
         learning_rates=ladder.rates,
         ladder_trials=round(rungs / len(design.arms) * arms),
         ladder_trials_at_most=_most_rungs(design) * arms,
+        widen=design.widen,
         confirm_trials=len(seeds) * arms,
         untrained_trials=len(untrained) + len(climbing) - rungs,
         train_rows=len(splits.train),
