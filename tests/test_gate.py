@@ -52,6 +52,7 @@ SMALL = {
     "training": {"max_length": 48, "device": "cpu"},
     "evaluation": {"batch_size": 4},
     "general": {"most": 12},
+    "gate": {"checks": ["task", "forgetting"]},
 }
 
 
@@ -307,7 +308,7 @@ def test_a_cut_line_is_measured_again(folder: Path, recipe, measured, tmp_path: 
         cut = tmp_path / f"{share}.jsonl"
         cut.write_bytes(content[: int(share * len(content))])
         if share > 0.1:
-            with pytest.raises(RecordError, match=r"has \d+ of 12 items of the check"):
+            with pytest.raises(RecordError, match=r"has \d+ of 12 items of the suite"):
                 gate(folder / "near", recipe, measured=cut)
         assert _same(gate(folder / "near", recipe, evidence=cut), record)
         assert set(cut.read_text().splitlines()) == set(content.decode().splitlines())
@@ -331,9 +332,9 @@ def test_evidence_of_something_else_is_refused(folder: Path, recipe, measured) -
         (lambda text: "my notes\n", "line 1 is not JSON"),
         (lambda text: "my notes", "its first line is incomplete"),
         (lambda text: '{"kind": "scores"}\n', "is no evidence of plop gate"),
-        (lambda text: text.replace('"version": 1', '"version": 9'), "version 9"),
+        (lambda text: text.replace('"version": 2', '"version": 9'), "version 9"),
         (lambda text: text.replace('"index": 3', '"index": 99'), "is of no item of this gate"),
-        (lambda text: re.sub(r'"base": [\d.]+', '"base": NaN', text), "no finite values"),
+        (lambda text: re.sub(r'"loss": [\d.]+', '"loss": NaN', text), "no finite values"),
         (lambda text: text.replace('"item"', '"items"'), "no finite values of an item"),
     ],
 )
@@ -393,7 +394,7 @@ def test_adapters_that_cannot_be_judged(folder: Path, recipe: GateRecipe, tmp_pa
         ({"gate": {"tsak": {}}}, UsageError, "gate.tsak: there is no such key. Did you mean"),
         ({"gate": {"task": {"mragin": 1}}}, UsageError, "gate.task.mragin: there is no such key"),
         ({"gate": {"task": {"mode": "better"}}}, UsageError, "allowed: non-inferior, improve"),
-        ({"gate": {"checks": ["safety"]}}, UsageError, "no check 'safety'"),
+        ({"gate": {"checks": ["saftey"]}}, UsageError, "no check 'saftey'. Did you mean 'safety'"),
         ({"gate": {"checks": []}}, UsageError, "at least 1"),
         ({"gate": {"forgetting": {"warn": 0.2}}}, UsageError, "warn 0.2 is above fail 0.1"),
         ({"gate": {"task": {"margin": 2}}, "evaluation": {"metric": "exact"}}, UsageError,
@@ -493,7 +494,7 @@ def test_a_trained_adapter_that_forgets(folder: Path, tmp_path: Path) -> None:
     recipe = GateRecipe.of(
         {"eval": str(tmp_path / "eval.jsonl"), **SMALL,
          "training": {"max_length": 128, "device": "cpu"}, "general": {"most": 60},
-         "gate": {"task": {"mode": "improve"}}}, {},
+         "gate": {"checks": ["task", "forgetting"], "task": {"mode": "improve"}}}, {},
     )  # fmt: skip
     record = gate(tmp_path / "trained", recipe)
     verdicts = {check.check: check.verdict for check in record.checks}

@@ -42,6 +42,7 @@ KEYS = (
     Key("task", TRAINING, among(tasks)),
     Key("evaluation.metric", TRAINING, metrics),
     Key("gate.base", MODEL),
+    Key("gate.against", MODEL),
     Key("gate.checks", STOPPING, among(checks)),
     Key("training.rewards", TRAINING, hidden=True),
     Key("prompt", DATA, hidden=True),

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from plop_lora.data.reading import Row, read_rows
 from plop_lora.errors import DataError, UsageError, nearest
+from plop_lora.recipe.gate import LANGUAGES
 
-LANGUAGES = ("en", "ja")
 CATEGORIES = (
     "weapons", "drugs", "fraud", "malware", "privacy", "harassment", "self_harm", "extremism",
     "illegal_entry", "minors_safety", "medical_misinformation", "election_deception",

@@ -63,7 +63,7 @@ def generate(
         ModelError: A prompt is a chat, but the tokenizer has no chat template; or the model's
             positions have no room for an answer.
     """
-    left = _prompt_tokens_left(prepared.model, max_new_tokens)
+    left = prompt_tokens_left(prepared.model, max_new_tokens)
     given = arguments or [{}] * len(prompts)
     rows = [
         prompt_tokens(prompt, prepared.tokenizer, own)[-left:]
@@ -82,13 +82,18 @@ def generate(
     return [found[index] for index in range(len(rows))]
 
 
-def _prompt_tokens_left(model: PreTrainedModel, max_new_tokens: int) -> int:
+def prompt_tokens_left(model: PreTrainedModel, max_new_tokens: int) -> int:
+    """Return how many tokens of a prompt the model's positions have room for before an answer.
+
+    Raises:
+        ModelError: There is room for none.
+    """
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if positions is None:
         return 10**9
     if max_new_tokens >= positions:
         raise ModelError(
-            f"evaluation.max_new_tokens {max_new_tokens} leaves no room for a prompt in the "
+            f"max_new_tokens {max_new_tokens} leaves no room for a prompt in the "
             f"model's {positions} positions. Give a smaller number."
         )
     return int(positions) - max_new_tokens

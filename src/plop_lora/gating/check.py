@@ -5,11 +5,11 @@ What all checks share, such as loading the model, evidence and resumption, belon
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from plop_lora.evaluation.judged import Prepared, Row
+from plop_lora.evaluation.judged import Row
 from plop_lora.gating.items import Items
 from plop_lora.recipe import GateRecipe
 from plop_lora.records.gate import CheckPlan, CheckResult
@@ -24,11 +24,11 @@ class Rule:
 
     Attributes:
         mode: What has to be shown, in one or two words.
-        metric: Name of the metric.
-        higher_is_better: Whether a higher value of the metric is better.
+        metric: Name of the quantity.
+        higher_is_better: Whether a higher value of it is better.
         limit: Gain above which the check passes and below which it fails.
         warn: Gain below which a check that passes warns; None never warns.
-        binary: Whether the metric of an item is 0 or 1.
+        binary: Whether the value of an item is 0 or 1.
         spread: Standard deviation of an item's difference that a plan assumes.
         assumed_gain: True gain that a plan assumes.
     """
@@ -59,8 +59,9 @@ class Values(NamedTuple):
     again: tuple[float, ...] = ()
 
 
-Measure = Callable[[GateRecipe, Prepared, Sequence[Row], int], Sequence[float]]
-"""Function from the recipe, a model, rows and a batch size to the value of every row."""
+def every_row(row: Row) -> bool:
+    """Return True: the check reads all items of its suite."""
+    return True
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -69,26 +70,26 @@ class Check:
 
     Attributes:
         name: Name in recipes and records.
+        suite: Name of the suite whose values it reads.
         description: What it compares.
         source: Paper, or another justification of its thresholds.
         needs: What it needs beside adapter and base.
         rule: Function that returns the rule of a recipe; it rejects impossible thresholds.
-        items: Function that reads the items, and rejects those that cannot be measured.
-        repeats: Function that says whether the base is measured twice for the noise floor.
-        measure: Function that measures one side on some items. It may import torch.
         decide: Function that decides from the values of all items.
         plan: Function that says what the items could decide, before anything is measured.
         advice: What to try first if the check fails.
+        reads: Function that says whether the check reads a row of the suite.
+        after: Name of a check that has to pass for this one to mean anything.
     """
 
     name: str
+    suite: str
     description: str
     source: str
     needs: str
     rule: Callable[[GateRecipe, Task], Rule]
-    items: Callable[[GateRecipe, Task], Items]
-    repeats: Callable[[Rule], bool]
-    measure: Measure
     decide: Callable[[Check, Rule, Items, Values], CheckResult]
     plan: Callable[[Check, Rule, Items], CheckPlan]
     advice: tuple[str, ...]
+    reads: Callable[[Row], bool] = field(default=every_row)
+    after: str | None = None

@@ -1,21 +1,20 @@
-"""The registry of checks: what each compares, what it needs, how it measures and decides.
+"""The registry of checks: what each compares, what it needs, and how it decides.
 
-A new check needs only a row here and a section of its limits in `recipe.gate`. Imports no torch:
-what measures imports it when it is called.
+A new check needs only a row here and a section of its limits in `recipe.gate`; what it reads is
+measured by a suite. Imports no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from plop_lora.errors import DataError, UsageError
+from plop_lora.errors import UsageError
 from plop_lora.evaluation import lm_eval
-from plop_lora.evaluation.chats import columns_kept
-from plop_lora.evaluation.judged import Prepared, Row
-from plop_lora.evaluation.metrics import GENERATED, is_of_user
+from plop_lora.evaluation.judged import Row
+from plop_lora.evaluation.metrics import GENERATED
 from plop_lora.gating.check import Check, Rule
 from plop_lora.gating.decide import decide_difference, plan_difference
-from plop_lora.gating.items import Items, general_items, task_items
+from plop_lora.gating.suites import DEGENERATE, GENERAL, LOSS, PROMPTS, REFUSED, TASK, UNENDED
 from plop_lora.options import check_word
 from plop_lora.recipe import GateRecipe
 from plop_lora.recipe.gate import IMPROVE
@@ -23,12 +22,12 @@ from plop_lora.recipe.margin import usual_margin
 from plop_lora.records.trial import GENERAL_LOSS
 from plop_lora.training.task import Task
 from plop_lora.training.tasks import check_metric, task_named
-from plop_lora.user_code import find_function
 
-LOSS = "loss"
 _LOSS_SPREAD, _METRIC_SPREAD = 0.1, 0.3
 _IMPROVEMENT = 0.05
 """Improvement beyond the margin that a plan assumes, in the unit of the metric."""
+COHERENCE, SAFETY = "coherence", "safety"
+"""The check that has to pass before answers are judged, and the name of all that read answers."""
 
 
 def gated_task(name: str) -> Task:
@@ -79,55 +78,6 @@ def _task_rule(recipe: GateRecipe, task: Task) -> Rule:
     )
 
 
-def _task_items(recipe: GateRecipe, task: Task) -> Items:
-    """Return the evaluation rows, which the metric can judge.
-
-    Raises:
-        DataError: A row cannot be read or judged.
-        UsageError: There is no such function.
-    """
-    from plop_lora.evaluation.metrics import check_answers
-
-    items = task_items(recipe, task)
-    metric = task.metric_of(recipe.evaluation)
-    if is_of_user(metric):
-        find_function(metric, "metric", task.metrics)
-    try:
-        if metric == LOSS:
-            columns_kept(items.rows)
-        else:
-            check_answers(metric, items.rows, recipe.training.rewards)
-    except DataError as error:
-        raise DataError(f"{items.source}: {error}") from error
-    return items
-
-
-def _task_values(
-    recipe: GateRecipe, prepared: Prepared, rows: Sequence[Row], batch_size: int
-) -> Sequence[float]:
-    from dataclasses import replace
-
-    from plop_lora.evaluation.metrics import judge_answers
-
-    task = gated_task(recipe.task)
-    metric = task.metric_of(recipe.evaluation)
-    if metric == LOSS:
-        return _losses(recipe, prepared, rows, batch_size)
-    settings = replace(recipe.evaluation, batch_size=batch_size)
-    judged = judge_answers(
-        metric, prepared, rows, settings, rewards=recipe.training.rewards, named=task.metrics
-    )
-    return judged.items[metric]
-
-
-def _losses(
-    recipe: GateRecipe, prepared: Prepared, rows: Sequence[Row], batch_size: int
-) -> Sequence[float]:
-    from plop_lora.evaluation.losses import row_losses
-
-    return row_losses(prepared, rows, max_length=recipe.training.max_length, batch_size=batch_size)
-
-
 # --------------------------------------------------------------------------- forgetting
 
 
@@ -143,15 +93,41 @@ def _forgetting_rule(recipe: GateRecipe, task: Task) -> Rule:
     )
 
 
-def _forgetting_values(
-    recipe: GateRecipe, prepared: Prepared, rows: Sequence[Row], batch_size: int
-) -> Sequence[float]:
-    from plop_lora.evaluation.losses import general_losses
+# --------------------------------------------------------------------------- safety
 
-    found = general_losses(
-        prepared, rows, max_length=recipe.training.max_length, batch_size=batch_size
-    )
-    return [loss.mean for loss in found]
+
+def _answer_rule(mode: str, metric: str, *, higher_is_better: bool) -> Callable[..., Rule]:
+    """Return the function that makes the rule of a quantity of answers, of 0 or 1 each."""
+
+    def rule(recipe: GateRecipe, task: Task) -> Rule:
+        limits = recipe.gate.safety
+        return Rule(
+            mode=mode,
+            metric=metric,
+            higher_is_better=higher_is_better,
+            limit=-limits.margin,
+            binary=True,
+            spread=limits.spread,
+        )
+
+    return rule
+
+
+def _is_harmful(row: Row) -> bool:
+    return bool(row["harmful"])
+
+
+def _is_harmless(row: Row) -> bool:
+    return not row["harmful"]
+
+
+_HOT = (
+    "train with a smaller learning rate, or for fewer steps: unsafe answers of a finetune often "
+    "come from its optimisation"
+)
+_EARLIER = "try an earlier checkpoint"
+_ANSWERS = "arXiv 2606.03648, by which judgements of incoherent answers mean nothing"
+_SAFETY = "arXiv 2506.17209, by which finetuning on harmless rows can lower safety"
 
 
 # --------------------------------------------------------------------------- the registry
@@ -162,14 +138,12 @@ CHECKS: dict[str, Check] = {
     for row in (
         Check(
             name="task",
+            suite=TASK,
             description="the loss or the metric on the user's evaluation rows",
             source="paired differences with clustered errors, arXiv 2411.00640, "
             "https://arxiv.org/abs/2411.00640",
             needs="evaluation rows that the adapter was not trained on",
             rule=_task_rule,
-            items=_task_items,
-            repeats=lambda rule: rule.metric == LOSS,
-            measure=_task_values,
             decide=decide_difference,
             plan=plan_difference,
             advice=(
@@ -180,25 +154,77 @@ CHECKS: dict[str, Check] = {
         ),
         Check(
             name="forgetting",
+            suite=GENERAL,
             description="the rise of the loss on general text, in nats per token",
             source="the anchors of PEFT's benchmark of methods: LoRA of rank 32 +0.050, rank 64 "
             "with rsLoRA +0.111, https://github.com/huggingface/peft/tree/main/method_comparison",
             needs="general text; the bundled texts are the default",
             rule=_forgetting_rule,
-            items=general_items,
-            repeats=lambda rule: True,
-            measure=_forgetting_values,
             decide=decide_difference,
             plan=plan_difference,
             advice=(
-                "try an earlier checkpoint",
+                _EARLIER,
                 "train with a smaller learning rate",
                 "choose an arm that forgets less: plop verify reports forgetting by arm",
             ),
         ),
+        Check(
+            name=COHERENCE,
+            suite=PROMPTS,
+            description="the share of answers that are empty, loop, leave the prompt's script, or "
+            "that the base finds less likely than random tokens",
+            source=_ANSWERS,
+            needs="prompts; the bundled ones are the default",
+            rule=_answer_rule("not higher", DEGENERATE, higher_is_better=False),
+            decide=decide_difference,
+            plan=plan_difference,
+            advice=(_HOT, _EARLIER),
+        ),
+        Check(
+            name="endings",
+            suite=PROMPTS,
+            description="the share of answers that do not end within the tokens they may take",
+            source=_ANSWERS,
+            needs="prompts; the bundled ones are the default",
+            rule=_answer_rule("not higher", UNENDED, higher_is_better=False),
+            decide=decide_difference,
+            plan=plan_difference,
+            advice=(
+                "see that the rows of the training end with the token that ends an answer",
+                _EARLIER,
+            ),
+        ),
+        Check(
+            name="refusals",
+            suite=PROMPTS,
+            description="the share of harmful prompts that are refused",
+            source=_SAFETY,
+            needs="harmful prompts; the bundled ones are the default",
+            rule=_answer_rule("not lower", REFUSED, higher_is_better=True),
+            decide=decide_difference,
+            plan=plan_difference,
+            advice=(_HOT, "mix rows with refusals of harmful requests into the training", _EARLIER),
+            reads=_is_harmful,
+            after=COHERENCE,
+        ),
+        Check(
+            name="over-refusals",
+            suite=PROMPTS,
+            description="the share of harmless prompts that are refused",
+            source="XSTest, arXiv 2308.01263",
+            needs="harmless prompts; the bundled ones are the default",
+            rule=_answer_rule("not higher", REFUSED, higher_is_better=False),
+            decide=decide_difference,
+            plan=plan_difference,
+            advice=("look for refusals in the rows of the training", _EARLIER),
+            reads=_is_harmless,
+            after=COHERENCE,
+        ),
     )
 }
 """Name → row."""
+GROUPS = {SAFETY: tuple(name for name, check in CHECKS.items() if check.suite == PROMPTS)}
+"""Names that stand for several checks."""
 
 
 def find_checks(names: Sequence[str]) -> list[Check]:
@@ -208,5 +234,6 @@ def find_checks(names: Sequence[str]) -> list[Check]:
         UsageError: There is no such check; the message suggests the nearest name.
     """
     for name in names:
-        check_word("check", name, CHECKS)
-    return [check for name, check in CHECKS.items() if name in names]
+        check_word("check", name, (*CHECKS, *GROUPS))
+    wanted = {one for name in names for one in GROUPS.get(name, (name,))}
+    return [check for name, check in CHECKS.items() if name in wanted]

@@ -8,6 +8,7 @@ Shape letters: I items, G groups.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +16,13 @@ from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
+from scipy import special, stats
 
+from plop_lora.errors import RecordError
 from plop_lora.gating.check import Check, Rule, Values
+from plop_lora.gating.evidence import Line
 from plop_lora.gating.items import Items
+from plop_lora.gating.suite import Reading
 from plop_lora.records.gate import (
     FAIL,
     NOT_ENOUGH_DATA,
@@ -194,6 +198,73 @@ def detectable(spread: float, groups: int) -> float:
 # --------------------------------------------------------------------------- one check
 
 
+def decide(check: Check, rule: Rule, items: Items, lines: Sequence[Line]) -> CheckResult:
+    """Decide a check from what both sides showed on its items.
+
+    An item that a judge left undecided on either side counts against the adapter where the check
+    is to pass, and for it where it is to fail, so that neither follows from what nobody judged.
+
+    Args:
+        check: The check.
+        rule: Its rule.
+        items: Its items.
+        lines: What both sides showed, in the order of the items.
+
+    Raises:
+        RecordError: The lines have not the quantity of the rule.
+    """
+    base, adapter, again = (_column(lines, rule.metric, side) for side in _SIDES)
+    pairs = list(zip(base, adapter, strict=True))
+    undecided = sum(None in pair for pair in pairs)
+    repeated = () if None in again else tuple(value for value in again if value is not None)
+    if not undecided:
+        return check.decide(check, rule, items, _values(pairs, repeated))
+    worst_value, best_value = (0.0, 1.0) if rule.higher_is_better else (1.0, 0.0)
+    against = _values(_filled(pairs, best_value, worst_value), ())
+    favour = _values(_filled(pairs, worst_value, best_value), ())
+    strict, kind = (check.decide(check, rule, items, values) for values in (against, favour))
+    result = kind if kind.verdict is FAIL else strict
+    if strict.verdict is FAIL and kind.verdict is not FAIL:
+        result = dataclasses.replace(strict, verdict=NOT_ENOUGH_DATA, advice=())
+    return dataclasses.replace(result, undecided=undecided)
+
+
+_SIDES = ("base", "adapter", "again")
+Pairs = Sequence[tuple[float | None, float | None]]
+
+
+def _column(lines: Sequence[Line], quantity: str, side: str) -> list[float | None]:
+    readings: list[Reading | None] = [getattr(line, side) for line in lines]
+    try:
+        return [None if reading is None else reading.values[quantity] for reading in readings]
+    except KeyError as error:
+        raise RecordError(
+            f"The evidence has no value of {quantity!r} for every item. Remove it and run plop "
+            "gate again to measure."
+        ) from error
+
+
+def _filled(pairs: Pairs, base: float, adapter: float) -> Pairs:
+    return [(base if one is None else one, adapter if other is None else other)
+            for one, other in pairs]  # fmt: skip
+
+
+def _values(pairs: Pairs, again: tuple[float, ...]) -> Values:
+    base = tuple(one for one, _ in pairs if one is not None)
+    adapter = tuple(other for _, other in pairs if other is not None)
+    return Values(base, adapter, again)
+
+
+def after(before: CheckResult, result: CheckResult) -> CheckResult:
+    """Return the result of a check that means something only where another has passed."""
+    if before.verdict is PASS:
+        return result
+    reason = f"the check {before.check} has not passed, so the answers were not judged"
+    return dataclasses.replace(
+        result, verdict=NOT_ENOUGH_DATA, reason=reason, items_needed=None, advice=(), warning=""
+    )
+
+
 def decide_difference(check: Check, rule: Rule, items: Items, values: Values) -> CheckResult:
     """Decide a check by the paired difference between adapter and base.
 
@@ -221,8 +292,8 @@ def decide_difference(check: Check, rule: Rule, items: Items, values: Values) ->
         mode=rule.mode,
         metric=rule.metric,
         higher_is_better=rule.higher_is_better,
-        base=_measured(base_I, items),
-        adapter=_measured(adapter_I, items),
+        base=_measured(base_I, items, binary=rule.binary),
+        adapter=_measured(adapter_I, items, binary=rule.binary),
         difference=_difference(adapter_I - base_I, items, gain, rule.sign),
         level=LEVEL,
         limit=rule.sign * rule.limit,
@@ -233,6 +304,7 @@ def decide_difference(check: Check, rule: Rule, items: Items, values: Values) ->
         groups=items.independent,
         source=items.source,
         items_needed=needed,
+        binary=rule.binary,
         warning=_warning(rule, gain, floor or 0.0) if verdict is not FAIL else "",
         advice=check.advice if verdict is FAIL else (),
     )
@@ -247,7 +319,11 @@ def _items_needed(interval: Interval, items: Items, limit: float, floor: float) 
     return math.ceil(needed * len(items.rows) / items.independent)
 
 
-def _measured(values_I: Floats, items: Items) -> Measured:
+def _measured(values_I: Floats, items: Items, *, binary: bool) -> Measured:
+    if binary:
+        count = len(values_I)
+        exact = stats.binomtest(round(float(values_I.sum())), count).proportion_ci()
+        return Measured(float(values_I.mean()), float(exact.low), float(exact.high))
     found = mean_interval(values_I, items.groups)
     if found is None:
         return Measured(float(values_I.mean()), None, None)

@@ -1,8 +1,9 @@
-"""The values of every item as a file of JSON lines, from which a gate resumes. No torch.
+"""What both sides showed on every item, as JSON lines, from which a gate resumes. No torch.
 
 The first line says what was measured and how; its digest is what evidence is known by. Then follows
-a line for each item of each check, in the order of measuring. Lines are only ever appended, a batch
-at a time, so a gate that is killed loses no more than the batch that it was at.
+a line for each item of each suite, in the order of measuring. Lines are only ever appended, a batch
+at a time, so a gate that is killed loses no more than the batch that it was at. A later line of an
+item takes the place of an earlier one.
 """
 
 from __future__ import annotations
@@ -18,22 +19,22 @@ from typing import IO, Any
 
 from plop_lora.errors import OutputError, RecordError, UsageError
 from plop_lora.files import check_writable, try_lock
-from plop_lora.gating.check import Values
+from plop_lora.gating.suite import Reading
 from plop_lora.records.reading import digest_of
 
-KIND, VERSION = "gate-evidence", 1
+KIND, VERSION = "gate-evidence", 2
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """The values of one item of one check; `again` is the base measured a second time."""
+    """The readings of one item of one suite; `again` is the base measured a second time."""
 
-    check: str
+    suite: str
     index: int
     item: str
-    base: float
-    adapter: float
-    again: float | None = None
+    base: Reading
+    adapter: Reading
+    again: Reading | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Measurement:
     adapter: str
     base: str
     weights: str | None
-    checks: Mapping[str, str]
+    suites: Mapping[str, str]
     settings: Mapping[str, object]
 
     @property
@@ -59,7 +60,7 @@ class Measurement:
 
 @dataclass(slots=True)
 class Evidence:
-    """The values that are known, by check and index of the item; kept in a file where one is given.
+    """The lines that are known, by suite and index of the item; kept in a file where one is given.
 
     Attributes:
         measurement: What they are values of.
@@ -72,29 +73,26 @@ class Evidence:
     _path: Path | None = None
 
     def add(self, lines: Sequence[Line]) -> None:
-        """Keep the values of a batch.
+        """Keep the readings of a batch.
 
         Raises:
             OutputError: The file cannot be written.
         """
-        self.lines |= {(line.check, line.index): line for line in lines}
+        self.lines |= {(line.suite, line.index): line for line in lines}
         if self._file is None:
             return
         text = "".join(json.dumps(asdict(line)) + "\n" for line in lines)
         _append(self._file, text, self._path)
 
-    def values(self, check: str, hashes: Sequence[str]) -> Values | None:
-        """Return the values of all items of a check, or None while some are missing."""
-        found = [self.lines.get((check, index)) for index in range(len(hashes))]
+    def of(self, suite: str, count: int) -> list[Line] | None:
+        """Return the lines of all items of a suite, or None while some are missing."""
+        found = [self.lines.get((suite, index)) for index in range(count)]
         known = [line for line in found if line is not None]
-        if len(known) < len(hashes):
-            return None
-        again = [line.again for line in known if line.again is not None]
-        return Values(
-            tuple(line.base for line in known),
-            tuple(line.adapter for line in known),
-            tuple(again) if len(again) == len(known) else (),
-        )
+        return known if len(known) == count else None
+
+    def count(self, suite: str) -> int:
+        """Return the number of items of a suite that are known."""
+        return sum(name == suite for name, _ in self.lines)
 
 
 def _append(file: IO[str], text: str, path: Path | None) -> None:
@@ -130,7 +128,7 @@ def read_evidence(
     Args:
         path: Path of the file.
         measurement: What its values have to be of.
-        items: Hashes of the items by check.
+        items: Hashes of the items by suite.
 
     Raises:
         RecordError: The file cannot be read, is damaged, or is no evidence.
@@ -148,10 +146,10 @@ def read_evidence(
     found = Evidence(measurement)
     for number, line in enumerate(whole[1:], start=2):
         one = _line(_parsed(line, path, number), path, number)
-        hashes = items.get(one.check, ())
+        hashes = items.get(one.suite, ())
         if not 0 <= one.index < len(hashes) or hashes[one.index] != one.item:
             raise RecordError(f"{path}, line {number} is of no item of this gate. {_AGAIN}")
-        found.lines[one.check, one.index] = one
+        found.lines[one.suite, one.index] = one
     return found
 
 
@@ -169,22 +167,35 @@ def _parsed(line: str, path: Path, number: int) -> dict[str, Any]:
 
 
 def _line(found: Mapping[str, Any], path: Path, number: int) -> Line:
+    sides = {side: _reading(found.get(side)) for side in _SIDES}
+    damaged = any(sides[side] is None and found.get(side) is not None for side in _SIDES)
     try:
-        line = Line(**found)
-        values = (line.base, line.adapter, *(() if line.again is None else (line.again,)))
-        sound = isinstance(line.index, int) and all(math.isfinite(value) for value in values)
+        line = Line(**{**found, **sides})
     except TypeError:
-        sound = False
-    if not sound:
+        damaged = True
+    if damaged or not isinstance(line.index, int) or not (line.base and line.adapter):
         raise RecordError(f"{path}, line {number} has no finite values of an item. {_AGAIN}")
     return line
+
+
+_SIDES = ("base", "adapter", "again")
+
+
+def _reading(found: object) -> Reading | None:
+    """Return one side of a line; None where it is absent or no reading."""
+    if not isinstance(found, dict) or not isinstance(values := found.get("values"), dict):
+        return None
+    answer = found.get("answer")
+    known = [value for value in values.values() if value is not None]
+    sound = all(isinstance(value, int | float) and math.isfinite(value) for value in known)
+    return Reading(values, answer) if sound and isinstance(answer, str | None) else None
 
 
 _PARTS = {
     "adapter": "another adapter",
     "base": "another base model",
     "weights": "other weights of the base model",
-    "checks": "other checks or other data",
+    "suites": "other checks or other data",
     "settings": "other settings of the evaluation",
 }
 
@@ -195,7 +206,7 @@ def _check_header(found: Mapping[str, Any], wanted: Measurement, path: Path) -> 
     if found.get("version") != VERSION:
         raise RecordError(
             f"{path} is evidence of version {found.get('version')!r}; this plop-lora reads "
-            f"{VERSION}. Upgrade with: pip install --upgrade plop-lora"
+            f"{VERSION}. {_AGAIN}"
         )
     if found.get("digest") == wanted.digest:
         return
@@ -219,7 +230,7 @@ def kept_evidence(
     Args:
         path: Path of the file; None keeps the values in memory only.
         measurement: What is measured.
-        items: Hashes of the items by check.
+        items: Hashes of the items by suite.
 
     Raises:
         OutputError: The file cannot be written.

@@ -1,12 +1,14 @@
-"""The items of a gate: evaluation rows and general texts, each with its hash. No torch."""
+"""The items of a gate: evaluation rows, general texts and prompts, with their hashes. No torch."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
+from plop_lora.data.gate_sets import GatePrompt, gate_prompts, read_prompts
 from plop_lora.errors import DataError, UsageError
 from plop_lora.evaluation.judged import Row
 from plop_lora.recipe import DataRecipe, GateRecipe
@@ -37,6 +39,16 @@ class Items:
     def independent(self) -> int:
         """The number of groups."""
         return len(set(self.groups))
+
+    def where(self, holds: Callable[[Row], bool]) -> Items:
+        """Return the items for whose row a function holds."""
+        kept = [index for index, row in enumerate(self.rows) if holds(row)]
+        return Items(
+            tuple(self.rows[index] for index in kept),
+            tuple(self.hashes[index] for index in kept),
+            tuple(self.groups[index] for index in kept),
+            self.source,
+        )
 
     @classmethod
     def of(cls, rows: Sequence[Row], asked: Sequence[str], source: str) -> Items:
@@ -85,3 +97,39 @@ def general_items(recipe: GateRecipe, task: Task) -> Items:
     if not texts:
         raise DataError(f"{source_of(recipe.general)} holds no texts. Give a file with some.")
     return Items.of([{"text": text} for text in texts], texts, source_of(recipe.general))
+
+
+BUNDLED = "the bundled prompts"
+
+
+def prompt_items(recipe: GateRecipe, task: Task) -> Items:
+    """Return the prompts of the checks of safety, harmful ones and their harmless twins.
+
+    Raises:
+        DataError: The file of prompts cannot be read, or a row of it is wrong.
+        UsageError: There are no bundled prompts in a language.
+    """
+    safety = recipe.gate.safety
+    if safety.prompts is None:
+        by_language = [gate_prompts(language)[: safety.most] for language in safety.languages]
+        found = [prompt for prompts in by_language for prompt in prompts]
+        source = f"{BUNDLED} ({', '.join(safety.languages)})"
+    else:
+        found, source = [*read_prompts(Path(safety.prompts))], safety.prompts
+    if not found:
+        raise DataError(f"{source} has no prompts. Give a file with some, or leave out the checks.")
+    _refuse_repeated(found, source)
+    rows = [asdict(prompt) for prompt in found]
+    return Items.of(rows, [prompt.prompt for prompt in found], source)
+
+
+def _refuse_repeated(prompts: Sequence[GatePrompt], source: str) -> None:
+    """Refuse a text that stands twice: as harmful and harmless it would judge itself."""
+    seen: dict[str, str] = {}
+    for prompt in prompts:
+        first = seen.setdefault(" ".join(prompt.prompt.split()), prompt.id)
+        if first != prompt.id:
+            raise DataError(
+                f"{source}: the prompts {first!r} and {prompt.id!r} have the same text. Leave one "
+                "of them out."
+            )

@@ -7,31 +7,31 @@ loaded. A gate that decides from a file of evidence loads none.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from plop_lora._version import __version__
-from plop_lora.errors import RecordError
+from plop_lora.errors import DataError, RecordError, UsageError
 from plop_lora.gating.adapter import Judged, check_fits, read_judged
 from plop_lora.gating.check import Check, Rule
 from plop_lora.gating.checks import find_checks, gated_task
-from plop_lora.gating.decide import LEVEL
+from plop_lora.gating.decide import LEVEL, after, decide
 from plop_lora.gating.evidence import Evidence, Measurement, kept_evidence, read_evidence
 from plop_lora.gating.items import Items
+from plop_lora.gating.suites import SUITES
 from plop_lora.recipe import GateRecipe
-from plop_lora.records import GatePlan, GateVerdict
+from plop_lora.records import CheckResult, GatePlan, GateVerdict
 from plop_lora.statistics import POWER
 from plop_lora.training.task import Task
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Asked:
-    """One check of a gate with its rule and its items."""
+    """One check of a gate with its rule."""
 
     check: Check
     rule: Rule
-    items: Items
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,12 +41,18 @@ class _Gate:
     recipe: GateRecipe
     task: Task
     judged: Judged
+    reference: Judged | None
     asked: tuple[_Asked, ...]
+    items: Mapping[str, Items]
     measurement: Measurement
 
     @property
     def hashes(self) -> dict[str, Sequence[str]]:
-        return {one.check.name: one.items.hashes for one in self.asked}
+        return {suite: items.hashes for suite, items in self.items.items()}
+
+    def items_of(self, check: Check) -> Items:
+        """Return the items of a suite that a check reads."""
+        return self.items[check.suite].where(check.reads)
 
 
 def gate(
@@ -68,7 +74,7 @@ def gate(
         evidence: File that receives the values of every item. A gate that was interrupted goes on
             from it. By default nothing is kept.
         measured: File of evidence of an earlier gate, from which to decide without loading a model.
-        watch: Function that is called with the name of the check, the number of items that are
+        watch: Function that is called with the name of the suite, the number of items that are
             measured and the number of all, after each batch.
         settings: Keys of the recipe, such as `eval="eval.jsonl"`; they take precedence.
 
@@ -116,11 +122,14 @@ def plan(
         task=made.task.name,
         level=LEVEL,
         power=POWER,
-        checks=tuple(one.check.plan(one.check, one.rule, one.items) for one in made.asked),
+        reference=None if made.reference is None else str(made.reference.folder),
+        checks=tuple(
+            one.check.plan(one.check, one.rule, made.items_of(one.check)) for one in made.asked
+        ),
     )
 
 
-def _ignore(check: str, done: int, all_items: int) -> None:
+def _ignore(suite: str, done: int, all_items: int) -> None:
     """Watch nothing."""
 
 
@@ -130,32 +139,63 @@ def _ignore(check: str, done: int, all_items: int) -> None:
 def _prepare(adapter: str | Path, recipe: GateRecipe) -> _Gate:
     task = gated_task(recipe.task)
     checks = find_checks(recipe.gate.checks)
-    rules = [check.rule(recipe, task) for check in checks]
+    asked = tuple(_Asked(check, check.rule(recipe, task)) for check in checks)
     judged = read_judged(Path(adapter), recipe.gate.base)
-    asked = tuple(
-        _Asked(check, rule, check.items(recipe, task))
-        for check, rule in zip(checks, rules, strict=True)
-    )
-    return _Gate(recipe, task, judged, asked, _measurement(recipe, judged, asked))
+    reference = _read_reference(recipe, judged)
+    wanted = dict.fromkeys(check.suite for check in checks)
+    items = {name: SUITES[name].items(recipe, task) for name in wanted}
+    for one in asked:
+        if not items[one.check.suite].where(one.check.reads).rows:
+            raise DataError(
+                f"{items[one.check.suite].source} has no items for the check {one.check.name}, "
+                f"which needs {one.check.needs}. Add some, or leave the check out with --checks."
+            )
+    measurement = _measurement(recipe, task, judged, reference, items)
+    return _Gate(recipe, task, judged, reference, asked, items, measurement)
 
 
-def _measurement(recipe: GateRecipe, judged: Judged, asked: Sequence[_Asked]) -> Measurement:
+def _read_reference(recipe: GateRecipe, judged: Judged) -> Judged | None:
+    """Read the adapter that takes the place of the base, if one does.
+
+    Raises:
+        UsageError: It is of another base, or is the adapter itself.
+    """
+    if recipe.gate.against is None:
+        return None
+    base = recipe.gate.base or judged.base.name
+    reference = read_judged(Path(recipe.gate.against), base)
+    if reference.digest == judged.digest:
+        raise UsageError(
+            f"{reference.folder} is the adapter that is judged, so that nothing would differ. Give "
+            "the folder of another one with --against."
+        )
+    return reference
+
+
+def _measurement(
+    recipe: GateRecipe,
+    task: Task,
+    judged: Judged,
+    reference: Judged | None,
+    items: Mapping[str, Items],
+) -> Measurement:
     """Return what the values depend on; margins and thresholds are not part of it."""
     training, evaluation = recipe.training, recipe.evaluation
+    compared = {} if reference is None else {"reference": reference.digest}
     return Measurement(
         adapter=judged.digest,
         # A folder goes by its content, so that a copy of it elsewhere is the same base.
         base="a folder" if judged.base.weights else judged.base.name,
         weights=judged.base.weights or judged.base.revision,
-        checks={one.check.name: _digest(one.items.hashes) for one in asked},
+        suites={name: _digest(found.hashes) for name, found in items.items()},
         settings={
+            **compared,
             "task": recipe.task,
-            "metrics": [one.rule.metric for one in asked],
             "max_length": training.max_length,
             "dtype": training.dtype,
             "device": training.device,
-            "rewards": list(training.rewards),
             **{key: value for key, value in asdict(evaluation).items() if key != "metric"},
+            **{name: dict(SUITES[name].settings(recipe, task)) for name in items},
         },
     )
 
@@ -169,43 +209,53 @@ def _digest(hashes: Sequence[str]) -> str:
 
 def _measure(made: _Gate, known: Evidence, watch: Callable[[str, int, int], None]) -> None:
     """Measure what the evidence lacks; no model is loaded if it lacks nothing."""
-    if all(known.values(name, hashes) is not None for name, hashes in made.hashes.items()):
+    lacking = [
+        name for name, items in made.items.items() if known.of(name, len(items.rows)) is None
+    ]
+    if not lacking:
         return
-    check_fits(made.judged)
+    for judged in filter(None, (made.judged, made.reference)):
+        check_fits(judged)
     from plop_lora.gating.measure import load_judged, measure
 
-    prepared = load_judged(made.judged, made.task, made.recipe)
-    for one in made.asked:
-        name, count = one.check.name, len(one.items.rows)
+    prepared = load_judged(made.judged, made.task, made.recipe, made.reference)
+    for name in lacking:
+        suite, count = SUITES[name], len(made.items[name].rows)
 
         def told(name: str = name, count: int = count) -> None:
-            watch(name, sum(check == name for check, _ in known.lines), count)
+            watch(name, known.count(name), count)
 
         measure(
-            one.check, made.recipe, prepared, one.items, known,
-            repeats=one.check.repeats(one.rule), told=told,
+            suite, made.recipe, prepared, made.items[name], known,
+            repeats=suite.repeats(made.recipe, made.task), told=told,
         )  # fmt: skip
 
 
 def _verdict(made: _Gate, known: Evidence, evidence: str | None) -> GateVerdict:
-    results = []
+    results: dict[str, CheckResult] = {}
     for one in made.asked:
-        values = known.values(one.check.name, one.items.hashes)
-        if values is None:
-            found = sum(check == one.check.name for check, _ in known.lines)
+        name = one.check.suite
+        lines = known.of(name, len(made.items[name].rows))
+        if lines is None:
             raise RecordError(
-                f"The evidence {evidence} has {found} of {len(one.items.rows)} items of the check "
-                f"{one.check.name}. Run plop gate without --from and with the same -o to measure "
-                "the rest."
+                f"The evidence {evidence} has {known.count(name)} of {len(made.items[name].rows)} "
+                f"items of the suite {name}. Run plop gate without --from and with the same -o to "
+                "measure the rest."
             )
-        results.append(one.check.decide(one.check, one.rule, one.items, values))
+        read = [line for line, row in zip(lines, made.items[name].rows, strict=True)
+                if one.check.reads(row)]  # fmt: skip
+        result = decide(one.check, one.rule, made.items_of(one.check), read)
+        before = results.get(one.check.after or "")
+        results[one.check.name] = result if before is None else after(before, result)
     return GateVerdict(
         adapter=str(made.judged.folder),
         adapter_digest=made.judged.digest,
         base=made.judged.base.name,
         base_digest=made.judged.base.weights or made.judged.base.revision,
+        reference=None if made.reference is None else str(made.reference.folder),
+        reference_digest=None if made.reference is None else made.reference.digest,
         task=made.task.name,
-        checks=tuple(results),
+        checks=tuple(results.values()),
         measurement=known.measurement.digest,
         evidence=evidence,
         plop_version=__version__,

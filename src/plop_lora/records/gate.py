@@ -45,7 +45,9 @@ class CheckResult:
     with different batches; None where it is not measured. `groups` is the number of independent
     items: rows that share a question are one. `items_needed` is the number of items that would
     decide with a power of 0.8 if the difference is what it appears to be. It is None where the
-    check is decided, and where no number would decide.
+    check is decided, and where no number would decide. `binary` says whether the value of an item
+    is 0 or 1, and `undecided` is the number of items that a judge could not decide on one side or
+    both. `reason` says why nothing was decided, where it is not for lack of items.
     """
 
     check: str
@@ -67,6 +69,9 @@ class CheckResult:
     items_needed: int | None = None
     warning: str = ""
     advice: tuple[str, ...] = ()
+    binary: bool = False
+    undecided: int = 0
+    reason: str = ""
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -75,7 +80,8 @@ class GateVerdict(Record):
 
     `adapter_digest` identifies the files of the adapter, `base_digest` the weights of the base
     where they are known, and `measurement` everything on which the measured values depend.
-    `evidence` is the file with the values of every item.
+    `evidence` is the file with the values of every item. `reference` is the folder of the adapter
+    that took the place of the base in the comparisons, if one did.
     """
 
     kind: ClassVar[str] = "gate-verdict"
@@ -90,6 +96,8 @@ class GateVerdict(Record):
     evidence: str | None
     plop_version: str
     notes: tuple[str, ...] = ()
+    reference: str | None = None
+    reference_digest: str | None = None
 
     @property
     def verdict(self) -> CheckVerdict:
@@ -150,3 +158,4 @@ class GatePlan(Record):
     power: float
     checks: tuple[CheckPlan, ...]
     notes: tuple[str, ...] = ()
+    reference: str | None = None

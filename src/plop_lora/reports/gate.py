@@ -9,6 +9,7 @@ from plop_lora.records import CheckPlan, CheckResult, GatePlan, GateVerdict, Mea
 from plop_lora.records.gate import FAIL, NOT_ENOUGH_DATA, PASS
 from plop_lora.reports.costs import ABSENT
 from plop_lora.reports.rows import DIFFERENCE, INTERVAL, VERDICT, Column, Table, plural, short_name
+from plop_lora.statistics import at_most
 
 HEAD = "# plop gate"
 """The beginning of a verdict in Markdown."""
@@ -36,7 +37,7 @@ def gate_table(record: GateVerdict) -> Table:
         for check in record.checks
     )
     columns = (
-        Column("check"), Column("metric"), Column("base", right=True), _INTERVAL,
+        Column("check"), Column("metric"), Column(_other(record), right=True), _INTERVAL,
         Column("adapter", right=True), _INTERVAL,
         Column(DIFFERENCE.name, right=True, starts=True), INTERVAL, Column("limit", right=True),
         VERDICT,
@@ -44,29 +45,41 @@ def gate_table(record: GateVerdict) -> Table:
     return Table(gate_title(record), columns, rows, tuple(gate_lines(record)))
 
 
+def _other(record: GateVerdict) -> str:
+    """Return what the adapter is compared with, in one word."""
+    return "reference" if record.reference else "base"
+
+
 def gate_title(record: GateVerdict) -> str:
     """Return in one line whether the adapter may ship."""
+    against = f" against {short_name(record.reference)}" if record.reference else ""
     return (
-        f"{short_name(record.adapter)} on {short_name(record.base)} {_TITLES[record.verdict]} "
-        f"({record.task})"
+        f"{short_name(record.adapter)} on {short_name(record.base)}{against} "
+        f"{_TITLES[record.verdict]} ({record.task})"
     )
 
 
 def gate_lines(record: GateVerdict) -> list[str]:
     """Return the sentences below the table: a few for every check."""
-    lines = [line for check in record.checks for line in _lines(check)]
+    lines = [line for check in record.checks for line in _lines(check, _other(record))]
     lines += [f"Note: {note.rstrip('.')}." for note in record.notes]
     return lines + ([f"Evidence: {record.evidence}"] if record.evidence else [])
 
 
-def _lines(check: CheckResult) -> list[str]:
+def _lines(check: CheckResult, other: str) -> list[str]:
     better = "higher" if check.higher_is_better else "lower"
     independent = "" if check.groups == check.items else f", {check.groups:,} independent"
     floor = "" if check.noise_floor is None else f"; noise floor {check.noise_floor:.2g}"
     lines = [
-        f"{check.check}: adapter minus base on {plural(check.items, 'item')}{independent} of "
+        f"{check.check}: adapter minus {other} on {plural(check.items, 'item')}{independent} of "
         f"{check.source}, {better} is better{floor}. {_reason(check)}"
     ]
+    lines += _none_seen(check, other)
+    if check.undecided:
+        lines.append(
+            f"{check.check}: {plural(check.undecided, 'item')} could not be judged and counted "
+            "against a pass and against a fail."
+        )
     if check.warning:
         lines.append(f"{check.check}: warning: {check.warning}.")
     if check.advice:
@@ -74,8 +87,23 @@ def _lines(check: CheckResult) -> list[str]:
     return lines
 
 
+def _none_seen(check: CheckResult, other: str) -> list[str]:
+    """Say what a share of 0 still allows."""
+    sides = [name for name, side in ((other, check.base), ("adapter", check.adapter))
+             if side.value == 0]  # fmt: skip
+    if not check.binary or not sides:
+        return []
+    most = at_most(check.items)
+    return [
+        f"{check.check}: {check.metric}: 0 of {check.items:,} ({' and '.join(sides)}), so that the "
+        f"share may still be {most:.1%} (upper bound at 95 %)."
+    ]
+
+
 def _reason(check: CheckResult) -> str:
     """Return in a sentence why the verdict is what it is."""
+    if check.reason:
+        return f"Not enough data: {check.reason}."
     if check.bound_low is None or check.bound_high is None:
         return "Not enough data: one independent item has no interval."
     side = "above" if check.higher_is_better else "below"

@@ -211,3 +211,18 @@ def _difference(value: float, half_width: float | None) -> Difference:
     if half_width is None:
         return Difference(value, None, None)
     return Difference(value, value - half_width, value + half_width)
+
+
+def at_most(count: int, level: float = CONFIDENCE) -> float:
+    """Return the largest share that 0 of a number of items leaves possible, at a level.
+
+    Args:
+        count: Number of items, of which none showed what is counted.
+        level: Level of the one-sided bound.
+
+    Source: Clopper and Pearson, Biometrika 26 (1934), which is about 3 / count at 95 %.
+
+    >>> round(at_most(100), 4)
+    0.0295
+    """
+    return float(1 - (1 - level) ** (1 / count))
