@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from finetunes import MODEL, ROWS, prepared
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from plop_lora.cli import app
 from plop_lora.data.gate_sets import gate_prompts
 from plop_lora.errors import DataError, RecordError, UsageError
-from plop_lora.gating import gate, plan
+from plop_lora.gating import gate, gate_checkpoints, plan
 from plop_lora.gating.checks import CHECKS, SAFETY, find_checks
 from plop_lora.gating.decide import after, decide
 from plop_lora.gating.evidence import Line
@@ -23,7 +25,9 @@ from plop_lora.gating.items import Items
 from plop_lora.gating.suite import Reading
 from plop_lora.gating.suites import DEGENERATE, REFUSED, UNENDED, answer_values
 from plop_lora.recipe import GateRecipe
+from plop_lora.records import GateWalk
 from plop_lora.records.gate import FAIL, NOT_ENOUGH_DATA, PASS
+from plop_lora.reports.measuring import measuring
 from plop_lora.statistics import at_most
 from plop_lora.training.tasks import TASKS
 
@@ -268,3 +272,68 @@ def test_an_adapter_that_refuses_everything_fails_over_refusals_alone(
 
 def _row(prompt: Any) -> dict[str, Any]:
     return {name: getattr(prompt, name) for name in prompt.__slots__}
+
+
+# --------------------------------------------------------------------------- checkpoints, progress
+
+
+def test_the_last_checkpoint_that_passes_is_found(
+    folder: Path, recipe: GateRecipe, tmp_path: Path
+) -> None:
+    """By the number of the step: checkpoint-9 comes after checkpoint-100 in a listing."""
+    for step, name in ((9, "zeros"), (20, "zeros"), (100, "wild")):
+        shutil.copytree(folder / name, tmp_path / "run" / f"checkpoint-{step}")
+    (tmp_path / "run" / "checkpoint-200").mkdir()
+    small = GateRecipe.of(recipe, {"gate": {"checks": ["coherence"]}})
+    kept: list[Path] = []
+
+    def evidence(checkpoint: Path) -> Path:
+        kept.append(tmp_path / f"{checkpoint.name}.jsonl")
+        return kept[-1]
+
+    walk = gate_checkpoints(tmp_path / "run", small, evidence=evidence)
+    assert [(one.step, one.verdict.verdict) for one in walk.gated] == [(100, FAIL), (20, PASS)]
+    assert (walk.exit_code, walk.checkpoints, walk.passing.step) == (0, 3, 20)
+    assert all(path.exists() for path in kept)
+    text = " ".join(str(walk).split())
+    assert "the checkpoint of step 20 may ship" in text
+    assert "1 earlier checkpoint not gated" in text
+    assert GateWalk.from_dict(json.loads(walk.to_json())) == walk
+    shutil.rmtree(tmp_path / "run" / "checkpoint-9")
+    shutil.rmtree(tmp_path / "run" / "checkpoint-20")
+    walk = gate_checkpoints(tmp_path / "run", small, evidence=evidence)
+    assert (walk.exit_code, walk.passing) == (3, None)
+    assert "no checkpoint may ship" in str(walk)
+
+
+def test_a_run_without_checkpoints_is_told(folder: Path, recipe: GateRecipe) -> None:
+    with pytest.raises(DataError, match="no checkpoints of an adapter: folders named checkpoint-"):
+        gate_checkpoints(folder, recipe)
+
+
+def test_a_log_says_how_far_a_gate_has_come(capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+    with measuring(wanted=True, clock=lambda: now[0]) as watch:
+        for done in range(8, 41, 8):
+            now[0] += 16.0
+            watch("prompts", done, 40)
+    assert capsys.readouterr().err.splitlines() == [
+        "prompts: 16 of 40 items; about 48 s to go",
+        "prompts: 32 of 40 items; about 16 s to go",
+        "prompts: 40 of 40 items",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "Give the folder of an ADAPTER, or of a run with --checkpoints"),
+        (("zeros", "--checkpoints", "."), "--checkpoints and ADAPTER exclude each other"),
+        (("--checkpoints", ".", "--plan"), "--checkpoints and --plan exclude each other"),
+    ],
+)
+def test_one_adapter_or_one_run(folder: Path, monkeypatch, words, message: str) -> None:
+    monkeypatch.chdir(folder)
+    done = CliRunner().invoke(app, ["gate", *words, "--eval", "eval.jsonl"])
+    assert isinstance(done.exception, UsageError)
+    assert message in str(done.exception)

@@ -32,10 +32,11 @@ from plop_lora.cli.words import (
     tasks,
     with_examples,
 )
+from plop_lora.errors import UsageError
 from plop_lora.recipe import GateRecipe
 
 if TYPE_CHECKING:
-    from plop_lora.records import GateVerdict
+    from plop_lora.records import GateVerdict, GateWalk
 
 KEYS = (
     Key("eval", DATA),
@@ -55,15 +56,30 @@ KEYS = (
     ("Write a recipe to start from", "plop gate adapter --init -o gate.yaml"),
     ("Decide, and keep the values of every item", "plop gate adapter --recipe gate.yaml -o v.json"),
     (
+        "Find the last checkpoint of a run that may ship",
+        "plop gate --checkpoints run --recipe gate.yaml -o walk.json",
+    ),
+    (
         "Decide again with another margin, without the model",
         "plop gate adapter --recipe gate.yaml --from v.evidence.jsonl --set gate.task.margin=0.05",
     ),
 )
 @takes_recipe(GateRecipe, KEYS)
 def gate(
-    adapter: Annotated[Path, typer.Argument(help="The folder of the adapter, as PEFT saved it.")],
     given: dict[str, object],
+    adapter: Annotated[
+        Path | None, typer.Argument(help="The folder of the adapter, as PEFT saved it.")
+    ] = None,
     recipe: proof.RecipeOption = None,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoints",
+            help="The folder of a training run, in place of ADAPTER: gate its checkpoints from the "
+            "last backwards, until one passes.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     plan: Annotated[
         bool,
         typer.Option(
@@ -98,6 +114,13 @@ def gate(
         return
     wanted = GateRecipe.read(recipe, given)
     check(output, recipe, wanted.eval, measured, force=force)
+    if checkpoints is not None:
+        _one_of("--checkpoints", ADAPTER=adapter, **{"--from": measured, "--plan": plan or None})
+        walk = _walk(checkpoints, wanted, output, form)
+        finish(walk, output, form)
+        raise typer.Exit(walk.exit_code)
+    if adapter is None:
+        raise UsageError("Give the folder of an ADAPTER, or of a run with --checkpoints DIR.")
     from plop_lora.gating import plan as plan_of
 
     if plan:
@@ -108,6 +131,31 @@ def gate(
     verdict = _decide(adapter, wanted, measured, output, form)
     _finish(verdict, output, form)
     raise typer.Exit(verdict.exit_code)
+
+
+def _one_of(option: str, **others: object) -> None:
+    """Refuse an option together with others that it takes the place of."""
+    for other, value in others.items():
+        if value is not None:
+            raise UsageError(f"{option} and {other} exclude each other. Leave one of them out.")
+
+
+def _walk(folder: Path, recipe: GateRecipe, output: Path | None, form: Format) -> GateWalk:
+    """Return the verdicts on the checkpoints of a run, each with its evidence."""
+    from plop_lora.gating import gate_checkpoints
+    from plop_lora.reports.measuring import measuring
+
+    def evidence(checkpoint: Path) -> Path:
+        name = folder.resolve().name if output is None or output == STDOUT else output.stem
+        where = Path() if output is None or output == STDOUT else output.parent
+        return where / f"{name}.{checkpoint.name}.evidence.jsonl"
+
+    try:
+        with measuring(wanted=form is not Format.quiet) as watch:
+            return gate_checkpoints(folder, recipe, evidence=evidence, watch=watch)
+    except KeyboardInterrupt:
+        say("Stopped. To go on, run the same command again.", err=True)
+        raise typer.Exit(130) from None
 
 
 def _init(given: dict[str, object], output: Path | None, *, force: bool) -> None:
@@ -130,13 +178,14 @@ def _decide(
 ) -> GateVerdict:
     """Return the verdict; what is measured is kept beside the output."""
     from plop_lora.gating import gate as run
+    from plop_lora.reports.measuring import measuring
 
     if measured is not None:
         return run(adapter, recipe, measured=measured)
     evidence = _evidence_path(adapter, output)
     try:
-        with waiting(f"measuring; the values are kept in {evidence}", form):
-            return run(adapter, recipe, evidence=evidence)
+        with measuring(wanted=form is not Format.quiet) as watch:
+            return run(adapter, recipe, evidence=evidence, watch=watch)
     except KeyboardInterrupt:
         say(f"Stopped. {evidence} is kept; to go on, run the same command again.", err=True)
         raise typer.Exit(130) from None

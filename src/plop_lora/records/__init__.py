@@ -7,8 +7,10 @@ from plop_lora.records.gate import (
     CheckPlan,
     CheckResult,
     CheckVerdict,
+    GatedCheckpoint,
     GatePlan,
     GateVerdict,
+    GateWalk,
     Measured,
 )
 from plop_lora.records.placement import (
@@ -96,6 +98,8 @@ __all__ = [
     "GapVerdict",
     "GatePlan",
     "GateVerdict",
+    "GateWalk",
+    "GatedCheckpoint",
     "GgufFile",
     "GroupCount",
     "Host",

@@ -174,6 +174,7 @@ def _maker(kind: str) -> str:
         "verification-plan": "plop verify scores.json --train TRAIN --eval EVAL --plan",
         "verification": "plop verify scores.json --train TRAIN --eval EVAL --task TASK",
         "gate-plan": "plop gate ADAPTER --recipe gate.yaml --plan",
+        "gate-walk": "plop gate --checkpoints DIR --recipe gate.yaml -o walk.json",
         "gate-verdict": "plop gate ADAPTER --recipe gate.yaml -o verdict.json",
         "tuning-plan": "plop tune scores.json --train TRAIN --eval EVAL --task TASK --plan",
         "tuning": "plop tune scores.json --train TRAIN --eval EVAL --task TASK",

@@ -121,6 +121,39 @@ def worst(verdicts: Iterable[CheckVerdict]) -> CheckVerdict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GatedCheckpoint:
+    """The verdict on the checkpoint of a step."""
+
+    step: int
+    verdict: GateVerdict
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class GateWalk(Record):
+    """The verdicts on the checkpoints of a run, from the last backwards.
+
+    `checkpoints` is the number of all checkpoints of the run. Those before the first that passes
+    every check were not gated.
+    """
+
+    kind: ClassVar[str] = "gate-walk"
+
+    folder: str
+    checkpoints: int
+    gated: tuple[GatedCheckpoint, ...]
+
+    @property
+    def passing(self) -> GatedCheckpoint | None:
+        """The last checkpoint that passes every check, None if none does."""
+        return next((one for one in self.gated if one.verdict.verdict is PASS), None)
+
+    @property
+    def exit_code(self) -> int:
+        """0 if a checkpoint passes, else the exit code of the last checkpoint of the run."""
+        return 0 if self.passing else self.gated[0].verdict.exit_code
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckPlan:
     """What one check could decide with its items.
 

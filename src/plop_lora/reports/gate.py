@@ -5,7 +5,14 @@ Rendering only.
 
 from __future__ import annotations
 
-from plop_lora.records import CheckPlan, CheckResult, GatePlan, GateVerdict, Measured
+from plop_lora.records import (
+    CheckPlan,
+    CheckResult,
+    GatePlan,
+    GateVerdict,
+    GateWalk,
+    Measured,
+)
 from plop_lora.records.gate import FAIL, NOT_ENOUGH_DATA, PASS
 from plop_lora.reports.costs import ABSENT
 from plop_lora.reports.rows import DIFFERENCE, INTERVAL, VERDICT, Column, Table, plural, short_name
@@ -147,6 +154,31 @@ def _ends(measured: Measured, *, signed: bool = False) -> str:
 
 def _value_and_ends(measured: Measured) -> tuple[str, str]:
     return f"{measured.value:.4f}", _ends(measured)
+
+
+def gate_walk_table(walk: GateWalk) -> Table:
+    """One row a checkpoint that was gated: its verdict, and the checks that did not pass."""
+    rows = tuple(
+        (f"{one.step:,}", str(one.verdict.verdict), _not_passed(one.verdict)) for one in walk.gated
+    )
+    columns = (Column("step", right=True), VERDICT, Column("not passed"))
+    left = walk.checkpoints - len(walk.gated)
+    lines = [f"{plural(left, 'earlier checkpoint')} not gated."] if left else []
+    if walk.passing is not None:
+        lines += [f"Ship: {walk.passing.verdict.adapter}"]
+        lines += gate_lines(walk.passing.verdict)
+    else:
+        lines += gate_lines(walk.gated[0].verdict)
+    found = "no checkpoint may ship"
+    if walk.passing is not None:
+        found = f"the checkpoint of step {walk.passing.step:,} may ship"
+    return Table(f"{short_name(walk.folder)}: {found}", columns, rows, tuple(lines))
+
+
+def _not_passed(verdict: GateVerdict) -> str:
+    return ", ".join(
+        f"{check.check} ({check.verdict})" for check in verdict.checks if check.verdict is not PASS
+    )
 
 
 # --------------------------------------------------------------------------- the plan

@@ -21,6 +21,7 @@ from plop_lora.records import (
     Comparison,
     GatePlan,
     GateVerdict,
+    GateWalk,
     Placement,
     Record,
     Scores,
@@ -31,7 +32,7 @@ from plop_lora.records import (
     Verification,
     VerificationPlan,
 )
-from plop_lora.reports.gate import gate_plan_table, gate_table
+from plop_lora.reports.gate import gate_plan_table, gate_table, gate_walk_table
 from plop_lora.reports.heatmap import heat_map
 from plop_lora.reports.proof import plan_table, verification_table
 from plop_lora.reports.rows import (
@@ -61,6 +62,7 @@ _TABLES: dict[type[Record], Callable[[Any], Table]] = {
     Tuning: tuning_table,
     GatePlan: gate_plan_table,
     GateVerdict: gate_table,
+    GateWalk: gate_walk_table,
 }
 
 
