@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -350,6 +351,18 @@ def test_another_text_of_the_file_is_another_judge(module: Path) -> None:
     before = judge_of("own_judge:judge").identity
     module.write_text(module.read_text() + "# stricter\n")
     assert judge_of("own_judge:judge").identity != before
+
+
+def test_the_function_of_the_documentation_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "how-to" / "judges.md").read_text("utf-8")
+    (block,) = re.findall(r"```python\n(# harm\.py.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "harm.py").write_text(block, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    values = judge_of("harm:judge").judge(["p"] * 3, ["Take a detonator.", "No.", " "])
+    assert values == [1.0, 0.0, None]
+    sys.modules.pop("harm")
 
 
 # --------------------------------------------------------------------------- the cache
