@@ -165,7 +165,7 @@ def test_requests_under_way_are_kept(server: Endpoint, tmp_path: Path) -> None:
 
     server.answer = answer
     cache = tmp_path / "judged.jsonl"
-    with pytest.raises(UsageError, match="status 400"):
+    with pytest.raises(UsageError, match=r"status 400: no\. 3 of 4 answers are judged and kept"):
         judge_at(server, cache=cache).judge(PROMPTS[:4], ANSWERS[:4])
     assert len(cache.read_text().splitlines()) == 1 + 3
 
@@ -192,6 +192,9 @@ def test_a_server_that_is_not_there_is_told_before_anything_else() -> None:
 def test_a_model_that_is_not_served_is_told(server: Endpoint) -> None:
     with pytest.raises(UsageError, match=r"no model 'gard'. Did you mean 'guard'\? It has: guard"):
         judge_at(server, model="gard").check()
+    server.models = Answer({"object": "list", "data": [{"id": f"{KEY}\x1b"}] * 30})
+    with pytest.raises(UsageError, match=r"It has: \[key\]\\x1b, .*, …\."):
+        judge_at(server).check()
 
 
 @pytest.mark.parametrize(("status", "hint"), [(401, "OPENAI_API_KEY"), (404, "ends in /v1")])

@@ -28,6 +28,7 @@ _NO_KEY = "none"
 """Sent where there is no key, since the client wants one; servers without keys ignore it."""
 _DIGITS = 16
 _SHOWN = 300
+_READ = 10_000
 _MODELS_SHOWN = 10
 _FIELD = re.compile(r"\{(prompt|answer)\}")
 _UNDECIDED = ("context_length_exceeded", "content_filter", "content_policy_violation")
@@ -119,11 +120,12 @@ class EndpointJudge:
             served = self._guarded(lambda: [str(one.id) for one in client.models.list().data])
         if self.model in served:
             return
-        shown = ", ".join(escaped(name[:_SHOWN]) for name in served[:_MODELS_SHOWN])
-        more = ", …" if len(served) > _MODELS_SHOWN else ""
+        names = [self._told(name) for name in served]
+        shown = ", ".join(names[:_MODELS_SHOWN]) or "none"
+        more = ", …" if len(names) > _MODELS_SHOWN else ""
         raise UsageError(
-            f"The endpoint {self.url} has no model {self.model!r}."
-            f"{escaped(nearest(self.model, served))} It has: {shown or 'none'}{more}."
+            f"The endpoint {self.url} has no model {self.model!r}.{nearest(self.model, names)} "
+            f"It has: {shown}{more}."
         )
 
     def rate(self, items: Sequence[Item]) -> Ratings:
@@ -232,7 +234,8 @@ class EndpointJudge:
 
     def _told(self, text: str) -> str:
         """Return what a server said: without the key, short, and safe to print."""
-        shown = escaped(without_key(text, key_of(self.key_variable)).strip().rstrip("."))
+        without = without_key(text[:_READ], key_of(self.key_variable))
+        shown = escaped(without.strip().rstrip("."))
         return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]} …"
 
 

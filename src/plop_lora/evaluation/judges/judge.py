@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from plop_lora.errors import MachineError
+from plop_lora.errors import MachineError, UsageError
 from plop_lora.evaluation.judges.cache import Known, check_cache, opened_cache
 
 
@@ -97,9 +97,9 @@ class Judge:
             try:
                 if missing:
                     self._rate(missing, known)
-            except MachineError as error:
+            except (MachineError, UsageError) as error:
                 done = sum(pair in known for pair in pairs)
-                raise MachineError(f"{error} {self._progress(done, len(pairs))}") from None
+                raise type(error)(f"{error} {self._progress(done, len(pairs))}") from None
             return [known[pair] for pair in pairs]
 
     def _rate(self, missing: Sequence[Item], known: Known) -> None:
