@@ -27,7 +27,7 @@ from plop_lora.exports import SERVERS, TARGETS, lint
 from plop_lora.exports.registry import prepare
 from plop_lora.exports.target import Target
 from plop_lora.gating.check import Check as GateCheck
-from plop_lora.gating.checks import CHECKS
+from plop_lora.gating.checks import CHECKS, GROUPS
 from plop_lora.indicators import INDICATORS, OfModels
 from plop_lora.indicators.registry import find_indicator
 from plop_lora.indicators.signal import Signal
@@ -264,7 +264,9 @@ INDICATOR_CHECKS = (
 
 
 def _has_a_line_in_the_recipe(name: str, row: GateCheck) -> bool:
-    return row.name in GateSettings.model_fields and row.name in GateSettings().checks
+    sections = (row.name, *(name for name, members in GROUPS.items() if row.name in members))
+    wanted = GateSettings.model_validate({}).checks
+    return any(name in GateSettings.model_fields and name in wanted for name in sections)
 
 
 GATE_CHECKS = (

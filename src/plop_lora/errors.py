@@ -26,7 +26,8 @@ from collections.abc import Iterable
 from types import ModuleType
 
 EXTRAS: dict[str, str] = {
-    "gguf": "gguf", "lm_eval": "eval", "optuna": "tune", "ray": "ray", "trl": "train",
+    "gguf": "gguf", "lm_eval": "eval", "openai": "judge", "optuna": "tune", "ray": "ray",
+    "trl": "train",
 }  # fmt: skip
 """Import name of an optional dependency → the extra of plop-lora that installs it."""
 

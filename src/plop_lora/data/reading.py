@@ -179,7 +179,12 @@ def _parsed(file: DataFile, text: str, line: int | None = None) -> object:
         raise DataError(f"{where} is not JSON: {error}.") from error
 
 
-def _read_jsonl(file: DataFile) -> Iterator[Row]:
+def numbered_objects(file: DataFile) -> Iterator[tuple[int, Row]]:
+    """Yield the objects of a JSON Lines file, each with the number of its line.
+
+    Raises:
+        DataError: The file cannot be read, or a line is no object.
+    """
     for number, line in file.lines():
         if not line.strip():
             continue
@@ -189,7 +194,11 @@ def _read_jsonl(file: DataFile) -> Iterator[Row]:
                 f"{file}, line {number}, is not an object with named fields, such as "
                 '{"text": "…"}.'
             )
-        yield row
+        yield number, row
+
+
+def _read_jsonl(file: DataFile) -> Iterator[Row]:
+    return (row for _, row in numbered_objects(file))
 
 
 def _read_json(file: DataFile) -> Iterator[Row]:

@@ -126,8 +126,14 @@ _HOT = (
     "come from its optimisation"
 )
 _EARLIER = "try an earlier checkpoint"
-_ANSWERS = "arXiv 2606.03648, by which judgements of incoherent answers mean nothing"
-_SAFETY = "arXiv 2506.17209, by which finetuning on harmless rows can lower safety"
+_ANSWERS = (
+    "arXiv 2606.03648, by which judgements of incoherent answers mean nothing, "
+    "https://arxiv.org/abs/2606.03648"
+)
+_SAFETY = (
+    "arXiv 2506.17209, by which finetuning on harmless rows can lower safety, "
+    "https://arxiv.org/abs/2506.17209"
+)
 
 
 # --------------------------------------------------------------------------- the registry
@@ -211,7 +217,7 @@ CHECKS: dict[str, Check] = {
             name="over-refusals",
             suite=PROMPTS,
             description="the share of harmless prompts that are refused",
-            source="XSTest, arXiv 2308.01263",
+            source="XSTest, arXiv 2308.01263, https://arxiv.org/abs/2308.01263",
             needs="harmless prompts; the bundled ones are the default",
             rule=_answer_rule("not higher", REFUSED, higher_is_better=False),
             decide=decide_difference,

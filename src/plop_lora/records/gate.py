@@ -22,6 +22,8 @@ class CheckVerdict(StrEnum):
 
 PASS, FAIL, NOT_ENOUGH_DATA = CheckVerdict
 
+_Unless = Field(exclude_if=lambda value: not value)
+"""Of fields that older files lack, which keep their identity so."""
 _EXIT_CODES = {PASS: 0, FAIL: 3, NOT_ENOUGH_DATA: 4}
 
 
@@ -69,9 +71,9 @@ class CheckResult:
     items_needed: int | None = None
     warning: str = ""
     advice: tuple[str, ...] = ()
-    binary: bool = False
-    undecided: int = 0
-    reason: str = ""
+    binary: Annotated[bool, _Unless] = False
+    undecided: Annotated[int, _Unless] = 0
+    reason: Annotated[str, _Unless] = ""
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -96,8 +98,8 @@ class GateVerdict(Record):
     evidence: str | None
     plop_version: str
     notes: tuple[str, ...] = ()
-    reference: str | None = None
-    reference_digest: str | None = None
+    reference: Annotated[str | None, _Unless] = None
+    reference_digest: Annotated[str | None, _Unless] = None
 
     @property
     def verdict(self) -> CheckVerdict:

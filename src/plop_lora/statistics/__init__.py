@@ -14,6 +14,12 @@ from plop_lora.statistics.estimates import (
     type_estimate,
     unpaired_difference,
 )
+from plop_lora.statistics.misclassification import (
+    Bounds,
+    CorrectedDifference,
+    JudgeAccuracy,
+    paired_share_difference,
+)
 from plop_lora.statistics.moderated import (
     ArmVariances,
     SeedVariance,
@@ -34,10 +40,13 @@ __all__ = [
     "CONFIDENCE",
     "POWER",
     "ArmVariances",
+    "Bounds",
     "Components",
+    "CorrectedDifference",
     "Difference",
     "Estimate",
     "Interval",
+    "JudgeAccuracy",
     "SeedVariance",
     "SeedVariances",
     "arm_variances",
@@ -50,6 +59,7 @@ __all__ = [
     "nominal_levels",
     "paired_difference",
     "paired_interval",
+    "paired_share_difference",
     "ratio_estimate",
     "seed_variances",
     "sequential_margin",
