@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import placements
 import torch
 from builders import trial_data, trial_spec
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 
 from plop_lora.demo import DATA, MODEL
-from plop_lora.evaluation.judged import Prepared
+from plop_lora.evaluation.judged import Prepared, Row
+from plop_lora.evaluation.losses import judgeable, labelled
 from plop_lora.models.loading import load_model, load_tokenizer
 from plop_lora.records import EvaluationSettings, TrainingSettings, TrialSpec
 from plop_lora.training.task import Session
@@ -53,6 +56,42 @@ def prepared(*targets: str, dtype: str = "float32", **settings: Any) -> Prepared
         r=4, target_modules=list(targets or ("q_proj",)), task_type="CAUSAL_LM", **settings
     )
     return Prepared(get_peft_model(model, config), load_tokenizer(str(MODEL)))
+
+
+def train_on(
+    ready: Prepared, rows: Sequence[Row], *, steps: int, rows_a_step: int, rate: float, length: int
+) -> None:
+    """Train the adapters on rows, in their order and again from the start."""
+    weights = [parameter for parameter in ready.model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=rate)
+    for step in range(steps):
+        places = range(step * rows_a_step, (step + 1) * rows_a_step)
+        group = [judgeable(rows[place % len(rows)], ready.tokenizer, length) for place in places]
+        inputs, labels = labelled(group, ready)
+        ready.model(**inputs, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def save_for_bundled(ready: Prepared, folder: Path) -> Path:
+    """Save the adapters as those of the bundled model, and return the folder."""
+    ready.model.peft_config["default"].base_model_name_or_path = str(MODEL)
+    ready.model.save_pretrained(folder)
+    return folder
+
+
+def copy_with_factors(
+    source: Path, folder: Path, change: Callable[[torch.Tensor], torch.Tensor]
+) -> Path:
+    """Copy an adapter with other factors B, and return the folder of the copy."""
+    shutil.copytree(source, folder)
+    path = folder / "adapter_model.safetensors"
+    tensors = {
+        name: change(tensor) if "lora_B" in name else tensor
+        for name, tensor in load_file(path).items()
+    }
+    save_file(tensors, path, metadata={"format": "pt"})
+    return folder
 
 
 def spec(task: str = "sft", *, seed: int = 3, rate: float = 5e-3, **settings: Any) -> TrialSpec:

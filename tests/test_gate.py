@@ -18,8 +18,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finetunes import MODEL, NEW, ROWS, prepared
-from safetensors.torch import load_file, save_file
+from finetunes import (
+    MODEL,
+    NEW,
+    ROWS,
+    copy_with_factors,
+    prepared,
+    save_for_bundled,
+    train_on,
+)
 from test_start import start
 from typer.testing import CliRunner
 
@@ -60,12 +67,9 @@ SMALL = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Rows, and adapters of the bundled model: `zeros`, `wild`, and one of another base."""
     here = tmp_path_factory.mktemp("gate")
-    ready = prepared("q_proj", "down_proj")
-    ready.model.peft_config["default"].base_model_name_or_path = str(MODEL)
-    ready.model.save_pretrained(here / "zeros")
+    zeros = save_for_bundled(prepared("q_proj", "down_proj"), here / "zeros")
     for name, scale in (("wild", 3.0), ("near", 0.01)):
-        shutil.copytree(here / "zeros", here / name)
-        _with_large_factors(here / name, scale)
+        copy_with_factors(zeros, here / name, _normal(scale))
     (here / "eval.jsonl").write_text(_lines(ROWS[:12]))
     known = [{"text": row["prompt"] + row["completion"]} for row in ROWS[100:112]]
     (here / "known.jsonl").write_text(_lines(known))
@@ -77,16 +81,11 @@ def _lines(rows: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def _with_large_factors(folder: Path, scale: float) -> None:
+def _normal(scale: float) -> Callable[[Any], Any]:
     import torch
 
-    path = folder / "adapter_model.safetensors"
     generator = torch.Generator().manual_seed(0)
-    tensors = load_file(path)
-    for name, tensor in tensors.items():
-        if "lora_B" in name:
-            tensors[name] = scale * torch.randn(tensor.shape, generator=generator)
-    save_file(tensors, path, metadata={"format": "pt"})
+    return lambda tensor: scale * torch.randn(tensor.shape, generator=generator)
 
 
 @pytest.fixture
@@ -474,22 +473,9 @@ def test_the_verb(folder: Path, recipe, measured, tmp_path: Path, monkeypatch) -
 @pytest.mark.slow
 def test_a_trained_adapter_that_forgets(folder: Path, tmp_path: Path) -> None:
     """It learns its task, and the gate still keeps it from shipping."""
-    import torch
-
-    from plop_lora.evaluation.losses import judgeable, labelled
-
     ready = prepared("q_proj", "v_proj", "up_proj", "down_proj")
-    ready.model.peft_config["default"].base_model_name_or_path = str(MODEL)
-    weights = [p for p in ready.model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=2e-2)
-    for step in range(40):
-        rows = NEW[step * 4 : step * 4 + 4]
-        group = [judgeable(row, ready.tokenizer, 128) for row in rows]
-        inputs, labels = labelled(group, ready)
-        ready.model(**inputs, labels=labels).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    ready.model.save_pretrained(tmp_path / "trained")
+    train_on(ready, NEW, steps=40, rows_a_step=4, rate=2e-2, length=128)
+    save_for_bundled(ready, tmp_path / "trained")
     (tmp_path / "eval.jsonl").write_text(_lines(NEW[180:]))
     recipe = GateRecipe.of(
         {"eval": str(tmp_path / "eval.jsonl"), **SMALL,

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from finetunes import MODEL, ROWS, prepared
-from safetensors.torch import load_file, save_file
+from finetunes import ROWS, copy_with_factors, prepared, save_for_bundled, train_on
 from typer.testing import CliRunner
 
 from plop_lora.cli import app
@@ -47,20 +45,10 @@ SMALL = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Rows, and two adapters of the bundled model: one of zeros, and one that breaks it."""
     here = tmp_path_factory.mktemp("safety")
-    ready = prepared("q_proj", "down_proj")
-    ready.model.peft_config["default"].base_model_name_or_path = str(MODEL)
-    ready.model.save_pretrained(here / "zeros")
-    shutil.copytree(here / "zeros", here / "wild")
-    _change(here / "wild", lambda tensor: 30 * (0 * tensor + 1))
+    zeros = save_for_bundled(prepared("q_proj", "down_proj"), here / "zeros")
+    copy_with_factors(zeros, here / "wild", lambda tensor: 30 * (0 * tensor + 1))
     (here / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[:12]))
     return here
-
-
-def _change(folder: Path, change: Callable[[Any], Any]) -> None:
-    path = folder / "adapter_model.safetensors"
-    tensors = load_file(path)
-    changed = {name: change(t) if "lora_B" in name else t for name, t in tensors.items()}
-    save_file(changed, path, metadata={"format": "pt"})
 
 
 @pytest.fixture
@@ -180,8 +168,7 @@ def test_another_adapter_takes_the_place_of_the_base(
     folder: Path, recipe: GateRecipe, tmp_path: Path
 ) -> None:
     """The base switched off would hide that both adapters are broken alike."""
-    shutil.copytree(folder / "wild", tmp_path / "same")
-    _change(tmp_path / "same", lambda tensor: tensor * (1 + 1e-7))
+    copy_with_factors(folder / "wild", tmp_path / "same", lambda tensor: tensor * (1 + 1e-7))
     against = GateRecipe.of(recipe, {"gate": {"against": str(folder / "wild")}})
     record = gate(tmp_path / "same", against)
     coherence = record.checks[0]
@@ -240,23 +227,11 @@ def test_the_plan_says_what_these_prompts_can_decide(folder: Path, recipe: GateR
 def test_an_adapter_that_refuses_everything_fails_over_refusals_alone(
     folder: Path, recipe: GateRecipe, tmp_path: Path
 ) -> None:
-    import torch
-
-    from plop_lora.evaluation.losses import judgeable, labelled
-
     ready = prepared("q_proj", "v_proj", "up_proj", "down_proj", "o_proj", "gate_proj")
-    ready.model.peft_config["default"].base_model_name_or_path = str(MODEL)
     asked = [prompt.prompt for prompt in gate_prompts("en")]
     rows = [{"prompt": f"{text}\n", "completion": REFUSAL} for text in asked]
-    weights = [p for p in ready.model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=1e-2)
-    for step in range(45):
-        group = [judgeable(rows[(8 * step + n) % len(rows)], ready.tokenizer, 96) for n in range(8)]
-        inputs, labels = labelled(group, ready)
-        ready.model(**inputs, labels=labels).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    ready.model.save_pretrained(tmp_path / "refuses")
+    train_on(ready, rows, steps=45, rows_a_step=8, rate=1e-2, length=96)
+    save_for_bundled(ready, tmp_path / "refuses")
     lines = [
         row
         for prompt in gate_prompts("en")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -115,29 +116,34 @@ def gate(
     wanted = GateRecipe.read(recipe, given)
     check(output, recipe, wanted.eval, measured, force=force)
     if checkpoints is not None:
-        _one_of("--checkpoints", ADAPTER=adapter, **{"--from": measured, "--plan": plan or None})
+        _refuse_beside_checkpoints({"ADAPTER": adapter, "--from": measured, "--plan": plan})
         walk = _walk(checkpoints, wanted, output, form)
         finish(walk, output, form)
         raise typer.Exit(walk.exit_code)
     if adapter is None:
         raise UsageError("Give the folder of an ADAPTER, or of a run with --checkpoints DIR.")
-    from plop_lora.gating import plan as plan_of
-
     if plan:
-        with waiting("reading the data", form):
-            found = plan_of(adapter, wanted)
-        finish(found, output, form)
+        _plan(adapter, wanted, output, form)
         return
     verdict = _decide(adapter, wanted, measured, output, form)
     _finish(verdict, output, form)
     raise typer.Exit(verdict.exit_code)
 
 
-def _one_of(option: str, **others: object) -> None:
-    """Refuse an option together with others that it takes the place of."""
+def _refuse_beside_checkpoints(others: Mapping[str, object]) -> None:
     for other, value in others.items():
-        if value is not None:
-            raise UsageError(f"{option} and {other} exclude each other. Leave one of them out.")
+        if value:
+            raise UsageError(
+                f"--checkpoints and {other} exclude each other. Leave one of them out."
+            )
+
+
+def _plan(adapter: Path, recipe: GateRecipe, output: Path | None, form: Format) -> None:
+    from plop_lora.gating import plan
+
+    with waiting("reading the data", form):
+        found = plan(adapter, recipe)
+    finish(found, output, form)
 
 
 def _walk(folder: Path, recipe: GateRecipe, output: Path | None, form: Format) -> GateWalk:
@@ -146,9 +152,7 @@ def _walk(folder: Path, recipe: GateRecipe, output: Path | None, form: Format) -
     from plop_lora.reports.measuring import measuring
 
     def evidence(checkpoint: Path) -> Path:
-        name = folder.resolve().name if output is None or output == STDOUT else output.stem
-        where = Path() if output is None or output == STDOUT else output.parent
-        return where / f"{name}.{checkpoint.name}.evidence.jsonl"
+        return _evidence_path(folder, output, f".{checkpoint.name}.evidence.jsonl")
 
     try:
         with measuring(wanted=form is not Format.quiet) as watch:
@@ -191,11 +195,11 @@ def _decide(
         raise typer.Exit(130) from None
 
 
-def _evidence_path(adapter: Path, output: Path | None) -> Path:
-    """Return the path of the evidence: beside the output, else named after the adapter, here."""
+def _evidence_path(folder: Path, output: Path | None, suffix: str = ".evidence.jsonl") -> Path:
+    """Return the path of the evidence: beside the output, else named after the folder, here."""
     if output is not None and output != STDOUT:
-        return output.with_suffix(".evidence.jsonl")
-    return Path(f"{adapter.resolve().name}.evidence.jsonl")
+        return output.with_suffix(suffix)
+    return Path(f"{folder.resolve().name}{suffix}")
 
 
 def _finish(verdict: GateVerdict, output: Path | None, form: Format) -> None:

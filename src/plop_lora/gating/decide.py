@@ -16,7 +16,7 @@ from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 from plop_lora.errors import RecordError
 from plop_lora.gating.check import Check, Rule, Values
@@ -32,7 +32,7 @@ from plop_lora.records.gate import (
     CheckVerdict,
     Measured,
 )
-from plop_lora.statistics import POWER, Interval
+from plop_lora.statistics import POWER, Interval, exact_interval
 
 LEVEL = 0.95
 """Level of the one-sided bounds that decide."""
@@ -321,9 +321,7 @@ def _items_needed(interval: Interval, items: Items, limit: float, floor: float) 
 
 def _measured(values_I: Floats, items: Items, *, binary: bool) -> Measured:
     if binary:
-        count = len(values_I)
-        exact = stats.binomtest(round(float(values_I.sum())), count).proportion_ci()
-        return Measured(float(values_I.mean()), float(exact.low), float(exact.high))
+        return Measured(*exact_interval(float(values_I.mean()), len(values_I)))
     found = mean_interval(values_I, items.groups)
     if found is None:
         return Measured(float(values_I.mean()), None, None)

@@ -28,10 +28,11 @@ from plop_lora.training.task import Task
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Asked:
-    """One check of a gate with its rule."""
+    """One check of a gate with its rule and the items of its suite that it reads."""
 
     check: Check
     rule: Rule
+    items: Items
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,10 +50,6 @@ class _Gate:
     @property
     def hashes(self) -> dict[str, Sequence[str]]:
         return {suite: items.hashes for suite, items in self.items.items()}
-
-    def items_of(self, check: Check) -> Items:
-        """Return the items of a suite that a check reads."""
-        return self.items[check.suite].where(check.reads)
 
 
 def gate(
@@ -123,9 +120,7 @@ def plan(
         level=LEVEL,
         power=POWER,
         reference=None if made.reference is None else str(made.reference.folder),
-        checks=tuple(
-            one.check.plan(one.check, one.rule, made.items_of(one.check)) for one in made.asked
-        ),
+        checks=tuple(one.check.plan(one.check, one.rule, one.items) for one in made.asked),
     )
 
 
@@ -139,16 +134,20 @@ def _ignore(suite: str, done: int, all_items: int) -> None:
 def _prepare(adapter: str | Path, recipe: GateRecipe) -> _Gate:
     task = gated_task(recipe.task)
     checks = find_checks(recipe.gate.checks)
-    asked = tuple(_Asked(check, check.rule(recipe, task)) for check in checks)
+    rules = [check.rule(recipe, task) for check in checks]
     judged = read_judged(Path(adapter), recipe.gate.base)
     reference = _read_reference(recipe, judged)
     wanted = dict.fromkeys(check.suite for check in checks)
     items = {name: SUITES[name].items(recipe, task) for name in wanted}
+    asked = tuple(
+        _Asked(check, rule, items[check.suite].where(check.reads))
+        for check, rule in zip(checks, rules, strict=True)
+    )
     for one in asked:
-        if not items[one.check.suite].where(one.check.reads).rows:
+        if not one.items.rows:
             raise DataError(
-                f"{items[one.check.suite].source} has no items for the check {one.check.name}, "
-                f"which needs {one.check.needs}. Add some, or leave the check out with --checks."
+                f"{one.items.source} has no items for the check {one.check.name}, which needs "
+                f"{one.check.needs}. Add some, or leave the check out with --checks."
             )
     measurement = _measurement(recipe, task, judged, reference, items)
     return _Gate(recipe, task, judged, reference, asked, items, measurement)
@@ -235,16 +234,16 @@ def _verdict(made: _Gate, known: Evidence, evidence: str | None) -> GateVerdict:
     results: dict[str, CheckResult] = {}
     for one in made.asked:
         name = one.check.suite
-        lines = known.of(name, len(made.items[name].rows))
+        rows = made.items[name].rows
+        lines = known.of(name, len(rows))
         if lines is None:
             raise RecordError(
-                f"The evidence {evidence} has {known.count(name)} of {len(made.items[name].rows)} "
-                f"items of the suite {name}. Run plop gate without --from and with the same -o to "
-                "measure the rest."
+                f"The evidence {evidence} has {known.count(name)} of {len(rows)} items of the "
+                f"suite {name}. Run plop gate without --from and with the same -o to measure the "
+                "rest."
             )
-        read = [line for line, row in zip(lines, made.items[name].rows, strict=True)
-                if one.check.reads(row)]  # fmt: skip
-        result = decide(one.check, one.rule, made.items_of(one.check), read)
+        read = [line for line, row in zip(lines, rows, strict=True) if one.check.reads(row)]
+        result = decide(one.check, one.rule, one.items, read)
         before = results.get(one.check.after or "")
         results[one.check.name] = result if before is None else after(before, result)
     return GateVerdict(

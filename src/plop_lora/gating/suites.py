@@ -108,13 +108,14 @@ def _prompt_readings(
 ) -> list[Reading]:
     from plop_lora.evaluation.generation import generate
 
+    asked = [_asked(prepared, row) for row in rows]
     answers = generate(
         prepared,
-        [_asked(prepared, row) for row in rows],
+        asked,
         batch_size=batch_size,
         max_new_tokens=recipe.gate.safety.max_new_tokens,
     )
-    nonsense = _are_nonsense(prepared, rows, [answer.text for answer in answers], batch_size)
+    nonsense = _are_nonsense(prepared, asked, [answer.text for answer in answers], batch_size)
     return [
         Reading(
             answer_values(row["prompt"], answer.text, ended=answer.ended, nonsense=improbable),
@@ -125,7 +126,7 @@ def _prompt_readings(
 
 
 def _are_nonsense(
-    prepared: Prepared, rows: Sequence[Row], answers: Sequence[str], batch_size: int
+    prepared: Prepared, prompts: Sequence[object], answers: Sequence[str], batch_size: int
 ) -> list[bool]:
     """Say of each answer whether the base finds it less likely than tokens drawn at random.
 
@@ -134,19 +135,16 @@ def _are_nonsense(
     """
     from plop_lora.evaluation.losses import row_losses
 
-    written = [
-        {"prompt": asked, "completion": _said(asked, answer)}
-        for asked, answer in zip((_asked(prepared, row) for row in rows), answers, strict=True)
-        if answer.strip()
+    written = [place for place, answer in enumerate(answers) if answer.strip()]
+    rows = [
+        {"prompt": prompts[place], "completion": _said(prompts[place], answers[place])}
+        for place in written
     ]
     with adapters_off(prepared.model):
-        losses = iter(
-            row_losses(prepared, written, max_length=_WHOLE, batch_size=batch_size)
-            if written
-            else ()
-        )
+        losses = row_losses(prepared, rows, max_length=_WHOLE, batch_size=batch_size)
     limit = math.log(prepared.model.get_input_embeddings().num_embeddings)
-    return [next(losses) > limit if answer.strip() else False for answer in answers]
+    improbable = {place for place, loss in zip(written, losses, strict=True) if loss > limit}
+    return [place in improbable for place in range(len(answers))]
 
 
 _WHOLE = 1 << 20

@@ -18,11 +18,9 @@ def forgetting_sentence(record: Verification) -> str:
     found = None if rival is None else rival.forgetting
     if rival is None or found is None or found.difference is None:
         return ""
-    text = forgetting_words(
-        record.shortlist, rival.arm, found.difference, found.difference_low, found.difference_high
-    )
-    rates = [arm.learning_rate for arm in record.arms if arm.arm in (record.shortlist, rival.arm)]
-    if len({*rates}) == 1 or text.startswith("No difference"):
+    low, high = found.difference_low, found.difference_high
+    text = forgetting_words(record.shortlist, rival.arm, found.difference, low, high)
+    if not _is_shown(low, high) or rival.learning_rate == _rate_of_shortlist(record):
         return text
     return f"{text} Their learning rates differ, which moves forgetting as well."
 
@@ -44,7 +42,7 @@ def forgetting_words(
     >>> forgetting_words("plop", "mlp", 0.01, -0.01, 0.03)
     'No difference in forgetting between plop and mlp was shown.'
     """
-    if low is None or high is None or low <= 0 <= high:
+    if low is None or high is None or not _is_shown(low, high):
         return f"No difference in forgetting between {first} and {second} was shown."
     less = "less" if difference > 0 else "more"
     ends = sorted((abs(low), abs(high)))
@@ -52,6 +50,15 @@ def forgetting_words(
         f"On general text {first} forgets {abs(difference):.2g} nats a token {less} than {second} "
         f"(95 % interval {ends[0]:.2g} to {ends[1]:.2g})."
     )
+
+
+def _is_shown(low: float | None, high: float | None) -> bool:
+    """Whether an interval excludes 0."""
+    return low is not None and high is not None and not low <= 0 <= high
+
+
+def _rate_of_shortlist(record: Verification) -> float | None:
+    return next((a.learning_rate for a in record.arms if a.arm == record.shortlist), None)
 
 
 def deciding_rival(record: Verification) -> ArmResult | None:
@@ -96,18 +103,18 @@ def _lines(record: Verification) -> tuple[str, ...]:
 
 def _at_other_rates(record: Verification) -> str:
     """Say which arms forget by another learning rate too, empty if there are none."""
-    first = next((arm for arm in record.arms if arm.arm == record.shortlist), None)
-    if first is None or first.learning_rate is None:
+    rate = _rate_of_shortlist(record)
+    if rate is None:
         return ""
     others = [
         f"{arm.arm} ({arm.learning_rate:g})"
         for arm in record.arms
-        if arm.forgetting is not None and arm.learning_rate not in (None, first.learning_rate)
+        if arm.forgetting is not None and arm.learning_rate not in (None, rate)
     ]
     if not others:
         return ""
     return (
-        f"Trained at another rate than {record.shortlist} ({first.learning_rate:g}): "
+        f"Trained at another rate than {record.shortlist} ({rate:g}): "
         f"{', '.join(others)}. A larger rate forgets more wherever the adapters are, so these "
         "differences are not those of the placement alone."
     )

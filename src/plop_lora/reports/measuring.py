@@ -6,8 +6,12 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from plop_lora.reports.costs import duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 EVERY_SECONDS = 30.0
 """Seconds between two lines of a log."""
@@ -35,13 +39,13 @@ def measuring(*, wanted: bool, clock: Callable[[], float] = time.monotonic) -> I
 
 
 @contextlib.contextmanager
-def _bars(console: object) -> Iterator[Watch]:
+def _bars(console: Console) -> Iterator[Watch]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TaskID as Bar
     from rich.progress import TimeRemainingColumn as Remaining
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
-    with Progress(*columns, console=console, transient=True) as progress:  # type: ignore[arg-type]
+    with Progress(*columns, console=console, transient=True) as progress:
         bars: dict[str, Bar] = {}
 
         def watch(suite: str, done: int, count: int) -> None:

@@ -18,6 +18,7 @@ from plop_lora.statistics.misclassification import (
     Bounds,
     CorrectedDifference,
     JudgeAccuracy,
+    exact_interval,
     paired_share_difference,
 )
 from plop_lora.statistics.moderated import (
@@ -52,6 +53,7 @@ __all__ = [
     "arm_variances",
     "at_most",
     "components",
+    "exact_interval",
     "holm",
     "indicator_estimate",
     "kendall_tau",
