@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import importlib.util
 import json
 import math
@@ -23,6 +24,7 @@ import os
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import gguf_tokenizer
@@ -118,15 +120,24 @@ def seal(network: Network, folder: Path) -> None:
     (folder / ORIGIN).write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
 
 
-def place(network: Network, finished: Path, folder: Path, replace: bool) -> None:
+def place(network: Network, finished: Path, folder: Path, older: int | None) -> None:
     """Give a finished folder its name, in place of an older one or where there is none.
 
-    Where another run has put a complete folder there in the meantime, that one stays.
+    Where another run has put a complete folder there in the meantime, that one stays. Runs take
+    turns here, so that a folder which has its name keeps it: no run finds it between two renames.
+
+    Args:
+        network: Network of the folder.
+        finished: Finished folder.
+        folder: Path that it receives.
+        older: Inode of the folder that is to be replaced, None if there was none.
     """
-    with tempfile.TemporaryDirectory(prefix=".old.", dir=folder.parent) as old:
-        if replace:
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(folder, Path(old) / folder.name)
+    with (
+        turn_in(folder.parent),
+        tempfile.TemporaryDirectory(prefix=".old.", dir=folder.parent) as old,
+    ):
+        if older is not None and inode(folder) == older:
+            os.rename(folder, Path(old) / folder.name)
         try:
             os.rename(finished, folder)
         except OSError:
@@ -134,10 +145,27 @@ def place(network: Network, finished: Path, folder: Path, replace: bool) -> None
                 raise
 
 
+@contextlib.contextmanager
+def turn_in(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, which other runs wait for."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def inode(path: Path) -> int | None:
+    """Return the number by which the file system knows a file, None if there is none."""
+    return path.stat().st_ino if path.exists() else None
+
+
 def make(name: str, output: Path, *, carried: Path | None = None, force: bool = False) -> Path:
     """Make the folder of a network, where it is not there, and return it."""
     network, folder = NETWORKS[name], output / name
-    if folder.exists() and not force:
+    older = inode(folder)
+    if older is not None and not force:
         missing = missing_file(network, folder)
         if missing is not None:
             raise ModelsError(f"{folder} is not complete, it lacks {missing}: --force replaces it")
@@ -155,7 +183,7 @@ def make(name: str, output: Path, *, carried: Path | None = None, force: bool = 
         else:
             dequantise(source, finished)
         seal(network, finished)
-        place(network, finished, folder, replace=force)
+        place(network, finished, folder, older)
     return folder
 
 
