@@ -154,7 +154,7 @@ def widening_bounds(values: GroupedValues, *, binary: bool) -> tuple[float, floa
     of different pairs needs more than the gained and lost ones that `decide.gain_of` adds.
 
     Source: Berger, Technometrics 24 (1982), for the maximum over (g, h), which is an intersection
-    of claims; Holm, Scandinavian Journal of Statistics 6 (1979), section 4, for unequal weights.
+    of claims; Holm, Scandinavian Journal of Statistics 6 (1979), for unequal weights.
     """
     base_G, adapter_G = _means(values)
     groups = values.groups
