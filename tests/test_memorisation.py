@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from plop_lora.evaluation.memorisation import (
 )
 
 SHORT = {"prefix_tokens": 8, "suffix_tokens": 4}
+SIDES = ("base", "adapter")
 KNOWN = [row["prompt"] + row["completion"] for row in ROWS[:12]]
 ANSWERS = [Answered(row["prompt"], row["completion"]) for row in ROWS[:12]]
 
@@ -131,6 +134,22 @@ def test_rows_that_were_learnt_by_heart_are_completed() -> None:
     assert sum(found[6:]) == 0
     with made.model.disable_adapter():
         assert sum(completed_verbatim(made, texts, batch_size=4)) == 0
+
+
+def test_the_code_of_the_documentation_runs(ready: Prepared) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "how-to" / "fairness.md").read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    none = (0.0,) * 40
+    names: dict[str, Any] = {
+        "prepared": ready, "rows": ROWS[:6], "training_rows": ROWS[:4], "control_rows": ROWS[4:8],
+        "base": np.zeros(80), "adapter": np.zeros(80), "labels": ["a", "b"] * 40,
+        "clusters": [str(place) for place in range(80)],
+        **{f"{rows}_{side}": none for rows in ("training", "control") for side in SIDES},
+    }  # fmt: skip
+    for block in blocks:
+        exec(block, names)
+    assert len(blocks) == 4
+    assert len(names["bits"]) == 2
 
 
 # --------------------------------------------------------------------------- canaries

@@ -89,7 +89,8 @@ class GroupGain:
             the groups; the group fails below 0.05. None where the group has too few items.
         verdict: Verdict on the group.
         items_needed: Number of items that would decide with a power of 0.8 if the gain is what it
-            appears to be; None if it is decided, or no number does.
+            appears to be; to fail takes more where there are many groups. None if the group is
+            decided, or no number does.
     """
 
     name: str
@@ -244,16 +245,21 @@ def _after_holm(groups: Sequence[GroupGain]) -> tuple[GroupGain, ...]:
 
 
 def harm_p(gains_I: Floats, clusters: Sequence[str], margin: float, *, binary: bool) -> float:
-    """Return the p of "the mean gain is not below -margin", the one that bounds of a gain invert.
+    """Return the p of "the mean gain is not below -margin".
 
-    It is below 0.05 exactly where the upper bound of `decide.gain_of` lies below -margin: the
-    larger one of that of Student's t and that of Hall's transformation.
+    It is never smaller than what the upper bound of `decide.gain_of` says, which is the larger one
+    of Student's t and Hall's transformation. With many groups the smallest p lies far in the tail,
+    where a sample that has missed the few large gains is taken for a loss. Hall's transformation is
+    therefore also read at a skewness that is larger by one standard error, sqrt(6 / count).
 
     Args:
         gains_I: Gain of every item; at least two clusters.
         clusters: Cluster of every item.
         margin: Largest loss that is allowed.
         binary: Whether the metric of an item is 0 or 1.
+
+    Source: Hall, Journal of the Royal Statistical Society B 54 (1992). The added skewness is ours:
+    without it one of 12 groups of 30 log-normal gains at the margin is called harmed in 10 %.
     """
     if binary:
         gains_I, clusters = _with_added_items(gains_I, clusters)
@@ -264,15 +270,18 @@ def harm_p(gains_I: Floats, clusters: Sequence[str], margin: float, *, binary: b
     t = (interval.value + margin) / interval.error
     _, index_I = np.unique(np.asarray(clusters), return_inverse=True)
     sums = np.bincount(index_I, gains_I - gains_I.mean())
-    count = len(sums)
     skew = float((sums**3).mean()) / float((sums**2).mean()) ** 1.5
+    skews = (skew, skew + math.sqrt(6 / len(sums)))
+    largest = max(t, *(_without_skew(t, one, len(sums)) for one in skews))
+    return float(special.stdtr(interval.item_freedom, largest))
+
+
+def _without_skew(t: float, skew: float, count: int) -> float:
+    """Return Hall's transformation of a t statistic."""
+    if abs(skew) < _NO_SKEW:
+        return t
     root = math.sqrt(count)
-    # The inverse of what the bounds solve for: t + (skew terms) of Hall's g_2.
-    hall = t
-    if abs(skew) >= _NO_SKEW:
-        cubed = (1 + t * skew / (3 * root)) ** 3
-        hall = root * ((cubed - 1) / skew + skew / (6 * count))
-    return float(special.stdtr(interval.item_freedom, max(t, hall)))
+    return root * (((1 + t * skew / (3 * root)) ** 3 - 1) / skew + skew / (6 * count))
 
 
 def _with_added_items(gains_I: Floats, clusters: Sequence[str]) -> tuple[Floats, Sequence[str]]:
