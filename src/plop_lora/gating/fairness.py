@@ -1,0 +1,353 @@
+"""Whether an adapter harms a group of items, or widens the gap between groups. No torch.
+
+There are two questions, and each direction of the answer needs its own care:
+
+- The check passes if *every* group is shown not to lose more than the margin. A claim about all
+  groups is wrong only if the claim about a harmed one is, so each group is tested at its own 95 %
+  and no correction is needed (an intersection-union test; Berger, Technometrics 24 (1982)).
+- The check fails if *some* group is shown to lose more. With many groups one of them looks harmed
+  by chance, so these claims are corrected by Holm's step-down (Scandinavian Journal of Statistics 6
+  (1979)): the chance that any group is wrongly called harmed is at most 5 %.
+
+How far the groups move apart is decided beside it, again with an error of 5 %; see `gap`. Where all
+is exactly at its limits, the check as a whole therefore fails in 10 % at most.
+
+Shape letters: I items, G groups.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from plop_lora.errors import DataError, MeasurementError, UsageError
+from plop_lora.gating.decide import (
+    LEAST,
+    LEVEL,
+    PSEUDO_ITEMS,
+    gain_of,
+    groups_needed,
+    mean_interval,
+    verdict_of,
+)
+from plop_lora.gating.gap import DRAWS, Gap, GroupedValues, gap_of
+from plop_lora.records.gate import FAIL, NOT_ENOUGH_DATA, PASS, CheckVerdict, worst
+from plop_lora.statistics import holm
+
+_NO_SKEW = 1e-9
+
+Floats = NDArray[np.float64]
+Labels = Sequence[str | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FairnessLimits:
+    """When the check passes.
+
+    Attributes:
+        margin: Largest loss of a group that is allowed, above 0.
+        gap_margin: Largest widening of the gap between groups that is allowed, above 0.
+        least: Smallest number of independent items on which a group is decided.
+    """
+
+    margin: float
+    gap_margin: float
+    least: int = LEAST
+
+    def __post_init__(self) -> None:
+        """Refuse limits under which nothing could pass.
+
+        Raises:
+            UsageError: A margin is not above 0, or `least` is below 2.
+        """
+        for name in ("margin", "gap_margin"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"{name} is {getattr(self, name):g}; it must be above 0.")
+        if self.least < 2:
+            raise UsageError(f"least is {self.least}; an error needs at least 2 items.")
+
+
+@dataclass(frozen=True, slots=True)
+class GroupGain:
+    """The mean gain of one group.
+
+    Attributes:
+        name: Name of the group.
+        items: Number of its items.
+        independent: Number of its independent items.
+        mean: Mean gain; a loss is negative.
+        low: Lower end of the two-sided 95 % interval; None for fewer than two independent items.
+        high: Its upper end.
+        bound_low: One-sided lower bound at 95 %, by which the group passes.
+        bound_high: One-sided upper bound at 95 %, without a correction for the other groups.
+        harm_p: The p of "the group does not lose more than the margin", by Holm's step-down over
+            the groups; the group fails below 0.05. None where the group has too few items.
+        verdict: Verdict on the group.
+        items_needed: Number of items that would decide with a power of 0.8 if the gain is what it
+            appears to be; to fail takes more where there are many groups. None if the group is
+            decided, or no number does.
+    """
+
+    name: str
+    items: int
+    independent: int
+    mean: float
+    low: float | None
+    high: float | None
+    bound_low: float | None
+    bound_high: float | None
+    harm_p: float | None
+    verdict: CheckVerdict
+    items_needed: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fairness:
+    """The outcome of the check.
+
+    Attributes:
+        groups: Gain of every group, by name.
+        gap: The gap between the groups with enough items; None where fewer than two have.
+        ungrouped: Number of items that belong to no group and count nowhere.
+        verdict: Fail if a group or the gap fails, pass if all of them pass.
+    """
+
+    groups: tuple[GroupGain, ...]
+    gap: Gap | None
+    ungrouped: int
+    verdict: CheckVerdict
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelledValues:
+    """The values of all items, turned so that more is better.
+
+    Attributes:
+        base_I: Value of every item for the base.
+        adapter_I: Value of every item for the adapter.
+        labels: Group of every item; None for no group.
+        clusters: Cluster of every item; items of one cluster share a question and are not
+            independent.
+        binary: Whether the value of an item is 0 or 1.
+    """
+
+    base_I: Floats
+    adapter_I: Floats
+    labels: Labels
+    clusters: Sequence[str]
+    binary: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            MeasurementError: A value is not finite.
+            ValueError: There are not as many labels, clusters and values.
+        """
+        counts = {len(self.base_I), len(self.adapter_I), len(self.labels), len(self.clusters)}
+        if len(counts) > 1:
+            raise ValueError(f"Values, labels and clusters differ in number: {sorted(counts)}.")
+        if not (np.isfinite(self.base_I).all() and np.isfinite(self.adapter_I).all()):
+            raise MeasurementError("The value of an item is not finite, so no group has a mean.")
+
+    def of(self, group: str) -> tuple[Floats, list[str]]:
+        """Return the gains and the clusters of the items of a group."""
+        kept = [place for place, label in enumerate(self.labels) if label == group]
+        gains_I: Floats = self.adapter_I[kept] - self.base_I[kept]
+        return gains_I, [self.clusters[place] for place in kept]
+
+
+def decide_fairness(
+    values: LabelledValues, limits: FairnessLimits, *, seed: int = 0, draws: int = DRAWS
+) -> Fairness:
+    """Decide whether an adapter harms a group, or widens the gap between groups.
+
+    Args:
+        values: Values of all items with their groups.
+        limits: When the check passes.
+        seed: Seed of the permutations behind the gap's null distribution.
+        draws: Number of these permutations.
+
+    Raises:
+        DataError: The items belong to fewer than two groups.
+    """
+    groups = decide_groups(values, limits)
+    enough = [group.name for group in groups if group.independent >= limits.least]
+    gap = None
+    if len(enough) > 1:
+        grouped = _grouped(values, enough)
+        gap = gap_of(grouped, limits.gap_margin, binary=values.binary, seed=seed, draws=draws)
+    verdicts = [*(group.verdict for group in groups), gap.verdict if gap else NOT_ENOUGH_DATA]
+    return Fairness(groups, gap, sum(label is None for label in values.labels), worst(verdicts))
+
+
+def decide_groups(values: LabelledValues, limits: FairnessLimits) -> tuple[GroupGain, ...]:
+    """Decide for every group whether the adapter harms it, with the groups in order of name.
+
+    Raises:
+        DataError: The items belong to fewer than two groups.
+    """
+    names = sorted({label for label in values.labels if label is not None})
+    if len(names) < 2:
+        count = "no groups" if not names else f"only the group {names[0]!r}"
+        raise DataError(
+            f"The items have {count}, and fairness compares at least two groups. Name a column "
+            "whose values tell the groups."
+        )
+    return _after_holm([_group_gain(name, values, limits) for name in names])
+
+
+def _group_gain(name: str, values: LabelledValues, limits: FairnessLimits) -> GroupGain:
+    """Return the gain of a group; its p and its verdict of harm before Holm's step-down."""
+    gains_I, clusters = values.of(name)
+    independent = len(set(clusters))
+    gain = gain_of(gains_I, clusters, binary=values.binary)
+    if gain is None:
+        return GroupGain(
+            name, len(gains_I), independent, float(gains_I.mean()), None, None, None, None, None,
+            NOT_ENOUGH_DATA, None,
+        )  # fmt: skip
+    enough = independent >= limits.least
+    passes = enough and verdict_of(gain, independent, -limits.margin, 0.0) is PASS
+    return GroupGain(
+        name=name,
+        items=len(gains_I),
+        independent=independent,
+        mean=float(gains_I.mean()),
+        low=gain.interval.low,
+        high=gain.interval.high,
+        bound_low=gain.low,
+        bound_high=gain.high,
+        harm_p=harm_p(gains_I, clusters, limits.margin, binary=values.binary) if enough else None,
+        verdict=PASS if passes else NOT_ENOUGH_DATA,
+        items_needed=None if passes else _items_needed(gains_I, clusters, values.binary, limits),
+    )
+
+
+def _after_holm(groups: Sequence[GroupGain]) -> tuple[GroupGain, ...]:
+    """Return the groups with their adjusted p; those below 5 % fail."""
+    p_values = [group.harm_p for group in groups if group.harm_p is not None]
+    adjusted = iter(holm(p_values))
+    found = []
+    for group in groups:
+        if group.harm_p is not None:
+            p = next(adjusted)
+            group = replace(group, harm_p=p)
+            if p < 1 - LEVEL:
+                group = replace(group, verdict=FAIL, items_needed=None)
+        found.append(group)
+    return tuple(found)
+
+
+def harm_p(gains_I: Floats, clusters: Sequence[str], margin: float, *, binary: bool) -> float:
+    """Return the p of "the mean gain is not below -margin".
+
+    It is never smaller than what the upper bound of `decide.gain_of` says, which is the larger one
+    of Student's t and Hall's transformation. With many groups the smallest p lies far in the tail,
+    where a sample that has missed the few large gains is taken for a loss. Hall's transformation is
+    therefore also read at a skewness that is larger by one standard error, sqrt(6 / count).
+
+    Args:
+        gains_I: Gain of every item; at least two clusters.
+        clusters: Cluster of every item.
+        margin: Largest loss that is allowed.
+        binary: Whether the metric of an item is 0 or 1.
+
+    Source: Hall, Journal of the Royal Statistical Society B 54 (1992). The added skewness is ours:
+    without it one of 12 groups of 30 log-normal gains at the margin is called harmed in 10 %.
+    """
+    if binary:
+        gains_I, clusters = _with_added_items(gains_I, clusters)
+    interval = mean_interval(gains_I, clusters)
+    assert interval is not None
+    if not interval.error:
+        return 0.0 if interval.value < -margin else 1.0
+    t = (interval.value + margin) / interval.error
+    _, index_I = np.unique(np.asarray(clusters), return_inverse=True)
+    sums = np.bincount(index_I, gains_I - gains_I.mean())
+    skew = float((sums**3).mean()) / float((sums**2).mean()) ** 1.5
+    skews = (skew, skew + math.sqrt(6 / len(sums)))
+    largest = max(t, *(_without_skew(t, one, len(sums)) for one in skews))
+    return float(special.stdtr(interval.item_freedom, largest))
+
+
+def _without_skew(t: float, skew: float, count: int) -> float:
+    """Return Hall's transformation of a t statistic."""
+    if abs(skew) < _NO_SKEW:
+        return t
+    root = math.sqrt(count)
+    return root * (((1 + t * skew / (3 * root)) ** 3 - 1) / skew + skew / (6 * count))
+
+
+def _with_added_items(gains_I: Floats, clusters: Sequence[str]) -> tuple[Floats, Sequence[str]]:
+    added = np.array([1.0, -1.0] * PSEUDO_ITEMS)
+    names = (f"added {place}" for place in range(len(added)))
+    return np.concatenate([gains_I, added]), [*clusters, *names]
+
+
+def _items_needed(
+    gains_I: Floats, clusters: Sequence[str], binary: bool, limits: FairnessLimits
+) -> int | None:
+    items, independent = len(gains_I), len(set(clusters))
+    if binary:
+        gains_I, clusters = _with_added_items(gains_I, clusters)
+    interval = mean_interval(gains_I, clusters)
+    assert interval is not None
+    spread = interval.error * math.sqrt(len(set(clusters)))
+    needed = groups_needed(spread, abs(interval.value + limits.margin))
+    if needed is None:
+        return None
+    needed = max(needed, limits.least, independent + 1)  # these were too few
+    return math.ceil(needed * items / independent)
+
+
+def _grouped(values: LabelledValues, names: Sequence[str]) -> GroupedValues:
+    """Return the values of the items of some groups, with indices for names."""
+    index = {name: place for place, name in enumerate(names)}
+    kept = [place for place, label in enumerate(values.labels) if label in index]
+    _, cluster_I = np.unique([values.clusters[place] for place in kept], return_inverse=True)
+    group_I = np.array([index[str(values.labels[place])] for place in kept], dtype=np.intp)
+    return GroupedValues(values.base_I[kept], values.adapter_I[kept], group_I, cluster_I)
+
+
+def crossed(
+    labels: Mapping[str, Labels], wanted: Sequence[tuple[str, ...]]
+) -> dict[str, list[str | None]]:
+    """Return the groups at the intersections of several labellings.
+
+    Args:
+        labels: Label of every item, by the name of the labelling.
+        wanted: Names of the labellings to cross, one tuple for each intersection.
+
+    Returns:
+        For each tuple, under its names joined by " & ", the group of every item; None for an item
+        that has no label in one of the labellings.
+
+    Raises:
+        UsageError: A labelling that does not exist is to be crossed.
+
+    >>> crossed({"sex": ["f", "m"], "region": ["north", None]}, [("sex", "region")])
+    {'sex & region': ['sex=f & region=north', None]}
+    """
+    unknown = sorted({name for names in wanted for name in names} - labels.keys())
+    if unknown:
+        raise UsageError(
+            f"There are no labels {unknown[0]!r} to cross; there are {', '.join(sorted(labels))}."
+        )
+    return {
+        " & ".join(names): [
+            _joined(names, own) for own in zip(*(labels[name] for name in names), strict=True)
+        ]
+        for names in wanted
+    }
+
+
+def _joined(names: Sequence[str], own: Labels) -> str | None:
+    if None in own:
+        return None
+    return " & ".join(f"{name}={label}" for name, label in zip(names, own, strict=True))
