@@ -70,7 +70,7 @@ def read_harness(path: Path) -> Log:
         path=str(path),
         digest=digest_of(path),
         task=clean(task),
-        model=clean(results.get("model_name") or path.resolve().parent.name),
+        model=clean(results["model_name"]) if results.get("model_name") else None,
         model_arguments=_identifying(arguments),
         date=named["date"],
         samples=samples,

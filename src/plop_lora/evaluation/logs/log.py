@@ -53,9 +53,10 @@ class Log:
     Attributes:
         format: Name of the suite, `lm-eval` or `inspect`.
         path: Path of the file.
-        digest: Hash of the bytes of the file.
+        digest: Hash of the bytes of the file. Samples of lm-eval do not name the model, so that
+            runs with equal answers have equal files.
         task: Name of the task.
-        model: Name of the model as the suite logged it.
+        model: Name of the model as the suite logged it; None where the log does not tell it.
         model_arguments: Arguments of the model that say which weights answered.
         date: Date of the run as the suite logged it.
         samples: Samples in the order of the file.
@@ -71,7 +72,7 @@ class Log:
     path: str
     digest: str
     task: str
-    model: str
+    model: str | None
     model_arguments: Mapping[str, object]
     date: str
     samples: tuple[Sample, ...]

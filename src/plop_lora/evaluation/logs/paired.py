@@ -91,14 +91,18 @@ def paired(
 def _check_runs(base: Log, adapter: Log, *, allow_limited: bool) -> None:
     """Refuse two logs that no comparison of a base with its adapter can come from."""
     both = f"{base.path} and {adapter.path}"
-    if base.digest == adapter.digest:
-        raise DataError(f"{both} are the same file. Give the log of the adapter beside the base's.")
+    one_model = _identity(base) == _identity(adapter)
+    if base.digest == adapter.digest and (one_model or None in (base.model, adapter.model)):
+        raise DataError(
+            f"{both} are the same file. Give one log of the base and one of the adapter, and leave "
+            "the results file of lm-eval beside each."
+        )
     if (base.format, base.task) != (adapter.format, adapter.task):
         raise DataError(
             f"{both} are of different tasks: {base.task!r} of {base.format} and "
             f"{adapter.task!r} of {adapter.format}. Give two logs of one task."
         )
-    if (base.model, base.model_arguments) == (adapter.model, adapter.model_arguments):
+    if one_model and base.model is not None:
         raise DataError(
             f"{both} are of one model, {base.model!r}. Run the suite once with the base and once "
             "with the adapter; a server has to name the two differently."
@@ -109,6 +113,10 @@ def _check_runs(base: Log, adapter: Log, *, allow_limited: bool) -> None:
                 f"{log.path} is of a part of its task ({log.limited}). Run the whole task, or give "
                 "allow_limited=True."
             )
+
+
+def _identity(log: Log) -> tuple[str | None, Mapping[str, object]]:
+    return log.model, log.model_arguments
 
 
 def _by_key(log: Log) -> Mapping[_Key, Sample]:
