@@ -309,6 +309,14 @@ def test_damaged_files(tmp_path: Path) -> None:
         read_log(tmp_path / "deep.json")
 
 
+@pytest.mark.parametrize("odd", [None, 3, "x", [], [1], True, {}])
+def test_results_of_another_form(tmp_path: Path, odd: object) -> None:
+    """What cannot be read of the results is unknown, and the samples stay readable."""
+    for key in ("config", "higher_is_better", "n-samples", "model_name"):
+        beside = results("sums", model="base", exact_match=True) | {key: odd}
+        assert len(read_log(harness_log(tmp_path, graded(1, 0), beside)).samples) == 2
+
+
 def test_a_member_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small archive cannot fill the memory."""
     monkeypatch.setattr(documents, "LARGEST_MEMBER", 1 << 20)

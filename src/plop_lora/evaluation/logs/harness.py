@@ -63,15 +63,13 @@ def read_harness(path: Path) -> Log:
     task = named["task"]
     samples, refused = _samples(path)
     results = _results(path, named["date"], task)
-    config = results.get("config") or {}
-    arguments = config.get("model_args")
     return Log(
         format=FORMAT,
         path=str(path),
         digest=digest_of(path),
         task=clean(task),
         model=clean(results["model_name"]) if results.get("model_name") else None,
-        model_arguments=_identifying(arguments),
+        model_arguments=_identifying(_section(results, "config").get("model_args")),
         date=named["date"],
         samples=samples,
         unusable=unusable_metrics(samples, refused),
