@@ -27,7 +27,7 @@ from types import ModuleType
 
 EXTRAS: dict[str, str] = {
     "gguf": "gguf", "lm_eval": "eval", "openai": "judge", "optuna": "tune", "ray": "ray",
-    "trl": "train",
+    "trl": "train", "zipfile_zstd": "inspect",
 }  # fmt: skip
 """Import name of an optional dependency → the extra of plop-lora that installs it."""
 
