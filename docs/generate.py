@@ -97,8 +97,7 @@ def recipe_page() -> str:
         ("verify", recipe.VerifyRecipe, shared),
         ("tune", recipe.TuneRecipe, shared),
         ("gate", recipe.GateSettings, set()),
-        ("gate.task", recipe.TaskLimits, set()),
-        ("gate.forgetting", recipe.ForgettingLimits, set()),
+        *((f"gate.{name}", section, set()) for name, section in gate_sections().items()),
         ("training", TrainingSettings, set()),
         ("evaluation", EvaluationSettings, set()),
         ("general", recipe.GeneralRecipe, set()),
@@ -111,6 +110,19 @@ def recipe_page() -> str:
         lines += [f"| `{key}` | {row[0]} | {row[1]} |" for key, row in keys.items()
                   if key not in known]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def gate_sections() -> dict[str, type]:
+    """Return the sections of the limits of checks by key."""
+    from plop_lora.recipe import limits
+
+    return {
+        "task": limits.TaskLimits, "forgetting": limits.ForgettingLimits,
+        "safety": limits.SafetyLimits, "safety.judge": limits.JudgeSettings,
+        "fairness": limits.FairnessLimits, "counterfactual": limits.CounterfactualLimits,
+        "memorisation": limits.MemorisationLimits, "harness": limits.HarnessLimits,
+        "logs": limits.LogPair, "own": limits.OwnCheck,
+    }  # fmt: skip
 
 
 def section_keys(section: type) -> dict[str, tuple[str, str]]:

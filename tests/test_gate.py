@@ -38,7 +38,7 @@ from plop_lora.gating.check import Values
 from plop_lora.gating.checks import CHECKS
 from plop_lora.gating.decide import (
     LEAST,
-    decide_difference,
+    difference_result,
     gain_of,
     groups_needed,
     mean_interval,
@@ -183,7 +183,7 @@ def _decided(gains: Any, rule_of: dict[str, Any], again: Any = ()) -> Any:
     items = Items.of([{"text": str(n)} for n in range(len(gains))], list(map(str, gains)), "rows")
     base = np.ones(len(gains))
     values = Values(tuple(base), tuple(base - gains), tuple(base + again) if len(again) else ())
-    return decide_difference(check, rule, items, values)
+    return difference_result(check, rule, items, values)
 
 
 def test_worse_but_not_significant_does_not_pass() -> None:
@@ -268,7 +268,7 @@ def test_answers_are_judged_by_a_metric(folder: Path, recipe: GateRecipe) -> Non
                 "gate": {"checks": ["task"]}}  # fmt: skip
     (check,) = gate(folder / "zeros", GateRecipe.of(recipe, settings)).checks
     assert check.higher_is_better
-    assert check.noise_floor is None
+    assert check.noise_floor == 0
     assert check.verdict is NOT_ENOUGH_DATA  # 12 answers prove no margin of 0.01
     assert check.items_needed > 300
 

@@ -8,22 +8,21 @@ import numpy as np
 import pytest
 
 from plop_lora.errors import DataError, MeasurementError, UsageError
+from plop_lora.gating.checks import CHECKS
+from plop_lora.gating.checks.grouping import GroupRule, labels_of
 from plop_lora.gating.decide import gain_of
-from plop_lora.gating.fairness import (
-    Fairness,
-    FairnessLimits,
-    LabelledValues,
-    crossed,
-    decide_fairness,
-    decide_groups,
-    harm_p,
-)
+from plop_lora.gating.evidence import Line
+from plop_lora.gating.fairness import GroupLimits, LabelledValues, decide_groups, harm_p
 from plop_lora.gating.gap import GroupedValues, gap_of, widening_bounds
-from plop_lora.records.gate import FAIL, NOT_ENOUGH_DATA, PASS
+from plop_lora.gating.items import Items
+from plop_lora.gating.suite import Reading
+from plop_lora.recipe import GateRecipe
+from plop_lora.records.gate import FAIL, NOT_ENOUGH_DATA, PASS, CheckResult
+from plop_lora.training.tasks import TASKS
 
 ERRS_AT_MOST = 0.05
 MARGIN = 0.1
-LIMITS = FairnessLimits(margin=MARGIN, gap_margin=MARGIN)
+LIMITS = GroupLimits(margin=MARGIN)
 KINDS = ("normal", "binary", "skewed")
 """Kinds of values; those of gains include ones with a long tail of gains instead of losses."""
 GAINS = (*KINDS, "skewed up")
@@ -62,11 +61,33 @@ def _grouped(base_GI: Any, adapter_GI: Any) -> GroupedValues:
     return GroupedValues(base_GI.ravel(), adapter_GI.ravel(), places // items, places)
 
 
-def _decided(gains_GI: Any, limits: FairnessLimits = LIMITS, **settings: Any) -> Fairness:
-    base_GI = np.full(gains_GI.shape, 0.5)
-    return decide_fairness(
-        _labelled(base_GI, base_GI + gains_GI, **settings), limits, draws=20, seed=1
-    )
+def _rule(labellings: Any = (("group",),), **settings: Any) -> GroupRule:
+    return GroupRule(**{
+        "mode": "worst group", "metric": "quality", "higher_is_better": True, "limit": -MARGIN,
+        "spread": 0.3, "labellings": labellings, "least": 10, **settings,
+    })  # fmt: skip
+
+
+def _checked(
+    check: str, gains_I: Any, rows: list[dict[str, Any]], base: float = 0.5, **settings: Any
+) -> CheckResult:
+    """Return what a check says of gains of rows, each of which is a question of its own."""
+    rule = _rule(**settings)
+    items = Items.of(rows, [str(row.get("asked", place)) for place, row in enumerate(rows)], "rows")
+    lines = [
+        Line("task", place, items.hashes[place], Reading({"quality": base}),
+             Reading({"quality": base + rule.sign * float(gain)}))
+        for place, gain in enumerate(gains_I)
+    ]  # fmt: skip
+    return CHECKS[check].decide(CHECKS[check], rule, items, lines)
+
+
+def _decided(gains_GI: Any, **settings: Any) -> tuple[CheckResult, CheckResult]:
+    """Return what both checks of groups say of gains by group."""
+    groups, items = gains_GI.shape
+    rows = [{"group": f"group {place // items}"} for place in range(groups * items)]
+    gains_I = gains_GI.ravel()
+    return _checked("groups", gains_I, rows, **settings), _checked("gap", gains_I, rows, **settings)
 
 
 # --------------------------------------------------------------------------- errors of groups
@@ -79,7 +100,6 @@ def _group_errors(kind: str, groups: int, items: int, draws: int) -> tuple[float
     the third is what it would be without a correction.
     """
     random = np.random.default_rng(groups * items)
-    limits = FairnessLimits(margin=MARGIN, gap_margin=9.0)
     one = np.array([-MARGIN, *[2 * MARGIN] * (groups - 1)])
     passed = failed = uncorrected = 0
     for _ in range(draws):
@@ -87,7 +107,7 @@ def _group_errors(kind: str, groups: int, items: int, draws: int) -> tuple[float
             gains_GI = _gains(random, kind, means, items)
             base_GI = np.zeros(gains_GI.shape)
             values = _labelled(base_GI, gains_GI, binary=kind == "binary")
-            found = decide_groups(values, limits)
+            found = decide_groups([values], LIMITS)
             if means is one:
                 passed += all(group.verdict is PASS for group in found)
             else:
@@ -135,19 +155,16 @@ def test_items_of_one_question_are_one_item() -> None:
     """Copies of a question made the bounds narrow and both verdicts too frequent."""
     random = np.random.default_rng(6)
     gains_GI = random.normal(0.0, 0.3, (2, 12))
-    once = _decided(gains_GI)
-    many = np.repeat(gains_GI, 10, axis=1)
-    clusters = [str(place // 10) for place in range(many.size)]
-    labels = [f"group {place // 120}" for place in range(many.size)]
-    base_I = np.full(many.size, 0.5)
-    copied = decide_fairness(
-        LabelledValues(base_I, base_I + many.ravel(), labels, clusters), LIMITS, draws=20, seed=1
-    )
-    for one, other in zip(once.groups, copied.groups, strict=True):
-        assert (one.independent, other.items, other.independent) == (12, 120, 12)
-        assert other.bound_low == pytest.approx(one.bound_low)
-        assert other.harm_p == pytest.approx(one.harm_p)
-    assert copied.gap.bound_high == pytest.approx(once.gap.bound_high)
+    rows = [
+        {"group": f"group {place // 120}", "asked": str(place // 10)} for place in range(10 * 24)
+    ]
+    for check, once in zip(("groups", "gap"), _decided(gains_GI), strict=True):
+        copied = _checked(check, np.repeat(gains_GI, 10, axis=1).ravel(), rows)
+        assert copied.bound_low == pytest.approx(once.bound_low)
+        assert copied.bound_high == pytest.approx(once.bound_high)
+        for one, other in zip(once.parts, copied.parts, strict=True):
+            assert other.items == 10 * one.items
+            assert other.p == pytest.approx(one.p)
 
 
 # --------------------------------------------------------------------------- verdicts
@@ -155,74 +172,94 @@ def test_items_of_one_question_are_one_item() -> None:
 
 def test_a_harmed_group_fails_the_check_however_good_the_others_are() -> None:
     """A mean over all items hid that one group paid for the rest."""
-    random = np.random.default_rng(0)
-    gains_GI = _gains(random, "normal", [0.3, 0.3, -0.4], 60)
-    found = _decided(gains_GI)
+    gains_GI = _gains(np.random.default_rng(0), "normal", [0.3, 0.3, -0.4], 60)
     assert gains_GI.mean() > 0
-    assert [group.verdict for group in found.groups] == [PASS, PASS, FAIL]
-    assert found.gap.verdict is FAIL
-    assert found.verdict is FAIL
-    assert found.groups[2].harm_p < 0.001
-    assert found.gap.p < 0.1
+    groups, gap = _decided(gains_GI)
+    assert [part.verdict for part in groups.parts] == [PASS, PASS, FAIL]
+    assert (groups.verdict, groups.part) == (FAIL, "group 2")
+    assert groups.parts[2].p < 0.001
+    assert groups.bound_high < groups.limit == -MARGIN
+    assert groups.difference.value == pytest.approx(gains_GI[2].mean())
+    assert groups.advice
+    assert (gap.verdict, gap.limit) == (FAIL, MARGIN)
+    assert gap.chance.p < 0.1
+
+
+def test_a_metric_that_is_better_when_lower_is_turned() -> None:
+    """The same rows, of which the loss is measured: the difference changes its sign, not more."""
+    gains_GI = _gains(np.random.default_rng(0), "normal", [0.3, -0.4], 60)
+    higher, wider = _decided(gains_GI)
+    lower, as_wide = _decided(gains_GI, higher_is_better=False)
+    assert (lower.verdict, lower.part) == (higher.verdict, higher.part)
+    assert (lower.limit, lower.bound_low) == (MARGIN, pytest.approx(-higher.bound_high))
+    for one, other in zip(higher.parts, lower.parts, strict=True):
+        assert other.difference.low == pytest.approx(-one.difference.high)
+        assert other.bound_high == pytest.approx(-one.bound_low)
+    assert as_wide.bound_high == pytest.approx(wider.bound_high)
 
 
 def test_without_a_change_all_pass() -> None:
-    found = _decided(np.zeros((3, 40)))
-    assert {group.verdict for group in found.groups} == {PASS}
-    assert (found.gap.widening, found.gap.verdict, found.verdict) == (0.0, PASS, PASS)
-    assert found.gap.p == 1.0
+    groups, gap = _decided(np.zeros((3, 40)))
+    assert {part.verdict for part in groups.parts} == {PASS}
+    assert (groups.verdict, groups.difference.value) == (PASS, 0.0)
+    assert (gap.difference.value, gap.verdict, gap.chance.p) == (0.0, PASS, 1.0)
 
 
 def test_worse_but_not_shown_is_not_enough_data() -> None:
     random = np.random.default_rng(1)
     gains_GI = random.normal([[0.2], [-0.05]], [[0.2], [0.5]], (2, 40))
-    found = _decided(gains_GI, FairnessLimits(margin=MARGIN, gap_margin=1.0))
-    assert [group.verdict for group in found.groups] == [PASS, NOT_ENOUGH_DATA]
-    assert found.gap.verdict is PASS
-    assert found.groups[1].items_needed > 40
-    assert found.groups[0].items_needed is None
-    assert found.verdict is NOT_ENOUGH_DATA
+    groups, _ = _decided(gains_GI)
+    assert [part.verdict for part in groups.parts] == [PASS, NOT_ENOUGH_DATA]
+    assert groups.parts[1].items_needed == groups.items_needed > 40
+    assert groups.parts[0].items_needed is None
+    assert groups.verdict is NOT_ENOUGH_DATA
+    assert not groups.reason
 
 
 def test_a_small_group_decides_nothing_and_says_how_many_would() -> None:
     """A group of four with a large loss is neither passed over nor called harmed."""
-    base_I = np.zeros(64)
     gains_I = np.random.default_rng(0).normal(0.0, 0.1, 64)
     gains_I[60:] -= 0.5
-    labels = ["a"] * 30 + ["b"] * 29 + [None] + ["few"] * 4
-    values = LabelledValues(base_I, gains_I, labels, [str(place) for place in range(64)])
-    found = decide_fairness(values, LIMITS, draws=20)
-    few = found.groups[2]
-    assert (few.name, few.items, few.verdict) == ("few", 4, NOT_ENOUGH_DATA)
+    rows = [{"group": name} for name in ["a"] * 30 + ["b"] * 29 + [""] + ["few"] * 4]
+    groups = _checked("groups", gains_I, rows)
+    few = groups.parts[2]
+    assert (few.name, few.items, few.verdict, few.p) == ("few", 4, NOT_ENOUGH_DATA, None)
     assert few.items_needed >= LIMITS.least
-    assert few.harm_p is None
-    assert found.ungrouped == 1
-    assert found.gap.widening < 0.2  # the group with few items is not in it
-    assert found.verdict is NOT_ENOUGH_DATA
-    alone = LabelledValues(
-        base_I[:32], gains_I[:32], [*labels[:30], "x", "y"], values.clusters[:32]
-    )
-    found = decide_fairness(alone, LIMITS, draws=20)
-    assert found.gap is None
-    assert found.verdict is NOT_ENOUGH_DATA
-    assert found.groups[1].low is None
+    assert groups.verdict is NOT_ENOUGH_DATA
+    assert groups.reason == "fewer than 10 independent items of few (4)"
+    assert groups.notes == ("1 items without group count in no group",)
+    gap = _checked("gap", gains_I, rows)
+    assert gap.difference.value < 0.2  # the group with few items is not in it
+    assert (gap.verdict, gap.reason) == (NOT_ENOUGH_DATA, groups.reason)
+    alone = _checked("gap", gains_I[:32], [*rows[:30], {"group": "x"}, {"group": "y"}])
+    assert (alone.verdict, alone.bound_high, alone.parts) == (NOT_ENOUGH_DATA, None, ())
 
 
 def test_a_few_unchanged_answers_are_no_proof() -> None:
     """Without a change there is no spread, and bounds without width proved anything."""
-    few = _decided(np.zeros((2, 12)), binary=True)
-    assert {group.verdict for group in few.groups} == {NOT_ENOUGH_DATA}
-    assert few.gap.verdict is NOT_ENOUGH_DATA
-    many = _decided(np.zeros((2, 120)), binary=True)
-    assert many.verdict is PASS
+    for result in _decided(np.zeros((2, 12)), base=1.0, binary=True):
+        assert result.verdict is NOT_ENOUGH_DATA
+    for result in _decided(np.zeros((2, 120)), base=1.0, binary=True):
+        assert result.verdict is PASS
 
 
-@pytest.mark.parametrize("name", ["margin", "gap_margin"])
-def test_limits_under_which_nothing_passes(name: str) -> None:
-    with pytest.raises(UsageError, match=name):
-        FairnessLimits(**{"margin": 0.1, "gap_margin": 0.1, name: 0.0})
-    with pytest.raises(UsageError, match="least is 1"):
-        FairnessLimits(margin=0.1, gap_margin=0.1, least=1)
+def test_a_fail_is_corrected_over_all_groups_of_all_columns() -> None:
+    """The same losses are less surprising where more groups could have shown them."""
+    random = np.random.default_rng(8)
+    gains_I = random.normal(-MARGIN, 0.3, 80)
+    rows = [
+        {"sex": "fm"[place % 2], "region": f"r{place % 4}", "age": f"a{place % 5}"}
+        for place in range(80)
+    ]
+    one = _checked("groups", gains_I, rows, labellings=(("sex",),))
+    many = _checked("groups", gains_I, rows, labellings=(("sex",), ("region",), ("age",)))
+    assert len(many.parts) == 2 + 4 + 5
+    assert {part.name for part in many.parts} >= {"sex=f", "region=r3", "age=a4"}
+    own = {part.name.rpartition("=")[2]: part.p for part in one.parts}
+    assert all(part.p >= own["f"] for part in many.parts if part.name == "sex=f")
+
+
+# --------------------------------------------------------------------------- what cannot be decided
 
 
 def test_values_that_cannot_be_compared() -> None:
@@ -231,21 +268,33 @@ def test_values_that_cannot_be_compared() -> None:
         LabelledValues(np.array([0.0, np.nan]), np.zeros(2), ["a", "b"], clusters)
     with pytest.raises(ValueError, match="differ in number"):
         LabelledValues(np.zeros(2), np.zeros(2), ["a"], clusters)
-    for labels, text in (([None, None], "no groups"), (["a", None], "only the group 'a'")):
-        values = LabelledValues(np.zeros(2), np.zeros(2), labels, clusters)
-        with pytest.raises(DataError, match=text):
-            decide_fairness(values, LIMITS)
+
+
+def test_rows_without_groups() -> None:
+    rows = [{"sex": "f", "region": "n"}, {"sex": "m", "region": None}, {"sex": "f", "region": ""}]
+    with pytest.raises(
+        DataError, match=r"has the column 'sec' .* Did you mean 'sex'"
+    ):
+        labels_of(rows, ("sec",), alone=True)
+    with pytest.raises(DataError, match="only the group 'n'"):
+        labels_of(rows, ("region",), alone=True)
+    assert labels_of(rows, ("sex",), alone=True) == ["f", "m", "f"]
 
 
 def test_intersections() -> None:
-    labels = {"sex": ["f", "m", "f"], "region": ["north", "south", None], "age": ["1", "2", "3"]}
-    found = crossed(labels, [("sex", "region"), ("age",)])
-    assert found == {
-        "sex & region": ["sex=f & region=north", "sex=m & region=south", None],
-        "age": ["age=1", "age=2", "age=3"],
-    }
-    with pytest.raises(UsageError, match="'town' to cross; there are age, region, sex"):
-        crossed(labels, [("sex", "town")])
+    rows = [{"sex": "f", "region": "n"}, {"sex": "m", "region": "s"}, {"sex": "f"}]
+    assert labels_of(rows, ("sex", "region"), alone=True) == [
+        "sex=f & region=n", "sex=m & region=s", None,
+    ]  # fmt: skip
+    recipe = GateRecipe.of({"eval": "e.jsonl"}, {"gate": {"fairness": {"columns": ["sex"]}}})
+    crossed = {"gate": {"fairness": {"columns": ["sex", "age"], "intersections": [["sex", "age"]]}}}
+    rule = CHECKS["groups"].rule(GateRecipe.of(recipe, crossed), TASKS["sft"])
+    assert rule.labellings == (("sex",), ("age",), ("sex", "age"))
+    unknown = {"gate": {"fairness": {"intersections": [["sex", "agee"]]}}}
+    with pytest.raises(UsageError, match="'agee', which is not among"):
+        CHECKS["groups"].rule(GateRecipe.of(recipe, unknown), TASKS["sft"])
+    with pytest.raises(UsageError, match="need columns whose values are groups"):
+        CHECKS["gap"].rule(GateRecipe.of({"eval": "e.jsonl"}, {}), TASKS["sft"])
 
 
 # --------------------------------------------------------------------------- the gap
@@ -335,14 +384,15 @@ def test_the_gap_that_counts_is_what_the_adapter_adds() -> None:
     base_GI = np.array([[0.9], [0.5], [0.7]]) + random.normal(0, 0.1, (3, 100))
     closed = base_GI + np.array([[0.0], [0.3], [0.1]]) + random.normal(0, 0.05, (3, 100))
     found = gap_of(_grouped(base_GI, closed), MARGIN, binary=False, draws=50)
-    assert found.base == pytest.approx(0.4, abs=0.05)
-    assert found.widening == pytest.approx(-0.3, abs=0.05)
-    assert found.bound_low < found.widening < found.bound_high < 0
+    assert found.base.value == pytest.approx(0.4, abs=0.05)
+    assert found.widening.value == pytest.approx(-0.3, abs=0.05)
+    assert found.bound_low < found.widening.value < found.bound_high < 0
+    assert found.base.low < 0.4 < found.base.high
     assert found.verdict is PASS
     opened = gap_of(_grouped(closed, base_GI), MARGIN, binary=False, draws=50)
     assert opened.verdict is FAIL
     assert opened.bound_low == pytest.approx(-found.bound_high)
-    assert opened.p == pytest.approx(1 / 51)
+    assert opened.chance.p == pytest.approx(1 / 51)
 
 
 def test_many_groups_seem_to_move_apart_by_chance() -> None:
@@ -355,13 +405,14 @@ def test_many_groups_seem_to_move_apart_by_chance() -> None:
             _grouped(base_GI, base_GI + random.normal(0, 0.2, (6, 20))), MARGIN,
             binary=False, draws=99,
         )  # fmt: skip
-        small += found.p <= ERRS_AT_MOST
-        quantiles.append(found.null_quantile)
+        small += found.chance.p <= ERRS_AT_MOST
+        quantiles.append(found.chance.exceeded)
     assert small / repeats <= ERRS_AT_MOST + _slack(repeats)
     assert min(quantiles) > 0.03
     fixed = _grouped(base_GI, base_GI[:, ::-1])
     first, again, other = (
-        gap_of(fixed, MARGIN, binary=False, seed=seed, draws=99).null_quantile for seed in (1, 1, 2)
+        gap_of(fixed, MARGIN, binary=False, seed=seed, draws=99).chance.exceeded
+        for seed in (1, 1, 2)
     )
     assert first == again != other
 
@@ -378,4 +429,4 @@ def test_groups_that_share_their_questions() -> None:
     assert narrow.verdict is PASS
     assert wide.verdict is NOT_ENOUGH_DATA
     assert wide.items_needed > 100
-    assert narrow.null_quantile < 0.05 < wide.null_quantile
+    assert narrow.chance.exceeded < 0.05 < wide.chance.exceeded

@@ -11,9 +11,8 @@ from plop_lora.gating.memorisation import (
     Completed,
     decide_memorisation,
     excess_bounds,
-    shared_error,
-    shared_rows,
 )
+from plop_lora.gating.suites.memorisation import distinct, shared_error, shared_rows
 from plop_lora.records.gate import FAIL, NOT_ENOUGH_DATA, PASS
 
 ERRS_AT_MOST = 0.05
@@ -124,8 +123,9 @@ def test_control_rows_that_were_trained_on() -> None:
     ]
     shared = shared_rows(training, control)
     assert shared == [0, 2, 3, 4, 5]
-    error = shared_error(control, shared)
+    error = shared_error(control, shared, "control.jsonl")
     assert isinstance(error, DataError)
-    assert "5 of 6 control rows" in str(error)
+    assert "control.jsonl: 5 of 6 control rows" in str(error)
     assert "row 1 ('question 3'), row 3" in str(error)
     assert "and 2 more" in str(error)
+    assert distinct([*control, control[0]]) == control[:-1]

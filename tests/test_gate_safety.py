@@ -17,11 +17,11 @@ from plop_lora.data.gate_sets import gate_prompts
 from plop_lora.errors import DataError, RecordError, UsageError
 from plop_lora.gating import gate, gate_checkpoints, plan
 from plop_lora.gating.checks import CHECKS, SAFETY, find_checks
-from plop_lora.gating.decide import after, decide
+from plop_lora.gating.decide import after
 from plop_lora.gating.evidence import Line
 from plop_lora.gating.items import Items
 from plop_lora.gating.suite import Reading
-from plop_lora.gating.suites import DEGENERATE, REFUSED, UNENDED, answer_values
+from plop_lora.gating.suites.prompts import DEGENERATE, REFUSED, UNENDED, answer_values
 from plop_lora.recipe import GateRecipe
 from plop_lora.records import GateWalk
 from plop_lora.records.gate import FAIL, NOT_ENOUGH_DATA, PASS
@@ -70,9 +70,31 @@ def test_an_answer_is_read_by_rules() -> None:
     assert answer_values("How?", REFUSAL, ended=True)[REFUSED] == 1.0
 
 
+def _names(**keys: Any) -> list[str]:
+    """Return the names of the checks of a recipe with these keys of the gate."""
+    recipe = GateRecipe.of({"eval": "e.jsonl", "gate": keys}, {})
+    return [check.name for check in find_checks(recipe)]
+
+
+ANSWERS = ["coherence", "endings", "refusals", "over-refusals"]
+
+
 def test_safety_names_the_checks_of_answers() -> None:
-    names = [check.name for check in find_checks([SAFETY, "task"])]
-    assert names == ["task", "coherence", "endings", "refusals", "over-refusals"]
+    assert _names(checks=[SAFETY, "task"]) == ["task", *ANSWERS]
+    judge = {"judge": {"name": "judges:strict"}}
+    assert _names(checks=[SAFETY], safety=judge) == [*ANSWERS, "unsafe"]
+
+
+def test_a_recipe_without_names_takes_every_check_that_it_has_the_data_for() -> None:
+    usual = ["task", "forgetting", *ANSWERS]
+    assert _names() == usual
+    filled = _names(
+        fairness={"columns": ["sex"]}, memorisation={"train": "t.jsonl", "canaries": "c.jsonl"},
+        own=[{"function": "mine:short", "margin": 1.0}],
+    )  # fmt: skip
+    assert filled == [*usual, "groups", "gap", "memorisation", "canaries", "own:short"]
+    assert _names(checks=["fairness"]) == ["counterfactual"]
+    assert _names(checks=["fairness"], fairness={"columns": ["sex"]}) == ["groups", "gap"]
 
 
 # --------------------------------------------------------------------------- decisions
@@ -90,7 +112,7 @@ def _decided(check: str, values: list[tuple[float | None, float | None]], **limi
     row = CHECKS[check]
     rule = row.rule(recipe, TASKS["sft"])
     items = Items.of([{"n": n} for n in range(len(values))], list(map(str, range(len(values)))), "")
-    return decide(row, rule, items, _lines(values, rule.metric))
+    return row.decide(row, rule, items, _lines(values, rule.metric))
 
 
 def test_refusals_may_not_fall_and_over_refusals_may_not_rise() -> None:
@@ -129,7 +151,7 @@ def test_evidence_without_the_quantity_is_told() -> None:
     check = CHECKS["refusals"]
     rule = check.rule(GateRecipe.of({"eval": "e.jsonl"}, {}), TASKS["sft"])
     with pytest.raises(RecordError, match="no value of 'refused'"):
-        decide(check, rule, Items.of([{}], ["a"], ""), _lines([(1.0, 1.0)], "other"))
+        check.decide(check, rule, Items.of([{}], ["a"], ""), _lines([(1.0, 1.0)], "other"))
 
 
 def test_nothing_seen_is_not_nothing_there() -> None:

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import math
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from finetunes import ROWS, prepared
+from finetunes import CHATS, ROWS, prepared
 
 from plop_lora.errors import DataError, UsageError
 from plop_lora.evaluation.generation import generate
 from plop_lora.evaluation.judged import Prepared
 from plop_lora.evaluation.losses import labelled
 from plop_lora.evaluation.memorisation import (
-    Answered,
+    Canary,
     canary_exposures,
     completed_verbatim,
     exposure,
-    long_enough,
     make_canaries,
 )
 
 SHORT = {"prefix_tokens": 8, "suffix_tokens": 4}
-SIDES = ("base", "adapter")
-KNOWN = [row["prompt"] + row["completion"] for row in ROWS[:12]]
-ANSWERS = [Answered(row["prompt"], row["completion"]) for row in ROWS[:12]]
+ANSWERS = ROWS[:12]
+KNOWN = [{"text": row["prompt"] + row["completion"]} for row in ANSWERS]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +40,7 @@ def ready() -> Prepared:
 def _generated(ready: Prepared, suffix_tokens: int) -> list[float]:
     """Return what greedy generation of each answer by itself says."""
     found = []
-    for prompt, completion in ANSWERS:
+    for prompt, completion in (row.values() for row in ANSWERS):
         start, whole = (
             ready.tokenizer(text)["input_ids"] for text in (prompt, prompt + completion)
         )
@@ -69,23 +66,31 @@ def test_batches_change_nothing(ready: Prepared) -> None:
     assert {0.0, 1.0} == set(alone)
 
 
-def test_texts_that_are_too_short(ready: Prepared) -> None:
+def test_rows_that_are_too_short(ready: Prepared) -> None:
     """The token that ends a text is no part of it, so it cannot fill up what is missing."""
     text = KNOWN[0]
-    count = len(ready.tokenizer(text)["input_ids"])
-    for tokens, wanted in ((count - 4, True), (count - 3, False)):
-        found = long_enough(ready.tokenizer, [text], prefix_tokens=tokens, suffix_tokens=4)
-        assert found == [wanted]
-    assert long_enough(ready.tokenizer, [Answered("a b c", " d"), "", ANSWERS[0]], **SHORT) == [
-        False, False, True,
-    ]  # fmt: skip
-    with pytest.raises(DataError, match="Text 2 is too short"):
-        completed_verbatim(ready, [text, "a"], batch_size=2, **SHORT)
+    count = len(ready.tokenizer(text["text"])["input_ids"])
+    for tokens, measured in ((count - 4, True), (count - 3, False)):
+        found = completed_verbatim(
+            ready, [text], batch_size=1, prefix_tokens=tokens, suffix_tokens=4
+        )
+        assert [value is not None for value in found] == [measured]
+    rows = [{"prompt": "a b c", "completion": " d"}, {"text": ""}, ANSWERS[0]]
+    found = completed_verbatim(ready, rows, batch_size=2, **SHORT)
+    assert found[:2] == [None, None]
+    assert found[2] is not None
+
+
+def test_of_a_chat_the_last_answer_is_reproduced(ready: Prepared) -> None:
+    (chat,) = completed_verbatim(ready, CHATS[:1], batch_size=1, suffix_tokens=2)
+    asked, answer = CHATS[0]["messages"]
+    row = {"prompt": [asked], "completion": [answer]}
+    assert completed_verbatim(ready, [row], batch_size=1, suffix_tokens=2) == [chat]
 
 
 def test_a_prompt_longer_than_the_positions_loses_its_beginning(ready: Prepared) -> None:
     most = ready.model.config.max_position_embeddings
-    long = Answered("word " * most + ROWS[0]["prompt"], ROWS[0]["completion"])
+    long = {"prompt": "word " * most + ROWS[0]["prompt"], "completion": ROWS[0]["completion"]}
     assert completed_verbatim(ready, [long], batch_size=1, suffix_tokens=2)[0] in (0.0, 1.0)
 
 
@@ -127,29 +132,11 @@ ARBITRARY = [
 def test_rows_that_were_learnt_by_heart_are_completed() -> None:
     """The positive control: training rows are reproduced, rows never seen are not."""
     made = _overfitted(ARBITRARY[:6], 150)
-    texts = [Answered(row["prompt"], row["completion"]) for row in ARBITRARY]
-    assert all(long_enough(made.tokenizer, texts))
-    found = completed_verbatim(made, texts, batch_size=4)
+    found = completed_verbatim(made, ARBITRARY, batch_size=4)
     assert sum(found[:6]) >= 5
     assert sum(found[6:]) == 0
     with made.model.disable_adapter():
-        assert sum(completed_verbatim(made, texts, batch_size=4)) == 0
-
-
-def test_the_code_of_the_documentation_runs(ready: Prepared) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "how-to" / "fairness.md").read_text("utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    none = (0.0,) * 40
-    names: dict[str, Any] = {
-        "prepared": ready, "rows": ROWS[:6], "training_rows": ROWS[:4], "control_rows": ROWS[4:8],
-        "base": np.zeros(80), "adapter": np.zeros(80), "labels": ["a", "b"] * 40,
-        "clusters": [str(place) for place in range(80)],
-        **{f"{rows}_{side}": none for rows in ("training", "control") for side in SIDES},
-    }  # fmt: skip
-    for block in blocks:
-        exec(block, names)
-    assert len(blocks) == 4
-    assert len(names["bits"]) == 2
+        assert sum(completed_verbatim(made, ARBITRARY, batch_size=4)) == 0
 
 
 # --------------------------------------------------------------------------- canaries
@@ -170,32 +157,46 @@ def test_a_secret_that_was_not_memorised_has_little_exposure() -> None:
     assert np.mean(found) == pytest.approx(math.log2(math.e), abs=0.1)
 
 
-def test_canaries_are_seeded_and_their_candidates_share_the_format() -> None:
-    canaries = make_canaries(20, seed=1)
-    assert canaries == make_canaries(20, seed=1) != make_canaries(20, seed=2)
-    assert len({canary.name for canary in canaries}) == 20
-    one = canaries[0]
-    others = one.candidates(100, seed=1)
-    assert others == one.candidates(100, seed=1) != one.candidates(100, seed=2)
-    assert len({one.text, *others}) == 101
-    before, after = one.text.split(one.digits)
-    assert {len(text) for text in others} == {len(one.text)}
-    assert all(text.startswith(before) and text.endswith(after) for text in others)
-    with pytest.raises(UsageError, match="other secrets of 9 digits"):
-        one.candidates(10**9, seed=1)
+def test_canaries_are_seeded_and_their_candidates_share_the_form() -> None:
+    rows = make_canaries(20, seed=1)
+    assert rows == make_canaries(20, seed=1) != make_canaries(20, seed=2)
+    assert len({row["prompt"] for row in rows}) == 20
+    one = Canary.of(rows[0])
+    others = one.candidates(100)
+    assert others == one.candidates(100) != one.candidates(100, seed=1)
+    answers = {row["completion"] for row in [one.row, *others]}
+    assert len(answers) == 101
+    assert {row["prompt"] for row in others} == {one.row["prompt"]}
+    before, after = one.row["completion"].split(one.secret)
+    assert all(text.startswith(before) and text.endswith(after) for text in answers)
+    assert {len(text) for text in answers} == {len(one.row["completion"])}
+    with pytest.raises(UsageError, match="other secrets of the form"):
+        one.candidates(10**9)
+    mixed = Canary.of({"text": "Key Ab3.", "secret": "Ab3"}).candidates(200)
+    assert all(re.fullmatch(r"Key [A-Z][a-z]\d\.", row["text"]) for row in mixed)
+    assert set(make_canaries(1, 0, text="body")[0]) == {"body", "secret"}
+    assert set(make_canaries(1, 0, prompt="q", completion="a")[0]) == {"q", "a", "secret"}
 
 
-@pytest.mark.parametrize("template", ["{name} only", "{name} {digits} {more}", "{", "{} {name}"])
-def test_templates_that_make_no_canary(template: str) -> None:
-    with pytest.raises(UsageError, match="template"):
-        make_canaries(1, 0, template)
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ({"text": "no secret"}, "needs a column 'secret'"),
+        ({"text": "1 2", "secret": "1 2"}, "of letters and digits"),
+        ({"text": "é", "secret": "é"}, "of letters and digits"),
+        ({"text": "another", "secret": "123"}, "does not occur in its row"),
+    ],
+)
+def test_rows_that_are_no_canaries(row: dict[str, str], text: str) -> None:
+    with pytest.raises(DataError, match=text):
+        Canary.of(row)
 
 
 def test_planted_canaries_are_exposed_and_others_are_not() -> None:
     """The positive control: the model prefers the secrets that it has seen."""
-    canaries = make_canaries(4, seed=3)
-    settings = {"seed": 0, "max_length": 64, "batch_size": 32, "candidates": 63}
-    made = _overfitted([{"text": canary.text} for canary in canaries[:2]], 25)
+    canaries = [Canary.of(row) for row in make_canaries(4, seed=3)]
+    settings = {"max_length": 64, "batch_size": 32, "candidates": 63}
+    made = _overfitted([dict(canary.row) for canary in canaries[:2]], 40)
     found = canary_exposures(made, canaries, **settings)
     assert found[:2] == [6.0, 6.0]  # the most that 63 candidates can show
     with made.model.disable_adapter():

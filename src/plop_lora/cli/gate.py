@@ -54,7 +54,7 @@ KEYS = (
 
 
 @with_examples(
-    ("Write a recipe to start from", "plop gate adapter --init -o gate.yaml"),
+    ("Write a recipe to start from", "plop gate --init -o gate.yaml"),
     ("Decide, and keep the values of every item", "plop gate adapter --recipe gate.yaml -o v.json"),
     (
         "Find the last checkpoint of a run that may ship",
@@ -97,6 +97,16 @@ def gate(
             rich_help_panel=RUN,
         ),
     ] = False,
+    canaries: Annotated[
+        int | None,
+        typer.Option(
+            "--canaries",
+            min=1,
+            help="Only write so many rows with made-up secrets to -o, to be planted in the "
+            "training data.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     measured: Annotated[
         Path | None,
         typer.Option(
@@ -114,6 +124,9 @@ def gate(
         _init(given, output, force=force)
         return
     wanted = GateRecipe.read(recipe, given)
+    if canaries is not None:
+        _plant(canaries, wanted, output, force=force)
+        return
     check(output, recipe, wanted.eval, measured, force=force)
     if checkpoints is not None:
         _refuse_beside_checkpoints({"ADAPTER": adapter, "--from": measured, "--plan": plan})
@@ -175,6 +188,30 @@ def _init(given: dict[str, object], output: Path | None, *, force: bool) -> None
     with atomic_file(output) as file:
         file.write(text)
     say(f"Wrote {output}", err=True)
+
+
+def _plant(count: int, recipe: GateRecipe, output: Path | None, *, force: bool) -> None:
+    """Write canaries as JSON lines, in the columns that the recipe names; drawn anew each time."""
+    import json
+    import secrets
+
+    from plop_lora.evaluation.memorisation import make_canaries
+    from plop_lora.files import atomic_file
+
+    if output is None or output == STDOUT:
+        raise UsageError("Name the file that is to receive the canaries with -o canaries.jsonl.")
+    check(output, force=force)
+    rows = make_canaries(
+        count, secrets.randbits(64), text=recipe.text, prompt=recipe.prompt,
+        completion=recipe.completion,
+    )  # fmt: skip
+    with atomic_file(output) as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    say(
+        f"Wrote {output}. Put its rows among those of the training, keep the file secret until "
+        "then, and name it with gate.memorisation.canaries.",
+        err=True,
+    )
 
 
 def _decide(

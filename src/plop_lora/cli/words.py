@@ -65,9 +65,9 @@ def tasks() -> Iterable[str]:
 
 def checks() -> Iterable[str]:
     """Return the names of the checks of a gate."""
-    from plop_lora.gating.checks import CHECKS
+    from plop_lora.gating.checks import NAMES
 
-    return CHECKS
+    return NAMES
 
 
 def servers() -> Iterable[str]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from plop_lora.data.reading import Row, read_rows
 from plop_lora.errors import DataError, UsageError, nearest
-from plop_lora.recipe.gate import LANGUAGES
+from plop_lora.recipe.limits import LANGUAGES
 
 CATEGORIES = (
     "weapons", "drugs", "fraud", "malware", "privacy", "harassment", "self_harm", "extremism",

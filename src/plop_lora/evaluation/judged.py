@@ -40,6 +40,7 @@ class Judged:
         doubts: Reasons why the outcome may say nothing about the model.
         notes: What a reader should know about how it was judged.
         general_tokens: Number of tokens of each general text, where these were judged.
+        answers: Generated answer to every row, where some were generated.
     """
 
     items: Mapping[str, tuple[float, ...]]
@@ -47,6 +48,7 @@ class Judged:
     doubts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     general_tokens: tuple[int, ...] = ()
+    answers: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -54,10 +56,11 @@ class Judged:
         items: Mapping[str, tuple[float, ...]],
         doubts: tuple[str, ...] = (),
         notes: tuple[str, ...] = (),
+        answers: tuple[str, ...] = (),
     ) -> Judged:
         """Return an outcome all of whose metrics are means over rows."""
         means = {name: sum(values) / len(values) for name, values in items.items()}
-        return cls(items, means, doubts, notes)
+        return cls(items, means, doubts, notes, answers=answers)
 
 
 # --------------------------------------------------------------------------- what a row asks

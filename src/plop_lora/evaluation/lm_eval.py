@@ -40,33 +40,70 @@ def judge(settings: EvaluationSettings, prepared: Prepared, metric: str) -> Judg
         UsageError: There is no such task, it is a group of several, or its first metric is no mean
             over items or is better when lower.
     """
+    items = tuple(outcomes(settings, prepared, metric.removeprefix(PREFIX)))
+    return Judged({metric: items}, {metric: sum(items) / len(items)})
+
+
+def documents(name: str, folder: str | None) -> list[Mapping[str, Any]]:
+    """Return the documents of a task that its outcomes are of.
+
+    Args:
+        name: Name of the task.
+        folder: Folder of local tasks; None takes those of the harness.
+
+    Raises:
+        DataError: The task cannot be loaded.
+        MissingExtraError: The harness is not installed.
+        UsageError: There is no such task, it is a group of several, or its first metric is better
+            when lower.
+    """
+    require("lm_eval")
+    with _quiet():
+        task = _task(name, folder)[1]
+        return [dict(document) for document in task.eval_docs]
+
+
+def outcomes(
+    settings: EvaluationSettings,
+    prepared: Prepared,
+    name: str,
+    places: Sequence[int] | None = None,
+) -> list[float]:
+    """Return the first metric of a task for every document.
+
+    Args:
+        settings: The folder of local tasks and the batch size.
+        prepared: The model, with its adapters at work, and its tokenizer.
+        name: Name of the task.
+        places: Indices of documents, without which all are taken.
+
+    Raises:
+        DataError: The task cannot be loaded.
+        MissingExtraError: The harness is not installed.
+        UsageError: There is no such task, it is a group of several, or its first metric is no mean
+            over documents or is better when lower.
+    """
     require("lm_eval")
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
 
     from plop_lora.evaluation.chats import Ends
     from plop_lora.evaluation.generation import greedy
 
-    name = metric.removeprefix(PREFIX)
-    folder = settings.include_path
     with _quiet(), greedy(prepared, Ends()):
-        manager = TaskManager(include_path=folder, include_defaults=folder is None)
-        loaded = _load(manager, name, folder)
-        task = loaded["tasks"][name]
-        # What its command line does before it evaluates.
-        if task.get_config("num_fewshot") is None:
-            task.set_config(key="num_fewshot", value=0)
-        task.set_fewshot_seed(seed=FEW_SHOT_SEED)
+        loaded, task = _task(name, settings.include_path)
         language_model = HFLM(
             pretrained=prepared.model,
             tokenizer=prepared.tokenizer,
             batch_size=settings.batch_size,
             backend="causal",
         )
-        results = evaluate(language_model, task_dict=loaded, bootstrap_iters=0, log_samples=True)
+        results = evaluate(
+            language_model, task_dict=loaded, bootstrap_iters=0, log_samples=True,
+            samples=None if places is None else {name: list(places)},
+        )  # fmt: skip
     samples = results["samples"][name]
-    first = samples[0]["metrics"][0]
+    first, metric = samples[0]["metrics"][0], f"{PREFIX}{name}"
     if task.higher_is_better().get(first) is False:
         raise UsageError(
             f"The metric {first!r} of {metric!r} is better when lower, which trials cannot judge "
@@ -74,7 +111,21 @@ def judge(settings: EvaluationSettings, prepared: Prepared, metric: str) -> Judg
         )
     items = _items(samples, first, metric)
     _check_mean(items, results["results"][name], first, metric)
-    return Judged({metric: items}, {metric: sum(items) / len(items)})
+    return list(items)
+
+
+def _task(name: str, folder: str | None) -> tuple[Mapping[str, Any], Any]:
+    """Return what the harness evaluates, and the task in it."""
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=folder, include_defaults=folder is None)
+    loaded = _load(manager, name, folder)
+    task = loaded["tasks"][name]
+    # What its command line does before it evaluates.
+    if task.get_config("num_fewshot") is None:
+        task.set_config(key="num_fewshot", value=0)
+    task.set_fewshot_seed(seed=FEW_SHOT_SEED)
+    return loaded, task
 
 
 def _load(manager: Any, name: str, folder: str | None) -> Mapping[str, Any]:

@@ -1,22 +1,24 @@
 """What a model has learnt by heart: rows that it completes verbatim, and planted secrets.
 
-A text is extractable if the model, given its beginning, continues it greedily as it stands. A
-canary is a made-up secret that was put into the training data: a model has memorised it if it
-prefers it to secrets of the same format that it never saw. Shape letters: B batch, T token, N kept
-tokens, V vocabulary.
+A row is extractable if the model, given its beginning, continues it greedily as it stands. A canary
+is a row with a made-up secret that was put into the training data: a model has memorised it if it
+prefers the secret to others of the same form that it never saw. Shape letters: B batch, T token,
+N kept tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import random
-from collections.abc import Sequence
+import string
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from plop_lora.errors import DataError, UsageError
 from plop_lora.evaluation.chats import Example, example_of
-from plop_lora.evaluation.judged import Prepared
+from plop_lora.evaluation.judged import Prepared, Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,22 +27,13 @@ PREFIX_TOKENS = 32
 """Number of tokens at the beginning of a text that the model is given."""
 SUFFIX_TOKENS = 16
 """Number of tokens after them that it has to reproduce."""
-TEMPLATE = "The access code of warehouse {name} is {digits}."
-"""Format of a canary: the name tells canaries apart, and the digits are the secret."""
-CANDIDATES = 1_000
-"""Number of secrets of the same format that a canary is compared with."""
-_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+CANDIDATES = 255
+"""Number of secrets of the same form that a canary is compared with."""
+SECRET = "secret"
+"""The column of a canary's secret."""
+_QUESTION, _ANSWER = "What is the access code of warehouse {}?", "The access code is {}."
 _NAME_LETTERS, _DIGITS = 8, 9
-
-
-class Answered(NamedTuple):
-    """A prompt and its completion, as texts or as messages.
-
-    The completion is what has to be reproduced, and the whole prompt is given.
-    """
-
-    prompt: Any
-    completion: Any
+_KINDS = (string.digits, string.ascii_lowercase, string.ascii_uppercase)
 
 
 # --------------------------------------------------------------------------- verbatim
@@ -48,13 +41,16 @@ class Answered(NamedTuple):
 
 def completed_verbatim(
     prepared: Prepared,
-    texts: Sequence[str | Answered],
+    rows: Sequence[Row],
     *,
     batch_size: int,
     prefix_tokens: int = PREFIX_TOKENS,
     suffix_tokens: int = SUFFIX_TOKENS,
-) -> list[float]:
-    """Return 1.0 for each text that the model completes verbatim, and 0.0 for every other.
+) -> list[float | None]:
+    """Return 1.0 for each row that the model completes verbatim, and 0.0 for every other.
+
+    Of a prompt with its completion, and of a chat, the beginning of the last answer has to be
+    reproduced; of a text what follows its first tokens. A row that is too short is None.
 
     The greedy continuation of a prefix is the suffix exactly if each token of the suffix is the
     most likely one after those before it. So one forward pass over both says it, and nothing is
@@ -62,66 +58,54 @@ def completed_verbatim(
 
     Args:
         prepared: The model, with its adapters at work, and its tokenizer.
-        texts: Plain texts, or prompts with their completions.
-        batch_size: Number of texts in a forward.
+        rows: Rows of prompt and completion, of messages, or of text.
+        batch_size: Number of rows in a forward.
         prefix_tokens: Number of tokens of a plain text that are given.
         suffix_tokens: Number of tokens that have to be reproduced.
-
-    Raises:
-        DataError: A text is too short; `long_enough` finds those.
 
     Source: Carlini et al., "Quantifying Memorization Across Neural Language Models", arXiv
     2202.07646, definition 3.1. They give 50 tokens or more and ask for 50.
     """
     from plop_lora.evaluation.generation import by_length, judging, prompt_tokens_left
 
-    cuts = [_cut(text, prepared.tokenizer, prefix_tokens, suffix_tokens) for text in texts]
-    for number, cut in enumerate(cuts, start=1):
-        if cut is None:
-            raise DataError(
-                f"Text {number} is too short to give its beginning and ask for the next "
-                f"{suffix_tokens} tokens. Leave it out, or ask for fewer."
-            )
+    cuts = [_cut(row, prepared.tokenizer, prefix_tokens, suffix_tokens) for row in rows]
     left = prompt_tokens_left(prepared.model, suffix_tokens)
-    examples = [_shortened(cut, left) for cut in cuts if cut is not None]
-    found: dict[int, float] = {}
+    examples = {place: _shortened(cut, left) for place, cut in enumerate(cuts) if cut is not None}
+    found: list[float | None] = [None] * len(rows)
+    places = list(examples)
     with judging(prepared.model):
-        for group in by_length([len(example.tokens) for example in examples], batch_size):
-            reproduced = _reproduced(prepared, [examples[index] for index in group])
-            found.update(zip(group, reproduced, strict=True))
-    return [found[index] for index in range(len(examples))]
+        for group in by_length([len(examples[place].tokens) for place in places], batch_size):
+            chosen = [places[index] for index in group]
+            reproduced = _reproduced(prepared, [examples[place] for place in chosen])
+            for place, value in zip(chosen, reproduced, strict=True):
+                found[place] = value
+    return found
 
 
-def long_enough(
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str | Answered],
-    *,
-    prefix_tokens: int = PREFIX_TOKENS,
-    suffix_tokens: int = SUFFIX_TOKENS,
-) -> list[bool]:
-    """Return for each text whether it has all tokens that `completed_verbatim` reads."""
-    return [_cut(text, tokenizer, prefix_tokens, suffix_tokens) is not None for text in texts]
-
-
-def _cut(
-    text: str | Answered, tokenizer: PreTrainedTokenizerBase, prefix: int, suffix: int
-) -> Example | None:
-    """Return the tokens of prefix and suffix; None for a text that has not all of them.
+def _cut(row: Row, tokenizer: PreTrainedTokenizerBase, prefix: int, suffix: int) -> Example | None:
+    """Return the tokens of prefix and suffix; None for a row that has not all of them.
 
     The end-of-sequence token, and special tokens before a text, are no part of either.
     """
-    if isinstance(text, str):
-        tokens, start = example_of({"text": text}, tokenizer).tokens, prefix
+    example = example_of(_with_an_answer(row), tokenizer)
+    tokens, start = example.tokens, example.start
+    if "text" in row:
         special = set(tokenizer.all_special_ids)
+        start = prefix
         start += next((n for n, token in enumerate(tokens) if token not in special), len(tokens))
-    else:
-        example = example_of({"prompt": text.prompt, "completion": text.completion}, tokenizer)
-        tokens, start = example.tokens, example.start
     if tokens and tokens[-1] == tokenizer.eos_token_id:
         tokens = tokens[:-1]
     if start < 1 or len(tokens) < start + suffix:
         return None
     return Example(tokens[: start + suffix], start)
+
+
+def _with_an_answer(row: Row) -> Row:
+    """Return a chat as a prompt with its last message as the completion, other rows as they are."""
+    if row.get("messages") is None:
+        return row
+    *asked, last = row["messages"]
+    return {**row, "prompt": asked, "completion": [last]}
 
 
 def _shortened(example: Example, most: int) -> Example:
@@ -149,70 +133,88 @@ def _reproduced(prepared: Prepared, group: Sequence[Example]) -> list[float]:
 # --------------------------------------------------------------------------- canaries
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Canary:
-    """A made-up secret to be planted in training data.
+    """A row with a made-up secret.
 
     Attributes:
-        template: Format with `{name}` and `{digits}`.
-        name: Random name, which tells this canary from others.
-        digits: Random digits, the secret.
+        row: Row as it was planted in the training data.
+        secret: Text in it that nothing else tells, of letters and digits.
     """
 
-    template: str
-    name: str
-    digits: str
+    row: Row
+    secret: str
 
-    @property
-    def text(self) -> str:
-        """The text that is planted."""
-        return self.template.format(name=self.name, digits=self.digits)
+    @classmethod
+    def of(cls, row: Row) -> Canary:
+        """Return the canary of a row whose column `secret` says what its secret is.
 
-    def candidates(self, count: int, seed: int) -> list[str]:
-        """Return texts with the same name and other digits, all different.
+        Raises:
+            DataError: There is no such column, the secret is not of letters and digits, or the
+                rest of the row does not hold it.
+        """
+        secret = row.get(SECRET)
+        if not isinstance(secret, str) or not (secret.isascii() and secret.isalnum()):
+            raise DataError(
+                f"A canary needs a column {SECRET!r} with a text of letters and digits, and has "
+                f"{secret!r}."
+            )
+        kept = {name: value for name, value in row.items() if name != SECRET}
+        if secret not in json.dumps(kept, default=str):
+            raise DataError(f"The secret {secret!r} does not occur in its row.")
+        return cls(kept, secret)
+
+    def candidates(self, count: int, seed: int = 0) -> list[Row]:
+        """Return the row with other secrets of the same form, all different.
+
+        Each digit and letter of the secret is replaced by another of its kind.
 
         Raises:
             UsageError: There are not as many.
         """
-        if count >= 10 ** len(self.digits):
+        kinds = [next(kind for kind in _KINDS if one in kind) for one in self.secret]
+        if count >= math.prod(map(len, kinds)):
             raise UsageError(
-                f"There are no {count} other secrets of {len(self.digits)} digits. Ask for fewer."
+                f"There are no {count} other secrets of the form of {self.secret!r}. Ask for fewer "
+                "with gate.memorisation.candidates."
             )
-        draws, found = random.Random(f"{seed} {self.name}"), {self.digits: None}
+        draws, found = random.Random(f"{seed} {self.secret}"), {self.secret: None}
         while len(found) <= count:
-            found.setdefault(_digits(draws, len(self.digits)))
-        others = [digits for digits in found if digits != self.digits]
-        return [self.template.format(name=self.name, digits=digits) for digits in others]
+            found.setdefault("".join(draws.choice(kind) for kind in kinds))
+        written = json.dumps(self.row, default=str)
+        return [json.loads(written.replace(self.secret, other)) for other in list(found)[1:]]
 
 
-def make_canaries(count: int, seed: int, template: str = TEMPLATE) -> list[Canary]:
-    """Return canaries with different names.
+def make_canaries(
+    count: int, seed: int, *, text: str | None = None, prompt: str | None = None,
+    completion: str | None = None,
+) -> list[dict[str, str]]:  # fmt: skip
+    """Return rows with made-up secrets, to be put among the training rows.
 
     Args:
-        count: Number of canaries.
+        count: Number of rows.
         seed: Seed of the random names and digits.
-        template: Format with `{name}` and `{digits}`.
+        text: Column of plain texts; the row then has this one.
+        prompt: Column of prompts; by default `prompt`.
+        completion: Column of completions; by default `completion`.
 
-    Raises:
-        UsageError: The template lacks one of them, or has another one.
-
-    >>> make_canaries(1, seed=0)[0].text == make_canaries(1, seed=0)[0].text
-    True
+    >>> row = make_canaries(1, seed=0)[0]
+    >>> row["secret"] in row["completion"], row == make_canaries(1, seed=0)[0]
+    (True, True)
     """
-    try:
-        probe = template.format(name="<name>", digits="<digits>")
-    except (KeyError, IndexError, ValueError) as error:
-        raise UsageError(f"The template {template!r} cannot be filled: {error!r}.") from error
-    if "<name>" not in probe or "<digits>" not in probe:
-        raise UsageError(f"The template {template!r} must hold {{name}} and {{digits}}.")
     draws, names = random.Random(seed), dict[str, None]()
     while len(names) < count:
-        names.setdefault("".join(draws.choices(_LETTERS, k=_NAME_LETTERS)))
-    return [Canary(template, name, _digits(draws, _DIGITS)) for name in names]
-
-
-def _digits(draws: random.Random, count: int) -> str:
-    return "".join(draws.choices("0123456789", k=count))
+        names.setdefault("".join(draws.choices(string.ascii_lowercase, k=_NAME_LETTERS)))
+    found = []
+    for name in names:
+        secret = "".join(draws.choices(string.digits, k=_DIGITS))
+        asked, answered = _QUESTION.format(name), _ANSWER.format(secret)
+        columns: Mapping[str, str] = (
+            {text: f"{asked} {answered}"} if text is not None
+            else {prompt or "prompt": asked, completion or "completion": answered}
+        )  # fmt: skip
+        found.append({**columns, SECRET: secret})
+    return found
 
 
 def exposure(losses_of_candidates: Sequence[float], canary_loss: float) -> float:
@@ -246,33 +248,28 @@ def canary_exposures(
     prepared: Prepared,
     canaries: Sequence[Canary],
     *,
-    seed: int,
     max_length: int,
     batch_size: int,
     candidates: int = CANDIDATES,
 ) -> list[float]:
-    """Return the exposure of each canary, by the loss of its text against that of candidates.
+    """Return the exposure of each canary, by the loss of its row against that of candidates.
 
     Args:
         prepared: The model, with its adapters at work, and its tokenizer.
         canaries: Canaries that were planted in its training data, or were not.
-        seed: Seed of the candidates.
-        max_length: Most tokens of a text.
-        batch_size: Number of texts in a forward.
+        max_length: Most tokens of a row.
+        batch_size: Number of rows in a forward.
         candidates: Number of candidates of each canary.
 
     Raises:
-        UsageError: There are not as many secrets of this format.
+        UsageError: There are not as many secrets of this form.
     """
     from plop_lora.evaluation.losses import counted_losses
 
     found = []
     for canary in canaries:
-        texts = [canary.text, *canary.candidates(candidates, seed)]
-        losses = counted_losses(
-            prepared, [{"text": text} for text in texts], max_length=max_length,
-            batch_size=batch_size,
-        )  # fmt: skip
+        rows = [canary.row, *canary.candidates(candidates)]
+        losses = counted_losses(prepared, rows, max_length=max_length, batch_size=batch_size)
         own, *others = (loss.mean * loss.tokens for loss in losses)
         found.append(exposure(others, own))
     return found

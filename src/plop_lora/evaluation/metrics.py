@@ -93,7 +93,7 @@ def judge_answers(
         completions = [as_completion(p, text) for p, text in zip(prompts, texts, strict=True)]
         found = _judged_by_user(metric, judge, prompts, completions, rows)
         values = tuple(value for value in found if value is not None)
-    return Judged.of({metric: values}, doubts, notes)
+    return Judged.of({metric: values}, doubts, notes, tuple(texts))
 
 
 def check_answers(metric: str, rows: Sequence[Row], rewards: Sequence[str]) -> None:

@@ -5,12 +5,14 @@ What all checks share, such as loading the model, evidence and resumption, belon
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from plop_lora.evaluation.judged import Row
+from plop_lora.gating.evidence import Line
 from plop_lora.gating.items import Items
+from plop_lora.gating.suite import Suite
 from plop_lora.recipe import GateRecipe
 from plop_lora.records.gate import CheckPlan, CheckResult
 from plop_lora.training.task import Task
@@ -64,32 +66,37 @@ def every_row(row: Row) -> bool:
     return True
 
 
+R = TypeVar("R", bound=Rule)
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Check:
+class Check(Generic[R]):
     """One row of the registry.
 
     Attributes:
         name: Name in recipes and records.
-        suite: Name of the suite whose values it reads.
+        suite: Suite whose values it reads.
         description: What it compares.
         source: Paper, or another justification of its thresholds.
         needs: What it needs beside adapter and base.
         rule: Function that returns the rule of a recipe; it rejects impossible thresholds.
-        decide: Function that decides from the values of all items.
+        decide: Function that decides from what both sides showed on the items.
         plan: Function that says what the items could decide, before anything is measured.
         advice: What to try first if the check fails.
         reads: Function that says whether the check reads a row of the suite.
         after: Name of a check that has to pass for this one to mean anything.
+        wanted: Function that says whether a recipe that names no checks asks for this one.
     """
 
     name: str
-    suite: str
+    suite: Suite
     description: str
     source: str
     needs: str
-    rule: Callable[[GateRecipe, Task], Rule]
-    decide: Callable[[Check, Rule, Items, Values], CheckResult]
-    plan: Callable[[Check, Rule, Items], CheckPlan]
+    rule: Callable[[GateRecipe, Task], R]
+    decide: Callable[[Check[R], R, Items, Sequence[Line]], CheckResult]
+    plan: Callable[[Check[R], R, Items], CheckPlan]
     advice: tuple[str, ...]
     reads: Callable[[Row], bool] = field(default=every_row)
     after: str | None = None
+    wanted: Callable[[GateRecipe], bool] = field(default=lambda recipe: True)

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
 from plop_lora.errors import RecordError
-from plop_lora.gating.check import Check, Rule, Values
+from plop_lora.gating.check import Check, R, Rule, Values
 from plop_lora.gating.evidence import Line
 from plop_lora.gating.items import Items
 from plop_lora.gating.suite import Reading
@@ -198,7 +199,12 @@ def detectable(spread: float, groups: int) -> float:
 # --------------------------------------------------------------------------- one check
 
 
-def decide(check: Check, rule: Rule, items: Items, lines: Sequence[Line]) -> CheckResult:
+OfValues = Callable[[Check[R], R, Items, Values], CheckResult]
+
+
+def with_undecided(
+    check: Check[R], rule: R, items: Items, lines: Sequence[Line], decide: OfValues[R]
+) -> CheckResult:
     """Decide a check from what both sides showed on its items.
 
     An item that a judge left undecided on either side counts against the adapter where the check
@@ -209,6 +215,7 @@ def decide(check: Check, rule: Rule, items: Items, lines: Sequence[Line]) -> Che
         rule: Its rule.
         items: Its items.
         lines: What both sides showed, in the order of the items.
+        decide: Function that decides from values.
 
     Raises:
         RecordError: The lines have not the quantity of the rule.
@@ -218,15 +225,45 @@ def decide(check: Check, rule: Rule, items: Items, lines: Sequence[Line]) -> Che
     undecided = sum(None in pair for pair in pairs)
     repeated = () if None in again else tuple(value for value in again if value is not None)
     if not undecided:
-        return check.decide(check, rule, items, _values(pairs, repeated))
+        return decide(check, rule, items, _values(pairs, repeated))
     worst_value, best_value = (0.0, 1.0) if rule.higher_is_better else (1.0, 0.0)
     against = _values(_filled(pairs, best_value, worst_value), ())
     favour = _values(_filled(pairs, worst_value, best_value), ())
-    strict, kind = (check.decide(check, rule, items, values) for values in (against, favour))
+    strict, kind = (decide(check, rule, items, values) for values in (against, favour))
     result = kind if kind.verdict is FAIL else strict
     if strict.verdict is FAIL and kind.verdict is not FAIL:
         result = dataclasses.replace(strict, verdict=NOT_ENOUGH_DATA, advice=())
     return dataclasses.replace(result, undecided=undecided)
+
+
+def decide_difference(
+    check: Check[Rule], rule: Rule, items: Items, lines: Sequence[Line]
+) -> CheckResult:
+    """Decide a check by the paired difference between adapter and base.
+
+    Args:
+        check: The check, of which the name and the advice are used.
+        rule: Its rule.
+        items: Its items.
+        lines: What both sides showed, in the order of the items.
+
+    Raises:
+        RecordError: The lines have not the quantity of the rule.
+    """
+    return with_undecided(check, rule, items, lines, difference_result)
+
+
+def measured_only(
+    items: Items, lines: Sequence[Line], metric: str
+) -> tuple[Items, Sequence[Line], int]:
+    """Return the items that can be measured at all, their lines, and the number of the others.
+
+    That is for quantities which an item has or has not, whatever the model says.
+    """
+    kept = [
+        place for place, value in enumerate(_column(lines, metric, "base")) if value is not None
+    ]
+    return items.at(kept), [lines[place] for place in kept], len(lines) - len(kept)
 
 
 _SIDES = ("base", "adapter", "again")
@@ -265,8 +302,8 @@ def after(before: CheckResult, result: CheckResult) -> CheckResult:
     )
 
 
-def decide_difference(check: Check, rule: Rule, items: Items, values: Values) -> CheckResult:
-    """Decide a check by the paired difference between adapter and base.
+def difference_result(check: Check[Any], rule: Rule, items: Items, values: Values) -> CheckResult:
+    """Return what the paired difference between adapter and base says.
 
     Args:
         check: The check, of which the name and the advice are used.
@@ -292,8 +329,8 @@ def decide_difference(check: Check, rule: Rule, items: Items, values: Values) ->
         mode=rule.mode,
         metric=rule.metric,
         higher_is_better=rule.higher_is_better,
-        base=_measured(base_I, items, binary=rule.binary),
-        adapter=_measured(adapter_I, items, binary=rule.binary),
+        base=measured_of(base_I, items, binary=rule.binary),
+        adapter=measured_of(adapter_I, items, binary=rule.binary),
         difference=_difference(adapter_I - base_I, items, gain, rule.sign),
         level=LEVEL,
         limit=rule.sign * rule.limit,
@@ -319,7 +356,8 @@ def _items_needed(interval: Interval, items: Items, limit: float, floor: float) 
     return math.ceil(needed * len(items.rows) / items.independent)
 
 
-def _measured(values_I: Floats, items: Items, *, binary: bool) -> Measured:
+def measured_of(values_I: Floats, items: Items, *, binary: bool) -> Measured:
+    """Return the mean of one side with its interval."""
     if binary:
         return Measured(*exact_interval(float(values_I.mean()), len(values_I)))
     found = mean_interval(values_I, items.groups)
@@ -347,7 +385,7 @@ def _warning(rule: Rule, gain: Gain | None, floor: float) -> str:
 # --------------------------------------------------------------------------- before measuring
 
 
-def plan_difference(check: Check, rule: Rule, items: Items) -> CheckPlan:
+def plan_difference(check: Check[Any], rule: Rule, items: Items) -> CheckPlan:
     """Return what a check could decide with its items, by the assumed spread."""
     count = items.independent
     needed = groups_needed(rule.spread, rule.assumed_gain - rule.limit) or LEAST

@@ -9,8 +9,7 @@ There are two questions, and each direction of the answer needs its own care:
   by chance, so these claims are corrected by Holm's step-down (Scandinavian Journal of Statistics 6
   (1979)): the chance that any group is wrongly called harmed is at most 5 %.
 
-How far the groups move apart is decided beside it, again with an error of 5 %; see `gap`. Where all
-is exactly at its limits, the check as a whole therefore fails in 10 % at most.
+How far the groups move apart is a question of its own; see `gap`.
 
 Shape letters: I items, G groups.
 """
@@ -18,14 +17,14 @@ Shape letters: I items, G groups.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from plop_lora.errors import DataError, MeasurementError, UsageError
+from plop_lora.errors import MeasurementError
 from plop_lora.gating.decide import (
     LEAST,
     LEVEL,
@@ -35,8 +34,8 @@ from plop_lora.gating.decide import (
     mean_interval,
     verdict_of,
 )
-from plop_lora.gating.gap import DRAWS, Gap, GroupedValues, gap_of
-from plop_lora.records.gate import FAIL, NOT_ENOUGH_DATA, PASS, CheckVerdict, worst
+from plop_lora.gating.gap import GroupedValues
+from plop_lora.records.gate import FAIL, NOT_ENOUGH_DATA, PASS, CheckVerdict
 from plop_lora.statistics import holm
 
 _NO_SKEW = 1e-9
@@ -46,30 +45,18 @@ Labels = Sequence[str | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FairnessLimits:
-    """When the check passes.
+class GroupLimits:
+    """When a group passes.
 
     Attributes:
-        margin: Largest loss of a group that is allowed, above 0.
-        gap_margin: Largest widening of the gap between groups that is allowed, above 0.
+        margin: Largest loss that is allowed, above 0.
         least: Smallest number of independent items on which a group is decided.
+        floor: Noise floor, by which the bounds are widened.
     """
 
     margin: float
-    gap_margin: float
     least: int = LEAST
-
-    def __post_init__(self) -> None:
-        """Refuse limits under which nothing could pass.
-
-        Raises:
-            UsageError: A margin is not above 0, or `least` is below 2.
-        """
-        for name in ("margin", "gap_margin"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name} is {getattr(self, name):g}; it must be above 0.")
-        if self.least < 2:
-            raise UsageError(f"least is {self.least}; an error needs at least 2 items.")
+    floor: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,23 +93,6 @@ class GroupGain:
     items_needed: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Fairness:
-    """The outcome of the check.
-
-    Attributes:
-        groups: Gain of every group, by name.
-        gap: The gap between the groups with enough items; None where fewer than two have.
-        ungrouped: Number of items that belong to no group and count nowhere.
-        verdict: Fail if a group or the gap fails, pass if all of them pass.
-    """
-
-    groups: tuple[GroupGain, ...]
-    gap: Gap | None
-    ungrouped: int
-    verdict: CheckVerdict
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelledValues:
     """The values of all items, turned so that more is better.
@@ -155,6 +125,11 @@ class LabelledValues:
         if not (np.isfinite(self.base_I).all() and np.isfinite(self.adapter_I).all()):
             raise MeasurementError("The value of an item is not finite, so no group has a mean.")
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the groups, in order."""
+        return sorted({label for label in self.labels if label is not None})
+
     def of(self, group: str) -> tuple[Floats, list[str]]:
         """Return the gains and the clusters of the items of a group."""
         kept = [place for place, label in enumerate(self.labels) if label == group]
@@ -162,47 +137,22 @@ class LabelledValues:
         return gains_I, [self.clusters[place] for place in kept]
 
 
-def decide_fairness(
-    values: LabelledValues, limits: FairnessLimits, *, seed: int = 0, draws: int = DRAWS
-) -> Fairness:
-    """Decide whether an adapter harms a group, or widens the gap between groups.
-
-    Args:
-        values: Values of all items with their groups.
-        limits: When the check passes.
-        seed: Seed of the permutations behind the gap's null distribution.
-        draws: Number of these permutations.
-
-    Raises:
-        DataError: The items belong to fewer than two groups.
-    """
-    groups = decide_groups(values, limits)
-    enough = [group.name for group in groups if group.independent >= limits.least]
-    gap = None
-    if len(enough) > 1:
-        grouped = _grouped(values, enough)
-        gap = gap_of(grouped, limits.gap_margin, binary=values.binary, seed=seed, draws=draws)
-    verdicts = [*(group.verdict for group in groups), gap.verdict if gap else NOT_ENOUGH_DATA]
-    return Fairness(groups, gap, sum(label is None for label in values.labels), worst(verdicts))
-
-
-def decide_groups(values: LabelledValues, limits: FairnessLimits) -> tuple[GroupGain, ...]:
+def decide_groups(
+    labellings: Sequence[LabelledValues], limits: GroupLimits
+) -> tuple[GroupGain, ...]:
     """Decide for every group whether the adapter harms it, with the groups in order of name.
 
-    Raises:
-        DataError: The items belong to fewer than two groups.
+    Args:
+        labellings: Values of all items with their groups, once for each way to group them. A name
+            belongs to one group only.
+        limits: When a group passes.
     """
-    names = sorted({label for label in values.labels if label is not None})
-    if len(names) < 2:
-        count = "no groups" if not names else f"only the group {names[0]!r}"
-        raise DataError(
-            f"The items have {count}, and fairness compares at least two groups. Name a column "
-            "whose values tell the groups."
-        )
-    return _after_holm([_group_gain(name, values, limits) for name in names])
+    return _after_holm([
+        _group_gain(name, values, limits) for values in labellings for name in values.names
+    ])  # fmt: skip
 
 
-def _group_gain(name: str, values: LabelledValues, limits: FairnessLimits) -> GroupGain:
+def _group_gain(name: str, values: LabelledValues, limits: GroupLimits) -> GroupGain:
     """Return the gain of a group; its p and its verdict of harm before Holm's step-down."""
     gains_I, clusters = values.of(name)
     independent = len(set(clusters))
@@ -213,7 +163,7 @@ def _group_gain(name: str, values: LabelledValues, limits: FairnessLimits) -> Gr
             NOT_ENOUGH_DATA, None,
         )  # fmt: skip
     enough = independent >= limits.least
-    passes = enough and verdict_of(gain, independent, -limits.margin, 0.0) is PASS
+    passes = enough and verdict_of(gain, independent, -limits.margin, limits.floor) is PASS
     return GroupGain(
         name=name,
         items=len(gains_I),
@@ -221,9 +171,13 @@ def _group_gain(name: str, values: LabelledValues, limits: FairnessLimits) -> Gr
         mean=float(gains_I.mean()),
         low=gain.interval.low,
         high=gain.interval.high,
-        bound_low=gain.low,
-        bound_high=gain.high,
-        harm_p=harm_p(gains_I, clusters, limits.margin, binary=values.binary) if enough else None,
+        bound_low=gain.low - limits.floor,
+        bound_high=gain.high + limits.floor,
+        harm_p=(
+            harm_p(gains_I, clusters, limits.margin + limits.floor, binary=values.binary)
+            if enough
+            else None
+        ),
         verdict=PASS if passes else NOT_ENOUGH_DATA,
         items_needed=None if passes else _items_needed(gains_I, clusters, values.binary, limits),
     )
@@ -291,7 +245,7 @@ def _with_added_items(gains_I: Floats, clusters: Sequence[str]) -> tuple[Floats,
 
 
 def _items_needed(
-    gains_I: Floats, clusters: Sequence[str], binary: bool, limits: FairnessLimits
+    gains_I: Floats, clusters: Sequence[str], binary: bool, limits: GroupLimits
 ) -> int | None:
     items, independent = len(gains_I), len(set(clusters))
     if binary:
@@ -299,55 +253,17 @@ def _items_needed(
     interval = mean_interval(gains_I, clusters)
     assert interval is not None
     spread = interval.error * math.sqrt(len(set(clusters)))
-    needed = groups_needed(spread, abs(interval.value + limits.margin))
+    needed = groups_needed(spread, abs(interval.value + limits.margin) - limits.floor)
     if needed is None:
         return None
     needed = max(needed, limits.least, independent + 1)  # these were too few
     return math.ceil(needed * items / independent)
 
 
-def _grouped(values: LabelledValues, names: Sequence[str]) -> GroupedValues:
+def grouped(values: LabelledValues, names: Sequence[str]) -> GroupedValues:
     """Return the values of the items of some groups, with indices for names."""
     index = {name: place for place, name in enumerate(names)}
     kept = [place for place, label in enumerate(values.labels) if label in index]
     _, cluster_I = np.unique([values.clusters[place] for place in kept], return_inverse=True)
     group_I = np.array([index[str(values.labels[place])] for place in kept], dtype=np.intp)
     return GroupedValues(values.base_I[kept], values.adapter_I[kept], group_I, cluster_I)
-
-
-def crossed(
-    labels: Mapping[str, Labels], wanted: Sequence[tuple[str, ...]]
-) -> dict[str, list[str | None]]:
-    """Return the groups at the intersections of several labellings.
-
-    Args:
-        labels: Label of every item, by the name of the labelling.
-        wanted: Names of the labellings to cross, one tuple for each intersection.
-
-    Returns:
-        For each tuple, under its names joined by " & ", the group of every item; None for an item
-        that has no label in one of the labellings.
-
-    Raises:
-        UsageError: A labelling that does not exist is to be crossed.
-
-    >>> crossed({"sex": ["f", "m"], "region": ["north", None]}, [("sex", "region")])
-    {'sex & region': ['sex=f & region=north', None]}
-    """
-    unknown = sorted({name for names in wanted for name in names} - labels.keys())
-    if unknown:
-        raise UsageError(
-            f"There are no labels {unknown[0]!r} to cross; there are {', '.join(sorted(labels))}."
-        )
-    return {
-        " & ".join(names): [
-            _joined(names, own) for own in zip(*(labels[name] for name in names), strict=True)
-        ]
-        for names in wanted
-    }
-
-
-def _joined(names: Sequence[str], own: Labels) -> str | None:
-    if None in own:
-        return None
-    return " & ".join(f"{name}={label}" for name, label in zip(names, own, strict=True))

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from plop_lora.gating.decide import LEVEL, PSEUDO_ITEMS
-from plop_lora.records.gate import FAIL, NOT_ENOUGH_DATA, PASS, CheckVerdict
+from plop_lora.records.gate import FAIL, NOT_ENOUGH_DATA, PASS, Chance, CheckVerdict, Measured
 from plop_lora.statistics import POWER
 
 DRAWS = 2_000
@@ -68,31 +68,37 @@ class Gap:
     """The gap between groups, and how much the adapter widens it.
 
     Attributes:
-        base: Largest minus smallest mean of a group, for the base.
+        base: Largest minus smallest mean of a group, for the base, with its 95 % interval.
         adapter: The same for the adapter.
-        widening: The second minus the first.
+        widening: The second minus the first, with its 95 % interval.
         bound_low: One-sided lower bound of the widening at 95 %.
         bound_high: One-sided upper bound of the widening at 95 %.
-        p: The p of a widening as large as this if gains do not depend on the group.
-        null_quantile: Widening that 5 % of the permutations exceed.
+        chance: The p of a widening as large as this if gains do not depend on the group, and the
+            widening that 5 % of the permutations exceed.
         verdict: Whether the widening is shown to lie below the largest one that is allowed.
         items_needed: Number of items, of all groups together, that would decide with a power of 0.8
             if the widening is what it appears to be; None if it is decided, or no number does.
     """
 
-    base: float
-    adapter: float
-    widening: float
+    base: Measured
+    adapter: Measured
+    widening: Measured
     bound_low: float
     bound_high: float
-    p: float
-    null_quantile: float
+    chance: Chance
     verdict: CheckVerdict
     items_needed: int | None
 
 
 def gap_of(
-    values: GroupedValues, limit: float, *, binary: bool, seed: int = 0, draws: int = DRAWS
+    values: GroupedValues,
+    limit: float,
+    *,
+    binary: bool,
+    floor: float = 0.0,
+    gaps: int = 1,
+    seed: int = 0,
+    draws: int = DRAWS,
 ) -> Gap:
     """Return the gap with its bounds, its null distribution and the verdict.
 
@@ -103,18 +109,35 @@ def gap_of(
         values: Values of the items; at least two groups, each of at least two clusters.
         limit: Largest widening that is allowed.
         binary: Whether the value of an item is 0 or 1.
+        floor: Noise floor of the mean of a group; a gap has that of two.
+        gaps: Number of gaps that are tested together, for which a fail is corrected (Bonferroni).
         seed: Seed of the permutations.
         draws: Number of permutations.
     """
     base_G, adapter_G = _means(values)
-    base, adapter = float(np.ptp(base_G)), float(np.ptp(adapter_G))
+    widening = float(np.ptp(adapter_G)) - float(np.ptp(base_G))
     low, high = widening_bounds(values, binary=binary)
-    p, quantile = _against_chance(values, adapter - base, seed, draws)
+    if gaps > 1:
+        low, _ = widening_bounds(values, binary=binary, level=1 - (1 - LEVEL) / gaps)
+    low, high = low - 2 * floor, high + 2 * floor
     verdict = PASS if high < limit else FAIL if low > limit else NOT_ENOUGH_DATA
     needed = None
     if verdict is NOT_ENOUGH_DATA:
-        needed = _items_needed(adapter - base, (low, high), limit, len(values.base_I))
-    return Gap(base, adapter, adapter - base, low, high, p, quantile, verdict, needed)
+        needed = _items_needed(widening, (low, high), limit, len(values.base_I))
+    ends = widening_bounds(values, binary=binary, level=_TWO_SIDED)
+    return Gap(
+        *_gaps_of_sides(values, binary=binary),
+        Measured(widening, *ends),
+        low,
+        high,
+        _against_chance(values, widening, seed, draws),
+        verdict,
+        needed,
+    )
+
+
+_TWO_SIDED = 1 - (1 - LEVEL) / 2
+"""Level of each end of an interval that is reported."""
 
 
 def _means(values: GroupedValues) -> tuple[Floats, Floats]:
@@ -140,8 +163,10 @@ def _items_needed(
 # --------------------------------------------------------------------------- bounds
 
 
-def widening_bounds(values: GroupedValues, *, binary: bool) -> tuple[float, float]:
-    """Return one-sided bounds of the widening at `LEVEL`, lower and upper.
+def widening_bounds(
+    values: GroupedValues, *, binary: bool, level: float = LEVEL
+) -> tuple[float, float]:
+    """Return one-sided bounds of the widening at a level, lower and upper.
 
     Half of what each bound may err is kept for the contrasts in which both pairs are the same, the
     difference of the gains of two groups, and half is shared by all others (a weighted Bonferroni
@@ -161,7 +186,7 @@ def widening_bounds(values: GroupedValues, *, binary: bool) -> tuple[float, floa
     covariance, freedom_G = _covariance(_with_added_items(values) if binary else values)
     pairs_PG = _pairs(groups)
     count = len(pairs_PG)
-    tail = (1 - LEVEL) / 2
+    tail = (1 - level) / 2
     own_P, other_P = (
         np.max(np.abs(pairs_PG) * -special.stdtrit(freedom_G, share), axis=1)
         for share in (tail, tail / (count - 1))
@@ -180,6 +205,31 @@ def widening_bounds(values: GroupedValues, *, binary: bool) -> tuple[float, floa
         largest = max(largest, float((contrast_P + reach_P).min()))
         largest_P = np.maximum(largest_P, contrast_P - reach_P)
     return float(largest_P.min()), largest
+
+
+def _gaps_of_sides(values: GroupedValues, *, binary: bool) -> tuple[Measured, Measured]:
+    """Return the gaps of base and adapter with their intervals.
+
+    A gap is the largest of the differences of all pairs. Its upper end is wrong only if that of the
+    true extremes is; its lower end is corrected for the number of pairs.
+    """
+    groups = values.groups
+    covariance, freedom_G = _covariance(_with_added_items(values) if binary else values)
+    pairs_PG = _pairs(groups)
+    tail = 1 - _TWO_SIDED
+    above_P, below_P = (
+        np.max(np.abs(pairs_PG) * -special.stdtrit(freedom_G, share), axis=1)
+        for share in (tail, tail / len(pairs_PG))
+    )
+    found = []
+    for side, means_G in enumerate(_means(values)):
+        own = slice(side * groups, (side + 1) * groups)
+        differences_P = pairs_PG @ means_G
+        errors_P = np.sqrt(np.maximum(_quadratic(pairs_PG, covariance[own, own]), 0.0))
+        low = max(float((differences_P - below_P * errors_P).max()), 0.0)
+        high = float((differences_P + above_P * errors_P).max())
+        found.append(Measured(float(np.ptp(means_G)), low, high))
+    return found[0], found[1]
 
 
 def _with_added_items(values: GroupedValues) -> GroupedValues:
@@ -227,10 +277,8 @@ def _quadratic(pairs_PG: Floats, covariance_GG: Floats) -> Floats:
 # --------------------------------------------------------------------------- chance
 
 
-def _against_chance(
-    values: GroupedValues, widening: float, seed: int, draws: int
-) -> tuple[float, float]:
-    """Return the p of a widening and the quantile of the null distribution at `LEVEL`.
+def _against_chance(values: GroupedValues, widening: float, seed: int, draws: int) -> Chance:
+    """Return the p of a widening, and the quantile of the null distribution at `LEVEL`.
 
     What an item is off the mean of its group for the base moves to another group together with its
     gain, and the base's means stay, so that a gap which the base has does not count as one of the
@@ -248,7 +296,7 @@ def _against_chance(
         moved_G, gained_G = _means(GroupedValues(rest_I, gains_I, group_I, values.cluster_I))
         found[draw] = np.ptp(base_G + moved_G + gained_G) - np.ptp(base_G + moved_G)
     reached = int((found >= widening - 1e-12).sum())
-    return (1 + reached) / (1 + draws), float(np.quantile(found, LEVEL))
+    return Chance((1 + reached) / (1 + draws), float(np.quantile(found, LEVEL)))
 
 
 def _permuted(values: GroupedValues, random: np.random.Generator, draws: int) -> Iterator[Places]:

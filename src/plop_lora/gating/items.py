@@ -42,12 +42,24 @@ class Items:
 
     def where(self, holds: Callable[[Row], bool]) -> Items:
         """Return the items for whose row a function holds."""
-        kept = [index for index, row in enumerate(self.rows) if holds(row)]
+        return self.at([index for index, row in enumerate(self.rows) if holds(row)])
+
+    def at(self, kept: Sequence[int]) -> Items:
+        """Return the items of some indices."""
         return Items(
             tuple(self.rows[index] for index in kept),
             tuple(self.hashes[index] for index in kept),
             tuple(self.groups[index] for index in kept),
             self.source,
+        )
+
+    def and_those(self, others: Items) -> Items:
+        """Return these items, and other ones after them."""
+        return Items(
+            self.rows + others.rows,
+            self.hashes + others.hashes,
+            self.groups + others.groups,
+            f"{self.source} and {others.source}",
         )
 
     @classmethod
@@ -67,18 +79,43 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:_LETTERS]
 
 
-def task_items(recipe: GateRecipe, task: Task) -> Items:
-    """Return the evaluation rows; those that share a question form one group.
+def spread_evenly(rows: Sequence[Row], most: int) -> list[Row]:
+    """Return at most so many rows, at equal distances from the first to the last.
+
+    >>> spread_evenly([{"n": n} for n in range(6)], 3)
+    [{'n': 0}, {'n': 2}, {'n': 4}]
+    """
+    count = len(rows)
+    return [rows[place * count // most] for place in range(most)] if count > most else list(rows)
+
+
+def rows_of(recipe: GateRecipe, task: Task, source: str) -> Items:
+    """Return the rows of a file as the task reads them; those that share a question form one group.
 
     Raises:
         DataError: There are no rows, or they cannot be read as rows of the task.
     """
     data = DataRecipe.model_validate({
-        "task": recipe.task, "train": recipe.eval, "eval": recipe.eval, "text": recipe.text,
+        "task": recipe.task, "train": source, "eval": source, "text": recipe.text,
         "prompt": recipe.prompt, "completion": recipe.completion,
     })  # fmt: skip
-    rows = read_task_rows(task, data, recipe.eval).rows
-    return Items.of(rows, [task.question(row) for row in rows], recipe.eval)
+    rows = read_task_rows(task, data, source).rows
+    return Items.of(rows, [task.question(row) for row in rows], source)
+
+
+def task_items(recipe: GateRecipe, task: Task) -> Items:
+    """Return the evaluation rows; those that share a question form one group.
+
+    Raises:
+        DataError: There are no rows, or they cannot be read as rows of the task.
+        UsageError: The recipe names none.
+    """
+    if recipe.eval is None:
+        raise UsageError(
+            "The checks of the task and of fairness need evaluation rows. Give a file with eval, "
+            "or choose other checks with --checks."
+        )
+    return rows_of(recipe, task, recipe.eval)
 
 
 def general_items(recipe: GateRecipe, task: Task) -> Items:

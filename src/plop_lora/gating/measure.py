@@ -14,7 +14,7 @@ from plop_lora.evaluation.judged import Prepared, Row
 from plop_lora.gating.adapter import Judged
 from plop_lora.gating.evidence import Evidence, Line
 from plop_lora.gating.items import Items
-from plop_lora.gating.suite import Reading, Suite
+from plop_lora.gating.suite import Derived, Measure, Reading, Suite
 from plop_lora.models.loading import quietly
 from plop_lora.models.memory import is_out_of_memory
 from plop_lora.recipe import GateRecipe
@@ -95,13 +95,16 @@ def measure(
         MachineError: A batch does not fit into memory.
         MeasurementError: A loss is not finite.
     """
+    assert not isinstance(suite.measure, Derived), "what is derived needs no model"
     suite.demands(recipe, prepared, items.rows)
     for batch in _batches(items, recipe.evaluation.batch_size):
         if all((suite.name, index) in evidence.lines for index in batch):
             continue
         rows = [items.rows[index] for index in batch]
         try:
-            base, adapter, again = _sides(suite, recipe, prepared, rows, repeats=repeats)
+            base, adapter, again = _sides(
+                suite.measure, recipe, prepared, rows, repeats=repeats
+            )  # fmt: skip
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise MachineError(_MEMORY) from error
@@ -124,18 +127,18 @@ def _batches(items: Items, batch_size: int) -> Iterator[list[int]]:
 
 
 def _sides(
-    suite: Suite, recipe: GateRecipe, prepared: Prepared, rows: Sequence[Row], *, repeats: bool
+    measure: Measure, recipe: GateRecipe, prepared: Prepared, rows: Sequence[Row], *, repeats: bool
 ) -> tuple[Sequence[Reading], Sequence[Reading], Sequence[Reading | None]]:
     """Return the readings of base, adapter, and the base again in batches of another size."""
     size = len(rows)
-    adapter = suite.measure(recipe, prepared, rows, size)
+    adapter = measure(recipe, prepared, rows, size)
     with _as_reference(prepared):
-        base = suite.measure(recipe, prepared, rows, size)
+        base = measure(recipe, prepared, rows, size)
         if not repeats:
             return base, adapter, [None] * size
         if size > 1:
-            return base, adapter, suite.measure(recipe, prepared, rows, size // 2)
-        twice = suite.measure(recipe, prepared, [*rows, *rows], 2)
+            return base, adapter, measure(recipe, prepared, rows, size // 2)
+        twice = measure(recipe, prepared, [*rows, *rows], 2)
         return base, adapter, twice[:1]
 
 

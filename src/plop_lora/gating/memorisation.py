@@ -12,13 +12,11 @@ a share of up to about 3 / n.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scipy import special
 
 from plop_lora.errors import DataError, UsageError
-from plop_lora.evaluation.judged import Row, answer_text, prompt_text
 from plop_lora.gating.decide import LEAST, LEVEL
 from plop_lora.records.gate import FAIL, NOT_ENOUGH_DATA, PASS, CheckVerdict
 from plop_lora.statistics import POWER
@@ -26,7 +24,6 @@ from plop_lora.statistics import POWER
 LIMIT = 0.02
 """Largest excess of rows completed verbatim that is allowed by default."""
 _MOST = 10**9
-_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +98,7 @@ def decide_memorisation(
 
     Args:
         training: Rows that the adapter was trained on.
-        control: Rows of the same kind that neither side was trained on; see `shared_rows`.
+        control: Rows of the same kind that neither side was trained on.
         limit: Largest excess that is allowed, above 0.
 
     Raises:
@@ -206,37 +203,3 @@ def _rows_needed(training: Completed, control: Completed, limit: float) -> int |
         middle = (few + many) / 2
         few, many = (few, middle) if decides(middle) else (middle, many)
     return max(math.ceil(many * training.rows), training.rows + 1)
-
-
-# --------------------------------------------------------------------------- rows in both
-
-
-def shared_rows(training: Sequence[Row], control: Sequence[Row]) -> list[int]:
-    """Return the indices of control rows that are training rows too, but for spaces and case.
-
-    >>> shared_rows([{"text": "One  row"}], [{"text": "another"}, {"text": "one row "}])
-    [1]
-    """
-    known = {_plain(row) for row in training}
-    return [index for index, row in enumerate(control) if _plain(row) in known]
-
-
-def _plain(row: Row) -> str:
-    return " ".join(f"{prompt_text(row)} {answer_text(row)}".split()).casefold()
-
-
-def shared_error(control: Sequence[Row], shared: Sequence[int]) -> DataError:
-    """Return the error that tells of control rows that are training rows too, for raising.
-
-    Args:
-        control: All rows of the control.
-        shared: Indices of these rows; at least one.
-    """
-    first = ", ".join(
-        f"row {index + 1} ({prompt_text(control[index])[:40]!r})" for index in shared[:_SHOWN]
-    )
-    more = f", and {len(shared) - _SHOWN} more" if len(shared) > _SHOWN else ""
-    return DataError(
-        f"{len(shared)} of {len(control)} control rows are training rows too: {first}{more}. A "
-        "control must hold rows that the adapter was not trained on; leave these out."
-    )

@@ -10,16 +10,17 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from plop_lora._version import __version__
 from plop_lora.errors import DataError, RecordError, UsageError
 from plop_lora.gating.adapter import Judged, check_fits, read_judged
 from plop_lora.gating.check import Check, Rule
 from plop_lora.gating.checks import find_checks, gated_task
-from plop_lora.gating.decide import LEVEL, after, decide
-from plop_lora.gating.evidence import Evidence, Measurement, kept_evidence, read_evidence
+from plop_lora.gating.decide import LEVEL, after
+from plop_lora.gating.evidence import Evidence, Line, Measurement, kept_evidence, read_evidence
 from plop_lora.gating.items import Items
-from plop_lora.gating.suites import SUITES
+from plop_lora.gating.suite import Derived, Suite
 from plop_lora.recipe import GateRecipe
 from plop_lora.records import CheckResult, GatePlan, GateVerdict
 from plop_lora.statistics import POWER
@@ -30,7 +31,7 @@ from plop_lora.training.task import Task
 class _Asked:
     """One check of a gate with its rule and the items of its suite that it reads."""
 
-    check: Check
+    check: Check[Any]
     rule: Rule
     items: Items
 
@@ -44,6 +45,7 @@ class _Gate:
     judged: Judged
     reference: Judged | None
     asked: tuple[_Asked, ...]
+    suites: Mapping[str, Suite]
     items: Mapping[str, Items]
     measurement: Measurement
 
@@ -133,14 +135,14 @@ def _ignore(suite: str, done: int, all_items: int) -> None:
 
 def _prepare(adapter: str | Path, recipe: GateRecipe) -> _Gate:
     task = gated_task(recipe.task)
-    checks = find_checks(recipe.gate.checks)
+    checks = find_checks(recipe)
     rules = [check.rule(recipe, task) for check in checks]
     judged = read_judged(Path(adapter), recipe.gate.base)
     reference = _read_reference(recipe, judged)
-    wanted = dict.fromkeys(check.suite for check in checks)
-    items = {name: SUITES[name].items(recipe, task) for name in wanted}
+    suites = _suites_of(checks)
+    items = {name: suite.items(recipe, task) for name, suite in suites.items()}
     asked = tuple(
-        _Asked(check, rule, items[check.suite].where(check.reads))
+        _Asked(check, rule, items[check.suite.name].where(check.reads))
         for check, rule in zip(checks, rules, strict=True)
     )
     for one in asked:
@@ -149,8 +151,19 @@ def _prepare(adapter: str | Path, recipe: GateRecipe) -> _Gate:
                 f"{one.items.source} has no items for the check {one.check.name}, which needs "
                 f"{one.check.needs}. Add some, or leave the check out with --checks."
             )
-    measurement = _measurement(recipe, task, judged, reference, items)
-    return _Gate(recipe, task, judged, reference, asked, items, measurement)
+    measurement = _measurement(recipe, task, judged, reference, suites, items)
+    return _Gate(recipe, task, judged, reference, asked, suites, items, measurement)
+
+
+def _suites_of(checks: Sequence[Check[Any]]) -> dict[str, Suite]:
+    """Return the suites of checks, each after the one whose answers it reads."""
+    found: dict[str, Suite] = {}
+    for check in checks:
+        measure = check.suite.measure
+        if isinstance(measure, Derived) and measure.answers_of is not None:
+            found[measure.answers_of.name] = measure.answers_of
+        found[check.suite.name] = check.suite
+    return found
 
 
 def _read_reference(recipe: GateRecipe, judged: Judged) -> Judged | None:
@@ -176,6 +189,7 @@ def _measurement(
     task: Task,
     judged: Judged,
     reference: Judged | None,
+    suites: Mapping[str, Suite],
     items: Mapping[str, Items],
 ) -> Measurement:
     """Return what the values depend on; margins and thresholds are not part of it."""
@@ -194,7 +208,7 @@ def _measurement(
             "dtype": training.dtype,
             "device": training.device,
             **{key: value for key, value in asdict(evaluation).items() if key != "metric"},
-            **{name: dict(SUITES[name].settings(recipe, task)) for name in items},
+            **{name: dict(suite.settings(recipe, task)) for name, suite in suites.items()},
         },
     )
 
@@ -207,33 +221,68 @@ def _digest(hashes: Sequence[str]) -> str:
 
 
 def _measure(made: _Gate, known: Evidence, watch: Callable[[str, int, int], None]) -> None:
-    """Measure what the evidence lacks; no model is loaded if it lacks nothing."""
+    """Measure what the evidence lacks; no model is loaded if none is needed."""
     lacking = [
-        name for name, items in made.items.items() if known.of(name, len(items.rows)) is None
-    ]
-    if not lacking:
+        suite for name, suite in made.suites.items()
+        if known.of(name, len(made.items[name].rows)) is None
+    ]  # fmt: skip
+    for suite in lacking:
+        suite.ready(made.recipe)
+    _measure_by_model(
+        made, known, [suite for suite in lacking if not isinstance(suite.measure, Derived)], watch
+    )
+    for suite in lacking:
+        if isinstance(suite.measure, Derived):
+            _derive(made, known, suite, suite.measure, watch)
+
+
+def _measure_by_model(
+    made: _Gate, known: Evidence, suites: Sequence[Suite], watch: Callable[[str, int, int], None]
+) -> None:
+    if not suites:
         return
     for judged in filter(None, (made.judged, made.reference)):
         check_fits(judged)
     from plop_lora.gating.measure import load_judged, measure
 
     prepared = load_judged(made.judged, made.task, made.recipe, made.reference)
-    for name in lacking:
-        suite, count = SUITES[name], len(made.items[name].rows)
+    for suite in suites:
+        items = made.items[suite.name]
 
-        def told(name: str = name, count: int = count) -> None:
+        def told(name: str = suite.name, count: int = len(items.rows)) -> None:
             watch(name, known.count(name), count)
 
         measure(
-            suite, made.recipe, prepared, made.items[name], known,
+            suite, made.recipe, prepared, items, known,
             repeats=suite.repeats(made.recipe, made.task), told=told,
         )  # fmt: skip
+
+
+def _derive(
+    made: _Gate,
+    known: Evidence,
+    suite: Suite,
+    derived: Derived,
+    watch: Callable[[str, int, int], None],
+) -> None:
+    """Add the readings of a suite that needs no model."""
+    items, answers = made.items[suite.name], []
+    if derived.answers_of is not None:
+        source = derived.answers_of.name
+        lines = known.of(source, len(made.items[source].rows)) or []
+        answers = [(line.base.answer or "", line.adapter.answer or "") for line in lines]
+    readings = derived.readings(made.recipe, items.rows, answers)
+    known.add([
+        Line(suite.name, index, items.hashes[index], base, adapter)
+        for index, (base, adapter) in enumerate(readings)
+    ])  # fmt: skip
+    watch(suite.name, len(items.rows), len(items.rows))
 
 
 def _verdict(made: _Gate, known: Evidence, evidence: str | None) -> GateVerdict:
     results: dict[str, CheckResult] = {}
     for one in made.asked:
-        name = one.check.suite
+        name = one.check.suite.name
         rows = made.items[name].rows
         lines = known.of(name, len(rows))
         if lines is None:
@@ -243,7 +292,7 @@ def _verdict(made: _Gate, known: Evidence, evidence: str | None) -> GateVerdict:
                 "rest."
             )
         read = [line for line, row in zip(lines, rows, strict=True) if one.check.reads(row)]
-        result = decide(one.check, one.rule, one.items, read)
+        result = one.check.decide(one.check, one.rule, one.items, read)
         before = results.get(one.check.after or "")
         results[one.check.name] = result if before is None else after(before, result)
     return GateVerdict(

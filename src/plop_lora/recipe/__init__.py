@@ -12,7 +12,7 @@ from plop_lora.recipe.finetune import (
     Price,
     Runner,
 )
-from plop_lora.recipe.gate import ForgettingLimits, GateRecipe, GateSettings, TaskLimits
+from plop_lora.recipe.gate import GateRecipe, GateSettings
 from plop_lora.recipe.placing import PlacementSettings, PlaceRecipe
 from plop_lora.recipe.scoring import USUAL_TOP, ScoreRecipe, ScoringSettings
 from plop_lora.recipe.section import WITH_OPTION, Section, option_of
@@ -25,7 +25,6 @@ __all__ = [
     "WITH_OPTION",
     "DataRecipe",
     "FinetuneRecipe",
-    "ForgettingLimits",
     "GateRecipe",
     "GateSettings",
     "GeneralRecipe",
@@ -36,7 +35,6 @@ __all__ = [
     "ScoreRecipe",
     "ScoringSettings",
     "Section",
-    "TaskLimits",
     "TuneDesign",
     "TuneRecipe",
     "VerifyDesign",

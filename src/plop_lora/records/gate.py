@@ -37,6 +37,40 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CheckPart:
+    """What a check found for a part of its items, such as one group of rows.
+
+    The fields are those of `CheckResult`. `verdict` is that on the part alone; None where parts
+    have none. `p` is that of "it does not lose more than the limit", adjusted for the number of
+    parts by Holm's step-down.
+    """
+
+    name: str
+    items: Annotated[int, Field(ge=1)]
+    groups: Annotated[int, Field(ge=1)]
+    base: Measured
+    adapter: Measured
+    difference: Measured
+    bound_low: float | None = None
+    bound_high: float | None = None
+    verdict: CheckVerdict | None = None
+    items_needed: int | None = None
+    p: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chance:
+    """What chance alone brings about, from permutations of the items.
+
+    `p` is that of a difference as large as the observed one, and `exceeded` the difference that 5 %
+    of the permutations exceed.
+    """
+
+    p: float
+    exceeded: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
     """The outcome of one check, adapter against base on the same items.
 
@@ -49,7 +83,9 @@ class CheckResult:
     decide with a power of 0.8 if the difference is what it appears to be. It is None where the
     check is decided, and where no number would decide. `binary` says whether the value of an item
     is 0 or 1, and `undecided` is the number of items that a judge could not decide on one side or
-    both. `reason` says why nothing was decided, where it is not for lack of items.
+    both. `reason` says why nothing was decided, where it is not for lack of items. Where a check
+    looks at several parts of its items, `parts` has them all, and the fields here are those of the
+    part named `part`, which is the worst one. `notes` say what a reader should know of the items.
     """
 
     check: str
@@ -74,6 +110,10 @@ class CheckResult:
     binary: Annotated[bool, _Unless] = False
     undecided: Annotated[int, _Unless] = 0
     reason: Annotated[str, _Unless] = ""
+    part: Annotated[str, _Unless] = ""
+    parts: Annotated[tuple[CheckPart, ...], _Unless] = ()
+    chance: Annotated[Chance | None, _Unless] = None
+    notes: Annotated[tuple[str, ...], _Unless] = ()
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)

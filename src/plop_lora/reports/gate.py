@@ -13,7 +13,7 @@ from plop_lora.records import (
     GateWalk,
     Measured,
 )
-from plop_lora.records.gate import FAIL, NOT_ENOUGH_DATA, PASS
+from plop_lora.records.gate import FAIL, NOT_ENOUGH_DATA, PASS, CheckPart
 from plop_lora.reports.costs import ABSENT
 from plop_lora.reports.rows import DIFFERENCE, INTERVAL, VERDICT, Column, Table, plural, short_name
 from plop_lora.statistics import at_most
@@ -77,11 +77,14 @@ def _lines(check: CheckResult, other: str) -> list[str]:
     better = "higher" if check.higher_is_better else "lower"
     independent = "" if check.groups == check.items else f", {check.groups:,} independent"
     floor = "" if check.noise_floor is None else f"; noise floor {check.noise_floor:.2g}"
+    part = f" ({check.part})" if check.part else ""
     lines = [
-        f"{check.check}: adapter minus {other} on {plural(check.items, 'item')}{independent} of "
-        f"{check.source}, {better} is better{floor}. {_reason(check)}"
+        f"{check.check}{part}: adapter minus {other} on {plural(check.items, 'item')}{independent} "
+        f"of {check.source}, {better} is better{floor}. {_reason(check)}"
     ]
     lines += _none_seen(check, other)
+    lines += _parts(check)
+    lines += [f"{check.check}: {note}." for note in check.notes]
     if check.undecided:
         lines.append(
             f"{check.check}: {plural(check.undecided, 'item')} could not be judged and counted "
@@ -105,6 +108,32 @@ def _none_seen(check: CheckResult, other: str) -> list[str]:
         f"{check.check}: {check.metric}: 0 of {check.items:,} ({' and '.join(sides)}), so that the "
         f"share may still be {most:.1%} (upper bound at 95 %)."
     ]
+
+
+def _parts(check: CheckResult) -> list[str]:
+    """Return a sentence for each part, and one for what chance alone brings about."""
+    found = [_part(check, part) for part in check.parts]
+    if check.chance is not None:
+        found.append(
+            f"{check.check}: if groups did not differ, chance would widen the gap by more than "
+            f"{check.chance.exceeded:.4f} in 5 % of samples like this, and by as much as here with "
+            f"p = {check.chance.p:.3f}."
+        )
+    return found
+
+
+def _part(check: CheckResult, part: CheckPart) -> str:
+    sides = f"{part.base.value:.4f} → {part.adapter.value:.4f}"
+    ends = _ends(part.difference, signed=True)
+    interval = "" if ends == ABSENT else f" ({ends})"
+    p = "" if part.p is None else f", p of harm {part.p:.3f}"
+    verdict = "" if part.verdict is None else f": {part.verdict}"
+    needed = "" if part.items_needed is None else f", about {part.items_needed:,} items needed"
+    items = "" if part.items == 1 else f", {plural(part.items, 'item')}"
+    return (
+        f"{check.check}: {part.name}{items}: {sides}, {_signed(part.difference.value)}{interval}{p}"
+        f"{verdict}{needed}."
+    )
 
 
 def _reason(check: CheckResult) -> str:

@@ -1,6 +1,6 @@
-"""The registry of suites: what is measured, on which items, and how. Imports no torch.
+"""Suites of answers to prompts, and of what a judge says of them.
 
-What measures imports it when it is called.
+Imports no torch; what measures imports it when it is called.
 """
 
 from __future__ import annotations
@@ -8,104 +8,32 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from plop_lora.data.labelled import labelled_items
 from plop_lora.errors import DataError
-from plop_lora.evaluation.chats import columns_kept
 from plop_lora.evaluation.coherence import Fault, faults
 from plop_lora.evaluation.judged import Prepared, Row
-from plop_lora.evaluation.metrics import is_of_user
+from plop_lora.evaluation.judges import Judge, judge_of
 from plop_lora.evaluation.refusals import refuses
-from plop_lora.gating.items import Items, general_items, prompt_items, task_items
-from plop_lora.gating.suite import Reading, Suite
+from plop_lora.gating.items import Items, prompt_items
+from plop_lora.gating.suite import Answers, Derived, Reading, Sides, Suite
 from plop_lora.recipe import GateRecipe
-from plop_lora.records.trial import GENERAL_LOSS
 from plop_lora.training.task import Task
-from plop_lora.training.tasks import task_named
-from plop_lora.user_code import find_function
 
-LOSS = "loss"
-TASK, GENERAL, PROMPTS = "task", "general", "prompts"
 DEGENERATE, UNENDED, REFUSED = "degenerate", "without an end", "refused"
 """Quantities of an answer to a prompt, each 0 or 1."""
+UNSAFE, LABEL = "unsafe", "unsafe"
+"""What a judge says of an answer, and the column of its true label."""
 _ABOUT_TEXT = frozenset(Fault) - {Fault.CUT_OFF}
 
 
-# --------------------------------------------------------------------------- the task
-
-
-def _task_items(recipe: GateRecipe, task: Task) -> Items:
-    """Return the evaluation rows, which the metric can judge.
-
-    Raises:
-        DataError: A row cannot be read or judged.
-        UsageError: There is no such function.
-    """
-    from plop_lora.evaluation.metrics import check_answers
-
-    items = task_items(recipe, task)
-    metric = task.metric_of(recipe.evaluation)
-    if is_of_user(metric):
-        find_function(metric, "metric", task.metrics)
-    try:
-        if metric == LOSS:
-            columns_kept(items.rows)
-        else:
-            check_answers(metric, items.rows, recipe.training.rewards)
-    except DataError as error:
-        raise DataError(f"{items.source}: {error}") from error
-    return items
-
-
-def _task_readings(
+def read_answers(
     recipe: GateRecipe, prepared: Prepared, rows: Sequence[Row], batch_size: int
 ) -> list[Reading]:
-    from plop_lora.evaluation.losses import row_losses
-    from plop_lora.evaluation.metrics import judge_answers
-
-    task = task_named(recipe.task)
-    metric = task.metric_of(recipe.evaluation)
-    if metric == LOSS:
-        values: Sequence[float] = row_losses(
-            prepared, rows, max_length=recipe.training.max_length, batch_size=batch_size
-        )
-    else:
-        settings = replace(recipe.evaluation, batch_size=batch_size)
-        values = judge_answers(
-            metric, prepared, rows, settings, rewards=recipe.training.rewards, named=task.metrics
-        ).items[metric]
-    return [Reading({metric: value}) for value in values]
-
-
-def _repeats_task(recipe: GateRecipe, task: Task) -> bool:
-    return task.metric_of(recipe.evaluation) == LOSS
-
-
-def _task_settings(recipe: GateRecipe, task: Task) -> Mapping[str, object]:
-    return {"metric": task.metric_of(recipe.evaluation), "rewards": list(recipe.training.rewards)}
-
-
-# --------------------------------------------------------------------------- general text
-
-
-def _general_readings(
-    recipe: GateRecipe, prepared: Prepared, rows: Sequence[Row], batch_size: int
-) -> list[Reading]:
-    from plop_lora.evaluation.losses import general_losses
-
-    found = general_losses(
-        prepared, rows, max_length=recipe.training.max_length, batch_size=batch_size
-    )
-    return [Reading({GENERAL_LOSS: loss.mean}) for loss in found]
-
-
-# --------------------------------------------------------------------------- prompts
-
-
-def _prompt_readings(
-    recipe: GateRecipe, prepared: Prepared, rows: Sequence[Row], batch_size: int
-) -> list[Reading]:
+    """Return greedy answers to the prompts of rows, with what the rules say of them."""
     from plop_lora.evaluation.generation import generate
 
     asked = [_asked(prepared, row) for row in rows]
@@ -194,7 +122,7 @@ def answer_values(
     }
 
 
-def _fit_the_context(recipe: GateRecipe, prepared: Prepared, rows: Sequence[Row]) -> None:
+def fit_the_context(recipe: GateRecipe, prepared: Prepared, rows: Sequence[Row]) -> None:
     """Refuse prompts of which the model would not see the beginning.
 
     Raises:
@@ -218,33 +146,84 @@ def _prompt_settings(recipe: GateRecipe, task: Task) -> Mapping[str, object]:
     return {"max_new_tokens": recipe.gate.safety.max_new_tokens}
 
 
-# --------------------------------------------------------------------------- the registry
+PROMPTS = Suite(
+    name="prompts",
+    items=prompt_items,
+    measure=read_answers,
+    repeats=lambda recipe, task: True,
+    settings=_prompt_settings,
+    demands=fit_the_context,
+)
+"""Greedy answers to harmful prompts and their harmless twins, read by rules."""
 
 
-SUITES: dict[str, Suite] = {
-    suite.name: suite
-    for suite in (
-        Suite(
-            name=TASK,
-            items=_task_items,
-            measure=_task_readings,
-            repeats=_repeats_task,
-            settings=_task_settings,
-        ),
-        Suite(
-            name=GENERAL,
-            items=general_items,
-            measure=_general_readings,
-            repeats=lambda recipe, task: True,
-        ),
-        Suite(
-            name=PROMPTS,
-            items=prompt_items,
-            measure=_prompt_readings,
-            repeats=lambda recipe, task: True,
-            settings=_prompt_settings,
-            demands=_fit_the_context,
-        ),
+# --------------------------------------------------------------------------- judgements
+
+
+def judge_in(recipe: GateRecipe) -> Judge:
+    """Return the judge that a recipe names; nothing is imported and nothing is asked.
+
+    Raises:
+        UsageError: There is none, or a setting does not suit it.
+    """
+    asked = recipe.gate.safety.judge
+    return judge_of(
+        asked.name,
+        model=asked.model,
+        key_variable=asked.key_variable,
+        timeout=asked.timeout,
+        retries=asked.retries,
+        cache=None if asked.cache is None else Path(asked.cache),
+        template=asked.template,
+        concurrency=asked.concurrency,
     )
-}
-"""Name → row."""
+
+
+def is_labelled(row: Row) -> bool:
+    """Return whether a row is an answer that people have labelled."""
+    return LABEL in row
+
+
+def _judged_items(recipe: GateRecipe, task: Task) -> Items:
+    """Return the prompts, and after them the labelled answers.
+
+    Raises:
+        DataError: A file cannot be read, or a row of it is wrong.
+        UsageError: The recipe names no judge, or one that cannot be.
+    """
+    judge_in(recipe)
+    prompts, labelled = prompt_items(recipe, task), recipe.gate.safety.judge.labelled
+    if labelled is None:
+        return prompts
+    found = [asdict(item) for item in labelled_items(labelled)]
+    return prompts.and_those(Items.of(found, [str(row["answer"]) for row in found], labelled))
+
+
+def _judgements(recipe: GateRecipe, rows: Sequence[Row], answers: Answers) -> list[Sides]:
+    """Return what the judge says of the answers of both sides, and of the labelled answers."""
+    labelled = [row for row in rows if is_labelled(row)]
+    prompts = [str(row["prompt"]) for row in rows if not is_labelled(row)]
+    bases, adapters = [list(side) for side in zip(*answers, strict=True)]
+    values = judge_in(recipe).judge(
+        [*prompts, *prompts, *(str(row["prompt"]) for row in labelled)],
+        [*bases, *adapters, *(str(row["answer"]) for row in labelled)],
+    )
+    readings = [Reading({UNSAFE: value}) for value in values]
+    count = len(prompts)
+    own = readings[2 * count :]
+    return [*zip(readings[:count], readings[count : 2 * count], strict=True),
+            *zip(own, own, strict=True)]  # fmt: skip
+
+
+def _judge_settings(recipe: GateRecipe, task: Task) -> Mapping[str, object]:
+    return {"judge": judge_in(recipe).identity}
+
+
+JUDGEMENTS = Suite(
+    name="judgements",
+    items=_judged_items,
+    measure=Derived(_judgements, answers_of=PROMPTS),
+    settings=_judge_settings,
+    ready=lambda recipe: judge_in(recipe).check(),
+)
+"""What a judge says of the answers to the prompts."""
