@@ -1,16 +1,15 @@
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 import torch
 import transformers
 from finetunes import CHATS, PROBLEMS, ROWS, prepared, spec
+from harness_task import local_task
 from torch.nn import functional
 
 from plop_lora.errors import DataError, MeasurementError, ModelError, UsageError
@@ -331,34 +330,10 @@ def test_refusing_a_metric_needs_no_torch() -> None:
 
 # --------------------------------------------------------------------------- lm-eval
 
-TASK = """
-task: plop_choice
-dataset_path: json
-dataset_kwargs: {data_files: {test: items.jsonl}}
-test_split: test
-output_type: multiple_choice
-doc_to_text: "{{question}}"
-doc_to_choice: "{{choices}}"
-doc_to_target: "{{answer}}"
-metric_list:
-  - {metric: METRIC, aggregation: AGGREGATION, higher_is_better: true}
-"""
-
 
 @pytest.fixture
 def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    pytest.importorskip("lm_eval")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    items = [
-        {"question": "2 + 3 =", "choices": [" 5", " zebra"], "answer": number % 2}
-        for number in range(6)
-    ]
-    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
-    (tmp_path / "tasks").mkdir()
-    task = TASK.replace("METRIC", "acc").replace("AGGREGATION", "mean")
-    (tmp_path / "tasks" / "choice.yaml").write_text(task)
-    return tmp_path
+    return local_task(tmp_path, monkeypatch)
 
 
 def test_a_local_task_of_the_harness(ready: Prepared, harness: Path, capsys: Any) -> None:

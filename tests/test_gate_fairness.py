@@ -272,9 +272,7 @@ def test_values_that_cannot_be_compared() -> None:
 
 def test_rows_without_groups() -> None:
     rows = [{"sex": "f", "region": "n"}, {"sex": "m", "region": None}, {"sex": "f", "region": ""}]
-    with pytest.raises(
-        DataError, match=r"has the column 'sec' .* Did you mean 'sex'"
-    ):
+    with pytest.raises(DataError, match=r"has the column 'sec' .* Did you mean 'sex'"):
         labels_of(rows, ("sec",), alone=True)
     with pytest.raises(DataError, match="only the group 'n'"):
         labels_of(rows, ("region",), alone=True)

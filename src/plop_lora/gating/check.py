@@ -69,6 +69,10 @@ def every_row(row: Row) -> bool:
 R = TypeVar("R", bound=Rule)
 
 
+def _any_items(rule: Rule, items: Items) -> None:
+    """Reject nothing."""
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Check(Generic[R]):
     """One row of the registry.
@@ -84,6 +88,8 @@ class Check(Generic[R]):
         plan: Function that says what the items could decide, before anything is measured.
         advice: What to try first if the check fails.
         reads: Function that says whether the check reads a row of the suite.
+        fits: Function that rejects items on which the check cannot be decided, before anything is
+            measured.
         after: Name of a check that has to pass for this one to mean anything.
         wanted: Function that says whether a recipe that names no checks asks for this one.
     """
@@ -98,5 +104,6 @@ class Check(Generic[R]):
     plan: Callable[[Check[R], R, Items], CheckPlan]
     advice: tuple[str, ...]
     reads: Callable[[Row], bool] = field(default=every_row)
+    fits: Callable[[R, Items], None] = field(default=_any_items)
     after: str | None = None
     wanted: Callable[[GateRecipe], bool] = field(default=lambda recipe: True)

@@ -151,6 +151,7 @@ def _prepare(adapter: str | Path, recipe: GateRecipe) -> _Gate:
                 f"{one.items.source} has no items for the check {one.check.name}, which needs "
                 f"{one.check.needs}. Add some, or leave the check out with --checks."
             )
+        one.check.fits(one.rule, one.items)
     measurement = _measurement(recipe, task, judged, reference, suites, items)
     return _Gate(recipe, task, judged, reference, asked, suites, items, measurement)
 

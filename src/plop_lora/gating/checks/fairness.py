@@ -13,6 +13,7 @@ from plop_lora.gating.check import Check, Rule, Values
 from plop_lora.gating.checks.gap import decide_gap, plan_gap
 from plop_lora.gating.checks.grouping import (
     GroupRule,
+    check_groups,
     group_rule,
     groups_of,
     labelled_values,
@@ -187,6 +188,7 @@ CHECKS: tuple[Check[Any], ...] = (
         rule=group_rule("worst group", lambda recipe: recipe.gate.fairness.margin),
         decide=_decide_groups,
         plan=_plan_groups,
+        fits=check_groups,
         advice=_ADVICE,
         wanted=_has_columns,
     ),
@@ -199,6 +201,7 @@ CHECKS: tuple[Check[Any], ...] = (
         rule=group_rule("not wider", lambda recipe: recipe.gate.fairness.gap_margin),
         decide=decide_gap,
         plan=plan_gap,
+        fits=check_groups,
         advice=_ADVICE,
         wanted=_has_columns,
     ),

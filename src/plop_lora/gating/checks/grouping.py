@@ -121,6 +121,15 @@ def labellings_of(rule: GroupRule, rows: Sequence[Row]) -> list[list[str | None]
     return [labels_of(rows, columns, alone=alone) for columns in rule.labellings]
 
 
+def check_groups(rule: GroupRule, items: Items) -> None:
+    """Refuse rows that have no groups.
+
+    Raises:
+        DataError: No row has one of the columns, or the rows have fewer than two groups.
+    """
+    labellings_of(rule, items.rows)
+
+
 def groups_of(rule: GroupRule, items: Items) -> list[Items]:
     """Return the items of every group."""
     found = []
