@@ -1,9 +1,10 @@
 """From the values of all items to pass, fail or not enough data. No torch.
 
 A difference is paired by item. There is one adapter, so its error comes from the choice of items
-alone, and a conclusion is meant for other items of the same kind.
+alone, and a conclusion is meant for other items of the same kind. The bounds that decide are those
+of `bounds`.
 
-Shape letters: I items, G groups.
+Shape letters: I items.
 """
 
 from __future__ import annotations
@@ -11,14 +12,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import special
 
 from plop_lora.errors import RecordError
+from plop_lora.gating.bounds import LEVEL, Floats, Gain, gain_of, mean_interval
 from plop_lora.gating.check import Check, Rule, Values
 from plop_lora.gating.evidence import Line
 from plop_lora.gating.items import Items
@@ -34,105 +34,10 @@ from plop_lora.records.gate import (
 )
 from plop_lora.statistics import POWER, Interval, exact_interval
 
-LEVEL = 0.95
-"""Level of the one-sided bounds that decide."""
 LEAST = 10
 """Smallest number of independent items on which a check is decided."""
-PSEUDO_ITEMS = 2
-"""Number of items that are added on each side for a metric of 0 and 1; see `gain_of`."""
-_NO_SKEW = 1e-9
 _MOST = 10**9
 _ROUNDS = 50
-
-Floats = NDArray[np.float64]
-
-
-def mean_interval(values_I: Floats, groups: Sequence[str]) -> Interval | None:
-    """Return the mean over items with its error over groups; None for fewer than two groups.
-
-    Source: Miller, "Adding Error Bars to Evals", arXiv 2411.00640, section 2.2 (clustered standard
-    errors), with the factor G / (G - 1), which makes it the usual error where every group is one
-    item.
-    """
-    sums_G = _group_sums(values_I, groups)
-    count = len(sums_G)
-    if count < 2:
-        return None
-    variance = count / (count - 1) * float((sums_G**2).sum()) / len(values_I) ** 2
-    return Interval(float(values_I.mean()), 0.0, variance, 1.0, count - 1.0)
-
-
-def _group_sums(values_I: Floats, groups: Sequence[str]) -> Floats:
-    """Return the sum over each group of how far its items lie from the mean of all."""
-    _, index_I = np.unique(np.asarray(groups), return_inverse=True)
-    sums_G: Floats = np.zeros(int(index_I.max()) + 1)
-    np.add.at(sums_G, index_I, values_I - values_I.mean())
-    return sums_G
-
-
-@dataclass(frozen=True, slots=True)
-class Gain:
-    """The mean gain of an adapter over its base.
-
-    Attributes:
-        interval: Mean with its error.
-        low: One-sided lower bound at `LEVEL`.
-        high: One-sided upper bound at `LEVEL`.
-    """
-
-    interval: Interval
-    low: float
-    high: float
-
-
-def gain_of(gains_I: Floats, groups: Sequence[str], *, binary: bool) -> Gain | None:
-    """Return the mean gain with its bounds; None for fewer than two groups.
-
-    A few items that lose much more than the others make the bound of Student's t pass too often.
-    Each bound is therefore the wider one of that of Student's t and that of Hall's transformation,
-    which reads the skewness of the sample.
-
-    Where an item is right or wrong, a sample without any change has no spread, and its interval
-    would have no width. Two gained and two lost items are then added, each a group of its own.
-
-    Args:
-        gains_I: Gain of every item.
-        groups: Group of every item.
-        binary: Whether the metric of an item is 0 or 1.
-
-    Source: Hall, Journal of the Royal Statistical Society B 54 (1992), the transformation g_2.
-    Bonett and Price, Journal of Educational and Behavioral Statistics 37 (2012), who add one item
-    on each side; with two, fewer unchanged answers than about 3 / margin do not pass.
-    """
-    if binary:
-        added = np.array([1.0, -1.0] * PSEUDO_ITEMS)
-        gains_I = np.concatenate([gains_I, added])
-        groups = [*groups, *(f"added {place}" for place in range(len(added)))]
-    interval = mean_interval(gains_I, groups)
-    if interval is None:
-        return None
-    low, high = _skewed_bounds(interval, _group_sums(gains_I, groups))
-    return Gain(
-        interval, min(interval.lower_bound(LEVEL), low), max(interval.upper_bound(LEVEL), high)
-    )
-
-
-def _skewed_bounds(interval: Interval, sums_G: Floats) -> tuple[float, float]:
-    """Return the one-sided bounds by Hall's transformation, those of Student's t without skew."""
-    count = len(sums_G)
-    moment = float((sums_G**2).mean())
-    skew = float((sums_G**3).mean()) / moment**1.5 if moment else 0.0
-    if abs(skew) < _NO_SKEW:
-        return interval.lower_bound(LEVEL), interval.upper_bound(LEVEL)
-    root, reach = math.sqrt(count), float(special.stdtrit(interval.item_freedom, LEVEL))
-
-    def undone(t: float) -> float:
-        return 3 * root / skew * (math.cbrt(1 + skew * (t / root - skew / (6 * count))) - 1)
-
-    return (
-        interval.value - interval.error * undone(reach),
-        interval.value - interval.error * undone(-reach),
-    )
 
 
 def noise_floor(values: Values) -> float | None:

@@ -14,9 +14,10 @@ from pathlib import Path
 from plop_lora._version import __version__
 from plop_lora.errors import DataError, RecordError, UsageError
 from plop_lora.gating.adapter import Judged, check_fits, read_judged
+from plop_lora.gating.bounds import LEVEL
 from plop_lora.gating.check import Check, Rule
 from plop_lora.gating.checks import find_checks, gated_task
-from plop_lora.gating.decide import LEVEL, after, decide
+from plop_lora.gating.decide import after, decide
 from plop_lora.gating.evidence import Evidence, Measurement, kept_evidence, read_evidence
 from plop_lora.gating.items import Items
 from plop_lora.gating.suites import SUITES
