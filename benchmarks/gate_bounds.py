@@ -1,4 +1,4 @@
-"""How often the bounds of `plop gate` err at the limit, and how wide they are.
+"""How often the bounds of `plop gate` err at the limit, how wide they are, and what they decide.
 
     python benchmarks/gate_bounds.py [--draws 20000] [--save]
 
@@ -11,6 +11,9 @@ Answers of 0 and 1 are simulated with the same number of items that only change 
 only to the worse as the limit says, and with a tenth more that change either way.
 
 Width is the mean width of a one-sided bound, in widths of Student's t.
+
+Decided is the share of samples that are decided rightly at the number of items that `--plan` and
+*not enough data* print, which promise 80 %. All rows of a question are alike there.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from plop_lora.gating.bounds import LEVEL, PSEUDO_ITEMS, reach
+from plop_lora.gating.power import Assumed, decision_power, groups_needed
 
 Floats = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, tuple[int, int]], Floats]
@@ -64,6 +68,49 @@ SHAPES: dict[str, Draw] = {
 CLUSTERED = ("normal", "log-normal, σ 0.5", "log-normal, σ 1")
 ANSWERS = (0.01, 0.05, 0.1)
 """Limits of metrics of 0 and 1."""
+
+
+class Case(NamedTuple):
+    """Gains of which a plan says how many items decide them."""
+
+    name: str
+    limit: float
+    assumed: Assumed
+    shape: str = "normal"
+    tail: int = 1
+
+
+def _loss(gain: float, spread: float, size: int = 1) -> Assumed:
+    return Assumed(gain=gain, spread=spread, size=size)
+
+
+def _answers(gain: float, spread: float, size: int = 1) -> Assumed:
+    return Assumed(gain=gain, spread=spread, binary=True, size=size)
+
+
+def _skewed(tail: int) -> Assumed:
+    return Assumed(gain=0.0, spread=0.1, skew=tail * 1.75)  # of the log-normal, σ 0.5
+
+
+CASES = (
+    Case("loss, non-inferior", -0.02, _loss(0.0, 0.1)),
+    Case("loss, non-inferior", -0.02, _loss(0.0, 0.05)),
+    Case("loss, non-inferior", -0.1, _loss(0.0, 0.3)),
+    Case("loss, non-inferior", -0.05, _loss(0.0, 0.05)),
+    Case("loss, improve", 0.0, _loss(0.05, 0.2)),
+    Case("loss, too much worse", -0.02, _loss(-0.06, 0.1)),
+    Case("loss, 3 rows a question", -0.02, _loss(0.0, 0.1, 3)),
+    Case("loss, log-normal, tail of losses", -0.02, _skewed(-1), "log-normal, σ 0.5", -1),
+    Case("loss, log-normal, tail of gains", -0.02, _skewed(1), "log-normal, σ 0.5", 1),
+    Case("answers, non-inferior", -0.01, _answers(0.0, 0.3)),
+    Case("answers, non-inferior", -0.02, _answers(0.0, 0.2)),
+    Case("answers, non-inferior", -0.05, _answers(0.0, 0.2)),
+    Case("answers, non-inferior", -0.1, _answers(0.0, 0.4)),
+    Case("answers, improve", 0.0, _answers(0.05, 0.3)),
+    Case("answers, improve by 0.02", 0.02, _answers(0.07, 0.3)),
+    Case("answers, too much worse", -0.05, _answers(-0.12, 0.4)),
+    Case("answers, 3 rows a question", -0.05, _answers(0.0, 0.3, 3)),
+)
 
 
 class Sampled(NamedTuple):
@@ -172,6 +219,31 @@ def width(draw: Draw, items: int, draws: int) -> float:
     return float(np.concatenate(widths).mean())
 
 
+def decided(case: Case, items: int, draws: int, *, seed: int = 0) -> float:
+    """Return the share of samples that are decided on the side of the limit where the gain lies."""
+    random = np.random.default_rng([seed, items])
+    assumed, size = case.assumed, round(case.assumed.size)
+    starts, right = range(0, items * size, size), 0
+    for start in range(0, draws, BLOCK):
+        shape = (min(BLOCK, draws - start), items)
+        values = np.repeat(_gains(case, random, shape), size, axis=1)
+        found = sampled(values, starts, binary=assumed.binary)
+        passes = assumed.gain > case.limit
+        right += int((found.low_D > case.limit if passes else found.high_D < case.limit).sum())
+    return right / draws
+
+
+def _gains(case: Case, random: np.random.Generator, shape: tuple[int, int]) -> Floats:
+    gain, spread = case.assumed.gain, case.assumed.spread
+    if case.assumed.binary:
+        changed = spread**2 + gain**2
+        chance = random.random(shape)
+        return (chance < (changed + gain) / 2) - 1.0 * (chance >= 1 - (changed - gain) / 2)
+    draw = SHAPES[case.shape]
+    known = draw(np.random.default_rng(0), (1000, 1000)).std() if case.shape != "normal" else 1.0
+    return gain + case.tail * spread * draw(random, shape) / known
+
+
 def _pair(found: tuple[float, float]) -> str:
     return " / ".join(f"{100 * share:.1f}" for share in found)
 
@@ -194,6 +266,15 @@ def tables(draws: int) -> Iterator[str]:
     yield from [head[0].replace("gains", "width"), head[1]]
     for name in ("normal", "log-normal, σ 0.5", "exponential", "log-normal, σ 1"):
         yield _line(name, [f"{width(SHAPES[name], items, draws // 4):.2f}" for items in ITEMS])
+    yield ""
+    yield "| check | limit | true gain | spread | items needed | promised | decided |"
+    yield "|---|---|---|---|---|---|---|"
+    for case in CASES:
+        assumed, items = case.assumed, groups_needed(case.assumed, case.limit) or 0
+        promised = decision_power(assumed, items, case.limit)
+        share = decided(case, items, draws // 2)
+        numbers = [f"{number:g}" for number in (case.limit, assumed.gain, assumed.spread)]
+        yield _line(case.name, [*numbers, f"{items:,}", f"{promised:.0%}", f"{share:.1%}"])
 
 
 def _line(name: str, cells: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""The bounds of a gate: how often they err at the limit, and the p that belongs to them."""
+"""The bounds of a gate: how often they err at the limit, their p, and what they decide."""
 
 from __future__ import annotations
 
@@ -11,11 +11,21 @@ import numpy as np
 import pytest
 
 from plop_lora.gating.bounds import LEVEL, gain_of, loss_p
+from plop_lora.gating.check import Values
+from plop_lora.gating.checks import CHECKS
+from plop_lora.gating.decide import decide_difference, plan_difference
+from plop_lora.gating.items import Items
+from plop_lora.gating.power import LEAST, Assumed, decision_power, detectable, groups_needed
+from plop_lora.recipe import GateRecipe
+from plop_lora.records.gate import NOT_ENOUGH_DATA
+from plop_lora.training.tasks import TASKS
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 ERRS_AT_MOST = 0.05
 RARE = ("10 % shifted by 5 spreads", "5 % shifted by 10 spreads", "2 % shifted by 10 spreads")
 """Shapes of which few items show the tail."""
+POWER_AT_LEAST = 0.78
+"""The power at a planned number of items, which promises 0.8."""
 WIDE = "log-normal, σ 1"
 
 
@@ -153,3 +163,105 @@ def test_gains_without_spread_are_certain() -> None:
 def test_one_group_has_no_p() -> None:
     with pytest.raises(ValueError, match="at least two groups of items"):
         loss_p(np.array([1.0, 2.0]), ["a", "a"], 0.0, binary=False)
+
+
+# --------------------------------------------------------------------------- what is planned
+
+
+def _items(groups: list[str]) -> Items:
+    return Items.of([{"text": str(place)} for place in range(len(groups))], groups, "rows")
+
+
+def _rule(metric: str = "loss", **limits: Any) -> Any:
+    settings = {"eval": "e.jsonl", "evaluation": {"metric": metric}, "gate": {"task": limits}}
+    return CHECKS["task"].rule(GateRecipe.of(settings, {}), TASKS["sft"])
+
+
+def _holds(simulation, case: Any, draws: int = 4000) -> None:
+    """Simulate a gate with the planned number of items."""
+    needed = groups_needed(case.assumed, case.limit)
+    promised = decision_power(case.assumed, needed, case.limit)
+    share = simulation.decided(case, needed, draws)
+    assert promised >= 0.8
+    assert share >= POWER_AT_LEAST, (case, needed, share)
+    if needed >= 20:  # with fewer the normal approximation promises up to 9 points too little
+        assert share == pytest.approx(promised, abs=0.025), (case, needed)
+
+
+@pytest.mark.parametrize("place", [0, 3, 5, 7, 11, 13, 16])
+def test_a_planned_number_of_items_decides(simulation, place: int) -> None:
+    """A plan for answers that leaves out the added items needed a third more than it said."""
+    _holds(simulation, simulation.CASES[place])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("limit", [-0.2, -0.05, -0.02, 0.0, 0.02])
+@pytest.mark.parametrize("spread", [0.1, 0.2, 0.3, 0.4])
+@pytest.mark.parametrize("size", [1, 4])
+def test_planned_numbers_decide(simulation, binary: bool, limit, spread, size: int) -> None:
+    """Non-inferior at no difference, and improve at one of 0.05 beyond the limit."""
+    gain = limit + 0.05 if limit >= 0 else 0.0
+    if binary and spread**2 + gain**2 < gain:
+        pytest.skip("no answers have this gain and this spread")
+    assumed = Assumed(gain=gain, spread=spread, binary=binary, size=size)
+    _holds(simulation, simulation.Case("", limit, assumed))
+
+
+def test_more_distance_needs_fewer_items() -> None:
+    assumed = Assumed(gain=0.0, spread=0.1)
+    found = [groups_needed(assumed, -limit) for limit in (0.001, 0.01, 0.05, 1.0)]
+    assert found == sorted(found, reverse=True)
+    assert found[-1] == LEAST
+    assert groups_needed(assumed, -0.02, floor=0.01) == groups_needed(assumed, -0.01)
+    assert groups_needed(assumed, 0.0) is groups_needed(assumed, -0.02, floor=0.02) is None
+    assert groups_needed(assumed, -1e-9) is None
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_what_is_detectable_is_decided_by_its_items(binary: bool) -> None:
+    assumed = Assumed(gain=0.0, spread=0.3, binary=binary)
+    distance = detectable(assumed, 200, -0.05)
+    there = Assumed(gain=distance - 0.05, spread=0.3, binary=binary)
+    assert decision_power(there, 200, -0.05) == pytest.approx(0.8, abs=0.01)
+    assert detectable(assumed, 12, -0.05) > distance
+    assert detectable(assumed, 1, -0.05) < float("inf")
+
+
+def test_no_share_rises_by_more_than_one() -> None:
+    """Ten answers decide nothing at this limit, whatever they are."""
+    assumed = Assumed(gain=0.0, spread=0.3, binary=True)
+    assert detectable(assumed, LEAST, -0.01) == pytest.approx(1.01)
+
+
+@pytest.mark.parametrize(("metric", "mode"), [("loss", "improve"), ("numeric", "non-inferior")])
+def test_a_plan_counts_rows_that_share_a_question_once(metric: str, mode: str) -> None:
+    rule = _rule(metric, mode=mode)
+    alone = plan_difference(CHECKS["task"], rule, _items([str(n) for n in range(50)]))
+    shared = plan_difference(CHECKS["task"], rule, _items([str(n // 4) for n in range(200)]))
+    assert alone.items_needed * 3.5 < shared.items_needed <= alone.items_needed * 4
+
+
+@pytest.mark.parametrize("kind", ["normal", "skewed", "answers", "questions"])
+def test_the_number_printed_with_not_enough_data_decides(simulation, kind: str) -> None:
+    """The gate is run again on that many items like those that it has seen."""
+    random, size = np.random.default_rng(8), 3 if kind == "questions" else 1
+    gains_G = {
+        "normal": 0.1 * random.standard_normal(60),
+        "skewed": -0.1 * (random.lognormal(0, 0.5, 60) - np.exp(0.125)),
+        "answers": random.permutation(np.repeat([1.0, -1.0, 0.0], [3, 3, 54])),
+        "questions": 0.1 * random.standard_normal(60),
+    }[kind]
+    gains_G -= 0.0 if kind == "answers" else gains_G.mean() + 0.004
+    groups = np.repeat([str(place) for place in range(len(gains_G))], size).tolist()
+    gains = np.repeat(gains_G, size)
+    rule = _rule("numeric" if kind == "answers" else "loss", margin=0.02)
+    values = Values(tuple(np.zeros(len(gains))), tuple(rule.sign * gains))
+    result = decide_difference(CHECKS["task"], rule, _items(groups), values)
+    assert result.verdict is NOT_ENOUGH_DATA
+    needed = result.items_needed // size
+    again = gains_G[random.integers(0, len(gains_G), (4000, needed))]
+    starts = range(0, needed * size, size)
+    found = simulation.sampled(np.repeat(again, size, axis=1), starts, binary=rule.binary)
+    share = float((found.low_D > -0.02).mean())
+    assert POWER_AT_LEAST <= share <= 0.84, (needed, share)

@@ -63,6 +63,11 @@ def _group_sums(values_I: Floats, groups: Sequence[str]) -> Floats:
     return sums_G
 
 
+def skewness_of(values_I: Floats, groups: Sequence[str]) -> float:
+    """Return the skewness of the groups' part in the mean; 0 where all groups are alike."""
+    return _skewness(_group_sums(values_I, groups))
+
+
 def _skewness(sums_G: Floats) -> float:
     moment = float((sums_G**2).mean())
     return float((sums_G**3).mean()) / moment**1.5 if moment else 0.0

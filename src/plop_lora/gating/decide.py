@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from statistics import fmean
 
 import numpy as np
-from scipy import special
 
 from plop_lora.errors import RecordError
-from plop_lora.gating.bounds import LEVEL, Floats, Gain, gain_of, mean_interval
+from plop_lora.gating.bounds import LEVEL, Floats, Gain, gain_of, mean_interval, skewness_of
 from plop_lora.gating.check import Check, Rule, Values
 from plop_lora.gating.evidence import Line
 from plop_lora.gating.items import Items
+from plop_lora.gating.power import LEAST, Assumed, detectable, groups_needed
 from plop_lora.gating.suite import Reading
 from plop_lora.records.gate import (
     FAIL,
@@ -32,12 +32,7 @@ from plop_lora.records.gate import (
     CheckVerdict,
     Measured,
 )
-from plop_lora.statistics import POWER, Interval, exact_interval
-
-LEAST = 10
-"""Smallest number of independent items on which a check is decided."""
-_MOST = 10**9
-_ROUNDS = 50
+from plop_lora.statistics import exact_interval
 
 
 def noise_floor(values: Values) -> float | None:
@@ -66,38 +61,6 @@ def verdict_of(gain: Gain | None, groups: int, limit: float, floor: float) -> Ch
     if gain.high + floor < limit:
         return FAIL
     return NOT_ENOUGH_DATA
-
-
-def groups_needed(spread: float, distance: float) -> int | None:
-    """Return the number of independent items that decide with a power of 0.8; None if none does.
-
-    Args:
-        spread: Standard deviation of the gain of an item.
-        distance: Distance of the true gain from the limit, less the noise floor.
-
-    >>> groups_needed(0.1, 0.02), groups_needed(0.1, 0.0)
-    (157, None)
-    """
-    if distance <= 0:
-        return None
-    needed = float(LEAST)
-    for _ in range(_ROUNDS):
-        freedom = max(needed - 1, 1.0)
-        reach = special.stdtrit(freedom, LEVEL) + special.stdtrit(freedom, POWER)
-        found = max((float(reach) * spread / distance) ** 2, float(LEAST))
-        if found > _MOST:
-            return None
-        if abs(found - needed) < 0.01:
-            break
-        needed = found
-    return math.ceil(needed)
-
-
-def detectable(spread: float, groups: int) -> float:
-    """Return the distance from the limit that a number of items decides with a power of 0.8."""
-    freedom = max(groups - 1.0, 1.0)
-    reach = special.stdtrit(freedom, LEVEL) + special.stdtrit(freedom, POWER)
-    return float(reach) * spread / math.sqrt(groups)
 
 
 # --------------------------------------------------------------------------- one check
@@ -186,7 +149,7 @@ def decide_difference(check: Check, rule: Rule, items: Items, values: Values) ->
     verdict = verdict_of(gain, items.independent, rule.limit, floor or 0.0)
     needed = None
     if verdict is NOT_ENOUGH_DATA and gain is not None:
-        needed = _items_needed(gain.interval, items, rule.limit, floor or 0.0)
+        needed = _items_needed(gains_I, items, rule, floor or 0.0)
     bounds: tuple[float, ...] = ()
     if gain is not None:
         low, high = gain.low - (floor or 0.0), gain.high + (floor or 0.0)
@@ -215,13 +178,23 @@ def decide_difference(check: Check, rule: Rule, items: Items, values: Values) ->
     )
 
 
-def _items_needed(interval: Interval, items: Items, limit: float, floor: float) -> int | None:
-    spread = interval.error * math.sqrt(items.independent)
-    needed = groups_needed(spread, abs(interval.value - limit) - floor)
+def _items_needed(gains_I: Floats, items: Items, rule: Rule, floor: float) -> int | None:
+    """Return how many items would decide if the gains are what they appear to be."""
+    found, groups = mean_interval(gains_I, items.groups), items.independent
+    if found is None:
+        return None
+    assumed = Assumed(
+        gain=found.value,
+        spread=found.error * math.sqrt(groups),
+        skew=skewness_of(gains_I, items.groups),
+        binary=rule.binary,
+        size=len(gains_I) / groups,
+    )
+    needed = groups_needed(assumed, rule.limit, floor)
     if needed is None:
         return None
-    needed = max(needed, items.independent + 1)  # these were too few
-    return math.ceil(needed * len(items.rows) / items.independent)
+    needed = max(needed, groups + 1)  # these were too few
+    return math.ceil(needed * len(gains_I) / groups)
 
 
 def _measured(values_I: Floats, items: Items, *, binary: bool) -> Measured:
@@ -255,7 +228,13 @@ def _warning(rule: Rule, gain: Gain | None, floor: float) -> str:
 def plan_difference(check: Check, rule: Rule, items: Items) -> CheckPlan:
     """Return what a check could decide with its items, by the assumed spread."""
     count = items.independent
-    needed = groups_needed(rule.spread, rule.assumed_gain - rule.limit) or LEAST
+    assumed = Assumed(
+        gain=rule.assumed_gain,
+        spread=rule.spread,
+        binary=rule.binary,
+        size=len(items.rows) / count,
+    )
+    needed = groups_needed(assumed, rule.limit) or LEAST
     return CheckPlan(
         check=check.name,
         mode=rule.mode,
@@ -266,7 +245,7 @@ def plan_difference(check: Check, rule: Rule, items: Items) -> CheckPlan:
         spread=rule.spread,
         assumed=rule.sign * rule.assumed_gain,
         items_needed=math.ceil(needed * len(items.rows) / count),
-        detectable=detectable(rule.spread, count),
+        detectable=detectable(assumed, count, rule.limit),
         can_pass=_can_pass(rule, count),
         source=items.source,
     )
