@@ -1,9 +1,10 @@
 """From the values of all items to pass, fail or not enough data. No torch.
 
 A difference is paired by item. There is one adapter, so its error comes from the choice of items
-alone, and a conclusion is meant for other items of the same kind.
+alone, and a conclusion is meant for other items of the same kind. The bounds that decide are those
+of `bounds`.
 
-Shape letters: I items, G groups.
+Shape letters: I items.
 """
 
 from __future__ import annotations
@@ -11,18 +12,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import special
 
 from plop_lora.errors import RecordError
+from plop_lora.gating.bounds import LEVEL, Floats, Gain, gain_of, mean_interval, skewness_of
 from plop_lora.gating.check import Check, R, Rule, Values
 from plop_lora.gating.evidence import Line
 from plop_lora.gating.items import Items
+from plop_lora.gating.power import LEAST, Assumed, detectable, groups_needed
 from plop_lora.gating.suite import Reading
 from plop_lora.records.gate import (
     FAIL,
@@ -33,107 +33,7 @@ from plop_lora.records.gate import (
     CheckVerdict,
     Measured,
 )
-from plop_lora.statistics import POWER, Interval, exact_interval
-
-LEVEL = 0.95
-"""Level of the one-sided bounds that decide."""
-LEAST = 10
-"""Smallest number of independent items on which a check is decided."""
-PSEUDO_ITEMS = 2
-"""Number of items that are added on each side for a metric of 0 and 1; see `gain_of`."""
-_NO_SKEW = 1e-9
-_MOST = 10**9
-_ROUNDS = 50
-
-Floats = NDArray[np.float64]
-
-
-def mean_interval(values_I: Floats, groups: Sequence[str]) -> Interval | None:
-    """Return the mean over items with its error over groups; None for fewer than two groups.
-
-    Source: Miller, "Adding Error Bars to Evals", arXiv 2411.00640, section 2.2 (clustered standard
-    errors), with the factor G / (G - 1), which makes it the usual error where every group is one
-    item.
-    """
-    sums_G = _group_sums(values_I, groups)
-    count = len(sums_G)
-    if count < 2:
-        return None
-    variance = count / (count - 1) * float((sums_G**2).sum()) / len(values_I) ** 2
-    return Interval(float(values_I.mean()), 0.0, variance, 1.0, count - 1.0)
-
-
-def _group_sums(values_I: Floats, groups: Sequence[str]) -> Floats:
-    """Return the sum over each group of how far its items lie from the mean of all."""
-    _, index_I = np.unique(np.asarray(groups), return_inverse=True)
-    sums_G: Floats = np.zeros(int(index_I.max()) + 1)
-    np.add.at(sums_G, index_I, values_I - values_I.mean())
-    return sums_G
-
-
-@dataclass(frozen=True, slots=True)
-class Gain:
-    """The mean gain of an adapter over its base.
-
-    Attributes:
-        interval: Mean with its error.
-        low: One-sided lower bound at `LEVEL`.
-        high: One-sided upper bound at `LEVEL`.
-    """
-
-    interval: Interval
-    low: float
-    high: float
-
-
-def gain_of(gains_I: Floats, groups: Sequence[str], *, binary: bool) -> Gain | None:
-    """Return the mean gain with its bounds; None for fewer than two groups.
-
-    A few items that lose much more than the others make the bound of Student's t pass too often.
-    Each bound is therefore the wider one of that of Student's t and that of Hall's transformation,
-    which reads the skewness of the sample.
-
-    Where an item is right or wrong, a sample without any change has no spread, and its interval
-    would have no width. Two gained and two lost items are then added, each a group of its own.
-
-    Args:
-        gains_I: Gain of every item.
-        groups: Group of every item.
-        binary: Whether the metric of an item is 0 or 1.
-
-    Source: Hall, Journal of the Royal Statistical Society B 54 (1992), the transformation g_2.
-    Bonett and Price, Journal of Educational and Behavioral Statistics 37 (2012), who add one item
-    on each side; with two, fewer unchanged answers than about 3 / margin do not pass.
-    """
-    if binary:
-        added = np.array([1.0, -1.0] * PSEUDO_ITEMS)
-        gains_I = np.concatenate([gains_I, added])
-        groups = [*groups, *(f"added {place}" for place in range(len(added)))]
-    interval = mean_interval(gains_I, groups)
-    if interval is None:
-        return None
-    low, high = _skewed_bounds(interval, _group_sums(gains_I, groups))
-    return Gain(
-        interval, min(interval.lower_bound(LEVEL), low), max(interval.upper_bound(LEVEL), high)
-    )
-
-
-def _skewed_bounds(interval: Interval, sums_G: Floats) -> tuple[float, float]:
-    """Return the one-sided bounds by Hall's transformation, those of Student's t without skew."""
-    count = len(sums_G)
-    moment = float((sums_G**2).mean())
-    skew = float((sums_G**3).mean()) / moment**1.5 if moment else 0.0
-    if abs(skew) < _NO_SKEW:
-        return interval.lower_bound(LEVEL), interval.upper_bound(LEVEL)
-    root, reach = math.sqrt(count), float(special.stdtrit(interval.item_freedom, LEVEL))
-
-    def undone(t: float) -> float:
-        return 3 * root / skew * (math.cbrt(1 + skew * (t / root - skew / (6 * count))) - 1)
-
-    return (
-        interval.value - interval.error * undone(reach),
-        interval.value - interval.error * undone(-reach),
-    )
+from plop_lora.statistics import exact_interval
 
 
 def noise_floor(values: Values) -> float | None:
@@ -162,38 +62,6 @@ def verdict_of(gain: Gain | None, groups: int, limit: float, floor: float) -> Ch
     if gain.high + floor < limit:
         return FAIL
     return NOT_ENOUGH_DATA
-
-
-def groups_needed(spread: float, distance: float) -> int | None:
-    """Return the number of independent items that decide with a power of 0.8; None if none does.
-
-    Args:
-        spread: Standard deviation of the gain of an item.
-        distance: Distance of the true gain from the limit, less the noise floor.
-
-    >>> groups_needed(0.1, 0.02), groups_needed(0.1, 0.0)
-    (157, None)
-    """
-    if distance <= 0:
-        return None
-    needed = float(LEAST)
-    for _ in range(_ROUNDS):
-        freedom = max(needed - 1, 1.0)
-        reach = special.stdtrit(freedom, LEVEL) + special.stdtrit(freedom, POWER)
-        found = max((float(reach) * spread / distance) ** 2, float(LEAST))
-        if found > _MOST:
-            return None
-        if abs(found - needed) < 0.01:
-            break
-        needed = found
-    return math.ceil(needed)
-
-
-def detectable(spread: float, groups: int) -> float:
-    """Return the distance from the limit that a number of items decides with a power of 0.8."""
-    freedom = max(groups - 1.0, 1.0)
-    reach = special.stdtrit(freedom, LEVEL) + special.stdtrit(freedom, POWER)
-    return float(reach) * spread / math.sqrt(groups)
 
 
 # --------------------------------------------------------------------------- one check
@@ -318,7 +186,7 @@ def difference_result(check: Check[Any], rule: Rule, items: Items, values: Value
     verdict = verdict_of(gain, items.independent, rule.limit, floor or 0.0)
     needed = None
     if verdict is NOT_ENOUGH_DATA and gain is not None:
-        needed = _items_needed(gain.interval, items, rule.limit, floor or 0.0)
+        needed = _items_needed(gains_I, items, rule, floor or 0.0)
     bounds: tuple[float, ...] = ()
     if gain is not None:
         low, high = gain.low - (floor or 0.0), gain.high + (floor or 0.0)
@@ -347,13 +215,23 @@ def difference_result(check: Check[Any], rule: Rule, items: Items, values: Value
     )
 
 
-def _items_needed(interval: Interval, items: Items, limit: float, floor: float) -> int | None:
-    spread = interval.error * math.sqrt(items.independent)
-    needed = groups_needed(spread, abs(interval.value - limit) - floor)
+def _items_needed(gains_I: Floats, items: Items, rule: Rule, floor: float) -> int | None:
+    """Return how many items would decide if the gains are what they appear to be."""
+    found, groups = mean_interval(gains_I, items.groups), items.independent
+    if found is None:
+        return None
+    assumed = Assumed(
+        gain=found.value,
+        spread=found.error * math.sqrt(groups),
+        skew=skewness_of(gains_I, items.groups),
+        binary=rule.binary,
+        size=len(gains_I) / groups,
+    )
+    needed = groups_needed(assumed, rule.limit, floor)
     if needed is None:
         return None
-    needed = max(needed, items.independent + 1)  # these were too few
-    return math.ceil(needed * len(items.rows) / items.independent)
+    needed = max(needed, groups + 1)  # these were too few
+    return math.ceil(needed * len(gains_I) / groups)
 
 
 def measured_of(values_I: Floats, items: Items, *, binary: bool) -> Measured:
@@ -388,7 +266,13 @@ def _warning(rule: Rule, gain: Gain | None, floor: float) -> str:
 def plan_difference(check: Check[Any], rule: Rule, items: Items) -> CheckPlan:
     """Return what a check could decide with its items, by the assumed spread."""
     count = items.independent
-    needed = groups_needed(rule.spread, rule.assumed_gain - rule.limit) or LEAST
+    assumed = Assumed(
+        gain=rule.assumed_gain,
+        spread=rule.spread,
+        binary=rule.binary,
+        size=len(items.rows) / count,
+    )
+    needed = groups_needed(assumed, rule.limit) or LEAST
     return CheckPlan(
         check=check.name,
         mode=rule.mode,
@@ -399,7 +283,7 @@ def plan_difference(check: Check[Any], rule: Rule, items: Items) -> CheckPlan:
         spread=rule.spread,
         assumed=rule.sign * rule.assumed_gain,
         items_needed=math.ceil(needed * len(items.rows) / count),
-        detectable=detectable(rule.spread, count),
+        detectable=detectable(assumed, count, rule.limit),
         can_pass=_can_pass(rule, count),
         source=items.source,
     )

@@ -21,26 +21,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import special
 
 from plop_lora.errors import MeasurementError
-from plop_lora.gating.decide import (
-    LEAST,
+from plop_lora.gating.bounds import (
     LEVEL,
-    PSEUDO_ITEMS,
+    Floats,
     gain_of,
-    groups_needed,
+    loss_p,
     mean_interval,
-    verdict_of,
+    skewness_of,
 )
+from plop_lora.gating.decide import verdict_of
 from plop_lora.gating.gap import GroupedValues
+from plop_lora.gating.power import LEAST, Assumed, groups_needed
 from plop_lora.records.gate import FAIL, NOT_ENOUGH_DATA, PASS, CheckVerdict
 from plop_lora.statistics import holm
 
-_NO_SKEW = 1e-9
-
-Floats = NDArray[np.float64]
 Labels = Sequence[str | None]
 
 
@@ -174,7 +170,7 @@ def _group_gain(name: str, values: LabelledValues, limits: GroupLimits) -> Group
         bound_low=gain.low - limits.floor,
         bound_high=gain.high + limits.floor,
         harm_p=(
-            harm_p(gains_I, clusters, limits.margin + limits.floor, binary=values.binary)
+            loss_p(gains_I, clusters, -limits.margin - limits.floor, binary=values.binary)
             if enough
             else None
         ),
@@ -198,66 +194,23 @@ def _after_holm(groups: Sequence[GroupGain]) -> tuple[GroupGain, ...]:
     return tuple(found)
 
 
-def harm_p(gains_I: Floats, clusters: Sequence[str], margin: float, *, binary: bool) -> float:
-    """Return the p of "the mean gain is not below -margin".
-
-    It is never smaller than what the upper bound of `decide.gain_of` says, which is the larger one
-    of Student's t and Hall's transformation. With many groups the smallest p lies far in the tail,
-    where a sample that has missed the few large gains is taken for a loss. Hall's transformation is
-    therefore also read at a skewness that is larger by one standard error, sqrt(6 / count).
-
-    Args:
-        gains_I: Gain of every item; at least two clusters.
-        clusters: Cluster of every item.
-        margin: Largest loss that is allowed.
-        binary: Whether the metric of an item is 0 or 1.
-
-    Source: Hall, Journal of the Royal Statistical Society B 54 (1992). The added skewness is ours:
-    without it one of 12 groups of 30 log-normal gains at the margin is called harmed in 10 %.
-    """
-    if binary:
-        gains_I, clusters = _with_added_items(gains_I, clusters)
-    interval = mean_interval(gains_I, clusters)
-    assert interval is not None
-    if not interval.error:
-        return 0.0 if interval.value < -margin else 1.0
-    t = (interval.value + margin) / interval.error
-    _, index_I = np.unique(np.asarray(clusters), return_inverse=True)
-    sums = np.bincount(index_I, gains_I - gains_I.mean())
-    skew = float((sums**3).mean()) / float((sums**2).mean()) ** 1.5
-    skews = (skew, skew + math.sqrt(6 / len(sums)))
-    largest = max(t, *(_without_skew(t, one, len(sums)) for one in skews))
-    return float(special.stdtr(interval.item_freedom, largest))
-
-
-def _without_skew(t: float, skew: float, count: int) -> float:
-    """Return Hall's transformation of a t statistic."""
-    if abs(skew) < _NO_SKEW:
-        return t
-    root = math.sqrt(count)
-    return root * (((1 + t * skew / (3 * root)) ** 3 - 1) / skew + skew / (6 * count))
-
-
-def _with_added_items(gains_I: Floats, clusters: Sequence[str]) -> tuple[Floats, Sequence[str]]:
-    added = np.array([1.0, -1.0] * PSEUDO_ITEMS)
-    names = (f"added {place}" for place in range(len(added)))
-    return np.concatenate([gains_I, added]), [*clusters, *names]
-
-
 def _items_needed(
     gains_I: Floats, clusters: Sequence[str], binary: bool, limits: GroupLimits
 ) -> int | None:
-    items, independent = len(gains_I), len(set(clusters))
-    if binary:
-        gains_I, clusters = _with_added_items(gains_I, clusters)
-    interval = mean_interval(gains_I, clusters)
-    assert interval is not None
-    spread = interval.error * math.sqrt(len(set(clusters)))
-    needed = groups_needed(spread, abs(interval.value + limits.margin) - limits.floor)
+    interval, independent = mean_interval(gains_I, clusters), len(set(clusters))
+    assert interval is not None, "a group of one cluster is told before"
+    assumed = Assumed(
+        gain=interval.value,
+        spread=interval.error * math.sqrt(independent),
+        skew=skewness_of(gains_I, clusters),
+        binary=binary,
+        size=len(gains_I) / independent,
+    )
+    needed = groups_needed(assumed, -limits.margin, limits.floor)
     if needed is None:
         return None
     needed = max(needed, limits.least, independent + 1)  # these were too few
-    return math.ceil(needed * items / independent)
+    return math.ceil(needed * len(gains_I) / independent)
 
 
 def grouped(values: LabelledValues, names: Sequence[str]) -> GroupedValues:

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from plop_lora.gating.decide import LEVEL, PSEUDO_ITEMS
+from plop_lora.gating.bounds import LEVEL, PSEUDO_ITEMS
 from plop_lora.records.gate import FAIL, NOT_ENOUGH_DATA, PASS, Chance, CheckVerdict, Measured
 from plop_lora.statistics import POWER
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from scipy import special
 
 from plop_lora.errors import DataError, UsageError
-from plop_lora.gating.decide import LEAST, LEVEL
+from plop_lora.gating.bounds import LEVEL
+from plop_lora.gating.power import LEAST
 from plop_lora.records.gate import FAIL, NOT_ENOUGH_DATA, PASS, CheckVerdict
 from plop_lora.statistics import POWER
 

@@ -15,9 +15,10 @@ from typing import Any
 from plop_lora._version import __version__
 from plop_lora.errors import DataError, RecordError, UsageError
 from plop_lora.gating.adapter import Judged, check_fits, read_judged
+from plop_lora.gating.bounds import LEVEL
 from plop_lora.gating.check import Check, Rule
 from plop_lora.gating.checks import find_checks, gated_task
-from plop_lora.gating.decide import LEVEL, after
+from plop_lora.gating.decide import after
 from plop_lora.gating.evidence import Evidence, Line, Measurement, kept_evidence, read_evidence
 from plop_lora.gating.items import Items
 from plop_lora.gating.suite import Derived, Suite

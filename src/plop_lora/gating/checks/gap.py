@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 from scipy import special
 
+from plop_lora.gating.bounds import LEVEL
 from plop_lora.gating.check import Check, Values
 from plop_lora.gating.checks.grouping import (
     GroupRule,
@@ -17,20 +18,12 @@ from plop_lora.gating.checks.grouping import (
     labellings_of,
     ungrouped_notes,
 )
-from plop_lora.gating.decide import (
-    LEAST,
-    LEVEL,
-    detectable,
-    difference_result,
-    groups_needed,
-    noise_floor,
-    plan_difference,
-    with_undecided,
-)
+from plop_lora.gating.decide import difference_result, noise_floor, plan_difference, with_undecided
 from plop_lora.gating.evidence import Line
 from plop_lora.gating.fairness import LabelledValues, grouped
 from plop_lora.gating.gap import Gap, gap_of
 from plop_lora.gating.items import Items
+from plop_lora.gating.power import LEAST, Assumed, detectable, groups_needed
 from plop_lora.records.gate import FAIL, NOT_ENOUGH_DATA, PASS, CheckPart, CheckPlan, CheckResult
 
 
@@ -109,8 +102,9 @@ def plan_gap(check: Check[GroupRule], rule: GroupRule, items: Items) -> CheckPla
     first, second = groups[0].independent, groups[1].independent
     # The variance of a difference of two groups, as that of one group of so many items.
     alike = max(first * second // (first + second), 1)
-    spread = rule.spread * _CAUTION
-    needed = groups_needed(spread, -rule.limit) or LEAST
+    size = len(items.rows) / items.independent
+    assumed = Assumed(gain=0.0, spread=rule.spread * _CAUTION, binary=rule.binary, size=size)
+    needed = groups_needed(assumed, rule.limit) or LEAST
     factor = max(needed / alike, rule.least / first)
     return replace(
         plan_difference(check, rule, items),
@@ -118,7 +112,7 @@ def plan_gap(check: Check[GroupRule], rule: GroupRule, items: Items) -> CheckPla
         spread=rule.spread,
         metric=f"gap of {rule.metric}",
         items_needed=math.ceil(factor * len(items.rows)),
-        detectable=detectable(spread, alike),
+        detectable=detectable(assumed, alike, rule.limit),
         can_pass=first >= rule.least and _gap_can_pass(rule, items),
     )
 

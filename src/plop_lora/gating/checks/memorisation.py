@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from plop_lora.gating.bounds import LEVEL
 from plop_lora.gating.check import Check, Rule, Values
 from plop_lora.gating.decide import (
-    LEVEL,
     decide_difference,
     difference_result,
     measured_only,

@@ -7,10 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from plop_lora.evaluation.judged import Row
+from plop_lora.gating.bounds import LEVEL
 from plop_lora.gating.check import Check, Rule, Values
 from plop_lora.gating.decide import (
-    LEAST,
-    LEVEL,
     decide_difference,
     difference_result,
     plan_difference,
@@ -18,6 +17,7 @@ from plop_lora.gating.decide import (
 )
 from plop_lora.gating.evidence import Line
 from plop_lora.gating.items import Items
+from plop_lora.gating.power import LEAST
 from plop_lora.gating.suites.prompts import (
     DEGENERATE,
     JUDGEMENTS,
