@@ -93,7 +93,7 @@ def _lines(check: CheckResult, other: str) -> list[str]:
     if check.warning:
         lines.append(f"{check.check}: warning: {check.warning}.")
     if check.advice:
-        lines.append(f"{check.check}: try first: {'; '.join(check.advice)}.")
+        lines.append(f"{check.check}: to do first, in this order: {'; '.join(check.advice)}.")
     return lines
 
 
