@@ -23,6 +23,7 @@ ORDER = [
     "errors",
     "escapes",
     "files",
+    "journal",
     "quiet",
     "options",
     "user_code",

@@ -224,7 +224,7 @@ def test_an_adapter_that_forgets_fails_forgetting_alone(folder: Path, known: Gat
     }  # fmt: skip
     assert record.exit_code == 3
     text = " ".join(str(record).split())
-    assert "try first: try an earlier checkpoint; train with a smaller learning rate" in text
+    assert "in this order: try an earlier checkpoint; train with a smaller learning rate" in text
     page = gate_markdown(record)
     assert page.startswith("# plop gate: ")
     assert len({line.count(" | ") for line in page.splitlines() if line.startswith("|")}) == 1
@@ -304,7 +304,7 @@ def test_evidence_of_something_else_is_refused(folder: Path, recipe, measured) -
     ("change", "message"),
     [
         (lambda text: "my notes\n", "line 1 is not JSON"),
-        (lambda text: "my notes", "its first line is incomplete"),
+        (lambda text: "my notes", "is no file of evidence"),
         (lambda text: '{"kind": "scores"}\n', "is no evidence of plop gate"),
         (lambda text: text.replace('"version": 2', '"version": 9'), "version 9"),
         (lambda text: text.replace('"index": 3', '"index": 99'), "is of no item of this gate"),

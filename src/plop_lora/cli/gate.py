@@ -131,7 +131,7 @@ def gate(
     if checkpoints is not None:
         _refuse_beside_checkpoints({"ADAPTER": adapter, "--from": measured, "--plan": plan})
         walk = _walk(checkpoints, wanted, output, form)
-        finish(walk, output, form)
+        _finish(walk, output, form)
         raise typer.Exit(walk.exit_code)
     if adapter is None:
         raise UsageError("Give the folder of an ADAPTER, or of a run with --checkpoints DIR.")
@@ -239,8 +239,8 @@ def _evidence_path(folder: Path, output: Path | None, suffix: str = ".evidence.j
     return Path(f"{folder.resolve().name}{suffix}")
 
 
-def _finish(verdict: GateVerdict, output: Path | None, form: Format) -> None:
-    """Print the verdict and save it, as Markdown where the path ends in .md."""
+def _finish(verdict: GateVerdict | GateWalk, output: Path | None, form: Format) -> None:
+    """Print the outcome and save it, as Markdown where the path ends in .md."""
     if output is None or output.suffix != ".md":
         finish(verdict, output, form)
         return

@@ -52,7 +52,8 @@ def gate_checkpoints(
         folder: Folder of the run, with the folders checkpoint-STEP in it.
         recipe: Recipe of the gate, or its YAML file.
         evidence: Function that returns the file that receives the evidence of a checkpoint.
-        watch: Function that is called after each batch; see `gate`.
+        watch: Function that is called after each batch, as by `gate`, with the name of the
+            checkpoint before that of the suite.
         settings: Keys of the recipe; they take precedence.
 
     Returns:
@@ -65,8 +66,19 @@ def gate_checkpoints(
     gated: list[GatedCheckpoint] = []
     found = checkpoints_of(Path(folder))
     for step, checkpoint in found:
-        verdict = gate(checkpoint, wanted, evidence=evidence(checkpoint), watch=watch)
+        verdict = gate(
+            checkpoint, wanted, evidence=evidence(checkpoint), watch=_named(checkpoint, watch)
+        )  # fmt: skip
         gated.append(GatedCheckpoint(step=step, verdict=verdict))
         if verdict.verdict is PASS:
             break
     return GateWalk(folder=str(folder), checkpoints=len(found), gated=tuple(gated))
+
+
+def _named(
+    checkpoint: Path, watch: Callable[[str, int, int], None] | None
+) -> Callable[[str, int, int], None] | None:
+    """Return a function that tells of which checkpoint a suite is measured."""
+    if watch is None:
+        return None
+    return lambda suite, done, count: watch(f"{checkpoint.name}, {suite}", done, count)

@@ -11,18 +11,17 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from plop_lora.errors import OutputError, RecordError, UsageError
-from plop_lora.files import check_writable, try_lock
+from plop_lora.errors import RecordError, UsageError
 from plop_lora.gating.suite import Reading
+from plop_lora.journal import Journal, complete_lines, opened_journal
 from plop_lora.records.reading import digest_of
 
-KIND, VERSION = "gate-evidence", 2
+KIND, VERSION, WHAT = "gate-evidence", 2, "evidence"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +68,7 @@ class Evidence:
 
     measurement: Measurement
     lines: dict[tuple[str, int], Line] = field(default_factory=dict)
-    _file: IO[str] | None = None
-    _path: Path | None = None
+    _journal: Journal | None = None
 
     def add(self, lines: Sequence[Line]) -> None:
         """Keep the readings of a batch.
@@ -79,10 +77,8 @@ class Evidence:
             OutputError: The file cannot be written.
         """
         self.lines |= {(line.suite, line.index): line for line in lines}
-        if self._file is None:
-            return
-        text = "".join(json.dumps(asdict(line)) + "\n" for line in lines)
-        _append(self._file, text, self._path)
+        if self._journal is not None:
+            self._journal.append([json.dumps(asdict(line)) for line in lines])
 
     def of(self, suite: str, count: int) -> list[Line] | None:
         """Return the lines of all items of a suite, or None while some are missing."""
@@ -93,28 +89,6 @@ class Evidence:
     def count(self, suite: str) -> int:
         """Return the number of items of a suite that are known."""
         return sum(name == suite for name, _ in self.lines)
-
-
-def _append(file: IO[str], text: str, path: Path | None) -> None:
-    try:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    except OSError as error:
-        raise OutputError(
-            f"Cannot write the evidence {path}: {error.strerror or error}. What is in it is kept; "
-            "make room, and run the same command again to go on."
-        ) from error
-
-
-def _cut(file: IO[str], path: Path) -> None:
-    """Remove a last line that a kill or a full disk has left incomplete."""
-    try:
-        file.truncate(path.read_bytes().rfind(b"\n") + 1)
-    except OSError as error:
-        raise OutputError(
-            f"Cannot write the evidence {path}: {error.strerror or error}."
-        ) from error
 
 
 # --------------------------------------------------------------------------- reading
@@ -134,17 +108,19 @@ def read_evidence(
         RecordError: The file cannot be read, is damaged, or is no evidence.
         UsageError: It is evidence of another adapter, base, data or settings.
     """
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RecordError(f"Cannot read the evidence {path}: {reason}. {_AGAIN}") from error
-    whole = text.split("\n")[:-1]
-    if not whole:
+    lines, _ = complete_lines(path, WHAT, measurement.header())
+    if not lines:
         raise RecordError(f"{path} holds no evidence: its first line is incomplete. {_AGAIN}")
-    _check_header(_parsed(whole[0], path, 1), measurement, path)
+    return _evidence(lines, path, measurement, items)
+
+
+def _evidence(
+    lines: Sequence[str], path: Path, measurement: Measurement, items: Mapping[str, Sequence[str]]
+) -> Evidence:
+    """Return what the lines of a file say, header first."""
+    _check_header(_parsed(lines[0], path, 1), measurement, path)
     found = Evidence(measurement)
-    for number, line in enumerate(whole[1:], start=2):
+    for number, line in enumerate(lines[1:], start=2):
         one = _line(_parsed(line, path, number), path, number)
         hashes = items.get(one.suite, ())
         if not 0 <= one.index < len(hashes) or hashes[one.index] != one.item:
@@ -240,22 +216,8 @@ def kept_evidence(
     if path is None:
         yield Evidence(measurement)
         return
-    check_writable(path)
-    known = path.exists() and not measurement.header().encode().startswith(path.read_bytes())
-    evidence = read_evidence(path, measurement, items) if known else Evidence(measurement)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a", encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise OutputError(
-            f"Cannot write the evidence {path}: {error.strerror or error}. Choose another path "
-            "with -o."
-        ) from error
-    with file:
-        if not try_lock(file):
-            raise UsageError(f"Another plop gate is writing {path}. Wait for it to end.")
-        evidence._file, evidence._path = file, path
-        _cut(file, path)
-        if not known:
-            _append(file, f"{measurement.header()}\n", path)
+    with opened_journal(path, WHAT, measurement.header()) as journal:
+        known = journal.lines
+        evidence = _evidence(known, path, measurement, items) if known else Evidence(measurement)
+        evidence._journal = journal
         yield evidence

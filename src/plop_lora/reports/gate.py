@@ -235,11 +235,12 @@ def gate_plan_table(plan: GatePlan) -> Table:
         f"check is decided {plan.power:.0%} of the time where the difference lies that far beyond "
         "the limit.",
     ]
+    against = f" against {short_name(plan.reference)}" if plan.reference else ""
     lines += [_needed(check) for check in plan.checks]
     lines += [f"Note: {note.rstrip('.')}." for note in plan.notes]
     title = (
-        f"Plan of a gate for {short_name(plan.adapter)} on {short_name(plan.base)}, {plan.task}; "
-        "nothing was run"
+        f"Plan of a gate for {short_name(plan.adapter)} on {short_name(plan.base)}{against}, "
+        f"{plan.task}; nothing was run"
     )
     return Table(title, columns, rows, tuple(lines))
 
@@ -263,9 +264,9 @@ def _needed(check: CheckPlan) -> str:
 # --------------------------------------------------------------------------- Markdown
 
 
-def gate_markdown(record: GateVerdict) -> str:
-    """Return the verdict in Markdown, as for a pull request."""
-    table = gate_table(record)
+def gate_markdown(record: GateVerdict | GateWalk) -> str:
+    """Return a verdict, or those on checkpoints, in Markdown, as for a pull request."""
+    table = gate_walk_table(record) if isinstance(record, GateWalk) else gate_table(record)
     lines = [f"{HEAD}: {_cell(table.title)}", ""]
     lines += [
         _row([column.name for column in table.columns]),

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from plop_lora.errors import OutputError, RecordError, UsageError
-from plop_lora.files import check_writable, try_lock
+from plop_lora.errors import RecordError
+from plop_lora.files import check_writable
+from plop_lora.journal import Journal, complete_lines, opened_journal
 from plop_lora.records.reading import digest_of
 
-KIND, VERSION = "judgements", 1
+KIND, VERSION, WHAT = "judgements", 1, "judgements"
 _HEADER = json.dumps({"kind": KIND, "version": VERSION})
 
 Pair = tuple[str, str]
@@ -37,8 +37,7 @@ class Known:
 
     identity: str
     values: dict[str, float | None] = field(default_factory=dict)
-    _file: IO[str] | None = None
-    _path: Path | None = None
+    _journal: Journal | None = None
 
     def __contains__(self, pair: Pair) -> bool:
         """Whether the value of an answer is known."""
@@ -56,17 +55,9 @@ class Known:
         """
         digest = _digest(pair)
         self.values[digest] = value
-        line = {"judge": self.identity, "item": digest, "value": value}
-        self._append(json.dumps(line))
-
-    def _append(self, line: str) -> None:
-        if self._file is None:
-            return
-        try:
-            self._file.write(f"{line}\n")
-            self._file.flush()
-        except OSError as error:
-            raise _not_written(self._path, error) from error
+        if self._journal is not None:
+            line = {"judge": self.identity, "item": digest, "value": value}
+            self._journal.append([json.dumps(line)], sync=False)
 
 
 def _digest(pair: Pair) -> str:
@@ -83,7 +74,7 @@ def check_cache(path: Path) -> None:
     """
     check_writable(path)
     if path.exists():
-        _read(path, "")
+        _values(complete_lines(path, WHAT, _HEADER)[0], path, "")
 
 
 @contextlib.contextmanager
@@ -102,52 +93,19 @@ def opened_cache(path: Path | None, identity: str) -> Iterator[Known]:
     if path is None:
         yield Known(identity)
         return
-    check_writable(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a", encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise _not_written(path, error) from error
-    with file:
-        if not try_lock(file):
-            raise UsageError(f"Another process is writing {path}. Wait for it to end.")
-        values, whole = _read(path, identity)
-        known = Known(identity, values, file, path)
-        try:
-            file.truncate(whole)
-            if not whole:
-                known._append(_HEADER)
-            yield known
-        finally:
-            with contextlib.suppress(OSError):
-                os.fsync(file.fileno())
-
-
-def _not_written(path: Path | None, error: OSError) -> OutputError:
-    return OutputError(
-        f"Cannot write the judgements {path}: {error.strerror or error}. What is in the file is "
-        "kept; make room, and run the same command again to go on."
-    )
+    with opened_journal(path, WHAT, _HEADER) as journal:
+        yield Known(identity, _values(journal.lines, path, identity), journal)
 
 
 # --------------------------------------------------------------------------- reading
 
 
-def _read(path: Path, identity: str) -> tuple[dict[str, float | None], int]:
-    """Return the values of a judge, and the length of the file without an incomplete last line.
+def _values(lines: Sequence[str], path: Path, identity: str) -> dict[str, float | None]:
+    """Return the values of a judge.
 
     Raises:
-        RecordError: The file cannot be read, is damaged or is another kind of file.
+        RecordError: The file is damaged or of another kind.
     """
-    try:
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        lines = content[:whole].decode("utf-8").split("\n")[:-1]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RecordError(f"Cannot read the judgements {path}: {reason}. {_AGAIN}") from error
-    if not lines and not _HEADER.encode().startswith(content):
-        raise RecordError(f"{path} is no file of judgements. Give another path for them.")
     values = {}
     for number, line in enumerate(lines, start=1):
         found = _parsed(line, path, number)
@@ -157,7 +115,7 @@ def _read(path: Path, identity: str) -> tuple[dict[str, float | None], int]:
         item, value = _judgement(found, path, number)
         if found["judge"] == identity:
             values[item] = value
-    return values, whole
+    return values
 
 
 _AGAIN = "Remove the file, and the answers are judged again."
