@@ -131,7 +131,7 @@ def test_a_check_at_the_margin_passes_in_five_percent(kind: str) -> None:
 @pytest.mark.parametrize("items", [30, 100])
 @pytest.mark.parametrize("groups", [2, 5, 12])
 def test_errors_at_the_margin(kind: str, groups: int, items: int) -> None:
-    draws = 500
+    draws = 300
     passed, failed, _ = _group_errors(kind, groups, items, draws)
     # The bound of a single check passes in 7 % for skewed differences of 30 items.
     extra = 0.02 if kind == "skewed" else 0.0
@@ -354,7 +354,7 @@ def test_a_gap_at_the_limit_is_decided_in_five_percent(kind: str, case: str) -> 
 @pytest.mark.parametrize("items", [30, 100])
 @pytest.mark.parametrize("groups", [2, 5, 12])
 def test_errors_of_the_gap(kind: str, groups: int, items: int) -> None:
-    draws = 500
+    draws = 300
     for case in CASES:
         errors = _gap_errors(kind, case, groups, items, draws)
         assert max(errors) <= ERRS_AT_MOST + _slack(draws), case

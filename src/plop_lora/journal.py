@@ -119,6 +119,6 @@ def complete_lines(path: Path, what: str, header: str) -> tuple[list[str], int]:
 
 def _not_written(path: Path, what: str, error: OSError) -> OutputError:
     return OutputError(
-        f"Cannot write the {what} {path}: {error.strerror or error}. What is in the file is kept; make "
-        "room, and run the same command again to go on."
+        f"Cannot write the {what} {path}: {error.strerror or error}. What is in the file is kept; "
+        "make room, and run the same command again to go on."
     )

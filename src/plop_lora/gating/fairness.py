@@ -71,9 +71,6 @@ class GroupGain:
         harm_p: The p of "the group does not lose more than the margin", by Holm's step-down over
             the groups; the group fails below 0.05. None where the group has too few items.
         verdict: Verdict on the group.
-        items_needed: Number of items that would decide with a power of 0.8 if the gain is what it
-            appears to be; to fail takes more where there are many groups. None if the group is
-            decided, or no number does.
     """
 
     name: str
@@ -86,7 +83,6 @@ class GroupGain:
     bound_high: float | None
     harm_p: float | None
     verdict: CheckVerdict
-    items_needed: int | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,7 +152,7 @@ def _group_gain(name: str, values: LabelledValues, limits: GroupLimits) -> Group
     if gain is None:
         return GroupGain(
             name, len(gains_I), independent, float(gains_I.mean()), None, None, None, None, None,
-            NOT_ENOUGH_DATA, None,
+            NOT_ENOUGH_DATA,
         )  # fmt: skip
     enough = independent >= limits.least
     passes = enough and verdict_of(gain, independent, -limits.margin, limits.floor) is PASS
@@ -175,7 +171,6 @@ def _group_gain(name: str, values: LabelledValues, limits: GroupLimits) -> Group
             else None
         ),
         verdict=PASS if passes else NOT_ENOUGH_DATA,
-        items_needed=None if passes else _items_needed(gains_I, clusters, values.binary, limits),
     )
 
 
@@ -189,21 +184,26 @@ def _after_holm(groups: Sequence[GroupGain]) -> tuple[GroupGain, ...]:
             p = next(adjusted)
             group = replace(group, harm_p=p)
             if p < 1 - LEVEL:
-                group = replace(group, verdict=FAIL, items_needed=None)
+                group = replace(group, verdict=FAIL)
         found.append(group)
     return tuple(found)
 
 
-def _items_needed(
-    gains_I: Floats, clusters: Sequence[str], binary: bool, limits: GroupLimits
-) -> int | None:
+def items_needed(name: str, values: LabelledValues, limits: GroupLimits) -> int | None:
+    """Return the number of items of a group that would decide with a power of 0.8.
+
+    That is if its gain is what it appears to be; to fail takes more where there are many groups.
+    None if no number does, or the group has fewer than two independent items.
+    """
+    gains_I, clusters = values.of(name)
     interval, independent = mean_interval(gains_I, clusters), len(set(clusters))
-    assert interval is not None, "a group of one cluster is told before"
+    if interval is None:
+        return None
     assumed = Assumed(
         gain=interval.value,
         spread=interval.error * math.sqrt(independent),
         skew=skewness_of(gains_I, clusters),
-        binary=binary,
+        binary=values.binary,
         size=len(gains_I) / independent,
     )
     needed = groups_needed(assumed, -limits.margin, limits.floor)

@@ -28,7 +28,7 @@ from plop_lora.gating.decide import (
     with_undecided,
 )
 from plop_lora.gating.evidence import Line
-from plop_lora.gating.fairness import GroupGain, GroupLimits, decide_groups
+from plop_lora.gating.fairness import GroupGain, GroupLimits, decide_groups, items_needed
 from plop_lora.gating.items import Items
 from plop_lora.gating.suites.counterfactual import COUNTERFACTUAL, UNEQUAL
 from plop_lora.gating.suites.task import TASK
@@ -64,6 +64,12 @@ def _groups_result(
         for labelled in labellings
         for name in labelled.names
     }
+    needed = {
+        name: items_needed(name, labelled, limits)
+        for labelled in labellings
+        for name in labelled.names
+        if name in {gain.name for gain in gains if gain.verdict is NOT_ENOUGH_DATA}
+    }
     worst = min(gains, key=_how_good)
     kept = places[worst.name]
     own = difference_result(check, rule, items.at(kept), _values_at(values, kept))
@@ -72,9 +78,15 @@ def _groups_result(
         own,
         verdict=verdict,
         part=worst.name,
-        parts=tuple(_part(rule, gain, items, values, places[gain.name]) for gain in gains),
+        parts=tuple(
+            replace(
+                _part(rule, gain, items, values, places[gain.name]),
+                items_needed=needed.get(gain.name),
+            )
+            for gain in gains
+        ),
         noise_floor=floor if values.again else None,
-        items_needed=worst.items_needed if verdict is NOT_ENOUGH_DATA else None,
+        items_needed=needed.get(worst.name),
         reason=_too_few(gains, rule) if verdict is NOT_ENOUGH_DATA else "",
         warning="",
         advice=check.advice if verdict is FAIL else (),
@@ -114,6 +126,7 @@ def _part(
         measured_of(np.array([side[place] for place in places]), kept, binary=rule.binary)
         for side in (values.base, values.adapter)
     )
+    low, high = _turned(rule, gain.bound_low, gain.bound_high)
     return CheckPart(
         name=gain.name,
         items=gain.items,
@@ -121,10 +134,9 @@ def _part(
         base=base,
         adapter=adapter,
         difference=Measured(rule.sign * gain.mean, *_turned(rule, gain.low, gain.high)),
-        **dict(zip(("bound_low", "bound_high"), _turned(rule, gain.bound_low, gain.bound_high),
-                   strict=True)),
+        bound_low=low,
+        bound_high=high,
         verdict=gain.verdict,
-        items_needed=gain.items_needed,
         p=gain.harm_p,
     )  # fmt: skip
 
