@@ -265,3 +265,25 @@ def test_the_number_printed_with_not_enough_data_decides(simulation, kind: str) 
     found = simulation.sampled(np.repeat(again, size, axis=1), starts, binary=rule.binary)
     share = float((found.low_D > -0.02).mean())
     assert POWER_AT_LEAST <= share <= 0.84, (needed, share)
+
+
+@pytest.mark.parametrize("items", [20, 100])
+@pytest.mark.parametrize("kind", ["nearly normal", "log-normal", "answers", "answers in threes"])
+def test_the_interval_of_a_difference_holds_it(kind: str, items: int) -> None:
+    """The two-sided interval that is printed beside the one-sided bounds that decide."""
+    random, draws, covered = np.random.default_rng(items), 1000, 0
+    names = [str(place // 3 if kind.endswith("threes") else place) for place in range(items)]
+    for _ in range(draws):
+        if kind.startswith("answers"):
+            chance = random.random(items)
+            if kind.endswith("threes"):
+                chance = chance[[int(name) for name in names]]
+            gains_I = (chance < 0.2) * 1.0 - (chance > 0.9)
+            truth = 0.1
+        else:
+            sigma = 0.1 if kind == "nearly normal" else 0.5
+            gains_I, truth = random.lognormal(0, sigma, items), float(np.exp(sigma**2 / 2))
+        gain = gain_of(gains_I, names, binary=kind.startswith("answers"))
+        assert gain is not None
+        covered += gain.ends[0] <= truth <= gain.ends[1]
+    assert covered / draws >= 0.93

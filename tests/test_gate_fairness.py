@@ -428,3 +428,18 @@ def test_groups_that_share_their_questions() -> None:
     assert wide.verdict is NOT_ENOUGH_DATA
     assert wide.items_needed > 100
     assert narrow.chance.exceeded < 0.05 < wide.chance.exceeded
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_interval_of_a_widening_holds_it(kind: str) -> None:
+    """The two-sided interval that is printed beside the one-sided bounds that decide."""
+    random = np.random.default_rng(9)
+    draws, covered, sides_covered = 200, 0, 0
+    for _ in range(draws):
+        base_G, adapter_G = _at_the_limit("the last falls further", 3)
+        sides = _sides(random, kind, base_G, adapter_G, 60)
+        found = gap_of(_grouped(*sides), MARGIN, binary=kind == "binary", draws=1)
+        covered += found.widening.low <= MARGIN <= found.widening.high
+        sides_covered += found.base.low <= np.ptp(base_G) <= found.base.high
+    assert covered / draws >= 0.95 - _slack(draws)
+    assert sides_covered / draws >= 0.95 - _slack(draws)

@@ -81,11 +81,13 @@ class Gain:
         interval: Mean with its error.
         low: One-sided lower bound at `LEVEL`.
         high: One-sided upper bound at `LEVEL`.
+        ends: Ends of the two-sided interval at `LEVEL`, which reads the skewness as the bounds do.
     """
 
     interval: Interval
     low: float
     high: float
+    ends: tuple[float, float]
 
 
 def gain_of(gains_I: Floats, groups: Sequence[str], *, binary: bool) -> Gain | None:
@@ -106,11 +108,17 @@ def gain_of(gains_I: Floats, groups: Sequence[str], *, binary: bool) -> Gain | N
     if found is None:
         return None
     interval, skew, count = found
-    freedom = interval.item_freedom
+
+    def bound(side: int, level: float) -> float:
+        reached = float(reach(side * skew, count, interval.item_freedom, level))
+        return interval.value + side * interval.error * reached
+
+    two_sided = (1 + LEVEL) / 2
     return Gain(
         interval,
-        interval.value - interval.error * float(reach(-skew, count, freedom)),
-        interval.value + interval.error * float(reach(skew, count, freedom)),
+        bound(-1, LEVEL),
+        bound(1, LEVEL),
+        (bound(-1, two_sided), bound(1, two_sided)),
     )
 
 
@@ -155,7 +163,7 @@ def _read(
     return None if interval is None else (interval, _skewness(sums_G), len(sums_G))
 
 
-def reach(skew: float | Floats, count: int, freedom: float) -> Floats:
+def reach(skew: float | Floats, count: int, freedom: float, level: float = LEVEL) -> Floats:
     """Return how many standard errors a bound lies beyond the mean.
 
     Args:
@@ -163,9 +171,10 @@ def reach(skew: float | Floats, count: int, freedom: float) -> Floats:
             bound; of one sample, or of many.
         count: Number of groups.
         freedom: Degrees of freedom of the standard error.
+        level: Level of the bound.
     """
     read = _skewness_read(skew, count) / math.sqrt(count)
-    t = float(special.stdtrit(freedom, LEVEL))
+    t = float(special.stdtrit(freedom, level))
     root = np.cbrt(1 - read * (t + read / 6))
     undone = 3 * (t + read / 6) / (1 + root + root**2)
     found: Floats = np.maximum(undone, t)

@@ -247,7 +247,7 @@ def measured_of(values_I: Floats, items: Items, *, binary: bool) -> Measured:
 def _difference(differences_I: Floats, items: Items, gain: Gain | None, sign: int) -> Measured:
     if gain is None:
         return Measured(float(differences_I.mean()), None, None)
-    ends = sorted((sign * gain.interval.low, sign * gain.interval.high))
+    ends = sorted(sign * end for end in gain.ends)
     return Measured(float(differences_I.mean()), *ends)
 
 

@@ -161,8 +161,8 @@ def _group_gain(name: str, values: LabelledValues, limits: GroupLimits) -> Group
         items=len(gains_I),
         independent=independent,
         mean=float(gains_I.mean()),
-        low=gain.interval.low,
-        high=gain.interval.high,
+        low=gain.ends[0],
+        high=gain.ends[1],
         bound_low=gain.low - limits.floor,
         bound_high=gain.high + limits.floor,
         harm_p=(

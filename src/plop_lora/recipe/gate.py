@@ -69,9 +69,15 @@ class GateSettings(Section):
         description="The tasks of lm-evaluation-harness that are run; the keys are listed below.",
     )
     logs: tuple[LogPair, ...] = Field(
-        (), description="Logs of suites that were run elsewhere, each pair of which is a check."
+        (),
+        description="Logs of suites that were run elsewhere, each pair of which is a check, with "
+        "the keys base, adapter, metric, higher_is_better, margin and spread.",
     )
-    own: tuple[OwnCheck, ...] = Field((), description="Checks of your own.")
+    own: tuple[OwnCheck, ...] = Field(
+        (),
+        description="Checks of your own, with the keys function, name, rows, higher_is_better, "
+        "margin and spread.",
+    )
 
 
 class GateRecipe(Recipe):
