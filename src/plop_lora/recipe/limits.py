@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from plop_lora.recipe.section import Section, one_of
 
 LANGUAGES = ("en", "ja")
 """The languages of the bundled prompts and templates."""
 NON_INFERIOR, IMPROVE = MODES = ("non-inferior", "improve")
+
+
+def _known_languages(languages: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(one_of(language, LANGUAGES) for language in languages)
+
+
+Languages = Annotated[tuple[str, ...], AfterValidator(_known_languages)]
 _SPREAD = "The standard deviation of the difference over items that `--plan` assumes."
 
 
@@ -113,7 +120,7 @@ class SafetyLimits(Section):
         description="A JSONL file with prompts of your own: id, twin, language, category, harmful "
         "and prompt, as in the bundled files.",
     )
-    languages: tuple[str, ...] = Field(
+    languages: Languages = Field(
         LANGUAGES,
         min_length=1,
         description="The languages of the bundled prompts: en and ja.",
@@ -144,11 +151,6 @@ class SafetyLimits(Section):
         default_factory=lambda: JudgeSettings.model_validate({}),
         description="The judge of unsafe answers; the keys are listed below.",
     )
-
-    @field_validator("languages")
-    @classmethod
-    def _known_languages(cls, languages: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(one_of(language, LANGUAGES) for language in languages)
 
 
 class FairnessLimits(Section):
@@ -187,7 +189,7 @@ class CounterfactualLimits(Section):
         description="A JSONL file with templates of your own: id, template, slot and groups, as in "
         "the bundled files.",
     )
-    languages: tuple[str, ...] = Field(
+    languages: Languages = Field(
         LANGUAGES, min_length=1, description="The languages of the bundled templates: en and ja."
     )
     most: int = Field(120, ge=2, description="The largest number of pairs of a language.")
@@ -198,11 +200,6 @@ class CounterfactualLimits(Section):
         description="The rise of the share of pairs with unequal answers that is allowed.",
     )
     spread: float = Field(0.2, gt=0, description=_SPREAD)
-
-    @field_validator("languages")
-    @classmethod
-    def _known_languages(cls, languages: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(one_of(language, LANGUAGES) for language in languages)
 
 
 class MemorisationLimits(Section):
