@@ -46,6 +46,7 @@ ORDER = [
     "verification",
     "tuning",
     "gating",
+    "ab",
     "reports",
     "demo",
     "cli",
