@@ -1,4 +1,4 @@
-"""Experiments and observations made by hand, and populations that are simulated by the thousand.
+"""Experiments and observations made by hand.
 
 Imports no torch.
 """
@@ -6,21 +6,16 @@ Imports no torch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
-from numpy.typing import NDArray
 
 from plop_lora.ab import Experiment, ExperimentArm, Guardrail, Metric, MetricKind, Observation
-from plop_lora.ab.comparisons import Scale
 from plop_lora.records import GateVerdict
 
 START = datetime(2026, 3, 2, 9, tzinfo=UTC)
 SALT = "5f2b7c0e9a41d683"
 DIGESTS = {"now": "a" * 64, "next": "b" * 64, "other": "c" * 64}
-
-Bools = NDArray[np.bool_]
 
 
 def arm(name: str, weight: float, **values: object) -> ExperimentArm:
@@ -91,52 +86,3 @@ def drawn(
         latency = (latencies or {}).get(name, 1.0) + noise - noise.mean()
         found += observations(name, {"resolved": resolved, "latency": latency})
     return found
-
-
-# ------------------------------------------------------------------------- many runs at once
-
-
-@dataclass(frozen=True)
-class Looks:
-    """Differences of two arms at every look of every run, in the form of their sums."""
-
-    units: NDArray[np.int64]
-    difference: NDArray[np.float64]
-    error: NDArray[np.float64]
-
-    def interval(self, quantile: NDArray[np.float64]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the ends of intervals that reach so many standard errors."""
-        return self.difference - quantile * self.error, self.difference + quantile * self.error
-
-
-def binary_looks(
-    draw: np.random.Generator, runs: int, looks: int, per_arm: int, shares: tuple[float, float]
-) -> Looks:
-    """Return runs of two arms of 0s and 1s, looked at equally often as they grow."""
-    ends = np.linspace(per_arm / looks, per_arm, looks).round().astype(np.int64)
-    steps = np.diff(ends, prepend=0)
-    control, treated = (
-        draw.binomial(steps, share, size=(runs, looks)).cumsum(axis=1) / ends for share in shares
-    )
-    variance = sum(mean * (1 - mean) / (ends - 1) for mean in (control, treated))
-    return Looks(2 * ends, treated - control, np.sqrt(variance))
-
-
-def value_looks(control: np.ndarray, treated: np.ndarray, looks: int) -> Looks:
-    """Return runs of two arms from their values, a row each run, units in the order they come."""
-    ends = np.linspace(control.shape[1] / looks, control.shape[1], looks).round().astype(np.int64)
-    parts = []
-    for values in (control, treated):
-        sums = values.cumsum(axis=1)[:, ends - 1]
-        squares = (values**2).cumsum(axis=1)[:, ends - 1]
-        mean = sums / ends
-        parts.append((mean, (squares / ends - mean**2) * ends / (ends - 1)))
-    (first, spread), (second, other) = parts
-    return Looks(2 * ends, second - first, np.sqrt((spread + other) / ends))
-
-
-def harm_found(looks: Looks, scale: Scale, first: int = 100) -> Bools:
-    """Say of each run whether the bound of harm calls the second arm worse at any look."""
-    quantile = np.array([scale.harm(int(units)) for units in looks.units])
-    _, upper = looks.interval(quantile)
-    return ((upper < 0) & (looks.units >= first)).any(axis=1)

@@ -12,7 +12,16 @@ import pytest
 from experiments import START, arm, drawn, experiment, observations
 from scipy import stats
 
-from plop_lora.ab import Metric, MetricKind, Observation, PerUnit, Ramp, analyze
+from plop_lora.ab import (
+    Baseline,
+    Metric,
+    MetricKind,
+    Observation,
+    PerUnit,
+    Ramp,
+    analyze,
+    plan,
+)
 from plop_lora.ab.comparisons import FEWEST_UNITS, Errors, scale_of
 from plop_lora.errors import DataError, RecordError, UsageError
 from plop_lora.records import Analysis, MetricComparison
@@ -206,6 +215,7 @@ def test_the_fixed_design_is_the_interval_of_welch_and_decides_once() -> None:
     early = analyze(replace(design, planned_units=4000), seen, design="fixed")
     assert early.action is Action.CONTINUE
     assert "decided once, when all planned units have come" in early.decisions[0].reason
+    assert "hold for one look at 4,000 units, and not for this one" in early.notes[0]
     with pytest.raises(ValueError, match="Design"):
         analyze(design, seen, design="weekly")
 
@@ -301,6 +311,18 @@ def test_other_metrics_are_told_and_decide_nothing() -> None:
     assert "interval lies on the worse side of 0" in row(found, "latency").reason
 
 
+def test_a_metric_without_any_value_says_nothing() -> None:
+    """Outcomes come days after exposures; an analysis before the first of them must not fail."""
+    metrics = tuple(
+        Metric(name=name, cuped=cuped) for name, cuped in (("late", False), ("later", True))
+    )
+    design = experiment(metrics=metrics, primary="late", guardrails=())
+    found = analyze(design, drawn(BOTH, {"now": 0.5, "next": 0.6}))
+    assert {one.verdict for one in found.comparisons} == {MetricVerdict.NOT_ENOUGH_DATA}
+    assert row(found, "later").missing == 4000
+    assert row(found, "later").control_value is None
+
+
 def test_little_or_constant_data_say_nothing() -> None:
     few = FEWEST_UNITS - 1
     found = analyze(experiment(), drawn({"now": few, "next": few}, {"now": 0.0, "next": 1.0}))
@@ -356,3 +378,28 @@ def test_sentences_are_whole() -> None:
             assert ".." not in line.replace("0.", "0")
             assert "None" not in line
             assert "  " not in line
+
+
+def test_every_record_of_an_experiment_is_drawn() -> None:
+    """What is saved can be read by people; the salt is not for them."""
+    design = experiment(coverage=0.02, notes=("a note",))
+    found = analyze(design, drawn(BOTH, {"now": 0.5, "next": 0.6}))
+    planned = plan(Baseline.of_share(0.1), effect=0.02, traffic=(500.0, 0.5))
+    margin = plan(Baseline.of_share(0.1), margin=0.02)
+    ramp = Ramp.of_start(design, START).raised(0.2, START + timedelta(days=1), "no errors")
+    for record, parts in (
+        (
+            design,
+            ("Experiment support", "accepted: a test", "must not become worse by 0.2", "2.0%"),
+        ),
+        (ramp, ("20.0% now", "no errors", "2026-03-02T09:00+00:00")),
+        (found, ("next: ship (better)", "non-inferior", "+0.1")),
+        (planned, ("14,700", "59", "shows a difference of", "looked at once")),
+        (margin, ("passes a margin of",)),
+    ):
+        text = str(record)
+        assert [part for part in parts if part not in text] == []
+        assert design.salt not in text + repr(record)
+        assert "\n" not in repr(record)
+    assert repr(found) == "<Analysis: support, 4,000 units: next ship>"
+    assert "resolved decides" in repr(design)

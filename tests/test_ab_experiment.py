@@ -166,6 +166,8 @@ def test_what_could_not_be_analysed_is_refused(change: dict[str, object], messag
 def test_names_that_are_not_there_are_unknown_names() -> None:
     with pytest.raises(UnknownNameError):
         experiment(primary="resolve")
+    with pytest.raises(UnknownNameError, match="There is no metric 'cost'"):
+        experiment().metric("cost")
 
 
 def test_a_ratio_names_its_two_values() -> None:

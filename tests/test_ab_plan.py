@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from experiments import binary_looks
 from scipy import stats
 
 from plop_lora.ab import Baseline, Metric, MetricKind, PerUnit, plan, read_baseline
@@ -164,20 +163,3 @@ def test_a_ratio_needs_a_denominator_that_adds_up(tmp_path: Path) -> None:
     path = csv(tmp_path / "past.csv", "a,b\n1,0\n2,0\n")
     with pytest.raises(DataError, match=r"'b' of .* must be 0 or more in every unit"):
         read_baseline(path, ratio)
-
-
-# ------------------------------------------------------------------------------------ power
-
-
-def test_the_planned_power_is_met() -> None:
-    """2,000 runs a design; the sequential one looks 100 times, which can only add to its power."""
-    found = plan(Baseline.of_share(0.10), effect=0.02)
-    draw = np.random.default_rng(8)
-    fixed = binary_looks(draw, 2000, 1, size(found, Design.FIXED).units[0], (0.10, 0.12))
-    low, _ = fixed.interval(np.array([stats.norm.ppf(0.975)]))
-    assert (low > 0).mean() == pytest.approx(0.8, abs=0.03)
-    total = size(found, Design.SEQUENTIAL).total
-    many = binary_looks(draw, 2000, 100, total // 2, (0.10, 0.12))
-    low, _ = many.interval(two_sided_quantile(many.units, error=0.05, planned=total))
-    assert (low > 0)[:, -1].mean() == pytest.approx(0.8, abs=0.03)
-    assert 0.8 < (low > 0).any(axis=1).mean() < 0.9

@@ -76,7 +76,17 @@ def analyze(
             for arm in experiment.candidates
         ),
         plop_version=__version__,
+        notes=_notes(state),
     )
+
+
+def _notes(state: State) -> tuple[str, ...]:
+    if state.design is FIXED and not state.complete:
+        return (
+            f"the intervals hold for one look at {state.planned:,} units, and not for this one; "
+            "the sequential design holds at any time",
+        )
+    return ()
 
 
 def _sample_ratio(experiment: Experiment, collected: Collected, design: Design) -> SampleRatio:

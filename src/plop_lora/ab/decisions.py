@@ -148,7 +148,9 @@ def _needed(rows: Sequence[MetricComparison]) -> str:
     if not rows or any(row.units_needed is None for row in rows):
         return ""
     most = max(row.units_needed or 0 for row in rows)
-    return f"; about {most:,} units would decide, if the differences are what they appear to be"
+    return (
+        f"; about {most:,} in both arms would decide, if the differences are what they appear to be"
+    )
 
 
 def _and(names: Sequence[str]) -> str:

@@ -52,7 +52,7 @@ def estimate_arms(metric: Metric, arms: Mapping[str, UnitValues]) -> ArmEstimate
         for arm, values in arms.items()
     }
     estimates, reduction = plain, None
-    if metric.cuped:
+    if metric.cuped and any(one is not None for one in plain.values()):
         estimates, reduction = _adjusted(metric, arms, known, plain)
     return ArmEstimates(
         raw={arm: None if one is None else one.value for arm, one in plain.items()},

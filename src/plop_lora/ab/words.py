@@ -102,8 +102,8 @@ def _non_inferior(row: MetricComparison) -> str:
 
 def _undecided(row: MetricComparison) -> str:
     needed = "" if row.units_needed is None else (
-        f"; about {row.units_needed:,} units would decide, if the difference is what it appears "
-        "to be"
+        f"; about {row.units_needed:,} units in both arms would decide, if the difference is what "
+        "it appears to be"
     )  # fmt: skip
     if row.role is Role.GUARDRAIL:
         return f"{_loss(row)}, and the margin is {row.margin:.3g}{needed}"

@@ -24,6 +24,7 @@ from plop_lora.records.experiment_checks import (
     check_arms,
     check_gated,
     check_guardrails,
+    check_known,
     check_metric,
     check_names,
     check_numbers,
@@ -165,7 +166,12 @@ class Experiment(Record):
         return timedelta(hours=self.burn_in_hours)
 
     def metric(self, name: str) -> Metric:
-        """Return the metric of a name, which the experiment has."""
+        """Return the metric of a name.
+
+        Raises:
+            UnknownNameError: The experiment has no such metric.
+        """
+        check_known(name, [metric.name for metric in self.metrics])
         return next(metric for metric in self.metrics if metric.name == name)
 
     def assign(self, unit: str, *, coverage: float | None = None) -> str | None:
@@ -235,6 +241,7 @@ class Ramp(Record):
         if not self.steps:
             raise UsageError("A ramp has at least one step, that of the start.")
         for step in self.steps:
+            _check_aware(step.at)
             check_share("coverage", step.coverage)
         for before, step in itertools.pairwise(self.steps):
             _check_step(before, step)
@@ -242,7 +249,7 @@ class Ramp(Record):
     @classmethod
     def of_start(cls, experiment: Experiment, at: datetime, reason: str = "start") -> Ramp:
         """Return the ramp of an experiment that starts now, with the experiment's own coverage."""
-        step = RampStep(at=_aware(at), coverage=experiment.coverage, reason=reason)
+        step = RampStep(at=at, coverage=experiment.coverage, reason=reason)
         return cls(experiment_digest=experiment.digest(), steps=(step,))
 
     @property
@@ -262,7 +269,7 @@ class Ramp(Record):
             UsageError: The coverage would be lowered, the experiment has ended, or `at` is earlier
                 than the last step.
         """
-        step = RampStep(at=_aware(at), coverage=coverage, reason=reason)
+        step = RampStep(at=at, coverage=coverage, reason=reason)
         return replace(self, steps=(*self.steps, step))
 
     def ended(self, at: datetime, reason: str) -> Ramp:
@@ -300,10 +307,9 @@ def _check_step(before: RampStep, step: RampStep) -> None:
         )
 
 
-def _aware(at: datetime) -> datetime:
+def _check_aware(at: datetime) -> None:
     if at.tzinfo is None:
         raise UsageError(
             f"The time {at.isoformat()} has no time zone. Give one, such as "
             "datetime.now(timezone.utc)."
         )
-    return at

@@ -120,11 +120,7 @@ def check_guardrails(
     names = [metric.name for metric in metrics]
     _check_unique("metric", names)
     for name in (primary, *(guardrail.metric for guardrail in guardrails)):
-        if name not in names:
-            raise UnknownNameError(
-                f"There is no metric {name!r}; there are: {', '.join(names) or 'none'}."
-                f"{nearest(name, names)}"
-            )
+        check_known(name, names)
     _check_unique("guardrail", [primary, *(guardrail.metric for guardrail in guardrails)])
     for guardrail in guardrails:
         if not 0 < guardrail.margin < math.inf:
@@ -133,6 +129,15 @@ def check_guardrails(
                 "It is the distance by which the metric may become worse, and the metric's "
                 "higher_is_better says which direction is worse."
             )
+
+
+def check_known(name: str, names: Sequence[str]) -> None:
+    """Refuse a metric that the experiment does not have."""
+    if name not in names:
+        raise UnknownNameError(
+            f"There is no metric {name!r}; there are: {', '.join(names) or 'none'}."
+            f"{nearest(name, names)}"
+        )
 
 
 def _check_unique(what: str, names: Iterable[str]) -> None:
