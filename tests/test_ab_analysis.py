@@ -100,6 +100,8 @@ def test_what_is_open_goes_on_until_the_planned_units_have_come() -> None:
     needed = row(found, "resolved").units_needed
     assert needed is not None
     assert 800 < needed < 10_000
+    tiny = analyze(experiment(), drawn({"now": 400, "next": 400}, {"now": 0.5, "next": 0.51}))
+    assert "would decide, more than are planned, if" in tiny.decisions[0].change
     ended = analyze(experiment(planned_units=800), seen)
     (decision,) = ended.decisions
     assert (decision.action, decision.cause) == (Action.STOP, Cause.NO_GAIN)
@@ -169,7 +171,7 @@ def test_units_in_two_arms_are_dropped_and_counted() -> None:
     assert found.dropped.crossed == 80
     assert found.sample_ratio.units == {"now": 2000, "next": 2000}
     assert found.units == 3920
-    assert "80 of 4,000 units (2.00%)" in found.dropped.reason
+    assert "Left out: 80 of 4,000 units (2.00%) that were seen in two arms" in found.dropped.reason
     assert "More than 1 % is a fault" in found.dropped.reason
     assert analyze(experiment(), again + seen).comparisons == found.comparisons
 
@@ -216,8 +218,8 @@ def test_the_fixed_design_is_the_interval_of_welch_and_decides_once() -> None:
     assert early.action is Action.CONTINUE
     assert "decided once, when all planned units have come" in early.decisions[0].reason
     assert "hold for one look at 4,000 units, and not for this one" in early.notes[0]
-    with pytest.raises(ValueError, match="Design"):
-        analyze(design, seen, design="weekly")
+    with pytest.raises(UsageError, match=r"no design 'fixd'; it is .* Did you mean 'fixed'"):
+        analyze(design, seen, design="fixd")
 
 
 def test_values_of_one_unit_are_put_together_first() -> None:

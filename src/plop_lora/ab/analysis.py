@@ -16,6 +16,7 @@ from plop_lora.ab.comparisons import MISMATCH, compare_arm, scale_of
 from plop_lora.ab.decisions import State, decide
 from plop_lora.ab.estimates import estimate_arms
 from plop_lora.ab.observations import Collected, Observation, collect
+from plop_lora.errors import UsageError, nearest
 from plop_lora.records import (
     Analysis,
     Dropped,
@@ -50,8 +51,9 @@ def analyze(
     Raises:
         DataError: There are no observations, or a value or an arm is not one of the experiment.
         RecordError: The experiment is not the one that was started.
+        UsageError: There is no such design.
     """
-    design = Design(design)
+    design = _design(design)
     if ramp is not None:
         ramp.check(experiment)
     seen = list(observations)
@@ -78,6 +80,15 @@ def analyze(
         plop_version=__version__,
         notes=_notes(state),
     )
+
+
+def _design(given: Design | str) -> Design:
+    names = [str(design) for design in Design]
+    if given not in names:
+        raise UsageError(
+            f"There is no design {given!r}; it is {' or '.join(names)}.{nearest(given, names)}"
+        )
+    return Design(given)
 
 
 def _notes(state: State) -> tuple[str, ...]:

@@ -103,7 +103,7 @@ def _no_gain(arm: str, open_rows: Sequence[MetricComparison], state: State) -> A
         reason=f"{arm}: stop, and keep the control. All {state.planned:,} planned units have come, "
         f"and this is not shown: {_and([_missing(row) for row in open_rows])}. No harm is shown "
         f"either, but it is not ruled out: {'; '.join(losses)}.",
-        change="Only a larger experiment could tell" + _needed(open_rows) + ".",
+        change="Only a larger experiment could tell" + _needed(open_rows, state.planned) + ".",
     )  # fmt: skip
 
 
@@ -127,7 +127,8 @@ def _go_on(arm: str, open_rows: Sequence[MetricComparison], state: State) -> Arm
         arm=arm, action=CONTINUE, cause=Cause.UNDECIDED,
         reason=f"{arm}: continue, because {why}.",
         change=f"{left:,} of {state.planned:,} planned units are still to come"
-        + _needed(open_rows) + ". Harm in a guardrail or the primary metric would stop it at once.",
+        f"{_needed(open_rows, state.planned)}. Harm in a guardrail or the primary metric would "
+        "stop it at once.",
     )  # fmt: skip
 
 
@@ -143,13 +144,15 @@ def _possible(row: MetricComparison) -> str:
     return f"{row.metric} may be worse by up to {max(-row.worst, 0.0):.3g}"
 
 
-def _needed(rows: Sequence[MetricComparison]) -> str:
+def _needed(rows: Sequence[MetricComparison], planned: int) -> str:
     """Say how many units would decide what is open, where a number would."""
     if not rows or any(row.units_needed is None for row in rows):
         return ""
     most = max(row.units_needed or 0 for row in rows)
+    more = ", more than are planned" if most > planned else ""
     return (
-        f"; about {most:,} in both arms would decide, if the differences are what they appear to be"
+        f"; about {most:,} in both arms would decide{more}, if the differences are what they "
+        "appear to be"
     )
 
 

@@ -38,13 +38,13 @@ def ratio_reason(
 def dropped_reason(crossed: int, units: int, burn_in: int, observations: int, hours: float) -> str:
     """Say what was left out."""
     share = crossed / units if units else 0.0
-    crossing = f"{crossed:,} of {units:,} units ({share:.2%}), which were seen in two arms"
+    crossing = f"{crossed:,} of {units:,} units ({share:.2%}) that were seen in two arms"
     burning = f"{burn_in:,} of {observations:,} observations from the burn-in of {hours:g} hours"
     warning = (
         " More than 1 % is a fault of the assignment or of the ids, and the units that are left "
         "may be a selection." if share > 0.01 else ""
     )  # fmt: skip
-    return f"Left out: {crossing}; and {burning}.{warning}"
+    return f"Left out: {crossing}, and {burning}.{warning}"
 
 
 def explained(row: MetricComparison, *, fewest: int) -> MetricComparison:
