@@ -297,6 +297,8 @@ def test_a_metric_that_one_arm_loses_is_void() -> None:
     assert row(found, "resolved").missing == 200
     assert "More units of one arm have no value" in row(found, "resolved").reason
     assert found.action is not Action.SHIP
+    worse = [replace(one, arm={"now": "next", "next": "now"}[one.arm]) for one in cut]
+    assert analyze(experiment(), worse).decisions[0].cause is Cause.HARM
     spared = [
         replace(one, values={"latency": one.values["latency"]}) if number % 10 == 0 else one
         for number, one in enumerate(seen)

@@ -134,7 +134,8 @@ def compare_arm(
         return words.explained(empty, fewest=FEWEST_UNITS)
     judged = _judged(empty, found, scale)
     missing = [estimates.missing[one] for one in (arm, control)]
-    if _is_selection(counts, missing):
+    # Harm that is shown is acted on, whatever else is wrong: to stop is the safe error.
+    if judged.verdict is not MetricVerdict.HARM and _is_selection(counts, missing):
         judged = replace(judged, verdict=MetricVerdict.VOID, units_needed=None)
     return words.explained(judged, fewest=FEWEST_UNITS)
 
