@@ -47,6 +47,7 @@ ORDER = [
     "verification",
     "tuning",
     "gating",
+    "ab",
     "reports",
     "demo",
     "cli",

@@ -15,9 +15,13 @@ from builders import trial_result, trial_spec
 from plop_lora.errors import RecordError
 from plop_lora.records import (
     TIE,
+    Analysis,
     Comparison,
+    Experiment,
+    ExperimentPlan,
     GateVerdict,
     Placement,
+    Ramp,
     Record,
     Scores,
     TrialResult,
@@ -33,6 +37,10 @@ KINDS: dict[str, tuple[type[Record], str]] = {
     "trial": (TrialSpec, "f5d950767abee8a5"),
     "trial-result": (TrialResult, "f0309d872917cca2"),
     "gate-verdict": (GateVerdict, "d157bfa385243bdf"),
+    "experiment": (Experiment, "f00714277ceb1bab"),
+    "experiment-ramp": (Ramp, "0011e59f22cabd3c"),
+    "experiment-analysis": (Analysis, "97413bfee6370791"),
+    "experiment-plan": (ExperimentPlan, "5925daacb1395347"),
 }
 
 

@@ -60,7 +60,7 @@ def read_judged(folder: Path, base: str | None) -> Judged:
             f"{folder / CONFIG_FILE} names no base model. Give it with --base (hub id or folder)."
         )
     _check_there(str(name), base)
-    return Judged(folder, _digest(folder), trained_model(str(name)), adapter, shapes)
+    return Judged(folder, adapter_digest(folder), trained_model(str(name)), adapter, shapes)
 
 
 def _refuse_other_base(folder: Path, config: Mapping[str, object]) -> None:
@@ -93,7 +93,12 @@ def _check_there(name: str, given: str | None) -> None:
         )
 
 
-def _digest(folder: Path) -> str:
+def adapter_digest(folder: Path) -> str:
+    """Return the SHA-256 of the files of an adapter, which identifies it in records.
+
+    Raises:
+        AdapterError: A file cannot be read.
+    """
     digest = hashlib.sha256()
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         try:

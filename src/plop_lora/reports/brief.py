@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from plop_lora.records import (
+    Analysis,
     Comparison,
+    Experiment,
     GateVerdict,
     Placement,
     Record,
@@ -43,4 +45,9 @@ def brief(record: Record) -> str:
     if isinstance(record, GateVerdict):
         checks = ", ".join(f"{check.check} {check.verdict}" for check in record.checks)
         return f"{short_name(record.adapter)} on {short_name(record.base)}: {checks}"
+    if isinstance(record, Experiment):
+        return f"{record.name}, {', '.join(record.split)}; {record.primary} decides"
+    if isinstance(record, Analysis):
+        actions = ", ".join(f"{one.arm} {one.action}" for one in record.decisions)
+        return f"{record.experiment}, {plural(record.units, 'unit')}: {actions}"
     return record.kind

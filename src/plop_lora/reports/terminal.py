@@ -18,11 +18,15 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from plop_lora.records import (
+    Analysis,
     Comparison,
+    Experiment,
+    ExperimentPlan,
     GatePlan,
     GateVerdict,
     GateWalk,
     Placement,
+    Ramp,
     Record,
     Scores,
     TrialResult,
@@ -31,6 +35,12 @@ from plop_lora.records import (
     TuningPlan,
     Verification,
     VerificationPlan,
+)
+from plop_lora.reports.experiment import (
+    analysis_table,
+    experiment_plan_table,
+    experiment_table,
+    ramp_table,
 )
 from plop_lora.reports.gate import gate_plan_table, gate_table, gate_walk_table
 from plop_lora.reports.heatmap import heat_map
@@ -63,6 +73,10 @@ _TABLES: dict[type[Record], Callable[[Any], Table]] = {
     GatePlan: gate_plan_table,
     GateVerdict: gate_table,
     GateWalk: gate_walk_table,
+    Experiment: experiment_table,
+    Ramp: ramp_table,
+    Analysis: analysis_table,
+    ExperimentPlan: experiment_plan_table,
 }
 
 

@@ -1,18 +1,23 @@
 """Intervals and comparisons: over sequences for scores, over seeds and rows for finetunes."""
 
+from plop_lora.statistics.confidence_sequences import one_sided_quantile, two_sided_quantile
+from plop_lora.statistics.covariates import Adjusted, adjusted
 from plop_lora.statistics.estimates import (
     CONFIDENCE,
     POWER,
     Difference,
     Estimate,
+    Welch,
     at_most,
     indicator_estimate,
     kendall_tau,
+    mean_estimate,
     paired_difference,
     ratio_estimate,
     sequential_margin,
     type_estimate,
     unpaired_difference,
+    welch,
 )
 from plop_lora.statistics.misclassification import (
     Bounds,
@@ -35,11 +40,13 @@ from plop_lora.statistics.paired import (
     holm,
     paired_interval,
 )
+from plop_lora.statistics.sample_ratio import chi_square_p, sequential_split_p
 from plop_lora.statistics.sequential import looks, nominal_levels
 
 __all__ = [
     "CONFIDENCE",
     "POWER",
+    "Adjusted",
     "ArmVariances",
     "Bounds",
     "Components",
@@ -50,21 +57,29 @@ __all__ = [
     "JudgeAccuracy",
     "SeedVariance",
     "SeedVariances",
+    "Welch",
+    "adjusted",
     "arm_variances",
     "at_most",
+    "chi_square_p",
     "components",
     "exact_interval",
     "holm",
     "indicator_estimate",
     "kendall_tau",
     "looks",
+    "mean_estimate",
     "nominal_levels",
+    "one_sided_quantile",
     "paired_difference",
     "paired_interval",
     "paired_share_difference",
     "ratio_estimate",
     "seed_variances",
     "sequential_margin",
+    "sequential_split_p",
+    "two_sided_quantile",
     "type_estimate",
     "unpaired_difference",
+    "welch",
 ]

@@ -15,6 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,15 +135,50 @@ def paired_difference(second: Estimate, first: Estimate) -> Difference:
 def unpaired_difference(second: Estimate, first: Estimate) -> Difference:
     """Return `second - first` for independent samples, with Welch's degrees of freedom."""
     value = second.value - first.value
+    found = welch(second, first)
+    if found is None:
+        return _difference(value, None)
+    quantile = _t_quantile(found.freedom) if found.variance else 0.0
+    return _difference(value, float(quantile * np.sqrt(found.variance)))
+
+
+class Welch(NamedTuple):
+    """A difference of two independent estimates.
+
+    Attributes:
+        value: Second estimate minus the first.
+        variance: Variance of the difference.
+        freedom: Degrees of freedom of the variance; infinite where the variance is 0.
+    """
+
+    value: float
+    variance: float
+    freedom: float
+
+
+def welch(second: Estimate, first: Estimate) -> Welch | None:
+    """Return `second - first` of independent samples; None with fewer than two in either.
+
+    Source: Welch, Biometrika 34 (1947).
+
+    >>> samples = (np.array([4.0, 6.0, 8.0]), np.array([1.0, 2.0, 3.0]))
+    >>> found = welch(*map(mean_estimate, samples))
+    >>> found.value, round(found.variance, 3), round(found.freedom, 2)
+    (4.0, 1.667, 2.94)
+    """
     sizes = np.array([first.influence_S.size, second.influence_S.size])
     if sizes.min() < 2:
-        return _difference(value, None)
+        return None
     variances = np.array([first.influence_S.var(ddof=1), second.influence_S.var(ddof=1)]) / sizes
-    total = variances.sum()
-    if total == 0:
-        return _difference(value, 0.0)
-    freedom = total**2 / (variances**2 / (sizes - 1)).sum()
-    return _difference(value, float(_t_quantile(freedom) * np.sqrt(total)))
+    total = float(variances.sum())
+    freedom = total**2 / float((variances**2 / (sizes - 1)).sum()) if total else math.inf
+    return Welch(second.value - first.value, total, freedom)
+
+
+def mean_estimate(values_S: Floats) -> Estimate:
+    """Return the mean of a sample, with the influence of each of its values."""
+    mean = float(values_S.mean())
+    return Estimate(mean, values_S - mean)
 
 
 def sequential_margin(sequences: int, level: float, *, expected: int) -> float:
