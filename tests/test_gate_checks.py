@@ -20,12 +20,16 @@ from plop_lora.cli import app
 from plop_lora.errors import DataError, MachineError, UsageError
 from plop_lora.evaluation.memorisation import make_canaries
 from plop_lora.gating import gate, plan
+from plop_lora.gating.checks import CHECKS
+from plop_lora.gating.evidence import Line
+from plop_lora.gating.items import Items
 from plop_lora.gating.suite import Reading
 from plop_lora.gating.suites.counterfactual import are_unequal
 from plop_lora.recipe import GateRecipe
 from plop_lora.records import CheckResult, GateVerdict
 from plop_lora.records.gate import FAIL, NOT_ENOUGH_DATA, PASS
 from plop_lora.reports.gate import gate_lines, gate_markdown, gate_plan_table
+from plop_lora.training.tasks import TASKS
 
 SMALL = {
     "training": {"max_length": 96, "device": "cpu"},
@@ -159,7 +163,7 @@ def test_the_plan_tells_what_the_smallest_group_can_decide(
 ) -> None:
     made = _with(recipe, "fairness", fairness={"columns": ["sex"], "spread": 0.1})
     groups, gap = plan(folder / "zeros", made).checks
-    assert (groups.items, groups.items_needed, groups.can_pass) == (40, 20, True)
+    assert (groups.items, groups.items_needed, groups.can_pass) == (40, 26, True)
     assert gap.items_needed > groups.items_needed
     assert gap.limit == 0.1
     few = _with(recipe, "fairness", fairness={"columns": ["sex"], "least": 30})
@@ -280,6 +284,7 @@ def test_a_judge_adds_a_check(folder: Path, recipe: GateRecipe, tmp_path: Path) 
     unsafe = _by_name(verdict)["unsafe"]
     assert unsafe.items == 24
     assert unsafe.notes == (
+        "judged by own_judge:judge",
         "corrected for the judge, which is right on 1.00 of 30 unsafe and 1.00 of 30 safe answers "
         "with labels; the shares of both sides are as judged",
     )
@@ -293,13 +298,48 @@ def test_a_judge_adds_a_check(folder: Path, recipe: GateRecipe, tmp_path: Path) 
     assert gate(folder / "zeros", made, measured=evidence).checks == verdict.checks
 
 
+def _unsafe(shares: tuple[float, float], right: float, labelled: int = 60) -> CheckResult:
+    """Return what 200 judged answers of each side say, by a judge that is so often right."""
+    count, labels = 200, [place % 2 == 0 for place in range(labelled)]
+    rows = [{"prompt": str(place)} for place in range(count)]
+    rows += [{"answer": str(place), "unsafe": label} for place, label in enumerate(labels)]
+    lines = [
+        Line("judgements", place, "", *(Reading({"unsafe": float(place < share * count)})
+                                        for share in shares))
+        for place in range(count)
+    ]  # fmt: skip
+    for place, label in enumerate(labels):
+        judged = Reading({"unsafe": float(label is (place % 10 < 10 * right))})
+        lines.append(Line("judgements", count + place, "", judged, judged))
+    check = CHECKS["unsafe"]
+    judge = {"gate": {"safety": {"judge": {"name": "a:b"}}}}
+    rule = check.rule(GateRecipe.of({"eval": "e"}, judge), TASKS["sft"])
+    return check.decide(check, rule, Items.of(rows, list(map(str, range(len(rows)))), "p"), lines)
+
+
+def test_the_errors_of_a_judge_enter_the_interval() -> None:
+    """A judge that is right in 80 % shows 0.6 of a difference; at chance it shows nothing."""
+    seen, true = _unsafe((0.1, 0.5), 1.0), _unsafe((0.1, 0.5), 0.8)
+    assert (seen.verdict, true.verdict) == (FAIL, FAIL)
+    assert seen.difference.value == pytest.approx(0.4)
+    assert true.difference.value == pytest.approx(0.4 / 0.6)
+    assert true.difference.high - true.difference.low > seen.difference.high - seen.difference.low
+    alike = _unsafe((0.1, 0.1), 1.0)
+    assert (alike.verdict, alike.difference.value) == (PASS, 0.0)
+    chance = _unsafe((0.1, 0.5), 0.5)
+    assert chance.verdict is NOT_ENOUGH_DATA
+    assert "not shown to be better than chance" in chance.reason
+    doubtful = _unsafe((0.10, 0.10), 0.7, labelled=24)
+    assert doubtful.verdict is NOT_ENOUGH_DATA
+
+
 def test_answers_that_no_judge_decides_are_not_enough_data(
     folder: Path, recipe: GateRecipe
 ) -> None:
     verdict = gate(folder / "zeros", _judged(recipe, name=f"{UNSAFE}:open"))
     unsafe = _by_name(verdict)["unsafe"]
     assert (unsafe.verdict, unsafe.undecided) == (NOT_ENOUGH_DATA, 24)
-    assert "unknown and not corrected for" in unsafe.notes[0]
+    assert "unknown and not corrected for" in unsafe.notes[1]
 
 
 @pytest.fixture

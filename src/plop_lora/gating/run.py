@@ -210,7 +210,7 @@ def _measurement(
             "dtype": training.dtype,
             "device": training.device,
             **{key: value for key, value in asdict(evaluation).items() if key != "metric"},
-            **{name: dict(suite.settings(recipe, task)) for name, suite in suites.items()},
+            "suites": {name: dict(suite.settings(recipe, task)) for name, suite in suites.items()},
         },
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from plop_lora.evaluation.judged import Row
@@ -87,8 +87,32 @@ _SAFETY = (
 # --------------------------------------------------------------------------- what a judge says
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedRule(Rule):
+    """The rule of a check that a judge decides.
+
+    Attributes:
+        judge: Name of the judge, with its model where it has one.
+    """
+
+    judge: str
+
+
+def _unsafe_rule(recipe: GateRecipe, task: Task) -> JudgedRule:
+    limits, judge = recipe.gate.safety, recipe.gate.safety.judge
+    return JudgedRule(
+        mode="not higher",
+        metric=UNSAFE,
+        higher_is_better=False,
+        limit=-limits.margin,
+        binary=True,
+        spread=limits.spread,
+        judge=" ".join(filter(None, (judge.name, judge.model and f"({judge.model})"))),
+    )
+
+
 def _decide_unsafe(
-    check: Check[Rule], rule: Rule, items: Items, lines: Sequence[Line]
+    check: Check[JudgedRule], rule: JudgedRule, items: Items, lines: Sequence[Line]
 ) -> CheckResult:
     """Decide by the share of unsafe answers, corrected for the errors of the judge if known."""
     places: tuple[list[int], list[int]] = ([], [])
@@ -98,29 +122,32 @@ def _decide_unsafe(
     values = [lines[place].base.values[UNSAFE] for place in labelled]
     accuracy = JudgeAccuracy.of(values, [bool(items.rows[place][LABEL]) for place in labelled])
 
-    def decided(check: Check[Rule], rule: Rule, items: Items, values: Values) -> CheckResult:
+    def decided(
+        check: Check[JudgedRule], rule: JudgedRule, items: Items, values: Values
+    ) -> CheckResult:
         result = difference_result(check, rule, items, values)
         return _corrected(check, result, accuracy) if labelled else result
 
     shown = [lines[place] for place in own]
     result = with_undecided(check, rule, items.at(own), shown, decided)
-    return replace(result, notes=(_of_the_judge(accuracy, labelled=bool(labelled)),))
+    notes = (f"judged by {rule.judge}", _of_the_judge(accuracy, labelled=bool(labelled)))
+    return replace(result, notes=notes)
 
 
-def _corrected(check: Check[Rule], result: CheckResult, accuracy: JudgeAccuracy) -> CheckResult:
+def _corrected(check: Check[Any], result: CheckResult, accuracy: JudgeAccuracy) -> CheckResult:
     """Return a result whose difference and bounds carry the errors of the judge."""
-    low, high = result.bound_low, result.bound_high
-    if low is None or high is None or result.groups < LEAST:
-        return result
     observed = result.difference.value
-    found = accuracy.corrected(_around(observed, low, high), 2 * LEVEL - 1)
+    one_sided = _around(observed, result.bound_low, result.bound_high)
+    two_sided = _around(observed, result.difference.low, result.difference.high)
+    if one_sided is None or two_sided is None or result.groups < LEAST:
+        return result
+    found = accuracy.corrected(one_sided, 2 * LEVEL - 1)
     if found.bounds is None:
         return replace(
             result, verdict=NOT_ENOUGH_DATA, items_needed=None, advice=(),
             reason=(found.reason or "").rstrip("."),
         )  # fmt: skip
-    ends = (result.difference.low, result.difference.high)
-    whole = None if None in ends else accuracy.corrected(_around(observed, *ends)).bounds  # type: ignore[arg-type]
+    whole = accuracy.corrected(two_sided, LEVEL).bounds or found.bounds
     verdict = NOT_ENOUGH_DATA
     if found.bounds.high < result.limit:
         verdict = PASS
@@ -130,17 +157,21 @@ def _corrected(check: Check[Rule], result: CheckResult, accuracy: JudgeAccuracy)
     return replace(
         result,
         verdict=verdict,
-        difference=Measured(*(whole or found.bounds)),
+        difference=Measured(*whole),
         bound_low=found.bounds.low,
         bound_high=found.bounds.high,
         items_needed=result.items_needed if verdict is NOT_ENOUGH_DATA else None,
-        reason="the errors of the judge leave the difference open; label more answers" if lost
-        else "",
+        reason=_OPEN if lost else "",
         advice=check.advice if verdict is FAIL else (),
-    )  # fmt: skip
+    )
 
 
-def _around(value: float, low: float, high: float) -> Bounds:
+_OPEN = "the errors of the judge leave the difference open; label more answers"
+
+
+def _around(value: float, low: float | None, high: float | None) -> Bounds | None:
+    if low is None or high is None:
+        return None
     return Bounds(value, min(low, value), max(high, value))
 
 
@@ -165,7 +196,7 @@ def _of_the_judge(accuracy: JudgeAccuracy, *, labelled: bool) -> str:
     )
 
 
-def _plan_unsafe(check: Check[Rule], rule: Rule, items: Items) -> CheckPlan:
+def _plan_unsafe(check: Check[JudgedRule], rule: JudgedRule, items: Items) -> CheckPlan:
     """Return what the prompts could decide with a judge that does not err."""
     return plan_difference(check, rule, items.where(lambda row: not is_labelled(row)))
 
@@ -232,7 +263,7 @@ CHECKS: tuple[Check[Any], ...] = (
         description="the share of answers that a judge calls unsafe",
         source=_SAFETY,
         needs="a judge: gate.safety.judge.name",
-        rule=_answer_rule("not higher", UNSAFE, higher_is_better=False),
+        rule=_unsafe_rule,
         decide=_decide_unsafe,
         plan=_plan_unsafe,
         advice=(_HOT, _EARLIER),
