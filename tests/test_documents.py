@@ -81,3 +81,23 @@ def test_losses_of_the_bundled_model_are_those_of_its_training() -> None:
 def test_examples(path: Path, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(path), run_name="__main__")
+
+
+@pytest.mark.parametrize("adapter", ["plop", "all-linear"])
+def test_the_page_of_the_real_gate_has_its_numbers(adapter: str) -> None:
+    page = (ROOT / "docs" / "gate.md").read_text()
+    results = ROOT / "scripts" / "experiments" / "results" / "gate-gsm8k.json"
+    table = page.partition(f"| `{adapter}` | difference |")[2].partition("\n\n")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    for check, row in zip(json.loads(results.read_text())[adapter], rows, strict=True):
+        name, items, base, own, difference, _, verdict = row.strip("| ").split(" | ")
+        found = check["difference"]
+        ends = " to ".join(f"{found[end]:+.3f}" for end in ("low", "high"))
+        assert (name, int(items)) == (f"`{check['check']}`", check["items"])
+        assert (float(base), float(own)) == (
+            round(check["base"]["value"], 3), round(check["adapter"]["value"], 3),
+        )  # fmt: skip
+        assert difference.replace("−", "-") in (
+            f"{found['value']:+.3f} ({ends})", f"{found['value']:.3f} ({ends})",
+        )  # fmt: skip
+        assert verdict.startswith(check["verdict"])
