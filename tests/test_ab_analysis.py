@@ -76,6 +76,19 @@ def test_a_worse_primary_metric_is_harm_and_not_merely_not_significant() -> None
     assert "not shown" not in decision.reason
 
 
+def test_an_arm_all_of_whose_units_fail_is_harm() -> None:
+    """No unit of either arm differs from the others of its arm, so that neither has a spread."""
+    found = analyze(experiment(), drawn({"now": 200, "next": 200}, {"now": 1.0, "next": 0.0}))
+    primary = next(row for row in found.comparisons if row.metric == "resolved")
+    assert primary.verdict is MetricVerdict.HARM
+    assert primary.difference == -1.0
+    assert found.decisions[0].cause is Cause.HARM
+    alike = analyze(experiment(), drawn({"now": 200, "next": 200}, {"now": 1.0, "next": 1.0}))
+    primary = next(row for row in alike.comparisons if row.metric == "resolved")
+    assert primary.verdict is MetricVerdict.UNDECIDED
+    assert primary.low < 0 < primary.high
+
+
 def test_a_small_loss_within_the_margin_is_no_harm() -> None:
     """With many units every difference is significant; the margin says which one matters."""
     many = {"now": 20_000, "next": 20_000}
@@ -332,10 +345,15 @@ def test_little_or_constant_data_say_nothing() -> None:
     found = analyze(experiment(), drawn({"now": few, "next": few}, {"now": 0.0, "next": 1.0}))
     assert {one.verdict for one in found.comparisons} == {MetricVerdict.NOT_ENOUGH_DATA}
     assert "before both arms have 50 units" in found.comparisons[0].reason
-    constant = analyze(experiment(), drawn(BOTH, {"now": 1.0, "next": 1.0}))
-    assert row(constant, "resolved").verdict is MetricVerdict.NOT_ENOUGH_DATA
+    alike = {name: {"resolved": np.ones(2000), "latency": np.ones(2000)} for name in BOTH}
+    constant = analyze(
+        experiment(),
+        [one for name, columns in alike.items() for one in observations(name, columns)],
+    )
+    assert row(constant, "latency").verdict is MetricVerdict.NOT_ENOUGH_DATA
     assert constant.action is Action.STOP
-    assert "of resolved nothing is known" in constant.decisions[0].reason
+    assert "of latency nothing is known" in constant.decisions[0].reason
+    assert row(constant, "resolved").verdict is MetricVerdict.UNDECIDED
 
 
 @pytest.mark.parametrize(

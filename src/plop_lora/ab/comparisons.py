@@ -9,7 +9,7 @@ Imports numpy and scipy; no torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from scipy import special
@@ -18,7 +18,9 @@ from plop_lora.ab import words
 from plop_lora.ab.estimates import ArmEstimates
 from plop_lora.records import Experiment, Metric, MetricComparison
 from plop_lora.records.analysis import FIXED, Design, MetricVerdict, Role
+from plop_lora.records.experiment import SHARE
 from plop_lora.statistics import (
+    Estimate,
     Welch,
     one_sided_quantile,
     sequential_split_p,
@@ -130,6 +132,8 @@ def compare_arm(
         reduction=estimates.reduction,
     )
     found = None if mine is None or theirs is None else welch(mine, theirs)
+    if found is not None and mine is not None and theirs is not None and metric.kind is SHARE:
+        found = _with_least_variance(found, (mine, theirs))
     if found is None or min(counts) < FEWEST_UNITS or not found.variance:
         return words.explained(empty, fewest=FEWEST_UNITS)
     judged = _judged(empty, found, scale)
@@ -144,6 +148,26 @@ def _is_selection(counts: list[int], missing: list[int]) -> bool:
     """Whether one arm has more units without a value than chance allows."""
     units = [count + lost for count, lost in zip(counts, missing, strict=True)]
     return sequential_split_p(missing, [unit / sum(units) for unit in units]) < MISMATCH
+
+
+def _with_least_variance(found: Welch, arms: Sequence[Estimate]) -> Welch:
+    """Return a difference of shares in which no arm without any spread is taken for certain.
+
+    Where all units of an arm are alike, such as where every request of it fails, its variance is
+    that with one unit more of each outcome.
+
+    Source: Agresti and Caffo, The American Statistician 54 (2000).
+    """
+    added = 0.0
+    for one in arms:
+        if not one.influence_S.any():
+            count = one.influence_S.size + 2
+            share = (one.value * (count - 2) + 1) / count
+            added += share * (1 - share) / count
+    if not added:
+        return found
+    freedom = min(one.influence_S.size for one in arms) - 1.0
+    return found._replace(variance=found.variance + added, freedom=min(found.freedom, freedom))
 
 
 def _judged(row: MetricComparison, found: Welch, scale: Scale) -> MetricComparison:
