@@ -202,6 +202,9 @@ class _Fork:
 
     def signal_group(self, number: signal.Signals) -> None:
         """Send a signal to the trial and its child processes."""
+        if self._fresh is None and self.process is None and self.code is None:
+            # It may have begun since the last look, and have child processes already.
+            self._server.receive()
         if self._fresh is not None:
             self._fresh.signal_group(number)
         elif self.process is not None:
