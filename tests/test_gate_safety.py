@@ -93,6 +93,8 @@ def test_a_recipe_without_names_takes_every_check_that_it_has_the_data_for() -> 
         own=[{"function": "mine:short", "margin": 1.0}],
     )  # fmt: skip
     assert filled == [*usual, "groups", "gap", "memorisation", "canaries", "own:short"]
+    made = _names(harness={"names": ["b", "a"]}, own=[{"function": "m:f", "margin": 1.0}])
+    assert made == [*usual, "lm-eval:b", "lm-eval:a", "own:f"]
     assert _names(checks=["fairness"]) == ["counterfactual"]
     assert _names(checks=["fairness"], fairness={"columns": ["sex"]}) == ["groups", "gap"]
 

@@ -10,7 +10,7 @@ import contextlib
 import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from plop_lora.errors import DataError, UsageError, nearest, require
 from plop_lora.evaluation.judged import Judged, Prepared
@@ -40,12 +40,32 @@ def judge(settings: EvaluationSettings, prepared: Prepared, metric: str) -> Judg
         UsageError: There is no such task, it is a group of several, or its first metric is no mean
             over items or is better when lower.
     """
-    items = tuple(outcomes(settings, prepared, metric.removeprefix(PREFIX)))
+    task = load_task(metric.removeprefix(PREFIX), settings.include_path)
+    items = tuple(outcomes(settings, prepared, task))
     return Judged({metric: items}, {metric: sum(items) / len(items)})
 
 
-def documents(name: str, folder: str | None) -> list[Mapping[str, Any]]:
-    """Return the documents of a task that its outcomes are of.
+class HarnessTask(NamedTuple):
+    """A task of the harness, loaded with its documents.
+
+    Attributes:
+        name: Name of the task.
+        loaded: What the harness evaluates.
+        task: The task in it.
+    """
+
+    name: str
+    loaded: Mapping[str, Any]
+    task: Any
+
+    @property
+    def documents(self) -> list[Mapping[str, Any]]:
+        """The documents that the outcomes are of."""
+        return [dict(document) for document in self.task.eval_docs]
+
+
+def load_task(name: str, folder: str | None) -> HarnessTask:
+    """Load a task with its documents; with the harness's own tasks this takes seconds.
 
     Args:
         name: Name of the task.
@@ -54,36 +74,39 @@ def documents(name: str, folder: str | None) -> list[Mapping[str, Any]]:
     Raises:
         DataError: The task cannot be loaded.
         MissingExtraError: The harness is not installed.
-        UsageError: There is no such task, it is a group of several, or its first metric is better
-            when lower.
+        UsageError: There is no such task, or it is a group of several.
     """
     require("lm_eval")
+    from lm_eval.tasks import TaskManager
+
     with _quiet():
-        task = _task(name, folder)[1]
-        return [dict(document) for document in task.eval_docs]
+        manager = TaskManager(include_path=folder, include_defaults=folder is None)
+        loaded = _load(manager, name, folder)
+    task = loaded["tasks"][name]
+    # What its command line does before it evaluates.
+    if task.get_config("num_fewshot") is None:
+        task.set_config(key="num_fewshot", value=0)
+    task.set_fewshot_seed(seed=FEW_SHOT_SEED)
+    return HarnessTask(name, loaded, task)
 
 
 def outcomes(
     settings: EvaluationSettings,
     prepared: Prepared,
-    name: str,
+    harness: HarnessTask,
     places: Sequence[int] | None = None,
 ) -> list[float]:
     """Return the first metric of a task for every document.
 
     Args:
-        settings: The folder of local tasks and the batch size.
+        settings: The batch size.
         prepared: The model, with its adapters at work, and its tokenizer.
-        name: Name of the task.
+        harness: The task.
         places: Indices of documents, without which all are taken.
 
     Raises:
-        DataError: The task cannot be loaded.
-        MissingExtraError: The harness is not installed.
-        UsageError: There is no such task, it is a group of several, or its first metric is no mean
-            over documents or is better when lower.
+        UsageError: The first metric is no mean over documents, or is better when lower.
     """
-    require("lm_eval")
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
@@ -91,7 +114,6 @@ def outcomes(
     from plop_lora.evaluation.generation import greedy
 
     with _quiet(), greedy(prepared, Ends()):
-        loaded, task = _task(name, settings.include_path)
         language_model = HFLM(
             pretrained=prepared.model,
             tokenizer=prepared.tokenizer,
@@ -99,33 +121,19 @@ def outcomes(
             backend="causal",
         )
         results = evaluate(
-            language_model, task_dict=loaded, bootstrap_iters=0, log_samples=True,
-            samples=None if places is None else {name: list(places)},
+            language_model, task_dict=harness.loaded, bootstrap_iters=0, log_samples=True,
+            samples=None if places is None else {harness.name: list(places)},
         )  # fmt: skip
-    samples = results["samples"][name]
-    first, metric = samples[0]["metrics"][0], f"{PREFIX}{name}"
-    if task.higher_is_better().get(first) is False:
+    samples = results["samples"][harness.name]
+    first, metric = samples[0]["metrics"][0], f"{PREFIX}{harness.name}"
+    if harness.task.higher_is_better().get(first) is False:
         raise UsageError(
             f"The metric {first!r} of {metric!r} is better when lower, which trials cannot judge "
             "by. Use the metric loss, or a task whose first metric is better when higher."
         )
     items = _items(samples, first, metric)
-    _check_mean(items, results["results"][name], first, metric)
+    _check_mean(items, results["results"][harness.name], first, metric)
     return list(items)
-
-
-def _task(name: str, folder: str | None) -> tuple[Mapping[str, Any], Any]:
-    """Return what the harness evaluates, and the task in it."""
-    from lm_eval.tasks import TaskManager
-
-    manager = TaskManager(include_path=folder, include_defaults=folder is None)
-    loaded = _load(manager, name, folder)
-    task = loaded["tasks"][name]
-    # What its command line does before it evaluates.
-    if task.get_config("num_fewshot") is None:
-        task.set_config(key="num_fewshot", value=0)
-    task.set_fewshot_seed(seed=FEW_SHOT_SEED)
-    return loaded, task
 
 
 def _load(manager: Any, name: str, folder: str | None) -> Mapping[str, Any]:

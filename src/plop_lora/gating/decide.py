@@ -186,7 +186,9 @@ def difference_result(check: Check[Any], rule: Rule, items: Items, values: Value
     verdict = verdict_of(gain, items.independent, rule.limit, floor or 0.0)
     needed = None
     if verdict is NOT_ENOUGH_DATA and gain is not None:
-        needed = _items_needed(gains_I, items, rule, floor or 0.0)
+        needed = items_needed(
+            gains_I, items.groups, rule.limit, binary=rule.binary, floor=floor or 0.0
+        )
     bounds: tuple[float, ...] = ()
     if gain is not None:
         low, high = gain.low - (floor or 0.0), gain.high + (floor or 0.0)
@@ -215,22 +217,42 @@ def difference_result(check: Check[Any], rule: Rule, items: Items, values: Value
     )
 
 
-def _items_needed(gains_I: Floats, items: Items, rule: Rule, floor: float) -> int | None:
-    """Return how many items would decide if the gains are what they appear to be."""
-    found, groups = mean_interval(gains_I, items.groups), items.independent
+def items_needed(
+    gains_I: Floats,
+    clusters: Sequence[str],
+    limit: float,
+    *,
+    binary: bool,
+    floor: float,
+    least: int = LEAST,
+) -> int | None:
+    """Return how many items would decide if the gains are what they appear to be.
+
+    Args:
+        gains_I: Gain of every item.
+        clusters: Cluster of every item.
+        limit: Gain above which a check passes and below which it fails.
+        binary: Whether the metric of an item is 0 or 1.
+        floor: Noise floor, by which the bounds are widened.
+        least: Smallest number of independent items on which anything is decided.
+
+    Returns:
+        The number, or None if no number does, or there are fewer than two independent items.
+    """
+    found, groups = mean_interval(gains_I, clusters), len(set(clusters))
     if found is None:
         return None
     assumed = Assumed(
         gain=found.value,
         spread=found.error * math.sqrt(groups),
-        skew=skewness_of(gains_I, items.groups),
-        binary=rule.binary,
+        skew=skewness_of(gains_I, clusters),
+        binary=binary,
         size=len(gains_I) / groups,
     )
-    needed = groups_needed(assumed, rule.limit, floor)
+    needed = groups_needed(assumed, limit, floor)
     if needed is None:
         return None
-    needed = max(needed, groups + 1)  # these were too few
+    needed = max(needed, least, groups + 1)  # these were too few
     return math.ceil(needed * len(gains_I) / groups)
 
 

@@ -16,7 +16,6 @@ Shape letters: I items, G groups.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -28,12 +27,10 @@ from plop_lora.gating.bounds import (
     Floats,
     gain_of,
     loss_p,
-    mean_interval,
-    skewness_of,
 )
 from plop_lora.gating.decide import verdict_of
 from plop_lora.gating.gap import GroupedValues
-from plop_lora.gating.power import LEAST, Assumed, groups_needed
+from plop_lora.gating.power import LEAST
 from plop_lora.records.gate import FAIL, NOT_ENOUGH_DATA, PASS, CheckVerdict
 from plop_lora.statistics import holm
 
@@ -187,30 +184,6 @@ def _after_holm(groups: Sequence[GroupGain]) -> tuple[GroupGain, ...]:
                 group = replace(group, verdict=FAIL)
         found.append(group)
     return tuple(found)
-
-
-def items_needed(name: str, values: LabelledValues, limits: GroupLimits) -> int | None:
-    """Return the number of items of a group that would decide with a power of 0.8.
-
-    That is if its gain is what it appears to be; to fail takes more where there are many groups.
-    None if no number does, or the group has fewer than two independent items.
-    """
-    gains_I, clusters = values.of(name)
-    interval, independent = mean_interval(gains_I, clusters), len(set(clusters))
-    if interval is None:
-        return None
-    assumed = Assumed(
-        gain=interval.value,
-        spread=interval.error * math.sqrt(independent),
-        skew=skewness_of(gains_I, clusters),
-        binary=values.binary,
-        size=len(gains_I) / independent,
-    )
-    needed = groups_needed(assumed, -limits.margin, limits.floor)
-    if needed is None:
-        return None
-    needed = max(needed, limits.least, independent + 1)  # these were too few
-    return math.ceil(needed * len(gains_I) / independent)
 
 
 def grouped(values: LabelledValues, names: Sequence[str]) -> GroupedValues:

@@ -45,11 +45,12 @@ def find_checks(recipe: GateRecipe) -> list[Check[Any]]:
     wanted = {check.name for check in CHECKS.values() if names is None and check.wanted(recipe)}
     for name in names or ():
         wanted |= _named(name, recipe)
-    families = FAMILIES if names is None else frozenset(names) & FAMILIES.keys()
-    filled = frozenset(name for name in families if names is not None or _has(recipe, name))
+    families = [
+        name for name in FAMILIES if (_has(recipe, name) if names is None else name in names)
+    ]
     return [
         *(check for name, check in CHECKS.items() if name in wanted),
-        *made_checks(recipe, filled),
+        *made_checks(recipe, families),
     ]
 
 

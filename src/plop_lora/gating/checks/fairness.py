@@ -22,13 +22,14 @@ from plop_lora.gating.checks.grouping import (
 from plop_lora.gating.decide import (
     decide_difference,
     difference_result,
+    items_needed,
     measured_of,
     noise_floor,
     plan_difference,
     with_undecided,
 )
 from plop_lora.gating.evidence import Line
-from plop_lora.gating.fairness import GroupGain, GroupLimits, decide_groups, items_needed
+from plop_lora.gating.fairness import GroupGain, GroupLimits, decide_groups
 from plop_lora.gating.items import Items
 from plop_lora.gating.suites.counterfactual import COUNTERFACTUAL, UNEQUAL
 from plop_lora.gating.suites.task import TASK
@@ -41,6 +42,7 @@ from plop_lora.records.gate import (
     CheckPlan,
     CheckResult,
     Measured,
+    worst,
 )
 from plop_lora.training.task import Task
 
@@ -65,19 +67,21 @@ def _groups_result(
         for name in labelled.names
     }
     needed = {
-        name: items_needed(name, labelled, limits)
+        name: items_needed(
+            *labelled.of(name), rule.limit, binary=rule.binary, floor=floor, least=rule.least
+        )
         for labelled in labellings
         for name in labelled.names
         if name in {gain.name for gain in gains if gain.verdict is NOT_ENOUGH_DATA}
     }
-    worst = min(gains, key=_how_good)
-    kept = places[worst.name]
+    lowest = min(gains, key=_how_good)
+    kept = places[lowest.name]
     own = difference_result(check, rule, items.at(kept), _values_at(values, kept))
-    verdict = _verdict_of(gains)
+    verdict = worst(gain.verdict for gain in gains)
     return replace(
         own,
         verdict=verdict,
-        part=worst.name,
+        part=lowest.name,
         parts=tuple(
             replace(
                 _part(rule, gain, items, values, places[gain.name]),
@@ -86,7 +90,7 @@ def _groups_result(
             for gain in gains
         ),
         noise_floor=floor if values.again else None,
-        items_needed=needed.get(worst.name),
+        items_needed=needed.get(lowest.name),
         reason=_too_few(gains, rule) if verdict is NOT_ENOUGH_DATA else "",
         warning="",
         advice=check.advice if verdict is FAIL else (),
@@ -98,10 +102,6 @@ def _how_good(gain: GroupGain) -> tuple[int, float]:
     """Return by what groups are ordered, the worst first."""
     bound = gain.bound_low if gain.bound_low is not None else gain.mean
     return (FAIL, NOT_ENOUGH_DATA, PASS).index(gain.verdict), bound
-
-
-def _verdict_of(gains: Sequence[GroupGain]) -> Any:
-    return min((gain.verdict for gain in gains), key=(FAIL, NOT_ENOUGH_DATA, PASS).index)
 
 
 def _too_few(gains: Sequence[GroupGain], rule: GroupRule) -> str:

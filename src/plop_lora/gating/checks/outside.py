@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from plop_lora.errors import UsageError
@@ -96,8 +96,8 @@ FAMILIES = {"harness": harness_checks, "logs": log_checks, "own": own_checks}
 """Name in `gate.checks` → function that yields the checks of a recipe."""
 
 
-def made_checks(recipe: GateRecipe, names: frozenset[str]) -> list[Check[Any]]:
-    """Return the checks that a recipe makes, of the families that are named.
+def made_checks(recipe: GateRecipe, names: Sequence[str]) -> list[Check[Any]]:
+    """Return the checks that a recipe makes, of the families that are named, in their order.
 
     Raises:
         UsageError: Two have one name, or a family is named for which the recipe has nothing.

@@ -5,6 +5,7 @@ Imports neither torch nor the harness; what measures imports them when it is cal
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,11 +28,12 @@ def harness_suite(name: str) -> Suite:
     Args:
         name: Name of the task.
     """
+    loaded = functools.cache(functools.partial(lm_eval.load_task, name))
 
     def items(recipe: GateRecipe, task: Task) -> Items:
-        documents = lm_eval.documents(name, recipe.evaluation.include_path)
         rows: list[Row] = [
-            {"place": place, "document": document} for place, document in enumerate(documents)
+            {"place": place, "document": document}
+            for place, document in enumerate(loaded(recipe.evaluation.include_path).documents)
         ]
         kept = spread_evenly(rows, recipe.gate.harness.most or len(rows))
         return Items.of(kept, [str(row["document"]) for row in kept], f"{lm_eval.PREFIX}{name}")
@@ -42,7 +44,7 @@ def harness_suite(name: str) -> Suite:
         settings = replace(recipe.evaluation, batch_size=batch_size)
         # The harness takes documents in the order of the task.
         places = sorted(row["place"] for row in rows)
-        found = lm_eval.outcomes(settings, prepared, name, places)
+        found = lm_eval.outcomes(settings, prepared, loaded(settings.include_path), places)
         values = dict(zip(places, found, strict=True))
         return [Reading({name: values[row["place"]]}) for row in rows]
 
