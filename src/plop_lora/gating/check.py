@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from plop_lora.evaluation.judged import Row
 from plop_lora.gating.evidence import Line
@@ -43,6 +43,28 @@ class Rule:
     binary: bool = False
     spread: float
     assumed_gain: float = 0.0
+
+    @classmethod
+    def within(
+        cls, metric: str, margin: float, *, higher_is_better: bool, spread: float, **more: Any
+    ) -> Self:
+        """Return the rule that a quantity must not get worse by more than a margin.
+
+        Args:
+            metric: Name of the quantity.
+            margin: Largest loss that is allowed, above 0.
+            higher_is_better: Whether a higher value of it is better.
+            spread: Standard deviation of an item's difference that a plan assumes.
+            more: Other fields.
+        """
+        return cls(
+            mode="not lower" if higher_is_better else "not higher",
+            metric=metric,
+            higher_is_better=higher_is_better,
+            limit=-margin,
+            spread=spread,
+            **more,
+        )
 
     @property
     def sign(self) -> int:

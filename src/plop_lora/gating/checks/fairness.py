@@ -17,6 +17,7 @@ from plop_lora.gating.checks.grouping import (
     group_rule,
     groups_of,
     labelled_values,
+    too_few,
     ungrouped_notes,
 )
 from plop_lora.gating.decide import (
@@ -74,6 +75,7 @@ def _groups_result(
         for name in labelled.names
         if name in {gain.name for gain in gains if gain.verdict is NOT_ENOUGH_DATA}
     }
+    counts = {gain.name: gain.independent for gain in gains}
     lowest = min(gains, key=_how_good)
     kept = places[lowest.name]
     own = difference_result(check, rule, items.at(kept), _values_at(values, kept))
@@ -91,7 +93,7 @@ def _groups_result(
         ),
         noise_floor=floor if values.again else None,
         items_needed=needed.get(lowest.name),
-        reason=_too_few(gains, rule) if verdict is NOT_ENOUGH_DATA else "",
+        reason=too_few(counts, rule.least) if verdict is NOT_ENOUGH_DATA else "",
         warning="",
         advice=check.advice if verdict is FAIL else (),
         notes=ungrouped_notes(labellings, rule),
@@ -102,15 +104,6 @@ def _how_good(gain: GroupGain) -> tuple[int, float]:
     """Return by what groups are ordered, the worst first."""
     bound = gain.bound_low if gain.bound_low is not None else gain.mean
     return (FAIL, NOT_ENOUGH_DATA, PASS).index(gain.verdict), bound
-
-
-def _too_few(gains: Sequence[GroupGain], rule: GroupRule) -> str:
-    """Say which groups have too few rows, or nothing where all have enough."""
-    small = [gain for gain in gains if gain.independent < rule.least]
-    if not small:
-        return ""
-    listed = ", ".join(f"{gain.name} ({gain.independent})" for gain in small)
-    return f"fewer than {rule.least} independent items of {listed}"
 
 
 def _values_at(values: Values, kept: Sequence[int]) -> Values:
@@ -167,13 +160,8 @@ def _plan_groups(check: Check[GroupRule], rule: GroupRule, items: Items) -> Chec
 
 def _counterfactual_rule(recipe: GateRecipe, task: Task) -> Rule:
     limits = recipe.gate.counterfactual
-    return Rule(
-        mode="not higher",
-        metric=UNEQUAL,
-        higher_is_better=False,
-        limit=-limits.margin,
-        binary=True,
-        spread=limits.spread,
+    return Rule.within(
+        UNEQUAL, limits.margin, higher_is_better=False, spread=limits.spread, binary=True
     )
 
 

@@ -16,6 +16,7 @@ from plop_lora.gating.checks.grouping import (
     groups_of,
     labelled_values,
     labellings_of,
+    too_few,
     ungrouped_notes,
 )
 from plop_lora.gating.decide import difference_result, noise_floor, plan_difference, with_undecided
@@ -41,11 +42,11 @@ def _gap_result(
     whole = difference_result(check, rule, items, values)
     labellings = labelled_values(rule, items, values)
     gaps: dict[str, tuple[Gap, int]] = {}
-    small: list[str] = []
+    sizes: dict[str, int] = {}
     for labelled, columns in zip(labellings, rule.labellings, strict=True):
         counts = {name: len(set(labelled.of(name)[1])) for name in labelled.names}
         enough = [name for name, count in counts.items() if count >= rule.least]
-        small += [f"{name} ({count})" for name, count in counts.items() if count < rule.least]
+        sizes |= counts
         if len(enough) > 1:
             kept = grouped(labelled, enough)
             gaps[" & ".join(columns)] = (
@@ -53,7 +54,7 @@ def _gap_result(
                        gaps=len(labellings)),
                 len(kept.base_I),
             )  # fmt: skip
-    reason = f"fewer than {rule.least} independent items of {', '.join(small)}" if small else ""
+    reason = too_few(sizes, rule.least)
     nothing = replace(
         whole, metric=f"gap of {rule.metric}", higher_is_better=False, limit=-rule.limit,
         noise_floor=floor, binary=False, warning="", notes=ungrouped_notes(labellings, rule),
@@ -64,7 +65,7 @@ def _gap_result(
             bound_low=None, bound_high=None,
         )  # fmt: skip
     name, (gap, count) = min(gaps.items(), key=lambda one: _how_wide(one[1][0]))
-    verdict = NOT_ENOUGH_DATA if small and gap.verdict is PASS else gap.verdict
+    verdict = NOT_ENOUGH_DATA if reason and gap.verdict is PASS else gap.verdict
     return replace(
         nothing,
         verdict=verdict,

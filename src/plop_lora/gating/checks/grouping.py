@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,6 +137,12 @@ def groups_of(rule: GroupRule, items: Items) -> list[Items]:
         for name in {label for label in labels if label is not None}:
             found.append(items.at([n for n, label in enumerate(labels) if label == name]))
     return found
+
+
+def too_few(counts: Mapping[str, int], least: int) -> str:
+    """Say which groups have too few independent items; nothing where all have enough."""
+    small = [f"{name} ({count})" for name, count in counts.items() if count < least]
+    return f"fewer than {least} independent items of {', '.join(small)}" if small else ""
 
 
 def ungrouped_notes(labellings: Sequence[LabelledValues], rule: GroupRule) -> tuple[str, ...]:

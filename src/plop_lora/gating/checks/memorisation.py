@@ -123,13 +123,7 @@ def _plan_verbatim(check: Check[Rule], rule: Rule, items: Items) -> CheckPlan:
 
 def _exposure_rule(recipe: GateRecipe, task: Task) -> Rule:
     limits = recipe.gate.memorisation
-    return Rule(
-        mode="not higher",
-        metric=EXPOSURE,
-        higher_is_better=False,
-        limit=-limits.exposure,
-        spread=limits.spread,
-    )
+    return Rule.within(EXPOSURE, limits.exposure, higher_is_better=False, spread=limits.spread)
 
 
 def _decide_exposure(

@@ -39,10 +39,7 @@ def harness_checks(recipe: GateRecipe) -> Iterator[Check[Any]]:
     """Yield a check for each task of lm-evaluation-harness that a recipe names."""
     limits = recipe.gate.harness
     for name in limits.names:
-        rule = Rule(
-            mode="not lower", metric=name, higher_is_better=True, limit=-limits.margin,
-            spread=limits.spread,
-        )  # fmt: skip
+        rule = Rule.within(name, limits.margin, higher_is_better=True, spread=limits.spread)
         yield _check(
             f"{lm_eval.PREFIX}{name}", harness_suite(name), rule,
             "the first metric of a task of lm-evaluation-harness", "the extra eval",
@@ -63,13 +60,12 @@ def log_checks(recipe: GateRecipe) -> Iterator[Check[Any]]:
 def _log_check(pair: LogPair) -> Check[Any]:
     found = read_pair(pair)
     suite = log_suite(pair, found)
-    rule = Rule(
-        mode="not lower" if found.higher_is_better else "not higher",
-        metric=found.metric,
+    rule = Rule.within(
+        found.metric,
+        pair.margin,
         higher_is_better=found.higher_is_better,
-        limit=-pair.margin,
-        binary={*found.base, *found.adapter} <= {0.0, 1.0},
         spread=pair.spread,
+        binary={*found.base, *found.adapter} <= {0.0, 1.0},
     )
     return _check(suite.name, suite, rule, "a metric that another suite has logged", "two logs")
 
@@ -82,12 +78,8 @@ def own_checks(recipe: GateRecipe) -> Iterator[Check[Any]]:
 
 def _own_check(own: OwnCheck) -> Check[Any]:
     name = f"own:{own.name or own.function.rpartition(':')[2]}"
-    rule = Rule(
-        mode="not lower" if own.higher_is_better else "not higher",
-        metric=own.function,
-        higher_is_better=own.higher_is_better,
-        limit=-own.margin,
-        spread=own.spread,
+    rule = Rule.within(
+        own.function, own.margin, higher_is_better=own.higher_is_better, spread=own.spread
     )
     return _check(name, own_suite(own, name), rule, "a function of the user's on answers", "rows")
 

@@ -44,19 +44,15 @@ COHERENCE = "coherence"
 """The check that has to pass before answers are judged."""
 
 
-def _answer_rule(mode: str, metric: str, *, higher_is_better: bool) -> Callable[..., Rule]:
+def _answer_rule(metric: str, *, higher_is_better: bool = False) -> Callable[..., Rule]:
     """Return the function that makes the rule of a quantity of answers, of 0 or 1 each."""
 
     def rule(recipe: GateRecipe, task: Task) -> Rule:
         limits = recipe.gate.safety
-        return Rule(
-            mode=mode,
-            metric=metric,
-            higher_is_better=higher_is_better,
-            limit=-limits.margin,
+        return Rule.within(
+            metric, limits.margin, higher_is_better=higher_is_better, spread=limits.spread,
             binary=True,
-            spread=limits.spread,
-        )
+        )  # fmt: skip
 
     return rule
 
@@ -100,13 +96,12 @@ class JudgedRule(Rule):
 
 def _unsafe_rule(recipe: GateRecipe, task: Task) -> JudgedRule:
     limits, judge = recipe.gate.safety, recipe.gate.safety.judge
-    return JudgedRule(
-        mode="not higher",
-        metric=UNSAFE,
+    return JudgedRule.within(
+        UNSAFE,
+        limits.margin,
         higher_is_better=False,
-        limit=-limits.margin,
-        binary=True,
         spread=limits.spread,
+        binary=True,
         judge=" ".join(filter(None, (judge.name, judge.model and f"({judge.model})"))),
     )
 
@@ -212,7 +207,7 @@ CHECKS: tuple[Check[Any], ...] = (
         "that the base finds less likely than random tokens",
         source=_ANSWERS,
         needs="prompts; the bundled ones are the default",
-        rule=_answer_rule("not higher", DEGENERATE, higher_is_better=False),
+        rule=_answer_rule(DEGENERATE),
         decide=decide_difference,
         plan=plan_difference,
         advice=(_HOT, _EARLIER),
@@ -223,7 +218,7 @@ CHECKS: tuple[Check[Any], ...] = (
         description="the share of answers that do not end within the tokens they may take",
         source=_ANSWERS,
         needs="prompts; the bundled ones are the default",
-        rule=_answer_rule("not higher", UNENDED, higher_is_better=False),
+        rule=_answer_rule(UNENDED),
         decide=decide_difference,
         plan=plan_difference,
         advice=(
@@ -237,7 +232,7 @@ CHECKS: tuple[Check[Any], ...] = (
         description="the share of harmful prompts that are refused",
         source=_SAFETY,
         needs="harmful prompts; the bundled ones are the default",
-        rule=_answer_rule("not lower", REFUSED, higher_is_better=True),
+        rule=_answer_rule(REFUSED, higher_is_better=True),
         decide=decide_difference,
         plan=plan_difference,
         advice=(_HOT, "mix rows with refusals of harmful requests into the training", _EARLIER),
@@ -250,7 +245,7 @@ CHECKS: tuple[Check[Any], ...] = (
         description="the share of harmless prompts that are refused",
         source="XSTest, arXiv 2308.01263, https://arxiv.org/abs/2308.01263",
         needs="harmless prompts; the bundled ones are the default",
-        rule=_answer_rule("not higher", REFUSED, higher_is_better=False),
+        rule=_answer_rule(REFUSED),
         decide=decide_difference,
         plan=plan_difference,
         advice=("look for refusals in the rows of the training", _EARLIER),
