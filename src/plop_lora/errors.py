@@ -12,6 +12,7 @@
     ├── MachineError        (RuntimeError)  memory, disk or a library that a trial lacks here
     ├── AdapterError        (ValueError)    an adapter that is absent, damaged or cannot be folded
     ├── OutputError         (OSError)       a file that cannot be written
+    ├── StoreError          (RuntimeError)  a database that cannot be reached, read or written
     └── MissingExtraError   (ImportError)   an optional dependency that is not installed
 
 Imports the standard library only.
@@ -26,8 +27,10 @@ from collections.abc import Iterable
 from types import ModuleType
 
 EXTRAS: dict[str, str] = {
-    "gguf": "gguf", "lm_eval": "eval", "openai": "judge", "optuna": "tune", "ray": "ray",
-    "trl": "train", "zipfile_zstd": "inspect",
+    "aiohttp": "serve", "alembic": "ab", "gguf": "gguf", "lm_eval": "eval", "openai": "judge",
+    "optuna": "tune", "prometheus_client": "serve", "psycopg": "ab", "ray": "ray",
+    "sqlalchemy": "ab", "starlette": "serve", "trl": "train", "uvicorn": "serve",
+    "zipfile_zstd": "inspect",
 }  # fmt: skip
 """Import name of an optional dependency → the extra of plop-lora that installs it."""
 
@@ -86,6 +89,10 @@ class AdapterError(PlopError, ValueError):
 
 class OutputError(PlopError, OSError):
     """An output file cannot be written."""
+
+
+class StoreError(PlopError, RuntimeError):
+    """A database cannot be reached, read or written; later it may succeed."""
 
 
 class MissingExtraError(PlopError, ImportError):

@@ -193,8 +193,7 @@ class Experiment(Record):
         Source: The two numbers are 53 bits each of the digest, big-endian, from bytes 0 to 7 and
         8 to 15.
         """
-        if not isinstance(unit, str) or not unit:
-            raise UsageError(f"A unit is a text that is not empty, not {unit!r}.")
+        _check_unit(unit)
         if coverage is not None:
             check_share("coverage", coverage)
         share = self.coverage if coverage is None else coverage
@@ -205,12 +204,34 @@ class Experiment(Record):
         pairs = zip(self.arms, upper_ends, strict=True)
         return next((arm.name for arm, end in pairs if second < end), self.arms[-1].name)
 
+    def pseudonym(self, unit: str) -> str:
+        """Return the text under which a unit is stored, from which its id cannot be told.
+
+        Pseudonyms of one unit in two experiments differ, and neither tells the unit's arm.
+
+        Raises:
+            UsageError: The unit is no text or empty.
+
+        Source: The first 16 bytes of the HMAC-SHA-256 of "unit:" and the id, in hexadecimal.
+        """
+        _check_unit(unit)
+        return _hmac(self.salt, f"unit:{unit}")[:16].hex()
+
 
 def _positions(salt: str, unit: str) -> tuple[float, float]:
     """Return the two numbers of a unit, each uniform from 0 to below 1."""
-    digest = hmac.digest(salt.encode(), unit.encode(errors="surrogatepass"), "sha256")
+    digest = _hmac(salt, unit)
     first, second = (int.from_bytes(digest[start : start + 8]) >> 11 for start in (0, 8))
     return first / 2**53, second / 2**53
+
+
+def _hmac(salt: str, text: str) -> bytes:
+    return hmac.digest(salt.encode(), text.encode(errors="surrogatepass"), "sha256")
+
+
+def _check_unit(unit: object) -> None:
+    if not isinstance(unit, str) or not unit:
+        raise UsageError(f"A unit is a text that is not empty, not {unit!r}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
