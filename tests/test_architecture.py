@@ -49,6 +49,7 @@ ORDER = [
     "gating",
     "ab",
     "reports",
+    "pipeline",
     "demo",
     "cli",
 ]

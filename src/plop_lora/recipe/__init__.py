@@ -14,6 +14,7 @@ from plop_lora.recipe.finetune import (
 )
 from plop_lora.recipe.gate import GateRecipe, GateSettings
 from plop_lora.recipe.placing import PlacementSettings, PlaceRecipe
+from plop_lora.recipe.run import RunKeys, RunSettings
 from plop_lora.recipe.scoring import USUAL_TOP, ScoreRecipe, ScoringSettings
 from plop_lora.recipe.section import WITH_OPTION, Section, option_of
 from plop_lora.recipe.tune import TuneDesign, TuneRecipe
@@ -31,6 +32,8 @@ __all__ = [
     "PlaceRecipe",
     "PlacementSettings",
     "Price",
+    "RunKeys",
+    "RunSettings",
     "Runner",
     "ScoreRecipe",
     "ScoringSettings",

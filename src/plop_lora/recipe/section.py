@@ -78,6 +78,15 @@ class Section(BaseModel):
         return cls.parse(document, where, options)
 
     @classmethod
+    def parse_own(cls, document: Mapping[str, Any], source: str) -> Self:
+        """Build a recipe from the values of a file that may hold the keys of other verbs too.
+
+        Raises:
+            UsageError: A key is unknown or a value is out of range. The text names the key.
+        """
+        return cls.parse(_own_keys(cls, document, source), source)
+
+    @classmethod
     def parse(
         cls, document: object, source: str, options: Mapping[str, object] | None = None
     ) -> Self:
@@ -268,6 +277,21 @@ def _read_yaml(path: str | Path) -> object:
         raise UsageError(
             f"The recipe {path} is not YAML in UTF-8. Write keys with values, such as task: sft."
         ) from error
+
+
+def read_document(path: str | Path, given: Mapping[str, object]) -> dict[str, Any]:
+    """Return the values of a YAML file by key, updated with those in `given`.
+
+    Raises:
+        UsageError: The file does not exist, is not YAML, or holds no keys.
+    """
+    document = _read_yaml(path)
+    if not isinstance(document, dict):
+        raise UsageError(
+            f"In the recipe {path} there are no keys with values, such as task: sft, but "
+            f"{_kind(document)}."
+        )
+    return _merged(document, given)
 
 
 def _merged(document: Mapping[str, object], given: Mapping[str, object]) -> dict[str, object]:

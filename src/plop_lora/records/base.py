@@ -177,6 +177,7 @@ def _maker(kind: str) -> str:
         "experiment-ramp": "plop_lora.ab.Ramp.of_start(experiment, at)",
         "experiment-plan": "plop_lora.ab.plan(...)",
         "experiment-analysis": "plop_lora.ab.analyze(experiment, observations)",
+        "pipeline-run": "plop run recipe.yaml",
         "gate-plan": "plop gate ADAPTER --recipe gate.yaml --plan",
         "gate-walk": "plop gate --checkpoints DIR --recipe gate.yaml -o walk.json",
         "gate-verdict": "plop gate ADAPTER --recipe gate.yaml -o verdict.json",
