@@ -74,6 +74,11 @@ class AnswerWatch:
         self._keep = keep
         self.beginning = b""
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether as many bytes have come as the answer was announced to have."""
+        return self._total == self._length
+
     def add(self, chunk: bytes) -> bool:
         """Take a chunk.
 
@@ -86,7 +91,7 @@ class AnswerWatch:
             self.beginning += chunk[: self._keep - len(self.beginning)]
         if self.is_stream:
             return _DONE in chunk or (len(chunk) < len(_DONE) and _DONE in b"".join(self._kept))
-        return self._total == self._length
+        return self.is_complete
 
     def _hold(self, chunk: bytes) -> None:
         if not self._limit:

@@ -62,6 +62,7 @@ class Exchange:
         self._watch: AnswerWatch | None = None
         self._ended = False
         self._started = False
+        self._complete = False
 
     async def run(self, request: Forwarded, receive: Receive) -> None:
         """Answer the request, until its end or until the client has left."""
@@ -102,7 +103,8 @@ class Exchange:
                 deadline.reschedule(min(end, now() + limits.idle))
                 await self._chunk(chunk, outcome)
             self._end(outcome)
-        await self._send({"type": "http.response.body", "body": b""})
+        if not self._complete:
+            await self._send({"type": "http.response.body", "body": b""})
 
     async def _start(self, answer: Any) -> None:
         self._watch = AnswerWatch(
@@ -120,7 +122,10 @@ class Exchange:
             self._first = time.perf_counter() - self._began
         if self._watch.add(chunk):
             self._end(outcome)
-        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        self._complete = self._watch.is_complete
+        await self._send(
+            {"type": "http.response.body", "body": chunk, "more_body": not self._complete}
+        )
 
     async def _fail(self, outcome: Outcome, refusal: Refusal) -> None:
         """End a request that the upstream failed; a stream that has begun is left incomplete."""
