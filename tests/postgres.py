@@ -72,15 +72,17 @@ class Server:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def url(self) -> str:
-        """Return the address of a new, empty database."""
-        name = f"plop{os.getpid()}_{next(self._numbers)}"
-        with psycopg.connect(self._address("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-        return self._address(name)
+        """Return the address of a new, empty schema, which a client takes for a database."""
+        name = f"plop{next(self._numbers)}"
+        with psycopg.connect(self.address, autocommit=True) as connection:
+            connection.execute(f"CREATE SCHEMA {name}")
+        return f"{self.address}&options=-csearch_path%3D{name}"
 
-    def _address(self, database: str) -> str:
-        secret = quote(_PASSWORD)
-        return f"postgresql://plop:{secret}@/{database}?host={quote(str(self.folder), safe='')}"
+    @property
+    def address(self) -> str:
+        """The address of the database that all schemas are in."""
+        folder = quote(str(self.folder), safe="")
+        return f"postgresql://plop:{quote(_PASSWORD)}@/postgres?host={folder}"
 
     def _run(self, program: str, *words: str) -> None:
         command: Sequence[str] = [str(self.bin / program), *words]

@@ -428,7 +428,7 @@ def test_importing_the_package_needs_no_database() -> None:
     code = (
         "import sys, plop_lora.ab, plop_lora.ab.store\n"
         "assert not {'sqlalchemy', 'alembic', 'psycopg', 'torch'} & set(sys.modules)\n"
-        "from plop_lora.ab import Store\n"
+        "from plop_lora.ab import Store, Writer\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,8 +5,8 @@
     analysis = ab.analyze(experiment, observations)
 
 Nothing here serves a model. `Experiment.assign` is a function of the unit and the experiment alone,
-and so it works in any gateway. `Store` keeps what happens; the libraries of databases are
-imported when it is first used. Imports no torch.
+and so it works in any gateway. `Store` and `Writer` keep what happens; the libraries of databases
+are imported when these are first used. Imports no torch.
 """
 
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ from plop_lora.records.experiment import (
 )
 
 if TYPE_CHECKING:
-    from plop_lora.ab.store import Store
+    from plop_lora.ab.store import Store, Writer
 
 __all__ = [
     "Baseline",
@@ -40,6 +40,7 @@ __all__ = [
     "PerUnit",
     "Ramp",
     "Store",
+    "Writer",
     "adapter_arm",
     "analyze",
     "check_unchanged",
@@ -50,8 +51,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name == "Store":
-        from plop_lora.ab.store import Store
+    if name in ("Store", "Writer"):
+        from plop_lora.ab import store
 
-        return Store
+        return getattr(store, name)
     raise AttributeError(f"module 'plop_lora.ab' has no attribute {name!r}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from plop_lora.errors import UsageError
+from plop_lora.errors import UsageError, require
 from plop_lora.escapes import escaped
 
 _FORMS = (
@@ -26,6 +26,7 @@ def read_address(text: str) -> URL:
 
     Raises:
         UsageError: It is no address, of a database that is not supported, or of one in memory.
+        MissingExtraError: The driver of PostgreSQL is not installed.
     """
     try:
         url = make_url(text)
@@ -34,6 +35,7 @@ def read_address(text: str) -> URL:
         # The text of the error repeats the address, and so its password.
         raise UsageError(f"The address of the store cannot be read. {_FORMS}") from None
     if url.drivername in (_POSTGRESQL, "postgres", "postgresql+psycopg"):
+        require("psycopg")
         return url.set(drivername="postgresql+psycopg")
     if url.drivername not in (_SQLITE, "sqlite+pysqlite"):
         name = escaped(url.drivername)

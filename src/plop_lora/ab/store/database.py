@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from plop_lora.ab.store.address import read_address, shown_address, sqlite_file, without_secrets
 from plop_lora.ab.store.migrate import migrate
-from plop_lora.errors import PlopError, StoreError, require
+from plop_lora.errors import PlopError, StoreError
 
 BUSY_SECONDS = 10
 """How long SQLite waits for another process that writes."""
@@ -51,8 +51,6 @@ class Database:
         """
         url = read_address(address)
         file = sqlite_file(url)
-        if file is None:
-            require("psycopg")
         database = cls(_engine(url), url)
         try:
             with database._translated("open"), _opening(file):
