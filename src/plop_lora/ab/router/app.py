@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable
 
 from plop_lora.ab.events import EventSink
 from plop_lora.ab.router.administration import PREFIX, Administration
@@ -31,17 +30,13 @@ class Router:
         metrics: What it has counted.
     """
 
-    def __init__(
-        self, settings: Settings, run: ExperimentRun, sink: EventSink,
-        on_end: Callable[[], object] = lambda: None,
-    ) -> None:  # fmt: skip
+    def __init__(self, settings: Settings, run: ExperimentRun, sink: EventSink) -> None:
         """Make the application; nothing listens and no thread runs yet.
 
         Args:
             settings: What it is started with.
             run: Running experiment.
             sink: Where events go.
-            on_end: Function that is called in a thread when the last request has ended.
 
         Raises:
             StoreError: The state of the run cannot be read.
@@ -50,7 +45,6 @@ class Router:
             MissingExtraError: The extra `serve` is not installed.
         """
         self._settings = settings
-        self._on_end = on_end
         self.known = Known(run)
         self.metrics = Metrics(settings.models)
         recorder = Recorder(sink, self.metrics, Failures())
@@ -92,5 +86,4 @@ class Router:
         for thread in self._threads:
             thread.join()
         self._traffic.close()
-        self._on_end()
         log("stopped")

@@ -58,11 +58,11 @@ class Failures:
 
 
 def set_up(level: int = logging.INFO) -> None:
-    """Send the lines of the router and of its web server to stderr as JSON."""
+    """Send the lines of the router, of the store and of the web server to stderr as JSON."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
-    for name in (LOGGER.name, "uvicorn.error"):
+    for name in ("plop_lora", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.propagate = False
-        logger.setLevel(level if name == LOGGER.name else logging.WARNING)
+        logger.setLevel(logging.WARNING if name == "uvicorn.error" else level)

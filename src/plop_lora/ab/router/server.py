@@ -10,7 +10,7 @@ import contextlib
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from plop_lora.ab.events import EventSink
@@ -37,7 +37,6 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8080,
-    on_end: Callable[[], object] = lambda: None,
 ) -> None:
     """Answer requests until a SIGTERM or Ctrl-C, and let those that run come to their end.
 
@@ -47,7 +46,6 @@ def serve(
         sink: Where events go.
         host: Address to listen at.
         port: Port to listen at; 0 for a free one, which the first line of the log names.
-        on_end: Function that is called when the last request has ended, such as to drain the sink.
 
     Raises:
         StoreError: The state of the run cannot be read.
@@ -57,7 +55,7 @@ def serve(
             listened at.
         MissingExtraError: The extra `serve` is not installed.
     """
-    app = Router(settings, run, sink, on_end)
+    app = Router(settings, run, sink)
     check_listed(settings.models, asyncio.run(listed_models(settings)))
     listening = _listen(host, port)
     address = "{}:{}".format(*listening.getsockname()[:2])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import typer
 
 from plop_lora.cli.ab.plan import plan
+from plop_lora.cli.ab.serve import serve
 from plop_lora.cli.registering import HELP, register, show_help
 
-VERBS = (plan,)
+VERBS = (plan, serve)
 
 app = typer.Typer(
     help="Test adapters against each other in production: plan, start, measure and decide.",
