@@ -19,6 +19,7 @@ import pytest
 from plop_lora.records import Scores
 
 if TYPE_CHECKING:
+    import postgres
     import torch
     from torch import nn
 
@@ -171,3 +172,24 @@ def run(
         return stop.value.code, output, errors
 
     return call
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[postgres.Server]:
+    """A server of PostgreSQL, where the machine has one."""
+    import postgres
+
+    try:
+        server = postgres.Server()
+    except postgres.UnavailableError as reason:
+        pytest.skip(str(reason))
+    yield server
+    server.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a new database, of each kind in turn."""
+    if request.param == "postgresql":
+        return request.getfixturevalue("postgresql").url()
+    return f"sqlite:///{tmp_path}/store.db"

@@ -4,9 +4,12 @@
     arm = experiment.assign(unit)
     analysis = ab.analyze(experiment, observations)
 
-Nothing here serves a model or stores an observation. `Experiment.assign` is a function of the unit
-and the experiment alone, and so it works in any gateway. Imports no torch.
+Nothing here serves a model. `Experiment.assign` is a function of the unit and the experiment alone,
+and so it works in any gateway. `Store` and `Writer` keep what happens; the libraries of databases
+are imported when these are first used. Imports no torch.
 """
+
+from typing import TYPE_CHECKING
 
 from plop_lora.ab.analysis import analyze
 from plop_lora.ab.arms import adapter_arm, check_unchanged, new_salt
@@ -23,6 +26,9 @@ from plop_lora.records.experiment import (
     Ramp,
 )
 
+if TYPE_CHECKING:
+    from plop_lora.ab.store import Store, Writer
+
 __all__ = [
     "Baseline",
     "Experiment",
@@ -33,6 +39,8 @@ __all__ = [
     "Observation",
     "PerUnit",
     "Ramp",
+    "Store",
+    "Writer",
     "adapter_arm",
     "analyze",
     "check_unchanged",
@@ -40,3 +48,11 @@ __all__ = [
     "plan",
     "read_baseline",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name in ("Store", "Writer"):
+        from plop_lora.ab import store
+
+        return getattr(store, name)
+    raise AttributeError(f"module 'plop_lora.ab' has no attribute {name!r}")

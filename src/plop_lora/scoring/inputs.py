@@ -19,10 +19,12 @@ from torch import nn
 from plop_lora.data.batches import Batch, Padding, make_batches
 from plop_lora.data.documents import Documents, different, key_of, load_documents
 from plop_lora.data.sampling import scoring_order
-from plop_lora.data.texts import Document
+from plop_lora.data.texts import Chat, Document, NoTemplateError
 from plop_lora.data.tokens import TokenSequence, encode
 from plop_lora.errors import DataError, ModelError, UsageError
 from plop_lora.models.devices import home_of
+from plop_lora.models.loading import load_tokenizer
+from plop_lora.models.origin import Origin
 from plop_lora.scoring.stopping import chunk_ends
 
 if TYPE_CHECKING:
@@ -105,6 +107,25 @@ def as_documents(
     items = tuple(filled[first] for first in different([key_of(d) for d in filled], "texts"))
     skipped, duplicates = len(given) - len(filled), len(filled) - len(items)
     return Documents("texts", items, len(given), skipped, duplicates)
+
+
+def rendered_by(model: str, revision: str | None = None) -> Chat:
+    """Return a function that renders messages as a model's tokenizer does, loaded when needed.
+
+    The function raises a NoTemplateError if the tokenizer has no chat template.
+    """
+
+    @functools.cache
+    def loaded() -> Callable[..., str] | None:
+        return chat_of(load_tokenizer(model, Origin(revision)))
+
+    def render(messages: list[object], **tools: object) -> str:
+        render_chat = loaded()
+        if render_chat is None:
+            raise NoTemplateError(f"the tokenizer of {model}")
+        return render_chat(messages, **tools)
+
+    return render
 
 
 def chat_of(tokenizer: PreTrainedTokenizerBase) -> Callable[..., str] | None:

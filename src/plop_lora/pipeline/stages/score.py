@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 
 from plop_lora.pipeline.asked import RunRecipe
 from plop_lora.pipeline.reading import TRAIN, model_identity
 from plop_lora.pipeline.stage import Stage, Work
-from plop_lora.recipe import DataKeys, ScoreRecipe, ScoringSettings
+from plop_lora.recipe import AcquireRecipe, ScoreRecipe, ScoringSettings
 from plop_lora.records import Scores
 from plop_lora.records.run import StageOutcome
+from plop_lora.reports.brief import brief
 
 RESULT = "scores.json"
 _FREE = {"device", "engine", "ray_address", "cache", "batch_size"}
@@ -26,23 +26,29 @@ def _deciding(recipe: RunRecipe) -> Mapping[str, object]:
     return {
         "score": _settings(recipe).model_dump(mode="json", exclude=_FREE),
         "samples": recipe.run.samples,
-        **recipe.section(DataKeys).model_dump(mode="json"),
+        "rows": _fields(recipe),
     }
+
+
+def _fields(recipe: RunRecipe) -> dict[str, str | None]:
+    """Return how the text of a row is read."""
+    asked = recipe.section(AcquireRecipe)
+    return {"text": asked.text, "prompt": asked.prompt, "completion": asked.completion}
 
 
 def _work(work: Work) -> None:
     from plop_lora.data.documents import load_documents
     from plop_lora.scoring import score
-    from plop_lora.scoring.inputs import chat_of_model
+    from plop_lora.scoring.inputs import rendered_by
 
     settings = _settings(work.recipe)
-    rows = work.recipe.section(DataKeys)
-    template = f"{rows.prompt or ''}{rows.completion or ''}" or None
+    fields = _fields(work.recipe)
+    template = f"{fields['prompt'] or ''}{fields['completion'] or ''}" or None
     documents = load_documents(
         work.made["acquire"] / TRAIN,
-        text=None if template else rows.text,
+        text=None if template else fields["text"],
         template=template,
-        chat=functools.partial(chat_of_model, work.recipe.model, settings.revision),
+        chat=rendered_by(work.recipe.model, settings.revision),
         samples=work.recipe.run.samples,
         seed=settings.seed,
         token=settings.token,
@@ -51,10 +57,7 @@ def _work(work: Work) -> None:
 
 
 def _outcome(folder: Path) -> StageOutcome:
-    scores = Scores.load(folder / RESULT)
-    ranked = sorted(scores.types, key=lambda one: one.nfn)[: scores.provenance.top or 3]
-    names = ", ".join(f"{one.name} {one.nfn:.2f}" for one in ranked)
-    return StageOutcome(words=f"lowest NFN: {names}")
+    return StageOutcome(words=brief(Scores.load(folder / RESULT)))
 
 
 SCORE = Stage(

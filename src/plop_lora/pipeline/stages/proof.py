@@ -1,0 +1,127 @@
+"""The stages `verify` and `tune`, one of which puts the shortlist to the proof.
+
+Trials lie beside the stage, in a folder of what decides a trial: more seeds or another rival make
+another result, but go on from the trials that are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from plop_lora.pipeline.asked import RunRecipe
+from plop_lora.pipeline.reading import EVAL, TRAIN, code_of, general_content
+from plop_lora.pipeline.stage import Stage, Work
+from plop_lora.pipeline.stages import score
+from plop_lora.recipe import FinetuneRecipe, TuneRecipe, VerifyRecipe
+from plop_lora.recipe.run import TUNE, VERIFY
+from plop_lora.records import Scores, Tuning, Verification
+from plop_lora.records.run import BEATEN, CONFIRMED, UNDECIDED, RunVerdict, StageOutcome
+from plop_lora.records.tuning import TuningVerdict
+from plop_lora.records.verification import Verdict
+from plop_lora.reports.brief import brief
+
+RESULTS = {VERIFY: "verification.json", TUNE: "tuning.json"}
+_FREE = {"runner", "report_to", "storage", "train", "eval"}
+"""Keys on which no result depends, and those of the rows, whose content counts instead."""
+_VERIFIED = {
+    Verdict.CONFIRMED: CONFIRMED, Verdict.BEATEN: BEATEN, Verdict.INCONCLUSIVE: UNDECIDED,
+}  # fmt: skip
+_TUNED: Mapping[TuningVerdict, RunVerdict] = {
+    TuningVerdict.IMPROVED: CONFIRMED, TuningVerdict.STANDS: CONFIRMED,
+    TuningVerdict.INCONCLUSIVE: UNDECIDED, TuningVerdict.UNCONFIRMED: UNDECIDED,
+}  # fmt: skip
+
+
+def _recipe(recipe: RunRecipe, kind: type[FinetuneRecipe], rows: Path | None) -> FinetuneRecipe:
+    """Return the recipe of the study, on the rows of the stage `acquire`."""
+    folder = rows or Path()
+    return recipe.section(kind, train=str(folder / TRAIN), eval=str(folder / EVAL))
+
+
+def _deciding(kind: type[FinetuneRecipe]) -> Callable[[RunRecipe], Mapping[str, object]]:
+    return lambda recipe: _recipe(recipe, kind, None).model_dump(mode="json", exclude=_FREE)
+
+
+def _inputs(kind: type[FinetuneRecipe]) -> Callable[[RunRecipe], Mapping[str, str | None]]:
+    def inputs(recipe: RunRecipe) -> Mapping[str, str | None]:
+        asked = _recipe(recipe, kind, None)
+        own = (asked.task, asked.evaluation.metric, *asked.training.rewards)
+        return {"general text": general_content(asked.general), **code_of(own)}
+
+    return inputs
+
+
+def _verify(work: Work) -> None:
+    from plop_lora.study.folder import default_folder
+    from plop_lora.verification import verify
+
+    scores = Scores.load(work.made["score"] / score.RESULT)
+    recipe = _recipe(work.recipe, VerifyRecipe, work.made["acquire"])
+    assert isinstance(recipe, VerifyRecipe)
+    trials = work.scratch / default_folder(recipe, scores).name
+    verify(scores, recipe, folder=trials, watch=work.watch).save(work.folder / RESULTS[VERIFY])
+
+
+def _tune(work: Work) -> None:
+    from plop_lora.study.folder import default_folder
+    from plop_lora.tuning import tune
+
+    scores = Scores.load(work.made["score"] / score.RESULT)
+    recipe = _recipe(work.recipe, TuneRecipe, work.made["acquire"])
+    assert isinstance(recipe, TuneRecipe)
+    trials = work.scratch / default_folder(recipe, scores).name
+    tune(scores, recipe, folder=trials, watch=work.watch).save(work.folder / RESULTS[TUNE])
+
+
+def _verified(folder: Path) -> StageOutcome:
+    record = Verification.load(folder / RESULTS[VERIFY])
+    return _said(record, _VERIFIED[record.verdict])
+
+
+def _tuned(folder: Path) -> StageOutcome:
+    record = Tuning.load(folder / RESULTS[TUNE])
+    return _said(record, _TUNED[record.verdict])
+
+
+def _said(record: Verification | Tuning, verdict: RunVerdict) -> StageOutcome:
+    total = record.cost.total
+    return StageOutcome(
+        words=brief(record),
+        verdict=verdict,
+        device_seconds=total.device_seconds,
+        money=total.money,
+        currency=record.cost.currency if total.money is not None else "",
+    )
+
+
+def _plan(kind: type[FinetuneRecipe], step: Callable[..., Any]) -> Callable[[Work], str]:
+    def estimate(work: Work) -> str:
+        scores = Scores.load(work.made["score"] / score.RESULT)
+        recipe = _recipe(work.recipe, kind, work.made["acquire"])
+        return str(step(scores, recipe, work.scratch))
+
+    return estimate
+
+
+VERIFY_STAGE = Stage(
+    name=VERIFY,
+    version=1,
+    needs=("acquire", "score"),
+    deciding=_deciding(VerifyRecipe),
+    inputs=_inputs(VerifyRecipe),
+    work=_verify,
+    outcome=_verified,
+    result=RESULTS[VERIFY],
+)
+TUNE_STAGE = Stage(
+    name=TUNE,
+    version=1,
+    needs=("acquire", "score"),
+    deciding=_deciding(TuneRecipe),
+    inputs=_inputs(TuneRecipe),
+    work=_tune,
+    outcome=_tuned,
+    result=RESULTS[TUNE],
+)
