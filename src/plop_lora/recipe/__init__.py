@@ -4,6 +4,7 @@ There is one section per verb, and the options of the command line are made from
 pydantic and PyYAML; no torch.
 """
 
+from plop_lora.recipe.acquire import AcquireRecipe, AcquireSettings
 from plop_lora.recipe.finetune import (
     RUNNERS,
     DataRecipe,
@@ -23,6 +24,8 @@ __all__ = [
     "RUNNERS",
     "USUAL_TOP",
     "WITH_OPTION",
+    "AcquireRecipe",
+    "AcquireSettings",
     "DataRecipe",
     "FinetuneRecipe",
     "GateRecipe",
