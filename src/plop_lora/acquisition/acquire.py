@@ -13,6 +13,7 @@ from plop_lora._version import __version__
 from plop_lora.acquisition.leakage import by_evaluation, leaked_pairs
 from plop_lora.acquisition.ngrams import Cutter, unit_of
 from plop_lora.acquisition.passages import Passage, passages_of
+from plop_lora.acquisition.personal import Detection, places_in
 from plop_lora.acquisition.rowsets import (
     PASSAGE_SIZES,
     RowSet,
@@ -26,8 +27,8 @@ from plop_lora.acquisition.writing import check_folder, json_lines, sha256, writ
 from plop_lora.errors import DataError
 from plop_lora.escapes import escaped
 from plop_lora.recipe import AcquireRecipe
-from plop_lora.recipe.acquire import REMOVE
-from plop_lora.records import Acquisition, DataSource, Leak, Reason, RowFinding, Side
+from plop_lora.recipe.acquire import REMOVE, PersonalSettings
+from plop_lora.records import Acquisition, DataSource, Leak, PersonalPlace, Reason, RowFinding, Side
 
 LEAST_ROWS = 16
 """Fewer rows of a set than this cannot tell placements apart; `plop verify` refuses them."""
@@ -41,6 +42,9 @@ class _Found:
     evaluation: RowSet
     findings: tuple[RowFinding, ...] = ()
     leaks: tuple[Leak, ...] = ()
+    personal: tuple[PersonalPlace, ...] = ()
+    detectors: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def acquire(
@@ -82,6 +86,7 @@ def acquire(
     sets = [_read(side, name, wanted) for side, name in named.items() if name is not None]
     cutter = Cutter(unit_of(wanted.acquire.unit, _texts(sets)))
     found = _without_leaks(_deduplicated(sets, cutter, wanted), cutter, wanted)
+    found = _without_personal(found, wanted.acquire.personal)
     for rows in (found.train, found.evaluation):
         _check_left(rows, found.findings)
     return _written(found, sets, cutter.unit, wanted, folder)
@@ -163,6 +168,34 @@ def _without_leaks(found: _Found, cutter: Cutter, recipe: AcquireRecipe) -> _Fou
     return replace(found, train=train, leaks=leaks, findings=(*found.findings, *more))
 
 
+def _without_personal(found: _Found, settings: PersonalSettings) -> _Found:
+    """Look for personal data and secrets in the rows that are left of both sets."""
+    sides, places = [], []
+    findings = list(found.findings)
+    with Detection.opened(settings) as detection:
+        for rows in (found.train, found.evaluation):
+            here = places_in(rows.side, rows.rows, rows.numbers, detection.find)
+            numbers = {place.row for place in here}
+            held = [place for place, number in enumerate(rows.numbers) if number in numbers]
+            left, more = rows.found(held, Reason.PERSONAL, settings.action)
+            sides.append(left)
+            places += here
+            findings += more
+    notes = [
+        f"{name} is not installed, which finds more; install it with pip install 'plop-lora[data]'"
+        for name in detection.missing
+    ]
+    return replace(
+        found,
+        train=sides[0],
+        evaluation=sides[1],
+        findings=tuple(findings),
+        personal=tuple(places),
+        detectors=detection.detectors,
+        notes=tuple(notes),
+    )
+
+
 def _written(
     found: _Found, sets: Iterable[RowSet], unit: str, recipe: AcquireRecipe, folder: Path
 ) -> Acquisition:
@@ -182,9 +215,9 @@ def _written(
         unit=unit,
         findings=found.findings,
         leaks=found.leaks,
-        personal=(),
-        detectors=(),
-        notes=tuple(_notes(found, recipe)),
+        personal=found.personal,
+        detectors=found.detectors,
+        notes=(*found.notes, *_notes(found)),
         recipe=recipe.model_dump(mode="json"),
         plop_version=__version__,
     )
@@ -207,7 +240,7 @@ def _source(rows: RowSet) -> DataSource:
     )
 
 
-def _notes(found: _Found, recipe: AcquireRecipe) -> Iterable[str]:
+def _notes(found: _Found) -> Iterable[str]:
     """Yield what a reader should know of the rows that are left."""
     for rows in (found.train, found.evaluation):
         if len(rows.kept) < LEAST_ROWS:

@@ -14,7 +14,8 @@ ACTIONS = (REMOVE, COUNT, REFUSE)
 BY_ROW, BY_GROUP, BY_TIME = "row", "group", "time"
 WORDS, CHARACTERS, AUTO = "words", "characters", "auto"
 PERSONAL_KINDS = (
-    "email", "phone", "card", "iban", "my-number", "ip-address", "api-key", "private-key",
+    "email", "phone", "card", "iban", "my-number", "ip-address", "api-key", "password",
+    "private-key",
 )  # fmt: skip
 """Kinds of personal data and secrets that are looked for."""
 _ACTION = "remove, count (report and keep them) or refuse (write nothing, exit code 3)."
@@ -116,10 +117,25 @@ class PersonalSettings(Section):
         PERSONAL_KINDS, description="The kinds of personal data and secrets that are looked for."
     )
 
+    regions: tuple[str, ...] = Field(
+        ("JP", "US"),
+        description="The countries whose national form of telephone numbers is looked for, by "
+        "their two letters. International numbers are always. Countries other than JP and US need "
+        "the extra data.",
+    )
+
     @field_validator("action")
     @classmethod
     def _known_action(cls, action: str) -> str:
         return one_of(action, ACTIONS)
+
+    @field_validator("regions")
+    @classmethod
+    def _two_letters(cls, regions: tuple[str, ...]) -> tuple[str, ...]:
+        for region in regions:
+            if not (len(region) == 2 and region.isascii() and region.isupper()):
+                raise ValueError(f"{region!r} is no code of a country; write two letters as in JP")
+        return tuple(dict.fromkeys(regions))
 
     @field_validator("kinds")
     @classmethod
