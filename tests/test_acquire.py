@@ -18,7 +18,7 @@ from plop_lora.acquisition import EVAL_FILE, RECORD_FILE, TRAIN_FILE, acquire
 from plop_lora.acquisition import sources as source_files
 from plop_lora.acquisition.duplicates import near_duplicates
 from plop_lora.acquisition.leakage import leaked_pairs
-from plop_lora.acquisition.ngrams import Cutter, normalised, unit_of
+from plop_lora.acquisition.ngrams import Cutter, grams_of, normalised, unit_of
 from plop_lora.data.reading import read_rows
 from plop_lora.errors import DataError, OutputError, UsageError
 from plop_lora.records import Acquisition, Reason, Side
@@ -258,7 +258,10 @@ def test_the_order_of_the_training_rows_does_not_change_what_leaks(order: list[i
     held = [sentence(3), f"{sentence(5)} {sentence(40, 8)}", sentence(41), sentence(7)[:60]]
 
     def leaked(rows: Sequence[str]) -> dict[tuple[int, str], float]:
-        pairs = leaked_pairs(held, rows, Cutter("words"), near=(3, 0.8), passage=(8, 0.7))
+        cut = Cutter("words").pieces
+        pairs = leaked_pairs(
+            list(map(cut, held)), list(map(cut, rows)), near=(3, 0.8), passage=(8, 0.7)
+        )
         return {(row, rows[other]): share for (row, other), share in pairs.items()}
 
     assert leaked([train[n] for n in order]) == leaked(train)
@@ -270,7 +273,7 @@ def test_the_order_of_the_training_rows_does_not_change_what_leaks(order: list[i
 def test_the_index_finds_what_a_comparison_of_all_pairs_finds(items: list[str]) -> None:
     """An index that looks at the rarest n-grams alone can miss a pair at the threshold."""
     items = [normalised(item) or "x" for item in items]
-    grams = Cutter("characters").grams(items, 2)
+    grams = grams_of([Cutter("characters").pieces(item) for item in items], 2)
     sets = [set(grams.of(n).tolist()) for n in range(len(items))]
     kept: list[int] = []
     for n, one in enumerate(sets):

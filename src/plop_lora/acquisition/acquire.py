@@ -83,31 +83,31 @@ def acquire(
     folder = Path(folder)
     check_folder(folder, wanted.train, wanted.eval)
     named = {Side.TRAIN: wanted.train, Side.EVAL: wanted.eval}
-    sets = [_read(side, name, wanted) for side, name in named.items() if name is not None]
-    cutter = Cutter(unit_of(wanted.acquire.unit, _texts(sets)))
-    found = _without_leaks(_deduplicated(sets, cutter, wanted), cutter, wanted)
+    sets, unit = _read({side: name for side, name in named.items() if name is not None}, wanted)
+    found = _without_leaks(_deduplicated(sets, unit, wanted), unit, wanted)
     found = _without_personal(found, wanted.acquire.personal)
     for rows in (found.train, found.evaluation):
         _check_left(rows, found.findings)
-    return _written(found, sets, cutter.unit, wanted, folder)
+    return _written(found, sets, unit, wanted, folder)
 
 
-def _read(side: Side, name: str, recipe: AcquireRecipe) -> RowSet:
-    source = read_source(name, recipe.acquire.revision, recipe.acquire.licence)
-    passages = passages_of(source.rows, source.name, recipe)
-    return RowSet(side, source, passages, tuple(range(len(source.rows))))
+def _read(named: Mapping[Side, str], recipe: AcquireRecipe) -> tuple[list[RowSet], str]:
+    """Return all rows of the sources by set, and what their n-grams are made of."""
+    settings = recipe.acquire
+    sources = [read_source(name, settings.revision, settings.licence) for name in named.values()]
+    passages = [passages_of(source.rows, source.name, recipe) for source in sources]
+    texts = (text.whole for found in passages for text in found.items if text is not None)
+    cutter = Cutter(unit_of(settings.unit, texts))
+    sets = zip(named, sources, passages, strict=True)
+    return [RowSet.of(*parts, cutter) for parts in sets], cutter.unit
 
 
-def _texts(sets: Iterable[RowSet]) -> Iterable[str]:
-    return (text.whole for rows in sets for text in rows.texts)
-
-
-def _deduplicated(sets: Iterable[RowSet], cutter: Cutter, recipe: AcquireRecipe) -> _Found:
+def _deduplicated(sets: Iterable[RowSet], unit: str, recipe: AcquireRecipe) -> _Found:
     """Return both sets without repeated rows; evaluation rows are held out where none are given."""
     left, findings = [], []
     for rows in sets:
         rows, empty = without_empty(rows)
-        rows, repeated = without_duplicates(rows, cutter, recipe.acquire)
+        rows, repeated = without_duplicates(rows, unit, recipe.acquire)
         left.append(rows)
         findings += [*empty, *repeated]
     train, evaluation = left if len(left) == 2 else _split(left[0], findings, recipe)
@@ -144,21 +144,21 @@ def _check_left(rows: RowSet, findings: Iterable[RowFinding]) -> None:
     )
 
 
-def _without_leaks(found: _Found, cutter: Cutter, recipe: AcquireRecipe) -> _Found:
+def _without_leaks(found: _Found, unit: str, recipe: AcquireRecipe) -> _Found:
     """Remove the training rows that hold an evaluation row, or do what the settings say."""
     settings, train, evaluation = recipe.acquire, found.train, found.evaluation
     leakage = settings.leakage
     pairs = leaked_pairs(
-        [text.asked for text in evaluation.texts],
-        [text.asked for text in train.texts],
-        cutter,
-        near=(near_size(settings.near, cutter.unit), settings.near.threshold),
-        passage=(leakage.ngram or PASSAGE_SIZES[cutter.unit], leakage.share),
+        evaluation.asked,
+        train.asked,
+        near=(near_size(settings.near, unit), settings.near.threshold),
+        passage=(leakage.ngram or PASSAGE_SIZES[unit], leakage.share),
     )
+    numbers, held = train.numbers, evaluation.numbers
     leaks = tuple(
         Leak(
-            row=evaluation.numbers[row],
-            train_rows=tuple(train.numbers[other] for other in others),
+            row=held[row],
+            train_rows=tuple(numbers[other] for other in others),
             share=round(share, 4),
         )
         for row, (others, share) in by_evaluation(pairs).items()

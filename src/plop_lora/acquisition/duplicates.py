@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from plop_lora.acquisition.ngrams import Grams, Offsets
+from plop_lora.acquisition.ngrams import Grams, Offsets, distinct
 
 
 def exact_duplicates(texts: Sequence[str]) -> list[int]:
@@ -48,13 +48,13 @@ class GramSets:
     @classmethod
     def of(cls, grams: Grams) -> GramSets:
         """Return the sets of n-grams of texts."""
-        distinct, numbers = np.unique(grams.hashes, return_inverse=True)
-        width = max(len(distinct), 1)
-        keys = np.unique(grams.owners() * width + numbers)
+        known = distinct(grams.hashes)
+        width = max(len(known), 1)
+        keys = distinct(grams.owners() * width + np.searchsorted(known, grams.hashes))
         texts, members = keys // width, keys % width
-        frequencies = np.bincount(members, minlength=len(distinct))
-        place = np.empty(len(distinct), dtype=np.int64)
-        place[np.argsort(frequencies, kind="stable")] = np.arange(len(distinct))
+        frequencies = np.bincount(members, minlength=len(known))
+        place = np.empty(len(known), dtype=np.int64)
+        place[np.argsort(frequencies, kind="stable")] = np.arange(len(known))
         keys = np.sort(texts * width + place[members])
         starts = np.searchsorted(keys, np.arange(len(grams.pieces) + 1) * width)
         return cls(keys % width, starts.astype(np.int64), int((frequencies == 1).sum()))

@@ -10,10 +10,12 @@ A: all n-grams of all texts, by text and position.  P: all pieces.
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,13 +25,13 @@ from plop_lora.recipe.acquire import AUTO, CHARACTERS, WORDS
 
 Hashes: TypeAlias = NDArray[np.uint64]
 Offsets: TypeAlias = NDArray[np.int64]
+Pieces: TypeAlias = NDArray[np.uint32]
 UNSPACED_SHARE = 0.1
-"""The share of letters of scripts without spaces from which on n-grams are made of characters."""
+"""The share of characters of scripts without spaces from which on n-grams are made of them."""
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
     "\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
-_LETTER = re.compile(r"[^\W\d_]")
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -46,17 +48,17 @@ def unit_of(wanted: str, texts: Iterable[str]) -> str:
     """Return what n-grams are made of, `words` or `characters`.
 
     Args:
-        wanted: One of the two, or `auto`, for which the letters of the texts decide.
+        wanted: One of the two, or `auto`, for which the characters of the texts decide.
         texts: All texts that are compared with one another.
     """
     if wanted != AUTO:
         return wanted
-    letters = unspaced = 0
+    characters = unspaced = 0
     for text in texts:
+        characters += len(text) - text.count(" ")
         if not text.isascii():
             unspaced += len(_UNSPACED.findall(text))
-        letters += len(_LETTER.findall(text))
-    return CHARACTERS if letters and unspaced >= UNSPACED_SHARE * letters else WORDS
+    return CHARACTERS if characters and unspaced >= UNSPACED_SHARE * characters else WORDS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,44 +86,64 @@ class Grams:
         return np.repeat(np.arange(len(self.pieces)), np.diff(self.starts))
 
 
-@dataclass(slots=True, eq=False)
 class Cutter:
-    """Cuts texts into pieces and makes n-grams of them; one for all texts that are compared.
+    """Cuts texts into pieces; one for all texts that are compared.
 
     Attributes:
         unit: What a piece is: `words` or `characters`.
     """
 
-    unit: str
-    _numbers: dict[str, int] = field(default_factory=dict)
+    def __init__(self, unit: str) -> None:
+        """Begin without any words."""
+        self.unit = unit
+        self._numbers: defaultdict[str, int] = defaultdict(itertools.count(1).__next__)
 
-    def grams(self, texts: Sequence[str], size: int) -> Grams:
-        """Return the n-grams of texts.
+    def pieces(self, text: str) -> Pieces:
+        """Return a number from 1 for every piece of a normalised text.
 
-        Args:
-            texts: Normalised texts.
-            size: Number of pieces of an n-gram.
+        The same piece has the same number in every text.
         """
-        parts = [self._pieces(text) for text in texts]
-        pieces = np.array([len(part) for part in parts], dtype=np.int64)
-        padded = np.maximum(pieces, size)
-        ends = np.concatenate(([0], np.cumsum(padded)))
-        flat_P = np.zeros(int(ends[-1]), dtype=np.uint64)
-        for start, part in zip(ends.tolist(), parts, strict=False):
-            flat_P[start : start + len(part)] = part
-        windows = _windows(_mixed(flat_P), size)
-        counts = padded - size + 1
-        starts = np.concatenate(([0], np.cumsum(counts)))
-        inside = np.arange(int(starts[-1])) - np.repeat(starts[:-1], counts)
-        hashes_A = windows[np.repeat(ends[:-1], counts) + inside]
-        return Grams(hashes_A, starts, pieces, size)
-
-    def _pieces(self, text: str) -> Any:
-        """Return a number from 1 for every piece of a text; 0 fills up a text that is too short."""
         if self.unit == CHARACTERS:
-            return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32) + 1
-        numbers = self._numbers
-        return [numbers.setdefault(word, len(numbers) + 1) for word in _WORD.findall(text)]
+            points = text.replace(" ", "").encode("utf-32-le", "surrogatepass")
+            return np.frombuffer(points, dtype=np.uint32) + np.uint32(1)
+        words = _WORD.findall(text)
+        return np.fromiter(map(self._numbers.__getitem__, words), np.uint32, len(words))
+
+
+def grams_of(texts: Sequence[Pieces], size: int) -> Grams:
+    """Return the n-grams of texts.
+
+    Args:
+        texts: Pieces of every text. A text that is too short for an n-gram is filled up with 0.
+        size: Number of pieces of an n-gram.
+    """
+    pieces = np.array([len(text) for text in texts], dtype=np.int64)
+    padded = np.maximum(pieces, size)
+    ends = np.concatenate(([0], np.cumsum(padded)))
+    flat_P = np.zeros(int(ends[-1]), dtype=np.uint64)
+    if len(texts):
+        places = np.arange(int(pieces.sum())) + np.repeat(ends[:-1] - _before(pieces), pieces)
+        flat_P[places] = np.concatenate(texts)
+    windows = _windows(_mixed(flat_P), size)
+    counts = padded - size + 1
+    starts = np.concatenate(([0], np.cumsum(counts)))
+    places = np.arange(int(starts[-1])) + np.repeat(ends[:-1] - starts[:-1], counts)
+    return Grams(windows[places], starts, pieces, size)
+
+
+def _before(counts: Offsets) -> Offsets:
+    """Return for every text the number of pieces of those before it."""
+    sums: Offsets = np.cumsum(counts) - counts
+    return sums
+
+
+def distinct(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the distinct values, sorted; several times as fast as `np.unique` on millions."""
+    ordered = np.sort(values)
+    first = np.ones(len(ordered), dtype=bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    found: NDArray[Any] = ordered[first]
+    return found
 
 
 def _mixed(values: Hashes) -> Hashes:

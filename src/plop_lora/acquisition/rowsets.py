@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from plop_lora.acquisition.duplicates import exact_duplicates, near_duplicates
-from plop_lora.acquisition.ngrams import Cutter
+from plop_lora.acquisition.ngrams import Cutter, Pieces, grams_of
 from plop_lora.acquisition.passages import Passage, Passages
 from plop_lora.acquisition.sources import Source
 from plop_lora.data.reading import Row
@@ -26,12 +28,14 @@ class RowSet:
         side: Set that the rows belong to.
         source: Source of the rows.
         passages: Text of every row of the source.
+        cuts: Pieces of what every row of the source asks, and of what it answers.
         kept: Indices of the rows that are left, ascending.
     """
 
     side: Side
     source: Source
     passages: Passages
+    cuts: Sequence[tuple[Pieces, Pieces]]
     kept: tuple[int, ...]
 
     @property
@@ -45,9 +49,21 @@ class RowSet:
         return [self.passages.items[index] or Passage("") for index in self.kept]
 
     @property
+    def asked(self) -> list[Pieces]:
+        """The pieces of what the rows that are left ask."""
+        return [self.cuts[index][0] for index in self.kept]
+
+    @property
     def numbers(self) -> list[int]:
         """The numbers of the rows that are left in their source, from 1."""
         return [index + 1 for index in self.kept]
+
+    @classmethod
+    def of(cls, side: Side, source: Source, passages: Passages, cutter: Cutter) -> RowSet:
+        """Return all rows of a source."""
+        texts = (passage or Passage("") for passage in passages.items)
+        cuts = [(cutter.pieces(text.asked), cutter.pieces(text.answered)) for text in texts]
+        return cls(side, source, passages, cuts, tuple(range(len(passages.items))))
 
     def found(
         self, places: Collection[int], reason: Reason, action: str
@@ -77,25 +93,24 @@ def without_empty(rows: RowSet) -> tuple[RowSet, list[RowFinding]]:
 
 
 def without_duplicates(
-    rows: RowSet, cutter: Cutter, settings: AcquireSettings
+    rows: RowSet, unit: str, settings: AcquireSettings
 ) -> tuple[RowSet, list[RowFinding]]:
     """Find rows that repeat an earlier row, exactly or nearly; none is both."""
     texts = [f"{text.whole}\n\n{text.label or ''}" for text in rows.texts]
     exact = frozenset(exact_duplicates(texts))
-    near = _near(rows, exact, cutter, settings.near)
-    similar = {rows.kept[place] for place in near}
+    similar = {rows.kept[place] for place in _near(rows, exact, unit, settings.near)}
     rows, first = rows.found(exact, Reason.EXACT, settings.exact)
     places = [place for place, index in enumerate(rows.kept) if index in similar]
     rows, second = rows.found(places, Reason.NEAR, settings.near.action)
     return rows, [*first, *second]
 
 
-def _near(
-    rows: RowSet, exact: Collection[int], cutter: Cutter, near: NearSettings
-) -> Sequence[int]:
+def _near(rows: RowSet, exact: Collection[int], unit: str, near: NearSettings) -> list[int]:
+    """Return the places of rows that are similar to an earlier one and repeat none exactly."""
+    others = [place for place in range(len(rows.kept)) if place not in exact]
+    whole = [np.concatenate(rows.cuts[rows.kept[place]]) for place in others]
+    grams = grams_of(whole, near_size(near, unit))
     texts = rows.texts
-    others = [place for place in range(len(texts)) if place not in exact]
-    grams = cutter.grams([texts[place].whole for place in others], near_size(near, cutter.unit))
     classes = [texts[place].label for place in others]
     return [others[found] for found in near_duplicates(grams, near.threshold, classes)]
 

@@ -11,6 +11,8 @@ from plop_lora.recipe.section import Recipe, Section, one_of
 
 REMOVE, COUNT, REFUSE = "remove", "count", "refuse"
 ACTIONS = (REMOVE, COUNT, REFUSE)
+TASKS = ("sft", "classify", "grpo")
+"""Names of the built-in tasks; a task of the user's own is written as module:NAME."""
 BY_ROW, BY_GROUP, BY_TIME = "row", "group", "time"
 WORDS, CHARACTERS, AUTO = "words", "characters", "auto"
 PERSONAL_KINDS = (
@@ -170,7 +172,7 @@ class AcquireSettings(Section):
     unit: str = Field(
         AUTO,
         description="What n-grams are made of: words, characters, or auto (characters where a "
-        "tenth of the letters or more belong to scripts without spaces, such as Japanese).",
+        "tenth of all of them or more belong to scripts without spaces, such as Japanese).",
     )
     licence: str | None = Field(
         None,
@@ -198,7 +200,9 @@ class AcquireRecipe(Recipe):
     """Everything `plop acquire` can be told; what `verify` can be told too has the same key."""
 
     task: str = Field(
-        "sft", description="The task for which the rows are acquired: sft, classify, grpo."
+        "sft",
+        description="The task for which the rows are acquired: sft, classify, grpo, or a task of "
+        "your own, written as module:NAME.",
     )
     train: str = Field(
         description="The training rows: a file, or a data set of the Hugging Face Hub, written as "
@@ -220,3 +224,8 @@ class AcquireRecipe(Recipe):
         AcquireSettings.model_validate({}),
         description="What is done with the rows; the keys are listed below.",
     )
+
+    @field_validator("task")
+    @classmethod
+    def _known_task(cls, task: str) -> str:
+        return task if ":" in task else one_of(task, TASKS)
