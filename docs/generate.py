@@ -90,6 +90,8 @@ def recipe_page() -> str:
         "```",
     ]
     sections = (
+        ("acquire", recipe.AcquireSettings, set()),
+        *((f"acquire.{name}", section, set()) for name, section in acquire_sections().items()),
         ("score", recipe.ScoringSettings, set()),
         ("place", recipe.PlacementSettings, set()),
         ("verify and tune", recipe.FinetuneRecipe, set()),
@@ -112,6 +114,16 @@ def recipe_page() -> str:
         lines += [f"| `{key}` | {row[0]} | {row[1]} |" for key, row in keys.items()
                   if key not in known]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def acquire_sections() -> dict[str, type]:
+    """Return the sections of acquiring by key."""
+    from plop_lora.recipe import acquire
+
+    return {
+        "split": acquire.SplitSettings, "near": acquire.NearSettings,
+        "leakage": acquire.LeakageSettings, "personal": acquire.PersonalSettings,
+    }  # fmt: skip
 
 
 def gate_sections() -> dict[str, type]:

@@ -39,6 +39,7 @@ ORDER = [
     "cost",
     "comparison",
     "data",
+    "acquisition",
     "scoring",
     "exports",
     "evaluation",

@@ -133,7 +133,9 @@ def test_hub_names_reach_the_library(monkeypatch) -> None:
 
     calls = []
 
-    def load(name: str, config: str | None, split: str, token: str | None) -> list[dict]:
+    def load(
+        name: str, config: str | None, split: str, token: str | None, revision: str | None
+    ) -> list[dict]:
         calls.append((name, config, split))
         return [{"text": "a"}]
 

@@ -1,8 +1,8 @@
 """The command line: one file per verb. Data on stdout, all else on stderr.
 
-Exit codes: 0 success, 1 error, 2 usage error, 130 stopped with Ctrl-C. `verify`, `tune` and
-`gate` also use 3 (rejected) and 4 (inconclusive). Importing this package imports no torch; every
-verb imports its step when it runs.
+Exit codes: 0 success, 1 error, 2 usage error, 130 stopped with Ctrl-C. `acquire` also uses 3
+(refused), and `verify`, `tune` and `gate` 3 (rejected) and 4 (inconclusive). Importing this package
+imports no torch; every verb imports its step when it runs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import typer.main
 
 from plop_lora._version import __version__
 from plop_lora.cli import ab
+from plop_lora.cli.acquire import acquire
 from plop_lora.cli.compare import compare
 from plop_lora.cli.demo import demo
 from plop_lora.cli.export import export
@@ -47,7 +48,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings=HELP,
 )
-VERBS = (score, place, verify, tune, gate, trial, import_, export, compare, demo)
+VERBS = (acquire, score, place, verify, tune, gate, trial, import_, export, compare, demo)
 COMMANDS: Mapping[str, Callable[..., None]] = {
     **{verb_name(verb): verb for verb in VERBS},
     **{f"ab {verb_name(verb)}": verb for verb in ab.VERBS},

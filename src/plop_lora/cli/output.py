@@ -94,8 +94,8 @@ def _is_record(path: Path) -> bool:
 
 _HEAD = b'{"kind": "'
 """The first bytes of every record."""
-_HEADS = (_HEAD, b"# plop gat", b"# plop ab ")
-"""And those of a verdict and of an analysis in Markdown, as many of them."""
+_HEADS = (_HEAD, b"# plop gat", b"# plop ab ", b"# plop acq")
+"""And those of a verdict, an analysis and an acquisition in Markdown, as many of them."""
 
 
 def waiting(what: str, form: Format) -> contextlib.AbstractContextManager[object]:

@@ -7,40 +7,20 @@ something else than text is an error that names the row. No torch.
 from __future__ import annotations
 
 import dataclasses
-import enum
 import hashlib
 import re
 from array import array
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from plop_lora.data.fields import (
-    LABELS,
-    MESSAGES,
-    Columns,
-    Form,
-    answered_document,
-    classified_document,
-    lost_column,
-    of_scoring,
-)
+from plop_lora.data.fields import LABELS, lost_column
 from plop_lora.data.reading import Row, Rows, open_rows
+from plop_lora.data.recognising import Fields, Reader, demand_fields, fields_of, reader_of
 from plop_lora.data.sampling import draw
-from plop_lora.data.texts import (
-    Chat,
-    Document,
-    UnreadableError,
-    as_chat,
-    field_names,
-    from_chat,
-    from_field,
-    from_pair,
-    from_template,
-    plain,
-)
-from plop_lora.errors import DataError, UsageError, nearest
+from plop_lora.data.texts import Chat, Document, UnreadableError, plain
+from plop_lora.errors import DataError, UsageError
 from plop_lora.placement.stopping import LEAST
 
 NO_GROUP = "(none)"
@@ -105,10 +85,10 @@ def load_documents(
     if samples < 1:
         raise UsageError(f"--samples {samples} is not possible; give 1 or more.")
     rows = _rows_of(source, token)
-    fields = _fields_of(rows)
+    fields = fields_of(rows)
     if not fields.rows:
         raise DataError(f"{rows.source} holds no rows. Give a file with at least one.")
-    reader = _reader(fields, rows.source, text, template, chat)
+    reader = reader_of(fields, rows.source, text, template, chat)
     read = reader.read
     if group is not None:
         read = _grouped(read, fields, rows.source, group)
@@ -190,45 +170,6 @@ def different(keys: Sequence[int], source: str) -> list[int]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Fields:
-    """The number of rows, and what each field holds that occurs in any of them."""
-
-    rows: int
-    kinds: dict[str, _Kind]
-
-    @property
-    def names(self) -> list[str]:
-        return list(self.kinds)
-
-    def of(self, kind: _Kind) -> list[str]:
-        """Return the fields of a kind."""
-        return [name for name, own in self.kinds.items() if own is kind]
-
-
-class _Kind(enum.IntEnum):
-    """What a field holds; where rows differ, the field has the largest kind of them."""
-
-    other = 0
-    nested = 1
-    text = 2
-    chat = 3
-
-
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    """The function that turns a row into a document, or into None where it has no text.
-
-    `field` is that of `Documents`. `guessed` says that it was taken only because no other field
-    holds text, and `columns` are those that were recognised by their names.
-    """
-
-    read: Callable[[Row], Document | None]
-    field: str
-    guessed: bool = False
-    columns: Columns | None = None
-
-
 def _rows_of(source: str | Path | Iterable[Row | str], token: str | None) -> Rows:
     """Return rows that can be gone through again, whatever they were given as."""
     if isinstance(source, str | Path):
@@ -250,26 +191,6 @@ def _as_row(row: object) -> Row:
     raise DataError(f"A row is {row!r}, neither an object with named fields nor a string.")
 
 
-def _fields_of(rows: Iterable[Row]) -> _Fields:
-    kinds: dict[str, _Kind] = {}
-    count = 0
-    for row in rows:
-        count += 1
-        for name, value in row.items():
-            known = kinds.setdefault(name, _Kind.other)
-            if known < _Kind.chat:
-                kinds[name] = max(known, _kind_of(value))
-    return _Fields(count, kinds)
-
-
-def _kind_of(value: object) -> _Kind:
-    if as_chat(value) is not None:
-        return _Kind.chat
-    if isinstance(value, str):
-        return _Kind.text
-    return _Kind.nested if isinstance(value, dict | list | tuple) else _Kind.other
-
-
 def _rows_at(rows: Rows, numbers: Sequence[int]) -> Iterator[Row]:
     """Read the rows at some numbers once more, in their order."""
     wanted = set(numbers)
@@ -281,7 +202,7 @@ def _rows_at(rows: Rows, numbers: Sequence[int]) -> Iterator[Row]:
 
 
 def _check_lost(
-    rows: Sequence[Row], items: Sequence[Document], reader: _Reader, source: str
+    rows: Sequence[Row], items: Sequence[Document], reader: Reader, source: str
 ) -> None:
     """Refuse a part of the question that recognised columns leave out, as training refuses it.
 
@@ -347,27 +268,11 @@ def _each(read: Callable[[Row], Document | None], rows: Rows) -> Iterator[Docume
             raise DataError(f"{rows.source}, row {number}: {error}") from error
 
 
-def _reader(
-    fields: _Fields, source: str, text: str | None, template: str | None, chat: Chat | None
-) -> _Reader:
-    """Return what turns a row into a document."""
-    if text is not None and template is not None:
-        raise UsageError("Give --text or --template, not both.")
-    if text is not None:
-        _demand([text], fields.names, source)
-        return _Reader(lambda row: from_field(row, text, chat), text)
-    if template is not None:
-        names = field_names(template)
-        _demand([name.partition("[")[0] for name in names], fields.names, source)
-        return _Reader(lambda row: from_template(template, names, row), template)
-    return _recognise(fields, source, chat)
-
-
 def _grouped(
-    read: Callable[[Row], Document | None], fields: _Fields, source: str, group: str
+    read: Callable[[Row], Document | None], fields: Fields, source: str, group: str
 ) -> Callable[[Row], Document | None]:
     """Return a reader that notes the group of each row; rows without a value are one group."""
-    _demand([group], fields.names, source)
+    demand_fields([group], fields.names, source)
 
     def grouped(row: Row) -> Document | None:
         document = read(row)
@@ -376,71 +281,3 @@ def _grouped(
         return dataclasses.replace(document, group=plain(row.get(group), group) or NO_GROUP)
 
     return grouped
-
-
-def _recognise(fields: _Fields, source: str, chat: Chat | None) -> _Reader:
-    """Find the text of a row by the names that are usual, by the shape of a chat, or by itself.
-
-    Raises:
-        DataError: No field can be the text, or several can.
-    """
-    names, columns, chats = fields.names, fields.of(_Kind.text), fields.of(_Kind.chat)
-    found = of_scoring(names)
-    if found is not None:
-        return _by_names(found, chats, chat)
-    if len(chats) == 1:
-        talk = chats[0]
-        return _Reader(lambda row: from_chat(row.get(talk), row, chat, talk), talk)
-    if len(columns) == 1 and not chats and not fields.of(_Kind.nested):
-        return _Reader(lambda row: from_field(row, columns[0], chat), columns[0], guessed=True)
-    raise DataError(_cannot_tell(fields, source))
-
-
-def _by_names(columns: Columns, chats: Collection[str], chat: Chat | None) -> _Reader:
-    """Return what reads columns that are known by their names."""
-    first = columns.names[0]
-    field = ", ".join(columns.names)
-    if columns.form is Form.pair:
-        return _Reader(lambda row: from_pair(row, chat), field)
-    if columns.form is Form.answered:
-        return _Reader(lambda row: answered_document(row, columns), field, columns=columns)
-    if columns.form is Form.texts:
-        return _Reader(lambda row: classified_document(row, columns), field, columns=columns)
-    if first == MESSAGES or first in chats:
-        return _Reader(lambda row: from_chat(row.get(first), row, chat, first), first)
-    return _Reader(lambda row: from_field(row, first, chat), first)
-
-
-def _cannot_tell(fields: _Fields, source: str) -> str:
-    names, columns, chats = fields.names, fields.of(_Kind.text), fields.of(_Kind.chat)
-    if len(chats) > 1:
-        return (
-            f"{source} holds several chats: {', '.join(chats)}. Name the one to score with --text."
-        )
-    if not columns:
-        return (
-            f"No field of {source} holds plain text; it has: {', '.join(names)}. Reach into one "
-            'with --template "{field[key]}"; a list of messages with role and content counts as '
-            "text, name it with --text."
-        )
-    if len(columns) == 1:
-        nested = ", ".join(fields.of(_Kind.nested))
-        return (
-            f"Cannot tell which field of {source} is the text: {columns[0]!r} holds strings, but "
-            f"beside it stand lists or dictionaries ({nested}). If it is the text, say so: "
-            f'--text {columns[0]}; or reach into another with --template "{{field[key]}}".'
-        )
-    example = "\\n".join(f"{{{field}}}" for field in columns)
-    return (
-        f"Cannot tell which field of {source} is the text; it has: {', '.join(names)}. "
-        f'Name one with --text, or join several with --template "{example}".'
-    )
-
-
-def _demand(names: Iterable[str], fields: list[str], source: str) -> None:
-    for name in names:
-        if name not in fields:
-            raise DataError(
-                f"{source} has no field {name!r}.{nearest(name, fields)} "
-                f"It has: {', '.join(fields)}."
-            )

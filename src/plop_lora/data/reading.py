@@ -57,7 +57,7 @@ def read_rows(source: str) -> Iterator[Row]:
     return iter(open_rows(source))
 
 
-def open_rows(source: str, token: str | None = None) -> Rows:
+def open_rows(source: str, token: str | None = None, revision: str | None = None) -> Rows:
     """Find a local file, standard input, a saved data set or one of the hub.
 
     Args:
@@ -65,6 +65,7 @@ def open_rows(source: str, token: str | None = None) -> Rows:
             `datasets.save_to_disk`; or a hub data set, `name`, `name:split` or
             `name:config:split`.
         token: Access token of the hub; None takes the stored one.
+        revision: Branch, tag or commit of a hub data set; None is the main branch.
 
     Raises:
         DataError: There is no such data. A fault inside a file is raised with its line when the
@@ -78,7 +79,7 @@ def open_rows(source: str, token: str | None = None) -> Rows:
     named = DataFile(str(path)).suffix in SUFFIXES
     if named or path.is_dir() or source.startswith((".", "/", "~")):
         raise DataError(_unknown_path(path))
-    name = _hub_parts(source)[0]
+    name = hub_name(source)
     reason = out_of_reach(name, "dataset")
     if reason:
         raise DataError(_not_on_the_hub(source, name, reason))
@@ -86,7 +87,7 @@ def open_rows(source: str, token: str | None = None) -> Rows:
 
     def read() -> Iterable[Row]:
         if not loaded:
-            loaded.append(_read_hub(source, token))
+            loaded.append(_read_hub(source, token, revision))
         return loaded[0]
 
     return Rows(source, read)
@@ -337,6 +338,15 @@ _READERS: dict[str, Callable[[DataFile], Iterator[Row]]] = {
 # --------------------------------------------------------------------------- the hub
 
 
+def hub_name(source: str) -> str:
+    """Return the id of a hub data set, without its config and split.
+
+    Raises:
+        DataError: The text is no name of a hub data set.
+    """
+    return _hub_parts(source)[0]
+
+
 def _hub_parts(source: str) -> tuple[str, str | None, str]:
     """Return name, config and split of `name`, `name:split` or `name:config:split`."""
     name, *rest = source.split(":")
@@ -345,13 +355,15 @@ def _hub_parts(source: str) -> tuple[str, str | None, str]:
     return name, rest[0] if len(rest) == 2 else None, rest[-1] if rest else "train"
 
 
-def _read_hub(source: str, token: str | None) -> Iterable[Row]:
+def _read_hub(source: str, token: str | None, revision: str | None) -> Iterable[Row]:
     import datasets
 
     name, config, split = _hub_parts(source)
     with hub_or_cache(name):
         try:
-            return datasets.load_dataset(name, config, split=split, token=token)  # type: ignore[no-any-return]
+            return datasets.load_dataset(  # type: ignore[no-any-return]
+                name, config, split=split, token=token, revision=revision
+            )
         except Exception as error:  # the library raises many unrelated classes here
             reason = why_not(error) or Origin(token=token).without_token(first_line(error))
             raise DataError(_not_on_the_hub(source, name, reason)) from error

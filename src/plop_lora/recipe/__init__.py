@@ -10,6 +10,7 @@ from plop_lora.recipe.ab import (
     ExperimentSettings,
     MetricSettings,
 )
+from plop_lora.recipe.acquire import AcquireRecipe, AcquireSettings
 from plop_lora.recipe.finetune import (
     RUNNERS,
     DataRecipe,
@@ -30,6 +31,8 @@ __all__ = [
     "RUNNERS",
     "USUAL_TOP",
     "WITH_OPTION",
+    "AcquireRecipe",
+    "AcquireSettings",
     "ArmSettings",
     "DataRecipe",
     "ExperimentRecipe",

@@ -166,6 +166,7 @@ def _named(given: object) -> str:
 
 def _maker(kind: str) -> str:
     commands = {
+        "acquisition": "plop acquire --train TRAIN --folder acquired",
         "scores": "plop score MODEL --data DATA -o scores.json",
         "placement": "plop place scores.json -o placement.json",
         "comparison": "plop compare a.json b.json -o comparison.json",

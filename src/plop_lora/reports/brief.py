@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from plop_lora.records import (
+    Acquisition,
     Analysis,
     Comparison,
     Experiment,
@@ -13,11 +14,14 @@ from plop_lora.records import (
     Tuning,
     Verification,
 )
+from plop_lora.reports.acquisition import acquisition_title
 from plop_lora.reports.rows import plural, short_name
 
 
 def brief(record: Record) -> str:
     """Return one line about a record, which is its kind where nothing else is known."""
+    if isinstance(record, Acquisition):
+        return acquisition_title(record)
     if isinstance(record, Scores):
         lowest = ", ".join(f"{row.type} {row.nfn:.3f}" for row in record.types[:3])
         return (

@@ -16,12 +16,13 @@ def table_markdown(table: Table, head: str) -> str:
     """
     table = shown(table)
     lines = [f"{head}{_cell(table.title)}", ""]
-    lines += [
-        _row([column.name for column in table.columns]),
-        _row(["---:" if column.right else "---" for column in table.columns]),
-        *(_row(row) for row in table.rows),
-        "",
-    ]
+    if table.rows:
+        lines += [
+            _row([column.name for column in table.columns]),
+            _row(["---:" if column.right else "---" for column in table.columns]),
+            *(_row(row) for row in table.rows),
+            "",
+        ]
     text = "\n".join([*lines, *(f"- {_cell(line)}" for line in table.lines)]) + "\n"
     return text + "".join(f"\n{table_markdown(other, '## ')}" for other in table.more)
 

@@ -18,6 +18,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from plop_lora.records import (
+    Acquisition,
     Analysis,
     Comparison,
     EventImport,
@@ -38,6 +39,7 @@ from plop_lora.records import (
     Verification,
     VerificationPlan,
 )
+from plop_lora.reports.acquisition import acquisition_table
 from plop_lora.reports.experiment import (
     analysis_table,
     experiment_plan_table,
@@ -65,6 +67,7 @@ GAP = 2
 
 
 _TABLES: dict[type[Record], Callable[[Any], Table]] = {
+    Acquisition: acquisition_table,
     Scores: scores_table,
     Placement: placement_table,
     Comparison: comparison_table,
