@@ -20,9 +20,10 @@ import pytest
 
 from plop_lora.errors import OutputError, RecordError, UsageError
 from plop_lora.pipeline.asked import RunRecipe
-from plop_lora.pipeline.folder import DONE, MARK
+from plop_lora.pipeline.folder import DONE, MARK, is_busy
 from plop_lora.pipeline.run import plan_stages, run_stages
 from plop_lora.pipeline.stage import Stage, Work
+from plop_lora.pipeline.start import stands
 from plop_lora.records.run import PipelineRun, RunVerdict, StageOutcome, StageState
 
 NAMES = ("read", "double", "judge")
@@ -169,7 +170,7 @@ def test_a_run_waits_for_what_its_user_has_to_do(tmp_path: Path) -> None:
     )
     record = run_stages([first, waiting, third], recipe(), tmp_path)
     assert record.waiting == "train, then go on"
-    assert [one.stage for one in record.stages] == ["read", "double"]
+    assert states(record) == ["done", "done", "open"]
 
 
 def test_files_that_were_edited_are_named(tmp_path: Path) -> None:
@@ -204,6 +205,7 @@ def test_a_stage_that_fails_leaves_the_others_done(tmp_path: Path) -> None:
     calls: list[str] = []
     planned = plan_stages(stages(calls), recipe(), tmp_path)
     assert states(planned) == ["reused", "partly done", "open"]
+    assert states(stands(tmp_path)) == ["done", "open", "open"]
     run_stages(stages(calls), recipe(), tmp_path)
     assert calls == ["double", "judge"]
 
@@ -211,6 +213,7 @@ def test_a_stage_that_fails_leaves_the_others_done(tmp_path: Path) -> None:
 def test_a_moved_folder_goes_on(tmp_path: Path) -> None:
     run_stages(stages([]), recipe(), tmp_path / "a")
     shutil.move(tmp_path / "a", tmp_path / "b")
+    assert stands(tmp_path / "b").folder == str(tmp_path / "b")
     assert states(run_stages(stages([]), recipe(), tmp_path / "b")) == ["reused"] * 3
 
 
@@ -268,6 +271,7 @@ def test_two_runs_in_one_folder(tmp_path: Path) -> None:
             time.sleep(0.01)
         with pytest.raises(UsageError, match="Another plop run works in"):
             run_stages(stages([]), recipe(), tmp_path)
+        assert is_busy(tmp_path)
     finally:
         ended(process, signal.SIGKILL)
 

@@ -31,6 +31,7 @@ from plop_lora.cli.import_ import import_
 from plop_lora.cli.output import say
 from plop_lora.cli.place import place
 from plop_lora.cli.registering import HELP, register, show_help, verb_name
+from plop_lora.cli.run import run, status
 from plop_lora.cli.score import score
 from plop_lora.cli.trial import trial
 from plop_lora.cli.tune import tune
@@ -48,7 +49,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings=HELP,
 )
-VERBS = (acquire, score, place, verify, tune, gate, trial, import_, export, compare, demo)
+VERBS = (
+    run, status, acquire, score, place, verify, tune, gate, trial, import_, export, compare, demo,
+)  # fmt: skip
 COMMANDS: Mapping[str, Callable[..., None]] = {
     **{verb_name(verb): verb for verb in VERBS},
     **{f"ab {verb_name(verb)}": verb for verb in ab.VERBS},

@@ -2,3 +2,8 @@
 
 Each stage is the step of a verb. Nothing is computed here. Imports no torch by itself.
 """
+
+from plop_lora.pipeline.asked import RunRecipe
+from plop_lora.pipeline.start import plan, run, stands, start
+
+__all__ = ["RunRecipe", "plan", "run", "stands", "start"]

@@ -13,8 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
+
 from plop_lora.errors import UsageError
-from plop_lora.recipe import RunKeys, RunSettings
+from plop_lora.files import atomic_file
+from plop_lora.recipe import Price, RunKeys, RunSettings
 from plop_lora.recipe.section import Section, read_document
 
 S = TypeVar("S", bound=Section)
@@ -69,6 +72,20 @@ class RunRecipe:
             UsageError: A key is unknown or a value is out of range. The text names the key.
         """
         return kind.parse_own({**self.document, **values}, self.source)
+
+    @property
+    def price(self) -> Price:
+        """The price of a device."""
+        return Price.parse(self.document.get("price") or {}, self.source)
+
+    def write(self, path: Path) -> None:
+        """Write the values as YAML.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        with atomic_file(path) as file:
+            yaml.safe_dump(dict(self.document), file, sort_keys=False, allow_unicode=True)
 
     def digest(self) -> str:
         """Return the SHA-256 of the document."""

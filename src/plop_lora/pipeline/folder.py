@@ -3,9 +3,10 @@
     root/
         run.json              what the folder is; written first
         lock                  held by the process that works here
+        recipe.yaml           the recipe of the last start, with the options of the command line
         stages/NAME-KEY/      the files of a stage: configuration.json first, DONE last
         scratch/NAME/         trials that outlive the key of a stage
-        pipeline.json         the record of the last run
+        pipeline.json         the record of the last start, written after every stage
 
 All paths inside are relative, so that a folder that was moved goes on. Imports no torch.
 """
@@ -25,7 +26,7 @@ from plop_lora.errors import RecordError, UsageError
 from plop_lora.files import atomic_file, check_writable, try_lock
 
 MARK, LOCK, DONE, RECORD = "run.json", "lock", "DONE", "pipeline.json"
-CONFIGURATION = "configuration.json"
+CONFIGURATION, ASKED = "configuration.json", "recipe.yaml"
 FORMAT = 1
 """Version of the layout; a folder of a newer one is refused."""
 _KIND = "plop-run"
@@ -70,6 +71,15 @@ def opened(root: Path) -> Iterator[None]:
             with atomic_file(root / MARK) as file:
                 json.dump({"kind": _KIND, "format": FORMAT}, file)
         yield
+
+
+def is_busy(root: Path) -> bool:
+    """Whether a process works in the folder of a run."""
+    try:
+        with (root / LOCK).open("r+") as lock:
+            return not try_lock(lock)
+    except OSError:
+        return False
 
 
 def check_run_folder(root: Path) -> None:

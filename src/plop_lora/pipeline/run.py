@@ -19,15 +19,55 @@ from plop_lora.errors import UsageError, nearest
 from plop_lora.files import atomic_file
 from plop_lora.pipeline.asked import RunRecipe
 from plop_lora.pipeline.changes import reason
-from plop_lora.pipeline.folder import CONFIGURATION, RECORD, check_run_folder, finish, finished
+from plop_lora.pipeline.folder import (
+    ASKED,
+    CONFIGURATION,
+    RECORD,
+    check_run_folder,
+    finish,
+    finished,
+)
 from plop_lora.pipeline.folder import DONE as FINISHED
 from plop_lora.pipeline.folder import opened as opened_folder
 from plop_lora.pipeline.stage import Stage, Work, folder_of, key_of
-from plop_lora.records.run import DONE, OPEN_STAGE, PARTLY, REUSED, PipelineRun, StageRun
+from plop_lora.records.run import (
+    DONE,
+    OPEN_STAGE,
+    PARTLY,
+    REUSED,
+    PipelineRun,
+    StageRun,
+    StageState,
+)
 from plop_lora.training.runners.events import Watch, ignore
 
 Tell = Callable[[StageRun], None]
 """What is told of every stage, when it begins and when it is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Identified:
+    """A stage with everything that its result depends on."""
+
+    stage: Stage
+    configuration: Mapping[str, Any]
+    key: str
+
+    @property
+    def folder(self) -> Path:
+        """Its folder, relative to that of the run."""
+        return folder_of(self.stage.name, self.key)
+
+    def run(self, state: StageState, **values: Any) -> StageRun:
+        """Return what became of it."""
+        return StageRun(
+            stage=self.stage.name,
+            key=self.key,
+            state=state,
+            folder=self.folder.as_posix(),
+            result=(self.folder / self.stage.result).as_posix(),
+            **values,
+        )
 
 
 @dataclass
@@ -37,27 +77,32 @@ class _Progress:
     recipe: RunRecipe
     root: Path
     watch: Watch
-    keys: dict[str, str] = field(default_factory=dict)
     made: dict[str, Path] = field(default_factory=dict)
-    stages: list[StageRun] = field(default_factory=list)
+    stages: dict[str, StageRun] = field(default_factory=dict)
 
-    def work(self, stage: Stage, key: str) -> Work:
+    def work(self, one: _Identified) -> Work:
         return Work(
             recipe=self.recipe,
-            folder=self.root / folder_of(stage.name, key),
-            scratch=self.root / "scratch" / stage.name,
-            made={name: self.made[name] for name in stage.needs if name in self.made},
+            folder=self.root / one.folder,
+            scratch=self.root / "scratch" / one.stage.name,
+            made={name: self.made[name] for name in one.stage.needs if name in self.made},
             watch=self.watch,
         )
 
-    def record(self, waiting: str = "") -> PipelineRun:
+    def add(self, run: StageRun) -> None:
+        self.stages[run.stage] = run
+        if run.outcome is not None:
+            self.made[run.stage] = self.root / run.folder
+
+    def record(self) -> PipelineRun:
+        said = [stage.outcome for stage in self.stages.values() if stage.outcome is not None]
         return PipelineRun(
             folder=str(self.root),
             model=self.recipe.model,
             recipe_digest=self.recipe.digest(),
-            stages=tuple(self.stages),
+            stages=tuple(self.stages.values()),
             plop_version=__version__,
-            waiting=waiting,
+            waiting=next((one.waiting for one in said if one.waiting), ""),
         )
 
 
@@ -87,26 +132,21 @@ def run_stages(
         RecordError: A file of a finished stage has changed since.
         PlopError: What a stage raises. What was done before it stays done.
     """
-    chosen = _until(list(stages), until)
-    again = _from(chosen, redo)
+    chosen = _identified(_until(list(stages), until), recipe)
+    again = _from([one.stage for one in chosen], redo)
     with opened_folder(root):
         progress = _Progress(recipe, root, watch)
-        waiting = ""
-        for stage in chosen:
-            configuration = stage.configuration(recipe, progress.keys)
-            key = key_of(configuration)
-            made = _done(progress, stage, key, again=stage in again)
-            if made is None:
-                made = _make(progress, stage, configuration, key, tell)
-            tell(made)
-            progress.stages.append(made)
-            progress.keys[stage.name] = key
-            progress.made[stage.name] = root / made.folder
-            waiting = made.outcome.waiting if made.outcome is not None else ""
-            if waiting:
+        recipe.write(root / ASKED)
+        for one in chosen:
+            progress.add(_standing(progress, one, again=one.stage in again))
+        for one in chosen:
+            if progress.stages[one.stage.name].outcome is None:
+                progress.add(_make(progress, one, tell))
+            tell(progress.stages[one.stage.name])
+            record = progress.record()
+            record.save(root / RECORD)
+            if record.waiting:
                 break
-        record = progress.record(waiting)
-        record.save(root / RECORD)
     return record
 
 
@@ -118,20 +158,24 @@ def plan_stages(
     Raises:
         PlopError: What `run_stages` would raise before a stage runs.
     """
-    chosen = _until(list(stages), until)
-    again = _from(chosen, redo)
+    chosen = _identified(_until(list(stages), until), recipe)
+    again = _from([one.stage for one in chosen], redo)
     check_run_folder(root)
     progress = _Progress(recipe, root, ignore)
-    for stage in chosen:
-        configuration = stage.configuration(recipe, progress.keys)
-        key = progress.keys[stage.name] = key_of(configuration)
-        there = _done(progress, stage, key, again=stage in again)
-        if there is None:
-            there = _planned(progress, stage, configuration, key, again=stage in again)
-        else:
-            progress.made[stage.name] = root / there.folder
-        progress.stages.append(there)
+    for one in chosen:
+        progress.add(_standing(progress, one, again=one.stage in again))
     return progress.record()
+
+
+def _identified(stages: Iterable[Stage], recipe: RunRecipe) -> list[_Identified]:
+    """Return the stages with their keys; what is wrong with the recipe or the data is told here."""
+    keys: dict[str, str] = {}
+    found = []
+    for stage in stages:
+        configuration = stage.configuration(recipe, keys)
+        keys[stage.name] = key_of(configuration)
+        found.append(_Identified(stage, configuration, keys[stage.name]))
+    return found
 
 
 def _until(stages: list[Stage], name: str) -> list[Stage]:
@@ -154,63 +198,33 @@ def _place(stages: list[Stage], name: str, option: str) -> int:
     return names.index(name)
 
 
-def _done(progress: _Progress, stage: Stage, key: str, *, again: bool) -> StageRun | None:
-    """Return a stage that is done already, None if it is to be made."""
-    folder = folder_of(stage.name, key)
-    done = finished(progress.root / folder, key)
-    if done is None or again:
-        return None
-    return StageRun(
-        stage=stage.name,
-        key=key,
-        state=REUSED,
-        folder=folder.as_posix(),
-        result=(folder / stage.result).as_posix(),
-        seconds=done.seconds,
-        outcome=stage.outcome(progress.root / folder),
+def _standing(progress: _Progress, one: _Identified, *, again: bool) -> StageRun:
+    """Return a stage that is done already, or why it is to be made."""
+    folder = progress.root / one.folder
+    done = None if again else finished(folder, one.key)
+    if done is not None:
+        return one.run(REUSED, seconds=done.seconds, outcome=one.stage.outcome(folder))
+    ready = all(name in progress.made for name in one.stage.needs)
+    why = reason(progress.root, one.stage.name, one.configuration)
+    return one.run(
+        PARTLY if folder.exists() and not again else OPEN_STAGE,
+        reason="--from asks for it" if again else why,
+        estimate=one.stage.estimate(progress.work(one)) if ready else "",
     )
 
 
-def _planned(
-    progress: _Progress, stage: Stage, configuration: Mapping[str, Any], key: str, *, again: bool
-) -> StageRun:
-    folder = folder_of(stage.name, key)
-    begun = (progress.root / folder).exists()
-    ready = all(name in progress.made for name in stage.needs)
-    return StageRun(
-        stage=stage.name,
-        key=key,
-        state=PARTLY if begun and not again else OPEN_STAGE,
-        folder=folder.as_posix(),
-        result=(folder / stage.result).as_posix(),
-        reason="--from asks for it" if again else reason(progress.root, stage.name, configuration),
-        estimate=stage.estimate(progress.work(stage, key)) if ready else "",
-    )
-
-
-def _make(
-    progress: _Progress, stage: Stage, configuration: Mapping[str, Any], key: str, tell: Tell
-) -> StageRun:
+def _make(progress: _Progress, one: _Identified, tell: Tell) -> StageRun:
     """Run a stage, and say that it is done when all of it is."""
-    work = progress.work(stage, key)
+    work = progress.work(one)
     if (work.folder / FINISHED).exists():
         # It is made again on request; half of an old result must not look like a new one.
         shutil.rmtree(work.folder)
-    tell(_planned(progress, stage, configuration, key, again=False))
+    tell(progress.stages[one.stage.name])
     work.folder.mkdir(parents=True, exist_ok=True)
     with atomic_file(work.folder / CONFIGURATION) as file:
-        json.dump(configuration, file, indent=1, ensure_ascii=False)
+        json.dump(one.configuration, file, indent=1, ensure_ascii=False)
     started = time.monotonic()
-    stage.work(work)
+    one.stage.work(work)
     seconds = time.monotonic() - started
-    finish(work.folder, key, seconds)
-    folder = folder_of(stage.name, key)
-    return StageRun(
-        stage=stage.name,
-        key=key,
-        state=DONE,
-        folder=folder.as_posix(),
-        result=(folder / stage.result).as_posix(),
-        seconds=seconds,
-        outcome=stage.outcome(work.folder),
-    )
+    finish(work.folder, one.key, seconds)
+    return one.run(DONE, seconds=seconds, outcome=one.stage.outcome(work.folder))

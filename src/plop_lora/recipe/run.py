@@ -33,7 +33,13 @@ class RunSettings(Section):
     )
     export: tuple[str, ...] = Field(
         ("peft",),
-        description="The trainers for which the placement is written out at the end.",
+        description="The trainers for which the placement is written out at the end; vllm folds "
+        "the trained adapter for serving.",
+    )
+    arm: str | None = Field(
+        None,
+        description="The arm of the section ab that gets the adapter of this run, with the verdict "
+        "of its gate. If the gate passes, the run writes the file of the A/B test.",
     )
 
     @field_validator("proof")

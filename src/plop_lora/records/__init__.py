@@ -52,6 +52,7 @@ from plop_lora.records.placement import (
     PlacedSite,
     Placement,
 )
+from plop_lora.records.run import PipelineRun, StageOutcome, StageRun
 from plop_lora.records.scores import (
     LEFT_OUT,
     BoundaryPair,
@@ -152,6 +153,7 @@ __all__ = [
     "ModelReference",
     "NotMeasured",
     "PersonalPlace",
+    "PipelineRun",
     "PlacedSite",
     "Placement",
     "Predictive",
@@ -171,6 +173,8 @@ __all__ = [
     "SiteScore",
     "Spent",
     "Stage",
+    "StageOutcome",
+    "StageRun",
     "Stopping",
     "TrainingSettings",
     "TrialCost",

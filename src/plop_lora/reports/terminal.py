@@ -28,6 +28,7 @@ from plop_lora.records import (
     GatePlan,
     GateVerdict,
     GateWalk,
+    PipelineRun,
     Placement,
     Ramp,
     Record,
@@ -50,6 +51,7 @@ from plop_lora.reports.experiment import (
 )
 from plop_lora.reports.gate import gate_plan_table, gate_table, gate_walk_table
 from plop_lora.reports.heatmap import heat_map
+from plop_lora.reports.pipeline import run_table
 from plop_lora.reports.proof import plan_table, verification_table
 from plop_lora.reports.rows import (
     Table,
@@ -86,6 +88,7 @@ _TABLES: dict[type[Record], Callable[[Any], Table]] = {
     ExperimentPlan: experiment_plan_table,
     ExperimentStatus: status_table,
     EventImport: import_table,
+    PipelineRun: run_table,
 }
 
 

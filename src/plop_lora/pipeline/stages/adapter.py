@@ -51,3 +51,90 @@ def adapter_in(work: Work) -> Path:
 def _recipe(recipe: RunRecipe, rows: Path | None) -> FinalRecipe:
     folder = rows or Path()
     return recipe.section(FinalRecipe, train=str(folder / TRAIN), eval=str(folder / EVAL))
+
+
+def _deciding(recipe: RunRecipe) -> Mapping[str, object]:
+    run = recipe.run
+    if run.adapter is not None:
+        return {"trainer": "given"}
+    if run.trainer != OWN_TRAINER:
+        return {"trainer": run.trainer}
+    return _recipe(recipe, None).model_dump(mode="json", exclude=_FREE)
+
+
+def _inputs(recipe: RunRecipe) -> Mapping[str, str | None]:
+    from plop_lora.gating.adapter import adapter_digest
+
+    run = recipe.run
+    if run.adapter is not None:
+        return {"adapter": adapter_digest(Path(run.adapter))}
+    if run.trainer != OWN_TRAINER:
+        return {}
+    asked = _recipe(recipe, None)
+    own = (asked.task, asked.evaluation.metric, *asked.training.rewards)
+    return {"general text": general_content(asked.general), **code_of(own)}
+
+
+def _work(work: Work) -> None:
+    run = work.recipe.run
+    proven = work.made[run.proof]
+    if run.adapter is not None:
+        with atomic_file(work.folder / GIVEN) as file:
+            json.dump({"adapter": str(Path(run.adapter).resolve())}, file)
+    elif run.trainer != OWN_TRAINER:
+        from plop_lora.exports import export
+
+        placement = chosen_placement(proven)
+        placement.save(work.folder / "placement.json")
+        export(placement, work.folder / HANDED, to=run.trainer)
+    else:
+        from plop_lora.finetuning import finetune
+
+        recipe = _recipe(work.recipe, work.made["acquire"])
+        source = proven / proof.RESULTS[run.proof]
+        folder = work.folder / TRAINED
+        finetune(source, recipe, folder=folder, watch=work.watch).save(work.folder / RESULT)
+
+
+def _outcome(folder: Path) -> StageOutcome:
+    given = folder / GIVEN
+    if given.exists():
+        name = json.loads(given.read_text(encoding="utf-8")).get("adapter")
+        if not isinstance(name, str):
+            raise RecordError(f"{given} is damaged: it names no adapter.")
+        return StageOutcome(words=f"the adapter in {name} is yours")
+    if (folder / RESULT).exists():
+        return _said(Finetune.load(folder / RESULT))
+    placement = Placement.load(folder / "placement.json")
+    return StageOutcome(
+        words=f"written for your trainer: {brief(placement)}",
+        waiting=f"train with the configuration in {folder / HANDED}, then go on with --adapter DIR",
+    )
+
+
+def _said(record: Finetune) -> StageOutcome:
+    total = record.cost.total
+    return StageOutcome(
+        words=brief(record),
+        device_seconds=total.device_seconds,
+        money=total.money,
+        currency=record.cost.currency if total.money is not None else "",
+    )
+
+
+def finetune_stage(proven: str) -> Stage:
+    """Return the stage after the one that puts the shortlist to the proof.
+
+    Args:
+        proven: Name of that stage, `verify` or `tune`.
+    """
+    return Stage(
+        name="finetune",
+        version=1,
+        needs=("acquire", proven),
+        deciding=_deciding,
+        inputs=_inputs,
+        work=_work,
+        outcome=_outcome,
+        result=RESULT,
+    )
