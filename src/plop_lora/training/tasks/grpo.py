@@ -106,9 +106,10 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
     from plop_lora.training.adapters import optimizer_of
     from plop_lora.training.arguments import check_causal, run, trl_arguments
     from plop_lora.training.callbacks import Report, quiet
+    from plop_lora.training.resuming import Resumable, saving_callbacks
     from plop_lora.training.trainers import EndsAtTexts, WarmedUp
 
-    class Trainer(EndsAtTexts, WarmedUp, GRPOTrainer):  # type: ignore[misc]
+    class Trainer(Resumable, EndsAtTexts, WarmedUp, GRPOTrainer):  # type: ignore[misc]
         """TRL's trainer as every arm uses it."""
 
     settings = spec.training
@@ -130,6 +131,7 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
         prepared,
         session,
         num_generations=settings.generations,
+        per_device_eval_batch_size=settings.generations,
         max_completion_length=settings.completion_length,
         temperature=settings.temperature,
         beta=settings.beta,
@@ -143,11 +145,13 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
             reward_funcs=rewards,
             args=arguments,
             train_dataset=data,
+            # Asked for where there are evaluations; `Resumable` judges the rows of the session.
+            eval_dataset=data.select(range(1)) if session.checkpoints else None,
             processing_class=prepared.tokenizer,
-            callbacks=[Report(session.log)],
+            callbacks=[Report(session.log), *saving_callbacks(session.checkpoints)],
             optimizers=(optimizer_of(spec, prepared.model), None),
         )
-        return run(trainer)
+        return run(trainer, session)
 
 
 def _ends(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row]) -> Ends:
@@ -256,4 +260,5 @@ GRPO = Task(
     check_settings=check_settings,
     try_rows=lambda settings, rows: try_rewards(settings.rewards, rows),
     check_length=check_groups,
+    resumes=True,
 )
