@@ -56,7 +56,7 @@ from plop_lora.training.learning import not_whole, unmoved, unrewarded
 from plop_lora.training.machine import is_of_machine
 from plop_lora.training.memory import release_memory, smaller_batch
 from plop_lora.training.rows import check_rows, read_general, read_rows, read_selection
-from plop_lora.training.task import Checkpoints, Session, Trained
+from plop_lora.training.task import Checkpoints, Session, Task, Trained
 from plop_lora.training.tasks import check_judged, check_metric, metric_of, task_named
 from plop_lora.training.weights import check_weights
 
@@ -128,23 +128,13 @@ def run_trial(
         _claim(folder, spec)
         remove_abandoned(folder)
         check_space(folder, spec)
-    base = folder if root is None else Path(root)
-    data = spec.data
-    train = read_rows(base / data.train, data.train_sha256, limit=data.rows)
-    judged = read_rows(base / data.evaluation, data.evaluation_sha256)
-    selection = read_selection(spec, base)
-    for rows, source in (
-        (train, data.train), (judged, data.evaluation), (selection, data.selection or "")
-    ):  # fmt: skip
-        check_rows(task, spec, rows, source)
-    check_judged(task, spec, judged, data.evaluation)
-    general = read_general(task, spec, base)
+    rows = _read(task, spec, folder if root is None else Path(root))
     progress = _Progress(spec, folder, tuple(report_to))
     if batch_size is not None:
         _shrink(progress, batch_size)
     with settled() as notes:
         progress.notes += notes
-        result = _run(spec, progress, _Rows(train, judged, general, selection))
+        result = _run(spec, progress, rows)
     if is_first_process():
         result.save(folder / RESULT)
     return result
@@ -176,6 +166,22 @@ class _Rows:
     judged: Sequence[Row]
     general: Sequence[Row]
     selection: Sequence[Row]
+
+
+def _read(task: Task, spec: TrialSpec, root: Path) -> _Rows:
+    """Read and check the rows of all files."""
+    data = spec.data
+    found = _Rows(
+        train=read_rows(root / data.train, data.train_sha256, limit=data.rows),
+        judged=read_rows(root / data.evaluation, data.evaluation_sha256),
+        general=read_general(task, spec, root),
+        selection=read_selection(spec, root),
+    )
+    check_rows(task, spec, found.train, data.train)
+    check_rows(task, spec, found.judged, data.evaluation)
+    check_rows(task, spec, found.selection, data.selection or "")
+    check_judged(task, spec, found.judged, data.evaluation)
+    return found
 
 
 @dataclass
