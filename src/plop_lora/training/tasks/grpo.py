@@ -32,6 +32,7 @@ from plop_lora.training.tasks.causal import causal_class, check_causal_reference
 from plop_lora.training.tasks.sft import with_general
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from peft import PeftModel
 
 LARGEST_RANK = 32
@@ -99,7 +100,6 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
         UsageError: Groups that do not fit into a step, no such reward function.
     """
     require("trl")
-    from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
     from plop_lora.evaluation.generation import ending
@@ -117,13 +117,7 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
     check_prompts(rows)
     try_rewards(settings.rewards, rows)
     check_causal(prepared)
-    columns = {"prompt": [row["prompt"] for row in rows], **columns_of(rows)}
-    # Rows by their place: a table of them would give every object the keys of all.
-    data = Dataset.from_dict({"place": range(len(rows))}).with_transform(
-        lambda places: {
-            name: [values[place] for place in places["place"]] for name, values in columns.items()
-        }
-    )
+    data = _dataset(rows)
     ends = _ends(spec, prepared, rows)
     arguments = trl_arguments(
         GRPOConfig,
@@ -152,6 +146,18 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
             optimizers=(optimizer_of(spec, prepared.model), None),
         )
         return run(trainer, session)
+
+
+def _dataset(rows: Sequence[Row]) -> Dataset:
+    """Return rows by their place: a table of them would give every object the keys of all."""
+    from datasets import Dataset
+
+    columns = {"prompt": [row["prompt"] for row in rows], **columns_of(rows)}
+    return Dataset.from_dict({"place": range(len(rows))}).with_transform(
+        lambda places: {
+            name: [values[place] for place in places["place"]] for name, values in columns.items()
+        }
+    )
 
 
 def _ends(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row]) -> Ends:
