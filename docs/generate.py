@@ -93,9 +93,10 @@ def recipe_page() -> str:
     sections = (
         ("score", recipe.ScoringSettings, set()),
         ("place", recipe.PlacementSettings, set()),
-        ("verify and tune", recipe.FinetuneRecipe, set()),
+        ("verify, tune and finetune", recipe.FinetuneRecipe, set()),
         ("verify", recipe.VerifyRecipe, shared),
         ("tune", recipe.TuneRecipe, shared),
+        ("finetune", recipe.FinetuneSettings, set()),
         ("gate", recipe.GateSettings, set()),
         *((f"gate.{name}", section, set()) for name, section in gate_sections().items()),
         ("training", TrainingSettings, set()),

@@ -1,8 +1,8 @@
 """The command line: one file per verb. Data on stdout, all else on stderr.
 
-Exit codes: 0 success, 1 error, 2 usage error, 130 stopped with Ctrl-C. `verify`, `tune` and
-`gate` also use 3 (rejected) and 4 (inconclusive). Importing this package imports no torch; every
-verb imports its step when it runs.
+Exit codes: 0 success, 1 error, 2 usage error, 130 stopped with Ctrl-C. `verify`, `tune`, `finetune`
+and `gate` also use 3 (rejected) and 4 (inconclusive). Importing this package imports no torch;
+every verb imports its step when it runs.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from plop_lora._version import __version__
 from plop_lora.cli.compare import compare
 from plop_lora.cli.demo import demo
 from plop_lora.cli.export import export
+from plop_lora.cli.finetune import finetune
 from plop_lora.cli.gate import gate
 from plop_lora.cli.import_ import import_
 from plop_lora.cli.output import interruptible, say
@@ -47,7 +48,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings=HELP,
 )
-VERBS = (score, place, verify, tune, gate, trial, import_, export, compare, demo)
+VERBS = (score, place, verify, tune, finetune, gate, trial, import_, export, compare, demo)
 
 
 def verb_name(verb: Callable[..., None]) -> str:

@@ -4,6 +4,7 @@ There is one section per verb, and the options of the command line are made from
 pydantic and PyYAML; no torch.
 """
 
+from plop_lora.recipe.final import FinalRecipe, FinetuneSettings
 from plop_lora.recipe.finetune import (
     RUNNERS,
     DataRecipe,
@@ -24,7 +25,9 @@ __all__ = [
     "USUAL_TOP",
     "WITH_OPTION",
     "DataRecipe",
+    "FinalRecipe",
     "FinetuneRecipe",
+    "FinetuneSettings",
     "GateRecipe",
     "GateSettings",
     "GeneralRecipe",

@@ -20,6 +20,7 @@ from plop_lora.records.experiment import (
     Ramp,
     RampStep,
 )
+from plop_lora.records.finetune import Finetune, FinetuneChoice, FinetunePlan, HeldOut
 from plop_lora.records.gate import (
     CheckPlan,
     CheckResult,
@@ -117,6 +118,9 @@ __all__ = [
     "ExperimentArm",
     "ExperimentPlan",
     "ExpertScore",
+    "Finetune",
+    "FinetuneChoice",
+    "FinetunePlan",
     "Gap",
     "GapVerdict",
     "GatePlan",
@@ -126,6 +130,7 @@ __all__ = [
     "GgufFile",
     "GroupCount",
     "Guardrail",
+    "HeldOut",
     "Host",
     "IndicatorScores",
     "LadderStep",

@@ -177,6 +177,8 @@ def _maker(kind: str) -> str:
         "experiment-ramp": "plop_lora.ab.Ramp.of_start(experiment, at)",
         "experiment-plan": "plop_lora.ab.plan(...)",
         "experiment-analysis": "plop_lora.ab.analyze(experiment, observations)",
+        "finetune-plan": "plop finetune placement.json --recipe recipe.yaml --plan",
+        "finetune": "plop finetune placement.json --recipe recipe.yaml",
         "gate-plan": "plop gate ADAPTER --recipe gate.yaml --plan",
         "gate-walk": "plop gate --checkpoints DIR --recipe gate.yaml -o walk.json",
         "gate-verdict": "plop gate ADAPTER --recipe gate.yaml -o verdict.json",

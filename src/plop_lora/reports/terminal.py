@@ -22,6 +22,8 @@ from plop_lora.records import (
     Comparison,
     Experiment,
     ExperimentPlan,
+    Finetune,
+    FinetunePlan,
     GatePlan,
     GateVerdict,
     GateWalk,
@@ -42,6 +44,7 @@ from plop_lora.reports.experiment import (
     experiment_table,
     ramp_table,
 )
+from plop_lora.reports.finetune import finetune_plan_table, finetune_table
 from plop_lora.reports.gate import gate_plan_table, gate_table, gate_walk_table
 from plop_lora.reports.heatmap import heat_map
 from plop_lora.reports.proof import plan_table, verification_table
@@ -70,6 +73,8 @@ _TABLES: dict[type[Record], Callable[[Any], Table]] = {
     Verification: verification_table,
     TuningPlan: tuning_plan_table,
     Tuning: tuning_table,
+    Finetune: finetune_table,
+    FinetunePlan: finetune_plan_table,
     GatePlan: gate_plan_table,
     GateVerdict: gate_table,
     GateWalk: gate_walk_table,
