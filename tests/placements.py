@@ -12,7 +12,8 @@ import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from plop_lora.models.loading import describe
+from plop_lora.demo import MODEL
+from plop_lora.models.loading import describe, load_skeleton
 from plop_lora.records import UNSCORED, AdapterSettings, PlacedSite, Placement
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "vocab_size": 64,
@@ -27,6 +28,7 @@ def _skeleton(architecture: str, config_class: str, **settings: object) -> nn.Mo
 
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
+    "bundled": lambda: load_skeleton(str(MODEL)),
     "llama": lambda: _skeleton("LlamaForCausalLM", "LlamaConfig", **SMALL),
     "bert": lambda: _skeleton("BertModel", "BertConfig", **SMALL),
     "gpt2": lambda: _skeleton(

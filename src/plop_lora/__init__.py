@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from plop_lora.exports.dispatch import export
     from plop_lora.exports.imported import import_adapter
     from plop_lora.exports.trainers.peft import apply
+    from plop_lora.finetuning import finetune
     from plop_lora.gating import gate
     from plop_lora.placement import STRATEGIES, place
     from plop_lora.records import Placement, Scores, Verification
@@ -41,6 +42,7 @@ _HOMES = {
     "apply": "exports.trainers.peft",
     "compare": "comparison",
     "export": "exports.dispatch",
+    "finetune": "finetuning",
     "gate": "gating",
     "import_adapter": "exports.imported",
     "load_documents": "data.documents",
@@ -60,6 +62,7 @@ __all__ = [
     "apply",
     "compare",
     "export",
+    "finetune",
     "gate",
     "import_adapter",
     "load_documents",

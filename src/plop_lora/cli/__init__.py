@@ -1,8 +1,8 @@
 """The command line: one file per verb. Data on stdout, all else on stderr.
 
 Exit codes: 0 success, 1 error, 2 usage error, 130 stopped with Ctrl-C. `acquire` also uses 3
-(refused), and `verify`, `tune` and `gate` 3 (rejected) and 4 (inconclusive). Importing this package
-imports no torch; every verb imports its step when it runs.
+(refused), and `verify`, `tune`, `finetune` and `gate` 3 (rejected) and 4 (inconclusive). Importing
+this package imports no torch; every verb imports its step when it runs.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from plop_lora.cli.acquire import acquire
 from plop_lora.cli.compare import compare
 from plop_lora.cli.demo import demo
 from plop_lora.cli.export import export
+from plop_lora.cli.finetune import finetune
 from plop_lora.cli.gate import gate
 from plop_lora.cli.import_ import import_
 from plop_lora.cli.output import say
@@ -50,7 +51,8 @@ app = typer.Typer(
     context_settings=HELP,
 )
 VERBS = (
-    run, status, acquire, score, place, verify, tune, gate, trial, import_, export, compare, demo,
+    run, status, acquire, score, place, verify, tune, finetune, gate, trial, import_, export,
+    compare, demo,
 )  # fmt: skip
 COMMANDS: Mapping[str, Callable[..., None]] = {
     **{verb_name(verb): verb for verb in VERBS},

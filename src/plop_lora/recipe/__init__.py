@@ -11,6 +11,7 @@ from plop_lora.recipe.ab import (
     MetricSettings,
 )
 from plop_lora.recipe.acquire import AcquireRecipe, AcquireSettings
+from plop_lora.recipe.final import FinalRecipe, FinetuneSettings
 from plop_lora.recipe.finetune import (
     RUNNERS,
     DataRecipe,
@@ -37,7 +38,9 @@ __all__ = [
     "DataRecipe",
     "ExperimentRecipe",
     "ExperimentSettings",
+    "FinalRecipe",
     "FinetuneRecipe",
+    "FinetuneSettings",
     "GateRecipe",
     "GateSettings",
     "GeneralRecipe",

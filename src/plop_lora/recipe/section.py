@@ -169,8 +169,8 @@ WITH_OPTION = frozenset({
     "place.top", "place.rank", "place.budget", "place.types", "place.layers", "place.scaling",
     "place.seed", "place.rslora", "place.loraplus_ratio", "place.init", "place.dropout",
     "score.include", "score.exclude", "score.token", "score.special_tokens",
-    "score.trust_remote_code", "gate.against", "gate.base", "gate.checks",
-    "acquire.licence", *RENAMED,
+    "score.trust_remote_code", "finetune.epochs", "finetune.learning_rate", "finetune.patience",
+    "gate.against", "gate.base", "gate.checks", "acquire.licence", *RENAMED,
 })  # fmt: skip
 """Keys that have an option of their own. The others are set with `--set`."""
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")

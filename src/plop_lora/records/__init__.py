@@ -30,6 +30,7 @@ from plop_lora.records.experiment import (
     RampStep,
 )
 from plop_lora.records.experiment_status import ArmStatus, EventImport, ExperimentStatus
+from plop_lora.records.finetune import Finetune, FinetuneChoice, FinetunePlan, HeldOut
 from plop_lora.records.gate import (
     CheckPlan,
     CheckResult,
@@ -133,6 +134,9 @@ __all__ = [
     "ExperimentPlan",
     "ExperimentStatus",
     "ExpertScore",
+    "Finetune",
+    "FinetuneChoice",
+    "FinetunePlan",
     "Gap",
     "GapVerdict",
     "GatePlan",
@@ -142,6 +146,7 @@ __all__ = [
     "GgufFile",
     "GroupCount",
     "Guardrail",
+    "HeldOut",
     "Host",
     "IndicatorScores",
     "LadderStep",

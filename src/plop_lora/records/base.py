@@ -181,6 +181,8 @@ def _maker(kind: str) -> str:
         "experiment-import": "plop ab import events.csv -e experiment.json",
         "experiment-analysis": "plop ab analyze -e experiment.json -o analysis.json",
         "pipeline-run": "plop run recipe.yaml",
+        "finetune-plan": "plop finetune placement.json --recipe recipe.yaml --plan",
+        "finetune": "plop finetune placement.json --recipe recipe.yaml",
         "gate-plan": "plop gate ADAPTER --recipe gate.yaml --plan",
         "gate-walk": "plop gate --checkpoints DIR --recipe gate.yaml -o walk.json",
         "gate-verdict": "plop gate ADAPTER --recipe gate.yaml -o verdict.json",

@@ -16,14 +16,15 @@ class Phase(StrEnum):
     """The purpose of a trial.
 
     Trials of `ladder` choose a learning rate and those of `search` a configuration, both on the
-    selection split. Those of `confirm` decide on the report split, and `untrained` evaluates the
-    model without any training there.
+    selection split. Those of `confirm` decide on the report split, `untrained` evaluates the model
+    without any training there, and `final` trains the adapter that ships.
     """
 
     LADDER = "ladder"
     SEARCH = "search"
     CONFIRM = "confirm"
     UNTRAINED = "untrained"
+    FINAL = "final"
 
 
 class Status(StrEnum):
@@ -33,7 +34,7 @@ class Status(StrEnum):
     FAILED = "failed"
 
 
-LADDER, SEARCH, CONFIRM, UNTRAINED = Phase
+LADDER, SEARCH, CONFIRM, UNTRAINED, FINAL = Phase
 DONE, FAILED = Status
 
 GENERAL_LOSS = "general-loss"
@@ -201,14 +202,34 @@ class EvaluationSettings:
     ] = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointSettings:
+    """When a training saves checkpoints, and when it stops early.
+
+    Attributes:
+        per_epoch: Number of checkpoints in a pass over the training rows. Where there is a
+            selection split, the model is evaluated on it at each of them.
+        patience: Number of evaluations in a row without a new best one after which the training
+            stops; 0 evaluates nothing and trains to the end.
+        keep: Number of the last checkpoints that are kept; the best one is kept as well.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    per_epoch: Annotated[int, Field(ge=1)]
+    patience: Annotated[int, Field(ge=0)]
+    keep: Annotated[int, Field(ge=1)]
+
+
 @dataclass(frozen=True, slots=True)
 class TrialData:
     """The files of a trial, relative to the folder of its spec, with the SHA-256 of each.
 
     `rows` is the number of training rows that are used, counted from the start of the file, which
     is shuffled; None uses all. `general` is a file of texts that do not belong to the task: the
-    loss on them shows how far the finetune changed the model elsewhere. A spec without it omits
-    the field, so that older specs keep their digest.
+    loss on them shows how far the finetune changed the model elsewhere. `selection` are the rows
+    on which the training is evaluated while it runs. A spec without them omits the fields, so that
+    older specs keep their digest.
     """
 
     train: str
@@ -218,6 +239,8 @@ class TrialData:
     rows: int | None = None
     general: _Optional = None
     general_sha256: _Optional = None
+    selection: _Optional = None
+    selection_sha256: _Optional = None
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -227,8 +250,9 @@ class TrialSpec(Record):
     `model` is the name that `load_model` takes, and `labels` are the classes of `classify` in the
     order of their numbers. `loraplus_ratio` and the initialisation are part of the placement's
     settings. `revision` is the commit of a hub id, and `weights` is a key of the content of a
-    folder, so that other weights under the same name make another trial. A spec without these two
-    omits the fields, so that older specs keep their digest.
+    folder, so that other weights under the same name make another trial. `checkpoints` are those of
+    a training that resumes where it was killed. A spec without these three omits the fields, so
+    that older specs keep their digest.
     """
 
     kind: ClassVar[str] = "trial"
@@ -246,6 +270,9 @@ class TrialSpec(Record):
     labels: tuple[str, ...] = ()
     revision: _Optional = None
     weights: _Optional = None
+    checkpoints: Annotated[
+        CheckpointSettings | None, Field(exclude_if=lambda value: value is None)
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,6 +321,9 @@ class TrialResult(Record):
     learned anything. `rows_dropped` is the number of training rows without any token to train on
     within `max_length`, and `rows_cut` the number of those that were truncated. `general_tokens`
     is the number of tokens of every general text, so that its sum of nats is known as well.
+    `steps` is the number of optimizer steps that were taken, and `best_step` the one of the
+    checkpoint that the adapter is from, None where the last step is; both are recorded of a
+    training with checkpoints alone.
     """
 
     kind: ClassVar[str] = "trial-result"
@@ -320,6 +350,8 @@ class TrialResult(Record):
     rows_dropped: Annotated[int, _Unless] = 0
     rows_cut: Annotated[int, _Unless] = 0
     general_tokens: Annotated[tuple[int, ...], _Unless] = ()
+    steps: Annotated[int, _Unless] = 0
+    best_step: Annotated[int | None, _Unless] = None
 
     @classmethod
     def of_spec(cls, spec: TrialSpec, **found: Any) -> Self:

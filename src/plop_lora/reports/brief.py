@@ -7,6 +7,7 @@ from plop_lora.records import (
     Analysis,
     Comparison,
     Experiment,
+    Finetune,
     GateVerdict,
     Placement,
     Record,
@@ -44,6 +45,8 @@ def brief(record: Record) -> str:
             f"{record.shortlist} on {short_name(record.model.name)}, {record.task}: "
             f"{record.verdict}"
         )
+    if isinstance(record, Finetune):
+        return f"{short_name(record.model.name)}, {record.task}: {record.verdict}"
     if isinstance(record, Tuning):
         return f"{short_name(record.model.name)}, {record.task}: {record.verdict}"
     if isinstance(record, GateVerdict):

@@ -11,8 +11,10 @@ ABSENT = "—"
 _INSTEAD = "full search, not run"
 
 
-def ledger_table(ledger: CostLedger) -> Table:
+def ledger_table(ledger: CostLedger, *, compared: bool = True) -> Table:
     """Quantities as rows; each measured part, the measured total and the plan as columns.
+
+    `compared` says whether a full search is something to compare with, of which a line is told.
 
     What was measured and what was not run never share a column.
     """
@@ -28,7 +30,7 @@ def ledger_table(ledger: CostLedger) -> Table:
     ]
     if ledger.search is not None:
         columns.append(Column(_INSTEAD, right=True, starts=True))
-    return Table("Cost", tuple(columns), tuple(rows), ledger_lines(ledger))
+    return Table("Cost", tuple(columns), tuple(rows), ledger_lines(ledger, compared=compared))
 
 
 _Quantity = tuple[str, Callable[[Spent], str], Callable[[Counterfactual], str]]
@@ -46,7 +48,7 @@ def _quantities(ledger: CostLedger) -> tuple[_Quantity, ...]:
     )
 
 
-def ledger_lines(ledger: CostLedger) -> tuple[str, ...]:
+def ledger_lines(ledger: CostLedger, *, compared: bool = True) -> tuple[str, ...]:
     """Return lines on the meaning of the columns, the savings, and the reasons of absent values."""
     lines = [f"Device time is wall time × devices, summed over trials; on {ledger.device}."]
     if ledger.price is None:
@@ -56,6 +58,8 @@ def ledger_lines(ledger: CostLedger) -> tuple[str, ...]:
     if ledger.total.gpu_hours is None:
         lines.append(f"GPU-hours: {ABSENT}, as no GPU was used; no saving of GPU time is claimed.")
     search = ledger.search
+    if not compared:
+        return tuple(lines)
     if search is None:
         return (*lines, "No full search to compare with: no trial of full length is finished.")
     lines.append(

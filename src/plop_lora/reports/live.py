@@ -26,7 +26,7 @@ from rich.text import Text
 from plop_lora.escapes import escaped
 from plop_lora.recipe import Price
 from plop_lora.records import TrialResult, TrialSpec
-from plop_lora.records.trial import CONFIRM, LADDER, SEARCH, UNTRAINED, Phase
+from plop_lora.records.trial import CONFIRM, FINAL, LADDER, SEARCH, UNTRAINED, Phase
 from plop_lora.reports.costs import duration, money
 from plop_lora.reports.rows import Column, Table, shown, sparkline
 from plop_lora.training.runners.events import FINISHED, RUNNING, WAITING, ArmEnded, Event, Watch
@@ -38,7 +38,7 @@ WIDTH = 8
 """The width of a curve in a cell, in characters."""
 MARKS = {WAITING: "·", RUNNING: "▸"}
 PHASES = {LADDER: "learning-rate ladder", SEARCH: "search", CONFIRM: "confirmation",
-          UNTRAINED: "untrained model"}  # fmt: skip
+          UNTRAINED: "untrained model", FINAL: "final finetune"}  # fmt: skip
 """The names of the phases in plans and ledgers."""
 RATES = (LADDER, SEARCH)
 """Phases in which trials of one seed differ by their learning rate."""

@@ -25,6 +25,8 @@ from plop_lora.records import (
     Experiment,
     ExperimentPlan,
     ExperimentStatus,
+    Finetune,
+    FinetunePlan,
     GatePlan,
     GateVerdict,
     GateWalk,
@@ -49,6 +51,7 @@ from plop_lora.reports.experiment import (
     ramp_table,
     status_table,
 )
+from plop_lora.reports.finetune import finetune_plan_table, finetune_table
 from plop_lora.reports.gate import gate_plan_table, gate_table, gate_walk_table
 from plop_lora.reports.heatmap import heat_map
 from plop_lora.reports.pipeline import run_table
@@ -79,6 +82,8 @@ _TABLES: dict[type[Record], Callable[[Any], Table]] = {
     Verification: verification_table,
     TuningPlan: tuning_plan_table,
     Tuning: tuning_table,
+    Finetune: finetune_table,
+    FinetunePlan: finetune_plan_table,
     GatePlan: gate_plan_table,
     GateVerdict: gate_table,
     GateWalk: gate_walk_table,

@@ -25,9 +25,9 @@ TRIALS = "trials"
 MARK = "run.json"
 """Written first: a folder without it, and with anything else, is not a run's."""
 RECIPE, SCORES, RECORD = "recipe.yaml", "scores.json", "verification.json"
-VERIFY, TUNE = "verify", "tune"
+VERIFY, TUNE, FINETUNE = "verify", "tune", "finetune"
 _OLD_MARKS = {VERIFY: (SCORES, RECIPE, "data", TRIALS), TUNE: ("worker", "data", TRIALS)}
-"""What a run of a release without the mark has: all of these."""
+"""What a run of a release without the mark has: all of these. Final finetunes have the mark."""
 LOCK = "lock"
 _LOCKS = (LOCK, ".lock")
 DATA = ("train", "eval", "general")
@@ -51,7 +51,7 @@ def check_folder(folder: Path, verb: str) -> None:
 
     Args:
         folder: of a run, which need not exist yet.
-        verb: `verify` or `tune`.
+        verb: `verify`, `tune` or `finetune`.
 
     Raises:
         UsageError: nothing was written there.
@@ -66,7 +66,8 @@ def check_folder(folder: Path, verb: str) -> None:
         return
     # A run that was killed in its first write leaves a lock and a hidden temporary file at most.
     visible = any(name[0] != "." and name not in _LOCKS for name in there)
-    if visible and not all(name in there for name in _OLD_MARKS[verb]):
+    marks = _OLD_MARKS.get(verb, (MARK,))
+    if visible and not all(name in there for name in marks):
         raise UsageError(f"The folder {folder} holds something else than a run. {_HINT}")
 
 

@@ -19,8 +19,11 @@ from plop_lora.training.weights import TrainedModel, read_config, trained_model
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+Scored = Scores | Placement
+"""What a study is made from; both say which model was scored."""
 
-def model_of(scores: Scores, name: str | None = None, revision: str | None = None) -> TrainedModel:
+
+def model_of(scores: Scored, name: str | None = None, revision: str | None = None) -> TrainedModel:
     """Return what the trials of a study load, with what identifies its weights.
 
     The scored model is trained at the revision that was scored, if no other is asked for; a
@@ -45,7 +48,7 @@ def model_of(scores: Scores, name: str | None = None, revision: str | None = Non
     return model
 
 
-def check_trainable(scores: Scores, name: str | None) -> None:
+def check_trainable(scores: Scored, name: str | None) -> None:
     """Refuse to train the GGUF file that was scored.
 
     Args:
@@ -63,12 +66,12 @@ def check_trainable(scores: Scores, name: str | None) -> None:
         )
 
 
-def is_scored(scores: Scores, name: str | None, revision: str | None) -> bool:
+def is_scored(scores: Scored, name: str | None, revision: str | None) -> bool:
     """Whether a model is the very one that was scored."""
     return name in (None, scores.model.name) and revision in (None, scores.model.revision)
 
 
-def check_config(model: TrainedModel, scores: Scores, *, download: bool) -> None:
+def check_config(model: TrainedModel, scores: Scored, *, download: bool) -> None:
     """Refuse a model that is not there, or of another type than the scored one. No torch.
 
     Args:

@@ -71,6 +71,13 @@ class Splits:
             general_sha256=self.digests[GENERAL] if judges_general else None,
         )
 
+    def whole(self) -> Splits:
+        """Return splits whose training rows include the selection split, which is then empty."""
+        train = (*self.train, *self.selection)
+        digests = {name: value for name, value in self.digests.items() if name != SELECT}
+        digests[TRAIN] = _sha256(_json_lines(train))
+        return replace(self, train=train, selection=(), digests=digests)
+
     def with_general(self, texts: Sequence[str], notes: Sequence[str] = ()) -> Splits:
         """Return the same splits with general texts, and notes on them."""
         general = tuple({"text": text} for text in texts)
@@ -354,10 +361,9 @@ def write_splits(splits: Splits, folder: Path) -> None:
         OutputError: the files cannot be written.
     """
     check_splits(splits, folder)
-    parts = {TRAIN: splits.train, SELECT: splits.selection, REPORT: splits.report}
-    if splits.general:
-        parts[GENERAL] = splits.general
-    for name, rows in parts.items():
+    parts = {TRAIN: splits.train, SELECT: splits.selection, REPORT: splits.report,
+             GENERAL: splits.general}  # fmt: skip
+    for name, rows in ((name, parts[name]) for name in splits.digests):
         path = folder / FOLDER / name
         if not path.exists():
             with atomic_file(path) as file:

@@ -30,6 +30,7 @@ from plop_lora.study import checks
 from plop_lora.study.folder import TRIALS, mark
 from plop_lora.study.general import general_text, source_of
 from plop_lora.study.model import (
+    Scored,
     check_config,
     check_trainable,
     check_weights_fit,
@@ -44,12 +45,12 @@ from plop_lora.training.tasks import check_metric, task_named
 from plop_lora.training.weights import TrainedModel
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Study:
-    """Everything that the trials of a run have in common.
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Finetunes:
+    """Everything that the finetunes of a recipe have in common, wherever their placements are from.
 
     Attributes:
-        scores: what is scored, and what placements are made from.
+        scored: the scores or the placement that the run is made from.
         folder: of the run: splits, trials and the record.
         task: what is trained for.
         model: what every trial loads, with what identifies its weights.
@@ -57,9 +58,6 @@ class Study:
         splits: the rows: trained on, selected on, reported on.
         training: how every trial trains.
         evaluation: how every trial is judged; its metric is named and its folder a whole path.
-        budget: adapter parameters of a placement.
-        rank: LoRA rank of the shortlist where no budget is given.
-        top: number of types of the shortlist; None takes the usual one.
         usual_rate: learning rate from which rates are tried.
         seed: of the splits; trials count up from it.
         runner: where trials run.
@@ -68,7 +66,7 @@ class Study:
         general_source: what the general text is called.
     """
 
-    scores: Scores
+    scored: Scored
     folder: Path
     task: Task
     model: TrainedModel
@@ -76,9 +74,6 @@ class Study:
     splits: Splits
     training: TrainingSettings
     evaluation: EvaluationSettings
-    budget: int
-    rank: int
-    top: int | None
     usual_rate: float
     seed: int
     runner: Runner = field(default_factory=Runner)
@@ -87,15 +82,18 @@ class Study:
     general_source: str = ""
 
     @classmethod
-    def open(cls, scores: Scores, recipe: FinetuneRecipe, folder: Path) -> Study:
+    def read(
+        cls, scored: Scored, recipe: FinetuneRecipe, folder: Path, *, whole: bool = False
+    ) -> Finetunes:
         """Read a recipe and find every fault that shows without running anything.
 
         Nothing is written, no model is loaded, and no function of the user's is imported.
 
         Args:
-            scores: of the model that is finetuned, or of one like it.
+            scored: scores or a placement of the model that is finetuned, or of one like it.
             recipe: data, training, evaluation and the rest.
             folder: of the run; one that holds other rows is refused.
+            whole: whether the selection split is trained on as well.
 
         Raises:
             DataError: rows that are missing, unreadable, too few, or evaluated and trained on.
@@ -106,35 +104,28 @@ class Study:
         metric = task.metric_of(recipe.evaluation)
         check_metric(task, metric)
         task.check_settings(recipe.training)
-        check_trainable(scores, recipe.model)
+        check_trainable(scored, recipe.model)
         if recipe.model is not None:
             model_name(recipe.model)
-        task.check_model(task.name, scores.model)
-        model = model_of(scores, recipe.model, recipe.revision)
-        check_config(model, scores, download=False)
+        task.check_model(task.name, scored.model)
+        model = model_of(scored, recipe.model, recipe.revision)
+        check_config(model, scored, download=False)
         numbers_for = checks.compares_numbers(task, recipe.training, metric)
         general = general_text(recipe.general, task, folder)
         splits = prepare_splits(recipe, numbers_for=numbers_for)
-        splits = splits.with_general(general.texts, general.notes)
+        splits = (splits.whole() if whole else splits).with_general(general.texts, general.notes)
         check_splits(splits, folder)
-        return cls(
-            scores=scores,
+        steps = task.passes(recipe.training, len(splits.train)).steps
+        return Finetunes(
+            scored=scored,
             folder=folder,
             task=task,
             model=model,
-            trains_scored=is_scored(scores, recipe.model, recipe.revision),
+            trains_scored=is_scored(scored, recipe.model, recipe.revision),
             splits=splits,
             training=recipe.training,
             evaluation=_resolved(recipe.evaluation, metric),
-            budget=_budget(scores, recipe),
-            rank=recipe.rank,
-            top=recipe.top,
-            usual_rate=usual_rate(
-                task.full_rate,
-                task.passes(recipe.training, len(splits.train)).steps,
-                scores.model,
-                recipe.full_rate,
-            ),
+            usual_rate=usual_rate(task.full_rate, steps, scored.model, recipe.full_rate),
             seed=recipe.seed,
             runner=recipe.runner,
             price=recipe.price,
@@ -247,10 +238,43 @@ class Study:
         checks.check_dtype(self.training)
         splits = (self.splits.train, self.splits.report)
         checks.check_functions(self.task, self.metric, self.training, splits)
-        check_config(self.model, self.scores, download=True)
+        check_config(self.model, self.scored, download=True)
         check_rows_fit(self.task, self.training, self.model, self.splits)
         if not self.trains_scored:
             check_weights_fit(self.model, placements)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Study(Finetunes):
+    """What the trials of a run have in common, of which the shortlist is made from scores.
+
+    Attributes:
+        scores: what is scored, and what placements are made from.
+        budget: adapter parameters of a placement.
+        rank: LoRA rank of the shortlist where no budget is given.
+        top: number of types of the shortlist; None takes the usual one.
+    """
+
+    scores: Scores
+    budget: int
+    rank: int
+    top: int | None
+
+    @classmethod
+    def open(cls, scores: Scores, recipe: FinetuneRecipe, folder: Path) -> Study:
+        """Read a recipe as `Finetunes.read` does, with its budget.
+
+        Raises:
+            DataError, ModelError, UsageError: as `Finetunes.read`.
+        """
+        shared = Finetunes.read(scores, recipe, folder)
+        return cls(
+            **{field.name: getattr(shared, field.name) for field in dataclasses.fields(shared)},
+            scores=scores,
+            budget=_budget(scores, recipe),
+            rank=recipe.rank,
+            top=recipe.top,
+        )
 
 
 def budget_of(scores: Scores, rank: int = 16, top: int | None = None) -> int:

@@ -18,6 +18,7 @@ from plop_lora.errors import MeasurementError, ModelError, UsageError
 from plop_lora.evaluation.judged import Prepared
 from plop_lora.evaluation.precision import frozen_weight
 from plop_lora.records import TrialSpec
+from plop_lora.training.resuming import saving_arguments, start
 from plop_lora.training.task import Session, Trained
 
 if TYPE_CHECKING:
@@ -70,7 +71,6 @@ def trl_arguments(
     if checkpointing not in names:  # its name before transformers 5.23
         checkpointing = "gradient_checkpointing"
     arguments = kind(
-        output_dir=str(session.folder),
         run_name=f"{spec.arm} seed {spec.seed} rate {spec.learning_rate:g}",
         per_device_train_batch_size=size,
         gradient_accumulation_steps=accumulation,
@@ -90,10 +90,10 @@ def trl_arguments(
         # The filter would put an average in the place of a NaN, and the trial would go on.
         logging_nan_inf_filter=False,
         include_num_input_tokens_seen="non_padding",
-        save_strategy="no",
         report_to=list(session.report_to) or "none",
         disable_tqdm=True,
         **{checkpointing: settings.checkpointing},
+        **{"output_dir": str(session.folder)} | saving_arguments(session.checkpoints),
         **own,
     )
     # A trial has one device; with more visible ones the trainer would spread the batch over them.
@@ -130,14 +130,14 @@ def check_causal(prepared: Prepared) -> None:
         )
 
 
-def run(trainer: Trainer) -> Trained:
+def run(trainer: Trainer, session: Session) -> Trained:
     """Train without output on the terminal.
 
     Raises:
         MeasurementError: The trainer counted no tokens.
     """
     trainer.remove_callback(PrinterCallback)
-    trainer.train()
+    best_step = start(trainer, session)
     history = trainer.state.log_history
     # TRL counts the tokens that it generates in its own rows.
     generated = [row["num_tokens"] for row in history if row.get("num_tokens") is not None]
@@ -148,4 +148,7 @@ def run(trainer: Trainer) -> Trained:
             f"Its log: {Path(trainer.args.output_dir)}."
         )
     steps = [row for row in history if "loss" in row]
-    return Trained(int(tokens), trainer.state.global_step, dict(steps[-1] if steps else {}))
+    return Trained(
+        int(tokens), trainer.state.global_step, dict(steps[-1] if steps else {}),
+        best_step=best_step,
+    )  # fmt: skip

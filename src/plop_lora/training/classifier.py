@@ -26,6 +26,12 @@ from plop_lora.evaluation.precision import half_of, precision
 from plop_lora.launcher import process_count
 from plop_lora.records import TrialSpec
 from plop_lora.training.adapters import optimizer_of
+from plop_lora.training.resuming import (
+    Resumable,
+    saving_arguments,
+    saving_callbacks,
+    start,
+)
 from plop_lora.training.rows import label_numbers
 from plop_lora.training.task import Session, Trained
 from plop_lora.training.trainers import SimilarLengths, WarmedUp
@@ -34,7 +40,7 @@ _LOGGED = 0.05
 """Share of the steps between two rows of the curve."""
 
 
-class _Trainer(WarmedUp, SimilarLengths, Trainer):  # type: ignore[misc]
+class _Trainer(Resumable, WarmedUp, SimilarLengths, Trainer):  # type: ignore[misc]
     """transformers' trainer as every arm uses it."""
 
 
@@ -58,19 +64,22 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
         model=model,
         args=_arguments(spec, model, session),
         train_dataset=examples,
+        # Asked for where there are evaluations; `Resumable` judges the rows of the session.
+        eval_dataset=examples[:1] if session.checkpoints else None,
         data_collator=DataCollatorWithPadding(tokenizer),
         compute_loss_func=_mean_loss,
-        callbacks=[_Log(session.log)],
+        callbacks=[_Log(session.log), *saving_callbacks(session.checkpoints)],
         optimizers=(optimizer_of(spec, model), None),
     )
     trainer.remove_callback(transformers.PrinterCallback)
-    trainer.train()
+    best_step = start(trainer, session)
     history = [row for row in trainer.state.log_history if "loss" in row]
     return Trained(
         tokens=int(trainer.state.num_input_tokens_seen),
         steps=int(trainer.state.global_step),
         last_log=history[-1] if history else {},
         rows_cut=_cut(rows, examples, tokenizer, spec.training.max_length),
+        best_step=best_step,
     )
 
 
@@ -97,7 +106,6 @@ def _arguments(spec: TrialSpec, model: PreTrainedModel, session: Session) -> Tra
     on_cpu = next(model.parameters()).device.type == "cpu"
     half = half_of(model)
     fields: dict[str, Any] = {
-        "output_dir": str(session.folder),
         "max_steps": settings.steps or -1,
         "num_train_epochs": settings.epochs,
         "per_device_train_batch_size": session.batch_size,
@@ -118,10 +126,11 @@ def _arguments(spec: TrialSpec, model: PreTrainedModel, session: Session) -> Tra
         "logging_nan_inf_filter": False,
         "include_num_input_tokens_seen": "non_padding",
         "remove_unused_columns": False,
-        "save_strategy": "no",
         "disable_tqdm": True,
         "report_to": list(session.report_to) or "none",
         "run_name": f"{spec.arm}-{spec.phase}-{spec.seed}",
+        "output_dir": str(session.folder),
+        **saving_arguments(session.checkpoints),
     }
     if on_cpu and process_count() > 1:
         fields["ddp_backend"] = "gloo"

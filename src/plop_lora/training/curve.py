@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping
@@ -20,11 +21,16 @@ class DivergedError(ArithmeticError):
 class Curve:
     """Writes every row that a trainer logs, and stops the training if the loss is not finite."""
 
-    def __init__(self, folder: Path) -> None:
-        """Start an empty curve, replacing that of a killed attempt."""
-        self.rows: list[dict[str, Any]] = []
+    def __init__(self, folder: Path, *, upto: int = 0) -> None:
+        """Start a curve, replacing that of a killed attempt.
+
+        Args:
+            folder: Folder of the trial.
+            upto: Step at which the training resumes; the rows of the steps before it are kept.
+        """
+        self.rows = _rows_before(folder / CURVE, upto) if upto else []
         self.path = folder / CURVE if is_first_process() else None
-        self._write("", "w")
+        self._write("".join(f"{json.dumps(row)}\n" for row in self.rows), "w")
 
     @property
     def last(self) -> dict[str, object]:
@@ -54,6 +60,18 @@ class Curve:
                 file.write(text)
         except OSError as error:
             raise OutputError(f"Cannot write {self.path}: {error.strerror or error}.") from error
+
+
+def _rows_before(path: Path, step: int) -> list[dict[str, Any]]:
+    """Return the complete rows of a curve up to a step; none where it cannot be read."""
+    rows = []
+    with contextlib.suppress(OSError):
+        for line in path.read_bytes().splitlines():
+            with contextlib.suppress(ValueError):
+                row: Any = json.loads(line)
+                if isinstance(row, dict) and isinstance(at := row.get("step"), int) and at <= step:
+                    rows.append(row)
+    return rows
 
 
 def plain_row(row: Mapping[str, object]) -> dict[str, object]:

@@ -78,6 +78,18 @@ def read_general(task: Task, spec: TrialSpec, root: Path) -> list[Row]:
     return rows
 
 
+def read_selection(spec: TrialSpec, root: Path) -> list[Row]:
+    """Read the rows on which a training is evaluated while it runs; none where there are none.
+
+    Raises:
+        DataError: The file cannot be read (see `read_rows`).
+    """
+    data = spec.data
+    if data.selection is None:
+        return []
+    return read_rows(root / data.selection, data.selection_sha256 or "")
+
+
 def _parsed(line: bytes, path: Path, number: int) -> dict[str, object]:
     try:
         row = json.loads(line)

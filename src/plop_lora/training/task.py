@@ -18,6 +18,7 @@ from plop_lora.evaluation.judged import Judged, Prepared, Row, answer_text, prom
 from plop_lora.recipe import DataRecipe
 from plop_lora.records import EvaluationSettings, TrainingSettings, TrialSpec
 from plop_lora.records.scores import ModelReference
+from plop_lora.records.trial import CheckpointSettings
 from plop_lora.training.readers import Reader
 
 if TYPE_CHECKING:
@@ -36,6 +37,29 @@ class Trained:
     last_log: Mapping[str, object]
     rows_dropped: int = 0
     rows_cut: int = 0
+    best_step: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoints:
+    """The checkpoints of a training, from which it resumes and of which the best one ships.
+
+    Attributes:
+        folder: Folder that holds them, each named checkpoint-STEP.
+        every: Number of optimizer steps between two of them.
+        settings: How many are kept, and when the training stops early.
+        criterion: Metric by which the best one is chosen.
+        judge: Function that returns that metric of the model under training on the selection
+            split, or None where nothing is evaluated before the end.
+        last: Complete checkpoint to resume from, or None.
+    """
+
+    folder: Path
+    every: int
+    settings: CheckpointSettings
+    criterion: str
+    judge: Callable[[], float] | None = None
+    last: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,16 +67,18 @@ class Session:
     """The inputs of a trainer beside the model and the rows.
 
     Attributes:
-        folder: Folder of the trial, for checkpoints and logs.
+        folder: Folder of the trial, for logs.
         log: Function that is called with every logged row; it writes the curve and stops on NaN.
         batch_size: Batch size of this attempt, smaller than the spec's after a lack of memory.
         report_to: Names of trackers that transformers supports.
+        checkpoints: Checkpoints of the training, or None for a trial, which is short.
     """
 
     folder: Path
     log: Callable[[Mapping[str, object]], None]
     batch_size: int
     report_to: tuple[str, ...] = ()
+    checkpoints: Checkpoints | None = None
 
 
 Train = Callable[[TrialSpec, Prepared, Sequence[Row], Session], Trained]
@@ -121,6 +147,7 @@ class Task:
         full_rate: Learning rate of a full finetune of a model of 2,000 features, from which
             `study.usual_rate` derives that of LoRA.
         packages: Packages that have to be installed, whose versions a result records.
+        resumes: Whether `train` saves and reads the checkpoints of its session.
         by_answers: Whether answers are generated, so that `lm-eval:TASK` and `module:function` are
             metrics as well.
         completes: Whether a row has an answer that the model learns to write.
@@ -157,6 +184,7 @@ class Task:
     has_classes: bool = False
     reads_text: bool = False
     samples: bool = False
+    resumes: bool = False
     largest_rank: int | None = None
     check_made: Callable[[Sequence[Row], Sequence[str], str], None] = _nothing
     check_settings: Callable[[TrainingSettings], None] = _nothing
@@ -167,6 +195,14 @@ class Task:
     def metric_of(self, evaluation: EvaluationSettings) -> str:
         """Return the metric that decides: the requested one, or the task's default."""
         return evaluation.metric or self.metrics[0]
+
+    def criterion_of(self, evaluation: EvaluationSettings) -> str:
+        """Return the metric that chooses a checkpoint: the held-out loss, if the task has one.
+
+        On a few rows the loss tells two checkpoints apart long before a share of right answers
+        does, and it costs one forward pass.
+        """
+        return "loss" if "loss" in self.metrics else self.metric_of(evaluation)
 
     def passes(self, settings: TrainingSettings, rows: int) -> Passes:
         """Return the number of steps of a trial and the number of rows that it sees."""

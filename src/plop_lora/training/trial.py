@@ -4,9 +4,12 @@
         spec.json     the specification
         curve.jsonl   every row that the trainer logs, written as it comes
         adapter/      the trained adapter in PEFT's format
+        checkpoints/  of a spec that asks for them; see `checkpoints` and `resuming`
         result.json   written last: a folder that holds one is complete and is never run again
 
-A trial that was killed has no result and starts again from the beginning. An error that the user
+A trial that was killed has no result and starts again, from its last complete checkpoint or from
+the beginning. With checkpoints the adapter is written after the evaluation, so that a folder with
+an adapter has one that could be evaluated. An error that the user
 can correct (a changed data file, a wrong option) or that is due to the machine (a full disk, too
 little memory, a missing library) is raised and leaves no result either. A failure of the trial
 itself (a loss that became NaN, an error in training) is its result.
@@ -17,33 +20,48 @@ Imports torch only when something has to be trained. Knows only the names of the
 from __future__ import annotations
 
 import math
-import shutil
 import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from plop_lora.errors import MachineError, OutputError, PlopError, RecordError, UsageError
+from plop_lora.errors import MachineError, PlopError, RecordError, UsageError
 from plop_lora.evaluation.judged import Judged, Prepared, Row
 from plop_lora.files import remove_abandoned
 from plop_lora.launcher import is_first_process, process_count, settled
 from plop_lora.models.memory import is_out_of_memory
-from plop_lora.placement.inits import moves_base
 from plop_lora.records import TrialResult, TrialSpec
 from plop_lora.records.trial import DONE, FAILED, UNTRAINED
 from plop_lora.training import resources
+from plop_lora.training.checkpoints import (
+    checkpoints_for,
+    find_last,
+    judged_selection,
+    remove_later,
+    state_of,
+)
 from plop_lora.training.curve import Curve, DivergedError, plain_row
-from plop_lora.training.folder import ADAPTER, RESULT, SPEC, check_no_links, trial_folder
+from plop_lora.training.folder import (
+    ADAPTER,
+    RESULT,
+    SPEC,
+    check_no_links,
+    check_space,
+    trial_folder,
+)
 from plop_lora.training.learning import not_whole, unmoved, unrewarded
 from plop_lora.training.machine import is_of_machine
 from plop_lora.training.memory import release_memory, smaller_batch
-from plop_lora.training.rows import check_rows, read_general, read_rows
-from plop_lora.training.task import Session
+from plop_lora.training.rows import check_rows, read_general, read_rows, read_selection
+from plop_lora.training.task import Checkpoints, Session, Task, Trained
 from plop_lora.training.tasks import check_judged, check_metric, metric_of, task_named
 from plop_lora.training.weights import check_weights
 
-_SPARE_BYTES = 50 * 2**20
+if TYPE_CHECKING:
+    from plop_lora.training.adapters import Factors
 
 
 def write_spec(root: Path, spec: TrialSpec) -> Path:
@@ -109,21 +127,14 @@ def run_trial(
     if is_first_process():
         _claim(folder, spec)
         remove_abandoned(folder)
-        _check_space(folder, spec)
-    base = folder if root is None else Path(root)
-    data = spec.data
-    train = read_rows(base / data.train, data.train_sha256, limit=data.rows)
-    judged = read_rows(base / data.evaluation, data.evaluation_sha256)
-    check_rows(task, spec, train, data.train)
-    check_rows(task, spec, judged, data.evaluation)
-    check_judged(task, spec, judged, data.evaluation)
-    general = read_general(task, spec, base)
+        check_space(folder, spec)
+    rows = _read(task, spec, folder if root is None else Path(root))
     progress = _Progress(spec, folder, tuple(report_to))
     if batch_size is not None:
         _shrink(progress, batch_size)
     with settled() as notes:
         progress.notes += notes
-        result = _run(spec, progress, _Rows(train, judged, general))
+        result = _run(spec, progress, rows)
     if is_first_process():
         result.save(folder / RESULT)
     return result
@@ -144,32 +155,33 @@ def _claim(folder: Path, spec: TrialSpec) -> Path:
     return path
 
 
-def _check_space(folder: Path, spec: TrialSpec) -> None:
-    """Check that the disk has space for the adapter, whose rank pissa and olora double.
-
-    Raises:
-        OutputError: The free space is too small.
-    """
-    copies = 2 if moves_base(spec.placement.settings.init) else 1
-    needed = 4 * copies * spec.placement.trainable_parameters + _SPARE_BYTES
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise OutputError(
-            f"The disk of {folder} has {free / 2**20:.0f} MB free, and this trial may write "
-            f"{needed / 2**20:.0f} MB. Free some space or give another folder with --folder."
-        )
-
-
 # --------------------------------------------------------------------------- the work
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Rows:
-    """The rows of the files of a trial: training, evaluation and, optionally, general text."""
+    """The rows of the files of a trial; of the general text and the selection there may be none."""
 
     train: Sequence[Row]
     judged: Sequence[Row]
     general: Sequence[Row]
+    selection: Sequence[Row]
+
+
+def _read(task: Task, spec: TrialSpec, root: Path) -> _Rows:
+    """Read and check the rows of all files."""
+    data = spec.data
+    found = _Rows(
+        train=read_rows(root / data.train, data.train_sha256, limit=data.rows),
+        judged=read_rows(root / data.evaluation, data.evaluation_sha256),
+        general=read_general(task, spec, root),
+        selection=read_selection(spec, root),
+    )
+    check_rows(task, spec, found.train, data.train)
+    check_rows(task, spec, found.judged, data.evaluation)
+    check_rows(task, spec, found.selection, data.selection or "")
+    check_judged(task, spec, found.judged, data.evaluation)
+    return found
 
 
 @dataclass
@@ -183,15 +195,13 @@ class _Progress:
     folder: Path
     report_to: tuple[str, ...]
     parameters: int = 0
-    tokens: int = 0
     dtype: str = ""
     last_log: dict[str, object] = field(default_factory=dict)
     curve: Curve | None = None
     judged: Judged = field(default_factory=lambda: Judged({}, {}))
     notes: list[str] = field(default_factory=list)
     nothing_learned: tuple[str, ...] = ()
-    rows_dropped: int = 0
-    rows_cut: int = 0
+    trained: Trained = field(default_factory=lambda: Trained(0, 0, {}))
 
 
 def _run(spec: TrialSpec, progress: _Progress, rows: _Rows) -> TrialResult:
@@ -213,7 +223,7 @@ def _run(spec: TrialSpec, progress: _Progress, rows: _Rows) -> TrialResult:
             if is_of_machine(error):
                 raise MachineError(_cause(error)) from error
             cause = _cause(error)
-        cost = meter.cost(device, progress.tokens)
+        cost = meter.cost(device, progress.trained.tokens)
     return TrialResult.of_spec(
         spec,
         status=DONE if cause is None else FAILED,
@@ -229,9 +239,11 @@ def _run(spec: TrialSpec, progress: _Progress, rows: _Rows) -> TrialResult:
         last_log=progress.last_log or (progress.curve.last if progress.curve else {}),
         dtype=progress.dtype,
         nothing_learned=(*progress.nothing_learned, *progress.judged.doubts),
-        rows_dropped=progress.rows_dropped,
-        rows_cut=progress.rows_cut,
+        rows_dropped=progress.trained.rows_dropped,
+        rows_cut=progress.trained.rows_cut,
         general_tokens=progress.judged.general_tokens,
+        steps=progress.trained.steps if spec.checkpoints else 0,
+        best_step=progress.trained.best_step,
     )
 
 
@@ -242,12 +254,25 @@ def _cause(error: Exception) -> str:
 
 
 def _work(progress: _Progress, meter: resources.Meter, rows: _Rows) -> None:
-    """Train, save the adapter and evaluate."""
-    prepared = _train_fitting(progress, meter, rows.train)
+    """Train, save the adapter and evaluate; the adapter that ships is evaluated first."""
+    prepared, initial = _train_fitting(progress, meter, rows)
+    if progress.spec.checkpoints is None:
+        _save(progress, prepared, initial)
     _judge_fitting(progress, meter, prepared, rows)
+    if progress.spec.checkpoints is not None:
+        _save(progress, prepared, initial)
 
 
-def _train_fitting(progress: _Progress, meter: resources.Meter, rows: Sequence[Row]) -> Prepared:
+def _save(progress: _Progress, prepared: Prepared, initial: Factors) -> None:
+    from plop_lora.training.adapters import save_adapter
+
+    if is_first_process():
+        save_adapter(prepared.model, progress.folder / ADAPTER, initial)
+
+
+def _train_fitting(
+    progress: _Progress, meter: resources.Meter, rows: _Rows
+) -> tuple[Prepared, Factors]:
     """Train, and after an out-of-memory error once more with smaller batches."""
     try:
         with meter.part(resources.TRAIN):
@@ -277,32 +302,49 @@ def _judge_fitting(
         _judge(progress, prepared, rows)
 
 
-def _trained(progress: _Progress, rows: Sequence[Row]) -> Prepared:
-    """Return the trained model, its adapter saved."""
+def _trained(progress: _Progress, rows: _Rows) -> tuple[Prepared, Factors]:
+    """Return the trained model, and the factors that its adapters began with."""
     from plop_lora.evaluation.precision import dtype_of
     from plop_lora.training import adapters
 
     spec = progress.spec
     init = spec.placement.settings.init
-    log = progress.curve = Curve(progress.folder)
-    prepared = adapters.prepare(spec, rows)
+    task = task_named(spec.task)
+    prepared = adapters.prepare(spec, rows.train)
     progress.notes += prepared.notes
     progress.parameters = adapters.adapter_parameters(prepared.model)
     progress.dtype = dtype_of(prepared.model)
     initial = adapters.initial_factors(prepared.model, init)
-    session = Session(progress.folder, log, spec.training.batch_size, progress.report_to)
-    trained = task_named(spec.task).train(spec, prepared, rows, session)
-    progress.tokens = trained.tokens
+    judge = partial(judged_selection, task, spec, prepared, rows.selection)
+    checkpoints = checkpoints_for(task, spec, progress.folder, len(rows.train), judge)
+    log = progress.curve = _curve(progress, checkpoints)
+    session = Session(
+        progress.folder, log, spec.training.batch_size, progress.report_to, checkpoints
+    )  # fmt: skip
+    trained = progress.trained = task.train(spec, prepared, rows.train, session)
     progress.last_log = plain_row(trained.last_log)
-    progress.rows_dropped, progress.rows_cut = trained.rows_dropped, trained.rows_cut
     progress.notes += not_whole(
-        len(rows), trained.rows_dropped, trained.rows_cut, spec.training.max_length
+        len(rows.train), trained.rows_dropped, trained.rows_cut, spec.training.max_length
     )
     if spec.phase != UNTRAINED:
         progress.nothing_learned = (*unmoved(prepared.model), *unrewarded(log.rows))
+    return prepared, initial
+
+
+def _curve(progress: _Progress, checkpoints: Checkpoints | None) -> Curve:
+    """Return the curve, which goes on where the training resumes."""
+    if checkpoints is None:
+        return Curve(progress.folder)
+    found = find_last(checkpoints.folder)
+    progress.notes += found.notes
+    if found.last is None:
+        upto = 0
+    else:
+        upto = int(state_of(found.last)["global_step"])
+        progress.notes.append(f"resumed from the checkpoint of step {upto}")
     if is_first_process():
-        adapters.save_adapter(prepared.model, progress.folder / ADAPTER, initial)
-    return prepared
+        remove_later(checkpoints.folder, found.last)
+    return Curve(progress.folder, upto=upto)
 
 
 def _judge(progress: _Progress, prepared: Prepared, rows: _Rows) -> None:

@@ -151,4 +151,5 @@ CLASSIFY = Task(
     has_classes=True,
     check_made=_check_made,
     check_rows=_check_rows,
+    resumes=True,
 )

@@ -32,6 +32,7 @@ from plop_lora.training.tasks.causal import causal_class, check_causal_reference
 from plop_lora.training.tasks.sft import with_general
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from peft import PeftModel
 
 LARGEST_RANK = 32
@@ -99,16 +100,16 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
         UsageError: Groups that do not fit into a step, no such reward function.
     """
     require("trl")
-    from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
     from plop_lora.evaluation.generation import ending
     from plop_lora.training.adapters import optimizer_of
     from plop_lora.training.arguments import check_causal, run, trl_arguments
     from plop_lora.training.callbacks import Report, quiet
+    from plop_lora.training.resuming import Resumable, saving_callbacks
     from plop_lora.training.trainers import EndsAtTexts, WarmedUp
 
-    class Trainer(EndsAtTexts, WarmedUp, GRPOTrainer):  # type: ignore[misc]
+    class Trainer(Resumable, EndsAtTexts, WarmedUp, GRPOTrainer):  # type: ignore[misc]
         """TRL's trainer as every arm uses it."""
 
     settings = spec.training
@@ -116,13 +117,7 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
     check_prompts(rows)
     try_rewards(settings.rewards, rows)
     check_causal(prepared)
-    columns = {"prompt": [row["prompt"] for row in rows], **columns_of(rows)}
-    # Rows by their place: a table of them would give every object the keys of all.
-    data = Dataset.from_dict({"place": range(len(rows))}).with_transform(
-        lambda places: {
-            name: [values[place] for place in places["place"]] for name, values in columns.items()
-        }
-    )
+    data = _dataset(rows)
     ends = _ends(spec, prepared, rows)
     arguments = trl_arguments(
         GRPOConfig,
@@ -130,6 +125,7 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
         prepared,
         session,
         num_generations=settings.generations,
+        per_device_eval_batch_size=settings.generations,
         max_completion_length=settings.completion_length,
         temperature=settings.temperature,
         beta=settings.beta,
@@ -143,11 +139,25 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
             reward_funcs=rewards,
             args=arguments,
             train_dataset=data,
+            # Asked for where there are evaluations; `Resumable` judges the rows of the session.
+            eval_dataset=data.select(range(1)) if session.checkpoints else None,
             processing_class=prepared.tokenizer,
-            callbacks=[Report(session.log)],
+            callbacks=[Report(session.log), *saving_callbacks(session.checkpoints)],
             optimizers=(optimizer_of(spec, prepared.model), None),
         )
-        return run(trainer)
+        return run(trainer, session)
+
+
+def _dataset(rows: Sequence[Row]) -> Dataset:
+    """Return rows by their place: a table of them would give every object the keys of all."""
+    from datasets import Dataset
+
+    columns = {"prompt": [row["prompt"] for row in rows], **columns_of(rows)}
+    return Dataset.from_dict({"place": range(len(rows))}).with_transform(
+        lambda places: {
+            name: [values[place] for place in places["place"]] for name, values in columns.items()
+        }
+    )
 
 
 def _ends(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row]) -> Ends:
@@ -256,4 +266,5 @@ GRPO = Task(
     check_settings=check_settings,
     try_rows=lambda settings, rows: try_rewards(settings.rewards, rows),
     check_length=check_groups,
+    resumes=True,
 )

@@ -60,9 +60,10 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
     from plop_lora.training.adapters import optimizer_of
     from plop_lora.training.arguments import check_causal, run, trl_arguments
     from plop_lora.training.callbacks import Report, quiet
+    from plop_lora.training.resuming import Resumable, saving_callbacks
     from plop_lora.training.trainers import LossAtLabels, SimilarLengths, WarmedUp
 
-    class Trainer(WarmedUp, SimilarLengths, LossAtLabels, SFTTrainer):  # type: ignore[misc]
+    class Trainer(Resumable, WarmedUp, SimilarLengths, LossAtLabels, SFTTrainer):  # type: ignore[misc]
         """TRL's trainer as every arm uses it."""
 
     check_causal(prepared)
@@ -76,12 +77,14 @@ def train(spec: TrialSpec, prepared: Prepared, rows: Sequence[Row], session: Ses
                 SFTConfig, spec, prepared, session, max_length=spec.training.max_length
             ),
             train_dataset=data,
+            # Asked for where there are evaluations; `Resumable` judges the rows of the session.
+            eval_dataset=data.select(range(1)) if session.checkpoints else None,
             processing_class=prepared.tokenizer,
-            callbacks=[Report(session.log)],
+            callbacks=[Report(session.log), *saving_callbacks(session.checkpoints)],
             optimizers=(optimizer_of(spec, prepared.model), None),
         )
         left, most = _left(trainer, spec), spec.training.max_length
-        trained = run(trainer)
+        trained = run(trainer, session)
     dropped = len(rows) - left
     long = sum(len(example.tokens) > most for example in examples)
     return replace(trained, rows_dropped=dropped, rows_cut=max(0, long - dropped))
@@ -261,4 +264,5 @@ SFT = Task(
     by_answers=True,
     completes=True,
     reads_text=True,
+    resumes=True,
 )
