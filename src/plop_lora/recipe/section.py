@@ -170,7 +170,7 @@ WITH_OPTION = frozenset({
     "place.seed", "place.rslora", "place.loraplus_ratio", "place.init", "place.dropout",
     "score.include", "score.exclude", "score.token", "score.special_tokens",
     "score.trust_remote_code", "finetune.epochs", "finetune.learning_rate", "finetune.patience",
-    "gate.against", "gate.base", "gate.checks", "acquire.licence", *RENAMED,
+    "gate.against", "gate.base", "gate.checks", "acquire.licence", "run.adapter", *RENAMED,
 })  # fmt: skip
 """Keys that have an option of their own. The others are set with `--set`."""
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
