@@ -49,6 +49,25 @@ def test_one_file_of_rows_becomes_a_folder() -> None:
     assert json.loads(typed("--train", PROBLEMS, "--format", "json")[1].splitlines()[0])
 
 
+def test_the_table_says_where_every_row_went() -> None:
+    """Rows that were read, removed and left add up, or somebody has to look for the rest."""
+    rows = [{"text": f"a row about subject {n % 18} of its own"} for n in range(20)]
+    Path("rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    code, shown = typed("--train", "rows.jsonl")
+    cells = [
+        line.split("  ") for line in shown.splitlines() if line.startswith(("train ", "eval "))
+    ]
+    words = [[cell.strip() for cell in line if cell.strip()] for line in cells]
+    assert code == 0
+    assert words == [
+        ["train", "were read", "20"],
+        ["train", "repeat another", "2", "10.0%", "removed", "19, 20"],
+        ["train", "are left", "16", "80.0%"],
+        ["eval", "are held out", "2", "10.0%"],
+    ]
+    assert Acquisition.load("acquired/acquisition.json").eval_rows == 2
+
+
 def test_what_is_refused_exits_with_3_and_writes_nothing() -> None:
     words = ("--train", PROBLEMS, "--set", "acquire.leakage.action=refuse")
     code, shown = typed(*words)
