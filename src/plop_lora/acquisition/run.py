@@ -32,6 +32,8 @@ from plop_lora.records import Acquisition, DataSource, Leak, PersonalPlace, Reas
 
 LEAST_ROWS = 16
 """Fewer rows of a set than this cannot tell placements apart; `plop verify` refuses them."""
+MOST_PIECES = 50_000_000
+"""The largest number of words or characters; each takes about 100 bytes while rows are compared."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,8 +101,19 @@ def _read(named: Mapping[Side, str], recipe: AcquireRecipe) -> tuple[list[RowSet
     _check_fields(sources, [found.fields for found in passages])
     texts = (text.whole for found in passages for text in found.items if text is not None)
     cutter = Cutter(unit_of(settings.unit, texts))
-    sets = zip(named, sources, passages, strict=True)
-    return [RowSet.of(*parts, cutter) for parts in sets], cutter.unit
+    sets = [RowSet.of(*parts, cutter) for parts in zip(named, sources, passages, strict=True)]
+    _check_size(sets, cutter.unit)
+    return sets, cutter.unit
+
+
+def _check_size(sets: Iterable[RowSet], unit: str) -> None:
+    """Refuse more text than can be compared in memory, before it fills up."""
+    pieces = sum(len(asked) + len(answered) for rows in sets for asked, answered in rows.cuts)
+    if pieces > MOST_PIECES:
+        raise DataError(
+            f"The rows have {pieces:,} {unit}, and {MOST_PIECES:,} are the most that are compared "
+            "at once. Acquire a part of the rows at a time, or a sample of them."
+        )
 
 
 def _check_fields(sources: Sequence[Source], fields: Sequence[str]) -> None:
