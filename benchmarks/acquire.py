@@ -95,7 +95,7 @@ def planted(folder: Path, rows: int, kind: str) -> dict[str, list[int]]:
 
 
 def measured(folder: Path) -> dict[str, object]:
-    """Acquire once in this process; return processor times, peak memory and the row numbers found."""
+    """Acquire in this process; return processor times, peak memory and the rows found."""
     from plop_lora.acquisition import acquire
 
     found: dict[str, object] = {}
@@ -151,7 +151,8 @@ def main() -> None:
     lines = [
         f"# Acquiring rows, {datetime.date.today()}\n",
         f"Python {platform.python_version()}, {os.cpu_count()} cores; seconds of one "
-        "processor, since others share the machine; evaluation rows are a tenth of the training rows.\n",
+        "processor, since others share the machine. The evaluation rows are a tenth of the "
+        "training rows.\n",
         "| training rows | texts | seconds | with the search for personal data | peak MiB "
         "| exact | near | leaked |",
         "|---:|---|---:|---:|---:|---|---|---|",

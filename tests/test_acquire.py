@@ -375,6 +375,14 @@ def test_bad_input(lines: str, keys: dict[str, Any], message: str, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
+def test_more_text_than_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine ran out of memory in the middle, without a word about the data."""
+    monkeypatch.setattr("plop_lora.acquisition.run.MOST_PIECES", 59)
+    train = write(tmp_path / "t.jsonl", texts(1, 2))
+    with pytest.raises(DataError, match="have 60 words, and 59 are the most"):
+        acquire(train=train, folder=tmp_path / "out")
+
+
 def test_labels_are_a_part_of_a_row(tmp_path: Path) -> None:
     """A text with another label was removed as a copy, and nobody was told of the contradiction."""
     rows = [{"text": sentence(n), "label": n % 2} for n in range(20)] + [

@@ -186,14 +186,19 @@ def test_removed_rows_hold_none_afterwards(tmp_path: Path) -> None:
         {"text": "text", "acquire": {"split": {"by": "time", "column": "text"}}},
         {"text": "number"},
         {"text": "extra"},
+        {"text": "chat"},
+        {"text": "tooled"},
         {"prompt": "{extra}", "completion": "{number}"},
         {"acquire": {"split": {"by": "group", "column": "same"}}},
     ],
 )
 def test_errors_do_not_quote_the_rows(keys: dict[str, Any], tmp_path: Path) -> None:
     """An error goes to logs and to bug reports, with the value that it was about."""
-    rows = [row | {"extra": {"deep": secret_values()}, "number": 4111111111111111,
-                   "same": secret_values()[0]} for row in rows_with_values()[:20]]  # fmt: skip
+    nested = {"deep": secret_values()}
+    message = {"role": "user", "content": nested}
+    more = {"extra": nested, "number": 4111111111111111, "same": secret_values()[0],
+            "chat": [message], "tooled": [message | {"content": [nested]}]}  # fmt: skip
+    rows = [row | more for row in rows_with_values()[:20]]
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     with pytest.raises(PlopError) as raised:

@@ -3,7 +3,7 @@
 Imports no torch.
 """
 
-from plop_lora.acquisition.acquire import acquire
+from plop_lora.acquisition.run import acquire
 from plop_lora.acquisition.writing import EVAL_FILE, RECORD_FILE, TRAIN_FILE
 
 __all__ = ["EVAL_FILE", "RECORD_FILE", "TRAIN_FILE", "acquire"]

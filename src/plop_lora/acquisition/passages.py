@@ -66,13 +66,19 @@ def passages_of(rows: Sequence[Row], source: str, recipe: AcquireRecipe) -> Pass
     if recipe.prompt is not None and recipe.completion is not None:
         asked = _reader(fields, source, recipe, _template(recipe.prompt))
     label = _label_field(fields, source, recipe)
+    names = whole.field if recipe.prompt is None else _named(recipe)
     items = []
     for number, row in enumerate(rows, start=1):
         try:
             items.append(_passage(row, whole, asked, label))
-        except UnreadableError as error:
-            raise DataError(f"{source}, row {number}: {_without_value(row, error)}") from None
-    return Passages(tuple(items), whole.field if recipe.prompt is None else _named(recipe))
+        except UnreadableError:
+            # The error that is caught shows the value, which may be personal.
+            raise DataError(
+                f"{source}, row {number}: {names} holds something else than text or messages. Name "
+                "another field with --text, or reach inside it with --prompt and --completion, "
+                'such as "{field[key]}".'
+            ) from None
+    return Passages(tuple(items), names)
 
 
 def _reader(fields: Fields, source: str, recipe: AcquireRecipe, template: str | None) -> Reader:
@@ -147,18 +153,3 @@ def _said(messages: Sequence[Mapping[str, Any]], tools: object = None) -> str:
         parts = content if isinstance(content, list) else [content]
         said += [str(part.get("text", "") if isinstance(part, dict) else part) for part in parts]
     return "\n".join(said) or " "
-
-
-def _without_value(row: Row, error: UnreadableError) -> str:
-    """Return what is wrong with a row without the values that an error may show."""
-    text = str(error)
-    if not any(shown in text for shown in _shown(row)):
-        return text
-    return (
-        "a field that is read as text holds something else. Name another field with --text, or "
-        "write one into a text with --prompt."
-    )
-
-
-def _shown(row: Row) -> list[str]:
-    return [repr(value) for value in row.values() if value is not None]

@@ -10,7 +10,7 @@ from pathlib import Path
 from plop_lora.acquisition.licences import Licence, licence_beside, licence_of_card
 from plop_lora.data.lines import STDIN
 from plop_lora.data.reading import Row, hub_name, open_rows
-from plop_lora.data.revisions import HubRevision, resolved
+from plop_lora.data.revisions import commit_of, resolved
 from plop_lora.errors import DataError, UsageError
 from plop_lora.models.folders import expanded
 
@@ -65,9 +65,10 @@ def read_source(name: str, revision: str | None, stated: str | None) -> Source:
             )
         return Source(name, rows, before, None, _stated(stated) or licence_beside(path))
     open_rows(name)  # says at once what is wrong with a name
-    found: HubRevision = resolved(hub_name(name), revision)
-    rows = list(open_rows(name, revision=found.commit))
-    return Source(name, rows, None, found.commit, _stated(stated) or licence_of_card(found))
+    wanted = resolved(hub_name(name), revision)
+    data = open_rows(name, revision=wanted.commit).read()
+    commit = commit_of(data, wanted)
+    return Source(name, list(data), None, commit, _stated(stated) or licence_of_card(wanted))
 
 
 def _stated(licence: str | None) -> Licence | None:

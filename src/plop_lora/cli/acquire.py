@@ -22,6 +22,7 @@ from plop_lora.cli.output import (
 )
 from plop_lora.cli.proof import RecipeOption
 from plop_lora.cli.words import DATA, OUTPUT, TRAINING, among, tasks, with_examples
+from plop_lora.errors import UsageError
 from plop_lora.recipe import AcquireRecipe
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def acquire(
     """Acquire the rows that the other verbs use: exit 0 written, 3 refused by the settings."""
     wanted = AcquireRecipe.read(recipe, given)
     check(output, recipe, wanted.train, wanted.eval, force=force)
+    _check_outside(output, folder)
     from plop_lora.acquisition import TRAIN_FILE
     from plop_lora.acquisition import acquire as step
 
@@ -79,6 +81,17 @@ def acquire(
         data = shlex.quote(str(folder / TRAIN_FILE))
         say(f"Wrote {folder}. Next: plop score MODEL --data {data}", err=True)
     raise typer.Exit(record.exit_code)
+
+
+def _check_outside(output: Path | None, folder: Path) -> None:
+    """Refuse an output in the folder, which is replaced whole the next time."""
+    if output is None or output == STDOUT:
+        return
+    if output.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(
+            f"-o {output} lies in {folder}, which is replaced as a whole. Give a path outside of "
+            "it; the folder has the record anyway."
+        )
 
 
 def _finish(record: Acquisition, output: Path | None, form: Format) -> None:

@@ -1,10 +1,13 @@
 """The commit of a hub data set, by which the same rows are found again, and what its card says.
 
-Where the hub cannot be reached, the commit is that of the local cache. No torch.
+Where the hub cannot be reached, `datasets` reads the newest version in its cache, whatever revision
+is asked for; so the commit of the rows that were read is compared with the one that is wanted.
+No torch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +27,12 @@ class HubRevision:
 
     Attributes:
         name: Its id.
-        commit: The commit.
+        commit: The commit; None where the hub cannot be reached and no cache knows it.
         licence: The licence on its card; None where there is none, or where the hub was not asked.
     """
 
     name: str
-    commit: str
+    commit: str | None
     licence: str | None = None
 
 
@@ -42,8 +45,8 @@ def resolved(name: str, revision: str | None, token: str | None = None) -> HubRe
         token: Access token of the hub; None takes the stored one.
 
     Raises:
-        DataError: The hub knows no such revision; or it cannot be reached, and the cache holds
-            none.
+        DataError: The hub knows no such revision; or it cannot be reached, and no cache knows the
+            branch or tag that is asked for.
     """
     if is_offline() or not reachable():
         return HubRevision(name, _cached(name, revision))
@@ -65,18 +68,48 @@ def resolved(name: str, revision: str | None, token: str | None = None) -> HubRe
     return HubRevision(name, found.sha, words)
 
 
-def _cached(name: str, revision: str | None) -> str:
+def _cached(name: str, revision: str | None) -> str | None:
     """Return the commit that the cache of the hub holds for a revision."""
     from huggingface_hub import constants
 
     if revision is not None and _COMMIT.fullmatch(revision):
         return revision
     folder = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}"
-    try:
+    with contextlib.suppress(OSError, UnicodeDecodeError):
         return (folder / "refs" / (revision or MAIN)).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+    if revision is None:
+        return None
+    raise DataError(
+        f"The commit of {name} at {revision} is unknown: the hub cannot be reached, and the cache "
+        "does not hold it. Give the commit with --set acquire.revision=COMMIT, or run the command "
+        "once with a network."
+    )
+
+
+def commit_of(rows: object, wanted: HubRevision) -> str:
+    """Return the commit of rows that `datasets` has read.
+
+    Args:
+        rows: The `datasets.Dataset`, whose files in the cache lie in a folder named after a commit.
+        wanted: Revision that was asked for.
+
+    Raises:
+        DataError: The rows are of another commit, or their commit is unknown.
+    """
+    files = getattr(rows, "cache_files", ())
+    folders = {Path(str(file["filename"])).parent.name for file in files}
+    commits = sorted(folder for folder in folders if _COMMIT.fullmatch(folder))
+    read = commits[0] if len(commits) == 1 else None
+    if read is not None and wanted.commit not in (None, read):
         raise DataError(
-            f"The commit of {name} at {revision or MAIN} is unknown: the hub cannot be reached, "
-            "and the cache does not hold it. Give the commit with --set acquire.revision=COMMIT, "
-            "or run the command once with a network."
-        ) from error
+            f"{wanted.name} is wanted at commit {wanted.commit}, but the cache holds commit "
+            f"{read}, and the hub cannot be reached. Give that one with --set "
+            f"acquire.revision={read}, or run the command with a network."
+        )
+    if (read or wanted.commit) is None:
+        raise DataError(
+            f"The commit of {wanted.name} is unknown: the hub cannot be reached, and the cache "
+            "does not say it. Give the commit with --set acquire.revision=COMMIT, or run the "
+            "command once with a network."
+        )
+    return str(read or wanted.commit)

@@ -6,8 +6,9 @@ Rendering only.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
-from plop_lora.records import Acquisition, DataSource, RowFinding, Side
+from plop_lora.records import Acquisition, DataSource, Reason, RowFinding, Side
 from plop_lora.reports.markdown import table_markdown
 from plop_lora.reports.rows import Column, Table, plural, short_name
 
@@ -15,27 +16,44 @@ HEAD = "# plop acquire"
 """The beginning of an acquisition in Markdown."""
 LISTED = 5
 """Rows and fields that are listed by number; the record has all."""
+_WORDS = {
+    Reason.EMPTY: "have no text",
+    Reason.EXACT: "repeat another",
+    Reason.NEAR: "nearly repeat another",
+    Reason.LEAKED: "hold an evaluation row",
+    Reason.PERSONAL: "hold personal data or secrets",
+}
 _DONE = {"remove": "removed", "count": "kept", "refuse": "refused"}
 
 
 def acquisition_table(record: Acquisition) -> Table:
-    """One row for each set and reason: how many rows, their share, and what was done with them."""
-    rows = tuple(
-        (
-            str(found.side),
-            str(found.reason),
-            f"{len(found.rows):,}",
-            _share(record, found),
-            _DONE.get(found.action, found.action),
-            _listed(found.rows),
-        )
-        for found in record.findings
-    )
+    """Rows that were read, that were found for each reason, and that are left, set by set."""
     columns = (
-        Column("set"), Column("found"), Column("rows", right=True), Column("share", right=True),
-        Column("action"), Column("row numbers", starts=True),
+        Column("set"), Column("rows that"), Column("number", right=True),
+        Column("share", right=True), Column("action"), Column("row numbers", starts=True),
     )  # fmt: skip
+    rows = tuple(_rows(record))
     return Table(acquisition_title(record), columns, rows, tuple(acquisition_lines(record)))
+
+
+def _rows(record: Acquisition) -> Iterator[tuple[str, ...]]:
+    read = {source.side: source.rows for source in record.sources}
+    for side, left in ((Side.TRAIN, record.train_rows), (Side.EVAL, record.eval_rows)):
+        whole = read.get(side, read[Side.TRAIN])
+        if side in read:
+            yield (str(side), "were read", f"{whole:,}", "", "", "")
+        for found in record.findings:
+            if found.side is side:
+                count, share = _part(len(found.rows), whole)
+                done, numbers = _DONE.get(found.action, found.action), _listed(found.rows)
+                yield (str(side), _WORDS[found.reason], count, share, done, numbers)
+        held = record.held_out and side is Side.EVAL
+        yield (str(side), "are held out" if held else "are left", *_part(left, whole), "", "")
+
+
+def _part(rows: int, whole: int) -> tuple[str, str]:
+    """Return a number of rows, and its share of those that were read."""
+    return f"{rows:,}", f"{rows / max(whole, 1):.1%}"
 
 
 def acquisition_title(record: Acquisition) -> str:
@@ -119,16 +137,9 @@ def _personal_lines(record: Acquisition) -> list[str]:
 
 def _refusal(found: RowFinding) -> str:
     return (
-        f"Refused: {plural(len(found.rows), f'{found.side} row')} ({found.reason}). Change the "
-        "data, or set the action to remove or count."
+        f"Refused: {plural(len(found.rows), f'{found.side} row')} that {_WORDS[found.reason]}. "
+        "Change the data, or set the action to remove or count."
     )
-
-
-def _share(record: Acquisition, found: RowFinding) -> str:
-    """Return the share of the rows of the source, which is one where rows were held out."""
-    side = Side.TRAIN if record.held_out else found.side
-    rows = sum(source.rows for source in record.sources if source.side is side)
-    return f"{len(found.rows) / max(rows, 1):.1%}"
 
 
 def _listed(rows: tuple[int, ...]) -> str:

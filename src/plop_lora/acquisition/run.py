@@ -5,7 +5,7 @@ No torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from plop_lora.acquisition.rowsets import (
     without_duplicates,
     without_empty,
 )
-from plop_lora.acquisition.sources import read_source
+from plop_lora.acquisition.sources import Source, read_source
 from plop_lora.acquisition.splitting import held_out
 from plop_lora.acquisition.writing import check_folder, json_lines, sha256, write_folder
 from plop_lora.errors import DataError
@@ -32,6 +32,8 @@ from plop_lora.records import Acquisition, DataSource, Leak, PersonalPlace, Reas
 
 LEAST_ROWS = 16
 """Fewer rows of a set than this cannot tell placements apart; `plop verify` refuses them."""
+MOST_PIECES = 50_000_000
+"""The largest number of words or characters; each takes about 100 bytes while rows are compared."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,10 +98,32 @@ def _read(named: Mapping[Side, str], recipe: AcquireRecipe) -> tuple[list[RowSet
     settings = recipe.acquire
     sources = [read_source(name, settings.revision, settings.licence) for name in named.values()]
     passages = [passages_of(source.rows, source.name, recipe) for source in sources]
+    _check_fields(sources, [found.fields for found in passages])
     texts = (text.whole for found in passages for text in found.items if text is not None)
     cutter = Cutter(unit_of(settings.unit, texts))
-    sets = zip(named, sources, passages, strict=True)
-    return [RowSet.of(*parts, cutter) for parts in sets], cutter.unit
+    sets = [RowSet.of(*parts, cutter) for parts in zip(named, sources, passages, strict=True)]
+    _check_size(sets, cutter.unit)
+    return sets, cutter.unit
+
+
+def _check_size(sets: Iterable[RowSet], unit: str) -> None:
+    """Refuse more text than can be compared in memory, before it fills up."""
+    pieces = sum(len(asked) + len(answered) for rows in sets for asked, answered in rows.cuts)
+    if pieces > MOST_PIECES:
+        raise DataError(
+            f"The rows have {pieces:,} {unit}, and {MOST_PIECES:,} are the most that are compared "
+            "at once. Acquire a part of the rows at a time, or a sample of them."
+        )
+
+
+def _check_fields(sources: Sequence[Source], fields: Sequence[str]) -> None:
+    """Refuse sets whose texts stand in different fields, which would be different tasks."""
+    if len(set(fields)) > 1:
+        train, evaluation = sources
+        raise DataError(
+            f"{train.name} is read by {fields[0]}, but {evaluation.name} by {fields[1]}. Rename "
+            "fields, or name those of both with --text, or with --prompt and --completion."
+        )
 
 
 def _deduplicated(sets: Iterable[RowSet], unit: str, recipe: AcquireRecipe) -> _Found:
