@@ -14,7 +14,12 @@ import pytest
 import resumed
 import torch
 import trials
+from peft import PeftConfig, PeftModel
+from transformers import AutoConfig, AutoModelForCausalLM
 
+import plop_lora as plop
+from plop_lora.demo import MODEL
+from plop_lora.gating.adapter import read_judged
 from plop_lora.records import TrialResult, TrialSpec
 from plop_lora.training.checkpoints import MARK, find_last, mark_complete, rotate
 from plop_lora.training.curve import Curve
@@ -175,3 +180,27 @@ def test_specs_without_checkpoints_keep_their_digest() -> None:
     document = finetunes.spec("sft").to_dict()
     assert "checkpoints" not in document
     assert "selection" not in document["data"]
+
+
+@pytest.mark.slow
+def test_a_finetune_from_a_placement_to_the_gate(tmp_path: Path) -> None:
+    """What a finetune leaves must load with PEFT's own reader, and be an adapter for the gate."""
+    for name, rows in (("train", finetunes.NEW[:48]), ("eval", finetunes.NEW[60:80])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    placed = placements.placed("bundled", BUNDLED)
+    model = replace(
+        placed.model, name=str(MODEL), config=AutoConfig.from_pretrained(MODEL).to_dict()
+    )
+    record = plop.finetune(
+        replace(placed, model=model), folder=tmp_path / "run", task="sft",
+        train=str(tmp_path / "train.jsonl"), eval=str(tmp_path / "eval.jsonl"),
+        finetune={"learning_rate": 1e-2}, general={"most": 0},
+        training={"device": "cpu", "batch_size": 4, "dtype": "float32"},
+    )  # fmt: skip
+    assert record.verdict == "better than base", record.outcomes
+    assert record.best_step
+    folder = tmp_path / "run" / "adapter"
+    assert PeftConfig.from_pretrained(folder).base_model_name_or_path == str(MODEL)
+    base = AutoModelForCausalLM.from_pretrained(MODEL)
+    assert PeftModel.from_pretrained(base, folder).active_adapter == "default"
+    assert read_judged(folder, None).digest == record.adapter_digest
