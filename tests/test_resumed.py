@@ -15,6 +15,7 @@ import resumed
 import torch
 import trials
 from peft import PeftConfig, PeftModel
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import plop_lora as plop
@@ -96,6 +97,39 @@ def test_a_killed_training_ends_with_the_same_adapter(
         assert found.metrics == whole.metrics
         assert found.cost.tokens == whole.cost.tokens
         assert any("resumed from the checkpoint of step" in note for note in found.notes)
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_ships(tmp_path: Path) -> None:
+    """A training that goes on after its best evaluation would ship what it made worse."""
+    spec = replace(sft(tmp_path, patience=1), learning_rate=0.1)
+    assert resumed.run_forked(spec, tmp_path / "run", tmp_path) == 0
+    found = TrialResult.load(tmp_path / "run" / "result.json")
+    lines = (tmp_path / "run" / "curve.jsonl").read_text().splitlines()
+    losses = {row["step"]: row["eval_loss"] for row in map(json.loads, lines) if "eval_loss" in row}
+    assert found.best_step == min(losses, key=losses.__getitem__)
+    assert found.best_step < found.steps < 8
+    best = load_file(
+        tmp_path / "run" / "checkpoints" / f"checkpoint-{found.best_step}"
+        / "adapter_model.safetensors"
+    )  # fmt: skip
+    for name, tensor in resumed.factors(tmp_path / "run").items():
+        assert torch.equal(tensor, best[name]), name
+
+
+@pytest.mark.slow
+def test_a_training_that_diverges_keeps_its_last_good_checkpoint(tmp_path: Path) -> None:
+    """A checkpoint of NaN would be resumed from, and gated."""
+    spec = sft(tmp_path, patience=3)
+    folder = tmp_path / "run"
+    assert resumed.run_forked(spec, folder, tmp_path, resumed.nan_after_step(5)) == 3
+    found = TrialResult.load(folder / "result.json")
+    assert "became NaN" in found.cause
+    assert not (folder / "adapter").exists()
+    last = find_last(folder / "checkpoints").last
+    assert last.name == "checkpoint-5"
+    factors = load_file(last / "adapter_model.safetensors")
+    assert all(bool(tensor.isfinite().all()) for tensor in factors.values())
 
 
 # --------------------------------------------------------------------------- without training
