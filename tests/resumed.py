@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import traceback
@@ -110,5 +111,25 @@ def killed_at_the_end() -> Callable[[], None]:
             os.kill(os.getpid(), signal.SIGKILL)
 
         adapters.save_adapter = save
+
+    return plant
+
+
+def nan_after_step(step: int) -> Callable[[], None]:
+    """Return a function that makes every factor NaN after so many optimizer steps."""
+
+    def plant() -> None:
+        usual, taken = torch.optim.AdamW.step, [0]
+
+        def stepped(self: Any, *given: Any, **named: Any) -> Any:
+            done = usual(self, *given, **named)
+            taken[0] += 1
+            if taken[0] > step:
+                for group in self.param_groups:
+                    for weight in group["params"]:
+                        weight.data.fill_(math.nan)
+            return done
+
+        torch.optim.AdamW.step = stepped
 
     return plant

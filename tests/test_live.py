@@ -10,7 +10,8 @@ from builders import trial_cost, trial_result, trial_spec
 from rich.console import Console
 
 from plop_lora.recipe import Price
-from plop_lora.records.trial import LADDER
+from plop_lora.records import TrainingSettings
+from plop_lora.records.trial import FINAL, LADDER
 from plop_lora.reports.live import LiveBoard, State, Trial, drawn, live, read_curve, rows
 from plop_lora.training.runners.events import FINISHED, RUNNING, WAITING, Event
 
@@ -190,3 +191,17 @@ def test_phases_have_the_names_of_the_plan() -> None:
                         ("confirm", "confirmation"), ("untrained", "untrained model")):  # fmt: skip
         table = rows(State((Trial(trial_spec(phase=phase)),)))
         assert table.title == f"Trials, {name}: 0 of 1 finished"
+
+
+def test_a_final_finetune_says_what_is_left_from_its_steps(tmp_path: Path) -> None:
+    """By what judging the base took, a day of training would seem to be over in seconds."""
+    spec = trial_spec("plop", phase=FINAL, training=TrainingSettings(epochs=2.0, device="cpu"))
+    now = [100.0]
+    board = LiveBoard([spec], clock=lambda: now[0])
+    (tmp_path / "curve.jsonl").write_text('{"step": 5, "loss": 1.0, "epoch": 0.5}\n')
+    board(Event(spec, tmp_path, RUNNING))
+    assert board.state().left is None
+    with (tmp_path / "curve.jsonl").open("a") as file:
+        file.write('{"step": 10, "loss": 0.9, "epoch": 1.0}\n')
+    now[0] += 60
+    assert board.state().left == pytest.approx(120)

@@ -14,7 +14,13 @@ import pytest
 import resumed
 import torch
 import trials
+from peft import PeftConfig, PeftModel
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
+import plop_lora as plop
+from plop_lora.demo import MODEL
+from plop_lora.gating.adapter import read_judged
 from plop_lora.records import TrialResult, TrialSpec
 from plop_lora.training.checkpoints import MARK, find_last, mark_complete, rotate
 from plop_lora.training.curve import Curve
@@ -91,6 +97,39 @@ def test_a_killed_training_ends_with_the_same_adapter(
         assert found.metrics == whole.metrics
         assert found.cost.tokens == whole.cost.tokens
         assert any("resumed from the checkpoint of step" in note for note in found.notes)
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_ships(tmp_path: Path) -> None:
+    """A training that goes on after its best evaluation would ship what it made worse."""
+    spec = replace(sft(tmp_path, patience=1), learning_rate=0.1)
+    assert resumed.run_forked(spec, tmp_path / "run", tmp_path) == 0
+    found = TrialResult.load(tmp_path / "run" / "result.json")
+    lines = (tmp_path / "run" / "curve.jsonl").read_text().splitlines()
+    losses = {row["step"]: row["eval_loss"] for row in map(json.loads, lines) if "eval_loss" in row}
+    assert found.best_step == min(losses, key=losses.__getitem__)
+    assert found.best_step < found.steps < 8
+    best = load_file(
+        tmp_path / "run" / "checkpoints" / f"checkpoint-{found.best_step}"
+        / "adapter_model.safetensors"
+    )  # fmt: skip
+    for name, tensor in resumed.factors(tmp_path / "run").items():
+        assert torch.equal(tensor, best[name]), name
+
+
+@pytest.mark.slow
+def test_a_training_that_diverges_keeps_its_last_good_checkpoint(tmp_path: Path) -> None:
+    """A checkpoint of NaN would be resumed from, and gated."""
+    spec = sft(tmp_path, patience=3)
+    folder = tmp_path / "run"
+    assert resumed.run_forked(spec, folder, tmp_path, resumed.nan_after_step(5)) == 3
+    found = TrialResult.load(folder / "result.json")
+    assert "became NaN" in found.cause
+    assert not (folder / "adapter").exists()
+    last = find_last(folder / "checkpoints").last
+    assert last.name == "checkpoint-5"
+    factors = load_file(last / "adapter_model.safetensors")
+    assert all(bool(tensor.isfinite().all()) for tensor in factors.values())
 
 
 # --------------------------------------------------------------------------- without training
@@ -175,3 +214,27 @@ def test_specs_without_checkpoints_keep_their_digest() -> None:
     document = finetunes.spec("sft").to_dict()
     assert "checkpoints" not in document
     assert "selection" not in document["data"]
+
+
+@pytest.mark.slow
+def test_a_finetune_from_a_placement_to_the_gate(tmp_path: Path) -> None:
+    """What a finetune leaves must load with PEFT's own reader, and be an adapter for the gate."""
+    for name, rows in (("train", finetunes.NEW[:48]), ("eval", finetunes.NEW[60:80])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    placed = placements.placed("bundled", BUNDLED)
+    model = replace(
+        placed.model, name=str(MODEL), config=AutoConfig.from_pretrained(MODEL).to_dict()
+    )
+    record = plop.finetune(
+        replace(placed, model=model), folder=tmp_path / "run", task="sft",
+        train=str(tmp_path / "train.jsonl"), eval=str(tmp_path / "eval.jsonl"),
+        finetune={"learning_rate": 1e-2}, general={"most": 0},
+        training={"device": "cpu", "batch_size": 4, "dtype": "float32"},
+    )  # fmt: skip
+    assert record.verdict == "better than base", record.outcomes
+    assert record.best_step
+    folder = tmp_path / "run" / "adapter"
+    assert PeftConfig.from_pretrained(folder).base_model_name_or_path == str(MODEL)
+    base = AutoModelForCausalLM.from_pretrained(MODEL)
+    assert PeftModel.from_pretrained(base, folder).active_adapter == "default"
+    assert read_judged(folder, None).digest == record.adapter_digest

@@ -95,7 +95,8 @@ def finetune(
             found = plan_of(source, wanted, folder=folder, arm=arm)
         finish(found, output, form)
         return
-    with proof.live_progress(wanted.price, folder, form) as watch:
+    kept = "Complete checkpoints are kept."
+    with proof.live_progress(wanted.price, folder, form, kept) as watch:
         record = run(source, wanted, folder=folder, arm=arm, watch=watch)
     finish(record, output, form)
     if form is not Format.quiet:

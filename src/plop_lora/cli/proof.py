@@ -76,8 +76,10 @@ def _naming(folder: Path, watch: Watch) -> Watch:
 
 
 @contextlib.contextmanager
-def live_progress(price: Price, folder: Path, form: Format) -> Iterator[Watch]:
-    """Show trials on stderr while they run. On Ctrl-C, print how to resume."""
+def live_progress(
+    price: Price, folder: Path, form: Format, kept: str = "Finished trials are kept."
+) -> Iterator[Watch]:
+    """Show trials on stderr while they run. On Ctrl-C, print what is kept and how to resume."""
     from plop_lora.reports.live import live
     from plop_lora.training.runners.events import ignore
 
@@ -88,7 +90,7 @@ def live_progress(price: Price, folder: Path, form: Format) -> Iterator[Watch]:
     except KeyboardInterrupt:
         again = f"--folder {shlex.quote(str(folder))}"
         say(
-            f"Stopped. Finished trials are kept. To resume, run the same command with {again}.",
+            f"Stopped. {kept} To resume, run the same command with {again}.",
             err=True,
         )
         raise typer.Exit(130) from None

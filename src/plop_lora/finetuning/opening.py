@@ -223,8 +223,9 @@ def check_evaluations(opened: Opened) -> None:
     patience = opened.checkpoints.patience
     evaluations = math.ceil(opened.passes.steps / opened.every)
     if patience and evaluations < 2:
+        steps = "1 step" if opened.passes.steps == 1 else f"{opened.passes.steps} steps"
         raise DataError(
-            f"The training has {opened.passes.steps} steps and so {evaluations} evaluation, which "
-            "leaves nothing to choose from. Give more epochs, a larger finetune.per_epoch, or "
-            "--patience 0, which trains on the selection rows as well."
+            f"The training has {steps} and so 1 evaluation, which leaves nothing to choose from. "
+            "Give more epochs, a larger finetune.per_epoch, or --patience 0, which trains on the "
+            "selection rows as well."
         )

@@ -210,6 +210,7 @@ class LiveBoard:
         self._trials = {spec.digest(): Trial(spec) for spec in specs}
         self._folders: dict[str, Path] = {}
         self._began: dict[str, float] = {}
+        self._done_before: dict[str, float] = {}
         self._ended: list[str] = []
         self._at_once = 1
 
@@ -226,6 +227,7 @@ class LiveBoard:
             self._folders[digest] = event.folder
             if event.state == RUNNING:
                 self._began[digest] = self._clock()
+                self._done_before[digest] = share_done(event.folder, event.spec)
             curve = () if event.state == WAITING else read_curve(event.folder, event.spec.task)
             self._trials[digest] = Trial(event.spec, event.state, curve, event.result)
             under_way = sum(trial.state == RUNNING for trial in self._trials.values())
@@ -268,6 +270,9 @@ class LiveBoard:
         for trial in self._trials.values():
             if trial.result is not None and trial.result.done:
                 seconds.setdefault(trial.spec.phase, []).append(trial.result.cost.wall_seconds)
+        trials = self._trials.values()
+        if any(trial.spec.phase == FINAL and trial.state != FINISHED for trial in trials):
+            return self._left_of_final()
         every = [value for values in seconds.values() for value in values]
         if not every:
             return None
@@ -279,6 +284,17 @@ class LiveBoard:
                 passed = 0.0 if began is None else self._clock() - began
                 total += max(0.0, sum(alike) / len(alike) - passed)
         return total / self._at_once
+
+    def _left_of_final(self) -> float | None:
+        """Estimate the remaining seconds of a final finetune from the steps that it has taken."""
+        for digest, trial in self._trials.items():
+            if trial.spec.phase == FINAL and trial.state == RUNNING:
+                before = self._done_before[digest]
+                share = share_done(self._folders[digest], trial.spec)
+                if share > before:
+                    passed = self._clock() - self._began[digest]
+                    return passed * (1 - share) / (share - before)
+        return None
 
     def line(self, event: Event) -> str:
         """Return the line of a finished trial, for a log."""
@@ -301,27 +317,44 @@ def ended_line(event: ArmEnded) -> str:
     return f"{event.arm}: {event.why}"
 
 
+def share_done(folder: Path, spec: TrialSpec) -> float:
+    """Return the share of a training that its curve says is done, from 0 to 1."""
+    key, whole = ("epoch", spec.training.epochs)
+    if spec.training.steps is not None:
+        key, whole = "step", float(spec.training.steps)
+    rows = _logged_rows(folder)
+    done = rows[-1].get(key) if rows else None
+    return min(1.0, done / whole) if isinstance(done, int | float) else 0.0
+
+
 def read_curve(folder: Path, task: str) -> tuple[float, ...]:
     """Return the losses (for grpo, rewards) that a trial has logged, without an incomplete line.
 
     The result is empty if there is no curve yet. Values that are not finite are left out.
     """
     key = "reward" if task_named(task).samples else "loss"
+    values = (row.get(key) for row in _logged_rows(folder))
+    return tuple(
+        float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)
+    )
+
+
+def _logged_rows(folder: Path) -> list[dict[str, Any]]:
+    """Return the complete rows at the end of a curve; none where there is no curve yet."""
     try:
         with open(folder / CURVE, "rb") as file:
             file.seek(0, 2)
             file.seek(max(0, file.tell() - _TAIL_BYTES))
             lines = file.read().splitlines()
     except OSError:
-        return ()
-    values: list[float] = []
+        return []
+    rows: list[dict[str, Any]] = []
     for line in lines:
         with contextlib.suppress(ValueError):
             row: Any = json.loads(line)
-            value = row.get(key) if isinstance(row, dict) else None
-            if isinstance(value, int | float) and math.isfinite(value):
-                values.append(float(value))
-    return tuple(values)
+            if isinstance(row, dict):
+                rows.append(row)
+    return rows
 
 
 @contextlib.contextmanager
