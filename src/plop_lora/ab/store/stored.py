@@ -24,6 +24,7 @@ from plop_lora.ab.store.history import COVERAGE, OFF, ON, Change, ChangeKind, De
 from plop_lora.ab.store.schema import CHANGES, EVENTS, EXPERIMENTS
 from plop_lora.ab.store.seen import LeftOut, RunCounts, Seen, StoredEvent, observe
 from plop_lora.errors import RecordError, UsageError
+from plop_lora.escapes import escaped
 from plop_lora.records import Experiment, Ramp
 
 _CHUNK = 5_000
@@ -279,11 +280,16 @@ class StoredRun:
         )
         query = query.where(CHANGES.c.experiment == number).order_by(CHANGES.c.number)
         rows = connection.execute(query).mappings()
-        changes = [Change(**{**row, "kind": ChangeKind(row["kind"])}) for row in rows]
+        # A reason is shown as it stands here, whoever has written it.
+        changes = [
+            Change(**{**row, "kind": ChangeKind(row["kind"]), "reason": escaped(row["reason"])})
+            for row in rows
+        ]
         return History(self._digest, changes)
 
     def _append(self, connection: Connection, number: int, change: Change) -> None:
-        row = asdict(change) | {"kind": str(change.kind), "received": datetime.now(UTC)}
+        row = asdict(change) | {"kind": str(change.kind), "reason": escaped(change.reason)}
+        row["received"] = datetime.now(UTC)
         connection.execute(insert(CHANGES), {"experiment": number, **row})
 
     def _lock(self, connection: Connection) -> int:
