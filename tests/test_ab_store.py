@@ -245,6 +245,7 @@ def test_times_keep_their_zone(run) -> None:
         (exposure("u", "nxt", START), "Did you mean 'next'"),
         (measured("u", "resolved", 1.5, START), "from 0 to 1"),
         (measured("u", "resolved", -1, START, kind=BEFORE), "from 0 to 1"),
+        (exposure("u", "now", datetime(1, 1, 1, tzinfo=TOKYO)), "the years go from 1 to 9999"),
         (measured("u\n", "latency", 1, START), "character that acts"),
         (measured("u", "a\0", 1, START), "character that acts"),
         (measured("u", "", 1, START), "1 to 256 characters"),
@@ -325,16 +326,32 @@ def test_the_analysis_takes_what_is_stored(run) -> None:
     assert analysis.sample_ratio.units == {"now": 200, "next": 200}
 
 
+def test_who_reads_does_not_wait_for_who_writes(run, store_url) -> None:
+    """`plop ab status` would fail while an import of a million events is going on."""
+    run.write(visit("u", "now"))
+    with run._database.writing() as connection:
+        run._lock(connection)
+        with Store.open(store_url) as store:
+            other = store.run(run.experiment)
+            assert other.counts().units["now"] == 1
+            assert other.state().ramp.coverage == 0.1
+            assert "support" in repr(other)
+            assert "s3cret" not in repr(store) + repr(other)
+
+
 # --------------------------------------------------------------------------- databases with faults
 
 
 def test_a_file_that_is_no_database_is_left_as_it_is(tmp_path) -> None:
     """A wrong path would replace the user's file by a database."""
-    file = tmp_path / "notes.txt"
-    file.write_text("what I have to do\n" * 100)
+    for lines in (1, 20, 100, 10_000):
+        file = tmp_path / "notes.txt"
+        file.write_text("what I have to do\n" * lines)
+        with pytest.raises(StoreError, match=r"not a database.*another file"):
+            Store.open(f"sqlite:///{file}")
+        assert file.read_text() == "what I have to do\n" * lines
     with pytest.raises(StoreError, match=r"not a database.*another file"):
-        Store.open(f"sqlite:///{file}")
-    assert file.read_text() == "what I have to do\n" * 100
+        Store.open(f"sqlite:///{tmp_path}")
 
 
 def test_a_damaged_database_is_told(tmp_path) -> None:

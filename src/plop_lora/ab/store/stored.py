@@ -17,7 +17,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from plop_lora.ab.events import EXPOSURE, VALUE, Event
 from plop_lora.ab.observations import Observation
-from plop_lora.ab.running import RunState
+from plop_lora.ab.running import ExperimentRun, RunState
+from plop_lora.ab.store.address import shown_address
 from plop_lora.ab.store.checks import check_at, check_decision, check_events, check_switch
 from plop_lora.ab.store.database import Database
 from plop_lora.ab.store.history import COVERAGE, OFF, ON, Change, ChangeKind, Decision, History
@@ -56,6 +57,9 @@ class Store:
         """
         return cls(Database.open(url))
 
+    def __repr__(self) -> str:
+        return f"<Store: {shown_address(self._database.url)}>"
+
     def run(self, experiment: Experiment) -> StoredRun:
         """Return the run of an experiment, which need not be started yet."""
         return StoredRun(self._database, experiment)
@@ -76,7 +80,7 @@ class Store:
         self.close()
 
 
-class StoredRun:
+class StoredRun(ExperimentRun):
     """A running experiment in a store; see `ExperimentRun`.
 
     Every method raises a StoreError if the database cannot be reached, read or written now. All but
@@ -90,6 +94,10 @@ class StoredRun:
         self._experiment = experiment
         self._digest = experiment.digest()
         self._number: int | None = None
+
+    def __repr__(self) -> str:
+        address = shown_address(self._database.url)
+        return f"<StoredRun: {self._experiment.name!r} in {address}>"
 
     @property
     def experiment(self) -> Experiment:
@@ -128,7 +136,7 @@ class StoredRun:
         """Return what holds now."""
         return self._history().state()
 
-    def raise_coverage(self, coverage: float, at: datetime, reason: str = "") -> Ramp:
+    def raise_coverage(self, share: float, at: datetime, reason: str = "") -> Ramp:
         """Raise the share of units that take part, and return the coverage over time.
 
         Of two processes that raise it at the same time, the second sees what the first has done.
@@ -138,14 +146,14 @@ class StoredRun:
                 before the last change.
         """
         check_at(at)
-        if not coverage:
+        if not share:
             raise UsageError(
                 "A coverage of 0 ends the experiment. Say how it ends with: plop ab stop"
             )
         with self._database.writing() as connection:
             number = self._lock(connection)
-            ramp = self._read_history(connection, number).ramp().raised(coverage, at, reason)
-            step = Change(kind=COVERAGE, at=at, reason=reason, coverage=coverage)
+            ramp = self._read_history(connection, number).ramp().raised(share, at, reason)
+            step = Change(kind=COVERAGE, at=at, reason=reason, coverage=share)
             self._append(connection, number, step)
         return ramp
 
