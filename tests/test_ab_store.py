@@ -370,17 +370,20 @@ def test_a_damaged_database_is_told(tmp_path) -> None:
             store.run(experiment()).observations()
 
 
-def test_values_of_a_hand_that_are_none_are_told(run, store_url) -> None:
+def test_values_of_a_hand_that_are_none_are_told(tmp_path) -> None:
     """SQLite keeps a text in a column of numbers, which no analysis could add up."""
-    if not store_url.startswith("sqlite"):
-        pytest.skip("PostgreSQL refuses them itself")
-    run.write(visit("u", "now", values=[("latency", 1, 1)]))
-    for change in ("value = 'much'", "value = 1, at = 'yesterday'"):
-        with sqlite3.connect(store_url.removeprefix("sqlite:///")) as connection:
-            connection.execute(f"UPDATE plop_events SET {change}")
-        connection.close()
-        with pytest.raises(StoreError, match="Cannot read the store"):
-            run.observations()
+    file = tmp_path / "store.db"
+    with Store.open(f"sqlite:///{file}") as store:
+        run = store.run(experiment())
+        run.start(START)
+        run.write(visit("u", "now", values=[("latency", 1, 1)]))
+        for change in ("value = 'much'", "value = 1, at = 'yesterday'"):
+            connection = sqlite3.connect(file)
+            with connection:
+                connection.execute(f"UPDATE plop_events SET {change}")
+            connection.close()
+            with pytest.raises(StoreError, match="Cannot read the store"):
+                run.observations()
 
 
 def test_the_file_is_the_users_alone(tmp_path) -> None:
