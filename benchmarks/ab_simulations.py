@@ -107,15 +107,22 @@ def binary(
     return make
 
 
-def values(sample: Callable[[np.random.Generator, tuple[int, int]], Floats]) -> Population:
-    """Return runs of means of independent values."""
+def values(
+    sample: Callable[[np.random.Generator, tuple[int, int]], Floats], effect: float = 0.0
+) -> Population:
+    """Return runs of means of independent values; `effect` is added to those of the arm."""
 
     def make(draw: np.random.Generator, runs: int) -> Looks:
         ends = _ends(PER_ARM, LOOKS)
-        arms = [_moments(sample(draw, (runs, PER_ARM)), ends) for _ in range(2)]
+        arms = [_moments(sample(draw, (runs, PER_ARM)) + shift, ends) for shift in (0.0, effect)]
         return _of_arms(arms, ends)
 
     return make
+
+
+def normal(effect: float) -> Population:
+    """Return runs of means of normal values with a spread of 1."""
+    return values(lambda draw, shape: draw.normal(size=shape), effect)
 
 
 def ratio(by_request: bool) -> Population:

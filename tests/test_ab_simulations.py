@@ -24,15 +24,23 @@ ROOT = Path(__file__).parents[1]
 FEW, MANY = 1000, 4000
 
 
-@pytest.fixture(scope="module")
-def simulations() -> ModuleType:
-    """Return the benchmark as a module."""
-    path = ROOT / "benchmarks" / "ab_simulations.py"
-    spec = importlib.util.spec_from_file_location("ab_simulations", path)
+def benchmark(name: str) -> ModuleType:
+    """Return a benchmark as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def simulations() -> ModuleType:
+    return benchmark("ab_simulations")
+
+
+@pytest.fixture(scope="module")
+def alternatives(simulations: ModuleType) -> ModuleType:
+    return benchmark("ab_alternatives")
 
 
 def most(share: float, runs: int) -> float:
@@ -123,6 +131,24 @@ def test_the_page_shows_what_was_measured() -> None:
     names: dict[str, object] = {}
     exec(example, names)
     assert names["arm"] in ("now", "next", None)
+
+
+def test_a_worse_arm_ends_as_harm_and_an_equal_one_does_not(alternatives: ModuleType) -> None:
+    """A test of an improvement against none says "no effect" of an arm that does harm."""
+    harm = alternatives.OUTCOMES.index(alternatives.WORSE)
+    sequence, wald = alternatives.sequence, alternatives.wald
+    worse = alternatives.outcomes(sequence, alternatives.normal(-0.1), FEW)
+    assert worse[harm] >= 0.95
+    assert alternatives.outcomes(sequence, alternatives.normal(0.0), FEW)[harm] <= 0.025
+    assert alternatives.outcomes(wald, alternatives.normal(-0.1), FEW)[harm] == 0
+
+
+def test_the_page_of_others_shows_what_was_measured() -> None:
+    page = (ROOT / "docs" / "ab-comparison.md").read_text(encoding="utf-8")
+    newest = max((ROOT / "benchmarks" / "results").glob("ab-alternatives-*.md"))
+    rows = [line for line in newest.read_text(encoding="utf-8").splitlines() if "|" in line]
+    assert len(rows) == 11
+    assert [row for row in rows if row not in page] == []
 
 
 @pytest.mark.slow

@@ -1,0 +1,30 @@
+"""`plop ab`: A/B tests of adapters in production, one file per verb. Imports no torch."""
+
+from __future__ import annotations
+
+import typer
+
+from plop_lora.cli.ab.analyze import analyze
+from plop_lora.cli.ab.assign import assign
+from plop_lora.cli.ab.import_ import import_
+from plop_lora.cli.ab.init import init
+from plop_lora.cli.ab.log import NegativeNumbers, log
+from plop_lora.cli.ab.plan import plan
+from plop_lora.cli.ab.ramp import ramp
+from plop_lora.cli.ab.serve import serve
+from plop_lora.cli.ab.status import status
+from plop_lora.cli.ab.stop import stop
+from plop_lora.cli.ab.switch import switch
+from plop_lora.cli.registering import HELP, register, show_help
+
+VERBS = (plan, init, assign, serve, log, import_, status, analyze, ramp, switch, stop)
+
+app = typer.Typer(
+    help="Test adapters against each other in production: plan, start, measure and decide.",
+    rich_markup_mode="markdown",
+    context_settings=HELP,
+    invoke_without_command=True,
+    callback=show_help,
+)
+for verb in VERBS:
+    register(app, verb, cls=NegativeNumbers if verb is log else None)

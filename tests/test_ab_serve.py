@@ -1,0 +1,294 @@
+"""`plop ab serve` as a process of its own: on real databases, killed, doubled, and typed wrongly."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from experiments import experiment
+from routers import ADMIN, Running, begin, chunk, units, upstream
+
+from plop_lora.ab.store import Store
+from plop_lora.records import Experiment
+
+BODY = {"model": "support", "messages": []}
+MODELS = ("--model", "now=base", "--model", "next=tuned")
+
+
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Wait for a condition, far longer than it takes."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Path:
+    """The file of an experiment that runs, with its database beside it."""
+    made = experiment()
+    with Store.open(f"sqlite:///{tmp_path / 'support.db'}") as store:
+        store.run(made).start(datetime.now(UTC))
+    return made.save(tmp_path / "support.json")
+
+
+@contextlib.contextmanager
+def serving(
+    file: Path, url: str, *words: str, ended: int | None = 0
+) -> Iterator[tuple[Running, subprocess.Popen[str]]]:
+    """Run `plop ab serve` at a free port, and end it with a SIGTERM unless it was killed."""
+    command = [sys.executable, "-m", "plop_lora", "ab", "serve", "-e", str(file), "--port", "0",
+               "--upstream", url, *MODELS, "--poll", "0.1", *words]  # fmt: skip
+    environment = {**os.environ, "PLOP_ADMIN_TOKEN": ADMIN}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stderr is not None
+    log: list[str] = []
+    for line in process.stderr:
+        log.append(line)
+        if "listening" in line:
+            break
+    else:
+        raise AssertionError("".join(log))
+    reader = threading.Thread(target=log.extend, args=(process.stderr,))
+    reader.start()
+    port = int(json.loads(log[-1])["address"].rpartition(":")[2])
+    try:
+        yield Running(None, port), process  # type: ignore[arg-type]
+    finally:
+        process.terminate()
+        code = process.wait(60)
+        reader.join()
+        process.stderr.close()
+        assert ended is None or code == ended, "".join(log)
+        assert "Traceback" not in "".join(log)
+
+
+def stored(file: Path) -> Counter[tuple[str, str]]:
+    """Return how many events of each unit and name the database has; an exposure has none."""
+    from sqlalchemy import create_engine, select
+
+    from plop_lora.ab.store.schema import EVENTS
+
+    engine = create_engine(f"sqlite:///{file.with_suffix('.db')}")
+    with engine.connect() as connection:
+        rows = connection.execute(select(EVENTS.c.unit, EVENTS.c.name)).fetchall()
+    engine.dispose()
+    return Counter((row.unit, row.name) for row in rows)
+
+
+def test_from_a_request_to_the_database(started: Path) -> None:
+    """The parts fit together: assignment, events, the database, the end."""
+    made = Experiment.load(started)
+    (unit,) = units(made, "next", 1)
+    with upstream() as server, serving(started, server.url) as (router, _):
+        assert router.post(BODY, unit=unit).json()["model"] == "tuned"
+        assert router.get("/plop/ready").status == 200
+    with Store.open(f"sqlite:///{started.with_suffix('.db')}") as store:
+        run = store.run(made)
+        assert run.counts().units == {"next": 1, "now": 0}
+    assert {name for _, name in stored(started)} == {
+        "", "failed", "latency_last", "tokens_in", "tokens_out"
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_sigterm_lets_a_stream_come_to_its_end(started: Path) -> None:
+    """A rollout of the router must cut no answer and lose no event."""
+    import asyncio
+
+    go_on = threading.Event()
+
+    async def answer(request: Any, body: bytes) -> Any:
+        response = await begin(request)
+        await response.write(chunk("one"))
+        await asyncio.to_thread(go_on.wait, 30)
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    (unit,) = units(Experiment.load(started), "next", 1)
+    replies = []
+    with upstream(answer) as server, serving(started, server.url) as (router, process):
+        client = threading.Thread(target=lambda: replies.append(router.post(BODY, unit=unit)))
+        client.start()
+        until(lambda: server.got)
+        process.terminate()
+        with pytest.raises(OSError):
+            while True:  # it accepts nothing more, at the latest when the stream has ended
+                router.get("/plop/health")
+                time.sleep(0.02)
+        go_on.set()
+        client.join()
+    assert replies[0].body.endswith(b"data: [DONE]\n\n")
+    assert not replies[0].broken
+    assert sum(count for (_, name), count in stored(started).items() if name == "failed") == 1
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_moments(started: Path) -> None:
+    """What a client has received is counted once, whenever the process dies."""
+    made = Experiment.load(started)
+    draw = random.Random(3)
+    complete: list[str] = []
+    sent: list[str] = []
+    wrong: list[object] = []
+    counter = iter(range(10**9))
+    lock = threading.Lock()
+
+    def client(router: Running, over: threading.Event) -> None:
+        while not over.is_set():
+            with lock:
+                unit = f"account-{next(counter)}"
+                sent.append(unit)
+            try:
+                reply = router.post(BODY, unit=unit)
+            except OSError:
+                return  # the router is gone
+            except Exception as error:
+                if "IncompleteRead" not in repr(error) and "BadStatusLine" not in repr(error):
+                    wrong.append(error)
+                return
+            if reply.broken:
+                return
+            if reply.status == 200:
+                complete.append(unit)
+            else:
+                wrong.append((reply.status, reply.body))
+
+    with upstream() as server:
+        for _ in range(20):
+            with serving(started, server.url, ended=None) as (router, process):
+                over = threading.Event()
+                clients = [threading.Thread(target=client, args=(router, over)) for _ in range(4)]
+                for thread in clients:
+                    thread.start()
+                time.sleep(draw.uniform(0.01, 0.4))
+                process.kill()
+                over.set()
+                for thread in clients:
+                    thread.join()
+        with serving(started, server.url):
+            until(lambda: all(stored(started)[made.pseudonym(u), "failed"] for u in complete))
+    counts = stored(started)
+    assert wrong == []
+    assert len(complete) > 100
+    for unit in sent:
+        name = made.pseudonym(unit)
+        expected = {1} if unit in set(complete) else {0, 1}
+        assert {counts[name, ""], counts[name, "failed"]} <= expected, unit
+    assert counts.total() <= 5 * len(sent)
+
+
+@pytest.mark.slow
+def test_two_routers_on_one_database(started: Path) -> None:
+    """They agree on the arms, share the switches, and count each unit once."""
+    made = Experiment.load(started)
+    new, now = units(made, "next", 20), units(made, "now", 20)
+    with upstream() as server:
+        with serving(started, server.url) as (one, _), serving(started, server.url) as (two, _):
+            for unit in (*new, *now):
+                models = {router.post(BODY, unit=unit).json()["model"] for router in (one, two)}
+                assert models == {"tuned" if unit in new else "base"}
+            assert one.switch("next", {"on": False, "reason": "it swears"}).status == 200
+            until(lambda: two.post(BODY, unit=new[0]).json()["model"] == "base")
+            reason = two.get("/plop/state", ADMIN).json()["arms"]["next"]["reason"]
+            assert reason == "it swears"
+    counts = stored(started)
+    assert sum(count for (_, name), count in counts.items() if not name) == 40
+    assert counts[made.pseudonym(new[1]), "failed"] == 2
+
+
+@pytest.mark.slow
+def test_the_watch_acts_on_what_is_stored(tmp_path: Path) -> None:
+    """Harm that the router itself has logged switches the arm off, for all of them."""
+    from plop_lora.ab import Metric, MetricKind
+
+    metrics = (Metric(name="failed", kind=MetricKind.SHARE, higher_is_better=False),)
+    made = experiment(metrics=metrics, primary="failed", guardrails=(), planned_units=600)
+    file = made.save(tmp_path / "support.json")
+    with Store.open(f"sqlite:///{tmp_path / 'support.db'}") as store:
+        store.run(made).start(datetime.now(UTC))
+
+    async def answer(request: Any, body: bytes) -> Any:
+        from aiohttp import web
+
+        return web.json_response({}, status=500 if json.loads(body)["model"] == "tuned" else 200)
+
+    new, now = units(made, "next", 301), units(made, "now", 300)
+    with upstream(answer) as server, serving(file, server.url, "--watch", "0.3") as (router, _):
+        for pair in zip(new, now, strict=False):
+            for unit in pair:
+                router.post(BODY, unit=unit)
+        until(lambda: router.post(BODY, unit=new[-1]).status == 200)
+        arm = router.get("/plop/state", ADMIN).json()["arms"]["next"]
+    assert not arm["on"]
+    assert "failed" in arm["reason"]
+
+
+def test_what_is_wrong_before_the_start(
+    started: Path, run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A router that starts with an error would send units into it."""
+    with upstream() as server:
+
+        def told(*words: str, url: str = server.url, file: Path = started) -> str:
+            code, output, errors = run("ab", "serve", "-e", str(file), "--upstream", url, *words)
+            assert code in (1, 2)
+            assert output == ""
+            assert errors.startswith("Error: ")
+            assert errors.count("\n") == 1
+            return errors
+
+        assert "does not serve the model 'now' of the arm 'now'; it lists base, tuned" in told()
+        assert "does not answer" in told(*MODELS, url="http://127.0.0.1:1")
+        assert "is no address" in told(*MODELS, url="localhost:8000")
+        assert "the status 405" in told(*MODELS, url=f"{server.url}/prefix")
+        assert "write it as ARM=NAME" in told("--model", "now")
+        assert "no arm 'nex'" in told("--model", "nex=tuned")
+        assert "PLOP_TRAFFIC_TOKEN" in told(*MODELS, "--host", "0.0.0.0")
+        assert "cannot be passed on" in told(*MODELS, "--path", "/metrics")
+        assert "The limit 'body'" in told(*MODELS, "--max-body", "0")
+        assert "--admin-token-file" in told(*MODELS, "--admin-token-file", "none")
+        assert "Cannot listen" in told(*MODELS, "--port", server.url.rpartition(":")[2])
+        other = experiment(name="other").save(started.parent / "other.json")
+        assert "plop ab init" in told(*MODELS, file=other)
+        changed = experiment(planned_units=5000).save(started.parent / "support2.json")
+        url = f"sqlite:///{started.with_suffix('.db')}"
+        assert "support" in told(*MODELS, "--database", url, file=changed)
+        monkeypatch.setenv("PLOP_ADMIN_TOKEN", "short")
+        error = told(*MODELS)
+        assert "16" in error
+        assert "short" not in error
+
+
+def test_the_verb_imports_no_torch() -> None:
+    """A router has no use for it, and its start would take seconds and its memory a gigabyte."""
+    code = (
+        "import sys\n"
+        "import plop_lora.ab.router, plop_lora.ab.router.app, plop_lora.cli.ab.serve\n"
+        "assert not {'torch', 'transformers', 'sqlalchemy', 'aiohttp', 'uvicorn', 'starlette',"
+        " 'prometheus_client'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_signal_handler_is_put_back() -> None:
+    """A program that calls `serve` has its own idea of a SIGTERM."""
+    from plop_lora.ab.router.server import _terminated_quietly
+
+    before = signal.getsignal(signal.SIGTERM)
+    with _terminated_quietly():
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
