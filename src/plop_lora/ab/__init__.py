@@ -3,6 +3,8 @@
     experiment = ab.Experiment(name=..., arms=(ab.adapter_arm("now", 0.5, folder), ...), ...)
     arm = experiment.assign(unit)
     analysis = ab.analyze(experiment, observations)
+    with ab.open_run("experiment.json") as run:  # in a gateway
+        arm = run.assign(unit)
 
 Nothing here serves a model. `Experiment.assign` is a function of the unit and the experiment alone,
 and so it works in any gateway. `Store` and `Writer` keep what happens; the libraries of databases
@@ -45,6 +47,7 @@ __all__ = [
     "analyze",
     "check_unchanged",
     "new_salt",
+    "open_run",
     "plan",
     "read_baseline",
 ]
@@ -55,4 +58,8 @@ def __getattr__(name: str) -> object:
         from plop_lora.ab import store
 
         return getattr(store, name)
+    if name == "open_run":
+        from plop_lora.ab.live import open_run
+
+        return open_run
     raise AttributeError(f"module 'plop_lora.ab' has no attribute {name!r}")

@@ -142,8 +142,8 @@ def _start(
         say(f"Wrote {path}. It holds the salt, which is a secret.", err=True)
     more = options_of(path, database)
     say(
-        f"Started. The arm of a unit: plop ab assign UNIT {more}\n"
-        f"How it goes: plop ab status {more}\n"
-        f"More units: plop ab ramp 10% {more} --reason REASON",
+        f"Started. The arm of a unit: {' '.join(('plop ab assign UNIT', more)).rstrip()}\n"
+        f"How it goes: {' '.join(('plop ab status', more)).rstrip()}\n"
+        f"More units: {' '.join(('plop ab ramp 10%', more)).rstrip()} --reason REASON",
         err=True,
     )

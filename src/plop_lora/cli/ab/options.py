@@ -62,12 +62,9 @@ TimezoneOption = Annotated[
 
 def database_of(experiment: Path, given: str | None) -> str:
     """Return the address of the database: the one given, or a file beside the experiment."""
-    return given or f"sqlite:///{beside(experiment, '.db')}"
+    from plop_lora.ab.live import database_beside
 
-
-def beside(experiment: Path, suffix: str) -> Path:
-    """Return the path of a file that belongs to an experiment, such as its database."""
-    return experiment.absolute().with_suffix(suffix)
+    return given or database_beside(experiment)
 
 
 @contextlib.contextmanager
