@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -138,3 +140,21 @@ def test_a_run_that_cannot_be_opened(stored: StoredRun) -> None:
     experiment(coverage=0.4).save(FILE)
     with pytest.raises(RecordError, match="was changed after its start"):
         ab.open_run(FILE)
+
+
+def test_public_names_are_real() -> None:
+    assert set(ab.__all__) == set(ab._HOMES)
+    for name in ab.__all__:
+        assert getattr(ab, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'analyse'"):
+        ab.analyse  # noqa: B018
+
+
+def test_a_gateway_imports_neither_statistics_nor_a_database() -> None:
+    """It answers requests: half a second and 100 MB of scipy are for whoever analyses."""
+    code = (
+        "import sys; from plop_lora import ab; ab.open_run, ab.Experiment\n"
+        "found = {'torch', 'scipy', 'sqlalchemy', 'pandas'} & set(sys.modules)\n"
+        "assert not found, found"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

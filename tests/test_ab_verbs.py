@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -275,8 +276,6 @@ def test_status_shows_arms_values_and_the_next_command(started: Experiment, run:
 
 def test_the_rate_counts_the_coverage(started: Experiment) -> None:
     """Units that came under 1 % say nothing of the days to go under 50 % unless weighed."""
-    from datetime import timedelta
-
     from plop_lora.ab.events import exposure
     from plop_lora.ab.status import status_of
 
@@ -313,6 +312,17 @@ def test_the_coverage_is_only_raised(started: Experiment, run: Run) -> None:
         assert (code, output) == (2, ""), wrong
         assert message in errors
     assert "--reason" in run("ab", "ramp", "70%")[2]
+
+
+def test_a_clock_that_goes_back_is_told(
+    started: Experiment, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that stood before the one that it follows would give units of no arm an arm."""
+    verb = sys.modules["plop_lora.cli.ab.ramp"]
+    monkeypatch.setattr(verb, "now", lambda: datetime(2001, 1, 1, tzinfo=UTC))
+    code, output, errors = run("ab", "ramp", "90%", "--reason", "more")
+    assert (code, output) == (2, "")
+    assert "before the last change" in errors
 
 
 @pytest.mark.parametrize(
