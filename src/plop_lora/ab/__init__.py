@@ -7,7 +7,7 @@
         arm = run.assign(unit)
 
 Nothing here serves a model. `Experiment.assign` is a function of the unit and the experiment alone,
-and so it works in any gateway. `Store` keeps what happens. Names are loaded when they are first
+and so it works in any gateway. `Store` and `Writer` keep what happens. Names are loaded when they are first
 used, so that a gateway imports neither scipy nor torch, and no database before it opens one.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from plop_lora.ab.observations import Observation
     from plop_lora.ab.past_data import Baseline, read_baseline
     from plop_lora.ab.sample_size import plan
-    from plop_lora.ab.store import Store
+    from plop_lora.ab.store import Store, Writer
     from plop_lora.records.experiment import (
         Experiment,
         ExperimentArm,
@@ -45,6 +45,7 @@ _HOMES = {
     "PerUnit": "records.experiment",
     "Ramp": "records.experiment",
     "Store": "ab.store",
+    "Writer": "ab.store",
     "adapter_arm": "ab.arms",
     "analyze": "ab.analysis",
     "check_unchanged": "ab.arms",
@@ -65,6 +66,7 @@ __all__ = [
     "PerUnit",
     "Ramp",
     "Store",
+    "Writer",
     "adapter_arm",
     "analyze",
     "check_unchanged",
