@@ -19,7 +19,7 @@ from experiments import adapter_folder, arm, experiment, verdict
 from plop_lora import ab
 from plop_lora.ab.design import recipe_template
 from plop_lora.ab.store import Store
-from plop_lora.cli.ab.options import share_of
+from plop_lora.cli.ab.options import options_of, share_of
 from plop_lora.errors import UsageError
 from plop_lora.records import Experiment, ExperimentStatus, Ramp
 
@@ -61,6 +61,7 @@ def test_init_writes_an_experiment_and_starts_it(folder: Path, run: Run) -> None
     assert code == 0
     design = Experiment.load("experiment.json")
     assert design.salt not in output + errors
+    assert Path("experiment.json").stat().st_mode & 0o077 == 0
     assert "next  50.0%  adapters/next  pass" in output
     assert "plop ab assign UNIT -e experiment.json" in errors
     with Store.open("sqlite:///experiment.db") as store:
@@ -397,6 +398,29 @@ def test_an_arm_that_is_better_ships(started: Experiment, run: Run) -> None:
     assert run("ab", "assign", unit)[1] == "\n"
 
 
+def test_every_database_gives_the_same_way_to_a_decision(
+    folder: Path, run: Run, store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several machines share PostgreSQL."""
+    monkeypatch.setenv("PLOP_EXPERIMENT", "experiment.json")
+    words = ("ab", "init", "--recipe", "ab.yaml", "-o", "experiment.json")
+    code, _, errors = run(*words, "--database", store_url)
+    assert code == 0, errors
+    assert "--database" in errors
+    design = Experiment.load("experiment.json")
+    monkeypatch.setenv("PLOP_DATABASE", store_url)
+    unit = units_of(design, "now", 1)[0]
+    assert run("ab", "assign", unit, "--expose")[0] == 0
+    assert run("ab", "log", unit, "resolved", "1", "--id", "a") == (0, "", "")
+    write_events(Path("events.csv"), design, {"now": 0.2, "next": 0.9}, 200)
+    assert run("ab", "import", "events.csv")[0] == 0
+    code, _, errors = run("ab", "analyze")
+    assert code == 0, errors
+    assert "Ship next: plop ab stop --decision ship --arm next --reason REASON" in errors
+    assert run("ab", "stop", "--decision", "ship", "--reason", "it resolves more")[0] == 0
+    assert "Ended: ship next" in run("ab", "status")[1]
+
+
 def test_an_arm_that_harms_is_stopped(started: Experiment, run: Run) -> None:
     write_events(Path("events.csv"), started, {"now": 0.9, "next": 0.2}, 400)
     assert run("ab", "import", "events.csv", "--format", "quiet")[0] == 0
@@ -446,6 +470,22 @@ def test_one_of_several_candidates_has_to_be_named(
 
 
 # --------------------------------------------------------------------------- what goes wrong
+
+
+def test_commands_that_are_proposed_can_be_typed_and_show_no_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the environment gives need not be typed; a password would stay in a log of a job."""
+    monkeypatch.delenv("PLOP_EXPERIMENT", raising=False)
+    monkeypatch.delenv("PLOP_DATABASE", raising=False)
+    url = "postgresql://plop:hunter2@db/events"
+    assert options_of(Path("an e.json"), None) == "-e 'an e.json'"
+    assert (
+        options_of(Path("e.json"), url) == "-e e.json --database 'postgresql://plop:***@db/events'"
+    )
+    monkeypatch.setenv("PLOP_EXPERIMENT", "e.json")
+    monkeypatch.setenv("PLOP_DATABASE", url)
+    assert options_of(Path("e.json"), url) == ""
 
 
 VERBS = (

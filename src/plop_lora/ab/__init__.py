@@ -7,8 +7,8 @@
         arm = run.assign(unit)
 
 Nothing here serves a model. `Experiment.assign` is a function of the unit and the experiment alone,
-and so it works in any gateway. `Store` and `Writer` keep what happens. Names are loaded when they are first
-used, so that a gateway imports neither scipy nor torch, and no database before it opens one.
+and so it works in any gateway. `Store` and `Writer` keep what happens. Names are loaded when they
+are first used: a gateway imports neither scipy nor torch, and no database before it opens one.
 """
 
 from __future__ import annotations
