@@ -266,6 +266,8 @@ def test_status_shows_arms_values_and_the_next_command(started: Experiment, run:
     found = ExperimentStatus.from_dict(json.loads(output))
     assert (found.units, found.last_event, found.days_left) == (0, None, None)
     assert found.next == "plop ab assign UNIT"
+    run("ab", "log", "stranger", "resolved", "1")
+    assert "Next: plop ab assign UNIT" in run("ab", "status")[1]
     run("ab", "assign", *units_of(started, "now", 3), "--expose")
     run("ab", "switch", "next", "off", "--reason", "wrong language")
     code, output, _ = run("ab", "status", "-o", "status.json")
@@ -313,6 +315,7 @@ def test_the_coverage_is_only_raised(started: Experiment, run: Run) -> None:
         assert (code, output) == (2, ""), wrong
         assert message in errors
     assert "--reason" in run("ab", "ramp", "70%")[2]
+    assert "--reason is empty" in run("ab", "ramp", "70%", "--reason", " ")[2]
 
 
 def test_a_clock_that_goes_back_is_told(

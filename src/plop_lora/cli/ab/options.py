@@ -41,10 +41,19 @@ DatabaseOption = Annotated[
         rich_help_panel=RUN,
     ),
 ]
+
+
+def _not_empty(reason: str) -> str:
+    if not reason.strip():
+        raise UsageError("--reason is empty. Say why, for those who read it later.")
+    return reason
+
+
 ReasonOption = Annotated[
     str,
     typer.Option(
         "--reason",
+        callback=_not_empty,
         help="Why this is done; the reason is kept with the experiment.",
         rich_help_panel=RUN,
     ),
