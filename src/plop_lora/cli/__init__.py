@@ -1,8 +1,8 @@
 """The command line: one file per verb. Data on stdout, all else on stderr.
 
-Exit codes: 0 success, 1 error, 2 usage error, 130 stopped with Ctrl-C. `verify`, `tune` and
-`gate` also use 3 (rejected) and 4 (inconclusive). Importing this package imports no torch; every
-verb imports its step when it runs.
+Exit codes: 0 success, 1 error, 2 usage error, 130 stopped with Ctrl-C. `verify`, `tune`, `gate`
+and `ab analyze` also use 3 (rejected) and 4 (inconclusive). Importing this package imports no
+torch; every verb imports its step when it runs.
 """
 
 from __future__ import annotations
