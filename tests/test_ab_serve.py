@@ -237,6 +237,32 @@ def test_the_watch_acts_on_what_is_stored(tmp_path: Path) -> None:
     assert "failed" in arm["reason"]
 
 
+@pytest.mark.slow
+def test_a_database_that_stops_and_starts_again(tmp_path: Path, postgresql: Any) -> None:
+    """Requests go on without it, an arm can be switched off, and no event is lost."""
+    made, url = experiment(), postgresql.url()
+    file = made.save(tmp_path / "support.json")
+    with Store.open(url) as store:
+        store.run(made).start(datetime.now(UTC))
+    new = units(made, "next", 40)
+    with upstream() as server, serving(file, server.url, "--database", url) as (router, _):
+        for unit in new[:10]:
+            assert router.post(BODY, unit=unit).json()["model"] == "tuned"
+        postgresql.stop()
+        for unit in new[10:30]:
+            assert router.post(BODY, unit=unit).json()["model"] == "tuned"
+        reply = router.switch("next", {"on": False, "reason": "it swears"})
+        assert (reply.status, reply.json()["stored"]) == (202, False)
+        assert router.post(BODY, unit=new[30]).json()["model"] == "base"
+        until(lambda: router.metric('plop_router_failures_total{kind="poll"}'))
+        postgresql.start()
+        with Store.open(url) as store:
+            run = store.run(made)
+            until(lambda: run.state().off == {"next": "it swears"})
+            until(lambda: run.counts().units["next"] == 30)
+        assert router.metric('plop_events_total{result="lost"}') == 0
+
+
 def test_what_is_wrong_before_the_start(
     started: Path, run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
