@@ -42,6 +42,14 @@ def until(condition: Callable[[], object], seconds: float = 20) -> None:
         time.sleep(0.01)
 
 
+def connected_ports(port: int) -> set[int]:
+    """Return the ports of the clients that are connected to a port of this process."""
+    import psutil
+
+    found = psutil.Process().net_connections("tcp")
+    return {c.raddr.port for c in found if c.laddr.port == port and c.status == "ESTABLISHED"}
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         return int(listening.getsockname()[1])
@@ -149,6 +157,30 @@ def test_a_client_that_leaves_ends_the_request_at_the_server() -> None:
         assert running.metric("plop_requests_in_flight") == 0
     assert sink.named("failed") == sink.named("latency_last") == []
     assert len(sink.named("latency_first")) == 1
+
+
+def test_a_client_that_reads_nothing() -> None:
+    """Its connection is dropped, and the arm is not to blame."""
+
+    async def answer(request: web.Request, body: bytes) -> web.StreamResponse:
+        response = await begin(request)
+        while True:
+            await response.write(chunk("word" * 10_000))
+
+    run, sink = memory_run(), MemorySink()
+    (unit,) = units(run.experiment, "next", 1)
+    with upstream(answer) as server:
+        with router(server.url, run, sink, limits={"idle": 0.3}) as running:
+            with socket.create_connection(("127.0.0.1", running.port), timeout=20) as client:
+                head = f"POST /v1/chat/completions HTTP/1.1\r\nx-unit-id: {unit}\r\n"
+                body = json.dumps(BODY)
+                client.sendall(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
+                assert server.left.wait(20)
+                gone = 'plop_requests_total{arm="next",outcome="client_gone"}'
+                until(lambda: running.metric(gone) == 1)
+                port = client.getsockname()[1]
+                until(lambda: port not in connected_ports(running.port))
+    assert sink.named("failed") == []
 
 
 def test_a_kept_connection_that_the_server_has_closed() -> None:

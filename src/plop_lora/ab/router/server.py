@@ -15,6 +15,7 @@ from typing import Any
 
 from plop_lora.ab.events import EventSink
 from plop_lora.ab.router.app import Router
+from plop_lora.ab.router.asgi import ABORT
 from plop_lora.ab.router.logs import log
 from plop_lora.ab.router.settings import Limits, Settings
 from plop_lora.ab.router.upstream import check_listed, listed_models
@@ -151,6 +152,7 @@ def _protocol(limits: Limits) -> type[Any]:
         def on_headers_complete(self) -> None:
             self._end_head()
             super().on_headers_complete()
+            self.scope[ABORT] = self.transport.abort  # type: ignore[literal-required]
             if not self.url.startswith(b"/"):
                 self.scope["path"] = self.url.decode("latin-1")
 
