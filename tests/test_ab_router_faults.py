@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ from routers import (
 )
 
 from plop_lora.ab.router.logs import Failures, JsonFormatter
+from plop_lora.errors import StoreError
 
 BODY = {"model": "support", "messages": []}
 
@@ -336,6 +338,42 @@ def test_a_store_that_is_away_and_comes_back() -> None:
         assert running.switch("next", {"on": True, "reason": "no"}).status == 503
         run.away = False
         until(lambda: run.off == {"next": "it swears"})
+        assert running.post(BODY, unit=unit).json()["model"] == "base"
+
+
+def test_a_store_that_hangs_does_not_delay_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that does not answer fails after many seconds, in which the arm does harm."""
+    run, sink = memory_run(), MemorySink()
+    (unit,) = units(run.experiment, "next", 1)
+    answers = threading.Event()
+
+    def hang(*_: object, **__: object) -> None:
+        answers.wait(20)
+        raise StoreError("The database does not answer.")
+
+    with upstream() as server, router(server.url, run, sink) as running:
+        monkeypatch.setattr(run, "switch", hang)
+        off = threading.Thread(
+            target=running.switch, args=("next", {"on": False, "reason": "it swears"})
+        )
+        off.start()
+        until(lambda: running.post(BODY, unit=unit).json()["model"] == "base")
+        assert off.is_alive()
+        answers.set()
+        off.join()
+
+
+def test_an_arm_held_off_in_an_experiment_that_has_ended() -> None:
+    """The store takes no switch any more, and the router has to see the end all the same."""
+    run, sink = memory_run(), MemorySink()
+    (unit,) = units(run.experiment, "next", 1)
+    with upstream() as server, router(server.url, run, sink) as running:
+        run.away = True
+        assert running.switch("next", {"on": False, "reason": "it swears"}).status == 202
+        run.ramp = run.ramp.ended(datetime.now(UTC), "kept")
+        run.away = False
+        until(lambda: running.metric("plop_coverage") == 0)
+        assert running.switch("next", {"on": False, "reason": "it swears"}).status == 400
         assert running.post(BODY, unit=unit).json()["model"] == "base"
 
 
