@@ -21,6 +21,8 @@ from plop_lora.ab.events import BEFORE, VALUE, Event, exposure, measured
 from plop_lora.ab.store import Store
 from plop_lora.errors import DataError, RecordError, StoreError, UnknownNameError, UsageError
 
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "ab-design.md").read_text(encoding="utf-8")
 TOKYO = timezone(timedelta(hours=9))
 
 
@@ -267,6 +269,12 @@ def test_hostile_texts_are_values(run) -> None:
     assert run.state().off == {"next": hostile}
 
 
+def test_a_reason_is_shown_with_escapes(run) -> None:
+    """A reason that moves the cursor could show another one, and PostgreSQL takes no NUL."""
+    run.switch("next", on=False, reason="slow\x1b[2J\0\ud800", at=START)
+    assert run.state().off == {"next": r"slow\x1b[2J\x00\ud800"}
+
+
 def test_counts_tell_what_is_there(run) -> None:
     """`plop ab status` would show an experiment without events as one without an arm."""
     assert run.counts().units == {"now": 0, "next": 0}
@@ -432,3 +440,53 @@ def test_importing_the_package_needs_no_database() -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_full_disk_is_told(tmp_path) -> None:
+    """The transaction is taken back, and the store goes on when there is room."""
+    with Store.open(f"sqlite:///{tmp_path}/store.db") as store:
+        run = store.run(experiment())
+        run.start(START)
+        with store._database.reading() as connection:
+            (pages,) = connection.exec_driver_sql("PRAGMA page_count").one()
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + 4}")
+        many = [exposure(f"u{number}", "now", START) for number in range(2_000)]
+        with pytest.raises(StoreError, match=r"is full\. Make room on the disk"):
+            run.write(many)
+        assert run.counts().units["now"] == 0
+        with store._database.reading() as connection:
+            connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
+        assert run.write(many) == 2_000
+
+
+def test_a_file_that_may_not_be_written_is_told(tmp_path) -> None:
+    """`attempt to write a readonly database` does not say what to do."""
+    file = tmp_path / "store.db"
+    with Store.open(f"sqlite:///{file}") as store:
+        store.run(experiment()).start(START)
+        with store._database.reading() as connection:
+            connection.exec_driver_sql("PRAGMA query_only = ON")
+        with pytest.raises(StoreError, match="Give this user the right to write"):
+            store.run(experiment()).write(visit("u", "now"))
+
+
+# --------------------------------------------------------------------------- the documentation
+
+
+def test_the_page_of_the_design_runs_as_it_stands(tmp_path, monkeypatch, capsys) -> None:
+    """An example that fails teaches an error."""
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert len(blocks) == 2
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "ab-design.md", "exec"), names)
+    assert capsys.readouterr().out == "1 0\n"
+
+
+def test_the_page_has_the_numbers_that_were_measured() -> None:
+    """A table that nobody has measured misleads."""
+    newest = max((ROOT / "benchmarks" / "results").glob("ab-store-*.md"))
+    table = [line for line in newest.read_text(encoding="utf-8").splitlines() if "|" in line]
+    assert len(table) == 4
+    assert "\n".join(table) in PAGE

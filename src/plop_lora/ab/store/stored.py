@@ -24,6 +24,7 @@ from plop_lora.ab.store.history import COVERAGE, OFF, ON, Change, ChangeKind, De
 from plop_lora.ab.store.schema import CHANGES, EVENTS, EXPERIMENTS
 from plop_lora.ab.store.seen import LeftOut, RunCounts, Seen, StoredEvent, observe
 from plop_lora.errors import RecordError, UsageError
+from plop_lora.escapes import escaped
 from plop_lora.records import Experiment, Ramp
 
 _CHUNK = 5_000
@@ -212,7 +213,7 @@ class StoredRun:
                 head | asdict(event) | {"kind": str(event.kind), "value": float(event.value)}
                 for event in sorted(events, key=lambda event: event.id)
             ]
-            return self._insert_new(connection, EVENTS, rows, ("experiment", "id"))
+            return self._insert_new(connection, EVENTS, rows, ("id", "experiment"))
 
     def observations(self) -> list[Observation]:
         """Return what was seen of every unit, as `analyze` takes it; see `seen`."""
@@ -279,11 +280,16 @@ class StoredRun:
         )
         query = query.where(CHANGES.c.experiment == number).order_by(CHANGES.c.number)
         rows = connection.execute(query).mappings()
-        changes = [Change(**{**row, "kind": ChangeKind(row["kind"])}) for row in rows]
+        # A reason is shown as it stands here, whoever has written it.
+        changes = [
+            Change(**{**row, "kind": ChangeKind(row["kind"]), "reason": escaped(row["reason"])})
+            for row in rows
+        ]
         return History(self._digest, changes)
 
     def _append(self, connection: Connection, number: int, change: Change) -> None:
-        row = asdict(change) | {"kind": str(change.kind), "received": datetime.now(UTC)}
+        row = asdict(change) | {"kind": str(change.kind), "reason": escaped(change.reason)}
+        row["received"] = datetime.now(UTC)
         connection.execute(insert(CHANGES), {"experiment": number, **row})
 
     def _lock(self, connection: Connection) -> int:
@@ -328,12 +334,16 @@ class StoredRun:
         rows: Sequence[Mapping[str, object]],
         key: tuple[str, ...],
     ) -> int:
-        """Insert the rows whose key is new, and return how many they are."""
+        """Insert the rows whose key is new, and return how many they are.
+
+        To ask PostgreSQL for the keys of the new rows would take four times as long.
+        """
         if not rows:
             return 0
         dialect = sqlite if self._database.is_sqlite else postgresql
         statement = dialect.insert(table).on_conflict_do_nothing(index_elements=key)
-        return len(connection.execute(statement.returning(table.c[key[-1]]), rows).all())
+        counted = {"preserve_rowcount": True}
+        return connection.execute(statement, rows, execution_options=counted).rowcount
 
 
 def _stream(connection: Connection, query: Select[Any]) -> Iterator[StoredEvent]:
