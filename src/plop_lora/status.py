@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Callable, Iterator
 
 from plop_lora.escapes import escaped
 
@@ -24,3 +25,21 @@ def status(what: str, *, wanted: bool = True) -> contextlib.AbstractContextManag
     from rich.text import Text
 
     return Console(stderr=True).status(Text(escaped(what)))
+
+
+@contextlib.contextmanager
+def counting(what: str, *, wanted: bool = True) -> Iterator[Callable[[int], None]]:
+    """Show a line with a spinner and a number, and yield the function that sets the number.
+
+    Args:
+        what: What is counted, such as "events.csv: rows".
+        wanted: False shows nothing, as does a stderr that is no terminal.
+    """
+    if not wanted or not sys.stderr.isatty():
+        yield lambda number: None
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    with Console(stderr=True).status(Text(escaped(what))) as shown:
+        yield lambda number: shown.update(Text(escaped(f"{what} {number:,}")))

@@ -30,6 +30,7 @@ from plop_lora.models.origin import Origin
 
 Row = Mapping[str, Any]
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
+TABLES = (".csv", ".tsv", ".jsonl")
 DELIMITERS = ",;\t|"
 _LARGEST_DOCUMENT = 1 << 30
 
@@ -245,7 +246,36 @@ def _from_object(file: DataFile, document: dict[str, object]) -> list[object]:
     return [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
 
 
+def numbered_rows(file: DataFile) -> Iterator[tuple[str, Row]]:
+    """Yield the rows of a table, each with its place for errors: "line 3", or "row 3".
+
+    Args:
+        file: A file of .csv, .tsv, .jsonl or .parquet, or standard input in the first or third of
+            these forms. A field that a row of CSV lacks is None.
+
+    Raises:
+        DataError: The file cannot be read or is of another kind, or a row has too many fields.
+    """
+    if file.suffix == ".parquet":
+        yield from ((f"row {n}", row) for n, row in enumerate(read_parquet(file.path), start=1))
+        return
+    if file.suffix not in ("", *TABLES):
+        raise DataError(
+            f"Cannot read {file}: {file.suffix} is not one of {' '.join(TABLES)} .parquet."
+        )
+    first = next((line.lstrip() for _, line in file.lines() if line.strip()), "")
+    if file.suffix == ".jsonl" or (not file.suffix and first.startswith("{")):
+        yield from ((f"line {number}", row) for number, row in numbered_objects(file))
+        return
+    delimiter = "\t" if file.suffix == ".tsv" else None
+    yield from ((f"line {number}", row) for number, row in _numbered_csv(file, delimiter))
+
+
 def _read_csv(file: DataFile, delimiter: str | None = None) -> Iterator[Row]:
+    return (row for _, row in _numbered_csv(file, delimiter))
+
+
+def _numbered_csv(file: DataFile, delimiter: str | None) -> Iterator[tuple[int, Row]]:
     # The library's limit of 128 KiB a field is shorter than many texts; it knows no other way.
     csv.field_size_limit(LONGEST_LINE)
     numbered = itertools.dropwhile(lambda pair: not pair[1].strip(), file.lines())
@@ -264,7 +294,7 @@ def _read_csv(file: DataFile, delimiter: str | None = None) -> Iterator[Row]:
                     f"{file}, line {number - 1 + reader.line_num}, has more fields than the header "
                     f"({', '.join(reader.fieldnames or ())}). Quote texts that hold the delimiter."
                 )
-            yield row
+            yield number - 1 + reader.line_num, row
     except csv.Error as error:
         before = 0 if reader is None else reader.line_num
         raise DataError(

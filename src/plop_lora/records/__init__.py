@@ -20,6 +20,7 @@ from plop_lora.records.experiment import (
     Ramp,
     RampStep,
 )
+from plop_lora.records.experiment_status import ArmStatus, EventImport, ExperimentStatus
 from plop_lora.records.gate import (
     CheckPlan,
     CheckResult,
@@ -100,6 +101,7 @@ __all__ = [
     "ArmDecision",
     "ArmPlan",
     "ArmResult",
+    "ArmStatus",
     "BoundaryPair",
     "Candidate",
     "CheckPlan",
@@ -113,9 +115,11 @@ __all__ = [
     "Coverage",
     "Dropped",
     "EvaluationSettings",
+    "EventImport",
     "Experiment",
     "ExperimentArm",
     "ExperimentPlan",
+    "ExperimentStatus",
     "ExpertScore",
     "Gap",
     "GapVerdict",

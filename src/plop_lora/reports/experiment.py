@@ -5,11 +5,15 @@ Rendering only. The salt of an experiment is never shown.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from plop_lora.records import (
     Analysis,
+    EventImport,
     Experiment,
     ExperimentArm,
     ExperimentPlan,
+    ExperimentStatus,
     MetricComparison,
     Ramp,
 )
@@ -62,6 +66,74 @@ def ramp_table(record: Ramp) -> Table:
     columns = (Column("from"), Column("coverage", right=True), Column("reason"))
     title = f"Coverage of the experiment {record.experiment_digest[:16]}: {record.coverage:.1%} now"
     return Table(title, columns, rows, ())
+
+
+def status_table(record: ExperimentStatus) -> Table:
+    """One row an arm, and below how much is stored and what to do next."""
+    rows = tuple(
+        (
+            arm.arm, f"{arm.weight:.1%}", f"{arm.units:,}",
+            "on" if arm.off is None else f"off: {arm.off}",
+        )
+        for arm in record.arms
+    )  # fmt: skip
+    columns = (_ARM, _SHARE, Column("units", right=True), Column("serves"))
+    title = (
+        f"{record.experiment}, by {record.unit}, started at "
+        f"{record.started.isoformat(timespec='minutes')}: {record.coverage:.1%} of all units now"
+    )
+    lines = [
+        f"Ended: {record.ended}." if record.ended else _left(record),
+        *_stored(record),
+        f"Next: {record.next}",
+    ]
+    return Table(title, columns, rows, tuple(lines))
+
+
+def _left(record: ExperimentStatus) -> str:
+    planned = f"{record.units:,} of {record.planned_units:,} planned units"
+    if record.days_left is None:
+        return f"{planned}."
+    return f"{planned}; about {record.days_left:,.1f} days to go at the rate so far."
+
+
+def _stored(record: ExperimentStatus) -> list[str]:
+    """Return what is stored, what waits, and what an analysis leaves out."""
+    lines = [f"Values: {_counts(record.values)}."]
+    if record.before:
+        lines.append(f"Values from before: {_counts(record.before)}.")
+    if record.last_event is not None:
+        lines.append(f"The last event is of {record.last_event.isoformat(timespec='seconds')}.")
+    if record.left_out:
+        reasons = {what.replace("_", " "): count for what, count in record.left_out.items()}
+        lines.append(f"Values that an analysis leaves out: {_counts(reasons)}.")
+    if record.waiting:
+        lines.append(f"{plural(record.waiting, 'event')} wait in files for the database.")
+    return lines
+
+
+def _counts(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in numbers.items()) or "none"
+
+
+def import_table(record: EventImport) -> Table:
+    """One row a kind of count, and below what was not stored."""
+    rows = (
+        ("new", f"{record.new:,}"),
+        ("known before", f"{record.known:,}"),
+        ("units that have met no arm", f"{record.unknown_units:,}"),
+    )
+    lines = []
+    if record.unknown_units:
+        lines.append(
+            "An analysis leaves the values of units out that have met no arm. Import their "
+            "exposures as well, or check that the ids are those that were assigned."
+        )
+    if record.unknown_names:
+        names = ", ".join(f"{name} ({count:,})" for name, count in record.unknown_names.items())
+        lines.append(f"Not stored, because the experiment has no such value: {names}.")
+    title = f"{record.file}, {plural(record.events, 'event')} of {record.experiment}"
+    return Table(title, (Column("events"), Column("number", right=True)), rows, tuple(lines))
 
 
 def analysis_table(record: Analysis) -> Table:

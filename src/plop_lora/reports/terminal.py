@@ -20,8 +20,10 @@ from rich.text import Text
 from plop_lora.records import (
     Analysis,
     Comparison,
+    EventImport,
     Experiment,
     ExperimentPlan,
+    ExperimentStatus,
     GatePlan,
     GateVerdict,
     GateWalk,
@@ -40,7 +42,9 @@ from plop_lora.reports.experiment import (
     analysis_table,
     experiment_plan_table,
     experiment_table,
+    import_table,
     ramp_table,
+    status_table,
 )
 from plop_lora.reports.gate import gate_plan_table, gate_table, gate_walk_table
 from plop_lora.reports.heatmap import heat_map
@@ -77,6 +81,8 @@ _TABLES: dict[type[Record], Callable[[Any], Table]] = {
     Ramp: ramp_table,
     Analysis: analysis_table,
     ExperimentPlan: experiment_plan_table,
+    ExperimentStatus: status_table,
+    EventImport: import_table,
 }
 
 

@@ -6,7 +6,7 @@ Imports SQLAlchemy.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from types import TracebackType
@@ -214,6 +214,18 @@ class StoredRun:
                 for event in sorted(events, key=lambda event: event.id)
             ]
             return self._insert_new(connection, EVENTS, rows, ("id", "experiment"))
+
+    def exposed(self, units: Collection[str]) -> set[str]:
+        """Return those of the units, which are pseudonyms, that have met an arm."""
+        found: set[str] = set()
+        wanted = sorted(units)
+        with self._database.reading() as connection:
+            mine = EVENTS.c.experiment == self._find(connection)
+            for start in range(0, len(wanted), _CHUNK):
+                some = EVENTS.c.unit.in_(wanted[start : start + _CHUNK])
+                query = select(EVENTS.c.unit).where(mine, EVENTS.c.kind == EXPOSURE, some)
+                found.update(connection.execute(query).scalars())
+        return found
 
     def observations(self) -> list[Observation]:
         """Return what was seen of every unit, as `analyze` takes it; see `seen`."""

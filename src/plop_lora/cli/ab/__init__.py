@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import typer
 
+from plop_lora.cli.ab.analyze import analyze
+from plop_lora.cli.ab.assign import assign
+from plop_lora.cli.ab.import_ import import_
+from plop_lora.cli.ab.init import init
+from plop_lora.cli.ab.log import NegativeNumbers, log
 from plop_lora.cli.ab.plan import plan
+from plop_lora.cli.ab.ramp import ramp
 from plop_lora.cli.ab.serve import serve
+from plop_lora.cli.ab.status import status
+from plop_lora.cli.ab.stop import stop
+from plop_lora.cli.ab.switch import switch
 from plop_lora.cli.registering import HELP, register, show_help
 
-VERBS = (plan, serve)
+VERBS = (plan, init, assign, log, import_, serve, status, analyze, ramp, switch, stop)
 
 app = typer.Typer(
     help="Test adapters against each other in production: plan, start, measure and decide.",
@@ -18,4 +27,4 @@ app = typer.Typer(
     callback=show_help,
 )
 for verb in VERBS:
-    register(app, verb)
+    register(app, verb, cls=NegativeNumbers if verb is log else None)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shlex
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plop_lora.cli.words import RUN
+from plop_lora.cli.words import DATA, RUN
 from plop_lora.errors import UsageError
+
+if TYPE_CHECKING:
+    from plop_lora.ab.store import StoredRun
 
 EXPERIMENT = "PLOP_EXPERIMENT"
 DATABASE = "PLOP_DATABASE"
@@ -43,24 +49,53 @@ ReasonOption = Annotated[
         rich_help_panel=RUN,
     ),
 ]
+TimezoneOption = Annotated[
+    str,
+    typer.Option(
+        "--timezone",
+        help="The time zone of times that have none, such as Europe/Berlin. Without it they are "
+        "refused.",
+        rich_help_panel=DATA,
+    ),
+]
 
 
 def database_of(experiment: Path, given: str | None) -> str:
-    """Return the URL of the database: the one given, or a file beside the experiment."""
-    return given or f"sqlite:///{experiment.resolve().with_suffix('.db')}"
+    """Return the address of the database: the one given, or a file beside the experiment."""
+    from plop_lora.ab.live import database_beside
+
+    return given or database_beside(experiment)
 
 
-def shown_url(url: str) -> str:
-    """Return a URL without its password.
+@contextlib.contextmanager
+def running(experiment: Path, database: str | None) -> Iterator[StoredRun]:
+    """Open the store of an experiment and yield its run.
 
-    >>> shown_url("postgresql://plop:secret@db/events"), shown_url("sqlite:///a.db")
-    ('postgresql://plop@db/events', 'sqlite:///a.db')
+    Raises:
+        RecordError: The file of the experiment cannot be loaded.
+        StoreError: The database cannot be reached.
     """
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    user, _, host = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"{user.partition(':')[0]}@{host}").geturl()
+    from plop_lora.ab.store import Store
+    from plop_lora.records import Experiment
+
+    loaded = Experiment.load(experiment)
+    with Store.open(database_of(experiment, database)) as store:
+        yield store.run(loaded)
+
+
+def options_of(experiment: Path, database: str | None) -> str:
+    """Return the options by which a command names this experiment, as they can be typed again.
+
+    What the environment gives is left out, and so is a password.
+    """
+    words = []
+    if os.environ.get(EXPERIMENT) != str(experiment):
+        words += ["-e", str(experiment)]
+    if database is not None and os.environ.get(DATABASE) != database:
+        from plop_lora.ab.store.address import read_address, shown_address
+
+        words += ["--database", shown_address(read_address(database))]
+    return shlex.join(words)
 
 
 def share_of(text: str, what: str) -> float:
