@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from routers import ADMIN, Running, begin, chunk, units, upstream
 from plop_lora.ab.store import Store
 from plop_lora.records import Experiment
 
+ROOT = Path(__file__).parents[1]
 BODY = {"model": "support", "messages": []}
 MODELS = ("--model", "now=base", "--model", "next=tuned")
 
@@ -297,6 +299,30 @@ def test_what_is_wrong_before_the_start(
         error = told(*MODELS)
         assert "16" in error
         assert "short" not in error
+
+
+def test_the_page_names_what_there_is() -> None:
+    """An option, a metric or a limit that the page has wrong is found in production."""
+    from plop_lora.ab.router.answers import Outcome
+    from plop_lora.ab.router.metrics import Metrics
+    from plop_lora.ab.router.settings import Limits
+    from plop_lora.cli import command_of
+
+    page = (ROOT / "docs" / "how-to" / "ab-router.md").read_text(encoding="utf-8")
+    ours = re.sub(r"# vLLM\n.*?```", "", page, flags=re.DOTALL)
+    options = {name for option in command_of("ab serve").params for name in option.opts}
+    assert set(re.findall(r"(?<!-)--[a-z][a-z-]+", ours)) <= options | {"--reason"}
+    text = Metrics(["now"]).page(1.0, [("now", True)], 0.0).decode()
+    families = re.findall(r"^# TYPE (plop_\w+) (\w+)$", text, flags=re.MULTILINE)
+    metrics = {name for name, _ in families if not name.endswith("_created")}
+    assert set(re.findall(r"`(plop_\w+)`", page)) == metrics
+    assert all(f"`{outcome}`" in page for outcome in Outcome)
+    limits = Limits()
+    assert f"{limits.body // 2**20} MiB, then 413" in page
+    assert f"| {limits.headers}, or {limits.head // 2**10} KiB" in page
+    times = f"{limits.first_byte:.0f}, {limits.idle:.0f}, {limits.total:,.0f} s"
+    assert times in page
+    assert f"{limits.requests:,}, then 503" in page
 
 
 def test_the_verb_imports_no_torch() -> None:
