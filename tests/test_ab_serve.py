@@ -336,11 +336,15 @@ def test_the_verb_imports_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_signal_handler_is_put_back() -> None:
-    """A program that calls `serve` has its own idea of a SIGTERM."""
+def test_a_sigterm_before_the_server_runs() -> None:
+    """It ends the router; a program that calls `serve` goes on, with its own handler."""
     from plop_lora.ab.router.server import _terminated_quietly
 
     before = signal.getsignal(signal.SIGTERM)
     with _terminated_quietly():
-        assert signal.getsignal(signal.SIGTERM) is not before
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(20)
+        pytest.fail("the signal was swallowed")
     assert signal.getsignal(signal.SIGTERM) is before
+    with pytest.raises(SystemExit), _terminated_quietly():
+        raise SystemExit(3)

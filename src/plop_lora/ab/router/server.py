@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from plop_lora.ab.events import EventSink
 from plop_lora.ab.router.app import Router
@@ -97,10 +97,20 @@ def _listen(host: str, port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def _terminated_quietly() -> Iterator[None]:
-    """Let a SIGTERM end the server and not the process, which has to close the store."""
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    """Let a SIGTERM end the server and not the process, which has to close the store.
+
+    The web server has a handler of its own while it runs, and raises the signal again at its end.
+    """
+
+    def leave(*_: object) -> NoReturn:
+        raise SystemExit(0)
+
+    before = signal.signal(signal.SIGTERM, leave)
     try:
         yield
+    except SystemExit as end:
+        if end.code:
+            raise
     finally:
         signal.signal(signal.SIGTERM, before)
 
