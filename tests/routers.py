@@ -52,6 +52,8 @@ class MemoryRun:
             raise UnknownNameError(f"There is no arm {arm!r}.")
         if arm == self.experiment.control:
             raise UsageError(f"The arm {arm!r} is the control, which stays on.")
+        if not self.ramp.coverage:
+            raise UsageError("The experiment has ended.")
         if on:
             self.off.pop(arm, None)
         else:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from routers import ADMIN, Running, begin, chunk, units, upstream
 from plop_lora.ab.store import Store
 from plop_lora.records import Experiment
 
+ROOT = Path(__file__).parents[1]
 BODY = {"model": "support", "messages": []}
 MODELS = ("--model", "now=base", "--model", "next=tuned")
 
@@ -237,6 +239,32 @@ def test_the_watch_acts_on_what_is_stored(tmp_path: Path) -> None:
     assert "failed" in arm["reason"]
 
 
+@pytest.mark.slow
+def test_a_database_that_stops_and_starts_again(tmp_path: Path, postgresql: Any) -> None:
+    """Requests go on without it, an arm can be switched off, and no event is lost."""
+    made, url = experiment(), postgresql.url()
+    file = made.save(tmp_path / "support.json")
+    with Store.open(url) as store:
+        store.run(made).start(datetime.now(UTC))
+    new = units(made, "next", 40)
+    with upstream() as server, serving(file, server.url, "--database", url) as (router, _):
+        for unit in new[:10]:
+            assert router.post(BODY, unit=unit).json()["model"] == "tuned"
+        postgresql.stop()
+        for unit in new[10:30]:
+            assert router.post(BODY, unit=unit).json()["model"] == "tuned"
+        reply = router.switch("next", {"on": False, "reason": "it swears"})
+        assert (reply.status, reply.json()["stored"]) == (202, False)
+        assert router.post(BODY, unit=new[30]).json()["model"] == "base"
+        until(lambda: router.metric('plop_router_failures_total{kind="poll"}'))
+        postgresql.start()
+        with Store.open(url) as store:
+            run = store.run(made)
+            until(lambda: run.state().off == {"next": "it swears"})
+            until(lambda: run.counts().units["next"] == 30)
+        assert router.metric('plop_events_total{result="lost"}') == 0
+
+
 def test_what_is_wrong_before_the_start(
     started: Path, run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,6 +301,30 @@ def test_what_is_wrong_before_the_start(
         assert "short" not in error
 
 
+def test_the_page_names_what_there_is() -> None:
+    """An option, a metric or a limit that the page has wrong is found in production."""
+    from plop_lora.ab.router.answers import Outcome
+    from plop_lora.ab.router.metrics import Metrics
+    from plop_lora.ab.router.settings import Limits
+    from plop_lora.cli import command_of
+
+    page = (ROOT / "docs" / "how-to" / "ab-router.md").read_text(encoding="utf-8")
+    ours = re.sub(r"# vLLM\n.*?```", "", page, flags=re.DOTALL)
+    options = {name for option in command_of("ab serve").params for name in option.opts}
+    assert set(re.findall(r"(?<!-)--[a-z][a-z-]+", ours)) <= options | {"--reason"}
+    text = Metrics(["now"]).page(1.0, [("now", True)], 0.0).decode()
+    families = re.findall(r"^# TYPE (plop_\w+) (\w+)$", text, flags=re.MULTILINE)
+    metrics = {name for name, _ in families if not name.endswith("_created")}
+    assert set(re.findall(r"`(plop_\w+)`", page)) == metrics
+    assert all(f"`{outcome}`" in page for outcome in Outcome)
+    limits = Limits()
+    assert f"{limits.body // 2**20} MiB, then 413" in page
+    assert f"| {limits.headers}, or {limits.head // 2**10} KiB" in page
+    times = f"{limits.first_byte:.0f}, {limits.idle:.0f}, {limits.total:,.0f} s"
+    assert times in page
+    assert f"{limits.requests:,}, then 503" in page
+
+
 def test_the_verb_imports_no_torch() -> None:
     """A router has no use for it, and its start would take seconds and its memory a gigabyte."""
     code = (
@@ -284,11 +336,15 @@ def test_the_verb_imports_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_signal_handler_is_put_back() -> None:
-    """A program that calls `serve` has its own idea of a SIGTERM."""
+def test_a_sigterm_before_the_server_runs() -> None:
+    """It ends the router; a program that calls `serve` goes on, with its own handler."""
     from plop_lora.ab.router.server import _terminated_quietly
 
     before = signal.getsignal(signal.SIGTERM)
     with _terminated_quietly():
-        assert signal.getsignal(signal.SIGTERM) is not before
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(20)
+        pytest.fail("the signal was swallowed")
     assert signal.getsignal(signal.SIGTERM) is before
+    with pytest.raises(SystemExit), _terminated_quietly():
+        raise SystemExit(3)
