@@ -141,7 +141,7 @@ class _Growing(StoppingCriteria):  # type: ignore[misc]
 def _certain(text: str, stops: Sequence[str]) -> int:
     r"""Return the length of a text without its end that further tokens may change or cut.
 
-    >>> _certain("5. Us", ["User:"]), _certain("caf\\ufffd", []), _certain("plain", ["x"])
+    >>> _certain("5. Us", ["User:"]), _certain("caf\ufffd", []), _certain("plain", ["x"])
     (3, 3, 5)
     """
     kept = len(text.rstrip("\ufffd"))  # a character whose bytes have not all come
