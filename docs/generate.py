@@ -12,10 +12,10 @@ import typing
 import warnings
 from pathlib import Path
 
-import typer.main
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
-from plop_lora.cli import VERBS, app, verb_name
+from plop_lora.cli import COMMANDS, command_of
 from plop_lora.cli.words import examples_of
 
 DOCS = Path(__file__).parent
@@ -29,7 +29,6 @@ SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_p
 
 def cli_page() -> str:
     """Return the reference: one section per verb, one row per argument and option."""
-    command = typer.main.get_command(app)
     lines = [
         "# Command line",
         "",
@@ -38,9 +37,9 @@ def cli_page() -> str:
         "`plop --debug VERB …` shows the traceback of an error; `plop --install-completion`",
         "installs shell completion; `python -m plop_lora` is the same command.",
     ]
-    for verb in VERBS:
-        sub = command.commands[verb_name(verb)]
-        lines += ["", f"## plop {verb_name(verb)}", "", sub.help or "", "", "```sh"]
+    for name, verb in COMMANDS.items():
+        sub = command_of(name)
+        lines += ["", f"## plop {name}", "", sub.help or "", "", "```sh"]
         for what, line in examples_of(verb):
             lines += [f"# {what}", line]
         lines += ["```", "", "| argument or option | meaning | |", "|---|---|---|"]
@@ -98,6 +97,9 @@ def recipe_page() -> str:
         ("tune", recipe.TuneRecipe, shared),
         ("gate", recipe.GateSettings, set()),
         *((f"gate.{name}", section, set()) for name, section in gate_sections().items()),
+        ("ab", recipe.ExperimentSettings, set()),
+        ("ab.arms.NAME", recipe.ArmSettings, set()),
+        ("ab.metrics.NAME", recipe.MetricSettings, set()),
         ("training", TrainingSettings, set()),
         ("evaluation", EvaluationSettings, set()),
         ("general", recipe.GeneralRecipe, set()),
@@ -149,7 +151,11 @@ def written(default: object) -> str:
     """Return a default as YAML has it; nothing for what is a section or absent."""
     from plop_lora.recipe import Section
 
-    if default is None or isinstance(default, Section) or dataclasses.is_dataclass(default):
+    if (
+        default in (None, "", PydanticUndefined)
+        or isinstance(default, Section)
+        or dataclasses.is_dataclass(default)
+    ):
         return ""
     if isinstance(default, tuple):
         return f"`[{', '.join(map(str, default))}]`"

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 
 from plop_lora.ab import Experiment, ExperimentArm, Guardrail, Metric, MetricKind, Observation
 from plop_lora.records import GateVerdict
+from plop_lora.records.gate import CheckResult, CheckVerdict, Measured
 
 START = datetime(2026, 3, 2, 9, tzinfo=UTC)
 SALT = "5f2b7c0e9a41d683"
@@ -43,6 +45,24 @@ def experiment(**values: object) -> Experiment:
         "plop_version": "0.1.0",
     }
     return Experiment(**fields | values)
+
+
+def check(found: CheckVerdict) -> CheckResult:
+    """Return the outcome of one check of a gate."""
+    value = Measured(1.0, 0.9, 1.1)
+    return CheckResult(
+        check="task", verdict=found, mode="non-inferior", metric="loss", higher_is_better=False,
+        base=value, adapter=value, difference=value, level=0.95, limit=0.02, bound_low=None,
+        bound_high=None, noise_floor=None, items=40, groups=40, source="eval.jsonl",
+    )  # fmt: skip
+
+
+def adapter_folder(folder: Path) -> Path:
+    """Make the folder of an adapter whose files hold nothing but its name."""
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.safetensors").write_text(folder.name)
+    return folder
 
 
 def verdict(digest: str, *checks: object) -> GateVerdict:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from experiments import SALT, START, arm, experiment, verdict
+from experiments import SALT, START, adapter_folder, arm, check, experiment, verdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -21,7 +21,7 @@ from plop_lora import ab
 from plop_lora.ab import Experiment, Guardrail, Metric, MetricKind, Ramp
 from plop_lora.errors import AdapterError, RecordError, UnknownNameError, UsageError
 from plop_lora.records.experiment import _positions
-from plop_lora.records.gate import CheckResult, CheckVerdict, Measured
+from plop_lora.records.gate import CheckVerdict
 
 EXPECTED = [
     "other", None, None, None, "next", "now", "other", None, "now", "now", "now", None,
@@ -29,16 +29,6 @@ EXPECTED = [
 IDS = [f"account-{number}" for number in range(20_000)]
 TEXT = st.text(min_size=1)
 SHARES = st.floats(0, 1)
-
-
-def check(found: CheckVerdict) -> CheckResult:
-    """Return the outcome of one check of a gate."""
-    value = Measured(1.0, 0.9, 1.1)
-    return CheckResult(
-        check="task", verdict=found, mode="non-inferior", metric="loss", higher_is_better=False,
-        base=value, adapter=value, difference=value, level=0.95, limit=0.02, bound_low=None,
-        bound_high=None, noise_floor=None, items=40, groups=40, source="eval.jsonl",
-    )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------- assignment
@@ -252,9 +242,7 @@ def test_the_coverage_is_raised_without_another_experiment(tmp_path: Path) -> No
 
 def test_arms_are_made_from_folders_and_held_to_them(tmp_path: Path) -> None:
     for name in ("now", "next"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "adapter_config.json").write_text("{}")
-        (tmp_path / name / "adapter_model.safetensors").write_text(name)
+        adapter_folder(tmp_path / name)
     now = ab.adapter_arm("now", 0.5, tmp_path / "now")
     gate = verdict(ab.adapter_arm("next", 0.5, tmp_path / "next").adapter_digest)
     gated = ab.adapter_arm("next", 0.5, tmp_path / "next", gate=gate.save(tmp_path / "v.json"))

@@ -20,7 +20,7 @@ from conftest import GOLDEN
 from typer.testing import CliRunner
 
 import plop_lora as plop
-from plop_lora.cli import VERBS, app, verb_name
+from plop_lora.cli import COMMANDS, VERBS, app, verb_name
 from plop_lora.demo import DATA, MODEL
 
 Run = Callable[..., tuple[int, str, str]]
@@ -338,10 +338,10 @@ def test_version_help_and_completion(run: Run, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.slow
 def test_every_verb_has_help_and_docs() -> None:
     reference = (Path(__file__).parents[1] / "docs" / "reference" / "cli.md").read_text()
-    for verb in VERBS:
-        done = CliRunner().invoke(app, [verb_name(verb), "--help"])
+    for verb in COMMANDS:
+        done = CliRunner().invoke(app, [*verb.split(), "--help"])
         assert done.exit_code == 0
-        assert f"## plop {verb_name(verb)}" in reference
+        assert f"## plop {verb}\n" in reference
 
 
 def test_export_help_names_every_trainer() -> None:

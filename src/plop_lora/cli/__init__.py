@@ -14,33 +14,33 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
+import typer.main
 
 from plop_lora._version import __version__
+from plop_lora.cli import ab
 from plop_lora.cli.compare import compare
 from plop_lora.cli.demo import demo
 from plop_lora.cli.export import export
 from plop_lora.cli.gate import gate
 from plop_lora.cli.import_ import import_
-from plop_lora.cli.output import interruptible, say
+from plop_lora.cli.output import say
 from plop_lora.cli.place import place
+from plop_lora.cli.registering import HELP, register, show_help, verb_name
 from plop_lora.cli.score import score
 from plop_lora.cli.serve import serve
 from plop_lora.cli.trial import trial
 from plop_lora.cli.tune import tune
 from plop_lora.cli.verify import verify
-from plop_lora.cli.words import epilog
 from plop_lora.errors import PlopError
 from plop_lora.launcher import world_size
 from plop_lora.quiet import NOISY
 
 # The base class of all usage errors, which typer does not export, is the parent of BadParameter.
 UsageProblem: Any = typer.BadParameter.__mro__[1]
-
-HELP = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     help="Where should LoRA adapters go? Score a model, place adapters, export for your trainer.",
@@ -49,15 +49,23 @@ app = typer.Typer(
     context_settings=HELP,
 )
 VERBS = (score, place, verify, tune, gate, trial, import_, export, compare, serve, demo)
-
-
-def verb_name(verb: Callable[..., None]) -> str:
-    """Return the name that the user types; `import` is a keyword, so its function ends in `_`."""
-    return verb.__name__.rstrip("_")
-
+COMMANDS: Mapping[str, Callable[..., None]] = {
+    **{verb_name(verb): verb for verb in VERBS},
+    **{f"ab {verb_name(verb)}": verb for verb in ab.VERBS},
+}
+"""What the user types after `plop` → the function of the verb."""
 
 for verb in VERBS:
-    app.command(verb_name(verb), epilog=epilog(verb), context_settings=HELP)(interruptible(verb))
+    register(app, verb)
+app.add_typer(ab.app, name="ab")
+
+
+def command_of(words: str) -> Any:
+    """Return the parser's command of a verb, by what the user types after `plop`."""
+    found: Any = typer.main.get_command(app)
+    for word in words.split():
+        found = found.commands[word]
+    return found
 
 
 def _version(wanted: bool) -> None:
@@ -78,9 +86,7 @@ def _options(
     ] = False,
 ) -> None:
     """Read the options that stand before the verb."""
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
-        raise typer.Exit
+    show_help(context)
 
 
 def main() -> None:
@@ -157,9 +163,9 @@ def _typed_value(option: str) -> str:
 
 def _typed_verb() -> str:
     """Return the command up to the verb, for errors in which the parser does not name the verb."""
-    names = {verb_name(verb) for verb in VERBS}
-    verbs = (word for word in sys.argv[1:2] if word in names)
-    return " ".join(("plop", *verbs))
+    typed = (" ".join(sys.argv[1 : 1 + length]) for length in (2, 1))
+    verbs = (words for words in typed if words in COMMANDS)
+    return f"plop {next(verbs, '')}".rstrip()
 
 
 def _fail(message: str, code: int) -> None:

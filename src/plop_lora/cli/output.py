@@ -94,8 +94,8 @@ def _is_record(path: Path) -> bool:
 
 _HEAD = b'{"kind": "'
 """The first bytes of every record."""
-_HEADS = (_HEAD, b"# plop gat")
-"""And those of a verdict in Markdown, as many of them."""
+_HEADS = (_HEAD, b"# plop gat", b"# plop ab ")
+"""And those of a verdict and of an analysis in Markdown, as many of them."""
 
 
 def waiting(what: str, form: Format) -> contextlib.AbstractContextManager[object]:

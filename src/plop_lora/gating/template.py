@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
-from typing import Any
 
 import yaml
 
-from plop_lora.recipe import GateRecipe, Section
+from plop_lora.recipe import GateRecipe
+from plop_lora.recipe.template import explained
 
-_WIDTH = 96
 _START = {"eval": "eval.jsonl"}
 _WHOLE = ("gate", "general")
 """Sections whose keys are all written; of the others, which belong to training, few matter."""
@@ -26,30 +24,9 @@ def recipe_template(given: Mapping[str, object]) -> str:
         UsageError: A key is unknown or a value is out of range.
     """
     recipe = GateRecipe.of({**_START, **given}, {})
-    lines = [*_written("task", recipe, ""), *_written("eval", recipe, "")]
+    lines = [*explained("task", recipe), *explained("eval", recipe)]
     for name in _WHOLE:
-        lines += ["", *_written(name, recipe, "")]
+        lines += ["", *explained(name, recipe)]
     rest = {key: value for key, value in given.items() if key not in ("task", "eval", *_WHOLE)}
     text = "\n".join(lines) + "\n"
     return text + (f"\n{yaml.safe_dump(rest, allow_unicode=True)}" if rest else "")
-
-
-def _written(name: str, section: Section, indent: str) -> list[str]:
-    field = type(section).model_fields[name]
-    value = getattr(section, name)
-    about = textwrap.wrap(
-        field.description or "", _WIDTH, initial_indent=f"{indent}# ",
-        subsequent_indent=f"{indent}# ",
-    )  # fmt: skip
-    if isinstance(value, Section):
-        inner = (line for key in type(value).model_fields
-                 for line in _written(key, value, f"{indent}  "))  # fmt: skip
-        return [*about, f"{indent}{name}:", *inner]
-    return [*about, f"{indent}{name}: {_plain(value)}"]
-
-
-def _plain(value: Any) -> str:
-    """Return a value as one line of YAML."""
-    plain = list(value) if isinstance(value, tuple) else value
-    text = yaml.safe_dump(plain, default_flow_style=True, width=10_000, allow_unicode=True)
-    return text.removesuffix("\n").removesuffix("\n...")

@@ -4,6 +4,12 @@ There is one section per verb, and the options of the command line are made from
 pydantic and PyYAML; no torch.
 """
 
+from plop_lora.recipe.ab import (
+    ArmSettings,
+    ExperimentRecipe,
+    ExperimentSettings,
+    MetricSettings,
+)
 from plop_lora.recipe.finetune import (
     RUNNERS,
     DataRecipe,
@@ -23,11 +29,15 @@ __all__ = [
     "RUNNERS",
     "USUAL_TOP",
     "WITH_OPTION",
+    "ArmSettings",
     "DataRecipe",
+    "ExperimentRecipe",
+    "ExperimentSettings",
     "FinetuneRecipe",
     "GateRecipe",
     "GateSettings",
     "GeneralRecipe",
+    "MetricSettings",
     "PlaceRecipe",
     "PlacementSettings",
     "Price",

@@ -5,6 +5,7 @@ Imports pydantic and PyYAML; no torch.
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -190,7 +191,8 @@ def _unknown_key(key: str, name: str, known: Sequence[str], source: str) -> str:
 
 def _missing(section: type[Section], where: list[str], source: str) -> str:
     """Return a sentence that says what a missing key means and how to give it."""
-    field, key = section.model_fields.get(where[0]), ".".join(where)
+    key = ".".join(where)
+    field = getattr(_section(section, where[:-1]), "model_fields", {}).get(where[-1])
     text = field.description.rstrip(".") if field and field.description else ""
     what = f": {text[:1].lower()}{text[1:]}" if text else ""
     if source == THE_OPTIONS:
@@ -282,9 +284,21 @@ def _merged(document: Mapping[str, object], given: Mapping[str, object]) -> dict
 
 def _keys(section: Any, path: list[str]) -> list[str]:
     """Return the keys of the section at `path` inside a section."""
+    found = _section(section, path)
+    return [f.name for f in fields(found)] if is_dataclass(found) else [*found.model_fields]
+
+
+def _section(section: Any, path: list[str]) -> Any:
+    """Return the section at `path` inside a section."""
     for part in path:
-        section = section.model_fields[part].annotation
-    return [f.name for f in fields(section)] if is_dataclass(section) else [*section.model_fields]
+        held = typing.get_args(section)
+        section = _entry(held) if held else section.model_fields[part].annotation
+    return section
+
+
+def _entry(held: tuple[Any, ...]) -> Any:
+    """Return the kind of the entries of a list, `tuple[X, ...]`, or of a mapping."""
+    return held[0] if held[-1] is ... else held[-1]
 
 
 def one_of(word: str, allowed: tuple[str, ...]) -> str:

@@ -15,6 +15,7 @@ from plop_lora.records import (
 )
 from plop_lora.records.gate import FAIL, NOT_ENOUGH_DATA, PASS, CheckPart
 from plop_lora.reports.costs import ABSENT
+from plop_lora.reports.markdown import table_markdown
 from plop_lora.reports.rows import DIFFERENCE, INTERVAL, VERDICT, Column, Table, plural, short_name
 from plop_lora.statistics import at_most
 
@@ -267,24 +268,4 @@ def _needed(check: CheckPlan) -> str:
 def gate_markdown(record: GateVerdict | GateWalk) -> str:
     """Return a verdict, or those on checkpoints, in Markdown, as for a pull request."""
     table = gate_walk_table(record) if isinstance(record, GateWalk) else gate_table(record)
-    lines = [f"{HEAD}: {_cell(table.title)}", ""]
-    lines += [
-        _row([column.name for column in table.columns]),
-        _row(["---:" if column.right else "---" for column in table.columns]),
-        *(_row(row) for row in table.rows),
-        "",
-    ]
-    return "\n".join([*lines, *(f"- {_cell(line)}" for line in table.lines)]) + "\n"
-
-
-def _row(cells: list[str] | tuple[str, ...]) -> str:
-    return f"| {' | '.join(map(_cell, cells))} |"
-
-
-def _cell(text: str) -> str:
-    r"""Return a text that Markdown shows as it is and that ends no cell.
-
-    >>> _cell("a|b <c>")
-    'a\\|b &lt;c>'
-    """
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    return table_markdown(table, f"{HEAD}: ")

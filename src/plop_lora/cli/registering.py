@@ -1,0 +1,37 @@
+"""How a function becomes a verb of the command line, or a group of verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from plop_lora.cli.output import interruptible
+from plop_lora.cli.words import epilog
+
+HELP = {"help_option_names": ["-h", "--help"]}
+
+
+def verb_name(verb: Callable[..., None]) -> str:
+    """Return the name that the user types; `import` is a keyword, so its function ends in `_`."""
+    return verb.__name__.rstrip("_")
+
+
+def register(group: typer.Typer, verb: Callable[..., None], **settings: Any) -> None:
+    """Add a verb to a group, with its examples and with Ctrl-C as an orderly end.
+
+    Args:
+        group: The command line, or a group of it.
+        verb: Function of the verb.
+        settings: What typer's `command` takes beside.
+    """
+    settings = {"epilog": epilog(verb), "context_settings": HELP} | settings
+    group.command(verb_name(verb), **settings)(interruptible(verb))
+
+
+def show_help(context: typer.Context) -> None:
+    """Show the help of a group that was typed without a verb."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit
