@@ -5,9 +5,10 @@ from __future__ import annotations
 import typer
 
 from plop_lora.cli.ab.plan import plan
+from plop_lora.cli.ab.replay import replay
 from plop_lora.cli.registering import HELP, register, show_help
 
-VERBS = (plan,)
+VERBS = (plan, replay)
 
 app = typer.Typer(
     help="Test adapters against each other in production: plan, start, measure and decide.",
