@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ import served
 from endpoints import SOON, Answer, Endpoint, endpoint, failed, streamed
 from experiments import experiment
 from finetunes import MODEL
+from test_start import start
 
 from plop_lora.ab.replay import ReplaySettings, replay, settings_of
 from plop_lora.ab.replay.asking import WARM_UP
@@ -386,6 +388,51 @@ def test_a_killed_replay_goes_on(prompts: Path, server: Endpoint, tmp_path: Path
     done = subprocess.run(command, cwd=tmp_path, env=dict(os.environ), check=False)
     assert done.returncode == 0
     assert len(real(server)) - before == 2 * (12 - kept)
+
+
+@pytest.mark.slow
+def test_ctrl_c_waits_for_no_request(prompts: Path, server: Endpoint, tmp_path: Path) -> None:
+    """The process went on for as long as the requests under way took."""
+    hanging = threading.Event()
+
+    def hang(body: dict[str, Any], number: int) -> Answer:
+        if number > 8:
+            hanging.wait(60)
+        return streamed("one two")
+
+    server.answer = hang
+    words = ["ab", "replay", str(prompts), "--upstream", server.url, "--model", "now=base",
+             "--model", "next=tuned", "--answers", "a.jsonl"]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "plop_lora", *words], cwd=tmp_path, stderr=subprocess.PIPE,
+        text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    try:
+        while len(server.asked) < 11 and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert "Stopped. a.jsonl is kept" in errors
+        assert not hanging.is_set(), "it did not wait for the answers"
+    finally:
+        hanging.set()
+        process.kill()
+        process.wait()
+
+
+def test_a_replay_needs_no_torch(prompts: Path, server: Endpoint, tmp_path: Path) -> None:
+    """A machine that only asks an endpoint has no use for the seconds that torch takes."""
+    words = ["ab", "replay", str(prompts), "--upstream", server.url, "--model", "now=base",
+             "--model", "next=tuned", "--format", "quiet"]  # fmt: skip
+    returned, errors = start(tmp_path, *words, unwanted=("torch", "transformers", "starlette"))
+    assert returned == 0, errors
+
+
+def test_every_measure_is_documented() -> None:
+    """A measure that the page does not name is a row of the table that nobody can read."""
+    page = (Path(__file__).parents[1] / "docs" / "how-to" / "ab-replay.md").read_text("utf-8")
+    assert [name for name in METRICS if f"`{name}`" not in page] == []
 
 
 # --------------------------------------------------------------------------- statistics

@@ -449,6 +449,12 @@ def test_every_parameter_is_honoured_or_refused() -> None:
     assert not honoured & (requests._UNSUPPORTED.keys() | requests._IGNORED)
 
 
+def test_every_parameter_is_documented() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "how-to" / "serve-local.md").read_text("utf-8")
+    honoured = {*requests._ChatBody.model_fields, *requests._CompletionBody.model_fields}
+    assert [name for name in honoured if f"`{name}`" not in page] == []
+
+
 # --------------------------------------------------------------------------- the start
 
 

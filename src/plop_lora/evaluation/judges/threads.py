@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
 from plop_lora.errors import PlopError
@@ -20,7 +19,8 @@ def each_answered(
     """Yield each item with its answer, as soon as it is known, in any order.
 
     After the first failure no further item is asked about; those under way are waited for, and
-    what they give is yielded before the error is raised.
+    what they give is yielded before the error is raised. Ctrl-C waits for none: a pool of
+    `concurrent.futures` would be joined when the process ends, for as long as a request may take.
 
     Args:
         items: The items, which are asked about in their order.
@@ -30,30 +30,44 @@ def each_answered(
     Raises:
         PlopError: The first error that `ask` raised.
     """
-    waiting, running = iter(items), dict[Future[R], T]()
+    found: queue.SimpleQueue[tuple[T, R] | BaseException | None] = queue.SimpleQueue()
+    waiting, turn, stopped = iter(items), threading.Lock(), threading.Event()
+
+    def work() -> None:
+        try:
+            while not stopped.is_set():
+                with turn:
+                    item = next(waiting)
+                found.put((item, ask(item)))
+        except StopIteration:
+            pass
+        except BaseException as error:  # raised again in the thread that reads
+            stopped.set()
+            found.put(error)
+        found.put(None)
+
+    for number in range(concurrency):
+        threading.Thread(target=work, name=f"requests-{number}", daemon=True).start()
+    try:
+        yield from _read(found, concurrency)
+    finally:
+        stopped.set()
+
+
+def _read(
+    found: queue.SimpleQueue[tuple[T, R] | BaseException | None], running: int
+) -> Generator[tuple[T, R], None, None]:
+    """Yield what the threads find until all of them have ended."""
     failure: PlopError | None = None
-    with _pool(concurrency) as pool:
-        while True:
-            free = 0 if failure else concurrency - len(running)
-            for item in itertools.islice(waiting, free):
-                running[pool.submit(ask, item)] = item
-            if not running:
-                break
-            for done in wait(running, return_when=FIRST_COMPLETED).done:
-                item = running.pop(done)
-                try:
-                    yield item, done.result()
-                except PlopError as error:
-                    failure = failure or error
+    while running:
+        one = found.get()
+        if one is None:
+            running -= 1
+        elif isinstance(one, PlopError):
+            failure = failure or one
+        elif isinstance(one, BaseException):
+            raise one
+        else:
+            yield one
     if failure is not None:
         raise failure
-
-
-@contextlib.contextmanager
-def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Yield a pool of threads; whatever ends the block early, such as Ctrl-C, does not wait."""
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="requests")
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
