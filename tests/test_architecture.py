@@ -48,6 +48,7 @@ ORDER = [
     "tuning",
     "gating",
     "ab",
+    "local_server",
     "reports",
     "demo",
     "cli",

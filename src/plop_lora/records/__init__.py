@@ -43,6 +43,7 @@ from plop_lora.records.placement import (
     PlacedSite,
     Placement,
 )
+from plop_lora.records.replay import IdenticalShare, Replay, ReplayArm, ReplayMeasure
 from plop_lora.records.scores import (
     LEFT_OUT,
     BoundaryPair,
@@ -131,6 +132,7 @@ __all__ = [
     "GroupCount",
     "Guardrail",
     "Host",
+    "IdenticalShare",
     "IndicatorScores",
     "LadderStep",
     "Measured",
@@ -148,6 +150,9 @@ __all__ = [
     "Record",
     "Reference",
     "ReferenceChoice",
+    "Replay",
+    "ReplayArm",
+    "ReplayMeasure",
     "SampleRatio",
     "SampleSize",
     "Scores",

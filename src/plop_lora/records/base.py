@@ -182,6 +182,7 @@ def _maker(kind: str) -> str:
         "gate-plan": "plop gate ADAPTER --recipe gate.yaml --plan",
         "gate-walk": "plop gate --checkpoints DIR --recipe gate.yaml -o walk.json",
         "gate-verdict": "plop gate ADAPTER --recipe gate.yaml -o verdict.json",
+        "replay": "plop ab replay prompts.jsonl --upstream URL --experiment FILE -o replay.json",
         "tuning-plan": "plop tune scores.json --train TRAIN --eval EVAL --task TASK --plan",
         "tuning": "plop tune scores.json --train TRAIN --eval EVAL --task TASK",
     }

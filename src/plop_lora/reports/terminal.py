@@ -30,6 +30,7 @@ from plop_lora.records import (
     Placement,
     Ramp,
     Record,
+    Replay,
     Scores,
     TrialResult,
     TrialSpec,
@@ -49,6 +50,7 @@ from plop_lora.reports.experiment import (
 from plop_lora.reports.gate import gate_plan_table, gate_table, gate_walk_table
 from plop_lora.reports.heatmap import heat_map
 from plop_lora.reports.proof import plan_table, verification_table
+from plop_lora.reports.replay import replay_table
 from plop_lora.reports.rows import (
     Table,
     comparison_table,
@@ -83,6 +85,7 @@ _TABLES: dict[type[Record], Callable[[Any], Table]] = {
     ExperimentPlan: experiment_plan_table,
     ExperimentStatus: status_table,
     EventImport: import_table,
+    Replay: replay_table,
 }
 
 
