@@ -27,6 +27,7 @@ from plop_lora.cli.gate import gate
 from plop_lora.cli.import_ import import_
 from plop_lora.cli.output import interruptible, say
 from plop_lora.cli.place import place
+from plop_lora.cli.report import report
 from plop_lora.cli.score import score
 from plop_lora.cli.trial import trial
 from plop_lora.cli.tune import tune
@@ -47,7 +48,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings=HELP,
 )
-VERBS = (score, place, verify, tune, gate, trial, import_, export, compare, demo)
+VERBS = (score, place, verify, tune, gate, trial, import_, export, compare, report, demo)
 
 
 def verb_name(verb: Callable[..., None]) -> str:
