@@ -15,19 +15,34 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from builders import arm_result, cost_ledger, model_reference, verification
 from builders import placement as made_placement
 from typer.testing import CliRunner
 
 import plop_lora as plop
 from plop_lora.cli import app
 from plop_lora.errors import RecordError, UsageError
+from plop_lora.exports import TARGETS
 from plop_lora.indicators.settling import settling
-from plop_lora.records import Placement, Scores, Verification
+from plop_lora.records import (
+    Candidate,
+    Configuration,
+    GatedCheckpoint,
+    GateVerdict,
+    GateWalk,
+    Placement,
+    Scores,
+    SearchTrial,
+    Tuning,
+    Verification,
+)
 from plop_lora.records import analysis as analysis_words
 from plop_lora.records import gate as gate_words
 from plop_lora.records import placement as placement_words
 from plop_lora.records import tuning as tuning_words
 from plop_lora.records import verification as verification_words
+from plop_lora.records.tuning import CandidateVerdict, SearchState, TuningVerdict
+from plop_lora.records.verification import ArmVerdict, Verdict
 from plop_lora.reports.page import html, html_page, markdown_page, read_records, results_of
 from plop_lora.reports.page.blocks import Page, Tone
 from plop_lora.reports.page.sections.placement import explorer_of, place_command
@@ -213,6 +228,106 @@ def test_no_explorer_without_sizes() -> None:
     assert explorer_of(made_placement()) is None
 
 
+def test_downloads_are_what_export_renders(scores) -> None:
+    """A configuration that dropped a part of the placement would train something else."""
+    placement = plop.place(scores, budget="3%")
+    (section,) = [s for s in results_of([placement]).sections if s.name == "placement"]
+    files = {one.name: one.content for one in section.downloads}
+    assert Placement.from_dict(json.loads(files.pop("placement.json"))) == placement
+    assert "adapter_config.json" in files
+    for target in TARGETS.values():
+        rendered = target.render(placement)
+        assert files.get(target.file_name) == (None if rendered.losses else rendered.text)
+
+
+def candidate(label: str, verdict: str, **values: object) -> Candidate:
+    fields = {
+        "configuration": Configuration(label, 8, "default", 1e-3), "parameters": 800,
+        "selection": 0.5, "mean": 0.6, "values": (0.6, 0.6), "difference": None, "low": None,
+        "high": None, "p": None, "verdict": CandidateVerdict(verdict),
+    }  # fmt: skip
+    return Candidate(**fields | values)
+
+
+def tuning(**values: object) -> Tuning:
+    """Return a tuning that improved on its default."""
+    default, better = (
+        candidate("plop", "reference"),
+        candidate("mlp", "better", difference=0.1, low=0.05, high=0.15),
+    )
+    trials = tuple(
+        SearchTrial(number=number, configuration=better.configuration, parameters=800,
+                    value=0.5 + number / 100, state=SearchState.SEARCHED, cause=None,
+                    device_seconds=1.0)
+        for number in range(4)
+    )  # fmt: skip
+    fields = {
+        "model": model_reference(), "task": "sft", "metric": "exact-match",
+        "higher_is_better": True, "margin": 0.01, "budget": 1000,
+        "verdict": TuningVerdict.IMPROVED, "chosen": better.configuration,
+        "default": default.configuration, "candidates": (default, better), "ladder": (),
+        "history": trials, "search_seed": 0, "seeds": (1, 2), "train_rows": 10,
+        "selection_rows": 10, "report_rows": 10, "cost": cost_ledger(),
+        "placement": made_placement(), "recipe": {}, "scores_digest": "0" * 64,
+        "plop_version": "0",
+    }  # fmt: skip
+    return Tuning(**fields | values)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("verdict", TuningVerdict)
+def test_a_tuning_is_shown(verdict, language) -> None:
+    """Each verdict of a search has its sentence, and the search and its confirmation a figure."""
+    page = results_of([tuning(verdict=verdict)], language)
+    section = sections(page)["tuning"]
+    assert [figure.name for figure in section.figures] == ["search", "confirmation"]
+    assert page.answer == section.lines[0]
+    assert (page.tone is Tone.GOOD) == (verdict.name in ("IMPROVED", "STANDS"))
+
+
+@pytest.mark.parametrize("verdict", Verdict)
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_verdict_of_a_verification_has_its_answer(verdict, language) -> None:
+    """Beaten must not read as confirmed, in either language."""
+    record = verification(
+        arm_result("plop", [0.5, 0.5], verdict=ArmVerdict.SHORTLIST),
+        arm_result("mlp", [0.4, 0.4], difference=-0.1, low=-0.2, high=-0.05,
+                   verdict=ArmVerdict.BETTER),
+        verdict=verdict, better="mlp" if verdict is Verdict.BEATEN else None,
+    )  # fmt: skip
+    page = results_of([record], language)
+    tones = {Verdict.CONFIRMED: Tone.GOOD, Verdict.BEATEN: Tone.BAD}
+    assert page.tone is tones.get(verdict, Tone.OPEN)
+    assert ("mlp" in page.answer) == (verdict is Verdict.BEATEN)
+    quick = results_of([replace(record, quick=True)], language)
+    assert text(language)("fact.quick") in [fact.detail for fact in quick.facts]
+
+
+def test_a_walk_shows_the_checkpoint_that_passes() -> None:
+    """The first screen tells of the checkpoint that may ship, the table of all that were gated."""
+    open_ = GateVerdict.load(GOLDEN / "gate-verdict-1.json")
+    passed = replace(open_, checks=tuple(c for c in open_.checks if c.verdict == "pass"))
+    walk = GateWalk(
+        folder="run", checkpoints=3,
+        gated=(GatedCheckpoint(step=30, verdict=open_), GatedCheckpoint(step=20, verdict=passed)),
+    )  # fmt: skip
+    page = results_of([walk])
+    assert page.tone is Tone.GOOD
+    assert [row[0] for row in sections(page)["checkpoints"].tables[0].rows] == ["30", "20"]
+
+
+def test_records_draw_themselves(scores, tmp_path) -> None:
+    """In a notebook the value of a cell is the figures; a record without any is refused."""
+    drawing = scores.plot()
+    assert "NFN by layer" in repr(drawing)
+    assert drawing._repr_html_().startswith('<div id="plop-')
+    assert "shadowrootmode" not in drawing._repr_html_()
+    assert drawing.save(tmp_path / "s.html").read_text().startswith("<!doctype html>")
+    assert Verification.load(RESULTS / "sft.json").plot("ja").page.language == "ja"
+    with pytest.raises(UsageError, match="no part in a report"):
+        plop.compare(scores, scores).plot()
+
+
 # --------------------------------------------------------------------------- hostile records
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'`{{7*7}}|&amp;"
@@ -262,7 +377,7 @@ def test_the_page_names_no_other_file(page) -> None:
     """A page that loads something tells a stranger who reads it."""
     document = html_page(page)
     own = document.replace(html.asset("vega.js"), "")
-    assert not re.search(r'(?:src|href)="(?!data:application/json;base64,|#)', own)
+    assert not re.search(r'(?:src|href)="(?!data:application/octet-stream;base64,|#)', own)
     assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|WebSocket", own)
     assert len(document.encode()) < 1_500_000
 

@@ -19,7 +19,7 @@ function collect(name, from) {
   const key = `${own.name} ${own.version}`;
   if (found.has(key)) return;
   const file = readdirSync(folder).find((entry) => /^licen[cs]e(\.|$)/i.test(entry));
-  found.set(key, `${key} (${own.license})\n\n${file ? readFileSync(join(folder, file), 'utf8').trim() : ''}`);
+  found.set(key, `${key} (${own.license})\n\n${file ? readFileSync(join(folder, file), 'utf8').replaceAll('\r', '').trim() : ''}`);
   for (const needed of Object.keys(own.dependencies ?? {})) collect(needed, '.');
 }
 

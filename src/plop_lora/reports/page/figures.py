@@ -20,6 +20,7 @@ MOST_ELEMENTS = 1500
 """The most cells that are drawn with an element each; more are drawn on a canvas."""
 WIDEST = 24
 """The most module types that share the width of the page; the columns of more have a fixed one."""
+TICKS: dict[str, Any] = {"tickCount": 8}
 ROW, CELL = 26, 15
 """Height of a row of a drawing, and the sides of a small cell, in pixels."""
 
@@ -33,7 +34,7 @@ def heat_map(matrix: Mapping[str, Any], *, titles: Mapping[str, str]) -> Spec:
     Args:
         matrix: `types`, `layers`, and `values` by layer and type, None where there is no cell. The
             page turns them into rows with the fields `type`, `layer` and `value`.
-        titles: Titles of the three fields.
+        titles: Titles of the three fields, and as `heat` that of the colours.
     """
     wide = len(matrix["types"]) > WIDEST
     x = _names("type", titles["type"], matrix["types"])
@@ -49,7 +50,7 @@ def heat_map(matrix: Mapping[str, Any], *, titles: Mapping[str, str]) -> Spec:
             "color": {
                 "field": "value",
                 "type": "quantitative",
-                "title": titles["value"],
+                "title": titles["heat"],
                 "scale": {"type": "quantile", "range": list(HEAT)},
                 "legend": {"orient": "bottom", "direction": "horizontal", "format": ".3f"},
             },
@@ -82,7 +83,12 @@ def intervals(
         zero: Whether the axis holds 0.
     """
     y = _names("name", "", names) | {"scale": {"type": "band", "domain": list(names)}}
-    x: Spec = {"type": "quantitative", "title": titles["value"], "scale": {"zero": zero}}
+    x: Spec = {
+        "type": "quantitative",
+        "title": titles["value"],
+        "scale": {"zero": zero},
+        "axis": TICKS,
+    }
     tips = [_tip("name", titles), _tip("value", titles, ".4f"), _tip("low", titles, ".4f"),
             _tip("high", titles, ".4f"), _tip("group", titles)]  # fmt: skip
     layers: list[Spec] = [_rule(rule, dashed=bool(rule)) for rule in rules]
@@ -133,6 +139,7 @@ def points(
                 "type": "quantitative",
                 "title": titles["value"],
                 "scale": {"zero": False},
+                "axis": TICKS,
             },
             "tooltip": [_tip("name", titles), _tip("value", titles, ".4f"), _tip("seed", titles)],
         }

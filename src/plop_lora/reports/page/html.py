@@ -26,18 +26,19 @@ if TYPE_CHECKING:
 
 MARK = "<!-- plop-lora report -->"
 """The line near the beginning by which a report is known, in HTML and in Markdown."""
+PAGE, FRAGMENT = "page.html.j2", "fragment.html.j2"
 LIBRARY, SCRIPTS, STYLE = "vega.js", ("allocate.js", "page.js"), "page.css"
 _UNSAFE = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026"}
 
 
 def html_page(page: Page) -> str:
     """Return the page as one HTML file that needs no other."""
-    return _write("page.html.j2", page)
+    return _write(PAGE, page)
 
 
 def fragment(page: Page) -> str:
     """Return the page as a fragment for a notebook, whose styles do not reach it, nor it them."""
-    return _write("fragment.html.j2", page)
+    return _write(FRAGMENT, page)
 
 
 def _write(template: str, page: Page) -> str:
@@ -59,6 +60,7 @@ def _write(template: str, page: Page) -> str:
     scripts = [asset(LIBRARY), "\n".join(map(asset, SCRIPTS))]
     return _template(template).render(
         page=page,
+        declarative=template == PAGE,
         words=words,
         tone=lambda tone: words(f"tone.{tone}"),
         version=__version__,
@@ -106,7 +108,7 @@ def _trusted(value: str) -> Any:
 def _uri(download: Download) -> str:
     """Return a file as the address of a link that saves it."""
     content = base64.b64encode(download.content.encode()).decode()
-    return f"data:application/json;base64,{content}"
+    return f"data:application/octet-stream;base64,{content}"
 
 
 def script_json(value: Any) -> str:

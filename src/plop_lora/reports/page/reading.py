@@ -118,8 +118,8 @@ def _only(kind: type[R], records: Sequence[Record]) -> R | None:
     return found[0] if found else None
 
 
-def strangers(found: Held) -> list[str]:
-    """Return the kinds of the records that were not made from the scores that are given."""
+def strangers(found: Held) -> list[Record]:
+    """Return the records that were not made from the scores that are given."""
     if found.scores is None:
         return []
     digest = found.scores.digest()
@@ -127,7 +127,7 @@ def strangers(found: Held) -> list[str]:
         found.placement, found.verification, found.tuning,
     ]  # fmt: skip
     return [
-        record.kind
+        record
         for record in others
         if record is not None and record.scores_digest not in (None, digest)
     ]

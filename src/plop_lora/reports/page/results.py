@@ -38,6 +38,7 @@ def results_of(records: Sequence[Record], language: str = "en") -> Page:
     """
     words, found = text(language), held(records)
     answer, tone = answer_of(found, words)
+    others = strangers(found)
     name = short_name(model_of(found))
     return Page(
         language=language,
@@ -46,16 +47,17 @@ def results_of(records: Sequence[Record], language: str = "en") -> Page:
         answer=answer,
         tone=tone,
         facts=tuple(facts_of(found, words)),
-        warnings=tuple(words("warning.stranger", kind=kind) for kind in strangers(found)),
-        sections=tuple(_sections(found, words)),
+        warnings=tuple(words("warning.stranger", kind=record.kind) for record in others),
+        sections=tuple(_sections(found, words, marked=not others)),
     )
 
 
-def _sections(found: Held, words: Text) -> list[Section]:
+def _sections(found: Held, words: Text, *, marked: bool) -> list[Section]:
+    """Return the sections; `marked` says whether the placement is one of these scores."""
     sections: list[Section] = []
     placement = found.shown_placement
     if found.scores is not None:
-        sections.append(scores_section(found.scores, placement, words))
+        sections.append(scores_section(found.scores, placement if marked else None, words))
     if placement is not None:
         sections.append(placement_section(placement, words))
     if found.verification is not None:

@@ -92,8 +92,7 @@ TEXT: dict[str, str] = {
     "fact.before": "Before and after the finetune",
     "fact.before.detail": "{metric} of the {name}, and of the shortlist",
     "fact.size": "Size of the adapters",
-    "fact.parameters": "{count} parameters",
-    "fact.share": "{share} of the model",
+    "fact.share": "trainable parameters, {share} of the model",
     "fact.gate": "Gate",
     "fact.experiment": "Experiment",
     "fact.cost": "Measured cost",
@@ -129,6 +128,7 @@ TEXT: dict[str, str] = {
         "On other inputs ({name}) other types are lowest: {types}. The choice depends on the data."
     ),
     "scores.map.title": "NFN by layer and module type",
+    "scores.map.colour": "NFN; the stronger the colour, the lower",
     "scores.map.alt": (
         "Heat map of {layers} layers and {types} module types, lowest mean first; the lowest "
         "is {lowest}."
@@ -168,8 +168,8 @@ TEXT: dict[str, str] = {
     "explorer.small": "The smallest budget that works is",
     "explorer.whole": "Give a whole number.",
     "explorer.static": "Without JavaScript, use this command with a budget of your own:",
-    "download.placement": "The placement as a record of plop-lora",
-    "download.ranks": "Rank and alpha of every adapter, under the names of PEFT's LoraConfig",
+    "download.placement": "the placement as a record of plop-lora",
+    "download.trainer": "for {name}; plop export --to {name} also checks it against the library",
     "verification.title": "Verification by finetunes",
     "verification.quick": (
         "This was a smoke test: two seeds show that it runs, not which placement is better."

@@ -58,9 +58,9 @@ TEXT: dict[str, str] = {
     "page.downloads": "ダウンロード",
     "page.commands": "コマンド",
     "page.table": "表：{caption}",
-    "page.static": "図の表示には JavaScript が必要です。どの図にも同じ内容の表があります。",
-    "page.made": "plop-lora {version} で作成。このページはネットワークから何も読み込みません。",
-    "warning.stranger": "記録 {kind} は、このページのスコアから作られたものではありません。",
+    "page.static": "図の表示には JavaScript が必要である。どの図にも同じ内容の表がある。",
+    "page.made": "plop-lora {version} で作成。このページはネットワークから何も読み込まない。",
+    "warning.stranger": "記録 {kind} は、このページのスコアから作られたものではない。",
     "question.task": (
         "タスク {task}（評価指標 {metric}）のために、{name} のどこに LoRA アダプターを置くべきか。"
     ),
@@ -94,8 +94,7 @@ TEXT: dict[str, str] = {
     "fact.before": "ファインチューニングの前後",
     "fact.before.detail": "{metric}：{name} と推奨配置",
     "fact.size": "アダプターの大きさ",
-    "fact.parameters": "{count} パラメーター",
-    "fact.share": "モデル全体の {share}",
+    "fact.share": "学習パラメーター（モデル全体の {share}）",
     "fact.gate": "ゲート判定",
     "fact.experiment": "A/B 実験",
     "fact.cost": "実測コスト",
@@ -130,6 +129,7 @@ TEXT: dict[str, str] = {
         "別の入力（{name}）では最も低い種類が異なる：{types}。この選択はデータに依存している。"
     ),
     "scores.map.title": "層とモジュール種類ごとの NFN",
+    "scores.map.colour": "NFN（色が強いほど低い）",
     "scores.map.alt": (
         "{layers} 層 × {types} 種類のヒートマップ。平均の低い順に並び、最も低いのは {lowest}。"
     ),
@@ -165,10 +165,10 @@ TEXT: dict[str, str] = {
     "explorer.slider": "予算（最小から最大まで）",
     "explorer.used": "使用：",
     "explorer.small": "使用できる最小の予算：",
-    "explorer.whole": "整数を入力してください。",
+    "explorer.whole": "整数を入力する。",
     "explorer.static": "JavaScript がない場合は、予算を指定して次のコマンドを使う：",
     "download.placement": "配置の記録（plop-lora 形式）",
-    "download.ranks": "各アダプターのランクと alpha（PEFT の LoraConfig の項目名）",
+    "download.trainer": "{name} 用。plop export --to {name} はライブラリーとの照合も行う",
     "verification.title": "ファインチューニングによる検証",
     "verification.quick": (
         "これは動作確認である。シード 2 個では動くことしか示せず、どの配置が優れるかは示さない。"

@@ -88,7 +88,16 @@
   }
 
   const places = [...root.querySelectorAll('.plot')];
-  const drawn = Promise.all(places.map(draw));
+
+  // One after the other, so that the page can be read and scrolled meanwhile.
+  async function drawAll() {
+    for (const place of places) {
+      await new Promise((next) => { setTimeout(next); });
+      await draw(place);
+    }
+    host.dataset.drawn = 'done';
+  }
+
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => places
     .filter((place) => data.figures[place.dataset.figure].canvas).forEach(draw));
   addEventListener('resize', () => views.forEach((view, place) => {
@@ -174,5 +183,6 @@
   }
 
   root.querySelectorAll('.explorer').forEach(explore);
-  drawn.then(() => { host.dataset.drawn = 'done'; });
+  root.querySelectorAll('.static').forEach((element) => element.remove());
+  drawAll();
 })();

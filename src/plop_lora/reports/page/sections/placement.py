@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import json
 import shlex
 
+from plop_lora.exports import TARGETS
 from plop_lora.placement import STRATEGIES
 from plop_lora.records import Choice, Gap, Placement
 from plop_lora.records.placement import GapVerdict
 from plop_lora.reports.page.blocks import DataTable, Download, Explorer, Section
 from plop_lora.reports.text import Text, number
 
-MOST_DOWNLOADED = 200_000
-"""The most characters of a record that the page holds as a download."""
+MOST_DOWNLOADED = 60_000
+"""The most characters of a file that the page holds as a download."""
+MOST_RENDERED = 2_000
+"""The most adapters of a placement that is rendered for the trainers."""
 
 
 def placement_section(placement: Placement, words: Text) -> Section:
@@ -151,18 +153,19 @@ def _ranks(placement: Placement) -> list[str]:
 
 
 def _downloads(placement: Placement, words: Text) -> list[Download]:
-    """Return the configuration of every type as JSON, and the record itself where it is small."""
-    record = placement.to_json()
-    found = []
-    if len(record) <= MOST_DOWNLOADED:
-        found.append(
-            Download(name="placement.json", content=record + "\n", what=words("download.placement"))
+    """Return the record, and the configuration for every trainer that can say all of it.
+
+    Files that would make the page large are left out; `plop export` writes them.
+    """
+    if not 0 < len(placement.sites) <= MOST_RENDERED:
+        return []
+    record = placement.to_json() + "\n"
+    found = [Download(name="placement.json", content=record, what=words("download.placement"))]
+    found += [
+        Download(
+            name=target.file_name, content=rendered.text, what=words("download.trainer", name=name)
         )
-    rows = {
-        "r": {site.name: site.rank for site in placement.sites},
-        "lora_alpha": {site.name: site.alpha for site in placement.sites},
-    }
-    ranks = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
-    if len(ranks) <= MOST_DOWNLOADED:
-        found.append(Download(name="ranks.json", content=ranks, what=words("download.ranks")))
-    return found
+        for name, target in TARGETS.items()
+        if not (rendered := target.render(placement)).losses
+    ]
+    return [one for one in found if len(one.content) <= MOST_DOWNLOADED]

@@ -70,6 +70,7 @@ def _map(scores: Scores, label: Callable[[str], str], words: Text) -> Figure | N
     shown = [label(name) for name in names]
     titles = {
         "type": words("column.type"), "layer": words("column.layer"), "value": words("column.nfn"),
+        "heat": words("scores.map.colour"),
     }  # fmt: skip
     matrix = {"types": shown, "layers": list(cells), "values": values}
     return Figure(

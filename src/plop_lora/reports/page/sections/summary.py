@@ -102,7 +102,7 @@ def facts_of(found: Held, words: Text) -> list[Fact]:
         facts.append(
             Fact(
                 label=words("fact.size"),
-                value=words("fact.parameters", count=words.count(placement.trainable_parameters)),
+                value=words.count(placement.trainable_parameters),
                 detail=words(
                     "fact.share",
                     share=words.percent(
