@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 import plop_lora as plop
 from plop_lora.cli import app
+from plop_lora.demo import DATA, MODEL, TASKS
 from plop_lora.errors import RecordError, UsageError
 from plop_lora.exports import TARGETS
 from plop_lora.indicators.settling import settling
@@ -46,6 +47,7 @@ from plop_lora.records.verification import ArmVerdict, Verdict
 from plop_lora.reports.page import html, html_page, markdown_page, read_records, results_of
 from plop_lora.reports.page.blocks import Page, Tone
 from plop_lora.reports.page.sections.placement import explorer_of, place_command
+from plop_lora.reports.page.sections.provenance import score_command
 from plop_lora.reports.text import LANGUAGES, text
 
 HERE = Path(__file__).parent
@@ -223,6 +225,31 @@ def test_the_command_makes_the_placement_again(scores, keys, tmp_path, monkeypat
     assert Placement.load("placement.json").settings == asked.settings
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [("--stop", "fixed"), ("--special-tokens", "--samples", "64")])
+def test_the_command_makes_the_scores_again(words, tmp_path, monkeypatch) -> None:
+    """The same texts, read in the same way, and ended by the same rule."""
+    monkeypatch.chdir(tmp_path)
+    given = [
+        "--template",
+        TASKS["problems"]["template"],
+        "--max-length",
+        "48",
+        "--dtype",
+        "float32",
+    ]
+    first = ["score", str(MODEL), "--data", str(DATA / "problems.jsonl"), *given, *words]
+    for line in (first, None):
+        command = line or shlex.split(score_command(Scores.load("first.json")))[1:]
+        output = ["-o", "first.json"] if line else []
+        done = CliRunner().invoke(app, [*command, *output, "--format", "quiet"])
+        assert done.exit_code == 0, done.output
+    again, before = Scores.load("scores.json"), Scores.load("first.json")
+    assert again.types == before.types
+    assert again.stopping == before.stopping
+    assert again.provenance.settings == before.provenance.settings
+
+
 def test_no_explorer_without_sizes() -> None:
     """A placement that was imported may not know its weights."""
     assert explorer_of(made_placement()) is None
@@ -326,6 +353,18 @@ def test_records_draw_themselves(scores, tmp_path) -> None:
     assert Verification.load(RESULTS / "sft.json").plot("ja").page.language == "ja"
     with pytest.raises(UsageError, match="no part in a report"):
         plop.compare(scores, scores).plot()
+
+
+def test_the_page_of_the_documentation_runs(scores, tmp_path, monkeypatch) -> None:
+    """Its block of Python, as it stands."""
+    monkeypatch.chdir(tmp_path)
+    scores.save("scores.json")
+    guide = (HERE.parent / "docs" / "how-to" / "report.md").read_text("utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    found: dict[str, object] = {}
+    exec(compile(block, "report.md", "exec"), found)
+    assert str(found["page"]).startswith("<!doctype html>")
+    assert Path("figures.html").read_text("utf-8").count('lang="ja"') == 2
 
 
 # --------------------------------------------------------------------------- hostile records

@@ -19,6 +19,10 @@ class Tone(StrEnum):
     PLAIN = "plain"
 
 
+SIGNS = {Tone.GOOD: "✓ ", Tone.BAD: "✗ ", Tone.OPEN: "? ", Tone.PLAIN: ""}
+"""The sign before a text that has a tone."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataTable:
     """A table of texts; `numeric` says of each column whether it is aligned to the right."""

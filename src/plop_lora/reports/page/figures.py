@@ -147,34 +147,38 @@ def points(
     }
 
 
-def curves(
-    rows: Rows, *, groups: Sequence[str], titles: Mapping[str, str], log: bool = True
+def curves(rows: Rows, *, groups: Sequence[str], titles: Mapping[str, str]) -> Spec:
+    """Return a line for each group, over `at`, which has a logarithmic axis."""
+    mark = {"type": "line", "strokeWidth": 2, "point": {"size": 45, "filled": True}}
+    axis = {"scale": {"type": "log", "nice": False}}
+    return _over(rows, mark, axis, groups, titles)
+
+
+def course(rows: Rows, *, groups: Sequence[str], titles: Mapping[str, str]) -> Spec:
+    """Return a point for each row, over its whole number `at`."""
+    mark = {"type": "point", "filled": True, "size": 60}
+    axis = {"scale": {"zero": False}, "axis": TICKS | {"format": "d", "tickMinStep": 1}}
+    return _over(rows, mark, axis, groups, titles)
+
+
+def _over(
+    rows: Rows, mark: Spec, axis: Spec, groups: Sequence[str], titles: Mapping[str, str]
 ) -> Spec:
-    """Return a line for each group, over `at`, which has a logarithmic axis by default."""
+    """Return marks at `at` and `value`, by group."""
+    value = {"field": "value", "type": "quantitative", "title": titles["value"]}
+    tips = [_tip("group", titles), _tip("at", titles, "~g"), _tip("value", titles, ".4f")]
     return {
         "data": {"values": list(rows)},
         "width": "container",
         "height": 260,
-        "mark": {"type": "line", "strokeWidth": 2, "point": {"size": 45, "filled": True}},
+        "mark": mark,
         "encoding": {
-            "x": {
-                "field": "at",
-                "type": "quantitative",
-                "title": titles["at"],
-                "scale": {"type": "log", "nice": False} if log else {"zero": False, "nice": False},
-            },
-            "y": {
-                "field": "value",
-                "type": "quantitative",
-                "title": titles["value"],
-                "scale": {"zero": False},
-            },
-            "tooltip": [
-                _tip("group", titles), _tip("at", titles, "~g"), _tip("value", titles, ".4f"),
-            ],
+            "x": {"field": "at", "type": "quantitative", "title": titles["at"]} | axis,
+            "y": value | {"scale": {"zero": False}},
+            "tooltip": tips,
         }
         | _by_group(groups, titles),
-    }  # fmt: skip
+    }
 
 
 def _names(field: str, title: str, names: Sequence[str]) -> Spec:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from plop_lora.escapes import escaped
-from plop_lora.reports.page.blocks import DataTable, Page, Section, Tone
+from plop_lora.reports.page.blocks import SIGNS, DataTable, Page, Section, Tone
 from plop_lora.reports.page.html import MARK
 from plop_lora.reports.text import Text, text
 
@@ -17,7 +17,6 @@ LONGEST = 30
 """The most rows of a table that is shown."""
 WIDEST = 12
 """The most columns of one."""
-SIGNS = {Tone.GOOD: "✓ ", Tone.BAD: "✗ ", Tone.OPEN: "? ", Tone.PLAIN: ""}
 _MARKUP = re.compile(r"([\\`*_{}\[\]()#+!|<>~@&$])")
 
 

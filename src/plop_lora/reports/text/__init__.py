@@ -55,8 +55,8 @@ class Text:
         """Return the bounds of an interval; nothing where one is missing."""
         if low is None or high is None:
             return ""
-        sign = "+" if signed else ""
-        return self("interval", low=f"{low:{sign}.{digits}f}", high=f"{high:{sign}.{digits}f}")
+        low_end, high_end = (number(end, digits, signed=signed) for end in (low, high))
+        return self("interval", low=low_end, high=high_end)
 
     def duration(self, seconds: float) -> str:
         """Return a time in its two largest units, from seconds to hours.
@@ -77,8 +77,12 @@ class Text:
 
 
 def number(value: float | None, digits: int = 3, *, signed: bool = False) -> str:
-    """Return a number with so many decimals; nothing where there is none."""
-    return "" if value is None else f"{value:{'+' if signed else ''}.{digits}f}"
+    """Return a number with so many decimals, zero never as negative; nothing where there is none.
+
+    >>> number(-0.00001), number(0.25, 1, signed=True)
+    ('0.000', '+0.2')
+    """
+    return "" if value is None else f"{value:{'+' if signed else ''}z.{digits}f}"
 
 
 def text(language: str) -> Text:

@@ -109,6 +109,7 @@ TEXT: dict[str, str] = {
     "group.never": "never proposed",
     "group.shortlist": "shortlist",
     "group.rival": "rival",
+    "group.full": "{arm}, all rows",
     "direction.higher": "higher is better",
     "direction.lower": "lower is better",
     "scores.title": "Scores",
@@ -206,7 +207,8 @@ TEXT: dict[str, str] = {
     "verification.seeds.alt": "{metric} of {arms} arms, a point for each seed.",
     "verification.rates.title": "Learning rates that were tried",
     "verification.rates.alt": (
-        "{metric} of {arms} arms by learning rate, on the rows for selection."
+        "{metric} by learning rate on the rows for selection, in {lines} lines; those of "
+        "trials on all rows stand apart."
     ),
     "verification.arms": "Arms and what is reached without a finetune",
     "verification.forgetting": "Rise of the loss on general text ({source}), in nats a token",

@@ -111,6 +111,7 @@ TEXT: dict[str, str] = {
     "group.never": "提案の対象外",
     "group.shortlist": "推奨配置",
     "group.rival": "対抗案",
+    "group.full": "{arm}（全行）",
     "direction.higher": "高いほど良い",
     "direction.lower": "低いほど良い",
     "scores.title": "スコア",
@@ -205,7 +206,9 @@ TEXT: dict[str, str] = {
     "verification.seeds.title": "各案の全シードの結果と、決着の時点",
     "verification.seeds.alt": "{arms} 案の {metric}。点はシードごとの値。",
     "verification.rates.title": "試した学習率",
-    "verification.rates.alt": "{arms} 案の学習率ごとの {metric}（選択用の行）。",
+    "verification.rates.alt": (
+        "選択用の行での学習率ごとの {metric}（{lines} 本）。全行での試行は別に示す。"
+    ),
     "verification.arms": "各案の結果と、ファインチューニングなしの結果",
     "verification.forgetting": "一般テキスト（{source}）での損失の増加（nat/トークン）",
     "tuning.title": "チューニング",

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from plop_lora.records import CheckResult, GateVerdict, GateWalk
-from plop_lora.records.gate import PASS, CheckPart, Measured
-from plop_lora.reports.page.blocks import DataTable, Section
+from plop_lora.records.gate import (
+    FAIL,
+    NOT_ENOUGH_DATA,
+    PASS,
+    CheckPart,
+    CheckVerdict,
+    Measured,
+)
+from plop_lora.reports.page.blocks import SIGNS, DataTable, Section, Tone
 from plop_lora.reports.rows import short_name
 from plop_lora.reports.text import Text, number
+
+TONES = {PASS: Tone.GOOD, FAIL: Tone.BAD, NOT_ENOUGH_DATA: Tone.OPEN}
+"""Verdict of a check → its tone."""
 
 
 def gate_section(record: GateVerdict, words: Text, position: int = 1) -> Section:
@@ -49,7 +59,7 @@ def walk_section(walk: GateWalk, words: Text) -> Section:
                 rows=tuple(
                     (
                         words.count(one.step),
-                        words.word(one.verdict.verdict),
+                        _signed(one.verdict.verdict, words),
                         words.listed(
                             [f"{c.check}: {words.word(c.verdict)}" for c in one.verdict.checks]
                         ),
@@ -70,7 +80,7 @@ def _checks(record: GateVerdict, words: Text) -> DataTable:
         (
             check.check,
             check.metric,
-            words.word(check.verdict),
+            _signed(check.verdict, words),
             _measured(check.base, words),
             _measured(check.adapter, words),
             number(check.difference.value, 4, signed=True),
@@ -107,13 +117,17 @@ def _parts(check: CheckResult, words: Text) -> DataTable:
 def _part(part: CheckPart, words: Text) -> tuple[str, ...]:
     return (
         part.name,
-        "" if part.verdict is None else words.word(part.verdict),
+        "" if part.verdict is None else _signed(part.verdict, words),
         _measured(part.base, words),
         _measured(part.adapter, words),
         number(part.difference.value, 4, signed=True),
         words.interval(part.bound_low, part.bound_high, digits=4, signed=True),
         words.count(part.items),
     )
+
+
+def _signed(verdict: CheckVerdict, words: Text) -> str:
+    return SIGNS[TONES[verdict]] + words.word(verdict)
 
 
 def _measured(measured: Measured, words: Text) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from plop_lora.records import Record, Scores
+from plop_lora.records import Provenance, Record, Scores
 from plop_lora.reports.page.blocks import DataTable, Section
 from plop_lora.reports.page.reading import Held
 from plop_lora.reports.page.sections.placement import place_command
@@ -64,19 +64,42 @@ def _conditions(scores: Scores, words: Text) -> DataTable:
 
 
 def score_command(scores: Scores) -> str:
-    """Return the command of the scores as far as the record knows it, quoted for the shell."""
+    """Return the command of the scores as far as the record knows it, quoted for the shell.
+
+    That code of the model may run is not repeated: whoever types the command decides it anew.
+    """
     made = scores.provenance
     words = ["plop", "score", scores.model.name, "--data", made.data]
     if scores.model.revision:
         words += ["--revision", scores.model.revision]
-    field = str(made.settings.get("field") or "")
-    if field:
-        words += ["--template" if "{" in field else "--text", field]
-    if "max_length" in made.settings:
-        words += ["--max-length", str(made.settings["max_length"])]
-    words += ["--samples", str(scores.sequences), "--seed", str(made.seed)]
+    words += [*_reading(made), "--seed", str(made.seed), "--dtype", made.dtype]
+    if made.denominator != "analytic":
+        words += ["--denominator", made.denominator.replace("_", "-")]
     for indicator in scores.indicators:
         words += ["--indicator", indicator.indicator]
-    if scores.stopping is None or scores.stopping.mode == "fixed":
-        words += ["--stop", "fixed"]
-    return shlex.join([*words, "-o", "scores.json"])
+    return shlex.join([*words, *_stopping(scores), "-o", "scores.json"])
+
+
+def _reading(made: Provenance) -> list[str]:
+    """Return the options by which the texts were read and the weights were chosen."""
+    settings = made.settings
+    field = str(settings.get("field") or "")
+    words = ["--template" if "{" in field else "--text", field] if field else []
+    if "max_length" in settings:
+        words += ["--max-length", str(settings["max_length"])]
+    if settings.get("special_tokens"):
+        words.append("--special-tokens")
+    for option in ("include", "exclude"):
+        for pattern in settings.get(option) or ():
+            words += [f"--{option}", str(pattern)]
+    return words
+
+
+def _stopping(scores: Scores) -> list[str]:
+    """Return the options by which scoring ended."""
+    held = scores.stopping
+    if held is None or held.mode == "fixed":
+        drawn = scores.sequences if held is None else held.available
+        return ["--samples", str(drawn), "--stop", "fixed"]
+    return ["--samples", str(held.available), "--top", str(held.top), "--tolerance",
+            f"{held.tolerance:g}"]  # fmt: skip

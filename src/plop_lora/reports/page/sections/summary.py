@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from plop_lora.records import ArmResult, CostLedger, Placement, Verification
-from plop_lora.records.gate import CheckVerdict
 from plop_lora.records.placement import GapVerdict
 from plop_lora.records.tuning import TuningVerdict
 from plop_lora.records.verification import ArmVerdict, Verdict
 from plop_lora.reports.page.blocks import Fact, Tone
 from plop_lora.reports.page.reading import Held
 from plop_lora.reports.page.sections.costs import money
+from plop_lora.reports.page.sections.gate import TONES as GATE_TONES
 from plop_lora.reports.page.sections.gate import gate_sentence
 from plop_lora.reports.page.sections.tuning import tuning_sentence
 from plop_lora.reports.page.sections.verification import verdict_sentence
@@ -69,7 +69,7 @@ def answer_of(found: Held, words: Text) -> tuple[str, Tone]:
         return words("answer.scores", types=words.listed(lowest)), Tone.OPEN
     if found.shown_gates:
         verdict = found.shown_gates[0]
-        return gate_sentence(verdict, words), _gate_tone(verdict.verdict)
+        return gate_sentence(verdict, words), GATE_TONES[verdict.verdict]
     assert found.analysis is not None
     winner = found.analysis.winner
     if winner is None:
@@ -86,10 +86,6 @@ def _verified(record: Verification, words: Text) -> str:
 
 def _types(placement: Placement, words: Text) -> str:
     return words.listed([choice.type for choice in placement.choices])
-
-
-def _gate_tone(verdict: CheckVerdict) -> Tone:
-    return {CheckVerdict.PASS: Tone.GOOD, CheckVerdict.FAIL: Tone.BAD}.get(verdict, Tone.OPEN)
 
 
 def facts_of(found: Held, words: Text) -> list[Fact]:
@@ -116,7 +112,7 @@ def facts_of(found: Held, words: Text) -> list[Fact]:
             label=words("fact.gate"),
             value=words.word(verdict.verdict),
             detail=gate_sentence(verdict, words),
-            tone=_gate_tone(verdict.verdict),
+            tone=GATE_TONES[verdict.verdict],
         )
         for verdict in found.shown_gates
     ]

@@ -50,14 +50,13 @@ def _search(record: Tuning, words: Text) -> Figure | None:
         name="search",
         title=words("tuning.search.title"),
         alt=words("tuning.search.alt", trials=len(done), metric=record.metric),
-        spec=figures.curves(
+        spec=figures.course(
             [
                 {"at": one.number, "value": one.value, "group": one.configuration.placement}
                 for one in done
             ],
             groups=list(dict.fromkeys(one.configuration.placement for one in done)),
             titles=titles,
-            log=False,
         ),
         table=DataTable(
             caption=words("tuning.search.title"),

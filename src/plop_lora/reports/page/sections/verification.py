@@ -152,12 +152,16 @@ def _rates(record: Verification, words: Text) -> Figure | None:
     steps = [step for step in record.ladder if step.value is not None]
     if not steps:
         return None
-    groups = list(dict.fromkeys(step.arm for step in steps))
-    rows = [{"group": step.arm, "at": step.learning_rate, "value": step.value} for step in steps]
+    lines = [words("group.full", arm=step.arm) if step.full else step.arm for step in steps]
+    groups = list(dict.fromkeys(lines))
+    rows = [
+        {"group": line, "at": step.learning_rate, "value": step.value}
+        for line, step in zip(lines, steps, strict=True)
+    ]
     return Figure(
         name="rates",
         title=words("verification.rates.title"),
-        alt=words("verification.rates.alt", arms=len(groups), metric=record.metric),
+        alt=words("verification.rates.alt", lines=len(groups), metric=record.metric),
         spec=figures.curves(
             sorted(rows, key=lambda row: (str(row["group"]), row["at"])),
             groups=groups,
@@ -169,7 +173,8 @@ def _rates(record: Verification, words: Text) -> Figure | None:
             caption=words("verification.rates.title"),
             columns=(words("column.arm"), words("column.rate"), record.metric),
             rows=tuple(
-                (step.arm, f"{step.learning_rate:g}", number(step.value, 4)) for step in steps
+                (line, f"{step.learning_rate:g}", number(step.value, 4))
+                for line, step in zip(lines, steps, strict=True)
             ),
             numeric=(False, True, True),
         ),
@@ -182,7 +187,7 @@ def _arms(record: Verification, words: Text) -> DataTable:
         (
             arm.arm,
             words.count(arm.parameters),
-            f"{100 * arm.mismatch:+.1f} %",
+            words("percent", number=number(100 * arm.mismatch, 1, signed=True)),
             "" if arm.learning_rate is None else f"{arm.learning_rate:g}",
             number(arm.mean, 4),
             words.word(arm.verdict),
