@@ -158,7 +158,14 @@ def test_the_first_screen_answers(page) -> None:
     assert page.answer == words("answer.confirmed", types=types)
     assert page.tone is Tone.GOOD
     labels = [fact.label for fact in page.facts]
-    for key in ("fact.verified", "fact.gate", "fact.cost", "fact.search", "fact.before"):
+    for key in (
+        "fact.verified",
+        "fact.gate",
+        "fact.cost",
+        "fact.search",
+        "fact.before",
+        "fact.chance",
+    ):
         assert words(key) in labels
     cost = next(fact for fact in page.facts if fact.label == words("fact.cost"))
     assert cost.value == words.duration(record.cost.total.device_seconds)
@@ -487,6 +494,21 @@ def test_wrong_input_is_told(words, message, tmp_path, monkeypatch) -> None:
     assert isinstance(error, UsageError | RecordError)
     assert message in str(error)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("document", ["[1]", "{}", '{"kind": ["scores"]}', '{"kind": {}}'])
+def test_what_is_no_record_is_told(document, tmp_path) -> None:
+    """A kind that is a list ended in a message that spoke of a bug."""
+    (tmp_path / "x.json").write_text(document)
+    with pytest.raises(RecordError, match="is not a plop-lora record"):
+        read_records([tmp_path / "x.json"])
+
+
+@pytest.mark.parametrize("parameters", [0, 1])
+def test_a_model_without_parameters_is_shown(parameters) -> None:
+    """A record may lack the size of its model; a share of it is then a dash."""
+    page = results_of([made_placement(model=model_reference(parameters=parameters))])
+    assert ("—" in sections(page)["placement"].lines[0]) == (parameters == 0)
 
 
 def test_no_record_is_refused() -> None:

@@ -35,7 +35,7 @@ def report(
     records: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RECORD...",
+            metavar="RECORD",
             help="The records that plop score, place, verify, tune and gate have written, and "
             "analyses of experiments, in any order.",
         ),

@@ -52,7 +52,7 @@ class Held:
     @property
     def shown_gates(self) -> tuple[GateVerdict, ...]:
         """The verdicts, and of a walk over checkpoints the first that passes, else the last one."""
-        if self.walk is None:
+        if self.walk is None or not self.walk.gated:
             return self.gates
         found = self.walk.passing or self.walk.gated[0]
         return (*self.gates, found.verdict)
@@ -70,7 +70,7 @@ def read_records(paths: Sequence[str | Path]) -> list[Record]:
 def _read(path: Path) -> Record:
     document = read_document(path, "plop score MODEL --data DATA -o scores.json")
     kind = document.get("kind") if isinstance(document, dict) else None
-    if kind is None:
+    if not isinstance(kind, str):
         raise RecordError(
             f"{path} is not a plop-lora record (no 'kind'). A report is made of the records that "
             "plop score, place, verify, tune and gate write with -o."

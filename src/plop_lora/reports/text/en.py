@@ -87,6 +87,12 @@ TEXT: dict[str, str] = {
         "a smoke test: it shows that everything runs, and not which placement is better"
     ),
     "fact.rivals": "against {rivals} rivals with as many parameters, on {rows} rows",
+    "fact.chance": "Against types drawn at random",
+    "fact.chance.value": "no difference shown",
+    "fact.chance.detail": (
+        "they do as well within the margin, so on these rows it matters little where the "
+        "adapters are"
+    ),
     "fact.gain": "Gain over the best rival, {rival}",
     "fact.between": "lies between the bounds {bounds}; above 0 the shortlist is better",
     "fact.before": "Before and after the finetune",

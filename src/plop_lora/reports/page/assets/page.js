@@ -29,7 +29,7 @@
       titleFontWeight: 'normal',
     },
     legend: {labelColor: 'var(--text)', titleColor: 'var(--text)', labelFontSize: 12,
-             titleFontSize: 12, titleFontWeight: 'normal'},
+             titleFontSize: 12, titleFontWeight: 'normal', titleLimit: 480},
     view: {stroke: null},
   };
 

@@ -33,7 +33,7 @@ def placement_section(placement: Placement, words: Text) -> Section:
             "placement.sum",
             adapters=words.count(len(placement.sites)),
             parameters=words.count(placement.trainable_parameters),
-            share=words.percent(placement.trainable_parameters / placement.model.parameters),
+            share=share_of_model(placement, words),
             scaling=f"{placement.scaling:g}",
         ),
         words(f"placement.{_KEYS[placement.verdict]}"),
@@ -49,6 +49,12 @@ def placement_section(placement: Placement, words: Text) -> Section:
         quotes=placement.notes,
         downloads=tuple(_downloads(placement, words)),
     )
+
+
+def share_of_model(placement: Placement, words: Text) -> str:
+    """Return the share of the model's parameters that is trained; a dash where none are known."""
+    whole = placement.model.parameters
+    return words.percent(placement.trainable_parameters / whole) if whole else "—"
 
 
 _KEYS = {

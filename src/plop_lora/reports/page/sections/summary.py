@@ -11,8 +11,10 @@ from plop_lora.reports.page.reading import Held
 from plop_lora.reports.page.sections.costs import money
 from plop_lora.reports.page.sections.gate import TONES as GATE_TONES
 from plop_lora.reports.page.sections.gate import gate_sentence
+from plop_lora.reports.page.sections.placement import share_of_model
 from plop_lora.reports.page.sections.tuning import tuning_sentence
 from plop_lora.reports.page.sections.verification import verdict_sentence
+from plop_lora.reports.proof import random_does_as_well
 from plop_lora.reports.rows import short_name
 from plop_lora.reports.text import Text, number
 
@@ -99,12 +101,7 @@ def facts_of(found: Held, words: Text) -> list[Fact]:
             Fact(
                 label=words("fact.size"),
                 value=words.count(placement.trainable_parameters),
-                detail=words(
-                    "fact.share",
-                    share=words.percent(
-                        placement.trainable_parameters / placement.model.parameters
-                    ),
-                ),
+                detail=words("fact.share", share=share_of_model(placement, words)),
             )
         )
     facts += [
@@ -150,6 +147,15 @@ def _certainty(found: Held, words: Text) -> list[Fact]:
                 tone=Tone.OPEN if proof.quick else _TONES[proof.verdict],
             )
         )
+        if random_does_as_well(proof):
+            facts.append(
+                Fact(
+                    label=words("fact.chance"),
+                    value=words("fact.chance.value"),
+                    detail=words("fact.chance.detail"),
+                    tone=Tone.OPEN,
+                )
+            )
     return facts
 
 
