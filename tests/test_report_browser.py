@@ -106,6 +106,21 @@ def test_the_page_draws_and_stays_silent(opened, language, width, theme) -> None
     assert whole <= width
 
 
+def test_a_cell_tells_its_value(opened, scores) -> None:
+    """The colour of a cell is no number; what it stands for is shown under the pointer, as text."""
+    hostile = hostile_scores(scores)
+    page = opened(hostile).page
+    cell = page.locator("[data-figure=scores-map] svg .mark-rect path").first
+    cell.scroll_into_view_if_needed()
+    cell.hover()
+    tip = page.locator(".tip")
+    assert tip.is_visible()
+    assert HOSTILE[:12] in tip.text_content()
+    assert any(f"{site.nfn:.4f}" in tip.text_content() for site in hostile.sites)
+    page.mouse.move(1, 1)
+    assert tip.is_hidden()
+
+
 def test_a_hostile_record_injects_nothing(opened, scores) -> None:
     """A name that became markup, a script or an expression would act here."""
     hostile = hostile_scores(scores)

@@ -317,6 +317,9 @@ def test_a_tuning_is_shown(verdict, language) -> None:
     assert [figure.name for figure in section.figures] == ["search", "confirmation"]
     assert page.answer == section.lines[0]
     assert (page.tone is Tone.GOOD) == (verdict.name in ("IMPROVED", "STANDS"))
+    both = results_of([tuning(verdict=verdict), Verification.load(RESULTS / "sft.json")], language)
+    labels = [fact.label for fact in both.facts]
+    assert len(set(labels)) == len(labels)
 
 
 @pytest.mark.parametrize("verdict", Verdict)

@@ -18,6 +18,8 @@ SHAPES = (
 HEAT = tuple(f"var(--heat-{number})" for number in range(1, 8))
 MOST_ELEMENTS = 1500
 """The most cells that are drawn with an element each; more are drawn on a canvas."""
+MOST_LINES = 200
+"""The most lines with an interval that are drawn with elements."""
 WIDEST = 24
 """The most module types that share the width of the page; the columns of more have a fixed one."""
 TICKS: dict[str, Any] = {"tickCount": 8}

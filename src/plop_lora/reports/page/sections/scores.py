@@ -12,7 +12,7 @@ from plop_lora.reports.page import figures
 from plop_lora.reports.page.blocks import DataTable, Figure, Section
 from plop_lora.reports.text import Text, number
 
-MOST_LINES = 16
+MOST_CURVES = 16
 """The most module types whose lines can be told apart in one drawing."""
 
 
@@ -136,12 +136,13 @@ def _ranking(scores: Scores, chosen: set[str], label: Callable[[str], str], word
             ),
             numeric=(False, True, True, True, True, False),
         ),
+        canvas=len(names) > figures.MOST_LINES,
     )  # fmt: skip
 
 
 def _settling(scores: Scores, label: Callable[[str], str], words: Text) -> Figure | None:
     names = scores.type_names()
-    values = settling(scores) if len(names) <= MOST_LINES else []
+    values = settling(scores) if len(names) <= MOST_CURVES else []
     if not values:
         return None
     at = sorted({value.sequences for value in values})

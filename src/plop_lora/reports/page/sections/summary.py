@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from plop_lora.records import ArmResult, CostLedger, Placement, Verification
 from plop_lora.records.placement import GapVerdict
 from plop_lora.records.tuning import TuningVerdict
@@ -192,11 +194,15 @@ def _best_rival(record: Verification) -> ArmResult | None:
 
 def _costs(found: Held, words: Text) -> list[Fact]:
     """Return what it cost and what a full search would have, from each ledger; else the scoring."""
-    facts = [
-        fact
+    ledgers = {
+        words(f"{record.kind}.title"): record.cost
         for record in (found.verification, found.tuning)
         if record is not None
-        for fact in _cost(record.cost, words)
+    }
+    facts = [
+        replace(fact, label=f"{fact.label} ({title})") if len(ledgers) > 1 else fact
+        for title, ledger in ledgers.items()
+        for fact in _cost(ledger, words)
     ]
     if not facts and found.scores is not None:
         seconds = found.scores.provenance.elapsed_seconds
