@@ -30,6 +30,7 @@ from plop_lora.cli.import_ import import_
 from plop_lora.cli.output import say
 from plop_lora.cli.place import place
 from plop_lora.cli.registering import HELP, register, show_help, verb_name
+from plop_lora.cli.report import report
 from plop_lora.cli.score import score
 from plop_lora.cli.serve import serve
 from plop_lora.cli.trial import trial
@@ -48,7 +49,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings=HELP,
 )
-VERBS = (score, place, verify, tune, gate, trial, import_, export, compare, serve, demo)
+VERBS = (score, place, verify, tune, gate, trial, import_, export, compare, report, serve, demo)
 COMMANDS: Mapping[str, Callable[..., None]] = {
     **{verb_name(verb): verb for verb in VERBS},
     **{f"ab {verb_name(verb)}": verb for verb in ab.VERBS},

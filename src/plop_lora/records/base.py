@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from pandas import DataFrame
 
+    from plop_lora.reports.page.notebook import Drawing
+
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {}
 
 
@@ -128,6 +130,20 @@ class Record:
                 f"Make it again with: {_maker(cls.kind)}."
             ) from error
         return record
+
+    def plot(self, language: str = "en") -> Drawing:
+        """Return the figures of the record, which a notebook draws; `save` writes them as HTML.
+
+        Args:
+            language: Language of the words, `en` or `ja`.
+
+        Raises:
+            UsageError: `plop report` does not show records of this kind, or the language is
+                unknown.
+        """
+        from plop_lora.reports.page.notebook import drawing_of
+
+        return drawing_of(self, language)
 
     def __str__(self) -> str:
         """Return the table that the command line prints."""
