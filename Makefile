@@ -57,6 +57,7 @@ bench: $(DEV)
 	$(BIN)/python benchmarks/trial.py
 	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/warm.py
+	$(BIN)/python benchmarks/ab_store.py
 
 # Writes a checkpoint of 65 GB, or as much of it as the disk holds, and removes it again.
 bench-largest: $(DEV)

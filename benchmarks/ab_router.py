@@ -143,7 +143,7 @@ def free_port() -> int:
 def load(script: Path, port: int, connections: int, seconds: float) -> tuple[float, float, float]:
     """Load a server, and return requests a second and the milliseconds of p50 and p99."""
     done = subprocess.run(
-        ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script),
+        ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "-s", str(script),
          f"http://127.0.0.1:{port}"],
         capture_output=True, text=True, check=True, timeout=seconds + 60,
     )  # fmt: skip

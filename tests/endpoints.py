@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -88,3 +89,24 @@ def endpoint() -> Iterator[Endpoint]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def streamed(text: str, *, reason: str | None = "stop", usage: bool = True) -> Answer:
+    """Return an answer as server-sent events, a word each; without a reason it is cut off."""
+    events: list[Any] = [{"choices": [_choice(word)]} for word in re.findall(r"\S+\s*", text)]
+    if reason is not None:
+        events.append({"choices": [_choice("", reason)]})
+    count = len(text.split())
+    if usage:
+        used = {"prompt_tokens": 3, "completion_tokens": count, "total_tokens": 3 + count}
+        events.append({"choices": [], "usage": used})
+    lines = [f"data: {json.dumps(_CHUNK | event)}\n\n" for event in events]
+    return Answer("".join([*lines, "data: [DONE]\n\n"]), 200, {"content-type": "text/event-stream"})
+
+
+_CHUNK = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "m"}
+
+
+def _choice(text: str, reason: str | None = None) -> dict[str, Any]:
+    """Return a choice that is read as one of a chat and as one of a completion."""
+    return {"index": 0, "finish_reason": reason, "delta": {"content": text}, "text": text}

@@ -30,10 +30,12 @@ class UnavailableError(Exception):
 class Server:
     """A server that is started, stopped and started again; `close` removes it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, durable: bool = False) -> None:
+        """Start a server; one that is not `durable` survives a kill, but no loss of power."""
         self.bin = _programs()
         self._user = _user()
         self._numbers = itertools.count()
+        self._durable = durable
         self.folder = Path(tempfile.mkdtemp(prefix="plop-pg-"))  # a path of a socket is short
         try:
             if self._user is not None:
@@ -57,7 +59,8 @@ class Server:
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
-        options = f"-c fsync=off -c listen_addresses= -c unix_socket_directories={self.folder}"
+        options = f"-c listen_addresses= -c unix_socket_directories={self.folder}"
+        options += "" if self._durable else " -c fsync=off"
         log = str(self.folder / "log")
         self._run("pg_ctl", "-D", self.data, "-w", "-l", log, "-o", options, "start")
 

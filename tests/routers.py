@@ -9,11 +9,16 @@ import asyncio
 import contextlib
 import http.client
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -52,6 +57,8 @@ class MemoryRun:
             raise UnknownNameError(f"There is no arm {arm!r}.")
         if arm == self.experiment.control:
             raise UsageError(f"The arm {arm!r} is the control, which stays on.")
+        if not self.ramp.coverage:
+            raise UsageError("The experiment has ended.")
         if on:
             self.off.pop(arm, None)
         else:
@@ -273,3 +280,48 @@ def units(made: Experiment, arm: str | None, count: int) -> list[str]:
     found = (f"account-{number}" for number in range(100_000))
     wanted = (unit for unit in found if made.assign(unit) == arm)
     return [unit for unit, _ in zip(wanted, range(count), strict=False)]
+
+
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Wait for a condition, far longer than it takes."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)
+
+
+def words_of(models: Mapping[str, str]) -> list[str]:
+    """Return the options that name the model of each arm."""
+    return [word for arm, name in models.items() for word in ("--model", f"{arm}={name}")]
+
+
+@contextlib.contextmanager
+def serving(
+    file: Path, url: str, *words: str, models: Mapping[str, str] = MODELS, ended: int | None = 0
+) -> Iterator[tuple[Running, subprocess.Popen[str]]]:
+    """Run `plop ab serve` at a free port, and end it with a SIGTERM unless it was killed."""
+    command = [sys.executable, "-m", "plop_lora", "ab", "serve", "-e", str(file), "--port", "0",
+               "--upstream", url, "--poll", "0.1", *words]  # fmt: skip
+    command += words_of(models)
+    environment = {**os.environ, "PLOP_ADMIN_TOKEN": ADMIN}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stderr is not None
+    log: list[str] = []
+    for line in process.stderr:
+        log.append(line)
+        if "listening" in line:
+            break
+    else:
+        raise AssertionError("".join(log))
+    reader = threading.Thread(target=log.extend, args=(process.stderr,))
+    reader.start()
+    port = int(json.loads(log[-1])["address"].rpartition(":")[2])
+    try:
+        yield Running(None, port), process  # type: ignore[arg-type]
+    finally:
+        process.terminate()
+        code = process.wait(60)
+        reader.join()
+        process.stderr.close()
+        assert ended is None or code == ended, "".join(log)
+        assert "Traceback" not in "".join(log)

@@ -136,6 +136,20 @@ def test_only_the_model_changes(served: tuple, body: bytes) -> None:
     assert got == expected
 
 
+def test_a_large_body_and_a_query_pass_through(served: tuple) -> None:
+    """A large request is sent in pieces, and what is in its address belongs to the server."""
+    running, run, _, server = served
+    (unit,) = units(run.experiment, "next", 1)
+    content = "x" * (3 * 2**20)
+    target = "/v1/chat/completions?a=%2F%20&b=c&model=tuned"
+    assert running.post({"model": "support", "c": content}, unit=unit, path=target).status == 200
+    request, body = server.got[-1]
+    assert request.raw_path == target
+    assert json.loads(body) == {"model": "tuned", "c": content}
+    assert request.headers["content-length"] == str(len(body))
+    assert "transfer-encoding" not in request.headers
+
+
 def test_a_body_without_a_model_gets_one() -> None:
     """The server would take its base model otherwise, whatever the arm."""
     assert read_body(b"{}").with_model("m") == b'{"model":"m"}'

@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ from routers import (
 )
 
 from plop_lora.ab.router.logs import Failures, JsonFormatter
+from plop_lora.errors import StoreError
 
 BODY = {"model": "support", "messages": []}
 
@@ -40,6 +42,14 @@ def until(condition: Callable[[], object], seconds: float = 20) -> None:
     while not condition():
         assert time.monotonic() < end, "it never came"
         time.sleep(0.01)
+
+
+def connected_ports(port: int) -> set[int]:
+    """Return the ports of the clients that are connected to a port of this process."""
+    import psutil
+
+    found = psutil.Process().net_connections("tcp")
+    return {c.raddr.port for c in found if c.laddr.port == port and c.status == "ESTABLISHED"}
 
 
 def free_port() -> int:
@@ -149,6 +159,30 @@ def test_a_client_that_leaves_ends_the_request_at_the_server() -> None:
         assert running.metric("plop_requests_in_flight") == 0
     assert sink.named("failed") == sink.named("latency_last") == []
     assert len(sink.named("latency_first")) == 1
+
+
+def test_a_client_that_reads_nothing() -> None:
+    """Its connection is dropped, and the arm is not to blame."""
+
+    async def answer(request: web.Request, body: bytes) -> web.StreamResponse:
+        response = await begin(request)
+        while True:
+            await response.write(chunk("word" * 10_000))
+
+    run, sink = memory_run(), MemorySink()
+    (unit,) = units(run.experiment, "next", 1)
+    with upstream(answer) as server:
+        with router(server.url, run, sink, limits={"idle": 0.3}) as running:
+            with socket.create_connection(("127.0.0.1", running.port), timeout=20) as client:
+                head = f"POST /v1/chat/completions HTTP/1.1\r\nx-unit-id: {unit}\r\n"
+                body = json.dumps(BODY)
+                client.sendall(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
+                assert server.left.wait(20)
+                gone = 'plop_requests_total{arm="next",outcome="client_gone"}'
+                until(lambda: running.metric(gone) == 1)
+                port = client.getsockname()[1]
+                until(lambda: port not in connected_ports(running.port))
+    assert sink.named("failed") == []
 
 
 def test_a_kept_connection_that_the_server_has_closed() -> None:
@@ -304,6 +338,42 @@ def test_a_store_that_is_away_and_comes_back() -> None:
         assert running.switch("next", {"on": True, "reason": "no"}).status == 503
         run.away = False
         until(lambda: run.off == {"next": "it swears"})
+        assert running.post(BODY, unit=unit).json()["model"] == "base"
+
+
+def test_a_store_that_hangs_does_not_delay_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that does not answer fails after many seconds, in which the arm does harm."""
+    run, sink = memory_run(), MemorySink()
+    (unit,) = units(run.experiment, "next", 1)
+    answers = threading.Event()
+
+    def hang(*_: object, **__: object) -> None:
+        answers.wait(20)
+        raise StoreError("The database does not answer.")
+
+    with upstream() as server, router(server.url, run, sink) as running:
+        monkeypatch.setattr(run, "switch", hang)
+        off = threading.Thread(
+            target=running.switch, args=("next", {"on": False, "reason": "it swears"})
+        )
+        off.start()
+        until(lambda: running.post(BODY, unit=unit).json()["model"] == "base")
+        assert off.is_alive()
+        answers.set()
+        off.join()
+
+
+def test_an_arm_held_off_in_an_experiment_that_has_ended() -> None:
+    """The store takes no switch any more, and the router has to see the end all the same."""
+    run, sink = memory_run(), MemorySink()
+    (unit,) = units(run.experiment, "next", 1)
+    with upstream() as server, router(server.url, run, sink) as running:
+        run.away = True
+        assert running.switch("next", {"on": False, "reason": "it swears"}).status == 202
+        run.ramp = run.ramp.ended(datetime.now(UTC), "kept")
+        run.away = False
+        until(lambda: running.metric("plop_coverage") == 0)
+        assert running.switch("next", {"on": False, "reason": "it swears"}).status == 400
         assert running.post(BODY, unit=unit).json()["model"] == "base"
 
 

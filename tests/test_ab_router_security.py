@@ -207,7 +207,8 @@ def test_other_machines_need_a_token(host: str, traffic: str, allowed: bool, ref
      {"upstream": "http://x?a=1"}, {"upstream": "http://x:99999"}, {"upstream": "http://x y"},
      {"upstream": "http://x\n"}, {"unit_header": "Authorization"}, {"unit_header": "a b"},
      {"unit_header": "a\r\nb"}, {"paths": ("/metrics",)}, {"paths": ("/v1/../x",)},
-     {"paths": ("/v1/models",)}, {"poll": 0}, {"watch": -1}, {"poll": float("nan")}],
+     {"paths": ("/v1/models",)}, {"poll": 0}, {"watch": -1}, {"poll": float("nan")},
+     {"watch": float("inf")}],
 )  # fmt: skip
 def test_settings_that_cannot_work(values: dict[str, object]) -> None:
     url = values.pop("upstream", "http://127.0.0.1:8000")
@@ -251,3 +252,13 @@ def test_errors_of_the_router_are_of_openais_form() -> None:
         error = json.loads(running.post(BODY, path="/v1/other").body)["error"]
     assert set(error) == {"message", "type", "code"}
     assert issubclass(UsageError, PlopError)
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+def test_limits_that_no_timer_takes(value: float) -> None:
+    """A limit that fails only when a request comes would fail every request."""
+    from plop_lora.ab.router.settings import Limits
+
+    for name in Limits.__slots__:
+        with pytest.raises(UsageError, match=name):
+            Limits(**{name: value})

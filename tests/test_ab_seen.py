@@ -187,7 +187,7 @@ EVENTS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     events=EVENTS,
     spans=st.lists(st.tuples(st.sampled_from(ARMS[1:]), st.integers(0, 8), st.integers(1, 9)),

@@ -1,39 +1,31 @@
-"""`plop ab serve` as a process of its own: on real databases, killed, doubled, and typed wrongly."""
+"""`plop ab serve` as a process of its own: real databases, kills, two routers, and wrong words."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from experiments import experiment
-from routers import ADMIN, Running, begin, chunk, units, upstream
+from routers import ADMIN, MODELS, Running, begin, chunk, serving, units, until, upstream, words_of
 
 from plop_lora.ab.store import Store
 from plop_lora.records import Experiment
 
+ROOT = Path(__file__).parents[1]
 BODY = {"model": "support", "messages": []}
-MODELS = ("--model", "now=base", "--model", "next=tuned")
-
-
-def until(condition: Callable[[], object], seconds: float = 60) -> None:
-    """Wait for a condition, far longer than it takes."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -43,37 +35,6 @@ def started(tmp_path: Path) -> Path:
     with Store.open(f"sqlite:///{tmp_path / 'support.db'}") as store:
         store.run(made).start(datetime.now(UTC))
     return made.save(tmp_path / "support.json")
-
-
-@contextlib.contextmanager
-def serving(
-    file: Path, url: str, *words: str, ended: int | None = 0
-) -> Iterator[tuple[Running, subprocess.Popen[str]]]:
-    """Run `plop ab serve` at a free port, and end it with a SIGTERM unless it was killed."""
-    command = [sys.executable, "-m", "plop_lora", "ab", "serve", "-e", str(file), "--port", "0",
-               "--upstream", url, *MODELS, "--poll", "0.1", *words]  # fmt: skip
-    environment = {**os.environ, "PLOP_ADMIN_TOKEN": ADMIN}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    assert process.stderr is not None
-    log: list[str] = []
-    for line in process.stderr:
-        log.append(line)
-        if "listening" in line:
-            break
-    else:
-        raise AssertionError("".join(log))
-    reader = threading.Thread(target=log.extend, args=(process.stderr,))
-    reader.start()
-    port = int(json.loads(log[-1])["address"].rpartition(":")[2])
-    try:
-        yield Running(None, port), process  # type: ignore[arg-type]
-    finally:
-        process.terminate()
-        code = process.wait(60)
-        reader.join()
-        process.stderr.close()
-        assert ended is None or code == ended, "".join(log)
-        assert "Traceback" not in "".join(log)
 
 
 def stored(file: Path) -> Counter[tuple[str, str]]:
@@ -105,6 +66,14 @@ def test_from_a_request_to_the_database(started: Path) -> None:
 
 
 @pytest.mark.slow
+def answers(router: Running) -> bool:
+    """Whether a router accepts a request."""
+    try:
+        return router.get("/plop/health").status == 200
+    except OSError:
+        return False
+
+
 def test_a_sigterm_lets_a_stream_come_to_its_end(started: Path) -> None:
     """A rollout of the router must cut no answer and lose no event."""
     import asyncio
@@ -125,10 +94,7 @@ def test_a_sigterm_lets_a_stream_come_to_its_end(started: Path) -> None:
         client.start()
         until(lambda: server.got)
         process.terminate()
-        with pytest.raises(OSError):
-            while True:  # it accepts nothing more, at the latest when the stream has ended
-                router.get("/plop/health")
-                time.sleep(0.02)
+        until(lambda: not answers(router))  # it accepts nothing more while the stream goes on
         go_on.set()
         client.join()
     assert replies[0].body.endswith(b"data: [DONE]\n\n")
@@ -237,6 +203,32 @@ def test_the_watch_acts_on_what_is_stored(tmp_path: Path) -> None:
     assert "failed" in arm["reason"]
 
 
+@pytest.mark.slow
+def test_a_database_that_stops_and_starts_again(tmp_path: Path, postgresql: Any) -> None:
+    """Requests go on without it, an arm can be switched off, and no event is lost."""
+    made, url = experiment(), postgresql.url()
+    file = made.save(tmp_path / "support.json")
+    with Store.open(url) as store:
+        store.run(made).start(datetime.now(UTC))
+    new = units(made, "next", 40)
+    with upstream() as server, serving(file, server.url, "--database", url) as (router, _):
+        for unit in new[:10]:
+            assert router.post(BODY, unit=unit).json()["model"] == "tuned"
+        postgresql.stop()
+        for unit in new[10:30]:
+            assert router.post(BODY, unit=unit).json()["model"] == "tuned"
+        reply = router.switch("next", {"on": False, "reason": "it swears"})
+        assert (reply.status, reply.json()["stored"]) == (202, False)
+        assert router.post(BODY, unit=new[30]).json()["model"] == "base"
+        until(lambda: router.metric('plop_router_failures_total{kind="poll"}'))
+        postgresql.start()
+        with Store.open(url) as store:
+            run = store.run(made)
+            until(lambda: run.state().off == {"next": "it swears"})
+            until(lambda: run.counts().units["next"] == 30)
+        assert router.metric('plop_events_total{result="lost"}') == 0
+
+
 def test_what_is_wrong_before_the_start(
     started: Path, run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,25 +244,49 @@ def test_what_is_wrong_before_the_start(
             return errors
 
         assert "does not serve the model 'now' of the arm 'now'; it lists base, tuned" in told()
-        assert "does not answer" in told(*MODELS, url="http://127.0.0.1:1")
-        assert "is no address" in told(*MODELS, url="localhost:8000")
-        assert "the status 405" in told(*MODELS, url=f"{server.url}/prefix")
+        assert "does not answer" in told(*words_of(MODELS), url="http://127.0.0.1:1")
+        assert "is no address" in told(*words_of(MODELS), url="localhost:8000")
+        assert "the status 405" in told(*words_of(MODELS), url=f"{server.url}/prefix")
         assert "write it as ARM=NAME" in told("--model", "now")
         assert "no arm 'nex'" in told("--model", "nex=tuned")
-        assert "PLOP_TRAFFIC_TOKEN" in told(*MODELS, "--host", "0.0.0.0")
-        assert "cannot be passed on" in told(*MODELS, "--path", "/metrics")
-        assert "The limit 'body'" in told(*MODELS, "--max-body", "0")
-        assert "--admin-token-file" in told(*MODELS, "--admin-token-file", "none")
-        assert "Cannot listen" in told(*MODELS, "--port", server.url.rpartition(":")[2])
+        assert "PLOP_TRAFFIC_TOKEN" in told(*words_of(MODELS), "--host", "0.0.0.0")
+        assert "cannot be passed on" in told(*words_of(MODELS), "--path", "/metrics")
+        assert "The limit 'body'" in told(*words_of(MODELS), "--max-body", "0")
+        assert "--admin-token-file" in told(*words_of(MODELS), "--admin-token-file", "none")
+        assert "Cannot listen" in told(*words_of(MODELS), "--port", server.url.rpartition(":")[2])
         other = experiment(name="other").save(started.parent / "other.json")
-        assert "plop ab init" in told(*MODELS, file=other)
+        assert "plop ab init" in told(*words_of(MODELS), file=other)
         changed = experiment(planned_units=5000).save(started.parent / "support2.json")
         url = f"sqlite:///{started.with_suffix('.db')}"
-        assert "support" in told(*MODELS, "--database", url, file=changed)
+        assert "support" in told(*words_of(MODELS), "--database", url, file=changed)
         monkeypatch.setenv("PLOP_ADMIN_TOKEN", "short")
-        error = told(*MODELS)
+        error = told(*words_of(MODELS))
         assert "16" in error
         assert "short" not in error
+
+
+def test_the_page_names_what_there_is() -> None:
+    """An option, a metric or a limit that the page has wrong is found in production."""
+    from plop_lora.ab.router.answers import Outcome
+    from plop_lora.ab.router.metrics import Metrics
+    from plop_lora.ab.router.settings import Limits
+    from plop_lora.cli import command_of
+
+    page = (ROOT / "docs" / "how-to" / "ab-router.md").read_text(encoding="utf-8")
+    ours = re.sub(r"# vLLM\n.*?```", "", page, flags=re.DOTALL)
+    options = {name for option in command_of("ab serve").params for name in option.opts}
+    assert set(re.findall(r"(?<!-)--[a-z][a-z-]+", ours)) <= options | {"--reason"}
+    text = Metrics(["now"]).page(1.0, [("now", True)], 0.0).decode()
+    families = re.findall(r"^# TYPE (plop_\w+) (\w+)$", text, flags=re.MULTILINE)
+    metrics = {name for name, _ in families if not name.endswith("_created")}
+    assert set(re.findall(r"`(plop_\w+)`", page)) == metrics
+    assert all(f"`{outcome}`" in page for outcome in Outcome)
+    limits = Limits()
+    assert f"{limits.body // 2**20} MiB, then 413" in page
+    assert f"| {limits.headers}, or {limits.head // 2**10} KiB" in page
+    times = f"{limits.first_byte:.0f}, {limits.idle:.0f}, {limits.total:,.0f} s"
+    assert times in page
+    assert f"{limits.requests:,}, then 503" in page
 
 
 def test_the_verb_imports_no_torch() -> None:
@@ -284,11 +300,15 @@ def test_the_verb_imports_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_signal_handler_is_put_back() -> None:
-    """A program that calls `serve` has its own idea of a SIGTERM."""
+def test_a_sigterm_before_the_server_runs() -> None:
+    """It ends the router; a program that calls `serve` goes on, with its own handler."""
     from plop_lora.ab.router.server import _terminated_quietly
 
     before = signal.getsignal(signal.SIGTERM)
     with _terminated_quietly():
-        assert signal.getsignal(signal.SIGTERM) is not before
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(20)
+        pytest.fail("the signal was swallowed")
     assert signal.getsignal(signal.SIGTERM) is before
+    with pytest.raises(SystemExit), _terminated_quietly():
+        raise SystemExit(3)

@@ -21,6 +21,8 @@ from plop_lora.ab.events import BEFORE, VALUE, Event, exposure, measured
 from plop_lora.ab.store import Store
 from plop_lora.errors import DataError, RecordError, StoreError, UnknownNameError, UsageError
 
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "ab-design.md").read_text(encoding="utf-8")
 TOKYO = timezone(timedelta(hours=9))
 
 
@@ -243,6 +245,7 @@ def test_times_keep_their_zone(run) -> None:
         (exposure("u", "nxt", START), "Did you mean 'next'"),
         (measured("u", "resolved", 1.5, START), "from 0 to 1"),
         (measured("u", "resolved", -1, START, kind=BEFORE), "from 0 to 1"),
+        (exposure("u", "now", datetime(1, 1, 1, tzinfo=TOKYO)), "the years go from 1 to 9999"),
         (measured("u\n", "latency", 1, START), "character that acts"),
         (measured("u", "a\0", 1, START), "character that acts"),
         (measured("u", "", 1, START), "1 to 256 characters"),
@@ -265,6 +268,12 @@ def test_hostile_texts_are_values(run) -> None:
     assert run.observations()[0].unit == hostile
     assert run.counts().events == {f"{hostile}%s:x": 1}
     assert run.state().off == {"next": hostile}
+
+
+def test_a_reason_is_shown_with_escapes(run) -> None:
+    """A reason that moves the cursor could show another one, and PostgreSQL takes no NUL."""
+    run.switch("next", on=False, reason="slow\x1b[2J\0\ud800", at=START)
+    assert run.state().off == {"next": r"slow\x1b[2J\x00\ud800"}
 
 
 def test_counts_tell_what_is_there(run) -> None:
@@ -317,16 +326,32 @@ def test_the_analysis_takes_what_is_stored(run) -> None:
     assert analysis.sample_ratio.units == {"now": 200, "next": 200}
 
 
+def test_who_reads_does_not_wait_for_who_writes(run, store_url) -> None:
+    """`plop ab status` would fail while an import of a million events is going on."""
+    run.write(visit("u", "now"))
+    with run._database.writing() as connection:
+        run._lock(connection)
+        with Store.open(store_url) as store:
+            other = store.run(run.experiment)
+            assert other.counts().units["now"] == 1
+            assert other.state().ramp.coverage == 0.1
+            assert "support" in repr(other)
+            assert "s3cret" not in repr(store) + repr(other)
+
+
 # --------------------------------------------------------------------------- databases with faults
 
 
 def test_a_file_that_is_no_database_is_left_as_it_is(tmp_path) -> None:
     """A wrong path would replace the user's file by a database."""
-    file = tmp_path / "notes.txt"
-    file.write_text("what I have to do\n" * 100)
+    for lines in (1, 20, 100, 10_000):
+        file = tmp_path / "notes.txt"
+        file.write_text("what I have to do\n" * lines)
+        with pytest.raises(StoreError, match=r"not a database.*another file"):
+            Store.open(f"sqlite:///{file}")
+        assert file.read_text() == "what I have to do\n" * lines
     with pytest.raises(StoreError, match=r"not a database.*another file"):
-        Store.open(f"sqlite:///{file}")
-    assert file.read_text() == "what I have to do\n" * 100
+        Store.open(f"sqlite:///{tmp_path}")
 
 
 def test_a_damaged_database_is_told(tmp_path) -> None:
@@ -345,17 +370,20 @@ def test_a_damaged_database_is_told(tmp_path) -> None:
             store.run(experiment()).observations()
 
 
-def test_values_of_a_hand_that_are_none_are_told(run, store_url) -> None:
+def test_values_of_a_hand_that_are_none_are_told(tmp_path) -> None:
     """SQLite keeps a text in a column of numbers, which no analysis could add up."""
-    if not store_url.startswith("sqlite"):
-        pytest.skip("PostgreSQL refuses them itself")
-    run.write(visit("u", "now", values=[("latency", 1, 1)]))
-    for change in ("value = 'much'", "value = 1, at = 'yesterday'"):
-        with sqlite3.connect(store_url.removeprefix("sqlite:///")) as connection:
-            connection.execute(f"UPDATE plop_events SET {change}")
-        connection.close()
-        with pytest.raises(StoreError, match="Cannot read the store"):
-            run.observations()
+    file = tmp_path / "store.db"
+    with Store.open(f"sqlite:///{file}") as store:
+        run = store.run(experiment())
+        run.start(START)
+        run.write(visit("u", "now", values=[("latency", 1, 1)]))
+        for change in ("value = 'much'", "value = 1, at = 'yesterday'"):
+            connection = sqlite3.connect(file)
+            with connection:
+                connection.execute(f"UPDATE plop_events SET {change}")
+            connection.close()
+            with pytest.raises(StoreError, match="Cannot read the store"):
+                run.observations()
 
 
 def test_the_file_is_the_users_alone(tmp_path) -> None:
@@ -432,3 +460,53 @@ def test_importing_the_package_needs_no_database() -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_full_disk_is_told(tmp_path) -> None:
+    """The transaction is taken back, and the store goes on when there is room."""
+    with Store.open(f"sqlite:///{tmp_path}/store.db") as store:
+        run = store.run(experiment())
+        run.start(START)
+        with store._database.reading() as connection:
+            (pages,) = connection.exec_driver_sql("PRAGMA page_count").one()
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + 4}")
+        many = [exposure(f"u{number}", "now", START) for number in range(2_000)]
+        with pytest.raises(StoreError, match=r"is full\. Make room on the disk"):
+            run.write(many)
+        assert run.counts().units["now"] == 0
+        with store._database.reading() as connection:
+            connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
+        assert run.write(many) == 2_000
+
+
+def test_a_file_that_may_not_be_written_is_told(tmp_path) -> None:
+    """`attempt to write a readonly database` does not say what to do."""
+    file = tmp_path / "store.db"
+    with Store.open(f"sqlite:///{file}") as store:
+        store.run(experiment()).start(START)
+        with store._database.reading() as connection:
+            connection.exec_driver_sql("PRAGMA query_only = ON")
+        with pytest.raises(StoreError, match="Give this user the right to write"):
+            store.run(experiment()).write(visit("u", "now"))
+
+
+# --------------------------------------------------------------------------- the documentation
+
+
+def test_the_page_of_the_design_runs_as_it_stands(tmp_path, monkeypatch, capsys) -> None:
+    """An example that fails teaches an error."""
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert len(blocks) == 2
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "ab-design.md", "exec"), names)
+    assert capsys.readouterr().out == "1 0\n"
+
+
+def test_the_page_has_the_numbers_that_were_measured() -> None:
+    """A table that nobody has measured misleads."""
+    newest = max((ROOT / "benchmarks" / "results").glob("ab-store-*.md"))
+    table = [line for line in newest.read_text(encoding="utf-8").splitlines() if "|" in line]
+    assert len(table) == 4
+    assert "\n".join(table) in PAGE

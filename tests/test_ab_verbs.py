@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +19,7 @@ from experiments import adapter_folder, arm, experiment, verdict
 from plop_lora import ab
 from plop_lora.ab.design import recipe_template
 from plop_lora.ab.store import Store
-from plop_lora.cli.ab.options import share_of
+from plop_lora.cli.ab.options import options_of, share_of
 from plop_lora.errors import UsageError
 from plop_lora.records import Experiment, ExperimentStatus, Ramp
 
@@ -60,6 +61,7 @@ def test_init_writes_an_experiment_and_starts_it(folder: Path, run: Run) -> None
     assert code == 0
     design = Experiment.load("experiment.json")
     assert design.salt not in output + errors
+    assert Path("experiment.json").stat().st_mode & 0o077 == 0
     assert "next  50.0%  adapters/next  pass" in output
     assert "plop ab assign UNIT -e experiment.json" in errors
     with Store.open("sqlite:///experiment.db") as store:
@@ -264,6 +266,8 @@ def test_status_shows_arms_values_and_the_next_command(started: Experiment, run:
     found = ExperimentStatus.from_dict(json.loads(output))
     assert (found.units, found.last_event, found.days_left) == (0, None, None)
     assert found.next == "plop ab assign UNIT"
+    run("ab", "log", "stranger", "resolved", "1")
+    assert "Next: plop ab assign UNIT" in run("ab", "status")[1]
     run("ab", "assign", *units_of(started, "now", 3), "--expose")
     run("ab", "switch", "next", "off", "--reason", "wrong language")
     code, output, _ = run("ab", "status", "-o", "status.json")
@@ -275,8 +279,6 @@ def test_status_shows_arms_values_and_the_next_command(started: Experiment, run:
 
 def test_the_rate_counts_the_coverage(started: Experiment) -> None:
     """Units that came under 1 % say nothing of the days to go under 50 % unless weighed."""
-    from datetime import timedelta
-
     from plop_lora.ab.events import exposure
     from plop_lora.ab.status import status_of
 
@@ -313,6 +315,18 @@ def test_the_coverage_is_only_raised(started: Experiment, run: Run) -> None:
         assert (code, output) == (2, ""), wrong
         assert message in errors
     assert "--reason" in run("ab", "ramp", "70%")[2]
+    assert "--reason is empty" in run("ab", "ramp", "70%", "--reason", " ")[2]
+
+
+def test_a_clock_that_goes_back_is_told(
+    started: Experiment, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that stood before the one that it follows would give units of no arm an arm."""
+    verb = sys.modules["plop_lora.cli.ab.ramp"]
+    monkeypatch.setattr(verb, "now", lambda: datetime(2001, 1, 1, tzinfo=UTC))
+    code, output, errors = run("ab", "ramp", "90%", "--reason", "more")
+    assert (code, output) == (2, "")
+    assert "before the last change" in errors
 
 
 @pytest.mark.parametrize(
@@ -387,6 +401,29 @@ def test_an_arm_that_is_better_ships(started: Experiment, run: Run) -> None:
     assert run("ab", "assign", unit)[1] == "\n"
 
 
+def test_every_database_gives_the_same_way_to_a_decision(
+    folder: Path, run: Run, store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several machines share PostgreSQL."""
+    monkeypatch.setenv("PLOP_EXPERIMENT", "experiment.json")
+    words = ("ab", "init", "--recipe", "ab.yaml", "-o", "experiment.json")
+    code, _, errors = run(*words, "--database", store_url)
+    assert code == 0, errors
+    assert "--database" in errors
+    design = Experiment.load("experiment.json")
+    monkeypatch.setenv("PLOP_DATABASE", store_url)
+    unit = units_of(design, "now", 1)[0]
+    assert run("ab", "assign", unit, "--expose")[0] == 0
+    assert run("ab", "log", unit, "resolved", "1", "--id", "a") == (0, "", "")
+    write_events(Path("events.csv"), design, {"now": 0.2, "next": 0.9}, 200)
+    assert run("ab", "import", "events.csv")[0] == 0
+    code, _, errors = run("ab", "analyze")
+    assert code == 0, errors
+    assert "Ship next: plop ab stop --decision ship --arm next --reason REASON" in errors
+    assert run("ab", "stop", "--decision", "ship", "--reason", "it resolves more")[0] == 0
+    assert "Ended: ship next" in run("ab", "status")[1]
+
+
 def test_an_arm_that_harms_is_stopped(started: Experiment, run: Run) -> None:
     write_events(Path("events.csv"), started, {"now": 0.9, "next": 0.2}, 400)
     assert run("ab", "import", "events.csv", "--format", "quiet")[0] == 0
@@ -436,6 +473,22 @@ def test_one_of_several_candidates_has_to_be_named(
 
 
 # --------------------------------------------------------------------------- what goes wrong
+
+
+def test_commands_that_are_proposed_can_be_typed_and_show_no_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the environment gives need not be typed; a password would stay in a log of a job."""
+    monkeypatch.delenv("PLOP_EXPERIMENT", raising=False)
+    monkeypatch.delenv("PLOP_DATABASE", raising=False)
+    url = "postgresql://plop:hunter2@db/events"
+    assert options_of(Path("an e.json"), None) == "-e 'an e.json'"
+    assert (
+        options_of(Path("e.json"), url) == "-e e.json --database 'postgresql://plop:***@db/events'"
+    )
+    monkeypatch.setenv("PLOP_EXPERIMENT", "e.json")
+    monkeypatch.setenv("PLOP_DATABASE", url)
+    assert options_of(Path("e.json"), url) == ""
 
 
 VERBS = (

@@ -23,6 +23,7 @@ from plop_lora.records import (
     Placement,
     Ramp,
     Record,
+    Replay,
     Scores,
     TrialResult,
     TrialSpec,
@@ -41,6 +42,7 @@ KINDS: dict[str, tuple[type[Record], str]] = {
     "experiment-ramp": (Ramp, "0011e59f22cabd3c"),
     "experiment-analysis": (Analysis, "97413bfee6370791"),
     "experiment-plan": (ExperimentPlan, "5925daacb1395347"),
+    "replay": (Replay, "edbf5f3c6d84d86b"),
 }
 
 

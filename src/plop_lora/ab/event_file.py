@@ -28,7 +28,7 @@ from plop_lora.ab.events import (
 from plop_lora.ab.store.checks import check_events
 from plop_lora.data.lines import STDIN, DataFile
 from plop_lora.data.reading import Row, numbered_rows
-from plop_lora.errors import DataError, UsageError, nearest
+from plop_lora.errors import DataError, UnknownNameError, UsageError, nearest
 from plop_lora.records import Experiment
 
 COLUMNS = ("unit", "at", "arm", "name", "value", "id", "kind")
@@ -138,6 +138,20 @@ def names_of(experiment: Experiment) -> list[str]:
     """Return the names of all values that an experiment can have: of its metrics, and a router."""
     own = (name for metric in experiment.metrics for name in metric.values)
     return list(dict.fromkeys((*own, *ROUTER_VALUES)))
+
+
+def check_name(name: str, experiment: Experiment) -> None:
+    """Refuse the name of a value that an experiment cannot have.
+
+    Raises:
+        UnknownNameError: It cannot; the text lists the names.
+    """
+    names = names_of(experiment)
+    if name not in names:
+        raise UnknownNameError(
+            f"The experiment {experiment.name!r} has no value {name!r}; its values are "
+            f"{', '.join(names)}.{nearest(name, names)}"
+        )
 
 
 def read_zone(name: str) -> tzinfo:

@@ -88,7 +88,7 @@ def _ending(ended: Decision) -> str:
 
 def _next(counts: RunCounts, units: int, ended: Decision | None, command: str) -> str:
     """Return the command that helps most now."""
-    if ended is not None or counts.events:
+    if ended is not None or (units and counts.events):
         verb = "analyze"
     else:
         verb = "log UNIT NAME VALUE" if units else "assign UNIT"

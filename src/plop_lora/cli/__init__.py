@@ -1,8 +1,9 @@
 """The command line: one file per verb. Data on stdout, all else on stderr.
 
 Exit codes: 0 success, 1 error, 2 usage error, 130 stopped with Ctrl-C. `acquire` also uses 3
-(refused), and `verify`, `tune`, `finetune` and `gate` 3 (rejected) and 4 (inconclusive). Importing
-this package imports no torch; every verb imports its step when it runs.
+(refused), `verify`, `tune`, `finetune`, `gate` and `ab analyze` 3 (rejected) and 4 (inconclusive),
+and `run` these and 5 (beaten). Importing this package imports no torch; every verb imports its step
+when it runs.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ from plop_lora.cli.import_ import import_
 from plop_lora.cli.output import say
 from plop_lora.cli.place import place
 from plop_lora.cli.registering import HELP, register, show_help, verb_name
+from plop_lora.cli.report import report
 from plop_lora.cli.run import run, status
 from plop_lora.cli.score import score
+from plop_lora.cli.serve import serve
 from plop_lora.cli.trial import trial
 from plop_lora.cli.tune import tune
 from plop_lora.cli.verify import verify
@@ -52,7 +55,7 @@ app = typer.Typer(
 )
 VERBS = (
     run, status, acquire, score, place, verify, tune, finetune, gate, trial, import_, export,
-    compare, demo,
+    compare, report, serve, demo,
 )  # fmt: skip
 COMMANDS: Mapping[str, Callable[..., None]] = {
     **{verb_name(verb): verb for verb in VERBS},

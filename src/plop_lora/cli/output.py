@@ -87,15 +87,17 @@ def check(path: Path | None, *inputs: str | Path | None, force: bool = False) ->
 def _is_record(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            return file.read(len(_HEAD)) in _HEADS
+            return file.read(max(map(len, _HEADS))).startswith(_HEADS)
     except OSError:
         return False
 
 
-_HEAD = b'{"kind": "'
-"""The first bytes of every record."""
-_HEADS = (_HEAD, b"# plop gat", b"# plop ab ", b"# plop acq")
-"""And those of a verdict, an analysis and an acquisition in Markdown, as many of them."""
+_REPORT = b"<!-- plop-lora report -->"
+_HEADS = (
+    b'{"kind": "', b"# plop gate", b"# plop ab ", b"# plop acquire", b"# plop run", _REPORT,
+    b"<!doctype html>\n" + _REPORT,
+)  # fmt: skip
+"""The first bytes of what plop-lora writes: a record, one in Markdown, a report."""
 
 
 def waiting(what: str, form: Format) -> contextlib.AbstractContextManager[object]:

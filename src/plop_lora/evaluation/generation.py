@@ -143,7 +143,7 @@ def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
 
 def end_tokens(prepared: Prepared) -> list[int]:
     """Return the tokens that end an answer: the tokenizer's and those that the model declares."""
-    declared = prepared.model.get_base_model().generation_config.eos_token_id
+    declared = own_model(prepared).generation_config.eos_token_id
     several = declared if isinstance(declared, list) else [declared]
     tokens = [prepared.tokenizer.eos_token_id, *several]
     return list(dict.fromkeys(int(token) for token in tokens if token is not None))
@@ -173,14 +173,8 @@ def judging(model: PreTrainedModel) -> Iterator[None]:
 
 @contextlib.contextmanager
 def greedy(prepared: Prepared, ends: Ends) -> Iterator[None]:
-    """Let the model generate greedily, and put its own way of sampling back.
-
-    A checkpoint's temperature, top-p or repetition penalty would be mixed into a configuration
-    that is given for one call, with a warning at each.
-    """
-    model = prepared.model.get_base_model()
-    before = model.generation_config
-    model.generation_config = GenerationConfig(
+    """Let the model generate greedily, and put its own way of sampling back."""
+    config = GenerationConfig(
         do_sample=False,
         use_cache=True,
         pad_token_id=pad_token(prepared.tokenizer),
@@ -188,10 +182,32 @@ def greedy(prepared: Prepared, ends: Ends) -> Iterator[None]:
         eos_token_id=[*end_tokens(prepared), *ends.tokens],
         stop_strings=list(ends.texts) or None,
     )
+    with generating_as(prepared, config):
+        yield
+
+
+@contextlib.contextmanager
+def generating_as(prepared: Prepared, config: GenerationConfig) -> Iterator[None]:
+    """Let the model generate by a configuration, and put its own back.
+
+    A checkpoint's temperature, top-p or repetition penalty would be mixed into a configuration
+    that is given for one call, with a warning at each.
+    """
+    model = own_model(prepared)
+    before = model.generation_config
+    model.generation_config = config
     try:
         yield
     finally:
         model.generation_config = before
+
+
+def own_model(prepared: Prepared) -> PreTrainedModel:
+    """Return the model below the adapters, if there are any; it says how it generates."""
+    from peft import PeftModel
+
+    model = prepared.model
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 @contextlib.contextmanager
@@ -201,7 +217,7 @@ def ending(prepared: Prepared, ends: Ends) -> Iterator[None]:
     Trainers read the tokens from the model's own configuration. Texts, their `stop_strings`, are
     looked for by the tokenizer, which trainers do not pass on.
     """
-    model = prepared.model.get_base_model()
+    model = own_model(prepared)
     config = model.generation_config
     tokens = config.eos_token_id
     config.eos_token_id = [*end_tokens(prepared), *ends.tokens]

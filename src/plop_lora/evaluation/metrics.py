@@ -91,7 +91,7 @@ def judge_answers(
     else:
         judge = find_function(metric, "metric", tuple(named))
         completions = [as_completion(p, text) for p, text in zip(prompts, texts, strict=True)]
-        found = _judged_by_user(metric, judge, prompts, completions, rows)
+        found = judged_by_user(metric, judge, prompts, completions, rows)
         values = tuple(value for value in found if value is not None)
     return Judged.of({metric: values}, doubts, notes, tuple(texts))
 
@@ -175,13 +175,25 @@ def several_results(texts: Sequence[str], references: Sequence[str]) -> tuple[st
     )
 
 
-def _judged_by_user(
+def judged_by_user(
     metric: str,
     judge: Callable[..., object],
     prompts: Sequence[object],
     completions: Sequence[object],
     rows: Sequence[Row],
 ) -> list[float | None]:
+    """Return what a function of the user's says of answers.
+
+    Args:
+        metric: Name of the function, for errors.
+        judge: The function.
+        prompts: The prompts, as texts or chats.
+        completions: The answer to each prompt.
+        rows: Row of each prompt.
+
+    Raises:
+        DataError: The function fails, or does not return a number for each answer.
+    """
     try:
         values = judge(prompts, completions, [dict(row) for row in rows])
     except Exception as error:

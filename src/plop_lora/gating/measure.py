@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 from peft import PeftModel
 
-from plop_lora.errors import AdapterError, MachineError
+from plop_lora.errors import MachineError
 from plop_lora.evaluation.generation import by_length
 from plop_lora.evaluation.judged import Prepared, Row
 from plop_lora.gating.adapter import Judged
@@ -18,6 +17,7 @@ from plop_lora.gating.suite import Derived, Measure, Reading, Suite
 from plop_lora.models.loading import quietly
 from plop_lora.models.memory import is_out_of_memory
 from plop_lora.recipe import GateRecipe
+from plop_lora.training.adapters import loading_adapter
 from plop_lora.training.base import load_base
 from plop_lora.training.task import Task
 
@@ -44,27 +44,12 @@ def load_judged(
         base = load_base(
             task, judged.base.name, revision=judged.base.revision, settings=recipe.training
         )
-    with _loading(judged.folder, judged.base.name):
+    with loading_adapter(judged.folder, judged.base.name):
         model = PeftModel.from_pretrained(base.model, str(judged.folder))
     if reference is not None:
-        with _loading(reference.folder, judged.base.name):
+        with loading_adapter(reference.folder, judged.base.name):
             model.load_adapter(str(reference.folder), REFERENCE)
     return Prepared(model.eval(), base.tokenizer, base.notes)
-
-
-@contextlib.contextmanager
-def _loading(folder: Path, base: str) -> Iterator[None]:
-    try:
-        with quietly():
-            yield
-    except (ValueError, RuntimeError, KeyError) as error:
-        if is_out_of_memory(error):
-            raise MachineError(_MEMORY) from error
-        first = (str(error).strip().splitlines() or ["no message"])[0]
-        raise AdapterError(
-            f"PEFT cannot load {folder} on {base}: {first} Give the base that it was trained on "
-            "with --base."
-        ) from error
 
 
 def measure(

@@ -53,6 +53,7 @@ from plop_lora.records.placement import (
     PlacedSite,
     Placement,
 )
+from plop_lora.records.replay import IdenticalShare, Replay, ReplayArm, ReplayMeasure
 from plop_lora.records.run import PipelineRun, StageOutcome, StageRun
 from plop_lora.records.scores import (
     LEFT_OUT,
@@ -148,6 +149,7 @@ __all__ = [
     "Guardrail",
     "HeldOut",
     "Host",
+    "IdenticalShare",
     "IndicatorScores",
     "LadderStep",
     "Leak",
@@ -169,6 +171,9 @@ __all__ = [
     "Record",
     "Reference",
     "ReferenceChoice",
+    "Replay",
+    "ReplayArm",
+    "ReplayMeasure",
     "RowFinding",
     "SampleRatio",
     "SampleSize",

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from pandas import DataFrame
 
+    from plop_lora.reports.page.notebook import Drawing
+
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {}
 
 
@@ -129,6 +131,20 @@ class Record:
             ) from error
         return record
 
+    def plot(self, language: str = "en") -> Drawing:
+        """Return the figures of the record, which a notebook draws; `save` writes them as HTML.
+
+        Args:
+            language: Language of the words, `en` or `ja`.
+
+        Raises:
+            UsageError: `plop report` does not show records of this kind, or the language is
+                unknown.
+        """
+        from plop_lora.reports.page.notebook import drawing_of
+
+        return drawing_of(self, language)
+
     def __str__(self) -> str:
         """Return the table that the command line prints."""
         from plop_lora.reports.terminal import as_text
@@ -186,6 +202,7 @@ def _maker(kind: str) -> str:
         "gate-plan": "plop gate ADAPTER --recipe gate.yaml --plan",
         "gate-walk": "plop gate --checkpoints DIR --recipe gate.yaml -o walk.json",
         "gate-verdict": "plop gate ADAPTER --recipe gate.yaml -o verdict.json",
+        "replay": "plop ab replay prompts.jsonl --upstream URL --experiment FILE -o replay.json",
         "tuning-plan": "plop tune scores.json --train TRAIN --eval EVAL --task TASK --plan",
         "tuning": "plop tune scores.json --train TRAIN --eval EVAL --task TASK",
     }

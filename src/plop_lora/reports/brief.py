@@ -11,6 +11,7 @@ from plop_lora.records import (
     GateVerdict,
     Placement,
     Record,
+    Replay,
     Scores,
     Tuning,
     Verification,
@@ -57,4 +58,7 @@ def brief(record: Record) -> str:
     if isinstance(record, Analysis):
         actions = ", ".join(f"{one.arm} {one.action}" for one in record.decisions)
         return f"{record.experiment}, {plural(record.units, 'unit')}: {actions}"
+    if isinstance(record, Replay):
+        found = ", ".join(f"{one.arm} {one.metric}" for one in record.measures if one.differs)
+        return f"{plural(record.prompts, 'prompt')}, different in {found or 'nothing'}"
     return record.kind

@@ -262,11 +262,15 @@ def _reference_row(reference: Reference) -> tuple[str, ...]:
     return (reference.name, "", "", "", value, "", "", "", "not trained", "")
 
 
+def random_does_as_well(record: Verification) -> bool:
+    """Whether a shortlist was confirmed to which types drawn at random are alike."""
+    drawn = [arm for arm in record.arms if arm.arm.partition("-")[0] == RANDOM]
+    return record.verdict == CONFIRMED and any(arm.verdict == NON_INFERIOR for arm in drawn)
+
+
 def _chance(record: Verification) -> list[str]:
     """Say where types drawn at random do as well: then the place hardly matters."""
-    drawn = [arm for arm in record.arms if arm.arm.partition("-")[0] == RANDOM]
-    alike = any(arm.verdict == NON_INFERIOR for arm in drawn)
-    if record.verdict != CONFIRMED or not alike:
+    if not random_does_as_well(record):
         return []
     return [
         f"What that shows: {record.shortlist} is not worse. Types drawn at {RANDOM} do as well "

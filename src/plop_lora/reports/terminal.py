@@ -34,6 +34,7 @@ from plop_lora.records import (
     Placement,
     Ramp,
     Record,
+    Replay,
     Scores,
     TrialResult,
     TrialSpec,
@@ -56,6 +57,7 @@ from plop_lora.reports.gate import gate_plan_table, gate_table, gate_walk_table
 from plop_lora.reports.heatmap import heat_map
 from plop_lora.reports.pipeline import run_table
 from plop_lora.reports.proof import plan_table, verification_table
+from plop_lora.reports.replay import replay_table
 from plop_lora.reports.rows import (
     Table,
     comparison_table,
@@ -94,6 +96,7 @@ _TABLES: dict[type[Record], Callable[[Any], Table]] = {
     ExperimentStatus: status_table,
     EventImport: import_table,
     PipelineRun: run_table,
+    Replay: replay_table,
 }
 
 

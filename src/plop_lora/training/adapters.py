@@ -9,11 +9,12 @@ Neither trains nor evaluates.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,16 +23,22 @@ import torch
 import transformers
 from torch import nn
 
-from plop_lora.errors import ExportError, MeasurementError, ModelError, UsageError
+from plop_lora.errors import (
+    AdapterError,
+    ExportError,
+    MachineError,
+    MeasurementError,
+    ModelError,
+    UsageError,
+)
 from plop_lora.evaluation.judged import Prepared, Row
 from plop_lora.exports.adapters import WEIGHTS_FILE
 from plop_lora.exports.dryrun import adapters_of, compare_adapters, lora_layers, with_every_module
 from plop_lora.exports.names import parameter_sites
 from plop_lora.exports.trainers.peft import peft_fields
 from plop_lora.files import atomic_folder
-from plop_lora.models.loading import (
-    describe,
-)
+from plop_lora.models.loading import describe, quietly
+from plop_lora.models.memory import is_out_of_memory
 from plop_lora.placement.inits import DRAWN, FROM_DATA, TRIAL_INITS, is_trial_init, moves_base
 from plop_lora.records import Placement, TrialSpec
 from plop_lora.training.eva import initialise_from_features
@@ -329,3 +336,33 @@ def _double(config: LoraConfig) -> None:
     config.lora_alpha *= factor
     config.rank_pattern = {key: 2 * rank for key, rank in config.rank_pattern.items()}
     config.alpha_pattern = {key: factor * alpha for key, alpha in config.alpha_pattern.items()}
+
+
+# --------------------------------------------------------------------------- loading
+
+
+@contextlib.contextmanager
+def loading_adapter(folder: Path, base: str) -> Iterator[None]:
+    """Let PEFT load a trained adapter quietly, and explain what goes wrong.
+
+    Args:
+        folder: Folder of the adapter.
+        base: Name of its base, for errors.
+
+    Raises:
+        AdapterError: PEFT cannot load the adapter on this base.
+        MachineError: It does not fit into memory.
+    """
+    try:
+        with quietly():
+            yield
+    except (ValueError, RuntimeError, KeyError) as error:
+        if is_out_of_memory(error):
+            raise MachineError(
+                f"The adapter {folder} does not fit into memory beside {base}. Give a smaller "
+                "dtype, or a larger device."
+            ) from error
+        first = (str(error).strip().splitlines() or ["no message"])[0]
+        raise AdapterError(
+            f"PEFT cannot load {folder} on {base}: {first} Give the base that it was trained on."
+        ) from error

@@ -19,6 +19,9 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
 
 CLOSE = (b"connection", b"close")
+ABORT = "plop.abort"
+"""Key of the scope with a function that drops the connection. An orderly close would wait for a
+client to read what was sent to it, and one that reads nothing would hold its place for ever."""
 
 
 @dataclass(frozen=True, slots=True)

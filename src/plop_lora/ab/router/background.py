@@ -57,6 +57,8 @@ class Repeated:
 def switch_off_harmful(experiment: Experiment, known: Known) -> list[str]:
     """Analyse what was seen so far, and switch off every arm that is harmful.
 
+    An experiment that has ended is not analysed.
+
     Returns:
         The arms that were switched off now.
 
@@ -66,7 +68,7 @@ def switch_off_harmful(experiment: Experiment, known: Known) -> list[str]:
     """
     from plop_lora.ab.analysis import analyze
 
-    observations = known.run.observations()
+    observations = known.run.observations() if known.coverage else ()
     if not observations:
         return []
     analysis = analyze(experiment, observations, ramp=known.state.ramp)

@@ -63,6 +63,12 @@ class Exchange:
         self._ended = False
         self._started = False
         self._complete = False
+        self._sending = False
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it was given up because the client did not read what was sent to it."""
+        return self._sending
 
     async def run(self, request: Forwarded, receive: Receive) -> None:
         """Answer the request, until its end or until the client has left."""
@@ -85,7 +91,10 @@ class Exchange:
             async with asyncio.timeout(None) as deadline:
                 await self._pass_on(request, deadline)
         except TimeoutError:
-            await self._fail(Outcome.TIMEOUT, _LATE)
+            if self._sending:
+                self._end(Outcome.CLIENT_GONE)
+            else:
+                await self._fail(Outcome.TIMEOUT, _LATE)
         except (client.ClientError, OSError):
             await self._fail(Outcome.CUT if self._started else Outcome.UNREACHABLE, _UNREACHABLE)
 
@@ -102,6 +111,7 @@ class Exchange:
             async for chunk in answer.content.iter_any():
                 deadline.reschedule(min(end, now() + limits.idle))
                 await self._chunk(chunk, outcome)
+                deadline.reschedule(min(end, now() + limits.idle))
             self._end(outcome)
         if not self._complete:
             await self._send({"type": "http.response.body", "body": b""})
@@ -123,9 +133,11 @@ class Exchange:
         if self._watch.add(chunk):
             self._end(outcome)
         self._complete = self._watch.is_complete
+        self._sending = True
         await self._send(
             {"type": "http.response.body", "body": chunk, "more_body": not self._complete}
         )
+        self._sending = False
 
     async def _fail(self, outcome: Outcome, refusal: Refusal) -> None:
         """End a request that the upstream failed; a stream that has begun is left incomplete."""

@@ -8,12 +8,13 @@ Imports the standard library, records and the contract of a run.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from datetime import UTC, datetime
 
 from plop_lora.ab.running import ExperimentRun, RunState
-from plop_lora.errors import StoreError
+from plop_lora.errors import StoreError, UsageError
 
 
 class Known:
@@ -61,9 +62,10 @@ class Known:
         """
         with self._lock:
             for arm, reason in list(self._held.items()):
-                self.run.switch(arm, on=False, reason=reason, at=datetime.now(UTC))
-                self._take(self.run.state())
-                del self._held[arm]
+                with contextlib.suppress(UsageError):  # the experiment has ended: no arm matters
+                    self.run.switch(arm, on=False, reason=reason, at=datetime.now(UTC))
+                self._take_switched(arm, on=False, reason=reason)
+                self._held.pop(arm, None)
             self._take(self.run.state())
 
     def switch(self, arm: str, *, on: bool, reason: str) -> bool:
@@ -74,19 +76,23 @@ class Known:
 
         Raises:
             UnknownNameError: The experiment has no such arm.
-            UsageError: The arm is the control.
+            UsageError: The arm is the control, or the experiment has ended.
             StoreError: The arm should be on, and the store is away.
         """
+        if not on and arm in self.run.experiment.candidates:
+            self._held[arm] = reason  # at once: a store that hangs takes its time to fail
         with self._lock:
             try:
                 self.run.switch(arm, on=on, reason=reason, at=datetime.now(UTC))
             except StoreError:
                 if on:
                     raise
-                self._held[arm] = reason
                 return False
-            self._held.pop(arm, None)
+            except UsageError:
+                self._held.pop(arm, None)
+                raise
             self._take_switched(arm, on=on, reason=reason)
+            self._held.pop(arm, None)
         return True
 
     def _take(self, state: RunState) -> None:

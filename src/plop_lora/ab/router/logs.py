@@ -61,8 +61,15 @@ def set_up(level: int = logging.INFO) -> None:
     """Send the lines of the router, of the store and of the web server to stderr as JSON."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
-    for name in ("plop_lora", "uvicorn.error"):
+    handler.addFilter(_is_news)
+    # Any client can cause a warning of the web server with each of its requests.
+    for name, lowest in (("plop_lora", level), ("uvicorn.error", logging.ERROR)):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.propagate = False
-        logger.setLevel(logging.WARNING if name == "uvicorn.error" else level)
+        logger.setLevel(lowest)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of the web server says more than that an answer broke off."""
+    return "without completing response" not in record.getMessage()

@@ -13,7 +13,7 @@ from plop_lora.ab.router.answers import Answered
 from plop_lora.ab.router.choices import FAILED, Choice
 from plop_lora.ab.router.logs import Failures
 from plop_lora.ab.router.metrics import Metrics
-from plop_lora.errors import OutputError
+from plop_lora.errors import OutputError, StoreError
 
 _REMEMBERED = 200_000
 """Units whose exposure is known to be logged. One that is forgotten is logged again, under the same
@@ -69,7 +69,9 @@ class Recorder:
     def failed(self, kind: str, error: Exception) -> None:
         """Count a failure on the router's own side, and log it once a minute."""
         self._metrics.failed(kind)
-        text = str(error) if isinstance(error, OutputError) else type(error).__name__
+        # The text of another error may name the unit.
+        safe = isinstance(error, (OutputError, StoreError))
+        text = str(error) if safe else type(error).__name__
         self._failures.report(kind, f"The router could not do its part ({kind}): {text}")
 
     def _write(self, wanted: list[Event]) -> bool:

@@ -11,10 +11,11 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from plop_lora.ab.events import EventSink
 from plop_lora.ab.router.app import Router
+from plop_lora.ab.router.asgi import ABORT
 from plop_lora.ab.router.logs import log
 from plop_lora.ab.router.settings import Limits, Settings
 from plop_lora.ab.router.upstream import check_listed, listed_models
@@ -96,10 +97,20 @@ def _listen(host: str, port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def _terminated_quietly() -> Iterator[None]:
-    """Let a SIGTERM end the server and not the process, which has to close the store."""
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    """Let a SIGTERM end the server and not the process, which has to close the store.
+
+    The web server has a handler of its own while it runs, and raises the signal again at its end.
+    """
+
+    def leave(*_: object) -> NoReturn:
+        raise SystemExit(0)
+
+    before = signal.signal(signal.SIGTERM, leave)
     try:
         yield
+    except SystemExit as end:
+        if end.code:
+            raise
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -151,6 +162,7 @@ def _protocol(limits: Limits) -> type[Any]:
         def on_headers_complete(self) -> None:
             self._end_head()
             super().on_headers_complete()
+            self.scope[ABORT] = self.transport.abort  # type: ignore[literal-required]
             if not self.url.startswith(b"/"):
                 self.scope["path"] = self.url.decode("latin-1")
 

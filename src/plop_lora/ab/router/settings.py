@@ -22,6 +22,8 @@ _PATH = re.compile(r"/v1(/[A-Za-z0-9_-]+)+")
 _HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")
 _TOKEN = re.compile(r"[!-~]+")
 _SHORTEST_TOKEN = 16
+_MOST = 2**32
+"""Largest value of a limit; no timer takes an infinite time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +56,11 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
-            if not getattr(self, name) > 0:
-                raise UsageError(f"The limit {name!r} is {getattr(self, name)}; give more than 0.")
+            if not 0 < getattr(self, name) <= _MOST:
+                raise UsageError(
+                    f"The limit {name!r} is {getattr(self, name)}; it must be above 0 and at most "
+                    f"{_MOST:,}."
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,10 +130,10 @@ class Settings:
                 raise UsageError(
                     f"The path {path!r} cannot be passed on. Give one such as /v1/completions."
                 )
-        if not self.poll > 0 or not self.watch >= 0:
+        if not 0 < self.poll <= _MOST or not 0 <= self.watch <= _MOST:
             raise UsageError(
                 f"The router polls every {self.poll:g} seconds, which must be above 0, and "
-                f"analyses every {self.watch:g}, which must be 0 or more."
+                f"analyses every {self.watch:g}, which must be 0 or more; at most {_MOST:,}."
             )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from plop_lora.ab.router.answers import Answered, AnswerWatch, Outcome
 from plop_lora.ab.router.asgi import (
+    ABORT,
     GONE,
     Receive,
     Refusal,
@@ -127,7 +128,9 @@ class Traffic:
             body=raw if body is None else body.with_model(self._settings.models[choice.arm]),
             headers=to_upstream(headers, without=self._hidden, key=self._settings.secrets.upstream),
         )
-        await self._exchange(choice, raw, forwarded, receive, send)
+        is_stuck = await self._exchange(choice, raw, forwarded, receive, send)
+        if is_stuck and ABORT in scope:
+            scope[ABORT]()
 
     def _choose(self, body: RequestBody | None, scope: Scope) -> Choice:
         """Return the arm of a request. One that cannot be read goes on as it is."""
@@ -140,7 +143,9 @@ class Traffic:
 
     async def _exchange(
         self, choice: Choice, raw: bytes, forwarded: Forwarded, receive: Receive, send: Send
-    ) -> None:
+    ) -> bool:
+        """Pass a request on and its answer back; return whether the client stopped reading."""
+
         def end(answered: Answered, watch: AnswerWatch | None) -> None:
             self._recorder.end(choice, answered)
             if choice.unit and watch is not None and answered.outcome is Outcome.OK:
@@ -155,6 +160,7 @@ class Traffic:
         keep = 0 if self._prompts is None else LONGEST + 1
         exchange = Exchange(self.upstream, self._settings.limits, send, end, keep=keep)
         await exchange.run(forwarded, receive)
+        return exchange.is_stuck
 
     def _keep_prompt(self, choice: Choice, request: bytes, answer: bytes) -> None:
         if self._prompts is None:

@@ -6,7 +6,7 @@ Imports the standard library and records; no database.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 from plop_lora.ab.events import EXPOSURE, Event
 from plop_lora.ab.store.history import DECISIONS, SHIP, ChangeKind
@@ -81,8 +81,8 @@ def check_events(experiment: Experiment, events: Iterable[Event]) -> None:
     shares = {metric.name for metric in experiment.metrics if metric.kind is SHARE}
     denominators = {metric.denominator for metric in experiment.metrics} - {""}
     for event in events:
-        _check_texts(event)
-        if event.kind is EXPOSURE:
+        _check_form(event)
+        if event.kind == EXPOSURE:
             if event.arm not in arms:
                 raise DataError(
                     f"An event is of the arm {event.arm!r}, which the experiment "
@@ -95,9 +95,16 @@ def check_events(experiment: Experiment, events: Iterable[Event]) -> None:
             raise DataError(_wrong_value(event, "0 or more, because a ratio divides by it"))
 
 
-def _check_texts(event: Event) -> None:
+def _check_form(event: Event) -> None:
+    try:
+        event.at.astimezone(UTC)
+    except OverflowError:
+        raise DataError(
+            f"The time {event.at.isoformat()} of an event has no equal in UTC: the years go from 1 "
+            "to 9999."
+        ) from None
     named = {"id": event.id, "unit": event.unit}
-    named |= {"arm": event.arm} if event.kind is EXPOSURE else {"name": event.name}
+    named |= {"arm": event.arm} if event.kind == EXPOSURE else {"name": event.name}
     for what, text in named.items():
         if not 0 < len(text) <= _LONGEST:
             raise DataError(
@@ -122,5 +129,5 @@ def _check_arm(experiment: Experiment, arm: str) -> None:
     if arm not in arms:
         raise UnknownNameError(
             f"The experiment {experiment.name!r} has no arm {arm!r}; its arms are "
-            f"{', '.join(arms)}.{nearest(arm, arms)}"
+            f"{', '.join(arms)}.{nearest(str(arm), arms)}"
         )

@@ -18,12 +18,20 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from plop_lora.ab.store.address import read_address, shown_address, sqlite_file, without_secrets
-from plop_lora.ab.store.migrate import migrate
+from plop_lora.ab.store.migrate import current_revision, migrate, revisions
 from plop_lora.errors import PlopError, StoreError
 
 BUSY_SECONDS = 10
 """How long SQLite waits for another process that writes."""
-_CONNECT_SECONDS = 5
+_POSTGRESQL = {
+    "application_name": "plop-lora",
+    "connect_timeout": 5,
+    "keepalives_idle": 30,
+    "tcp_user_timeout": 15_000,
+}
+"""What a connection has unless the address says otherwise: a machine that is gone is noticed."""
+_SMALLEST_FILE = 512
+"""Bytes of the smallest database of SQLite."""
 _WRITES = "plop_writes"
 """Option of a connection whose transactions write."""
 
@@ -56,8 +64,12 @@ class Database:
             with database._translated("open"), _opening(file):
                 if file is not None:
                     _prepare(file, database.engine)
-                with database._begin(writes=True) as connection:
-                    migrate(connection, shown=shown_address(url))
+                with database._begin(writes=False) as connection:
+                    # Who only reads need not wait for those who write.
+                    is_current = current_revision(connection) == revisions()[-1]
+                if not is_current:
+                    with database._begin(writes=True) as connection:
+                        migrate(connection, shown=shown_address(url))
         except BaseException:
             database.close()
             raise
@@ -120,6 +132,7 @@ class Database:
 
 _ELSE = "Check the address and that the database runs, then try again."
 _ADVICE = {
+    "connection": _ELSE,
     "locked": f"Another process has been writing for more than {BUSY_SECONDS} s; try again.",
     "not a database": "Give the address of another file; this one was left as it is.",
     "malformed": "The file is damaged: put a copy of it in its place.",
@@ -143,13 +156,24 @@ def _opening(file: Path | None) -> Iterator[None]:
     if file is None:
         yield
         return
-    if not file.parent.is_dir():  # the lock would make it
-        raise OSError(f"No such file or directory: {file.parent}")
+    _check_file(file)
     try:
         with FileLock(f"{file}.lock", timeout=BUSY_SECONDS, mode=0o600):
             yield
     except Timeout as error:
         raise OSError(f"{file}.lock is locked by another process") from error
+
+
+def _check_file(file: Path) -> None:
+    """Refuse a file that is no database, before a lock is made beside it.
+
+    SQLite takes a file that is too short for a database for an empty one, and would replace it. A
+    longer one it checks itself; to open it here would end the locks that this process has on it.
+    """
+    if not file.parent.is_dir():  # the lock would make it
+        raise OSError(f"No such file or directory: {file.parent}")
+    if file.is_dir() or (file.exists() and 0 < file.stat().st_size < _SMALLEST_FILE):
+        raise OSError("file is not a database")
 
 
 def _prepare(file: Path, engine: Engine) -> None:
@@ -165,11 +189,9 @@ def _prepare(file: Path, engine: Engine) -> None:
 
 def _engine(url: URL) -> Engine:
     if sqlite_file(url) is None:
-        arguments = {"connect_timeout": _CONNECT_SECONDS, "application_name": "plop-lora"}
+        arguments = {key: value for key, value in _POSTGRESQL.items() if key not in url.query}
         # A server that was started again has dropped the connections of the pool.
-        return create_engine(
-            url, hide_parameters=True, pool_pre_ping=True, connect_args=arguments | dict(url.query)
-        )
+        return create_engine(url, hide_parameters=True, pool_pre_ping=True, connect_args=arguments)
     engine = create_engine(url, hide_parameters=True)
     event.listen(engine, "connect", _set_up)
     event.listen(engine, "begin", _begin)

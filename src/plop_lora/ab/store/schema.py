@@ -70,9 +70,12 @@ EVENTS = Table(
     Column("value", Double, nullable=False),
     Column("at", UtcTime, nullable=False),
     Column("received", UtcTime, nullable=False),
-    PrimaryKeyConstraint("experiment", "id", name="plop_events_key"),
+    PrimaryKeyConstraint("id", "experiment", name="plop_events_key"),
 )
-"""What happened to units, see `Event`. `received` is when the database was given the event."""
+"""What happened to units, see `Event`. `received` is when the database was given the event.
+
+The id comes first in the key: SQLite would read all events of an experiment through an index that
+begins with it, row by row in the order of random ids, which takes ten times as long as a scan."""
 CHANGES = Table(
     "plop_changes",
     METADATA,

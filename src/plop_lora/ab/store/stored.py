@@ -17,13 +17,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from plop_lora.ab.events import EXPOSURE, VALUE, Event
 from plop_lora.ab.observations import Observation
-from plop_lora.ab.running import RunState
+from plop_lora.ab.running import ExperimentRun, RunState
+from plop_lora.ab.store.address import shown_address
 from plop_lora.ab.store.checks import check_at, check_decision, check_events, check_switch
 from plop_lora.ab.store.database import Database
 from plop_lora.ab.store.history import COVERAGE, OFF, ON, Change, ChangeKind, Decision, History
 from plop_lora.ab.store.schema import CHANGES, EVENTS, EXPERIMENTS
 from plop_lora.ab.store.seen import LeftOut, RunCounts, Seen, StoredEvent, observe
 from plop_lora.errors import RecordError, UsageError
+from plop_lora.escapes import escaped
 from plop_lora.records import Experiment, Ramp
 
 _CHUNK = 5_000
@@ -55,6 +57,9 @@ class Store:
         """
         return cls(Database.open(url))
 
+    def __repr__(self) -> str:
+        return f"<Store: {shown_address(self._database.url)}>"
+
     def run(self, experiment: Experiment) -> StoredRun:
         """Return the run of an experiment, which need not be started yet."""
         return StoredRun(self._database, experiment)
@@ -75,7 +80,7 @@ class Store:
         self.close()
 
 
-class StoredRun:
+class StoredRun(ExperimentRun):
     """A running experiment in a store; see `ExperimentRun`.
 
     Every method raises a StoreError if the database cannot be reached, read or written now. All but
@@ -89,6 +94,10 @@ class StoredRun:
         self._experiment = experiment
         self._digest = experiment.digest()
         self._number: int | None = None
+
+    def __repr__(self) -> str:
+        address = shown_address(self._database.url)
+        return f"<StoredRun: {self._experiment.name!r} in {address}>"
 
     @property
     def experiment(self) -> Experiment:
@@ -127,7 +136,7 @@ class StoredRun:
         """Return what holds now."""
         return self._history().state()
 
-    def raise_coverage(self, coverage: float, at: datetime, reason: str = "") -> Ramp:
+    def raise_coverage(self, share: float, at: datetime, reason: str = "") -> Ramp:
         """Raise the share of units that take part, and return the coverage over time.
 
         Of two processes that raise it at the same time, the second sees what the first has done.
@@ -137,14 +146,14 @@ class StoredRun:
                 before the last change.
         """
         check_at(at)
-        if not coverage:
+        if not share:
             raise UsageError(
                 "A coverage of 0 ends the experiment. Say how it ends with: plop ab stop"
             )
         with self._database.writing() as connection:
             number = self._lock(connection)
-            ramp = self._read_history(connection, number).ramp().raised(coverage, at, reason)
-            step = Change(kind=COVERAGE, at=at, reason=reason, coverage=coverage)
+            ramp = self._read_history(connection, number).ramp().raised(share, at, reason)
+            step = Change(kind=COVERAGE, at=at, reason=reason, coverage=share)
             self._append(connection, number, step)
         return ramp
 
@@ -212,7 +221,7 @@ class StoredRun:
                 head | asdict(event) | {"kind": str(event.kind), "value": float(event.value)}
                 for event in sorted(events, key=lambda event: event.id)
             ]
-            return self._insert_new(connection, EVENTS, rows, ("experiment", "id"))
+            return self._insert_new(connection, EVENTS, rows, ("id", "experiment"))
 
     def exposed(self, units: Collection[str]) -> set[str]:
         """Return those of the units, which are pseudonyms, that have met an arm."""
@@ -291,11 +300,16 @@ class StoredRun:
         )
         query = query.where(CHANGES.c.experiment == number).order_by(CHANGES.c.number)
         rows = connection.execute(query).mappings()
-        changes = [Change(**{**row, "kind": ChangeKind(row["kind"])}) for row in rows]
+        # A reason is shown as it stands here, whoever has written it.
+        changes = [
+            Change(**{**row, "kind": ChangeKind(row["kind"]), "reason": escaped(row["reason"])})
+            for row in rows
+        ]
         return History(self._digest, changes)
 
     def _append(self, connection: Connection, number: int, change: Change) -> None:
-        row = asdict(change) | {"kind": str(change.kind), "received": datetime.now(UTC)}
+        row = asdict(change) | {"kind": str(change.kind), "reason": escaped(change.reason)}
+        row["received"] = datetime.now(UTC)
         connection.execute(insert(CHANGES), {"experiment": number, **row})
 
     def _lock(self, connection: Connection) -> int:
@@ -340,12 +354,16 @@ class StoredRun:
         rows: Sequence[Mapping[str, object]],
         key: tuple[str, ...],
     ) -> int:
-        """Insert the rows whose key is new, and return how many they are."""
+        """Insert the rows whose key is new, and return how many they are.
+
+        To ask PostgreSQL for the keys of the new rows would take four times as long.
+        """
         if not rows:
             return 0
         dialect = sqlite if self._database.is_sqlite else postgresql
         statement = dialect.insert(table).on_conflict_do_nothing(index_elements=key)
-        return len(connection.execute(statement.returning(table.c[key[-1]]), rows).all())
+        counted = {"preserve_rowcount": True}
+        return connection.execute(statement, rows, execution_options=counted).rowcount
 
 
 def _stream(connection: Connection, query: Select[Any]) -> Iterator[StoredEvent]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from plop_lora.ab.events import Event
+from plop_lora.ab.events import Event, EventSink
 from plop_lora.ab.store.checks import check_events
 from plop_lora.ab.store.spill import (
     Part,
@@ -59,7 +59,7 @@ def spill_folder(experiment: str | Path) -> Path:
     return Path(f"{experiment}.events")
 
 
-class Writer:
+class Writer(EventSink):
     """Keeps events in files and brings them to a store; an `EventSink` and a context manager.
 
     What `write` has acknowledged is kept when the process is killed, and stored once: the next
@@ -121,12 +121,19 @@ class Writer:
             OutputError: They cannot be kept: the disk is full, or too many wait for the database.
             UsageError: The Writer is closed, or that of the parent process.
         """
+        if os.getpid() != self._process:
+            # The lock below may have been held when the process was forked, and would stay so.
+            raise UsageError(
+                "This writer of events belongs to the parent process. Make one in each process, "
+                "after the fork."
+            )
         check_events(self._experiment, events)
         if not events:
             return
         data = encode(events)
         with self._changed:
-            self._check_usable()
+            if self._closed:
+                raise UsageError("The writer of events is closed. Make another one.")
             self._check_room(len(data))
             try:
                 part = self._open_part()
@@ -164,12 +171,12 @@ class Writer:
         Args:
             timeout: Seconds to wait for the database at most.
         """
+        if os.getpid() != self._process:
+            return  # a child that was forked has no threads, and its parent goes on
         with self._changed:
             if self._closed:
                 return
             self._closed = True
-        if os.getpid() != self._process:
-            return  # a child that was forked has no threads, and its parent goes on
         self._work.set()
         self.drain(timeout)
         self._stop.set()
@@ -211,15 +218,6 @@ class Writer:
 
     def _pending(self) -> int:
         return sum(part.lines for part in self._parts)
-
-    def _check_usable(self) -> None:
-        if self._closed:
-            raise UsageError("The writer of events is closed. Make another one.")
-        if os.getpid() != self._process:
-            raise UsageError(
-                "This writer of events belongs to the parent process. Make one in each process, "
-                "after the fork."
-            )
 
     def _check_room(self, length: int) -> None:
         waiting = sum(part.size - part.shipped for part in self._parts)

@@ -11,13 +11,16 @@ from plop_lora.cli.ab.init import init
 from plop_lora.cli.ab.log import NegativeNumbers, log
 from plop_lora.cli.ab.plan import plan
 from plop_lora.cli.ab.ramp import ramp
+from plop_lora.cli.ab.replay import replay
 from plop_lora.cli.ab.serve import serve
 from plop_lora.cli.ab.status import status
 from plop_lora.cli.ab.stop import stop
 from plop_lora.cli.ab.switch import switch
 from plop_lora.cli.registering import HELP, register, show_help
 
-VERBS = (plan, init, assign, serve, log, import_, status, analyze, ramp, switch, stop)
+VERBS = (
+    plan, replay, init, assign, serve, log, import_, status, analyze, ramp, switch, stop,
+)  # fmt: skip
 
 app = typer.Typer(
     help="Test adapters against each other in production: plan, start, measure and decide.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -150,11 +151,11 @@ def _finish(analysis: Analysis, output: Path | None, form: ReportFormat) -> None
 
 def _advice(analysis: Analysis, options: str) -> str:
     """Return what to type next."""
-    if analysis.action is Action.SHIP:
-        return (
-            f"Ship {analysis.winner}: plop ab stop --decision ship --arm {analysis.winner} "
-            f"{options} --reason REASON"
-        )
-    if analysis.action is Action.STOP:
-        return f"Keep the control: plop ab stop --decision keep {options} --reason REASON"
-    return "Let it go on, and look again at any time."
+    if analysis.action is Action.CONTINUE:
+        return "Let it go on, and look again at any time."
+    decided = ["--decision", "keep"]
+    if analysis.winner is not None:
+        decided = ["--decision", "ship", "--arm", analysis.winner]
+    command = f"plop ab stop {shlex.join(decided)} {options}".rstrip()
+    what = "Keep the control" if analysis.winner is None else f"Ship {analysis.winner}"
+    return f"{what}: {command} --reason REASON"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plop_lora.cli.ab.options import DatabaseOption, ExperimentOption, beside, now, running
+from plop_lora.cli.ab.options import DatabaseOption, ExperimentOption, now, running
 from plop_lora.cli.output import say
 from plop_lora.cli.words import RUN, with_examples
 from plop_lora.errors import DataError, StoreError
@@ -62,10 +63,10 @@ def _state(
     experiment: Experiment, path: Path, database: str | None
 ) -> tuple[float, Mapping[str, str]]:
     """Return the coverage and the arms that are off, and say which coverage it is."""
-    if database is None and not beside(path, ".db").exists():
+    if database is None and not path.with_suffix(".db").exists():
         say(
             f"Coverage {experiment.coverage:.3g}, that of the start: there is no database of the "
-            "experiment. Start it with: plop ab init --from " + str(path),
+            f"experiment. Start it with: plop ab init --from {shlex.quote(str(path))}",
             err=True,
         )
         return experiment.coverage, {}

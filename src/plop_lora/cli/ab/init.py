@@ -129,6 +129,7 @@ def _start(
     with Store.open(database_of(path, database)) as store:
         if write:
             experiment.save(path)
+            path.chmod(0o600)
         try:
             store.run(experiment).start(now())
         except BaseException:
@@ -139,11 +140,11 @@ def _start(
     if form is Format.quiet:
         return
     if write:
-        say(f"Wrote {path}. It holds the salt, which is a secret.", err=True)
+        say(f"Wrote {path}. It holds the salt, a secret, and only you can read it.", err=True)
     more = options_of(path, database)
     say(
-        f"Started. The arm of a unit: plop ab assign UNIT {more}\n"
-        f"How it goes: plop ab status {more}\n"
-        f"More units: plop ab ramp 10% {more} --reason REASON",
+        f"Started. The arm of a unit: {' '.join(('plop ab assign UNIT', more)).rstrip()}\n"
+        f"How it goes: {' '.join(('plop ab status', more)).rstrip()}\n"
+        f"More units: {' '.join(('plop ab ramp 10%', more)).rstrip()} --reason REASON",
         err=True,
     )

@@ -11,12 +11,10 @@ from typer.core import TyperCommand
 
 from plop_lora.cli.ab.options import DatabaseOption, ExperimentOption, TimezoneOption, now
 from plop_lora.cli.words import DATA, with_examples
-from plop_lora.errors import UnknownNameError, UsageError, nearest
+from plop_lora.errors import UsageError
 
 if TYPE_CHECKING:
     from datetime import datetime
-
-    from plop_lora.records import Experiment
 
 _NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan).*", re.IGNORECASE)
 _MARK = "\0"
@@ -80,27 +78,17 @@ def log(
     database: DatabaseOption = None,
 ) -> None:
     """Store the VALUE of a UNIT; without the database it waits in a file."""
+    from plop_lora.ab.event_file import check_name
     from plop_lora.ab.events import BEFORE, VALUE, measured
     from plop_lora.cli.ab.delivery import deliver
     from plop_lora.records import Experiment
 
     loaded = Experiment.load(experiment)
-    _check_name(name, loaded)
+    check_name(name, loaded)
     pseudonym = loaded.pseudonym(unit)
     kind = BEFORE if before else VALUE
     event = measured(pseudonym, name, _number(value), _time(at, timezone), kind=kind, id=identity)
     deliver(loaded, experiment, database, [event])
-
-
-def _check_name(name: str, experiment: Experiment) -> None:
-    from plop_lora.ab.event_file import names_of
-
-    names = names_of(experiment)
-    if name not in names:
-        raise UnknownNameError(
-            f"The experiment {experiment.name!r} has no value {name!r}; its values are "
-            f"{', '.join(names)}.{nearest(name, names)}"
-        )
 
 
 def _number(text: str) -> float:

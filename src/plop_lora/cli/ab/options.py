@@ -41,10 +41,19 @@ DatabaseOption = Annotated[
         rich_help_panel=RUN,
     ),
 ]
+
+
+def _not_empty(reason: str) -> str:
+    if not reason.strip():
+        raise UsageError("--reason is empty. Say why, for those who read it later.")
+    return reason
+
+
 ReasonOption = Annotated[
     str,
     typer.Option(
         "--reason",
+        callback=_not_empty,
         help="Why this is done; the reason is kept with the experiment.",
         rich_help_panel=RUN,
     ),
@@ -62,12 +71,9 @@ TimezoneOption = Annotated[
 
 def database_of(experiment: Path, given: str | None) -> str:
     """Return the address of the database: the one given, or a file beside the experiment."""
-    return given or f"sqlite:///{beside(experiment, '.db')}"
+    from plop_lora.ab.live import database_beside
 
-
-def beside(experiment: Path, suffix: str) -> Path:
-    """Return the path of a file that belongs to an experiment, such as its database."""
-    return experiment.absolute().with_suffix(suffix)
+    return given or database_beside(experiment)
 
 
 @contextlib.contextmanager

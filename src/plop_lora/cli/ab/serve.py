@@ -164,9 +164,9 @@ def serve(
         ),
     ] = False,
     max_body: Annotated[
-        float,
+        int,
         typer.Option("--max-body", help="The largest request, in MiB.", rich_help_panel=_LIMITS),
-    ] = 16.0,
+    ] = 16,
     max_requests: Annotated[
         int,
         typer.Option(
@@ -212,7 +212,7 @@ def serve(
     from plop_lora.records import Experiment
 
     limits = Limits(
-        body=int(max_body * 2**20), requests=max_requests, first_byte=first_byte, idle=idle,
+        body=max_body * 2**20, requests=max_requests, first_byte=first_byte, idle=idle,
         total=total, shutdown=shutdown,
     )  # fmt: skip
     secrets = _secrets(admin_token_file)

@@ -1,4 +1,4 @@
-"""A key that must not be seen, and texts without it. Imports the standard library only."""
+"""A key that must not be seen, and texts without it. Imports no more than errors and escapes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ import os
 import urllib.parse
 
 from plop_lora.errors import UsageError
+from plop_lora.escapes import escaped
 
 _MASK = "[key]"
 _PART = 8
 """So many characters of a key in a row are taken for a part of it."""
+NO_KEY = "none"
+"""Sent where there is no key, since the client wants one; servers without keys ignore it."""
+_SHOWN = 300
+_READ = 10_000
 
 
 def key_of(variable: str) -> str | None:
@@ -44,3 +49,14 @@ def without_key(text: str, key: str | None) -> str:
     for start in range(len(key) - _PART + 1):
         text = text.replace(key[start : start + _PART], _MASK)
     return text
+
+
+def told_by_server(text: str, variable: str) -> str:
+    """Return what a server said: without the key, short, without a full stop, and safe to print.
+
+    Args:
+        text: What it said.
+        variable: Environment variable with the key.
+    """
+    shown = escaped(without_key(text[:_READ], key_of(variable)).strip().rstrip("."))
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]} …"

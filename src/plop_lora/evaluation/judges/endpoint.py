@@ -6,29 +6,23 @@ each further try, or as long as the server asks for. Requests run in a few threa
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from plop_lora.errors import MachineError, PlopError, UsageError, nearest, require
 from plop_lora.escapes import acting, escaped
-from plop_lora.evaluation.judges.credentials import key_of, without_key
+from plop_lora.evaluation.judges.credentials import NO_KEY, key_of, told_by_server
 from plop_lora.evaluation.judges.judge import Item, Ratings
 from plop_lora.evaluation.judges.replies import value_of
+from plop_lora.evaluation.judges.threads import each_answered
 
 MAX_TOKENS = 2048
 """Most tokens of a reply: enough for the thoughts of a reasoning model."""
-_NO_KEY = "none"
-"""Sent where there is no key, since the client wants one; servers without keys ignore it."""
 _DIGITS = 16
-_SHOWN = 300
-_READ = 10_000
 _MODELS_SHOWN = 10
 _FIELD = re.compile(r"\{(prompt|answer)\}")
 _UNDECIDED = ("context_length_exceeded", "content_filter", "content_policy_violation")
@@ -46,14 +40,18 @@ def check_template(template: str) -> None:
         raise UsageError("The template of a judge must hold both {prompt} and {answer}.")
 
 
-def check_url(url: str) -> None:
+def check_url(url: str, what: str = "the judge") -> None:
     """Refuse an address that is none, or that holds a secret.
+
+    Args:
+        url: Address of an endpoint.
+        what: Whose address it is, for errors.
 
     Raises:
         UsageError: The address has no host, or holds a user, a password, a query or a fragment.
     """
     if acting(url) is not None or any(character.isspace() for character in url):
-        raise UsageError("The address of the judge holds a space or a control character.")
+        raise UsageError(f"The address of {what} holds a space or a control character.")
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -61,7 +59,7 @@ def check_url(url: str) -> None:
         host = None
     if "@" in url:
         raise UsageError(
-            "The address of the judge holds a user name or a password, which would be seen in "
+            f"The address of {what} holds a user name or a password, which would be seen in "
             "records. Leave them out, and put the key into an environment variable."
         )
     if not host:
@@ -70,7 +68,7 @@ def check_url(url: str) -> None:
         )
     if "?" in url or "#" in url:
         raise UsageError(
-            "The address of the judge holds a query, in which a secret would be seen in records. "
+            f"The address of {what} holds a query, in which a secret would be seen in records. "
             "Give the address up to /v1."
         )
 
@@ -138,30 +136,15 @@ class EndpointJudge:
             UsageError: The endpoint refuses the key, the model or the request.
             MachineError: The endpoint failed after all retries.
         """
-        waiting, running = iter(items), dict[Future[float | None], Item]()
-        failure: PlopError | None = None
-        with self._client() as client, _pool(self.concurrency) as pool:
-            while True:
-                free = 0 if failure else self.concurrency - len(running)
-                for item in itertools.islice(waiting, free):
-                    running[pool.submit(self._ask, client, item)] = item
-                if not running:
-                    break
-                for done in wait(running, return_when=FIRST_COMPLETED).done:
-                    item = running.pop(done)
-                    try:
-                        yield item, done.result()
-                    except PlopError as error:
-                        failure = failure or error
-        if failure is not None:
-            raise failure
+        with self._client() as client:
+            yield from each_answered(items, lambda item: self._ask(client, item), self.concurrency)
 
     # ----------------------------------------------------------------------- one request
 
     def _client(self) -> Any:
         return require("openai").OpenAI(
             base_url=self.url,
-            api_key=key_of(self.key_variable) or _NO_KEY,
+            api_key=key_of(self.key_variable) or NO_KEY,
             timeout=self.timeout,
             max_retries=self.retries,
         )
@@ -234,9 +217,7 @@ class EndpointJudge:
 
     def _told(self, text: str) -> str:
         """Return what a server said: without the key, short, and safe to print."""
-        without = without_key(text[:_READ], key_of(self.key_variable))
-        shown = escaped(without.strip().rstrip("."))
-        return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]} …"
+        return told_by_server(text, self.key_variable)
 
 
 _HINTS = {
@@ -264,13 +245,3 @@ def _is_undecided(error: Any) -> bool:
         return False
     known = error.status_code == 413 or error.code in _UNDECIDED
     return known or _TOO_LONG.search(_message(error)) is not None
-
-
-@contextlib.contextmanager
-def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Yield a pool of threads; whatever ends the block early, such as Ctrl-C, does not wait."""
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="judge")
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)

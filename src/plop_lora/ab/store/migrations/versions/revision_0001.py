@@ -34,7 +34,7 @@ def upgrade() -> None:
         sa.Column("value", sa.Double, nullable=False),
         sa.Column("at", _TIME, nullable=False),
         sa.Column("received", _TIME, nullable=False),
-        sa.PrimaryKeyConstraint("experiment", "id", name="plop_events_key"),
+        sa.PrimaryKeyConstraint("id", "experiment", name="plop_events_key"),
     )
     op.create_table(
         "plop_changes",

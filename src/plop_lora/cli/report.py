@@ -1,0 +1,83 @@
+"""`plop report`: records of one project joined in one page. No torch."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plop_lora.cli.output import STDOUT, ForceOption, check, say
+from plop_lora.cli.words import OUTPUT, with_examples
+
+
+class PageFormat(enum.StrEnum):
+    """The form of a report."""
+
+    html = "html"
+    md = "md"
+
+
+class Language(enum.StrEnum):
+    """The language of a report."""
+
+    en = "en"
+    ja = "ja"
+
+
+@with_examples(
+    ("Join what there is", "plop report scores.json placement.json verification.json"),
+    ("For a pull request", "plop report scores.json verdict.json -o report.md"),
+    ("In Japanese", "plop report scores.json placement.json --lang ja -o report.html"),
+)
+def report(
+    records: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RECORD",
+            help="The records that plop score, place, verify, tune and gate have written, and "
+            "analyses of experiments, in any order.",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Write the report to this file, or to stdout for -.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = Path("report.html"),
+    form: Annotated[
+        PageFormat | None,
+        typer.Option(
+            "--format",
+            help="Write an HTML page or Markdown; by default what the name of the file ends in.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    language: Annotated[
+        Language,
+        typer.Option(
+            "--lang",
+            help="The language of the report, English or Japanese.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = Language.en,
+    force: ForceOption = False,
+) -> None:
+    """Join RECORDS in one page, for whoever decides and for whoever checks the decision."""
+    check(output, *records, force=force)
+    from plop_lora.files import atomic_file
+    from plop_lora.reports.page import html_page, markdown_page, read_records, results_of
+
+    marked_down = form is PageFormat.md or (form is None and output.suffix.lower() == ".md")
+    page = results_of(read_records(records), language.value)
+    document = markdown_page(page) if marked_down else html_page(page)
+    if output == STDOUT:
+        typer.echo(document, nl=False)
+        return
+    with atomic_file(output) as file:
+        file.write(document)
+    say(f"Wrote {output}", err=True)

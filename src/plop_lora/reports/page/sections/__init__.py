@@ -1,0 +1,1 @@
+"""One section of the page for each kind of record. Pure functions from a record to blocks."""

@@ -1,0 +1,331 @@
+"""The words of a report in Japanese, under the same keys as in the other language."""
+
+TEXT: dict[str, str] = {
+    "list.separator": "、",
+    "percent": "{number}%",
+    "interval": "{low}～{high}",
+    "seconds": "{number} 秒",
+    "minutes": "{minutes} 分 {seconds} 秒",
+    "hours": "{hours} 時間 {minutes} 分",
+    "failed": "失敗",
+    "untrained": "学習なし",
+    "word.decided": "確定",
+    "word.undecided, score more data": "未確定（データを追加）",
+    "word.tie": "同等",
+    "word.not decided by scores": "スコアによらない選択",
+    "word.confirmed": "確認済み",
+    "word.beaten": "劣る",
+    "word.cannot separate": "判別できない",
+    "word.shortlist": "推奨配置",
+    "word.non-inferior": "非劣性",
+    "word.better than shortlist": "推奨配置より良い",
+    "word.worse": "悪い",
+    "word.failed": "失敗",
+    "word.not settled": "未決着",
+    "word.screened out": "選抜で除外",
+    "word.improved": "改善",
+    "word.default stands": "既定値を維持",
+    "word.unconfirmed": "未確認",
+    "word.reference": "基準",
+    "word.better": "良い",
+    "word.not worse": "悪くない",
+    "word.pass": "合格",
+    "word.fail": "不合格",
+    "word.not enough data": "データ不足",
+    "word.harm": "有害",
+    "word.void": "無効",
+    "word.guardrail": "ガードレール",
+    "word.primary": "主要指標",
+    "word.other": "その他",
+    "word.sequential": "逐次",
+    "word.fixed": "固定",
+    "word.ship": "採用",
+    "word.stop": "中止",
+    "word.continue": "継続",
+    "word.sample ratio mismatch": "割り付け比率の不一致",
+    "word.no improvement shown": "改善が示されない",
+    "word.not decided yet": "未決定",
+    "tone.good": "良好",
+    "tone.bad": "問題あり",
+    "tone.open": "未解決",
+    "tone.plain": "参考",
+    "page.title": "{name} の LoRA 配置",
+    "page.title.plain": "LoRA レポート",
+    "page.facts": "要点",
+    "page.contents": "目次",
+    "page.data": "この図のデータ",
+    "page.notes": "記録に含まれる注記（英語）",
+    "page.downloads": "ダウンロード",
+    "page.commands": "コマンド",
+    "page.table": "表：{caption}",
+    "page.static": "図の表示には JavaScript が必要である。どの図にも同じ内容の表がある。",
+    "page.made": "plop-lora {version} で作成。このページはネットワークから何も読み込まない。",
+    "warning.stranger": "記録 {kind} は、このページのスコアから作られたものではない。",
+    "question.task": (
+        "タスク {task}（評価指標 {metric}）のために、{name} のどこに LoRA アダプターを置くべきか。"
+    ),
+    "question.data": (
+        "{data} のようなデータのために、{name} のどこに LoRA アダプターを置くべきか。"
+    ),
+    "question.model": "{name} のどこに LoRA アダプターを置くべきか。",
+    "question.gate": "アダプター {adapter} を出荷してよいか。",
+    "question.experiment": "実験 {name} は何を示しているか。",
+    "answer.placement": (
+        "アダプターは {types} に置く。ファインチューニングによる検証はまだ行われていない。"
+    ),
+    "answer.scores": "スコアが最も低いのは {types}。配置はまだ作られていない。",
+    "answer.confirmed": (
+        "アダプターは {types} に置く。小規模なファインチューニングにより、許容差を超"
+        "えて優れる対抗案はないと確認された。"
+    ),
+    "answer.open": (
+        "{types} への配置は、確認も否定もされていない。これらのファインチューニングで"
+        "は対抗案と判別できない。"
+    ),
+    "answer.ship": "実験群 {arm} を採用する。",
+    "answer.stop": "実験を中止する。採用できる実験群はない。",
+    "answer.continue": "実験を継続する。まだ決まっていない。",
+    "fact.scores": "スコアによる選択",
+    "fact.verified": "ファインチューニングによる検証",
+    "fact.quick": "動作確認のみ。どの配置が優れるかは示さない",
+    "fact.rivals": "パラメーター数の等しい対抗案 {rivals} 件と、{rows} 行で比較",
+    "fact.chance": "無作為に選んだ種類との比較",
+    "fact.chance.value": "差は示されていない",
+    "fact.chance.detail": "許容差の範囲で同等であり、これらの行では置く場所の影響は小さい",
+    "fact.gain": "最良の対抗案 {rival} に対する優位",
+    "fact.between": "判定に使う範囲は {bounds}。0 を超えれば推奨配置が良い",
+    "fact.before": "ファインチューニングの前後",
+    "fact.before.detail": "{metric}：{name} と推奨配置",
+    "fact.size": "アダプターの大きさ",
+    "fact.share": "学習パラメーター（モデル全体の {share}）",
+    "fact.gate": "ゲート判定",
+    "fact.experiment": "A/B 実験",
+    "fact.cost": "実測コスト",
+    "fact.cost.scores": "スコア計算のみ（順伝播のみ）",
+    "fact.cost.detail": "{device} での試行 {trials} 回のデバイス時間。費用：{money}",
+    "fact.search": "全探索の推定コスト",
+    "fact.search.detail": "実行していない試行 {trials} 回分の推定。費用：{money}",
+    "certainty.decided": "選ばれた種類とその他は、区間によって区別できる",
+    "certainty.undecided": "これらのテキストでは、選ばれた種類とその他を区別できない",
+    "certainty.tie": "許容差を超えて優れる種類はほかにない",
+    "certainty.unscored": "種類の選択にスコアは使われていない",
+    "group.chosen": "アダプターあり",
+    "group.left": "アダプターなし",
+    "group.never": "提案の対象外",
+    "group.shortlist": "推奨配置",
+    "group.rival": "対抗案",
+    "group.full": "{arm}（全行）",
+    "direction.higher": "高いほど良い",
+    "direction.lower": "低いほど良い",
+    "scores.title": "スコア",
+    "scores.read": (
+        "NFN は、重みがデータに示す応答を、同じノルムの雑音に対する応答と比べた値である。"
+        "1 に近いほど適応の余地が大きいため、最も低い種類にアダプターを置く（✓ 印）。"
+    ),
+    "scores.sample": (
+        "テキスト {sequences} 件、{tokens} トークン。ブロック内パラメーターの {share} を測定した。"
+    ),
+    "scores.reference.same": (
+        "別の入力（{name}）でも最も低い種類は同じである。この選択はデータよりもモデルの"
+        "性質を反映している。"
+    ),
+    "scores.reference.other": (
+        "別の入力（{name}）では最も低い種類が異なる：{types}。この選択はデータに依存している。"
+    ),
+    "scores.map.title": "層とモジュール種類ごとの NFN",
+    "scores.map.colour": "NFN（色が強いほど低い）",
+    "scores.map.alt": (
+        "{layers} 層 × {types} 種類のヒートマップ。平均の低い順に並び、最も低いのは {lowest}。"
+    ),
+    "scores.ranking.title": "モジュール種類ごとの NFN と 95% 区間",
+    "scores.ranking.alt": "各モジュール種類の平均 NFN。低い順に {order}。",
+    "scores.settling.title": "テキストの追加に伴うスコアの収束",
+    "scores.settling.alt": "テキスト {first} 件から {last} 件までの各種類の平均 NFN。",
+    "placement.title": "配置",
+    "placement.table": "選ばれたモジュール種類",
+    "placement.sum": (
+        "アダプター {adapters} 個、学習パラメーター "
+        "{parameters}（モデル全体の {share}）。B·A の倍率は "
+        "{scaling}。"
+    ),
+    "placement.decided": (
+        "選ばれた種類はいずれも、選ばれなかった最も近い種類とデータによって区別できる。"
+    ),
+    "placement.undecided": (
+        "選ばれた種類の一部は、選ばれなかった最も近い種類と区別できない。テキストを増やすと選"
+        "択が変わることがある。"
+    ),
+    "placement.tie": (
+        "順序が定まらない箇所でも、選ばれなかった種類が許容差を超えて優れることはない。"
+    ),
+    "placement.unscored": "この方式はスコアで選択しない。",
+    "placement.forced": "融合された重みの一部としてのみ適応される：{types}。",
+    "explorer.title": "予算を変える",
+    "explorer.read": (
+        "スライダーを動かすか、学習パラメーター数を入力する。ランクは plop place "
+        "--budget と同じ規則で決まる。"
+    ),
+    "explorer.budget": "予算（パラメーター数）",
+    "explorer.slider": "予算（最小から最大まで）",
+    "explorer.used": "使用：",
+    "explorer.small": "使用できる最小の予算：",
+    "explorer.whole": "整数を入力する。",
+    "explorer.static": "JavaScript がない場合は、予算を指定して次のコマンドを使う：",
+    "download.placement": "配置の記録（plop-lora 形式）",
+    "download.trainer": "{name} 用。plop export --to {name} はライブラリーとの照合も行う",
+    "verification.title": "ファインチューニングによる検証",
+    "verification.quick": (
+        "これは動作確認である。シード 2 個では動くことしか示せず、どの配置が優れるかは示さない。"
+    ),
+    "verification.confirmed": (
+        "{shortlist} は、パラメーター数が等しい条件で最良であるか、どの対抗案にも"
+        " {metric} で {margin} を超えて劣らない。"
+    ),
+    "verification.beaten": (
+        "パラメーター数が等しい条件で、{better} は {shortlist} より "
+        "{metric} で {margin} を超えて優れている。"
+    ),
+    "verification.inconclusive": (
+        "これらの試行は、{shortlist} とすべての対抗案の差が {metric} "
+        "で {margin} 以内であることも、それを超えて優れる対抗案があることも示してい"
+        "ない。"
+    ),
+    "verification.design": (
+        "学習にも選択にも使っていない {rows} 行での "
+        "{metric}（{direction}）。各案は最大 {budget} "
+        "パラメーター、学習 {train} 行、シード {seeds} 個。"
+    ),
+    "verification.bounds": (
+        "差が 0 を超えれば {shortlist} が良い。両方の境界が "
+        "-{margin} を下回れば対抗案が良く、両方が上回れば {shortlist} "
+        "は劣らない。"
+    ),
+    "verification.predictive": (
+        "{arms} 案での NFN と結果の相関：スピアマンの順位相関 {rho}。0 "
+        "未満なら NFN が低いほど結果が良い。"
+    ),
+    "verification.forest.title": "各対抗案との差（0 を超えれば {shortlist} が良い）",
+    "verification.forest.alt": "{arms} との差とその境界。破線は許容差 -{margin}。",
+    "verification.seeds.title": "各案の全シードの結果と、決着の時点",
+    "verification.seeds.alt": "{arms} 案の {metric}。点はシードごとの値。",
+    "verification.rates.title": "試した学習率",
+    "verification.rates.alt": (
+        "選択用の行での学習率ごとの {metric}（{lines} 本）。全行での試行は別に示す。"
+    ),
+    "verification.arms": "各案の結果と、ファインチューニングなしの結果",
+    "verification.forgetting": "一般テキスト（{source}）での損失の増加（nat/トークン）",
+    "tuning.title": "チューニング",
+    "tuning.improved": "{chosen} は既定値 {default} より良い。",
+    "tuning.stands": "既定値 {default} より良いと示された候補はない。",
+    "tuning.inconclusive": "これらの試行では、候補と既定値 {default} の優劣は決まらない。",
+    "tuning.unconfirmed": (
+        "{chosen} は探索で最良だったが、新しいシードによる確認は行われていない。"
+    ),
+    "tuning.design": (
+        "探索の提案 {trials} 件（評価指標 {metric}、最大 "
+        "{budget} パラメーター）。確認は別の {rows} 行で評価した。"
+    ),
+    "tuning.search.title": "探索の経過",
+    "tuning.search.alt": "試行 {trials} 件の {metric}（実行順、配置別）。",
+    "tuning.confirmation.title": "既定値 {default} に対する優位",
+    "tuning.confirmation.alt": "既定値に対する候補 {candidates} 件の優位と同時 95% 区間。",
+    "tuning.candidates": "新しいシードでの候補の結果（{metric}）",
+    "gate.title": "{adapter} のゲート判定",
+    "gate.pass": "アダプターは出荷できる。検査 {total} 件すべてに合格した。",
+    "gate.fail": "アダプターは出荷できない。検査 {total} 件のうち合格していないもの：{checks}。",
+    "gate.open": (
+        "判定に必要なデータが足りない。検査 {total} 件のうち合格していないもの：{checks}。"
+    ),
+    "gate.against": "同じ項目で {base} と比較した。境界は片側。",
+    "gate.evidence": "不合格のものを含む全項目の値は {path} にある。",
+    "gate.checks": "検査",
+    "gate.parts": "検査 {check} の内訳",
+    "walk.title": "学習のチェックポイント",
+    "walk.read": "チェックポイント {total} 件のうち {gated} 件を、最後のものから順に判定した。",
+    "analysis.title": "実験 {name}",
+    "analysis.units": "計画 {planned} 単位のうち {units} 単位。デザイン：{design}。",
+    "analysis.metric": "対照群に対する {metric} の差（{direction}）",
+    "analysis.alt": "対照群に対する {metric} の差と区間：{arms}。",
+    "analysis.comparisons": "すべての比較",
+    "analysis.decisions": "各実験群の扱い",
+    "analysis.split": "実験群ごとの単位数（割り付け比率に一致）",
+    "analysis.mismatch": "実験群ごとの単位数（割り付け比率に一致せず、結果は無効）",
+    "cost.title": "コスト（{device}）",
+    "cost.total": "実測の合計",
+    "cost.search": "未実行：{plan}",
+    "provenance.title": "来歴",
+    "provenance.read": (
+        "以下のコマンドは記録に残っている範囲で再現したもの。パスは記録を作成したマシンのもの。"
+    ),
+    "provenance.records": "このページに示した記録",
+    "provenance.conditions": "スコアの作成条件",
+    "made.model": "モデル",
+    "made.revision": "リビジョン",
+    "made.architecture": "アーキテクチャ",
+    "made.data": "データ",
+    "made.fingerprint": "データのフィンガープリント",
+    "made.dtype": "データ型",
+    "made.device": "デバイス",
+    "made.seed": "シード",
+    "made.denominator": "分母",
+    "made.created": "作成日時",
+    "made.elapsed": "所要時間",
+    "column.type": "モジュール種類",
+    "column.layer": "層",
+    "column.nfn": "NFN",
+    "column.interval": "95% 区間",
+    "column.low": "下限",
+    "column.high": "上限",
+    "column.modules": "モジュール数",
+    "column.parameters": "パラメーター数",
+    "column.choice": "選択",
+    "column.texts": "テキスト数",
+    "column.score": "スコア",
+    "column.rank": "ランク",
+    "column.gap": "選ばれなかった種類との差",
+    "column.verdict": "判定",
+    "column.arm": "案",
+    "column.difference": "差",
+    "column.bounds": "境界",
+    "column.p": "p 値",
+    "column.seed": "シード",
+    "column.values": "シードごとの値",
+    "column.ended": "終了",
+    "column.rate": "学習率",
+    "column.off_budget": "予算との差",
+    "column.causes": "失敗の原因",
+    "column.rise": "増加",
+    "column.trial": "試行",
+    "column.placement": "配置",
+    "column.configuration": "設定",
+    "column.selection": "探索時",
+    "column.mean": "平均",
+    "column.check": "検査",
+    "column.metric": "指標",
+    "column.base": "ベース",
+    "column.adapter": "アダプター",
+    "column.limit": "限度",
+    "column.items": "項目数",
+    "column.part": "内訳",
+    "column.step": "ステップ",
+    "column.checks": "検査",
+    "column.role": "役割",
+    "column.control": "対照群",
+    "column.value": "値",
+    "column.units": "単位数",
+    "column.expected": "期待値",
+    "column.action": "対応",
+    "column.cause": "理由",
+    "column.against_control": "対照群との差",
+    "column.trials": "試行数",
+    "column.device_time": "デバイス時間",
+    "column.gpu_hours": "GPU 時間",
+    "column.money": "費用",
+    "column.tokens": "トークン数",
+    "column.memory": "最大メモリー",
+    "column.record": "記録",
+    "column.version": "plop-lora",
+    "column.digest": "SHA-256",
+    "column.key": "項目",
+}
+"""Key → text, with placeholders in braces."""
