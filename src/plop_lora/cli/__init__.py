@@ -30,6 +30,7 @@ from plop_lora.cli.export import export
 from plop_lora.cli.finetune import finetune
 from plop_lora.cli.gate import gate
 from plop_lora.cli.import_ import import_
+from plop_lora.cli.init import init
 from plop_lora.cli.output import say
 from plop_lora.cli.place import place
 from plop_lora.cli.registering import HELP, register, show_help, verb_name
@@ -54,7 +55,7 @@ app = typer.Typer(
     context_settings=HELP,
 )
 VERBS = (
-    run, status, acquire, score, place, verify, tune, finetune, gate, trial, import_, export,
+    init, run, status, acquire, score, place, verify, tune, finetune, gate, trial, import_, export,
     compare, report, serve, demo,
 )  # fmt: skip
 COMMANDS: Mapping[str, Callable[..., None]] = {

@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from plop_lora.cli.words import RUN
 from plop_lora.errors import UsageError, nearest
 from plop_lora.recipe import Section, option_of
+from plop_lora.recipe.section import field_of
 
 Verb = Callable[..., Any]
 Complete = Callable[[str], list[str]]
@@ -55,20 +56,6 @@ class Key:
     def parameter(self) -> str:
         """The name of the option in Python."""
         return RENAMED.get(self.path, self.option.removeprefix("--").replace("-", "_"))
-
-
-def field_of(recipe: type[Section], path: str) -> FieldInfo:
-    """Return the field of a key, with its type, description and bounds."""
-    first, _, rest = path.partition(".")
-    field = recipe.model_fields[first]
-    if not rest:
-        return field
-    inner = typing.cast(Any, field.annotation)
-    if hasattr(inner, "model_fields"):
-        found: FieldInfo = inner.model_fields[rest]
-        return found
-    hint = typing.get_type_hints(inner, include_extras=True)[rest]
-    return FieldInfo.from_annotation(hint)
 
 
 def takes_recipe(recipe: type[Section], keys: Sequence[Key]) -> Callable[[Verb], Verb]:

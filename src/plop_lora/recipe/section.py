@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from plop_lora.errors import UsageError, nearest
 from plop_lora.records.wording import fault_at
@@ -225,6 +226,19 @@ def _kind(value: object) -> str:
     return {str: "a text", list: "a list", int: "a number", float: "a number"}.get(
         type(value), f"a {type(value).__name__}"
     )
+
+
+def field_of(recipe: type[Section], path: str) -> FieldInfo:
+    """Return the field of a key, with its type, description and bounds."""
+    first, _, rest = path.partition(".")
+    field = recipe.model_fields[first]
+    if not rest:
+        return field
+    inner: Any = field.annotation
+    if hasattr(inner, "model_fields"):
+        return field_of(inner, rest)
+    hint = typing.get_type_hints(inner, include_extras=True)[rest]
+    return FieldInfo.from_annotation(hint)
 
 
 def option_of(key: str) -> str:

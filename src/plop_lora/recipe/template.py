@@ -6,13 +6,13 @@ Imports PyYAML; no torch.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
 import yaml
 
-from plop_lora.recipe.section import Section
+from plop_lora.recipe.section import Section, field_of
 
 _WIDTH = 96
 
@@ -38,6 +38,32 @@ def explained(name: str, section: Section, indent: str = "") -> list[str]:
             lines += [f"{indent}  {_plain(key)}:", *(_without_comments(inner) if order else inner)]
         return lines
     return [*about, f"{indent}{name}: {_plain(value)}"]
+
+
+def commented(document: Mapping[str, Any], recipes: Sequence[type[Section]]) -> list[str]:
+    """Return the lines of a recipe in which every key that is given has its description.
+
+    Args:
+        document: Values by key; a section is a mapping.
+        recipes: Recipes of the verbs that read them.
+    """
+    lines: list[str] = []
+    for name, value in document.items():
+        recipe = next(one for one in recipes if name in one.model_fields)
+        lines += [*_described(recipe, name, name, value, ""), ""]
+    return lines[:-1]
+
+
+def _described(recipe: type[Section], path: str, name: str, value: Any, indent: str) -> list[str]:
+    about = _comment(field_of(recipe, path).description or "", indent)
+    if not isinstance(value, Mapping):
+        return [*about, f"{indent}{name}: {_plain(value)}"]
+    inner = [
+        line
+        for key, entry in value.items()
+        for line in _described(recipe, f"{path}.{key}", key, entry, f"{indent}  ")
+    ]
+    return [*about, f"{indent}{name}:", *inner]
 
 
 def _keys(section: Section, indent: str) -> list[str]:

@@ -10,8 +10,10 @@ from typing import TypeVar
 from plop_lora.errors import RecordError, UsageError
 from plop_lora.records import (
     Analysis,
+    Finetune,
     GateVerdict,
     GateWalk,
+    PipelineRun,
     Placement,
     Record,
     Scores,
@@ -24,9 +26,14 @@ R = TypeVar("R", bound=Record)
 
 KINDS: dict[str, type[Record]] = {
     record.kind: record
-    for record in (Scores, Placement, Verification, Tuning, GateVerdict, GateWalk, Analysis)
-}
+    for record in (
+        Scores, Placement, Verification, Tuning, Finetune, GateVerdict, GateWalk, Analysis,
+        PipelineRun,
+    )
+}  # fmt: skip
 """Kind → class of the records that a report shows."""
+RUN = "pipeline.json"
+"""Name of the record in the folder of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,8 @@ class Held:
     gates: tuple[GateVerdict, ...] = ()
     walk: GateWalk | None = None
     analysis: Analysis | None = None
+    finetune: Finetune | None = None
+    run: PipelineRun | None = None
 
     @property
     def shown_placement(self) -> Placement | None:
@@ -59,12 +68,35 @@ class Held:
 
 
 def read_records(paths: Sequence[str | Path]) -> list[Record]:
-    """Read records of any kind that a report shows.
+    """Read records of any kind that a report shows; the folder of a run stands for those in it.
 
     Raises:
         RecordError: A file cannot be read, is damaged, or holds another kind of record.
     """
-    return [_read(Path(path)) for path in paths]
+    return [record for path in paths for record in _read_all(Path(path))]
+
+
+def _read_all(path: Path) -> list[Record]:
+    """Return the record of a file, or those of the stages of a run that are done.
+
+    Of two placements the later one is shown, which has won.
+    """
+    if not path.is_dir():
+        return [_read(path)]
+    if not (path / RUN).is_file():
+        raise RecordError(
+            f"{path} is a folder, and not one of plop run. Give records, or such one."
+        )
+    run = PipelineRun.load(path / RUN)
+    files = [path / stage.result for stage in run.stages if stage.outcome is not None]
+    found = [_read(file) for file in files if file.is_file() and _kind_of(file) in KINDS]
+    placements = [record for record in found if isinstance(record, Placement)]
+    return [run, *(record for record in found if record not in placements[:-1])]
+
+
+def _kind_of(path: Path) -> object:
+    document = read_document(path, "plop run recipe.yaml")
+    return document.get("kind") if isinstance(document, dict) else None
 
 
 def _read(path: Path) -> Record:
@@ -105,6 +137,8 @@ def held(records: Sequence[Record]) -> Held:
         gates=tuple(record for record in records if isinstance(record, GateVerdict)),
         walk=_only(GateWalk, records),
         analysis=_only(Analysis, records),
+        finetune=_only(Finetune, records),
+        run=_only(PipelineRun, records),
     )
 
 

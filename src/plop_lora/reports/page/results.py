@@ -15,6 +15,7 @@ from plop_lora.reports.page.sections.analysis import analysis_section
 from plop_lora.reports.page.sections.gate import gate_section, walk_section
 from plop_lora.reports.page.sections.placement import placement_section
 from plop_lora.reports.page.sections.provenance import provenance_section
+from plop_lora.reports.page.sections.run import finetune_section, run_section
 from plop_lora.reports.page.sections.scores import scores_section
 from plop_lora.reports.page.sections.summary import answer_of, facts_of, model_of, question_of
 from plop_lora.reports.page.sections.tuning import tuning_section
@@ -28,8 +29,8 @@ def results_of(records: Sequence[Record], language: str = "en") -> Page:
 
     Args:
         records: Records of one project, in any order, at most one of a kind; verdicts of a gate
-            may be several. Scores, placements, verifications, tunings, verdicts of a gate, walks
-            over checkpoints and analyses of experiments are shown.
+            may be several. Scores, placements, verifications, tunings, final finetunes,
+            verdicts of a gate, walks over checkpoints, analyses of experiments and runs are shown.
         language: Language of the page, `en` or `ja`.
 
     Raises:
@@ -64,6 +65,8 @@ def _sections(found: Held, words: Text, *, marked: bool) -> list[Section]:
         sections.append(verification_section(found.verification, words))
     if found.tuning is not None:
         sections.append(tuning_section(found.tuning, words))
+    if found.finetune is not None:
+        sections.append(finetune_section(found.finetune, words))
     sections += [
         gate_section(verdict, words, number) for number, verdict in enumerate(found.shown_gates, 1)
     ]
@@ -71,4 +74,6 @@ def _sections(found: Held, words: Text, *, marked: bool) -> list[Section]:
         sections.append(walk_section(found.walk, words))
     if found.analysis is not None:
         sections.append(analysis_section(found.analysis, words))
+    if found.run is not None:
+        sections.append(run_section(found.run, words))
     return [*sections, provenance_section(found, words)]

@@ -1,0 +1,77 @@
+"""The sections of a run and of the final finetune: what each stage says, and what ships."""
+
+from __future__ import annotations
+
+from plop_lora.records import Finetune, PipelineRun
+from plop_lora.reports.page.blocks import DataTable, Section
+from plop_lora.reports.text import Text, number
+
+
+def run_section(record: PipelineRun, words: Text) -> Section:
+    """Return the stages with their states, times and verdicts; what they say is quoted."""
+    done = [stage for stage in record.stages if stage.seconds is not None]
+    lines = [
+        words(
+            "run.line", stages=words.count(len(done)),
+            time=words.duration(sum(stage.seconds or 0.0 for stage in done)),
+        )
+    ]  # fmt: skip
+    lines += [words("run.waiting", what=record.waiting)] if record.waiting else []
+    columns = ("stage", "state", "time", "verdict", "says")
+    return Section(
+        name="run",
+        title=words("run.title"),
+        lines=tuple(lines),
+        tables=(
+            DataTable(
+                caption=words("run.stages"),
+                columns=tuple(words(f"column.{name}") for name in columns),
+                rows=tuple(
+                    (
+                        stage.stage,
+                        words.word(stage.state),
+                        "" if stage.seconds is None else words.duration(stage.seconds),
+                        "" if stage.outcome is None else words.word(stage.outcome.verdict),
+                        stage.reason if stage.outcome is None else stage.outcome.words,
+                    )
+                    for stage in record.stages
+                ),
+                numeric=(False, False, True, False, False),
+            ),
+        ),
+        quotes=record.notes,
+    )
+
+
+def finetune_section(record: Finetune, words: Text) -> Section:
+    """Return what the adapter that ships reached on rows that it was not trained on."""
+    columns = ("metric", "base", "adapter", "difference", "interval")
+    return Section(
+        name="finetune",
+        title=words("finetune.title"),
+        lines=(
+            words(
+                "finetune.line", parameters=words.count(record.placement.trainable_parameters),
+                rate=f"{record.choice.learning_rate:.2g}", steps=words.count(record.steps),
+                planned=words.count(record.planned_steps), rows=words.count(record.train_rows),
+            ),
+        ),
+        tables=(
+            DataTable(
+                caption=words("finetune.outcomes"),
+                columns=tuple(words(f"column.{name}") for name in columns),
+                rows=tuple(
+                    (
+                        row.metric,
+                        number(row.base, 4),
+                        number(row.adapter, 4),
+                        number(row.difference, 4, signed=True),
+                        words.interval(row.low, row.high, digits=4, signed=True),
+                    )
+                    for row in record.outcomes
+                ),
+                numeric=(False, True, True, True, True),
+            ),
+        ),
+        quotes=record.notes,
+    )  # fmt: skip
