@@ -1,12 +1,14 @@
 """Generate what the documentation says about the code: `python docs/generate.py`.
 
-The command-line reference comes from the help texts, that of the recipe from its fields, the table
-of architectures from building, scoring, placing and exporting every family of the tests.
+The command-line reference comes from the help texts, that of the recipe and its JSON schema from
+its fields, the table of architectures from building, scoring, placing and exporting every family
+of the tests.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 import typing
 import warnings
@@ -21,6 +23,7 @@ from plop_lora.cli.words import examples_of
 DOCS = Path(__file__).parent
 REFERENCE = DOCS / "reference" / "cli.md"
 RECIPE = DOCS / "reference" / "recipe.md"
+SCHEMA = DOCS / "reference" / "recipe.schema.json"
 ARCHITECTURES = DOCS / "architectures.md"
 MARKS = ("<!-- measured -->", "<!-- exports -->")
 HIDDEN = "Short for `--set`, and not in the help"
@@ -100,6 +103,7 @@ def recipe_page() -> str:
         ("finetune", recipe.FinetuneSettings, set()),
         ("gate", recipe.GateSettings, set()),
         *((f"gate.{name}", section, set()) for name, section in gate_sections().items()),
+        ("run", recipe.RunSettings, set()),
         ("ab", recipe.ExperimentSettings, set()),
         ("ab.arms.NAME", recipe.ArmSettings, set()),
         ("ab.metrics.NAME", recipe.MetricSettings, set()),
@@ -115,6 +119,13 @@ def recipe_page() -> str:
         lines += [f"| `{key}` | {row[0]} | {row[1]} |" for key, row in keys.items()
                   if key not in known]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def schema_file() -> str:
+    """Return the JSON schema of a recipe, for editors."""
+    from plop_lora.recipe.schema import recipe_schema
+
+    return json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
 def acquire_sections() -> dict[str, type]:
@@ -252,4 +263,5 @@ def export_mark(placement: object, target: object) -> str:
 if __name__ == "__main__":
     REFERENCE.write_text(cli_page(), encoding="utf-8")
     RECIPE.write_text(recipe_page(), encoding="utf-8")
+    SCHEMA.write_text(schema_file(), encoding="utf-8")
     ARCHITECTURES.write_text(architectures_page(), encoding="utf-8")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from plop_lora.exports.trainers.peft import apply
     from plop_lora.finetuning import finetune
     from plop_lora.gating import gate
+    from plop_lora.pipeline import run
     from plop_lora.placement import STRATEGIES, place
     from plop_lora.records import Placement, Scores, Verification
     from plop_lora.scoring import score
@@ -47,6 +48,7 @@ _HOMES = {
     "import_adapter": "exports.imported",
     "load_documents": "data.documents",
     "place": "placement",
+    "run": "pipeline",
     "score": "scoring",
     "tune": "tuning",
     "verify": "verification",
@@ -67,6 +69,7 @@ __all__ = [
     "import_adapter",
     "load_documents",
     "place",
+    "run",
     "score",
     "tune",
     "verify",

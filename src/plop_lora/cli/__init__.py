@@ -22,7 +22,7 @@ import typer
 import typer.main
 
 from plop_lora._version import __version__
-from plop_lora.cli import ab
+from plop_lora.cli import ab, ci
 from plop_lora.cli.acquire import acquire
 from plop_lora.cli.compare import compare
 from plop_lora.cli.demo import demo
@@ -61,12 +61,14 @@ VERBS = (
 COMMANDS: Mapping[str, Callable[..., None]] = {
     **{verb_name(verb): verb for verb in VERBS},
     **{f"ab {verb_name(verb)}": verb for verb in ab.VERBS},
+    **{f"ci {verb_name(verb)}": verb for verb in ci.VERBS},
 }
 """What the user types after `plop` → the function of the verb."""
 
 for verb in VERBS:
     register(app, verb)
 app.add_typer(ab.app, name="ab")
+app.add_typer(ci.app, name="ci")
 
 
 def command_of(words: str) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from plop_lora._version import __version__
-from plop_lora.data.fields import LABELS, of_classes, of_training
+from plop_lora.data.fields import LABELS, TEXT, of_classes, of_training
 from plop_lora.data.reading import open_rows
 from plop_lora.data.recognising import Fields, fields_of
 from plop_lora.data.texts import template_fields
@@ -109,7 +109,8 @@ def draft(wanted: Wanted) -> Draft:
 def guessed_task(wanted: Wanted, fields: Fields) -> str:
     """Return the task that the fields of the rows speak for."""
     has_label = wanted.label is not None or not set(LABELS).isdisjoint(fields.names)
-    writes = wanted.prompt or wanted.completion or of_training(fields.names) is not None
+    known = of_training(fields.names)
+    writes = wanted.prompt or wanted.completion or (known is not None and known.names != (TEXT,))
     return CLASSIFY if has_label and not writes else SFT
 
 

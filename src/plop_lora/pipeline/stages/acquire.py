@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from plop_lora.data.reading import open_rows
 from plop_lora.pipeline.asked import RunRecipe
 from plop_lora.pipeline.reading import ROWS, content
 from plop_lora.pipeline.stage import Stage, Work
@@ -22,6 +23,9 @@ def _deciding(recipe: RunRecipe) -> Mapping[str, object]:
 
 def _inputs(recipe: RunRecipe) -> Mapping[str, str | None]:
     asked = recipe.section(AcquireRecipe)
+    for name in (asked.train, asked.eval):
+        if name is not None:
+            open_rows(name)  # a file that is not there is told at once
     return {"train": content(asked.train), "eval": content(asked.eval)}
 
 

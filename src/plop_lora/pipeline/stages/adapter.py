@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from plop_lora.errors import RecordError
+from plop_lora.exports.registry import find_target
 from plop_lora.files import atomic_file
 from plop_lora.pipeline.asked import RunRecipe
 from plop_lora.pipeline.reading import EVAL, TRAIN, code_of, general_content
@@ -58,7 +59,7 @@ def _deciding(recipe: RunRecipe) -> Mapping[str, object]:
     if run.adapter is not None:
         return {"trainer": "given"}
     if run.trainer != OWN_TRAINER:
-        return {"trainer": run.trainer}
+        return {"trainer": find_target(run.trainer).name}
     return _recipe(recipe, None).model_dump(mode="json", exclude=_FREE)
 
 

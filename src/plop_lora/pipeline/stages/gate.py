@@ -26,7 +26,11 @@ def _recipe(recipe: RunRecipe, rows: Path | None) -> GateRecipe:
 
 
 def _deciding(recipe: RunRecipe) -> Mapping[str, object]:
-    return _recipe(recipe, None).model_dump(mode="json", exclude={"eval"})
+    from plop_lora.gating.checks import find_checks
+
+    asked = _recipe(recipe, None)
+    find_checks(asked)  # names that are wrong are told before anything is trained
+    return asked.model_dump(mode="json", exclude={"eval"})
 
 
 def _inputs(recipe: RunRecipe) -> Mapping[str, str | None]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from plop_lora.errors import UsageError
+from plop_lora.exports.registry import find_target
 from plop_lora.pipeline.asked import RunRecipe
 from plop_lora.pipeline.reading import content
 from plop_lora.pipeline.stage import Stage, Work
@@ -40,7 +41,9 @@ def _experiment(recipe: RunRecipe) -> ExperimentSettings | None:
 def _deciding(recipe: RunRecipe) -> Mapping[str, object]:
     settings = _experiment(recipe)
     return {
-        "export": list(recipe.run.export),
+        "export": [
+            name if name == SERVED else find_target(name).name for name in recipe.run.export
+        ],
         "arm": recipe.run.arm,
         "ab": None if settings is None else settings.model_dump(mode="json"),
     }

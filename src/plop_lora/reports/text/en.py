@@ -34,6 +34,7 @@ TEXT: dict[str, str] = {
     "word.open": "open",
     "word.partly done": "partly done",
     "word.gate failed": "gate failed",
+    "word.undecided": "undecided",
     "word.better": "better",
     "word.not worse": "not worse",
     "word.pass": "pass",

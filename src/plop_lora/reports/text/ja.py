@@ -34,6 +34,7 @@ TEXT: dict[str, str] = {
     "word.open": "未実行",
     "word.partly done": "途中",
     "word.gate failed": "ゲート不合格",
+    "word.undecided": "未決定",
     "word.better": "良い",
     "word.not worse": "悪くない",
     "word.pass": "合格",

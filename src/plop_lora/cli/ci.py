@@ -1,0 +1,61 @@
+"""`plop ci`: what a repository needs to gate its adapters on every pull request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plop_lora.cli.output import STDOUT, say
+from plop_lora.cli.registering import HELP, register, show_help
+from plop_lora.cli.words import OUTPUT, with_examples
+from plop_lora.errors import UsageError
+
+
+@with_examples(
+    (
+        "Gate adapters/next on every pull request that changes it",
+        "plop ci init recipe.yaml adapters/next",
+    ),
+)
+def init(
+    recipe: Annotated[str, typer.Argument(help="The recipe, as a path in the repository.")],
+    adapter: Annotated[
+        str, typer.Argument(help="The folder of the adapter, as a path in the repository.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Write the workflow to this file, which is never overwritten; - is stdout.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = Path(".github/workflows/plop.yml"),
+) -> None:
+    """Write a workflow for GitHub Actions that plans, gates and reports on pull requests."""
+    from plop_lora.files import atomic_file
+    from plop_lora.pipeline.workflow import workflow
+
+    text = workflow(recipe, adapter)
+    if output == STDOUT:
+        typer.echo(text, nl=False)
+        return
+    if output.exists():
+        raise UsageError(f"{output} is there already. Give another path with -o.")
+    with atomic_file(output) as file:
+        file.write(text)
+    say(f"Wrote {output}. It posts the report of each run to its pull request.", err=True)
+
+
+VERBS = (init,)
+app = typer.Typer(
+    help="Gate adapters in continuous integration.",
+    rich_markup_mode="markdown",
+    context_settings=HELP,
+    invoke_without_command=True,
+    callback=show_help,
+)
+for verb in VERBS:
+    register(app, verb)
