@@ -20,7 +20,7 @@ KEYS = (
 REWARDS = Key("training.rewards", "P", hidden=True, former="--rewards-of-old")
 VERBS = {
     name: importlib.import_module(f"plop_lora.cli.{name}").KEYS
-    for name in ("verify", "tune", "finetune", "score", "place", "gate", "acquire")
+    for name in ("verify", "tune", "finetune", "score", "place", "gate", "acquire", "run")
 }
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from plop_lora.records.run import StageRun
     from plop_lora.training.runners.events import Watch
 
+KEYS = (Key("run.adapter", MODEL),)
+
 FolderOption = Annotated[
     Path,
     typer.Option(
@@ -53,7 +55,7 @@ UntilOption = Annotated[
         "plop run recipe.yaml --adapter out/adapter",
     ),
 )
-@takes_recipe(RunKeys, (Key("run.adapter", MODEL),))
+@takes_recipe(RunKeys, KEYS)
 def run(
     recipe: Annotated[Path, typer.Argument(help="The YAML file with the keys of all verbs.")],
     given: dict[str, Any],
