@@ -38,9 +38,11 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
-SINGLE, MANY = 4, 32
-"""Connections of the load: few, so that the latency is that of the router and not of a queue; and
-many, for the throughput."""
+LOADS = ((8, 16), (4, 0), (32, 0))
+"""Connections of the load, and the milliseconds that each waits after an answer: about 500 requests
+a second, which a router has to bear; and as many as go through few and many connections, where the
+latency is mostly that of the queue."""
+MANY = 32
 STREAMS, CHUNKS, GAP = 100, 50, 0.02
 UNITS = 5_000
 ANSWER = json.dumps(
@@ -51,6 +53,7 @@ ANSWER = json.dumps(
 ).encode()  # fmt: skip
 LUA = """
 local count = 0
+delay = function() return tonumber(os.getenv("PAUSE")) end
 request = function()
   count = count + 1
   local body = '{"model":"bench","messages":[{"role":"user","content":"' ..
@@ -140,12 +143,15 @@ def free_port() -> int:
         return int(listening.getsockname()[1])
 
 
-def load(script: Path, port: int, connections: int, seconds: float) -> tuple[float, float, float]:
+def load(
+    script: Path, port: int, connections: int, seconds: float, pause: int = 0
+) -> tuple[float, float, float]:
     """Load a server, and return requests a second and the milliseconds of p50 and p99."""
     done = subprocess.run(
         ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "-s", str(script),
          f"http://127.0.0.1:{port}"],
         capture_output=True, text=True, check=True, timeout=seconds + 60,
+        env={**os.environ, "PAUSE": str(pause)},
     )  # fmt: skip
     found = re.search(r"RESULT (\d+) (\d+) ([\d.]+) ([\d.]+) (\d+)", done.stdout)
     if found is None or int(found[5]):
@@ -224,22 +230,21 @@ def latency_lines(script: Path, models: int, port: int, options: argparse.Namesp
     lines = ["| connections | | requests/s | p50 | p99 |", "|---|---|---|---|---|"]
     for target in (models, port):
         load(script, target, MANY, 2)  # warm
-    for connections in (SINGLE, MANY):
+    for connections, pause in LOADS:
         pairs = [
-            [load(script, target, connections, options.seconds) for target in (models, port)]
+            [load(script, target, connections, options.seconds, pause) for target in (models, port)]
             for _ in range(options.rounds)
         ]
+        load_name = f"{connections}, paced" if pause else f"{connections}"
         for place, name in enumerate(("server alone", "through the router")):
             rate, half, most = (
                 statistics.median(pair[place][column] for pair in pairs) for column in range(3)
             )
-            lines.append(
-                f"| {connections} | {name} | {rate:,.0f} | {half:.2f} ms | {most:.2f} ms |"
-            )
+            lines.append(f"| {load_name} | {name} | {rate:,.0f} | {half:.2f} ms | {most:.2f} ms |")
         added = [[pair[1][column] - pair[0][column] for pair in pairs] for column in (1, 2)]
         half, most = (statistics.median(values) for values in added)
         spread = f"{min(added[1]):.2f} to {max(added[1]):.2f}"
-        lines.append(f"| {connections} | added | | {half:.2f} ms | {most:.2f} ms ({spread}) |")
+        lines.append(f"| {load_name} | added | | {half:.2f} ms | {most:.2f} ms ({spread}) |")
     return lines
 
 
