@@ -40,7 +40,7 @@ def test_one_file_of_rows_becomes_a_folder() -> None:
     code, shown = typed("--train", PROBLEMS, "--licence", "CC0-1.0", "-o", "report.md")
     assert code == 0
     assert "plop score MODEL --data acquired/train.jsonl" in shown
-    assert "licence “CC0-1.0”, from the recipe" in shown
+    assert "licence “CC0-1.0”, from the recipe" in " ".join(shown.split())
     record = Acquisition.load("acquired/acquisition.json")
     for side, count in (("train", record.train_rows), ("eval", record.eval_rows)):
         assert len(list(read_rows(f"acquired/{side}.jsonl"))) == count

@@ -13,7 +13,6 @@ which folders nobody owns any more. Imports the standard library, events and the
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import Self
 
 from plop_lora.ab.events import Event, EventKind
-from plop_lora.errors import DataError, OutputError
+from plop_lora.errors import DataError, MachineError, OutputError
 from plop_lora.files import atomic_folder
 
 _LOCK = "lock"
@@ -123,7 +122,7 @@ class Queue:
         with atomic_folder(path) as temporary:
             # It is locked before it has its name, or another process would take it for abandoned.
             lock = os.open(temporary / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(lock)
         path.chmod(_ONLY_MINE)
         sync_folder(folder)
         return cls(path, lock)
@@ -134,7 +133,7 @@ class Queue:
         lock = -1
         try:
             lock = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(lock)
         except OSError:
             if lock >= 0:
                 os.close(lock)
@@ -156,6 +155,24 @@ class Queue:
                 self.path.rmdir()
         with contextlib.suppress(OSError):
             os.close(self.lock)
+
+
+def _lock(descriptor: int) -> None:
+    """Lock a file for this process.
+
+    Raises:
+        MachineError: The system has no such locks, without which nobody could tell whose events
+            are left.
+        OSError: Another process holds the lock, or the file system has none.
+    """
+    try:
+        import fcntl
+    except ImportError as error:
+        raise MachineError(
+            "This system has no file locks, by which the events of a process that has ended are "
+            "found. Keep events on Linux or macOS, or store them at once with StoredRun.write."
+        ) from error
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def abandoned(folder: Path, digest: str) -> Iterator[Queue]:

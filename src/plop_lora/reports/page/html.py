@@ -115,7 +115,7 @@ def script_json(value: Any) -> str:
     r"""Return plain values as JSON that ends no script element and holds no character that acts.
 
     >>> script_json({"name": "</script>"})
-    '{"name":"\\\\u003c/script\\\\u003e"}'
+    '{"name":"\\u003c/script\\u003e"}'
     """
     document = json.dumps(_shown(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return document.translate(_UNSAFE)
