@@ -289,6 +289,15 @@ def test_the_page_names_what_there_is() -> None:
     assert f"{limits.requests:,}, then 503" in page
 
 
+def test_the_page_shows_what_was_measured() -> None:
+    """Its tables are those of the newest results."""
+    page = (ROOT / "docs" / "how-to" / "ab-router.md").read_text(encoding="utf-8")
+    newest = max((ROOT / "benchmarks" / "results").glob("ab-router-*.md"))
+    rows = [line for line in newest.read_text(encoding="utf-8").splitlines() if "|" in line]
+    assert len(rows) > 15
+    assert [row for row in rows if row not in page] == []
+
+
 def test_the_verb_imports_no_torch() -> None:
     """A router has no use for it, and its start would take seconds and its memory a gigabyte."""
     code = (
