@@ -17,6 +17,7 @@ import yaml
 
 from plop_lora.demo import DATA, MODEL
 from plop_lora.pipeline import RunRecipe, plan
+from plop_lora.pipeline.reading import content
 from plop_lora.recipe.schema import recipe_schema
 
 ROOT = Path(__file__).parents[1]
@@ -150,6 +151,18 @@ def test_a_data_file_that_changes_reruns_everything(
     with Path("rows.jsonl").open("a") as file:
         file.write('{"question": "One more?", "answer": "Yes."}\n')
     assert not set(before) & {stage.key for stage in plan("recipe.yaml").stages}
+
+
+def test_a_folder_of_data_is_known_by_its_files(tmp_path: Path) -> None:
+    """Rows of a saved data set would change and the old answer stay."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").write_text("1")
+    before = content(str(tmp_path))
+    (tmp_path / "a" / "x").write_text("2")
+    assert content(str(tmp_path)) != before
+    (tmp_path / "a" / "x").rename(tmp_path / "y")
+    assert content(str(tmp_path)) not in (before, None)
+    assert content("owner/name:config:split") == "owner/name:config:split"
 
 
 def test_the_schema_of_a_recipe(drafted: Path) -> None:

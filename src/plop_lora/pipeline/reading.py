@@ -7,6 +7,7 @@ import importlib.util
 from pathlib import Path
 
 from plop_lora.pipeline.asked import RunRecipe
+from plop_lora.pipeline.folder import file_digest
 from plop_lora.recipe import GeneralRecipe, ScoreRecipe
 from plop_lora.training.weights import read_config, trained_model
 
@@ -29,14 +30,17 @@ def model_identity(recipe: RunRecipe) -> str:
 
 
 def content(path: str | None) -> str | None:
-    """Return the SHA-256 of a local file, or the name of what is no local file."""
+    """Return the SHA-256 of a local file or folder, or the name of what is neither."""
     if path is None:
         return None
-    file = Path(path).expanduser()
-    if not file.is_file():
+    place = Path(path).expanduser()
+    if place.is_file():
+        return file_digest(place)
+    if not place.is_dir():
         return path
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    names = sorted(one for one in place.rglob("*") if one.is_file())
+    lines = [f"{one.relative_to(place).as_posix()} {file_digest(one)}" for one in names]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def general_content(general: GeneralRecipe) -> str | None:
