@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import http.client
 import json
-import os
 import re
 import signal
 import socket
@@ -523,9 +522,12 @@ def test_the_command_serves_until_it_is_stopped(
     words = ["serve", str(MODEL), "--name", "base", "--adapter", f"now={folders['now']}",
              "--port", "0"]  # fmt: skip
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "plop_lora", *words], stderr=log, env=dict(os.environ)
-        )
+        # A shell lets what it runs in the background ignore Ctrl-C, and children with it.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            process = subprocess.Popen([sys.executable, "-m", "plop_lora", *words], stderr=log)
+        finally:
+            signal.signal(signal.SIGINT, before)
     try:
         log_text = (tmp_path / "log").read_text
         _soon(lambda: "/v1" in log_text() or process.poll() is not None)
