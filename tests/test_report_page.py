@@ -38,8 +38,10 @@ from plop_lora.records import (
     Verification,
 )
 from plop_lora.records import analysis as analysis_words
+from plop_lora.records import finetune as finetune_words
 from plop_lora.records import gate as gate_words
 from plop_lora.records import placement as placement_words
+from plop_lora.records import run as run_words
 from plop_lora.records import tuning as tuning_words
 from plop_lora.records import verification as verification_words
 from plop_lora.records.tuning import CandidateVerdict, SearchState, TuningVerdict
@@ -94,7 +96,7 @@ def test_languages_have_the_same_words() -> None:
 
 def test_japanese_is_japanese() -> None:
     """A sentence that was left in English is found by having no Japanese letter."""
-    kept = {"column.nfn", "column.version", "column.digest", "percent"}
+    kept = {"column.nfn", "column.version", "column.digest", "percent", "answer.gated"}
     table = LANGUAGES["ja"]
     bare = {
         key
@@ -106,7 +108,10 @@ def test_japanese_is_japanese() -> None:
 
 def test_every_verdict_has_a_word() -> None:
     """A new member of a vocabulary would end the report of the first record that has it."""
-    modules = (analysis_words, gate_words, placement_words, tuning_words, verification_words)
+    modules = (
+        analysis_words, finetune_words, gate_words, placement_words, run_words, tuning_words,
+        verification_words,
+    )  # fmt: skip
     members = {
         member
         for module in modules

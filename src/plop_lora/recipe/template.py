@@ -15,6 +15,8 @@ import yaml
 from plop_lora.recipe.section import Section, field_of
 
 _WIDTH = 96
+_BELOW = "; the keys are listed below"
+"""What a description says in the reference, where the keys of a section have a table."""
 
 
 def explained(name: str, section: Section, indent: str = "") -> list[str]:
@@ -55,7 +57,7 @@ def commented(document: Mapping[str, Any], recipes: Sequence[type[Section]]) -> 
 
 
 def _described(recipe: type[Section], path: str, name: str, value: Any, indent: str) -> list[str]:
-    about = _comment(field_of(recipe, path).description or "", indent)
+    about = _comment((field_of(recipe, path).description or "").replace(_BELOW, ""), indent)
     if not isinstance(value, Mapping):
         return [*about, f"{indent}{name}: {_plain(value)}"]
     inner = [

@@ -38,6 +38,7 @@ def _fields(recipe: RunRecipe) -> dict[str, str | None]:
 
 def _work(work: Work) -> None:
     from plop_lora.data.documents import load_documents
+    from plop_lora.models.loading import quietly
     from plop_lora.scoring import score
     from plop_lora.scoring.inputs import rendered_by
 
@@ -53,7 +54,9 @@ def _work(work: Work) -> None:
         seed=settings.seed,
         token=settings.token,
     )
-    score(work.recipe.model, texts=documents, settings=settings).save(work.folder / RESULT)
+    with quietly():
+        scores = score(work.recipe.model, texts=documents, settings=settings)
+    scores.save(work.folder / RESULT)
 
 
 def _outcome(folder: Path) -> StageOutcome:

@@ -76,6 +76,7 @@ TEXT: dict[str, str] = {
     "question.model": "Where should LoRA adapters of {name} go?",
     "question.gate": "May the adapter {adapter} ship?",
     "question.experiment": "What does the experiment {name} show?",
+    "answer.gated": "{gate} {answer}",
     "answer.placement": "Put the adapters on {types}; no finetune has verified this yet.",
     "answer.scores": "The lowest scores are those of {types}; no placement was made yet.",
     "answer.confirmed": (

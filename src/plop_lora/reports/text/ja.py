@@ -78,6 +78,7 @@ TEXT: dict[str, str] = {
     "question.model": "{name} のどこに LoRA アダプターを置くべきか。",
     "question.gate": "アダプター {adapter} を出荷してよいか。",
     "question.experiment": "実験 {name} は何を示しているか。",
+    "answer.gated": "{gate}{answer}",
     "answer.placement": (
         "アダプターは {types} に置く。ファインチューニングによる検証はまだ行われていない。"
     ),

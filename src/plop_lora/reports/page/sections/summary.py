@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from plop_lora.records import ArmResult, CostLedger, Placement, Verification
+from plop_lora.records.gate import FAIL
 from plop_lora.records.placement import GapVerdict
 from plop_lora.records.tuning import TuningVerdict
 from plop_lora.records.verification import ArmVerdict, Verdict
@@ -59,7 +60,16 @@ def question_of(found: Held, words: Text) -> str:
 
 
 def answer_of(found: Held, words: Text) -> tuple[str, Tone]:
-    """Return the answer in one sentence, by the record that knows most, and its tone."""
+    """Return the answer of the record that knows most, and its tone; a failed gate comes first."""
+    answer, tone = _placed(found, words)
+    failed = next((one for one in found.shown_gates if one.verdict is FAIL), None)
+    if failed is None or not (found.scores or found.shown_placement):
+        return answer, tone
+    return words("answer.gated", gate=gate_sentence(failed, words), answer=answer), Tone.BAD
+
+
+def _placed(found: Held, words: Text) -> tuple[str, Tone]:
+    """Return what the records say of the placement, or else of the gate or the experiment."""
     placement = found.shown_placement
     if found.verification is not None:
         record = found.verification
