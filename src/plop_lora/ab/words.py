@@ -17,7 +17,10 @@ def ratio_reason(
     *, design: Design, limit: float,
 ) -> str:  # fmt: skip
     """Say whether the numbers of units follow the split."""
-    seen = ", ".join(f"{arm} {count:,} of {expected[arm]:,.0f}" for arm, count in units.items())
+    digits = 0 if sum(units.values()) >= 100 else 1
+    seen = ", ".join(
+        f"{arm} {count:,} of {expected[arm]:,.{digits}f}" for arm, count in units.items()
+    )
     values = f"p = {p:.2g} for one look, {sequential:.2g} for any number of looks"
     head = f"Sample ratio: units seen, of those expected: {seen} ({values})."
     if (p if design is FIXED else sequential) < limit:

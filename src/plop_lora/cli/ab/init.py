@@ -142,9 +142,11 @@ def _start(
     if write:
         say(f"Wrote {path}. It holds the salt, a secret, and only you can read it.", err=True)
     more = options_of(path, database)
-    say(
-        f"Started. The arm of a unit: {' '.join(('plop ab assign UNIT', more)).rstrip()}\n"
-        f"How it goes: {' '.join(('plop ab status', more)).rstrip()}\n"
-        f"More units: {' '.join(('plop ab ramp 10%', more)).rstrip()} --reason REASON",
-        err=True,
-    )
+    commands = {
+        "Started. The arm of a unit": f"plop ab assign UNIT {more}",
+        "How it goes": f"plop ab status {more}",
+    }
+    if experiment.coverage < 1:
+        raised = min(100, max(1, round(200 * experiment.coverage)))
+        commands["More units"] = f"plop ab ramp {raised}% --reason REASON {more}"
+    say("\n".join(f"{what}: {words.rstrip()}" for what, words in commands.items()), err=True)
