@@ -189,7 +189,9 @@ def test_a_workflow_for_pull_requests(
     assert document["on"]["pull_request"]["paths"] == ["adapters/n x/**", "r.yaml"]
     (job,) = document["jobs"].values()
     commands = [step["run"] for step in job["steps"] if "run" in step]
-    assert "plop run r.yaml --folder plop-run --adapter 'adapters/n x'" in commands
+    assert "plop gate 'adapters/n x' --recipe r.yaml -o verdict.json" in commands
+    assert "plop gate 'adapters/n x' --recipe r.yaml --plan" in commands
+    assert any("plop report verdict.json -o report.md" in command for command in commands)
     assert run("ci", "init", "r.yaml", "a")[0] == 2
     for path in ("/etc", "../x", "~/x", ""):
         code, _, errors = run("ci", "init", "r.yaml", path, "-o", "-")

@@ -85,7 +85,7 @@ def _read_all(path: Path) -> list[Record]:
         return [_read(path)]
     if not (path / RUN).is_file():
         raise RecordError(
-            f"{path} is a folder, and not one of plop run. Give records, or such one."
+            f"{path} is a folder, but not that of a run. Give the folder of one, or records."
         )
     run = PipelineRun.load(path / RUN)
     files = [path / stage.result for stage in run.stages if stage.outcome is not None]
