@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from plop_lora.ab.analysis import analyze
+from plop_lora.ab.course import course_of
 from plop_lora.ab.event_file import EventFile
 from plop_lora.ab.store.history import Periods
 from plop_lora.ab.store.seen import LeftOut, StoredEvent, observe
@@ -19,8 +20,13 @@ if TYPE_CHECKING:
     from plop_lora.ab.store import StoredRun
 
 
-def analyze_run(run: StoredRun, design: Design) -> Analysis:
+def analyze_run(run: StoredRun, design: Design, *, timeline: bool = False) -> Analysis:
     """Analyse what is stored of an experiment.
+
+    Args:
+        run: Run of the experiment.
+        design: How often the data may be looked at.
+        timeline: Whether to add what earlier looks would have shown.
 
     Raises:
         DataError: No unit has met an arm yet.
@@ -29,10 +35,12 @@ def analyze_run(run: StoredRun, design: Design) -> Analysis:
     """
     seen, ramp = run.seen(), run.state().ramp
     found = analyze(run.experiment, seen.observations, design=design, ramp=ramp)
+    if timeline:
+        found = replace(found, course=course_of(run.experiment, seen.observations, ramp=ramp))
     return _with_left_out(found, seen.left_out)
 
 
-def analyze_file(source: EventFile, design: Design) -> Analysis:
+def analyze_file(source: EventFile, design: Design, *, timeline: bool = False) -> Analysis:
     """Analyse a file of events without a store; the burn-in counts from the first exposure.
 
     Raises:
@@ -48,6 +56,8 @@ def analyze_file(source: EventFile, design: Design) -> Analysis:
     )
     seen = observe(source.experiment, events, Periods())
     found = analyze(source.experiment, seen.observations, design=design)
+    if timeline:
+        found = replace(found, course=course_of(source.experiment, seen.observations))
     return _with_left_out(found, seen.left_out)
 
 

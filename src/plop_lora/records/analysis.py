@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import AwareDatetime, Field
 
 from plop_lora.records.base import Record
 
@@ -124,6 +126,18 @@ class MetricComparison:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CoursePoint:
+    """What was known of the primary metric of an arm at a time, as in a `MetricComparison`."""
+
+    at: AwareDatetime
+    arm: str
+    units: int
+    difference: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ArmDecision:
     """What to do with one arm, why, and what would change it."""
 
@@ -139,7 +153,8 @@ class Analysis(Record):
     """What the observations of an experiment show, and what to do.
 
     `comparisons` are those of the guardrails of each arm first, then of the primary metric, then of
-    the others. `decisions` has one entry for each arm but the control.
+    the others. `decisions` has one entry for each arm but the control. `course` says what earlier
+    looks by the sequential design would have shown, where that was asked for.
     """
 
     kind: ClassVar[str] = "experiment-analysis"
@@ -155,6 +170,7 @@ class Analysis(Record):
     decisions: tuple[ArmDecision, ...]
     plop_version: str
     notes: tuple[str, ...] = ()
+    course: Annotated[tuple[CoursePoint, ...], Field(exclude_if=lambda value: not value)] = ()
 
     @property
     def action(self) -> Action:

@@ -64,6 +64,10 @@ _FORMATS = {
         "plop ab analyze -e experiment.json --design fixed",
     ),
     (
+        "With what earlier looks would have shown, for the report",
+        "plop ab analyze -e experiment.json --timeline -o analysis.json",
+    ),
+    (
         "Analyse a file of events without a database",
         "plop ab analyze -e experiment.json --from events.csv",
     ),
@@ -87,6 +91,15 @@ def analyze(
             rich_help_panel=DATA,
         ),
     ] = None,
+    timeline: Annotated[
+        bool,
+        typer.Option(
+            "--timeline",
+            help="Add to the record what earlier looks would have shown of the primary metric, "
+            "which a report draws.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
     timezone: TimezoneOption = "",
     database: DatabaseOption = None,
     output: OutputOption = None,
@@ -104,28 +117,31 @@ def analyze(
     check(output, experiment, events, force=force)
     with waiting("reading the events", _FORMATS[form]):
         if events is None:
-            found = _stored(experiment, database, design)
+            found = _stored(experiment, database, design, timeline=timeline)
         else:
-            found = _of_file(experiment, events, timezone, design)
+            found = _of_file(experiment, events, timezone, design, timeline=timeline)
     _finish(found, output, form)
     if form is not ReportFormat.quiet:
         say(_advice(found, options_of(experiment, database)), err=True)
     raise typer.Exit(found.exit_code)
 
 
-def _stored(experiment: Path, database: str | None, design: Design) -> Analysis:
+def _stored(experiment: Path, database: str | None, design: Design, *, timeline: bool) -> Analysis:
     from plop_lora.ab.current import analyze_run
 
     with running(experiment, database) as run:
-        return analyze_run(run, design)
+        return analyze_run(run, design, timeline=timeline)
 
 
-def _of_file(experiment: Path, events: Path, timezone: str, design: Design) -> Analysis:
+def _of_file(
+    experiment: Path, events: Path, timezone: str, design: Design, *, timeline: bool
+) -> Analysis:
     from plop_lora.ab.current import analyze_file
     from plop_lora.ab.event_file import open_events
     from plop_lora.records import Experiment
 
-    return analyze_file(open_events(events, Experiment.load(experiment), timezone=timezone), design)
+    source = open_events(events, Experiment.load(experiment), timezone=timezone)
+    return analyze_file(source, design, timeline=timeline)
 
 
 def _finish(analysis: Analysis, output: Path | None, form: ReportFormat) -> None:

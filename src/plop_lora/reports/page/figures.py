@@ -163,6 +163,45 @@ def course(rows: Rows, *, groups: Sequence[str], titles: Mapping[str, str]) -> S
     return _over(rows, mark, axis, groups, titles)
 
 
+def band(rows: Rows, *, groups: Sequence[str], titles: Mapping[str, str]) -> Spec:
+    """Return a line with its interval for each group, over the whole number `at`; 0 is marked."""
+    colors = [SERIES[index % len(SERIES)] for index in range(len(groups))]
+    color = {
+        "field": "group",
+        "type": "nominal",
+        "title": titles["group"],
+        "legend": {"orient": "bottom", "columns": 3, "labelLimit": 220, "title": None},
+        "scale": {"domain": list(groups), "range": colors},
+    }
+    shared = {
+        "x": {"field": "at", "type": "quantitative", "title": titles["at"], "axis": TICKS},
+        "color": color,
+        "tooltip": [
+            _tip("group", titles),
+            _tip("at", titles, "d"),
+            *(_tip(name, titles, ".4f") for name in ("value", "low", "high")),
+        ],
+    }
+    low = {"field": "low", "type": "quantitative", "title": titles["value"]}
+    area = {"type": "area", "opacity": 0.25}
+    line = {"type": "line", "strokeWidth": 2, "point": {"size": 30, "filled": True}}
+    zero = {"type": "rule", "color": "var(--muted)", "strokeDash": [4, 4]}
+    return {
+        "data": {"values": list(rows)},
+        "width": "container",
+        "height": 260,
+        "layer": [
+            {"mark": area, "encoding": shared | {"y": low, "y2": {"field": "high"}}},
+            {"mark": line, "encoding": shared | {"y": low | {"field": "value"}}},
+            {
+                "data": {"values": [{"zero": 0}]},
+                "mark": zero,
+                "encoding": {"y": {"field": "zero", "type": "quantitative"}},
+            },
+        ],
+    }
+
+
 def _over(
     rows: Rows, mark: Spec, axis: Spec, groups: Sequence[str], titles: Mapping[str, str]
 ) -> Spec:

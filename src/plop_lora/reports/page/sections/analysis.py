@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from plop_lora.records import Analysis, MetricComparison
+from plop_lora.records.analysis import Role
 from plop_lora.reports.page import figures
 from plop_lora.reports.page.blocks import DataTable, Figure, Section
 from plop_lora.reports.text import Text, number
@@ -21,7 +22,7 @@ def analysis_section(record: Analysis, words: Text) -> Section:
                 planned=words.count(record.planned_units), design=words.word(record.design),
             ),
         ),
-        figures=tuple(figure for figure in drawn if figure is not None),
+        figures=tuple(figure for figure in (_course(record, words), *drawn) if figure),
         tables=(_decisions(record, words), _comparisons(record, words), _split(record, words)),
         quotes=(*record.lines, *record.notes),
     )  # fmt: skip
@@ -61,6 +62,48 @@ def _metric(record: Analysis, metric: str, place: int, words: Text) -> Figure | 
             zero=True,
         ),
         table=_table(rows, title, words),
+    )  # fmt: skip
+
+
+def _course(record: Analysis, words: Text) -> Figure | None:
+    """Return what earlier looks would have shown of the primary metric, with its intervals."""
+    if not record.course:
+        return None
+    primary = next(row.metric for row in record.comparisons if row.role is Role.PRIMARY)
+    title = words("analysis.course", metric=primary)
+    columns = ("arm", "day", "units", "difference", "interval")
+    return Figure(
+        name="course",
+        title=title,
+        alt=words("analysis.course.alt", metric=primary, looks=words.count(len(record.course))),
+        spec=figures.band(
+            [
+                {"group": one.arm, "at": one.units, "value": one.difference, "low": one.low,
+                 "high": one.high}
+                for one in record.course
+            ],
+            groups=list(dict.fromkeys(one.arm for one in record.course)),
+            titles={
+                "group": words("column.arm"), "at": words("column.units"),
+                "value": words("column.against_control"), "low": words("column.low"),
+                "high": words("column.high"),
+            },
+        ),
+        table=DataTable(
+            caption=title,
+            columns=tuple(words(f"column.{name}") for name in columns),
+            rows=tuple(
+                (
+                    one.arm,
+                    one.at.date().isoformat(),
+                    words.count(one.units),
+                    number(one.difference, 4, signed=True),
+                    words.interval(one.low, one.high, digits=4, signed=True),
+                )
+                for one in record.course
+            ),
+            numeric=(False, False, True, True, True),
+        ),
     )  # fmt: skip
 
 
