@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,6 +105,24 @@ def test_again_it_repeats_nothing_and_another_margin_trains_nothing(chain: Path)
     plop(chain, "run", "recipe.yaml", "--set", "gate.task.margin=0.5")
     again = states(loaded(chain))
     assert [name for name, state in again.items() if state == "done"] == ["gate", "export"]
+
+
+def test_another_rival_goes_on_from_the_trials_that_are_there(chain: Path, tmp_path: Path) -> None:
+    """It would train all the others once more, also where the folder has been moved."""
+    moved = tmp_path / "moved"
+    shutil.copytree(chain / "plop-run", moved)
+    before = {
+        path.relative_to(moved) for path in moved.glob("scratch/verify/*/trials/*/result.json")
+    }
+    assert len(before) > 3
+    write(tmp_path, arms=["plop", "attention", "mlp"])
+    done = plop(tmp_path, "run", "recipe.yaml", "--folder", "moved", "--until", "verify")
+    assert done.returncode in (0, 4, 5), done.stderr
+    after = {
+        path.relative_to(moved) for path in moved.glob("scratch/verify/*/trials/*/result.json")
+    }
+    assert before < after
+    assert len({path.parts[2] for path in after}) == 1, "the trials lie in one folder"
 
 
 def test_the_report_of_a_run(chain: Path) -> None:

@@ -53,25 +53,31 @@ def _inputs(kind: type[FinetuneRecipe]) -> Callable[[RunRecipe], Mapping[str, st
     return inputs
 
 
-def _verify(work: Work) -> None:
+def _trials(work: Work, kind: type[FinetuneRecipe], scores: Scores) -> Path:
+    """Return the folder of the trials, by what decides them and not by where the run lies."""
     from plop_lora.study.folder import default_folder
+
+    rows = Path(work.made["acquire"].name)
+    return work.scratch / default_folder(_recipe(work.recipe, kind, rows), scores).name
+
+
+def _verify(work: Work) -> None:
     from plop_lora.verification import verify
 
     scores = Scores.load(work.made["score"] / score.RESULT)
     recipe = _recipe(work.recipe, VerifyRecipe, work.made["acquire"])
     assert isinstance(recipe, VerifyRecipe)
-    trials = work.scratch / default_folder(recipe, scores).name
+    trials = _trials(work, VerifyRecipe, scores)
     verify(scores, recipe, folder=trials, watch=work.watch).save(work.folder / RESULTS[VERIFY])
 
 
 def _tune(work: Work) -> None:
-    from plop_lora.study.folder import default_folder
     from plop_lora.tuning import tune
 
     scores = Scores.load(work.made["score"] / score.RESULT)
     recipe = _recipe(work.recipe, TuneRecipe, work.made["acquire"])
     assert isinstance(recipe, TuneRecipe)
-    trials = work.scratch / default_folder(recipe, scores).name
+    trials = _trials(work, TuneRecipe, scores)
     tune(scores, recipe, folder=trials, watch=work.watch).save(work.folder / RESULTS[TUNE])
 
 
