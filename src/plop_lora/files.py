@@ -254,6 +254,16 @@ def check_not_foreign(path: Path, ours: Callable[[Path], bool]) -> None:
         )
 
 
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of the content of a file, as hexadecimal digits.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def weights_in(folder: Path) -> str | None:
     """Return the name of a file of weights in the folder of a model or adapter, else None."""
     if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from plop_lora.cli.output import STDOUT, say
-from plop_lora.cli.registering import HELP, register, show_help
+from plop_lora.cli.registering import group
 from plop_lora.cli.words import OUTPUT, with_examples
 from plop_lora.errors import UsageError
 
@@ -50,12 +50,4 @@ def init(
 
 
 VERBS = (init,)
-app = typer.Typer(
-    help="Gate adapters in continuous integration.",
-    rich_markup_mode="markdown",
-    context_settings=HELP,
-    invoke_without_command=True,
-    callback=show_help,
-)
-for verb in VERBS:
-    register(app, verb)
+app = group("Gate adapters in continuous integration.", VERBS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import typer
@@ -28,6 +28,20 @@ def register(group: typer.Typer, verb: Callable[..., None], **settings: Any) -> 
     """
     settings = {"epilog": epilog(verb), "context_settings": HELP} | settings
     group.command(verb_name(verb), **settings)(interruptible(verb))
+
+
+def group(help: str, verbs: Iterable[Callable[..., None]] = ()) -> typer.Typer:
+    """Return a group of verbs, which shows its help where it is typed without one."""
+    made = typer.Typer(
+        help=help,
+        rich_markup_mode="markdown",
+        context_settings=HELP,
+        invoke_without_command=True,
+        callback=show_help,
+    )
+    for verb in verbs:
+        register(made, verb)
+    return made
 
 
 def show_help(context: typer.Context) -> None:

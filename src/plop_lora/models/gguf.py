@@ -8,12 +8,12 @@ read by the `gguf` package of llama.cpp, which is an optional extra. Does not im
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from plop_lora.errors import ModelError, UsageError, nearest, require
+from plop_lora.files import file_digest
 from plop_lora.models.folders import CONFIG, expanded, has_tokenizer, is_lfs_pointer
 from plop_lora.models.origin import Origin
 from plop_lora.records import GgufFile
@@ -143,11 +143,9 @@ def _read(path: Path, size: int, modified: int) -> GgufHeader:
             f"{path} is one of {fields[_PARTS]} parts of a model, and transformers reads single "
             f"files. Merge them: llama-gguf-split --merge {path} whole.gguf."
         )
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return GgufHeader(
-        GgufFile(path.name, digest, dict(sorted(types.items()))), fields[_ARCHITECTURE], elements,
-        fields.get(_TOKENIZER), fields.get(_PRE_TOKENIZER),
+        GgufFile(path.name, file_digest(path), dict(sorted(types.items()))),
+        fields[_ARCHITECTURE], elements, fields.get(_TOKENIZER), fields.get(_PRE_TOKENIZER),
     )  # fmt: skip
 
 

@@ -14,7 +14,6 @@ All paths inside are relative, so that a folder that was moved goes on. Imports 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from typing import Any
 
 from plop_lora._version import __version__
 from plop_lora.errors import RecordError, UsageError
-from plop_lora.files import atomic_file, check_writable, try_lock
+from plop_lora.files import atomic_file, check_writable, file_digest, try_lock
 
 MARK, LOCK, DONE, RECORD = "run.json", "lock", "DONE", "pipeline.json"
 CONFIGURATION, ASKED = "configuration.json", "recipe.yaml"
@@ -164,12 +163,6 @@ def finish(folder: Path, key: str, seconds: float) -> Finished:
     with atomic_file(folder / DONE) as file:
         json.dump(asdict(done), file, indent=1)
     return done
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(path: Path, hint: str) -> dict[str, Any]:

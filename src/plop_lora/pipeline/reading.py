@@ -6,8 +6,8 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
+from plop_lora.files import file_digest
 from plop_lora.pipeline.asked import RunRecipe
-from plop_lora.pipeline.folder import file_digest
 from plop_lora.recipe import GeneralRecipe, ScoreRecipe
 from plop_lora.training.weights import read_config, trained_model
 

@@ -22,6 +22,7 @@ from plop_lora.errors import RecordError, UsageError
 from plop_lora.records.base import Record
 from plop_lora.records.experiment_checks import (
     check_arms,
+    check_aware,
     check_gated,
     check_guardrails,
     check_known,
@@ -262,7 +263,7 @@ class Ramp(Record):
         if not self.steps:
             raise UsageError("A ramp has at least one step, that of the start.")
         for step in self.steps:
-            _check_aware(step.at)
+            check_aware(step.at)
             check_share("coverage", step.coverage)
         for before, step in itertools.pairwise(self.steps):
             _check_step(before, step)
@@ -325,12 +326,4 @@ def _check_step(before: RampStep, step: RampStep) -> None:
         raise UsageError(
             f"The coverage is {before.coverage:g} and cannot become {step.coverage:g}: it is only "
             "raised, so that no unit leaves. A coverage of 0 ends the experiment."
-        )
-
-
-def _check_aware(at: datetime) -> None:
-    if at.tzinfo is None:
-        raise UsageError(
-            f"The time {at.isoformat()} has no time zone. Give one, such as "
-            "datetime.now(timezone.utc)."
         )

@@ -14,6 +14,8 @@ from plop_lora.errors import UnknownNameError, UsageError, nearest
 from plop_lora.escapes import acting
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from plop_lora.records.experiment import ExperimentArm, Guardrail, Metric
 
 _ROUNDING = 1e-9
@@ -24,6 +26,15 @@ def check_names(name: str, unit: str, salt: str) -> None:
     """Refuse texts that are empty or hold control characters."""
     for what, text in (("name", name), ("unit", unit), ("salt", salt)):
         _check_text(what, text)
+
+
+def check_aware(at: datetime) -> None:
+    """Refuse a time without a time zone."""
+    if at.tzinfo is None:
+        raise UsageError(
+            f"The time {at.isoformat()} has no time zone. Give one, such as "
+            "datetime.now(timezone.utc)."
+        )
 
 
 def check_share(what: str, value: float) -> None:

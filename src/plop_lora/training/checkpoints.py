@@ -9,7 +9,6 @@ recognise damage; they do not make the files of somebody else safe to read.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import re
 import shutil
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 
 from plop_lora.errors import OutputError
 from plop_lora.evaluation.judged import Prepared, Row
-from plop_lora.files import atomic_file
+from plop_lora.files import atomic_file, file_digest
 from plop_lora.records import TrialSpec
 from plop_lora.training.folder import CHECKPOINTS
 from plop_lora.training.task import Checkpoints, Task
@@ -84,7 +83,7 @@ def mark_complete(checkpoint: Path) -> None:
         OutputError: The checkpoint cannot be read or written.
     """
     try:
-        digests = {path.name: _sha256(path) for path in sorted(checkpoint.iterdir())
+        digests = {path.name: file_digest(path) for path in sorted(checkpoint.iterdir())
                    if path.is_file() and path.name != MARK}  # fmt: skip
     except OSError as error:
         raise OutputError(
@@ -101,7 +100,7 @@ def is_complete(checkpoint: Path) -> bool:
     try:
         digests = json.loads((checkpoint / MARK).read_bytes())
         return bool(digests) and all(
-            _sha256(checkpoint / name) == digest for name, digest in digests.items()
+            file_digest(checkpoint / name) == digest for name, digest in digests.items()
         )
     except (OSError, ValueError, AttributeError, TypeError):
         return False
@@ -185,8 +184,3 @@ def _numbered(folder: Path) -> list[tuple[int, Path]]:
 
 def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plop_lora.errors import ModelError, OutputError
-from plop_lora.files import atomic_file, cache_folder
+from plop_lora.files import atomic_file, cache_folder, file_digest
 from plop_lora.records import TrialSpec
 
 CONFIG = "config.json"
@@ -151,8 +151,7 @@ def _content(path: Path) -> str:
 @functools.lru_cache(maxsize=_MOST_KNOWN)
 def _sha256(path: Path, identity: str) -> str:
     """Return the SHA-256 of a file; `identity` changes with its content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(path)
 
 
 def _memory() -> Path | None:

@@ -6,7 +6,7 @@ Imports the standard library and records; no database.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC
 
 from plop_lora.ab.events import EXPOSURE, Event
 from plop_lora.ab.store.history import DECISIONS, SHIP, ChangeKind
@@ -17,19 +17,6 @@ from plop_lora.records.experiment import SHARE
 
 _LONGEST = 256
 """Characters of a unit, an arm or a name at most."""
-
-
-def check_at(at: datetime) -> None:
-    """Refuse a time without a time zone.
-
-    Raises:
-        UsageError: It has none.
-    """
-    if at.tzinfo is None:
-        raise UsageError(
-            f"The time {at.isoformat()} has no time zone. Give one, such as "
-            "datetime.now(timezone.utc)."
-        )
 
 
 def check_switch(experiment: Experiment, arm: str) -> None:

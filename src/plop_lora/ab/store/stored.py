@@ -19,7 +19,7 @@ from plop_lora.ab.events import EXPOSURE, VALUE, Event
 from plop_lora.ab.observations import Observation
 from plop_lora.ab.running import ExperimentRun, RunState
 from plop_lora.ab.store.address import shown_address
-from plop_lora.ab.store.checks import check_at, check_decision, check_events, check_switch
+from plop_lora.ab.store.checks import check_decision, check_events, check_switch
 from plop_lora.ab.store.database import Database
 from plop_lora.ab.store.history import COVERAGE, OFF, ON, Change, ChangeKind, Decision, History
 from plop_lora.ab.store.schema import CHANGES, EVENTS, EXPERIMENTS
@@ -27,6 +27,7 @@ from plop_lora.ab.store.seen import LeftOut, RunCounts, Seen, StoredEvent, obser
 from plop_lora.errors import RecordError, UsageError
 from plop_lora.escapes import escaped
 from plop_lora.records import Experiment, Ramp
+from plop_lora.records.experiment_checks import check_aware
 
 _CHUNK = 5_000
 """Rows that are fetched at once."""
@@ -116,7 +117,7 @@ class StoredRun(ExperimentRun):
             RecordError: Another experiment of this name has been started.
             UsageError: The time has no time zone.
         """
-        check_at(at)
+        check_aware(at)
         first = Ramp.of_start(self._experiment, at).steps[0]
         document = {k: v for k, v in self._experiment.to_dict().items() if k != "salt"}
         row = {
@@ -145,7 +146,7 @@ class StoredRun(ExperimentRun):
             UsageError: The coverage would be lowered, the experiment has ended, or the time is
                 before the last change.
         """
-        check_at(at)
+        check_aware(at)
         if not share:
             raise UsageError(
                 "A coverage of 0 ends the experiment. Say how it ends with: plop ab stop"
@@ -164,7 +165,7 @@ class StoredRun(ExperimentRun):
             UnknownNameError: The experiment has no such arm.
             UsageError: The arm is the control, or the experiment has ended.
         """
-        check_at(at)
+        check_aware(at)
         check_switch(self._experiment, arm)
         with self._database.writing() as connection:
             number = self._lock(connection)
@@ -188,7 +189,7 @@ class StoredRun(ExperimentRun):
             UsageError: It has ended already, the decision is unknown or does not fit the arm, or
                 the time is before the last change of the coverage.
         """
-        check_at(at)
+        check_aware(at)
         kind = check_decision(self._experiment, decision, arm)
         with self._database.writing() as connection:
             number = self._lock(connection)

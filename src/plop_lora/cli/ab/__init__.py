@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typer
-
 from plop_lora.cli.ab.analyze import analyze
 from plop_lora.cli.ab.assign import assign
 from plop_lora.cli.ab.import_ import import_
@@ -16,18 +14,12 @@ from plop_lora.cli.ab.serve import serve
 from plop_lora.cli.ab.status import status
 from plop_lora.cli.ab.stop import stop
 from plop_lora.cli.ab.switch import switch
-from plop_lora.cli.registering import HELP, register, show_help
+from plop_lora.cli.registering import group, register
 
 VERBS = (
     plan, replay, init, assign, serve, log, import_, status, analyze, ramp, switch, stop,
 )  # fmt: skip
 
-app = typer.Typer(
-    help="Test adapters against each other in production: plan, start, measure and decide.",
-    rich_markup_mode="markdown",
-    context_settings=HELP,
-    invoke_without_command=True,
-    callback=show_help,
-)
+app = group("Test adapters against each other in production: plan, start, measure and decide.")
 for verb in VERBS:
     register(app, verb, cls=NegativeNumbers if verb is log else None)

@@ -7,7 +7,6 @@ Errors name the place. An archive is read member by member, and a member that un
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import sys
 import zipfile
@@ -18,6 +17,7 @@ from typing import Any
 
 from plop_lora.errors import DataError, require
 from plop_lora.evaluation.logs.log import clean
+from plop_lora.files import file_digest
 
 LARGEST_MEMBER = 1 << 28
 """Most bytes that a member of an archive may have when it is unpacked."""
@@ -77,8 +77,7 @@ def digest_of(path: Path) -> str:
         DataError: The file cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(path)
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from plop_lora.pipeline.asked import RunRecipe
 from plop_lora.pipeline.reading import EVAL, TRAIN, code_of, general_content
@@ -100,15 +99,6 @@ def _said(record: Verification | Tuning, verdict: RunVerdict) -> StageOutcome:
         money=total.money,
         currency=record.cost.currency if total.money is not None else "",
     )
-
-
-def _plan(kind: type[FinetuneRecipe], step: Callable[..., Any]) -> Callable[[Work], str]:
-    def estimate(work: Work) -> str:
-        scores = Scores.load(work.made["score"] / score.RESULT)
-        recipe = _recipe(work.recipe, kind, work.made["acquire"])
-        return str(step(scores, recipe, work.scratch))
-
-    return estimate
 
 
 VERIFY_STAGE = Stage(
