@@ -148,6 +148,22 @@ def test_a_plan_says_what_has_changed(tmp_path: Path) -> None:
     assert only.reason == "this version of plop-lora computes it otherwise"
 
 
+def test_a_plan_says_what_a_stage_would_take_once_it_can_be_known(tmp_path: Path) -> None:
+    def estimate(work: Work) -> str:
+        asked.append((work.made["read"] / "value.json").read_text())
+        return "about 2 min"
+
+    asked: list[str] = []
+    read, double, judge = stages([])
+    timed = [read, replace(double, estimate=estimate), judge]
+    assert [one.estimate for one in plan_stages(timed, recipe(), tmp_path).stages] == [""] * 3
+    run_stages(timed, recipe(), tmp_path, until="read")
+    assert asked == [], "a run that goes on has no use for it"
+    planned = plan_stages(timed, recipe(), tmp_path)
+    assert [one.estimate for one in planned.stages] == ["", "about 2 min", ""]
+    assert asked == ["2"]
+
+
 def test_until_and_from(tmp_path: Path) -> None:
     calls: list[str] = []
     partly = run_stages(stages(calls), recipe(), tmp_path, until="double")

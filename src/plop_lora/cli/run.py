@@ -73,7 +73,8 @@ def run(
         bool,
         typer.Option(
             "--dry-run",
-            help="Only print which stages would run, why, and what they would take.",
+            help="Only print which stages would run and why and, once the model is scored, how "
+            "long the trials of verify would take; those of tune once one is done.",
             rich_help_panel=RUN,
         ),
     ] = False,

@@ -10,7 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +163,10 @@ def plan_stages(
     check_run_folder(root)
     progress = _Progress(recipe, root, ignore)
     for one in chosen:
-        progress.add(_standing(progress, one, again=one.stage in again))
+        stands = _standing(progress, one, again=one.stage in again)
+        if stands.outcome is None and all(name in progress.made for name in one.stage.needs):
+            stands = replace(stands, estimate=one.stage.estimate(progress.work(one)))
+        progress.add(stands)
     return progress.record()
 
 
@@ -204,12 +207,10 @@ def _standing(progress: _Progress, one: _Identified, *, again: bool) -> StageRun
     done = None if again else finished(folder, one.key)
     if done is not None:
         return one.run(REUSED, seconds=done.seconds, outcome=one.stage.outcome(folder))
-    ready = all(name in progress.made for name in one.stage.needs)
     why = reason(progress.root, one.stage.name, one.configuration)
     return one.run(
         PARTLY if folder.exists() and not again else OPEN_STAGE,
         reason="--from asks for it" if again else why,
-        estimate=one.stage.estimate(progress.work(one)) if ready else "",
     )
 
 

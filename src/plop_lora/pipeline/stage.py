@@ -58,7 +58,8 @@ class Stage:
         outcome: Function from the folder of the finished stage to what it says.
         result: Name of the file of its record.
         estimate: Function that says in words what the stage would take, without running anything;
-            an empty text where that is unknown.
+            an empty text where that is unknown. Only a plan calls it, once the stages are done
+            whose results it reads.
     """
 
     name: str

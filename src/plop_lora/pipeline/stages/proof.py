@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from plop_lora.pipeline.asked import RunRecipe
 from plop_lora.pipeline.reading import EVAL, TRAIN, code_of, general_content
@@ -20,7 +21,9 @@ from plop_lora.records.run import BEATEN, CONFIRMED, UNDECIDED, RunVerdict, Stag
 from plop_lora.records.tuning import TuningVerdict
 from plop_lora.records.verification import Verdict
 from plop_lora.reports.brief import brief
+from plop_lora.reports.costs import duration
 
+R = TypeVar("R", bound=FinetuneRecipe)
 RESULTS = {VERIFY: "verification.json", TUNE: "tuning.json"}
 _FREE = {"runner", "report_to", "storage", "train", "eval"}
 """Keys on which no result depends, and those of the rows, whose content counts instead."""
@@ -33,7 +36,7 @@ _TUNED: Mapping[TuningVerdict, RunVerdict] = {
 }  # fmt: skip
 
 
-def _recipe(recipe: RunRecipe, kind: type[FinetuneRecipe], rows: Path | None) -> FinetuneRecipe:
+def _recipe(recipe: RunRecipe, kind: type[R], rows: Path | None) -> R:
     """Return the recipe of the study, on the rows of the stage `acquire`."""
     folder = rows or Path()
     return recipe.section(kind, train=str(folder / TRAIN), eval=str(folder / EVAL))
@@ -52,32 +55,49 @@ def _inputs(kind: type[FinetuneRecipe]) -> Callable[[RunRecipe], Mapping[str, st
     return inputs
 
 
-def _trials(work: Work, kind: type[FinetuneRecipe], scores: Scores) -> Path:
-    """Return the folder of the trials, by what decides them and not by where the run lies."""
+def _study(work: Work, kind: type[R]) -> tuple[Scores, R, Path]:
+    """Return the scores, the recipe of the study and the folder of its trials.
+
+    The folder is named by what decides the trials, and not by where the run lies.
+    """
     from plop_lora.study.folder import default_folder
 
-    rows = Path(work.made["acquire"].name)
-    return work.scratch / default_folder(_recipe(work.recipe, kind, rows), scores).name
+    made = work.made["acquire"]
+    scores = Scores.load(work.made["score"] / score.RESULT)
+    trials = default_folder(_recipe(work.recipe, kind, Path(made.name)), scores).name
+    return scores, _recipe(work.recipe, kind, made), work.scratch / trials
 
 
 def _verify(work: Work) -> None:
     from plop_lora.verification import verify
 
-    scores = Scores.load(work.made["score"] / score.RESULT)
-    recipe = _recipe(work.recipe, VerifyRecipe, work.made["acquire"])
-    assert isinstance(recipe, VerifyRecipe)
-    trials = _trials(work, VerifyRecipe, scores)
+    scores, recipe, trials = _study(work, VerifyRecipe)
     verify(scores, recipe, folder=trials, watch=work.watch).save(work.folder / RESULTS[VERIFY])
 
 
 def _tune(work: Work) -> None:
     from plop_lora.tuning import tune
 
-    scores = Scores.load(work.made["score"] / score.RESULT)
-    recipe = _recipe(work.recipe, TuneRecipe, work.made["acquire"])
-    assert isinstance(recipe, TuneRecipe)
-    trials = _trials(work, TuneRecipe, scores)
+    scores, recipe, trials = _study(work, TuneRecipe)
     tune(scores, recipe, folder=trials, watch=work.watch).save(work.folder / RESULTS[TUNE])
+
+
+def _verify_time(work: Work) -> str:
+    from plop_lora.verification import plan
+
+    scores, recipe, trials = _study(work, VerifyRecipe)
+    return _time(plan(scores, recipe, folder=trials).seconds)
+
+
+def _tune_time(work: Work) -> str:
+    from plop_lora.tuning import plan
+
+    scores, recipe, trials = _study(work, TuneRecipe)
+    return _time(plan(scores, recipe, folder=trials).device_seconds)
+
+
+def _time(seconds: float | None) -> str:
+    return "" if seconds is None else f"about {duration(seconds)} of device time"
 
 
 def _verified(folder: Path) -> StageOutcome:
@@ -110,6 +130,7 @@ VERIFY_STAGE = Stage(
     work=_verify,
     outcome=_verified,
     result=RESULTS[VERIFY],
+    estimate=_verify_time,
 )
 TUNE_STAGE = Stage(
     name=TUNE,
@@ -120,4 +141,5 @@ TUNE_STAGE = Stage(
     work=_tune,
     outcome=_tuned,
     result=RESULTS[TUNE],
+    estimate=_tune_time,
 )
