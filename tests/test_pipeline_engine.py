@@ -24,7 +24,14 @@ from plop_lora.pipeline.folder import DONE, MARK, is_busy
 from plop_lora.pipeline.run import plan_stages, run_stages
 from plop_lora.pipeline.stage import Stage, Work
 from plop_lora.pipeline.start import stands
-from plop_lora.records.run import PipelineRun, RunVerdict, StageOutcome, StageState
+from plop_lora.records.run import (
+    PipelineRun,
+    RunVerdict,
+    StageEstimate,
+    StageOutcome,
+    StageState,
+)
+from plop_lora.reports.pipeline import run_table
 
 NAMES = ("read", "double", "judge")
 
@@ -149,19 +156,35 @@ def test_a_plan_says_what_has_changed(tmp_path: Path) -> None:
 
 
 def test_a_plan_says_what_a_stage_would_take_once_it_can_be_known(tmp_path: Path) -> None:
-    def estimate(work: Work) -> str:
+    takes = StageEstimate(seconds=120, source="its plan", money=0.5, currency="EUR")
+
+    def estimate(work: Work) -> StageEstimate:
         asked.append((work.made["read"] / "value.json").read_text())
-        return "about 2 min"
+        return takes
 
     asked: list[str] = []
     read, double, judge = stages([])
     timed = [read, replace(double, estimate=estimate), judge]
-    assert [one.estimate for one in plan_stages(timed, recipe(), tmp_path).stages] == [""] * 3
+    assert [one.estimate for one in plan_stages(timed, recipe(), tmp_path).stages] == [None] * 3
     run_stages(timed, recipe(), tmp_path, until="read")
     assert asked == [], "a run that goes on has no use for it"
     planned = plan_stages(timed, recipe(), tmp_path)
-    assert [one.estimate for one in planned.stages] == ["", "about 2 min", ""]
+    assert [one.estimate for one in planned.stages] == [None, takes, None]
     assert asked == ["2"]
+    table = run_table(planned)
+    assert table.rows[1][-1] == "to be run: it was not run yet (about 2 min, 0.50 EUR, its plan)"
+    assert "To come: about 2 min, 0.50 EUR; the time of judge is not known yet." in table.lines
+
+
+def test_a_stage_that_was_made_before_takes_as_long_as_then(tmp_path: Path) -> None:
+    run_stages(stages([]), recipe(), tmp_path)
+    (done,) = tmp_path.glob("stages/judge-*/DONE")
+    done.write_text(json.dumps({**json.loads(done.read_text()), "seconds": 90.0}))
+    changed = plan_stages(stages([]), recipe(limit=5), tmp_path).stages
+    assert changed[2].estimate == StageEstimate(seconds=90.0, source="the last time")
+    assert [one.estimate for one in changed[:2]] == [None, None], "what is done takes nothing"
+    done.write_text("{")
+    assert plan_stages(stages([]), recipe(limit=5), tmp_path).stages[2].estimate is None
 
 
 def test_until_and_from(tmp_path: Path) -> None:
@@ -174,6 +197,8 @@ def test_until_and_from(tmp_path: Path) -> None:
     assert calls == ["double", "judge"]
     with pytest.raises(UsageError, match=r"--until dubble.*'double'"):
         run_stages(stages(calls), recipe(), tmp_path, until="dubble")
+    with pytest.raises(UsageError, match=r"--from judge comes after --until read.*read, double"):
+        run_stages(stages(calls), recipe(), tmp_path, until="read", redo="judge")
     with pytest.raises(UsageError, match=r"--from x: this run has no such stage"):
         plan_stages(stages(calls), recipe(), tmp_path, redo="x")
 

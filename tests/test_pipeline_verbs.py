@@ -53,11 +53,12 @@ def test_a_draft_runs_as_it_stands(drafted: Path, run: Run) -> None:
 def test_a_scored_run_knows_how_long_its_trials_take(drafted: Path, run: Run) -> None:
     """Hours of training are not begun by who asked only what they would take."""
     before = run("run", "recipe.yaml", "--dry-run")[1]
-    assert "of device time" not in before
+    assert "about" not in before
     code, _, errors = run("run", "recipe.yaml", "--until", "score")
     assert code == 0, errors
     output = run("run", "recipe.yaml", "--dry-run")[1]
-    assert output.count("of device time") == 1
+    assert output.count("the plan of its trials") == 1
+    assert "To come: about" in output
     assert not Path("plop-run/scratch").exists()
 
 

@@ -73,8 +73,9 @@ def run(
         bool,
         typer.Option(
             "--dry-run",
-            help="Only print which stages would run and why and, once the model is scored, how "
-            "long the trials of verify would take; those of tune once one is done.",
+            help="Only print which stages would run, why, and how long they would take: verify "
+            "once the model is scored, finetune once verify is done, and any stage that was made "
+            "here before.",
             rich_help_panel=RUN,
         ),
     ] = False,

@@ -38,16 +38,29 @@ def reason(root: Path, stage: str, configuration: Mapping[str, Any]) -> str:
     return f"{named}; and {more} more" if more > 0 else named
 
 
+def last_seconds(root: Path, stage: str) -> float | None:
+    """Return the time that a stage took when it was last made here, None if it never was."""
+    for document in _documents(root / "stages", stage, DONE):
+        seconds = document.get("seconds")
+        if isinstance(seconds, int | float):
+            return float(seconds)
+    return None
+
+
 def _newest(stages: Path, name: str) -> Mapping[str, Any] | None:
+    return next(_documents(stages, name, CONFIGURATION), None)
+
+
+def _documents(stages: Path, name: str, file: str) -> Iterator[Mapping[str, Any]]:
+    """Yield a file of every finished folder of a stage, the newest first, but no damaged one."""
     done = [path for path in stages.glob(f"{name}-*/{DONE}") if path.is_file()]
     for path in sorted(done, key=lambda one: one.stat().st_mtime, reverse=True):
         try:
-            found = json.loads((path.parent / CONFIGURATION).read_text(encoding="utf-8"))
+            found = json.loads((path.parent / file).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
         if isinstance(found, dict):
-            return found
-    return None
+            yield found
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

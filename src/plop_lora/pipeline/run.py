@@ -18,7 +18,7 @@ from plop_lora._version import __version__
 from plop_lora.errors import UsageError, nearest
 from plop_lora.files import atomic_file
 from plop_lora.pipeline.asked import RunRecipe
-from plop_lora.pipeline.changes import reason
+from plop_lora.pipeline.changes import last_seconds, reason
 from plop_lora.pipeline.folder import (
     ASKED,
     CONFIGURATION,
@@ -36,6 +36,7 @@ from plop_lora.records.run import (
     PARTLY,
     REUSED,
     PipelineRun,
+    StageEstimate,
     StageRun,
     StageState,
 )
@@ -132,8 +133,8 @@ def run_stages(
         RecordError: A file of a finished stage has changed since.
         PlopError: What a stage raises. What was done before it stays done.
     """
-    chosen = _identified(_until(list(stages), until), recipe)
-    again = _from([one.stage for one in chosen], redo)
+    asked = _asked(list(stages), until, redo)
+    chosen, again = _identified(asked.stages, recipe), asked.again
     with opened_folder(root):
         progress = _Progress(recipe, root, watch)
         recipe.write(root / ASKED)
@@ -158,16 +159,26 @@ def plan_stages(
     Raises:
         PlopError: What `run_stages` would raise before a stage runs.
     """
-    chosen = _identified(_until(list(stages), until), recipe)
-    again = _from([one.stage for one in chosen], redo)
+    asked = _asked(list(stages), until, redo)
+    chosen, again = _identified(asked.stages, recipe), asked.again
     check_run_folder(root)
     progress = _Progress(recipe, root, ignore)
     for one in chosen:
         stands = _standing(progress, one, again=one.stage in again)
-        if stands.outcome is None and all(name in progress.made for name in one.stage.needs):
-            stands = replace(stands, estimate=one.stage.estimate(progress.work(one)))
+        if stands.outcome is None:
+            stands = replace(stands, estimate=_estimate(progress, one))
         progress.add(stands)
     return progress.record()
+
+
+def _estimate(progress: _Progress, one: _Identified) -> StageEstimate | None:
+    """Return what a stage would take: by its own plan, else what it took when it was last made."""
+    if all(name in progress.made for name in one.stage.needs):
+        planned = one.stage.estimate(progress.work(one))
+        if planned is not None:
+            return planned
+    seconds = last_seconds(progress.root, one.stage.name)
+    return None if seconds is None else StageEstimate(seconds=seconds, source="the last time")
 
 
 def _identified(stages: Iterable[Stage], recipe: RunRecipe) -> list[_Identified]:
@@ -181,14 +192,30 @@ def _identified(stages: Iterable[Stage], recipe: RunRecipe) -> list[_Identified]
     return found
 
 
-def _until(stages: list[Stage], name: str) -> list[Stage]:
-    if not name:
-        return stages
-    return stages[: _place(stages, name, "--until") + 1]
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The stages that are asked for, and those of them that are made again though they are done."""
+
+    stages: list[Stage]
+    again: list[Stage]
 
 
-def _from(stages: list[Stage], name: str) -> list[Stage]:
-    return stages[_place(stages, name, "--from") :] if name else []
+def _asked(stages: list[Stage], until: str, redo: str) -> _Asked:
+    """Return the stages up to `until`, and those from `redo` on.
+
+    Raises:
+        UsageError: There is no such stage, or `redo` comes after `until`.
+    """
+    last = _place(stages, until, "--until") if until else len(stages) - 1
+    if not redo:
+        return _Asked(stages[: last + 1], [])
+    first = _place(stages, redo, "--from")
+    if first > last:
+        raise UsageError(
+            f"--from {redo} comes after --until {until}, so that nothing would be made. The order "
+            f"is: {', '.join(stage.name for stage in stages)}."
+        )
+    return _Asked(stages[: last + 1], stages[first : last + 1])
 
 
 def _place(stages: list[Stage], name: str, option: str) -> int:

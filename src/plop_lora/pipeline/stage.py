@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from plop_lora.pipeline.asked import RunRecipe
-from plop_lora.records.run import StageOutcome
+from plop_lora.records.run import StageEstimate, StageOutcome
 from plop_lora.training.runners.events import Watch
 
 _LETTERS = 12
@@ -57,9 +57,9 @@ class Stage:
         work: Function that writes the result, and goes on with what is left of an earlier run.
         outcome: Function from the folder of the finished stage to what it says.
         result: Name of the file of its record.
-        estimate: Function that says in words what the stage would take, without running anything;
-            an empty text where that is unknown. Only a plan calls it, once the stages are done
-            whose results it reads.
+        estimate: Function that returns what the stage would take, without running anything; None
+            where that is unknown. Only a plan calls it, once the stages are done whose results it
+            reads.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Stage:
     work: Callable[[Work], None]
     outcome: Callable[[Path], StageOutcome]
     result: str
-    estimate: Callable[[Work], str] = lambda work: ""
+    estimate: Callable[[Work], StageEstimate | None] = lambda work: None
 
     def configuration(self, recipe: RunRecipe, keys: Mapping[str, str]) -> dict[str, Any]:
         """Return everything that the result depends on, as plain values.

@@ -62,13 +62,27 @@ class StageOutcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StageEstimate:
+    """What a stage that is not done would take.
+
+    `source` says in words where the number comes from. `money` is None where the recipe has no
+    price of a device-hour.
+    """
+
+    seconds: float
+    source: str
+    money: float | None = None
+    currency: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageRun:
     """One stage of a run.
 
     `key` identifies everything that its result depends on. `folder` and `result` are relative to
     the folder of the run. `seconds` is the time that the stage took when it was made, None while
     it is open. `reason` says why it is not taken from an earlier run, and `estimate` what it would
-    take; both are empty for a stage that is done.
+    take, where a plan can know it; a stage that is done has neither.
     """
 
     stage: str
@@ -79,7 +93,7 @@ class StageRun:
     seconds: float | None = None
     outcome: StageOutcome | None = None
     reason: str = ""
-    estimate: str = ""
+    estimate: StageEstimate | None = None
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)

@@ -5,7 +5,15 @@ from __future__ import annotations
 import shlex
 
 from plop_lora.records import PipelineRun
-from plop_lora.records.run import BEATEN, CONFIRMED, GATE_FAILED, UNDECIDED, StageRun, StageState
+from plop_lora.records.run import (
+    BEATEN,
+    CONFIRMED,
+    GATE_FAILED,
+    UNDECIDED,
+    StageEstimate,
+    StageRun,
+    StageState,
+)
 from plop_lora.reports.costs import ABSENT, duration, money
 from plop_lora.reports.rows import VERDICT, Column, Table, plural, short_name
 
@@ -35,8 +43,7 @@ def run_table(record: PipelineRun) -> Table:
 def stage_line(stage: StageRun) -> str:
     """Return one line on a stage, as it is printed when the stage begins or is done."""
     if stage.outcome is None:
-        took = f"; {stage.estimate}" if stage.estimate else ""
-        return f"{stage.stage}: begins, because {stage.reason}{took}"
+        return f"{stage.stage}: begins, because {stage.reason}"
     how = "taken from before" if stage.state is StageState.REUSED else f"done in {_time(stage)}"
     return f"{stage.stage}: {how}. {stage.outcome.words}"
 
@@ -59,12 +66,22 @@ def _verdict(stage: StageRun) -> str:
 def _says(stage: StageRun) -> str:
     if stage.outcome is not None:
         return stage.outcome.words
-    return f"to be run: {stage.reason}" + (f" ({stage.estimate})" if stage.estimate else "")
+    return f"to be run: {stage.reason}{_takes(stage.estimate)}"
+
+
+def _takes(estimate: StageEstimate | None) -> str:
+    if estimate is None:
+        return ""
+    return f" ({_about(estimate.seconds, estimate.money, estimate.currency)}, {estimate.source})"
+
+
+def _about(seconds: float, cost: float | None, currency: str) -> str:
+    return f"about {duration(seconds)}" + ("" if cost is None else f", {money(cost)} {currency}")
 
 
 def _lines(record: PipelineRun) -> list[str]:
     lines = [_MEANS[record.verdict]] if record.verdict in _MEANS else []
-    lines += _cost(record)
+    lines += [*_cost(record), *_to_come(record)]
     if record.waiting:
         lines.append(f"Next: {record.waiting}.")
     results = [one for one in record.stages if one.outcome is not None]
@@ -73,6 +90,21 @@ def _lines(record: PipelineRun) -> list[str]:
         lines.append(f"Results: {', '.join(one.result for one in results)} in {folder}.")
     lines += [f"Note: {note}." for note in record.notes]
     return lines
+
+
+def _to_come(record: PipelineRun) -> list[str]:
+    """Return what a plan says that the open stages take, together."""
+    known = [one.estimate for one in record.stages if one.estimate is not None]
+    if not known:
+        return []
+    priced = [one for one in known if one.money is not None]
+    cost = sum(one.money or 0.0 for one in priced) if priced else None
+    currency = priced[0].currency if priced else ""
+    text = f"To come: {_about(sum(one.seconds for one in known), cost, currency)}"
+    unknown = [one.stage for one in record.stages if one.outcome is None and one.estimate is None]
+    if unknown:
+        text += f"; the time of {', '.join(unknown)} is not known yet"
+    return [f"{text}."]
 
 
 def _cost(record: PipelineRun) -> list[str]:

@@ -20,7 +20,7 @@ from plop_lora.pipeline.stages import proof
 from plop_lora.recipe import FinalRecipe
 from plop_lora.recipe.run import OWN_TRAINER
 from plop_lora.records import Finetune, Placement, Tuning, Verification
-from plop_lora.records.run import StageOutcome
+from plop_lora.records.run import StageEstimate, StageOutcome
 from plop_lora.reports.brief import brief
 
 RESULT, TRAINED, GIVEN, HANDED = "finetune.json", "finetune", "adapter.json", "trainer"
@@ -123,6 +123,18 @@ def _said(record: Finetune) -> StageOutcome:
     )
 
 
+def _estimate(work: Work) -> StageEstimate | None:
+    """Return what the training takes; a trainer of the user's takes what it takes."""
+    run = work.recipe.run
+    if run.adapter is not None or run.trainer != OWN_TRAINER:
+        return None
+    from plop_lora.finetuning import plan
+
+    source = work.made[run.proof] / proof.RESULTS[run.proof]
+    recipe = _recipe(work.recipe, work.made["acquire"])
+    return proof.trials_take(plan(source, recipe, folder=work.folder / TRAINED).seconds, recipe)
+
+
 def finetune_stage(proven: str) -> Stage:
     """Return the stage after the one that puts the shortlist to the proof.
 
@@ -138,4 +150,5 @@ def finetune_stage(proven: str) -> Stage:
         work=_work,
         outcome=_outcome,
         result=RESULT,
+        estimate=_estimate,
     )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from plop_lora.cost import HOUR
 from plop_lora.pipeline.asked import RunRecipe
 from plop_lora.pipeline.reading import EVAL, TRAIN, code_of, general_content
 from plop_lora.pipeline.stage import Stage, Work
@@ -17,11 +18,17 @@ from plop_lora.pipeline.stages import score
 from plop_lora.recipe import FinetuneRecipe, TuneRecipe, VerifyRecipe
 from plop_lora.recipe.run import TUNE, VERIFY
 from plop_lora.records import Scores, Tuning, Verification
-from plop_lora.records.run import BEATEN, CONFIRMED, UNDECIDED, RunVerdict, StageOutcome
+from plop_lora.records.run import (
+    BEATEN,
+    CONFIRMED,
+    UNDECIDED,
+    RunVerdict,
+    StageEstimate,
+    StageOutcome,
+)
 from plop_lora.records.tuning import TuningVerdict
 from plop_lora.records.verification import Verdict
 from plop_lora.reports.brief import brief
-from plop_lora.reports.costs import duration
 
 R = TypeVar("R", bound=FinetuneRecipe)
 RESULTS = {VERIFY: "verification.json", TUNE: "tuning.json"}
@@ -82,22 +89,31 @@ def _tune(work: Work) -> None:
     tune(scores, recipe, folder=trials, watch=work.watch).save(work.folder / RESULTS[TUNE])
 
 
-def _verify_time(work: Work) -> str:
+def _verify_time(work: Work) -> StageEstimate | None:
     from plop_lora.verification import plan
 
     scores, recipe, trials = _study(work, VerifyRecipe)
-    return _time(plan(scores, recipe, folder=trials).seconds)
+    return trials_take(plan(scores, recipe, folder=trials).seconds, recipe)
 
 
-def _tune_time(work: Work) -> str:
+def _tune_time(work: Work) -> StageEstimate | None:
     from plop_lora.tuning import plan
 
     scores, recipe, trials = _study(work, TuneRecipe)
-    return _time(plan(scores, recipe, folder=trials).device_seconds)
+    return trials_take(plan(scores, recipe, folder=trials).device_seconds, recipe)
 
 
-def _time(seconds: float | None) -> str:
-    return "" if seconds is None else f"about {duration(seconds)} of device time"
+def trials_take(seconds: float | None, recipe: FinetuneRecipe) -> StageEstimate | None:
+    """Return what trials take that a plan has put at these seconds of device time."""
+    if seconds is None:
+        return None
+    hourly = recipe.price.hourly
+    return StageEstimate(
+        seconds=seconds,
+        source="the plan of its trials",
+        money=None if hourly is None else seconds / HOUR * hourly,
+        currency="" if hourly is None else recipe.price.currency,
+    )
 
 
 def _verified(folder: Path) -> StageOutcome:
