@@ -5,7 +5,6 @@ The chain itself runs in test_pipeline_chain.py.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +69,9 @@ def test_a_scored_run_knows_how_long_its_trials_take(drafted: Path, run: Run) ->
         ((str(MODEL), str(ROWS), "--prompt", "{qestion}"), "--prompt names 'qestion'"),
         ((str(MODEL), "odd.jsonl"), "do not tell how a row is read"),
         ((str(MODEL), "empty.jsonl"), "holds no rows"),
+        ((str(MODEL), "few.jsonl"), "A fifth of few.jsonl has 12 rows; at least 16"),
+        ((str(MODEL), str(ROWS), "--eval", "one.jsonl"), "one.jsonl has 1 rows"),
+        ((str(MODEL), "one.jsonl", "--eval", str(ROWS)), "one.jsonl leaves 1 rows to train on"),
         ((str(MODEL), str(ROWS), "--trainer", "axolotle"), "axolotl"),
         ((str(MODEL), str(ROWS), "--task", "stf"), "stf"),
     ],
@@ -84,6 +86,9 @@ def test_what_does_not_fit_is_told_before_a_recipe_is_written(
     monkeypatch.chdir(tmp_path)
     Path("odd.jsonl").write_text('{"a": "x", "b": "y"}\n')
     Path("empty.jsonl").write_text("")
+    lines = ROWS.read_text().splitlines(keepends=True)
+    Path("few.jsonl").write_text("".join(lines[:60]))
+    Path("one.jsonl").write_text(lines[0])
     code, _, errors = run("init", *words, "--yes")
     assert code in (1, 2)
     assert said in errors
@@ -209,23 +214,3 @@ def test_a_workflow_for_pull_requests(
         code, _, errors = run("ci", "init", "r.yaml", path, "-o", "-")
         assert code == 2
         assert "within the repository" in errors
-
-
-def test_the_examples_for_other_engines_call_the_same_command() -> None:
-    """An example whose options are gone teaches errors."""
-    from plop_lora.cli import command_of
-
-    known = {option for param in command_of("run").params for option in param.opts}
-    folder = ROOT / "examples" / "engines"
-    assert {path.name for path in folder.iterdir()} == {
-        "dvc.yaml", "slurm.sh", "ray_job.sh", "metaflow_run.py",
-    }  # fmt: skip
-    for path in folder.iterdir():
-        text = path.read_text()
-        assert "plop" in text
-        assert "run" in text
-        assert {"--folder"} <= known
-    assert yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]["plop"]["cmd"]
-    spec = importlib.util.spec_from_file_location("flow", folder / "metaflow_run.py")
-    assert spec is not None
-    compile((folder / "metaflow_run.py").read_text(), "metaflow_run.py", "exec")

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from plop_lora.cli.output import STDOUT, say
+from plop_lora.cli.output import write_new
 from plop_lora.cli.registering import group
 from plop_lora.cli.words import OUTPUT, with_examples
-from plop_lora.errors import UsageError
 
 
 @with_examples(
@@ -35,18 +34,10 @@ def init(
     ] = Path(".github/workflows/plop.yml"),
 ) -> None:
     """Write a workflow for GitHub Actions that plans, gates and reports on pull requests."""
-    from plop_lora.files import atomic_file
     from plop_lora.pipeline.workflow import workflow
 
     text = workflow(recipe, adapter)
-    if output == STDOUT:
-        typer.echo(text, nl=False)
-        return
-    if output.exists():
-        raise UsageError(f"{output} is there already. Give another path with -o.")
-    with atomic_file(output) as file:
-        file.write(text)
-    say(f"Wrote {output}. It posts the report of each run to its pull request.", err=True)
+    write_new(text, output, ". It posts the report of each run to its pull request.")
 
 
 VERBS = (init,)

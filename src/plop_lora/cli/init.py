@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plop_lora.cli.output import STDOUT, Format, say, waiting
+from plop_lora.cli.output import Format, check_new, say, waiting, write_new
 from plop_lora.cli.words import DATA, OUTPUT, RUN, TRAINING, among, tasks, with_examples
-from plop_lora.errors import UsageError
 
 if TYPE_CHECKING:
     from plop_lora.pipeline.drafting import Wanted
@@ -88,9 +87,7 @@ def init(
     ] = Path("recipe.yaml"),
 ) -> None:
     """Write a recipe for plop run that fits MODEL and the rows of TRAIN, and runs as it stands."""
-    if output != STDOUT and output.exists():
-        raise UsageError(f"{output} is there already. Give another path with -o.")
-    from plop_lora.files import atomic_file
+    check_new(output)
     from plop_lora.pipeline.drafting import Wanted, draft
 
     wanted = Wanted(
@@ -103,12 +100,7 @@ def init(
         made = draft(wanted)
     for line in made.found:
         say(line, err=True)
-    if output == STDOUT:
-        typer.echo(made.text, nl=False)
-        return
-    with atomic_file(output) as file:
-        file.write(made.text)
-    say(f"Wrote {output}. What it would do: plop run {output} --dry-run", err=True)
+    write_new(made.text, output, f". What it would do: plop run {output} --dry-run")
 
 
 def _lines(template: str | None) -> str | None:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec
 import typer
 
 from plop_lora.cli.words import OUTPUT
-from plop_lora.errors import OutputError
+from plop_lora.errors import OutputError, UsageError
 from plop_lora.escapes import escaped, escaped_json
-from plop_lora.files import check_not_foreign, check_not_input, check_writable
+from plop_lora.files import atomic_file, check_not_foreign, check_not_input, check_writable
 from plop_lora.status import status
 
 if TYPE_CHECKING:
@@ -124,6 +124,37 @@ def finish(record: Record, path: Path | None, form: Format) -> None:
 def say(text: str, *, err: bool = False) -> None:
     """Print a text of several lines, with control characters escaped."""
     typer.echo(escaped(text, keep="\n\t"), err=err)
+
+
+def check_new(path: Path) -> None:
+    """Refuse a path of a text that is written once; - for stdout passes.
+
+    Raises:
+        UsageError: A file is there.
+    """
+    if path != STDOUT and path.exists():
+        raise UsageError(f"{path} is there already. Give another path with -o.")
+
+
+def write_new(text: str, path: Path, then: str = "") -> None:
+    """Write a text that a user goes on to edit, to a new file or to stdout for -.
+
+    Args:
+        text: The text.
+        path: The file, which is never overwritten.
+        then: What is said after its name.
+
+    Raises:
+        UsageError: A file is there.
+        OutputError: It cannot be written.
+    """
+    check_new(path)
+    if path == STDOUT:
+        typer.echo(text, nl=False)
+        return
+    with atomic_file(path) as file:
+        file.write(text)
+    say(f"Wrote {path}{then}", err=True)
 
 
 def _save(record: Record, path: Path) -> None:

@@ -23,6 +23,7 @@ from plop_lora.pipeline.stages import stages_of
 from plop_lora.recipe import AcquireRecipe, FinalRecipe, GateRecipe, RunKeys, VerifyRecipe
 from plop_lora.recipe.run import OWN_TRAINER
 from plop_lora.recipe.template import commented
+from plop_lora.study.splits import LEAST_REPORT, LEAST_SELECTION, LEAST_TRAIN
 from plop_lora.training.weights import read_config, trained_model
 
 SFT, CLASSIFY = "sft", "classify"
@@ -75,7 +76,8 @@ def draft(wanted: Wanted) -> Draft:
     """Return a recipe for a model and data, after a look at both.
 
     Raises:
-        DataError: The data cannot be read, or their fields do not tell how a row is read.
+        DataError: The data cannot be read, are too few, or their fields do not tell how a row is
+            read.
         ModelError: There is no such model.
         UsageError: The task does not fit the data, or a template names a field that is not there.
     """
@@ -86,6 +88,7 @@ def draft(wanted: Wanted) -> Draft:
         raise DataError(f"{wanted.train} holds no rows. Give a file with at least one.")
     task = wanted.task or guessed_task(wanted, fields)
     read = _how_rows_are_read(wanted, task, fields)
+    _check_enough(wanted, fields.rows)
     steps = _steps(fields.rows, held_out=wanted.eval is None)
     document: dict[str, Any] = {"model": wanted.model, "task": task, "train": wanted.train}
     document |= {"eval": wanted.eval} if wanted.eval else {}
@@ -104,6 +107,28 @@ def draft(wanted: Wanted) -> Draft:
     head = [f"# A recipe for plop run, by plop init {__version__}.", ""]
     text = "\n".join([*head, *commented(document, _RECIPES)]) + "\n"
     return Draft(text, tuple(_found(wanted, task, fields, config, read, steps)))
+
+
+def _check_enough(wanted: Wanted, rows: int) -> None:
+    """Refuse rows that are too few for the finetunes, which would be told only after the scores.
+
+    Raises:
+        DataError: There are too few of them.
+    """
+    judged = fields_of(open_rows(wanted.eval)).rows if wanted.eval else round(rows * HELD_OUT)
+    trained = rows if wanted.eval else rows - judged
+    if judged < LEAST_REPORT:
+        source = wanted.eval or f"A fifth of {wanted.train}"
+        raise DataError(
+            f"{source} has {judged} rows; at least {LEAST_REPORT} are needed to tell placements "
+            "apart, and some hundreds to tell them apart well. Give more rows, or others for the "
+            "evaluation with --eval."
+        )
+    if trained < LEAST_TRAIN + LEAST_SELECTION:
+        raise DataError(
+            f"{wanted.train} leaves {trained} rows to train on; at least {LEAST_TRAIN} are needed, "
+            f"and {LEAST_SELECTION} to choose the learning rate. Give more rows."
+        )
 
 
 def guessed_task(wanted: Wanted, fields: Fields) -> str:

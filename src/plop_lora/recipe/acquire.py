@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Self
+from functools import partial
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from plop_lora.recipe.finetune import COMPLETION, LARGEST_SEED, PROMPT, TEXT
 from plop_lora.recipe.section import Recipe, Section, one_of
@@ -20,6 +21,7 @@ PERSONAL_KINDS = (
     "private-key",
 )  # fmt: skip
 """Kinds of personal data and secrets that are looked for."""
+Action = Annotated[str, AfterValidator(partial(one_of, allowed=ACTIONS))]
 _ACTION = "remove, count (report and keep them) or refuse (write nothing, exit code 3)."
 
 
@@ -55,7 +57,7 @@ class SplitSettings(Section):
 class NearSettings(Section):
     """Which rows are near duplicates of an earlier row of the same set."""
 
-    action: str = Field(
+    action: Action = Field(
         REMOVE, description=f"What is done with near duplicates of an earlier row: {_ACTION}"
     )
     threshold: float = Field(
@@ -73,16 +75,11 @@ class NearSettings(Section):
         "characters.",
     )
 
-    @field_validator("action")
-    @classmethod
-    def _known(cls, action: str) -> str:
-        return one_of(action, ACTIONS)
-
 
 class LeakageSettings(Section):
     """Which evaluation rows stand in the training rows."""
 
-    action: str = Field(
+    action: Action = Field(
         REMOVE,
         description="What is done with training rows that hold an evaluation row, so that the "
         f"evaluation rows keep their number: {_ACTION}",
@@ -102,16 +99,11 @@ class LeakageSettings(Section):
         "for the row to count as leaked.",
     )
 
-    @field_validator("action")
-    @classmethod
-    def _known(cls, action: str) -> str:
-        return one_of(action, ACTIONS)
-
 
 class PersonalSettings(Section):
     """What is done with rows that hold personal data or secrets."""
 
-    action: str = Field(
+    action: Action = Field(
         COUNT,
         description=f"What is done with rows that hold personal data or secrets: {_ACTION}",
     )
@@ -125,11 +117,6 @@ class PersonalSettings(Section):
         "their two letters. International numbers are always. Countries other than JP and US need "
         "the extra data.",
     )
-
-    @field_validator("action")
-    @classmethod
-    def _known_action(cls, action: str) -> str:
-        return one_of(action, ACTIONS)
 
     @field_validator("regions")
     @classmethod
@@ -153,7 +140,7 @@ class AcquireSettings(Section):
         description="How evaluation rows are held out where none are given; the keys are listed "
         "below.",
     )
-    exact: str = Field(
+    exact: Action = Field(
         REMOVE, description=f"What is done with rows that repeat an earlier row: {_ACTION}"
     )
     near: NearSettings = Field(
@@ -184,11 +171,6 @@ class AcquireSettings(Section):
         description="The branch, tag or commit of hub data sets. It is resolved to a commit, which "
         "the record keeps. By default the main branch.",
     )
-
-    @field_validator("exact")
-    @classmethod
-    def _known_action(cls, action: str) -> str:
-        return one_of(action, ACTIONS)
 
     @field_validator("unit")
     @classmethod

@@ -10,7 +10,7 @@ import typer
 from plop_lora.cli import proof
 from plop_lora.cli.ab.options import DatabaseOption, database_of, now, options_of
 from plop_lora.cli.keys import takes_recipe
-from plop_lora.cli.output import STDOUT, Format, FormatOption, check, finish, say
+from plop_lora.cli.output import STDOUT, Format, FormatOption, check, finish, say, write_new
 from plop_lora.cli.words import OUTPUT, RUN, with_examples
 from plop_lora.errors import UsageError
 from plop_lora.recipe import ExperimentRecipe
@@ -73,7 +73,9 @@ def init(
 ) -> None:
     """Write an experiment from the section ab of a recipe, and start it in the database."""
     if template:
-        _template(given, output)
+        from plop_lora.ab.design import recipe_template
+
+        write_new(recipe_template(given), output or STDOUT)
         return
     if designed is not None:
         from plop_lora.records import Experiment
@@ -98,21 +100,6 @@ def _new(path: Path | None) -> Path:
             f"another path with -o, or start the one that is there with plop ab init --from {path}."
         )
     return path
-
-
-def _template(given: dict[str, Any], output: Path | None) -> None:
-    from plop_lora.ab.design import recipe_template
-    from plop_lora.files import atomic_file
-
-    text = recipe_template(given)
-    if output is None or output == STDOUT:
-        typer.echo(text, nl=False)
-        return
-    if output.exists():
-        raise UsageError(f"{output} is there already. Give another path with -o.")
-    with atomic_file(output) as file:
-        file.write(text)
-    say(f"Wrote {output}", err=True)
 
 
 def _start(
