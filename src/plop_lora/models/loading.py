@@ -355,19 +355,28 @@ def _accelerator() -> torch.device | None:
     return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
 
 
-def describe(model: nn.Module, name: str | None = None) -> ModelReference:
-    """Return the reference of a loaded model for a record; `name` is the one the user gave."""
+def describe(
+    model: nn.Module, name: str | None = None, revision: str | None = None
+) -> ModelReference:
+    """Return the reference of a loaded model for a record.
+
+    Args:
+        model: The model.
+        name: The name by which the user gave it.
+        revision: Its commit on the hub, where it is known.
+    """
     config = getattr(model, "config", None) if isinstance(model, PreTrainedModel) else None
     parameters = sum(parameter.numel() for parameter in model.parameters())
     architecture = type(model).__name__
     if config is None:
-        return ModelReference(name or architecture, None, architecture, None, parameters)
+        return ModelReference(name or architecture, revision, architecture, None, parameters)
     saved = config.to_dict()
     saved.pop("_name_or_path", None)
     document = json.dumps(saved, sort_keys=True, default=str)
     return ModelReference(
         name=name or config._name_or_path or architecture,
-        revision=getattr(config, "_commit_hash", None),
+        # Older versions of transformers keep the commit, newer ones do not.
+        revision=revision or getattr(config, "_commit_hash", None),
         architecture=architecture,
         task_type=_task_type(architecture),
         parameters=parameters,

@@ -71,11 +71,18 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]
             yield f"{name} has changed"
     for name, digest in now.get("inputs", {}).items():
         if before.get("inputs", {}).get(name) != digest:
-            yield f"the content of {name} has changed"
+            yield _moved(name, before.get("inputs", {}).get(name), digest)
     old, new = (dict(_flat(one.get("recipe", {}))) for one in (before, now))
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
             yield f"{name} is {_shown(new.get(name))} and was {_shown(old.get(name))}"
+
+
+def _moved(name: str, before: str | None, now: str | None) -> str:
+    """Say that something outside has changed; a commit of the hub is named, a hash is not."""
+    if before and now and "@" in now:
+        return f"{name} is {now} and was {before}"
+    return f"the content of {name} has changed"
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

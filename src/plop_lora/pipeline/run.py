@@ -134,6 +134,8 @@ def run_stages(
         PlopError: What a stage raises. What was done before it stays done.
     """
     asked = _asked(list(stages), until, redo)
+    for stage in asked.again:
+        stage.refresh(recipe)
     chosen, again = _identified(asked.stages, recipe), asked.again
     with opened_folder(root):
         progress = _Progress(recipe, root, watch)

@@ -60,6 +60,9 @@ class Stage:
         estimate: Function that returns what the stage would take, without running anything; None
             where that is unknown. Only a plan calls it, once the stages are done whose results it
             reads.
+        refresh: Function that looks again at what may have changed elsewhere, such as a branch on
+            the hub. It is called before the keys are computed where the stage is to be made again
+            on request; otherwise a run keeps to what it has seen.
     """
 
     name: str
@@ -71,6 +74,7 @@ class Stage:
     outcome: Callable[[Path], StageOutcome]
     result: str
     estimate: Callable[[Work], StageEstimate | None] = lambda work: None
+    refresh: Callable[[RunRecipe], None] = lambda recipe: None
 
     def configuration(self, recipe: RunRecipe, keys: Mapping[str, str]) -> dict[str, Any]:
         """Return everything that the result depends on, as plain values.

@@ -19,6 +19,7 @@ from plop_lora.models.folders import expanded, model_name
 from plop_lora.models.gguf import locate, path_of, read_header, tokenizer_notes
 from plop_lora.models.loading import describe, load_tokenizer
 from plop_lora.models.origin import Origin
+from plop_lora.models.pinning import pinned
 from plop_lora.options import ADAPTIVE, check_choices
 from plop_lora.placement.stopping import StopSettings
 from plop_lora.recipe import ScoringSettings
@@ -152,15 +153,17 @@ def _named(model: str | Path | nn.Module, asked: ScoringSettings) -> tuple[str |
         return None, Origin(asked.revision, asked.trust_remote_code, asked.token)
     folder, gguf = locate(str(model), asked.gguf)
     origin = Origin(asked.revision, asked.trust_remote_code, asked.token, gguf)
-    return model_name(folder, gguf=gguf), origin
+    name = model_name(folder, gguf=gguf)
+    return name, pinned(name, origin)
 
 
 def _described(model: nn.Module, name: str | None, origin: Origin) -> ModelReference:
     """Return the reference of the scored model; that of a GGUF file ends in its name."""
     if name is None or origin.gguf is None:
-        return describe(model, name)
+        return describe(model, name, None if name is None else origin.revision)
     file = read_header(path_of(name, origin)).file
-    return dataclasses.replace(describe(model, str(Path(name) / file.name)), gguf=file)
+    path = str(Path(name) / file.name)
+    return dataclasses.replace(describe(model, path, origin.revision), gguf=file)
 
 
 def _of_tokenizer(name: str | None, origin: Origin, tokenizer: object) -> list[str]:

@@ -17,14 +17,14 @@ from pathlib import Path
 
 from plop_lora.errors import ModelError, OutputError
 from plop_lora.files import atomic_file, cache_folder, file_digest
+from plop_lora.models.folders import CONFIG
+from plop_lora.models.pinning import commit_of
 from plop_lora.records import TrialSpec
 
-CONFIG = "config.json"
 _FILES = ("*.safetensors", "*.bin")
 _BESIDE = (CONFIG, "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json",
            "added_tokens.json", "chat_template*")  # fmt: skip
 """Further files on which a trial depends: those of the architecture and of the tokenizer."""
-_SNAPSHOTS = "snapshots"
 _KNOWN = "files.json"
 _MOST_KNOWN = 4096
 _LETTERS = 32
@@ -57,7 +57,7 @@ def trained_model(name: str, revision: str | None = None) -> TrainedModel:
     if folder.is_dir():
         return TrainedModel(str(folder.resolve()), weights=weights_key(folder))
     found = _cached_config(name, revision)
-    return TrainedModel(name, _commit_of(found) or revision)
+    return TrainedModel(name, commit_of(found) or revision)
 
 
 def is_commit(revision: str | None) -> bool:
@@ -207,10 +207,3 @@ def _downloaded_config(model: TrainedModel) -> Path:
             f"There is no model {model.name!r} to train: it is not a folder here, and the hub did "
             f"not give one ({reason}). Give a folder with config.json or a hub id with --model."
         ) from error
-
-
-def _commit_of(path: Path | None) -> str | None:
-    """Return the commit of a file in the hub's cache, which keeps one folder for each."""
-    if path is None or _SNAPSHOTS not in path.parts:
-        return None
-    return path.parts[path.parts.index(_SNAPSHOTS) + 1]

@@ -41,8 +41,11 @@ def _work(work: Work) -> None:
     from plop_lora.models.loading import quietly
     from plop_lora.scoring import score
     from plop_lora.scoring.inputs import rendered_by
+    from plop_lora.training.weights import trained_model
 
     settings = _settings(work.recipe)
+    commit = trained_model(work.recipe.model, settings.revision).revision
+    settings = settings.model_copy(update={"revision": commit})  # that of the key of this stage
     fields = _fields(work.recipe)
     template = f"{fields['prompt'] or ''}{fields['completion'] or ''}" or None
     documents = load_documents(
@@ -59,6 +62,15 @@ def _work(work: Work) -> None:
     scores.save(work.folder / RESULT)
 
 
+def _refresh(recipe: RunRecipe) -> None:
+    """Ask the hub for the commit that the branch of the model has now."""
+    from plop_lora.models.origin import Origin
+    from plop_lora.models.pinning import pinned
+
+    settings = _settings(recipe)
+    pinned(recipe.model, Origin(settings.revision, token=settings.token))
+
+
 def _outcome(folder: Path) -> StageOutcome:
     return StageOutcome(words=brief(Scores.load(folder / RESULT)))
 
@@ -72,4 +84,5 @@ SCORE = Stage(
     work=_work,
     outcome=_outcome,
     result=RESULT,
+    refresh=_refresh,
 )
