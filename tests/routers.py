@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -23,6 +22,7 @@ from typing import Any
 
 from aiohttp import web
 from experiments import START, experiment
+from waiting import PATIENCE
 
 from plop_lora.ab.events import Event
 from plop_lora.ab.observations import Observation
@@ -175,7 +175,7 @@ def upstream(answer: Callable[[web.Request, bytes], Any] = plain) -> Iterator[Up
     try:
         yield server
     finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(PATIENCE)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
@@ -210,7 +210,7 @@ class Running:
         sent = {"content-type": "application/json", **(headers or {})}
         if unit is not None:
             sent["X-Unit-Id"] = unit
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             connection.request(method, path, content if method == "POST" else None, sent)
             return _read(connection.getresponse())
@@ -247,7 +247,7 @@ def settings(url: str, **values: Any) -> Settings:
     """Return settings with tokens of the tests, polled often and without a watch."""
     fields: dict[str, Any] = {
         "upstream": url, "models": MODELS, "public": ("support",), "poll": 0.05, "watch": 0,
-        "secrets": Secrets(admin=ADMIN), "limits": Limits(shutdown=5),
+        "secrets": Secrets(admin=ADMIN), "limits": Limits(connect=PATIENCE, shutdown=PATIENCE),
     }  # fmt: skip
     return Settings(**fields | values)
 
@@ -271,8 +271,9 @@ def router(
         yield Running(app, listening.getsockname()[1])
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(PATIENCE)
         listening.close()
+        assert not thread.is_alive(), "the router did not end"
 
 
 def units(made: Experiment, arm: str | None, count: int) -> list[str]:
@@ -282,12 +283,14 @@ def units(made: Experiment, arm: str | None, count: int) -> list[str]:
     return [unit for unit, _ in zip(wanted, range(count), strict=False)]
 
 
-def until(condition: Callable[[], object], seconds: float = 60) -> None:
-    """Wait for a condition, far longer than it takes."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.02)
+def settle(file: Path) -> None:
+    """Store what routers that have ended left in files: one waits for its database 5 seconds."""
+    from plop_lora.ab.live import database_beside
+    from plop_lora.ab.store import spill_folder
+    from plop_lora.ab.waiting import send_waiting
+
+    folder, url = spill_folder(file), database_beside(file)
+    assert send_waiting(folder, url, Experiment.load(file), timeout=PATIENCE) == 0
 
 
 def words_of(models: Mapping[str, str]) -> list[str]:
@@ -320,7 +323,7 @@ def serving(
         yield Running(None, port), process  # type: ignore[arg-type]
     finally:
         process.terminate()
-        code = process.wait(60)
+        code = process.wait(PATIENCE)
         reader.join()
         process.stderr.close()
         assert ended is None or code == ended, "".join(log)

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from experiments import adapter_folder, verdict
+from experiments import SALT, adapter_folder, verdict
 
 from plop_lora import ab
 from plop_lora.records import Experiment
@@ -23,6 +23,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what the page begins with; the current one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PLOP_EXPERIMENT", "experiment.json")
+    # A salt that is drawn would draw the arms, and with them a decision that is rarely another.
+    monkeypatch.setattr("plop_lora.ab.design.new_salt", lambda: SALT)
     for name in ("now", "next"):
         adapter_folder(Path("adapters", name))
     verdict(ab.adapter_arm("next", 0.5, "adapters/next").adapter_digest).save("verdict.json")

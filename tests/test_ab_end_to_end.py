@@ -16,15 +16,20 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
+from experiments import SALT
 from finetunes import PROBLEMS, prepared, save_for_bundled, train_on
-from routers import ADMIN, Running, serving, until
+from routers import ADMIN, Running, serving, settle
+from waiting import PATIENCE, until
 
+from plop_lora.ab.design import design
 from plop_lora.demo import MODEL
+from plop_lora.recipe import ExperimentRecipe
 from plop_lora.records import Analysis, Experiment
 
 pytestmark = pytest.mark.slow
@@ -71,7 +76,7 @@ def upstream(adapters: Mapping[str, Path]) -> Iterator[str]:
     reader.start()
     yield found[0]
     process.terminate()
-    process.wait(60)
+    process.wait(PATIENCE)
     reader.join()
     process.stderr.close()
 
@@ -97,10 +102,12 @@ def start(folder: Path, adapters: Mapping[str, Path]) -> Experiment:
         "planned_units": UNITS,
     }
     (folder / "ab.yaml").write_text(yaml.safe_dump({"ab": recipe}))
-    words = ("--recipe", "ab.yaml", "--force", "a test", "-o", "experiment.json")
-    made = plop(folder, "init", *words)
-    assert made.returncode == 0, made.stderr
-    return Experiment.load(folder / "experiment.json")
+    made = design(ExperimentRecipe.read(folder / "ab.yaml").ab, accepted="a test")
+    experiment = replace(made, salt=SALT)  # one that is drawn would draw the decision with it
+    experiment.save(folder / "experiment.json")
+    begun = plop(folder, "init", "--from", "experiment.json")
+    assert begun.returncode == 0, begun.stderr
+    return experiment
 
 
 def ask(router: Running, unit: str) -> str:
@@ -148,6 +155,7 @@ def log(folder: Path, found: list[tuple[str, int]]) -> None:
 def routed(folder: Path, url: str, *words: str) -> Iterator[Running]:
     with serving(folder / "experiment.json", url, *words, models=ARMS) as (router, _):
         yield router
+    settle(folder / "experiment.json")
 
 
 @pytest.mark.parametrize(

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from experiments import experiment
+from waiting import PATIENCE, until
 
 from plop_lora import ab
-from plop_lora.ab.live import LiveExperiment, database_beside
-from plop_lora.ab.store import Store, StoredRun
+from plop_lora.ab.live import database_beside
+from plop_lora.ab.running import RunState
+from plop_lora.ab.store import Store, StoredRun, Writer
 from plop_lora.errors import DataError, RecordError, StoreError, UnknownNameError, UsageError
 
 FILE = "experiment.json"
@@ -39,12 +42,10 @@ def unit_of(run: StoredRun, arm: str | None, coverage: float = 0.5) -> str:
     return next(u for u in units if run.experiment.assign(u, coverage=coverage) == arm)
 
 
-def wait_for(live: LiveExperiment, condition: Callable[[], bool]) -> None:
-    """Wait until the thread that reads the state has seen a change."""
-    end = time.monotonic() + 30
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.01)
-    assert condition(), live.state
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a gateway that ends wait for its database as long as a busy machine takes."""
+    monkeypatch.setattr(Writer, "close", functools.partialmethod(Writer.close, timeout=PATIENCE))
 
 
 def test_a_gateway_in_five_lines(stored: StoredRun) -> None:
@@ -75,10 +76,10 @@ def test_coverage_and_switches_are_followed(stored: StoredRun) -> None:
     with ab.open_run(FILE, refresh=0.01) as run:
         assert run.assign(late) is None
         stored.raise_coverage(1.0, datetime.now(UTC))
-        wait_for(run, lambda: run.state.ramp.coverage == 1.0)
+        until(lambda: run.state.ramp.coverage == 1.0)
         assert run.assign(late) == run.experiment.assign(late, coverage=1.0)
         stored.switch("next", on=False, reason="a test", at=datetime.now(UTC))
-        wait_for(run, lambda: bool(run.state.off))
+        until(lambda: bool(run.state.off))
         assert run.assign(mine) == "now"
     assert stored.experiment.pseudonym(mine) not in {one.unit for one in stored.observations()}
 
@@ -97,12 +98,39 @@ def test_a_database_that_goes_away_changes_nothing(
         with monkeypatch.context() as patched:
             patched.setattr(StoredRun, "state", failing)
             patched.setattr(StoredRun, "write", failing)
-            wait_for(run, lambda: "stays as it was" in caplog.text)
+            until(lambda: "stays as it was" in caplog.text)
             assert run.assign(unit) == "next"
             run.log(unit, "resolved", 1)
             assert run.pending == 2
     assert stored.counts().events == {"resolved": 1}
     assert caplog.text.count("stays as it was") == 1
+
+
+def test_nothing_reads_the_database_after_the_end(
+    stored: StoredRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that still reads would open a connection that nobody closes."""
+    reads, ends = threading.Event(), threading.Event()
+    state, close = StoredRun.state, Store.close
+    reading: list[list[str]] = []
+
+    def read(self: StoredRun) -> RunState:
+        reads.set()
+        ends.wait(PATIENCE)
+        return state(self)
+
+    def closed(self: Store) -> None:
+        names = (thread.name for thread in threading.enumerate())
+        reading.append([name for name in names if name == "plop-ab-state"])
+        close(self)
+
+    run = ab.open_run(FILE, refresh=0.01)
+    monkeypatch.setattr(StoredRun, "state", read)
+    monkeypatch.setattr(Store, "close", closed)
+    monkeypatch.setattr(Writer, "close", lambda self: ends.set())
+    assert reads.wait(PATIENCE)
+    run.close()
+    assert reading == [[]]
 
 
 def test_a_value_with_an_id_counts_once(stored: StoredRun) -> None:

@@ -11,6 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from experiments import START, experiment
 from stores import MINUTE, visit
+from waiting import PATIENCE
 
 from plop_lora.ab.store import Store
 from plop_lora.ab.store.address import read_address
@@ -145,6 +146,6 @@ def test_processes_that_open_a_new_store_at_once(store_url) -> None:
         one.stdin.flush()
     codes = []
     for one in found:
-        one.communicate(timeout=120)
+        one.communicate(timeout=PATIENCE)
         codes.append(one.returncode)
     assert codes == [0] * 6

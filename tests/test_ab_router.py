@@ -21,6 +21,7 @@ from routers import (
     units,
     upstream,
 )
+from waiting import PATIENCE
 
 from plop_lora.ab.events import EXPOSURE
 from plop_lora.ab.router.bodies import read_body
@@ -187,14 +188,14 @@ def test_a_stream_passes_through_chunk_by_chunk() -> None:
 
         response = await begin(request)
         await response.write(chunk("one"))
-        await asyncio.to_thread(go_on.wait, 20)
+        await asyncio.to_thread(go_on.wait, PATIENCE)
         await response.write(b"data: [DONE]\n\n")
         return response
 
     run, sink = memory_run(), MemorySink()
     (unit,) = units(run.experiment, "next", 1)
     with upstream(answer) as server, router(server.url, run, sink) as running:
-        connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=PATIENCE)
         connection.request(
             "POST", "/v1/chat/completions", b'{"model":"support"}', {"X-Unit-Id": unit}
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from routers import ADMIN, MemorySink, memory_run, router, settings, units, upstream
+from waiting import PATIENCE
 
 from plop_lora.ab.router.prompts import PromptFile
 from plop_lora.ab.router.settings import Secrets, check_exposed, models_of
@@ -22,7 +23,7 @@ BODY = {"model": "support"}
 
 def raw(port: int, content: bytes) -> bytes:
     """Send bytes and return everything that comes back until the connection is closed."""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:
         client.sendall(content)
         return b"".join(iter(lambda: client.recv(65536), b""))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import random
@@ -19,7 +20,19 @@ from typing import Any
 
 import pytest
 from experiments import experiment
-from routers import ADMIN, MODELS, Running, begin, chunk, serving, units, until, upstream, words_of
+from routers import (
+    ADMIN,
+    MODELS,
+    Running,
+    begin,
+    chunk,
+    serving,
+    settle,
+    units,
+    upstream,
+    words_of,
+)
+from waiting import PATIENCE, until
 
 from plop_lora.ab.store import Store
 from plop_lora.records import Experiment
@@ -57,6 +70,7 @@ def test_from_a_request_to_the_database(started: Path) -> None:
     with upstream() as server, serving(started, server.url) as (router, _):
         assert router.post(BODY, unit=unit).json()["model"] == "tuned"
         assert router.get("/plop/ready").status == 200
+    settle(started)
     with Store.open(f"sqlite:///{started.with_suffix('.db')}") as store:
         run = store.run(made)
         assert run.counts().units == {"next": 1, "now": 0}
@@ -65,15 +79,15 @@ def test_from_a_request_to_the_database(started: Path) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.slow
 def answers(router: Running) -> bool:
     """Whether a router accepts a request."""
     try:
         return router.get("/plop/health").status == 200
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return False
 
 
+@pytest.mark.slow
 def test_a_sigterm_lets_a_stream_come_to_its_end(started: Path) -> None:
     """A rollout of the router must cut no answer and lose no event."""
     import asyncio
@@ -83,7 +97,7 @@ def test_a_sigterm_lets_a_stream_come_to_its_end(started: Path) -> None:
     async def answer(request: Any, body: bytes) -> Any:
         response = await begin(request)
         await response.write(chunk("one"))
-        await asyncio.to_thread(go_on.wait, 30)
+        await asyncio.to_thread(go_on.wait, PATIENCE)
         await response.write(b"data: [DONE]\n\n")
         return response
 
@@ -99,6 +113,7 @@ def test_a_sigterm_lets_a_stream_come_to_its_end(started: Path) -> None:
         client.join()
     assert replies[0].body.endswith(b"data: [DONE]\n\n")
     assert not replies[0].broken
+    settle(started)
     assert sum(count for (_, name), count in stored(started).items() if name == "failed") == 1
 
 
@@ -140,13 +155,16 @@ def test_killed_at_twenty_moments(started: Path) -> None:
                 clients = [threading.Thread(target=client, args=(router, over)) for _ in range(4)]
                 for thread in clients:
                     thread.start()
-                time.sleep(draw.uniform(0.01, 0.4))
+                most = len(complete) + draw.randint(0, 20)
+                until(lambda most=most: len(complete) >= most or wrong)
                 process.kill()
                 over.set()
                 for thread in clients:
                     thread.join()
+        names = {(made.pseudonym(unit), "failed") for unit in complete}
         with serving(started, server.url):
-            until(lambda: all(stored(started)[made.pseudonym(u), "failed"] for u in complete))
+            until(lambda: names <= stored(started).keys())
+    settle(started)
     counts = stored(started)
     assert wrong == []
     assert len(complete) > 100
@@ -171,6 +189,7 @@ def test_two_routers_on_one_database(started: Path) -> None:
             until(lambda: two.post(BODY, unit=new[0]).json()["model"] == "base")
             reason = two.get("/plop/state", ADMIN).json()["arms"]["next"]["reason"]
             assert reason == "it swears"
+    settle(started)
     counts = stored(started)
     assert sum(count for (_, name), count in counts.items() if not name) == 40
     assert counts[made.pseudonym(new[1]), "failed"] == 2
@@ -316,7 +335,7 @@ def test_a_sigterm_before_the_server_runs() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with _terminated_quietly():
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(20)
+        time.sleep(PATIENCE)
         pytest.fail("the signal was swallowed")
     assert signal.getsignal(signal.SIGTERM) is before
     with pytest.raises(SystemExit), _terminated_quietly():

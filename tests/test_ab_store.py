@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from experiments import SALT, START, experiment
 from stores import MINUTE, visit
+from waiting import PATIENCE
 
 from plop_lora import ab
 from plop_lora.ab.events import BEFORE, VALUE, Event, exposure, measured
@@ -125,7 +126,7 @@ def test_of_two_simultaneous_ramps_one_wins(store_url) -> None:
         with Store.open(store_url) as store:
             run = store.run(design)
             run.state()
-            barrier.wait()
+            barrier.wait(PATIENCE)
             try:
                 run.raise_coverage((number + 2) / 10, START + MINUTE)
             except UsageError:
@@ -305,7 +306,7 @@ def test_two_processes_write_to_one_store(run, store_url) -> None:
     command = [sys.executable, "-c", code, store_url]
     here = str(Path(__file__).parent)
     found = [subprocess.Popen([*command, name], cwd=here) for name in ("a", "b")]
-    assert [one.wait(timeout=120) for one in found] == [0, 0]
+    assert [one.wait(timeout=PATIENCE) for one in found] == [0, 0]
     assert run.counts().units["now"] == 200
 
 

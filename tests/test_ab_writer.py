@@ -8,12 +8,12 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from experiments import SALT, START, experiment
 from stores import MINUTE, visit
+from waiting import PATIENCE, until
 
 from plop_lora.ab.events import Event, exposure, measured
 from plop_lora.ab.store import Store, Writer, spill_folder
@@ -23,7 +23,6 @@ from plop_lora.errors import DataError, OutputError, UsageError
 
 HERE = Path(__file__).parent
 DESIGN = experiment()
-PATIENCE = 60.0
 
 
 @pytest.fixture
@@ -55,13 +54,6 @@ def units(url: str) -> set[str]:
         found = [one.unit for one in store.run(DESIGN).observations()]
     assert len(found) == len(set(found))
     return set(found)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def exposures(first: int, last: int) -> list[Event]:
@@ -133,13 +125,14 @@ def test_a_store_that_does_not_answer_keeps_nobody_waiting(folder, dead, tmp_pat
     """A request would wait for the database; events are stored when it is there."""
     with Writer(folder, dead, DESIGN) as writer:
         writer.write(exposures(0, 5))
+        until(lambda: "events wait in" in caplog.text)
         assert not writer.drain(0.5)
         assert writer.pending == 5
         assert caplog.text.count("events wait in") == 1
         (tmp_path / "later").mkdir()
         started(dead)
         assert writer.drain(PATIENCE)
-    assert "the store answers again" in caplog.text
+        until(lambda: "the store answers again" in caplog.text)
     assert units(dead) == named(0, 5)
 
 
@@ -150,7 +143,7 @@ def test_what_waits_at_the_end_is_stored_by_the_next(url, folder, dead, caplog) 
     writer.close(timeout=0)
     assert "5 events wait in" in caplog.text
     with Writer(folder, url, DESIGN) as writer:
-        wait_for(lambda: units(url) == named(0, 5))
+        until(lambda: units(url) == named(0, 5))
     assert list(folder.iterdir()) == []
 
 
@@ -208,7 +201,7 @@ def test_a_living_process_takes_over_from_one_that_was_killed(url, folder, monke
     monkeypatch.setattr(writing, "_LOOK_SECONDS", 0.05)
     with Writer(folder, url, DESIGN):
         left_behind(folder, encode(exposures(0, 700)))
-        wait_for(lambda: len(units(url)) == 700)
+        until(lambda: len(units(url)) == 700)
     assert list(folder.iterdir()) == []
 
 
@@ -227,7 +220,7 @@ def test_an_incomplete_last_line_is_dropped(url, folder) -> None:
     """It was never acknowledged, and the lines before it were."""
     left_behind(folder, encode(exposures(0, 5))[:-10])
     with Writer(folder, url, DESIGN) as writer:
-        wait_for(lambda: units(url) == named(0, 4))
+        until(lambda: units(url) == named(0, 4))
         assert writer.drain(PATIENCE)
     assert list(folder.iterdir()) == []
 
@@ -238,7 +231,7 @@ def test_a_damaged_line_is_set_aside(url, folder, caplog) -> None:
     content[len(content) // 2] ^= 1
     left_behind(folder, bytes(content))
     with Writer(folder, url, DESIGN) as writer:
-        wait_for(lambda: bool(list(folder.glob("damaged-*"))) and not writer.pending)
+        until(lambda: bool(list(folder.glob("damaged-*"))) and not writer.pending)
     assert units(url) == {"u0", "u1", "u3", "u4"}
     assert "1 damaged lines" in caplog.text
     (kept,) = folder.iterdir()
@@ -344,7 +337,7 @@ def test_a_full_disk_is_told_and_the_next_event_goes_on(url, folder, dead) -> No
     kept = int(done.stdout)
     assert kept > 2
     with Writer(folder, url, DESIGN) as writer:
-        wait_for(lambda: len(units(url)) > kept and not writer.pending)
+        until(lambda: len(units(url)) > kept and not writer.pending)
     assert units(url) == named(0, kept) | {"u1000"}
     assert list(folder.iterdir()) == []
 
@@ -387,6 +380,7 @@ def test_a_closed_writer_refuses_events(url, folder) -> None:
 FORK = """
 import os, sys
 from test_ab_writer import DESIGN, exposures
+from waiting import PATIENCE
 from plop_lora.ab.store import Writer
 from plop_lora.errors import UsageError
 with Writer(sys.argv[1], sys.argv[2], DESIGN) as writer:
@@ -402,7 +396,7 @@ with Writer(sys.argv[1], sys.argv[2], DESIGN) as writer:
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     writer.write(exposures(2, 3))
-    assert writer.drain(60)
+    assert writer.drain(PATIENCE)
 """
 
 
@@ -435,7 +429,7 @@ def kill(folder: Path, url: str, rounds: int) -> subprocess.Popen[str]:
 
 def check_killed(process: subprocess.Popen[str], url: str, rounds: int) -> None:
     """Check that every event that was acknowledged is in the store, and none twice."""
-    said, errors = process.communicate(timeout=300)
+    said, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     killed, acknowledged = said.splitlines()
     expected = {f"u{number}" for number in acknowledged.split()}

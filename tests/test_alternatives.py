@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +65,10 @@ def test_dead_alternatives_are_named(pattern: str, dead: str) -> None:
 )
 def test_nothing_false_is_said(pattern: str) -> None:
     """Repeated, looked at, referred back to, wholly dead, or too slow to try: not told."""
-    before = time.monotonic()
     if "+y" in pattern or "!" in pattern[-1]:
         assert "q_proj" not in _dead(pattern, [*NAMES, "x" * 40])
     else:
         assert _dead(pattern) == ""
-    assert time.monotonic() - before < 5
 
 
 def test_the_keys_of_the_patterns_and_exclusions() -> None:

@@ -19,7 +19,7 @@ import planted
 import pytest
 import yaml
 from planted import Here, kept, lowest
-from pretend import until
+from waiting import until
 
 import plop_lora as plop
 from plop_lora.recipe import Runner, TuneRecipe, VerifyRecipe

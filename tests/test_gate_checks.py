@@ -15,6 +15,7 @@ from evaluation_logs import harness_log, line, results
 from finetunes import ROWS, copy_with_factors, prepared, save_for_bundled
 from harness_task import local_task
 from typer.testing import CliRunner
+from waiting import PATIENCE
 
 from plop_lora.cli import app
 from plop_lora.errors import DataError, MachineError, UsageError
@@ -380,7 +381,7 @@ def test_a_server_that_fails_for_ever_keeps_the_answers(
     """What was generated stays in the evidence: the next run asks the judge alone."""
     server.answer = lambda body, number: answer
     evidence = tmp_path / "e.jsonl"
-    judge = {"name": server.url, "model": "guard", "retries": 1, "timeout": 5.0}
+    judge = {"name": server.url, "model": "guard", "retries": 1, "timeout": PATIENCE}
     with pytest.raises(MachineError, match=text):
         gate(folder / "zeros", _judged(recipe, **judge), evidence=evidence)
     written = evidence.read_text().count('"suite": "prompts"')

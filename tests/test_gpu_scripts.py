@@ -12,7 +12,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from argparse import Namespace
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from waiting import PATIENCE, until
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "scripts" / "gpu"
@@ -230,10 +230,10 @@ def test_a_study_that_does_not_end_is_ended(scripts, tmp_path: Path, monkeypatch
     options = Namespace(
         work=tmp_path, results=tmp_path, workers=1, device="cpu", models=tmp_path / "models"
     )
-    assert study.run("pair", options, 2.0) != 0
+    assert study.run("pair", options, 10.0) != 0
     assert json.loads((tmp_path / "study.jsonl").read_text())["path"] == "one.json"
     worker = int((tmp_path / "study" / "pair" / "worker.txt").read_text())
-    assert not _runs(worker)
+    until(lambda: not _runs(worker))
 
 
 def _runs(process: int) -> bool:
@@ -333,20 +333,16 @@ def test_a_run_that_is_stopped_leaves_valid_records(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
-    latest = time.monotonic() + 120
-    while not list((tmp_path / "results").glob(f"*/{moment}.json")):
-        assert process.poll() is None, "it ended by itself"
-        assert time.monotonic() < latest
-        time.sleep(0.02)
+    until(lambda: process.poll() is not None or list(tmp_path.glob(f"results/*/{moment}.json")))
+    assert process.poll() is None, "it ended by itself"
     if number == signal.SIGTERM:
         process.terminate()
-        assert process.wait(timeout=30) == 143
+        assert process.wait(timeout=PATIENCE) == 143
     else:
         for member in _session(process.pid):
             os.kill(member, signal.SIGKILL)
-        process.wait(timeout=30)
-    time.sleep(0.2)
-    assert not _session(process.pid)
+        process.wait(timeout=PATIENCE)
+    until(lambda: not _session(process.pid))
     found = _read(tmp_path / "results")
     assert moment in found
     assert found["env"]["versions"]

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from endpoints import Answer, Endpoint, endpoint, failed, reply
+from waiting import PATIENCE
 
 from plop_lora.errors import (
     DataError,
@@ -47,7 +48,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def judge_at(server: Endpoint, **given: Any) -> Judge:
-    return judge_of(server.url, **{"model": "guard", "timeout": 5.0, "retries": 2} | given)
+    return judge_of(server.url, **{"model": "guard", "timeout": PATIENCE, "retries": 2} | given)
 
 
 def by_answer(replies: dict[str, str | None]) -> Any:
@@ -157,7 +158,7 @@ def test_requests_under_way_are_kept(server: Endpoint, tmp_path: Path) -> None:
     together = threading.Barrier(4)
 
     def answer(body: dict[str, Any], number: int) -> Answer:
-        together.wait(5)
+        together.wait(PATIENCE)
         if body["messages"][0]["content"] == PROMPTS[0]:
             return failed(400, "no")
         time.sleep(0.1)
@@ -172,7 +173,7 @@ def test_requests_under_way_are_kept(server: Endpoint, tmp_path: Path) -> None:
 
 def test_a_server_that_hangs_is_told(server: Endpoint) -> None:
     over = threading.Event()
-    server.answer = lambda body, number: over.wait(5) and reply("safe")
+    server.answer = lambda body, number: over.wait(PATIENCE) and reply("safe")
     try:
         with pytest.raises(MachineError, match=r"on item 1 within 0\.2 s, in one try") as caught:
             judge_at(server, timeout=0.2, retries=0).judge(["p"], ["a"])
@@ -407,7 +408,7 @@ def test_a_kill_keeps_what_was_judged(tmp_path: Path) -> None:
         "def judge(prompt, answer):\n"
         "    if answer == 'answer 3':\n"
         "        print('here', flush=True)\n"
-        "        time.sleep(60)\n"
+        "        time.sleep(600)\n"
         "    return True\n"
     )
     code = (

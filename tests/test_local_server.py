@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel
 from typer.testing import CliRunner
+from waiting import PATIENCE, until
 
 from plop_lora.cli import app
 from plop_lora.errors import AdapterError, MachineError, UsageError
@@ -87,7 +89,7 @@ def complete(client: openai.OpenAI, model: str, **given: Any) -> Any:
 
 def post(address: str, body: bytes, path: str = "/v1/completions", **headers: str) -> Any:
     """Send a raw request; return its status, headers and JSON."""
-    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=PATIENCE)
     sent = {"content-type": "application/json", **headers}
     try:
         connection.request("POST", path, body, sent)
@@ -324,8 +326,23 @@ def test_a_token_is_asked_for(models: tuple[ServedModel, ...]) -> None:
 # --------------------------------------------------------------------------- the line
 
 
-def test_a_full_line_says_when_to_come_again(models: tuple[ServedModel, ...]) -> None:
+def test_a_full_line_says_when_to_come_again(
+    models: tuple[ServedModel, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Requests without a bound would wait for hours and fill the memory."""
+    from plop_lora.local_server import answering
+
+    refused = threading.Event()
+    kept = answering._Growing.__call__
+    calls: list[int] = []
+
+    def held(self: Any, ids: torch.Tensor, scores: Any, **given: Any) -> torch.Tensor:
+        calls.append(ids.shape[1])
+        if len(calls) > 20:  # so much of the answer that its beginning is sent
+            refused.wait(PATIENCE)
+        return kept(self, ids, scores, **given)
+
+    monkeypatch.setattr(answering._Growing, "__call__", held)
     with served.serving(models, queue=0) as address:
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
         body = json.dumps({"model": "base", "prompt": "a", "max_tokens": 2}).encode()
@@ -335,8 +352,9 @@ def test_a_full_line_says_when_to_come_again(models: tuple[ServedModel, ...]) ->
         assert status == 503
         assert headers["retry-after"] == "1"
         assert reply["error"]["code"] == "queue_full"
+        refused.set()
         stream.close()
-        _soon(lambda: post(address, body)[0] == 200)
+        until(lambda: post(address, body)[0] == 200)
         client.close()
 
 
@@ -348,11 +366,14 @@ def test_nothing_is_generated_for_a_client_that_left(
     from plop_lora.local_server import answering
 
     seen: list[int] = []
+    left = threading.Event()
     kept = answering._Growing.__call__
 
     def slow(self: Any, ids: torch.Tensor, scores: Any, **given: Any) -> torch.Tensor:
         seen.append(ids.shape[1])
-        time.sleep(0.02)
+        if len(seen) > 3:
+            left.wait(PATIENCE)
+            time.sleep(0.1)  # all tokens would take longer than a server needs to see it
         return kept(self, ids, scores, **given)
 
     monkeypatch.setattr(answering._Growing, "__call__", slow)
@@ -365,7 +386,8 @@ def test_nothing_is_generated_for_a_client_that_left(
                 b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: "
                 b"application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
             )
-            _soon(lambda: len(seen) > 2)
+            until(lambda: len(seen) > 3)
+        left.set()
         short = json.dumps({"model": "now", "prompt": "a", "max_tokens": 1}).encode()
         assert post(address, short)[0] == 200
         assert len(seen) < 400
@@ -397,14 +419,6 @@ def _raising(error: Exception) -> Any:
         raise error
 
     return fail
-
-
-def _soon(holds: Any) -> None:
-    for _ in range(600):
-        if holds():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it never came to hold")
 
 
 # --------------------------------------------------------------------------- pieces of text
@@ -530,7 +544,7 @@ def test_the_command_serves_until_it_is_stopped(
             signal.signal(signal.SIGINT, before)
     try:
         log_text = (tmp_path / "log").read_text
-        _soon(lambda: "/v1" in log_text() or process.poll() is not None)
+        until(lambda: "/v1" in log_text() or process.poll() is not None)
         assert "not for production" in log_text()
         (url,) = re.findall(r"http://[\d.:]+/v1", log_text())
         with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
@@ -538,7 +552,7 @@ def test_the_command_serves_until_it_is_stopped(
             stream = complete(client, "now", max_tokens=400, stream=True)
             next(stream)
             process.send_signal(sent)
-            assert process.wait(30) == (130 if sent == signal.SIGINT else -signal.SIGTERM)
+            assert process.wait(PATIENCE) == (130 if sent == signal.SIGINT else -signal.SIGTERM)
     finally:
         process.kill()
         process.wait()

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from plop_lora.errors import OutputError, RecordError, UsageError
 from plop_lora.pipeline.asked import RunRecipe
@@ -305,11 +306,9 @@ def ended(process: subprocess.Popen[str], how: signal.Signals) -> None:
 
 def test_two_runs_in_one_folder(tmp_path: Path) -> None:
     """Both would write the same files."""
-    process = started(tmp_path, slow=30)
+    process = started(tmp_path, slow=600)
     try:
-        deadline = time.monotonic() + 20
-        while not (tmp_path / MARK).exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until((tmp_path / MARK).exists)
         with pytest.raises(UsageError, match="Another plop run works in"):
             run_stages(stages([]), recipe(), tmp_path)
         assert is_busy(tmp_path)

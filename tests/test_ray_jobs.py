@@ -9,7 +9,8 @@ from pathlib import Path
 import pretend
 import pytest
 from builders import trial_spec
-from pretend import gone, notes, until
+from pretend import gone, notes
+from waiting import until
 
 from plop_lora.errors import UsageError
 from plop_lora.recipe import Runner
@@ -20,7 +21,6 @@ from plop_lora.training.runners.run import run_trials
 ray = pytest.importorskip("ray")
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore"),  # Ray's own, which differ by version
 ]
@@ -69,6 +69,7 @@ def test_what_ends_the_run_ends_its_trials(ray_cluster: None, tmp_path: Path) ->
 
     def stop(event: Event) -> None:
         if event.state == RUNNING:
+            until(lambda: notes(tmp_path / "run", "start"))
             raise RuntimeError("enough")
 
     with pytest.raises(RuntimeError, match="enough"):

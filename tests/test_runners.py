@@ -16,16 +16,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pretend
 import pytest
 from builders import trial_spec
-from pretend import gone, notes, until
+from pretend import gone, notes
+from waiting import PATIENCE, until
 
 from plop_lora.recipe import Runner
 from plop_lora.records import TrainingSettings, TrialResult
 from plop_lora.records.trial import TrialSpec
-from plop_lora.training.runners import local
+from plop_lora.training.runners import local, trial_process
 from plop_lora.training.runners.events import FINISHED, RUNNING, Event
 from plop_lora.training.runners.run import run_trials
 from plop_lora.training.runners.trial_process import TrialCommand
@@ -235,16 +237,25 @@ def test_a_signal_ends_all_trials_and_records_none(
 
 @pytest.mark.slow
 def test_a_trial_that_dies_of_the_same_signal_as_the_run_has_not_failed(
-    run, usual_signals: None, tmp_path: Path
+    run, usual_signals: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A scheduler signals every process of a job; the trial may go before its runner hears it."""
     root, long = tmp_path / "run", trial_spec("long")
+    sees, sent = threading.Event(), threading.Event()
+
+    def wait_for_the_signal(_: float) -> None:
+        sees.set()
+        assert sent.wait(PATIENCE)
+
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=wait_for_the_signal)
+    monkeypatch.setattr(trial_process, "time", clock)
 
     def interrupt() -> None:
         until(lambda: (trial_folder(root, long) / "curve.jsonl").exists())
         os.kill(int(notes(root, "start")[0][1]), signal.SIGTERM)
-        time.sleep(0.3)
+        assert sees.wait(PATIENCE)  # the runner has found the trial dead
         os.kill(os.getpid(), signal.SIGTERM)
+        sent.set()
 
     sender = threading.Thread(target=interrupt)
     sender.start()
@@ -283,11 +294,11 @@ def test_no_trial_outlives_a_killed_runner(tmp_path: Path) -> None:
     root = tmp_path / "run"
     runner = _start_runner(root, "long", pretend.command(tmp_path))
     try:
-        until(lambda: len(notes(root, "start")) == 2, 60)
+        until(lambda: len(notes(root, "start")) == 2)
     finally:
         runner.kill()
         runner.wait()
-    until(lambda: all(gone(int(words[1])) for words in notes(root, "start")), 5)
+    until(lambda: all(gone(int(words[1])) for words in notes(root, "start")))
 
 
 @pytest.mark.slow
@@ -298,7 +309,7 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path, luck: int) -> None:
     root, command = tmp_path / "run", pretend.command(tmp_path)
     runner = _start_runner(root, "good", command)
     try:
-        until(lambda: bool(notes(root, "start")), 60)
+        until(lambda: bool(notes(root, "start")))
         time.sleep(random.Random(luck).uniform(0.0, 1.2))
     finally:
         runner.kill()

@@ -232,7 +232,7 @@ def test_several_processes_agree(folder: str, tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, *launcher, *score, "--batch-size", "4", "-o", str(output)],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
-        check=True, capture_output=True, timeout=120,
+        check=True, capture_output=True, timeout=600,
     )  # fmt: skip
     _same(Scores.load(output), _score(folder))
 

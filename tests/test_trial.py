@@ -22,6 +22,7 @@ import pytest
 import torch
 from placements import placed
 from trials import EVALUATION, TRAIN, rows, spec_of, write_data
+from waiting import until
 
 import plop_lora.training.trial as step
 from plop_lora.errors import DataError, MachineError, OutputError, RecordError, UsageError
@@ -167,14 +168,12 @@ def test_a_killed_trial_starts_over(encoder: str, tmp_path: Path) -> None:
     spec = spec_of(encoder, PLACEMENT, write_data(tmp_path), steps=300)
     spec.save(tmp_path / "spec.json")
     folder = tmp_path / "trial"
+    path = folder / "curve.jsonl"
     words = command("spec.json", "--format", "quiet", folder=folder)
     process = subprocess.Popen(words, cwd=tmp_path)
     try:
-        deadline = time.monotonic() + 120
-        while not (folder / "curve.jsonl").exists() or not (folder / "curve.jsonl").read_text():
-            assert process.poll() is None, "the trial ended by itself"
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: process.poll() is not None or (path.exists() and path.read_text()))
+        assert process.poll() is None, "the trial ended by itself"
         process.send_signal(signal.SIGKILL)
     finally:
         process.kill()

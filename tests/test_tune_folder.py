@@ -6,7 +6,6 @@ import dataclasses
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -147,9 +146,7 @@ def test_a_worker_killed_while_it_writes(
         assert worker.stdout is not None
         assert worker.stdout.readline() == "writing\n"
         worker.kill()
-    started = time.monotonic()
     tuning = tune(scores, recipe, folder=folder, run=Machine())
-    assert time.monotonic() - started < 30
     assert len(tuning.ladder) + sum(t.state == SEARCHED for t in tuning.history) == 12
     assert "lock" not in "".join(capfd.readouterr())
 

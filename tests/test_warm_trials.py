@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,8 +17,9 @@ import pretend
 import pytest
 import torch
 from builders import trial_spec
-from pretend import gone, notes, until
+from pretend import gone, notes
 from trials import LABELS, checkpoint, rows, spec_of, write_data
+from waiting import until
 
 import plop_lora as plop
 from plop_lora.launcher import WHOLE
@@ -269,10 +269,23 @@ def test_a_stop_before_the_fork_leaves_nothing(
 ) -> None:
     """The imports take ten seconds: whoever types Ctrl-C then must not start a fresh trial."""
     command = pretend.forked(tmp_path, monkeypatch)
-    words = (sys.executable, "-c", "import time; time.sleep(60)")
+    importing, imported = tmp_path / "importing", tmp_path / "imported"
+    code = (
+        "import os, pathlib, sys, time\n"
+        "part = pathlib.Path(sys.argv[1] + '.part')\n"
+        "part.write_text(str(os.getpid()))\n"
+        "part.rename(sys.argv[1])\n"
+        "time.sleep(600)\n"
+        "pathlib.Path(sys.argv[2]).touch()\n"
+    )
+    words = (sys.executable, "-c", code, str(importing), str(imported))
     monkeypatch.setattr("plop_lora.training.runners.warm.SERVER", words)
-    started = time.monotonic()
-    sender = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+
+    def interrupt() -> None:
+        until(importing.exists)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    sender = threading.Thread(target=interrupt)
     # A library that another test has used may have left a handler of its own, which is kept.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -282,7 +295,8 @@ def test_a_stop_before_the_fork_leaves_nothing(
         sender.join()
     finally:
         signal.signal(signal.SIGINT, before)
-    assert time.monotonic() - started < 5
+    until(lambda: gone(int(importing.read_text())))
+    assert not imported.exists(), "it waited for the imports"
     assert notes(tmp_path / "run", "start") == []
 
 
@@ -309,11 +323,11 @@ def test_no_fork_outlives_a_killed_runner(tmp_path: Path) -> None:
         [sys.executable, "-c", _RUNNER, str(tmp_path)], env=os.environ | {"PYTHONPATH": paths}
     )
     try:
-        until(lambda: len(notes(tmp_path / "run", "start")) == 2, 60)
+        until(lambda: len(notes(tmp_path / "run", "start")) == 2)
     finally:
         runner.kill()
         runner.wait()
-    until(lambda: all(gone(int(words[1])) for words in notes(tmp_path / "run", "start")), 5)
+    until(lambda: all(gone(int(words[1])) for words in notes(tmp_path / "run", "start")))
 
 
 def test_the_environment_is_that_of_the_slot(

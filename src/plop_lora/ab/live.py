@@ -162,6 +162,7 @@ class LiveExperiment:
         """Wait a few seconds for the database to take what is logged; the rest stays in files."""
         self._closed.set()
         self._writer.close()
+        self._thread.join(timeout=1.0)  # one that waits for the database may outlive this
         self._store.close()
 
     def __enter__(self) -> Self:

@@ -18,15 +18,24 @@ from typing import Any
 from plop_lora.errors import AdapterError
 
 SECONDS = 1.0
-"""Time limit for all patterns of a configuration; usual ones take milliseconds."""
+"""Processor time that all patterns of a configuration may take; usual ones take milliseconds."""
 
 _LITERAL = re.compile(r"(?:\w|-|\.|\\\.)+")
 
-# The watchdog ends the process from a thread of its own, whatever the matcher holds.
-_TRIAL = """
-import faulthandler, json, os, re, sys
+# Python's own handler of a signal would wait for the matcher, so the system ends the process. It
+# counts the time that the process computes: on a busy machine a process may wait for seconds.
+# Windows has no such timer, and a thread ends the process there.
+_LIMIT = """
+import faulthandler, json, os, re, signal, sys
 given = json.load(sys.stdin)
-faulthandler.dump_traceback_later(given["seconds"], exit=True, file=open(os.devnull, "w"))
+if hasattr(signal, "setitimer"):
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_PROF, given["seconds"])
+else:
+    faulthandler.dump_traceback_later(given["seconds"], exit=True, file=open(os.devnull, "w"))
+"""
+
+_TRIAL = """
 for index, pattern in enumerate(given["patterns"]):
     print(json.dumps([index, None]), flush=True)
     try:
@@ -38,17 +47,11 @@ for index, pattern in enumerate(given["patterns"]):
         compiled.match(name)
 else:
     print(json.dumps([None, None]), flush=True)
-faulthandler.cancel_dump_traceback_later()
 """
 
-
 _MATCHES = """
-import faulthandler, json, os, re, sys
-given = json.load(sys.stdin)
-faulthandler.dump_traceback_later(given["seconds"], exit=True, file=open(os.devnull, "w"))
 compiled = map(re.compile, given["patterns"])
-print(json.dumps([any(map(pattern.match, given["names"])) for pattern in compiled]))
-faulthandler.cancel_dump_traceback_later()
+print(json.dumps([any(map(pattern.match, given["names"])) for pattern in compiled]), flush=True)
 """
 
 
@@ -94,10 +97,10 @@ def check_patterns(config: Mapping[str, Any], names: Iterable[str], source: str)
 
 
 def _run(program: str, patterns: Sequence[str], names: Iterable[str]) -> str:
-    """Return the output of a program that is given patterns and names, up to the time limit."""
+    """Return the output of a program that is given patterns and names, up to the limit."""
     given = {"seconds": SECONDS, "patterns": list(patterns), "names": list(names)}
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", program], input=json.dumps(given), text=True,
+        [sys.executable, "-I", "-S", "-c", _LIMIT + program], input=json.dumps(given), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False,
         env={key: os.environ[key] for key in ("SYSTEMROOT",) if key in os.environ},
     )  # fmt: skip
