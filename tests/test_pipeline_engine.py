@@ -5,7 +5,10 @@ Needs no torch.
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
+import os
 import random
 import shutil
 import signal
@@ -250,6 +253,37 @@ def test_a_stage_that_fails_leaves_the_others_done(tmp_path: Path) -> None:
     assert states(stands(tmp_path)) == ["done", "open", "open"]
     run_stages(stages(calls), recipe(), tmp_path)
     assert calls == ["double", "judge"]
+
+
+def test_a_full_disk_at_any_write_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file of a run that is synced may be the one for which there is no space."""
+    whole = run_stages(stages([]), recipe(), tmp_path / "whole")
+    sync, refused = os.fsync, list[str]()
+    for room in itertools.count():
+        left = [room]
+
+        def full(handle: int, left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            sync(handle)
+
+        root = tmp_path / str(room)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", full)
+            try:
+                run_stages(stages([]), recipe(), root)
+            except OutputError as error:
+                refused.append(str(error))
+            else:
+                break
+        again = run_stages(stages([]), recipe(), root)
+        assert [one.key for one in again.stages] == [one.key for one in whole.stages]
+        assert [one.outcome for one in again.stages] == [one.outcome for one in whole.stages]
+    assert len(refused) >= 3 * len(NAMES), "a recipe, and three files of every stage"
+    assert all("the disk is full" in text for text in refused)
 
 
 def test_a_moved_folder_goes_on(tmp_path: Path) -> None:
