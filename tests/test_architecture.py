@@ -53,6 +53,7 @@ ORDER = [
     "local_server",
     "reports",
     "pipeline",
+    "installation",
     "demo",
     "cli",
 ]

@@ -26,6 +26,7 @@ from plop_lora.cli import ab, ci
 from plop_lora.cli.acquire import acquire
 from plop_lora.cli.compare import compare
 from plop_lora.cli.demo import demo
+from plop_lora.cli.doctor import doctor
 from plop_lora.cli.export import export
 from plop_lora.cli.finetune import finetune
 from plop_lora.cli.gate import gate
@@ -56,7 +57,7 @@ app = typer.Typer(
 )
 VERBS = (
     init, run, status, acquire, score, place, verify, tune, finetune, gate, trial, import_, export,
-    compare, report, serve, demo,
+    compare, report, serve, demo, doctor,
 )  # fmt: skip
 COMMANDS: Mapping[str, Callable[..., None]] = {
     **{verb_name(verb): verb for verb in VERBS},

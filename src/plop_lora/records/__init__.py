@@ -41,6 +41,7 @@ from plop_lora.records.gate import (
     GateWalk,
     Measured,
 )
+from plop_lora.records.installation import Finding, Installation
 from plop_lora.records.placement import (
     DECIDED,
     TIE,
@@ -135,6 +136,7 @@ __all__ = [
     "ExperimentPlan",
     "ExperimentStatus",
     "ExpertScore",
+    "Finding",
     "Finetune",
     "FinetuneChoice",
     "FinetunePlan",
@@ -151,6 +153,7 @@ __all__ = [
     "Host",
     "IdenticalShare",
     "IndicatorScores",
+    "Installation",
     "LadderStep",
     "Leak",
     "Measured",
