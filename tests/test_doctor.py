@@ -74,6 +74,7 @@ def test_an_extra_that_lacks_something_is_no_problem(versions: dict[str, str | N
 
 
 def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLOP_CACHE", "1")
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     record = examine()
     assert not found(record, "expected norms").sound
