@@ -84,6 +84,7 @@ def run_forked(
     spec: TrialSpec, folder: Path, root: Path, plant: Callable[[], None] = lambda: None
 ) -> int:
     """Run a training in a fork and return its exit code, minus the number of a signal."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a fork must not wait for threads that it does not have
     process = os.fork()
     if process == 0:
@@ -95,7 +96,9 @@ def run_forked(
             traceback.print_exc()
         finally:
             os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    _, status = os.waitpid(process, 0)
+    torch.set_num_threads(threads)
+    return os.waitstatus_to_exitcode(status)
 
 
 def factors(folder: Path) -> dict[str, torch.Tensor]:

@@ -404,13 +404,13 @@ def test_garbage_is_undecided(folder: Path, recipe: GateRecipe, server: Endpoint
 def test_a_judge_that_is_not_there_is_told_before_anything_is_generated(
     folder: Path, recipe: GateRecipe, tmp_path: Path
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     evidence = tmp_path / "e.jsonl"
-    made = _judged(recipe, name=f"http://127.0.0.1:{port}/v1", model="guard", retries=0)
-    with pytest.raises(MachineError, match=str(port)):
-        gate(folder / "zeros", made, evidence=evidence)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # and nobody listens
+        port = free.getsockname()[1]
+        made = _judged(recipe, name=f"http://127.0.0.1:{port}/v1", model="guard", retries=0)
+        with pytest.raises(MachineError, match=str(port)):
+            gate(folder / "zeros", made, evidence=evidence)
     assert '"suite"' not in evidence.read_text().partition("\n")[2]
     with pytest.raises(UsageError, match="Name one"):
         plan(folder / "zeros", _with(recipe, "unsafe"))

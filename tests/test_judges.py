@@ -185,9 +185,9 @@ def test_a_server_that_hangs_is_told(server: Endpoint) -> None:
 def test_a_server_that_is_not_there_is_told_before_anything_else() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    with pytest.raises(MachineError, match="cannot be reached, in one try"):
-        judge_of(url, model="guard", retries=0).check()
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"  # bound, and nobody listens
+        with pytest.raises(MachineError, match="cannot be reached, in one try"):
+            judge_of(url, model="guard", retries=0).check()
 
 
 def test_a_model_that_is_not_served_is_told(server: Endpoint) -> None:

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import families
 import finetunes
@@ -21,7 +22,7 @@ import transformers
 from conftest import WordTokenizer, make_batch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
-from waiting import PATIENCE
+from waiting import PATIENCE, until
 
 import plop_lora as plop
 from plop_lora.cli import app
@@ -364,7 +365,13 @@ def asked_again() -> Iterator[None]:
 
 def test_a_hub_that_does_not_answer_costs_one_wait(monkeypatch, asked_again: None) -> None:
     """Each file had its own retries: 31 to 53 seconds, and 244 where the name server is mute."""
-    waiting, looked_up, answered = threading.Event(), [], []
+    waiting, looked_up, answered, waits = threading.Event(), [], [], []
+
+    class Asking(threading.Thread):
+        def join(self, timeout: float | None = None) -> None:
+            """Wait until the name is looked up, as if that was all that the time is enough for."""
+            waits.append(timeout)
+            until(lambda: looked_up)
 
     def look_up(*words: object, **_: object) -> list[object]:
         looked_up.append(words)
@@ -373,13 +380,14 @@ def test_a_hub_that_does_not_answer_costs_one_wait(monkeypatch, asked_again: Non
         return []
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub, "SECONDS", 0.2)
+    monkeypatch.setattr(hub, "threading", SimpleNamespace(Thread=Asking))
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     with pytest.raises(ModelError, match="cannot be reached"):
         load_tokenizer("nobody/nothing")
     with pytest.raises(ModelError, match="cannot be reached"):
         load_model("nobody/nothing", progress=False)
-    assert (len(looked_up), answered) == (1, []), "it waited once, and not for the answer"
+    assert (waits, len(looked_up)) == ([hub.SECONDS], 1), "it waited once"
+    assert not answered, "and not for the answer"
     waiting.set()
     assert not constants.HF_HUB_OFFLINE, "the setting of the user's process is put back"
 

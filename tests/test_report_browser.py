@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from test_report_page import ALL, GOLDEN, HOSTILE, hostile_scores
 from typer.testing import CliRunner
+from waiting import PATIENCE
 
 import plop_lora as plop
 from plop_lora.cli import app
@@ -51,6 +52,7 @@ class Opened:
         """Write the document, open it, and wait until its figures are drawn."""
         path.write_text(document, encoding="utf-8")
         self.context = browser.new_context(**context)
+        self.context.set_default_timeout(1000 * PATIENCE)
         self.page = self.context.new_page()
         self.said: list[str] = []
         self.asked: list[str] = []
@@ -114,11 +116,11 @@ def test_a_cell_tells_its_value(opened, scores) -> None:
     cell.scroll_into_view_if_needed()
     cell.hover()
     tip = page.locator(".tip")
-    assert tip.is_visible()
+    tip.wait_for(state="visible")
     assert HOSTILE[:12] in tip.text_content()
     assert any(f"{site.nfn:.4f}" in tip.text_content() for site in hostile.sites)
     page.mouse.move(1, 1)
-    assert tip.is_hidden()
+    tip.wait_for(state="hidden")
 
 
 def test_a_hostile_record_injects_nothing(opened, scores) -> None:
@@ -293,8 +295,9 @@ def test_a_large_map_is_one_drawing(opened, scores) -> None:
     place = shown.page.locator("[data-figure=scores-map]")
     assert place.locator("canvas").count() == 1
     assert place.locator("canvas").bounding_box()["width"] > 300 * 10
+    place.locator("canvas").evaluate("canvas => { canvas.dataset.before = 'yes'; }")
     shown.page.emulate_media(color_scheme="light")
-    shown.page.wait_for_timeout(200)
+    place.locator("canvas:not([data-before])").wait_for()
     assert place.locator("canvas").count() == 1
     assert shown.said == []
 
