@@ -9,6 +9,7 @@ TEXT: dict[str, str] = {
     "hours": "{hours} h {minutes} min",
     "failed": "failed",
     "untrained": "not trained",
+    "undecided": "undecided",
     "word.decided": "decided",
     "word.undecided, score more data": "undecided, score more data",
     "word.tie": "tie",
@@ -252,7 +253,15 @@ TEXT: dict[str, str] = {
         "There is not enough data to decide: of {total} checks it does not pass {checks}."
     ),
     "gate.against": "Compared with {base} on the same items; bounds are one-sided.",
-    "gate.evidence": "The values of every item, those that fail among them, are in {path}.",
+    "gate.evidence": (
+        "The values of every item, and the answers where there are any, are in {path}."
+    ),
+    "gate.answers": (
+        "The answers to the items below are left out; plop report --answers shows them."
+    ),
+    "gate.unkept": "The evidence of this gate was not kept, so that its answers are not known.",
+    "gate.worst": "Items of the check {check}{part} that went worst",
+    "gate.empty": "(no text)",
     "gate.checks": "Checks",
     "gate.parts": "Parts of the check {check}",
     "walk.title": "Checkpoints of the run",
@@ -340,6 +349,9 @@ TEXT: dict[str, str] = {
     "column.limit": "limit",
     "column.items": "items",
     "column.part": "part",
+    "column.item": "item",
+    "column.base_answer": "answer of the base",
+    "column.adapter_answer": "answer of the adapter",
     "column.step": "step",
     "column.checks": "checks",
     "column.role": "role",

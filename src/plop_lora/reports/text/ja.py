@@ -9,6 +9,7 @@ TEXT: dict[str, str] = {
     "hours": "{hours} 時間 {minutes} 分",
     "failed": "失敗",
     "untrained": "学習なし",
+    "undecided": "判定不能",
     "word.decided": "確定",
     "word.undecided, score more data": "未確定（データを追加）",
     "word.tie": "同等",
@@ -246,7 +247,13 @@ TEXT: dict[str, str] = {
         "判定に必要なデータが足りない。検査 {total} 件のうち合格していないもの：{checks}。"
     ),
     "gate.against": "同じ項目で {base} と比較した。境界は片側。",
-    "gate.evidence": "不合格のものを含む全項目の値は {path} にある。",
+    "gate.evidence": "全項目の値と、回答があるものはその回答が {path} にある。",
+    "gate.answers": (
+        "下の項目への回答は省いてある。plop report --answers を指定すると表示される。"
+    ),
+    "gate.unkept": "この判定の証拠ファイルは保存されていないため、回答は分からない。",
+    "gate.worst": "検査 {check}{part} で最も悪化した項目",
+    "gate.empty": "（文字なし）",
     "gate.checks": "検査",
     "gate.parts": "検査 {check} の内訳",
     "walk.title": "学習のチェックポイント",
@@ -333,6 +340,9 @@ TEXT: dict[str, str] = {
     "column.limit": "限度",
     "column.items": "項目数",
     "column.part": "内訳",
+    "column.item": "項目",
+    "column.base_answer": "ベースの回答",
+    "column.adapter_answer": "アダプターの回答",
     "column.step": "ステップ",
     "column.checks": "検査",
     "column.role": "役割",

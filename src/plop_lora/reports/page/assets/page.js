@@ -105,7 +105,7 @@
       view.width(view.container().clientWidth).runAsync();
     }
   }));
-  addEventListener('beforeprint', () => root.querySelectorAll('figure details')
+  addEventListener('beforeprint', () => root.querySelectorAll('figure details, .fold')
     .forEach((details) => { details.open = true; }));
   root.querySelectorAll('nav a').forEach((link) => link.addEventListener('click', (event) => {
     event.preventDefault();
