@@ -76,6 +76,9 @@ TEXT: dict[str, str] = {
     "question.data": "Where should LoRA adapters of {name} go for data like {data}?",
     "question.model": "Where should LoRA adapters of {name} go?",
     "question.gate": "May the adapter {adapter} ship?",
+    "question.finetune": (
+        "Is the adapter of {name} better than the base for the task {task}, judged by {metric}?"
+    ),
     "question.experiment": "What does the experiment {name} show?",
     "answer.gated": "{gate} {answer}",
     "answer.placement": "Put the adapters on {types}; no finetune has verified this yet.",
@@ -88,6 +91,18 @@ TEXT: dict[str, str] = {
         "The adapters on {types} are neither confirmed nor beaten: the finetunes do not "
         "separate the rivals."
     ),
+    "answer.finetune.improved": (
+        "The adapter is better than the base on rows that it was not trained on, by {metric}; no "
+        "gate has judged it on this page."
+    ),
+    "answer.finetune.worse": (
+        "The adapter is worse than the base on rows that it was not trained on, by {metric}."
+    ),
+    "answer.finetune.inconclusive": (
+        "The adapter and the base cannot be told apart on rows that it was not trained on, by "
+        "{metric}."
+    ),
+    "answer.run": "The run has not come to an answer yet.",
     "answer.ship": "Ship the arm {arm}.",
     "answer.stop": "Stop the experiment: no arm may ship.",
     "answer.continue": "Continue the experiment: it is not decided yet.",
@@ -228,6 +243,15 @@ TEXT: dict[str, str] = {
     ),
     "verification.arms": "Arms and what is reached without a finetune",
     "verification.forgetting": "Rise of the loss on general text ({source}), in nats a token",
+    "curves.title": "Learning curves: {quantity} by step, a line for each seed",
+    "curves.alt": "{quantity} by optimizer step of the arms {arms}, each in a drawing of its own.",
+    "curves.none": "This record holds no learning curves; earlier versions did not record them.",
+    "curves.training": "{quantity} in training",
+    "curves.selection": "loss on the selection rows",
+    "curves.final.title": "Learning curve",
+    "curves.final.alt": "Losses by optimizer step, of {steps} steps, in {points} points.",
+    "quantity.loss": "loss",
+    "quantity.reward": "reward",
     "tuning.title": "Tuning",
     "tuning.improved": "{chosen} is better than the default, {default}.",
     "tuning.stands": "No candidate is shown to be better than the default, {default}.",
@@ -271,6 +295,7 @@ TEXT: dict[str, str] = {
         "{parameters} parameters, learning rate {rate}, {steps} of {planned} steps on {rows} "
         "training rows."
     ),
+    "finetune.best": "The adapter is that of step {step}, the best on the selection rows.",
     "finetune.outcomes": "Held-out rows: base and adapter",
     "run.title": "The run, stage by stage",
     "run.line": "{stages} stages, {time} in all.",
@@ -353,6 +378,9 @@ TEXT: dict[str, str] = {
     "column.base_answer": "answer of the base",
     "column.adapter_answer": "answer of the adapter",
     "column.step": "step",
+    "column.first": "first",
+    "column.middle": "middle",
+    "column.last": "last",
     "column.checks": "checks",
     "column.role": "role",
     "column.control": "control",

@@ -78,6 +78,9 @@ TEXT: dict[str, str] = {
     ),
     "question.model": "{name} のどこに LoRA アダプターを置くべきか。",
     "question.gate": "アダプター {adapter} を出荷してよいか。",
+    "question.finetune": (
+        "タスク {task}（評価指標 {metric}）で、{name} のアダプターはベースより良いか。"
+    ),
     "question.experiment": "実験 {name} は何を示しているか。",
     "answer.gated": "{gate}{answer}",
     "answer.placement": (
@@ -92,6 +95,15 @@ TEXT: dict[str, str] = {
         "{types} への配置は、確認も否定もされていない。これらのファインチューニングで"
         "は対抗案と判別できない。"
     ),
+    "answer.finetune.improved": (
+        "学習に使っていない行では、{metric} でアダプターがベースより良い。"
+        "このページにはゲートの判定がない。"
+    ),
+    "answer.finetune.worse": ("学習に使っていない行では、{metric} でアダプターがベースより悪い。"),
+    "answer.finetune.inconclusive": (
+        "学習に使っていない行では、{metric} でアダプターとベースの差を確認できない。"
+    ),
+    "answer.run": "この実行の答えはまだ出ていない。",
     "answer.ship": "実験群 {arm} を採用する。",
     "answer.stop": "実験を中止する。採用できる実験群はない。",
     "answer.continue": "実験を継続する。まだ決まっていない。",
@@ -224,6 +236,15 @@ TEXT: dict[str, str] = {
     ),
     "verification.arms": "各案の結果と、ファインチューニングなしの結果",
     "verification.forgetting": "一般テキスト（{source}）での損失の増加（nat/トークン）",
+    "curves.title": "学習曲線：ステップごとの{quantity}（シードごとに 1 本の線）",
+    "curves.alt": "アーム {arms} のステップごとの{quantity}。アームごとに図を分けている。",
+    "curves.none": "この記録に学習曲線はない。以前の版では記録していなかった。",
+    "curves.training": "学習中の{quantity}",
+    "curves.selection": "選択用の行での損失",
+    "curves.final.title": "学習曲線",
+    "curves.final.alt": "全 {steps} ステップの損失を {points} 点で示す。",
+    "quantity.loss": "損失",
+    "quantity.reward": "報酬",
     "tuning.title": "チューニング",
     "tuning.improved": "{chosen} は既定値 {default} より良い。",
     "tuning.stands": "既定値 {default} より良いと示された候補はない。",
@@ -263,6 +284,7 @@ TEXT: dict[str, str] = {
         "パラメーター {parameters}、学習率 {rate}、{planned} ステップ中 {steps} ステップ、"
         "訓練データ {rows} 行。"
     ),
+    "finetune.best": "アダプターは、選択用の行で最良だったステップ {step} のものである。",
     "finetune.outcomes": "評価データでのベースとアダプター",
     "run.title": "実行の各段階",
     "run.line": "{stages} 段階、合計 {time}。",
@@ -344,6 +366,9 @@ TEXT: dict[str, str] = {
     "column.base_answer": "ベースの回答",
     "column.adapter_answer": "アダプターの回答",
     "column.step": "ステップ",
+    "column.first": "最初",
+    "column.middle": "中間",
+    "column.last": "最後",
     "column.checks": "検査",
     "column.role": "役割",
     "column.control": "対照群",
