@@ -18,7 +18,14 @@ from plop_lora.reports.page.sections.placement import placement_section
 from plop_lora.reports.page.sections.provenance import provenance_section
 from plop_lora.reports.page.sections.run import finetune_section, run_section
 from plop_lora.reports.page.sections.scores import scores_section
-from plop_lora.reports.page.sections.summary import answer_of, facts_of, model_of, question_of
+from plop_lora.reports.page.sections.study import study_section
+from plop_lora.reports.page.sections.summary import (
+    answer_of,
+    facts_of,
+    model_of,
+    question_of,
+    reference_of,
+)
 from plop_lora.reports.page.sections.tuning import tuning_section
 from plop_lora.reports.page.sections.verification import verification_section
 from plop_lora.reports.rows import short_name
@@ -82,4 +89,6 @@ def _sections(found: Held, words: Text, answers: Answers | None, *, marked: bool
         sections.append(analysis_section(found.analysis, words))
     if found.run is not None:
         sections.append(run_section(found.run, words))
+    model = reference_of(found)
+    sections += [] if model is None else [study_section(model, words)]
     return [*sections, provenance_section(found, words)]

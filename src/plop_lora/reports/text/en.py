@@ -311,6 +311,38 @@ TEXT: dict[str, str] = {
     "analysis.decisions": "What to do with each arm",
     "analysis.split": "Units by arm; they follow the split",
     "analysis.mismatch": "Units by arm; they do NOT follow the split, so the result is void",
+    "study.title": "What the study of this project found",
+    "study.about": (
+        "The project's own study trained each module type alone, and rules that choose types, on "
+        "{pairs} pairs of network and task, with {networks} networks."
+    ),
+    "study.nearest": (
+        "The nearest to this model is {network}, of the same family ({architecture}): it has "
+        "{size} parameters, this model {own}. What holds at another size is not known."
+    ),
+    "study.nearest.unsized": (
+        "The nearest to this model is {network}, of the same family ({architecture}), with {size} "
+        "parameters; the size of this model is not known."
+    ),
+    "study.none": (
+        "None of its networks is like this model ({architecture}): they are {networks}. What they "
+        "show may not hold here."
+    ),
+    "study.pooled": (
+        "Over all {pairs} pairs the mean rank correlation of score and gain is {rho} (95 % "
+        "interval {bounds}); below 0 a type with a lower score gained more."
+    ),
+    "study.unbounded": "not known, with one network",
+    "study.open": (
+        "The interval holds 0, so that the study does not show yet that the score predicts the "
+        "gain. Verify a placement before you rely on it."
+    ),
+    "study.shown": "The interval does not hold 0.",
+    "study.regret": (
+        "The regret of a rule is the share of the gain of the best type alone that it leaves; below "
+        "0 it gains more than that type."
+    ),
+    "study.pairs": "Pairs of {network}",
     "cost.title": "Cost on {device}",
     "cost.total": "measured total",
     "cost.search": "not run: {plan}",
@@ -375,6 +407,10 @@ TEXT: dict[str, str] = {
     "column.items": "items",
     "column.part": "part",
     "column.item": "item",
+    "column.pair": "pair",
+    "column.seeds": "seeds",
+    "column.rho": "rho of score and gain",
+    "column.regret": "regret of {rule}",
     "column.base_answer": "answer of the base",
     "column.adapter_answer": "answer of the adapter",
     "column.step": "step",

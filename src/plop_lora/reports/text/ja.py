@@ -300,6 +300,40 @@ TEXT: dict[str, str] = {
     "analysis.decisions": "各実験群の扱い",
     "analysis.split": "実験群ごとの単位数（割り付け比率に一致）",
     "analysis.mismatch": "実験群ごとの単位数（割り付け比率に一致せず、結果は無効）",
+    "study.title": "本プロジェクトの調査で分かったこと",
+    "study.about": (
+        "本プロジェクトの調査では、ネットワークとタスクの組 {pairs} 件"
+        "（ネットワークは {networks} 種類）で、"
+        "各モジュール型を単独で、また型を選ぶ各規則を学習した。"
+    ),
+    "study.nearest": (
+        "このモデルに最も近いのは同じ系統（{architecture}）の {network} である。"
+        "パラメーター数は {size}、このモデルは {own} である。"
+        "規模が違うときに同じことが言えるかは分からない。"
+    ),
+    "study.nearest.unsized": (
+        "このモデルに最も近いのは同じ系統（{architecture}）の {network} である。"
+        "パラメーター数は {size}、このモデルの規模は分からない。"
+    ),
+    "study.none": (
+        "このモデル（{architecture}）に似たネットワークは調査にない。"
+        "調査したのは {networks} であり、その結果がここで成り立つとは限らない。"
+    ),
+    "study.pooled": (
+        "全 {pairs} 件で、スコアと改善量の順位相関の平均は {rho}（95 % 区間 {bounds}）である。"
+        "0 を下回れば、スコアの低い型ほど改善が大きい。"
+    ),
+    "study.unbounded": "ネットワークが 1 種類のため不明",
+    "study.open": (
+        "区間が 0 を含むため、スコアが改善量を予測するとはまだ示されていない。"
+        "配置は検証してから使うこと。"
+    ),
+    "study.shown": "区間は 0 を含まない。",
+    "study.regret": (
+        "規則のリグレットは、最良の型を単独で学習したときの改善のうち、規則が取り逃がす割合である。"
+        "0 を下回れば、その型より改善が大きい。"
+    ),
+    "study.pairs": "{network} の組",
     "cost.title": "コスト（{device}）",
     "cost.total": "実測の合計",
     "cost.search": "未実行：{plan}",
@@ -363,6 +397,10 @@ TEXT: dict[str, str] = {
     "column.items": "項目数",
     "column.part": "内訳",
     "column.item": "項目",
+    "column.pair": "組",
+    "column.seeds": "シード数",
+    "column.rho": "スコアと改善量の相関",
+    "column.regret": "{rule} のリグレット",
     "column.base_answer": "ベースの回答",
     "column.adapter_answer": "アダプターの回答",
     "column.step": "ステップ",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from plop_lora.records import ArmResult, CostLedger, Placement, Verification
+from plop_lora.records import ArmResult, CostLedger, ModelReference, Placement, Verification
 from plop_lora.records.finetune import FinetuneVerdict
 from plop_lora.records.gate import FAIL
 from plop_lora.records.placement import GapVerdict
@@ -40,14 +40,19 @@ _TONES: dict[object, Tone] = {
 }
 
 
-def model_of(found: Held) -> str:
-    """Return the name of the model, empty where no record names one."""
+def reference_of(found: Held) -> ModelReference | None:
+    """Return the model that the records are of, None where none describes it."""
     records = (
         found.scores, found.placement, found.verification, found.tuning, found.finetune,
     )  # fmt: skip
-    for record in records:
-        if record is not None:
-            return record.model.name
+    return next((record.model for record in records if record is not None), None)
+
+
+def model_of(found: Held) -> str:
+    """Return the name of the model, empty where no record names one."""
+    model = reference_of(found)
+    if model is not None:
+        return model.name
     if found.shown_gates:
         return found.shown_gates[0].base
     return "" if found.run is None else found.run.model
@@ -102,9 +107,9 @@ def _placed(found: Held, words: Text) -> tuple[str, Tone]:
         verdict = found.shown_gates[0]
         return gate_sentence(verdict, words), GATE_TONES[verdict.verdict]
     if found.finetune is not None:
-        record = found.finetune
-        key = f"answer.finetune.{record.verdict.name.lower()}"
-        return words(key, metric=record.criterion), _TONES[record.verdict]
+        made = found.finetune
+        key = f"answer.finetune.{made.verdict.name.lower()}"
+        return words(key, metric=made.criterion), _TONES[made.verdict]
     if found.analysis is not None:
         winner = found.analysis.winner
         if winner is None:
