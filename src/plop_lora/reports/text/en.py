@@ -339,8 +339,8 @@ TEXT: dict[str, str] = {
     ),
     "study.shown": "The interval does not hold 0.",
     "study.regret": (
-        "The regret of a rule is the share of the gain of the best type alone that it leaves; below "
-        "0 it gains more than that type."
+        "The regret of a rule is the share of the gain of the best type alone that it leaves; "
+        "below 0 it gains more than that type."
     ),
     "study.pairs": "Pairs of {network}",
     "cost.title": "Cost on {device}",
