@@ -15,6 +15,7 @@ from builders import trial_result, trial_spec
 from plop_lora.records import Verification
 from plop_lora.records.verification import INCONCLUSIVE, Verdict
 from plop_lora.study.compare import Outcome
+from plop_lora.study.findings import FILE, findings
 from plop_lora.verification.decide import decide
 
 ROOT = Path(__file__).parents[1]
@@ -170,6 +171,38 @@ def test_the_page_is_what_the_records_say(evidence) -> None:
     """A number that nobody can compute again is not evidence."""
     page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
     assert page.endswith(evidence.tables(*evidence.collect(evidence.RESULTS)))
+
+
+@pytest.mark.slow
+def test_the_file_of_the_package_is_what_the_records_say(evidence) -> None:
+    """What a report shows of the study is not copied by hand; `make evidence` writes it."""
+    outcomes, _ = evidence.collect(evidence.RESULTS)
+    used = [outcome for outcome in outcomes if outcome.excluded is None]
+    assert FILE.read_text(encoding="utf-8") == evidence.data_text(used)
+    assert {pair.name for pair in findings().pairs} == {outcome.name for outcome in used}
+
+
+def test_networks_are_as_large_as_records_say(evidence) -> None:
+    """A size that was typed wrongly would call another network the nearest."""
+    for name, record in (("smollm2", "gsm8k"), ("minilm", "classify")):
+        model = Verification.load(SCRIPTS / "results" / f"{record}.json").model
+        network = evidence.NETWORKS[name]
+        assert (network.model, network.parameters) == (model.architecture, model.parameters)
+
+
+def test_findings_are_written_from_any_records(evidence, tmp_path: Path, monkeypatch) -> None:
+    """The numbers are those of the tables, by hand for a pair that is known."""
+    write_pair(tmp_path / "pair", RULES | SINGLE, network="smollm2")
+    monkeypatch.setattr(
+        sys, "argv",
+        ["evidence.py", "--results", str(tmp_path), "--data", str(tmp_path / "found.json")],
+    )  # fmt: skip
+    assert evidence.main() == 0
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [one["title"] for one in found["networks"]] == ["SmolLM2-135M-Instruct"]
+    assert found["pairs"][0]["correlation"] == pytest.approx(-1.0)
+    assert found["pairs"][0]["regrets"]["plop"] == pytest.approx(1 - 0.8 / max(SINGLE.values()))
+    assert found["pooled"]["low"] is None
 
 
 def test_the_verification_on_gsm8k_is_the_one_of_the_page() -> None:

@@ -21,7 +21,7 @@ from plop_lora.finetuning.source import choose, read_source
 from plop_lora.recipe import FinalRecipe
 from plop_lora.records import Finetune, HeldOut, Placement, TrialResult, TrialSpec
 from plop_lora.records.finetune import IMPROVED, INCONCLUSIVE, WORSE
-from plop_lora.records.trial import FAILED, FINAL, UNTRAINED
+from plop_lora.records.trial import FAILED, FINAL, UNTRAINED, LearningCurve
 from plop_lora.records.verification import Verdict
 from plop_lora.reports.terminal import as_text
 from plop_lora.training.folder import trial_folder
@@ -83,6 +83,14 @@ def test_base_and_adapter_are_judged_on_the_same_rows(here: Path) -> None:
     assert record.report_rows == REPORT_ROWS
     assert (record.verdict, record.exit_code) == (IMPROVED, 0)
     assert Finetune.load("run/finetune.json").digest() == record.digest()
+
+
+def test_the_curve_of_the_training_is_kept(here: Path) -> None:
+    drawn = LearningCurve(quantity="loss", points=((1, 2.0),), evaluations=((1, 1.9),))
+    run = planted()
+    run.change = lambda spec, result: replace(result, curve=drawn if spec.phase == FINAL else None)
+    assert finetune(run).curve == drawn
+    assert Finetune.load("run/finetune.json").curve == drawn
 
 
 def test_with_early_stopping_the_selection_rows_are_not_trained_on(here: Path) -> None:

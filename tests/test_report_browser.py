@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_report_curves import finetune, with_curves
+from test_report_items import verdict
 from test_report_page import ALL, GOLDEN, HOSTILE, hostile_scores
 from typer.testing import CliRunner
 from waiting import PATIENCE
@@ -24,7 +26,13 @@ from plop_lora.cli import app
 from plop_lora.errors import UsageError
 from plop_lora.placement.budget import RankCost, allocate
 from plop_lora.records import Placement, Record, Scores, SiteScore
-from plop_lora.reports.page import fragment, html_page, read_records, results_of
+from plop_lora.reports.page import (
+    fragment,
+    html_page,
+    read_answers,
+    read_records,
+    results_of,
+)
 from plop_lora.reports.text import LANGUAGES, text
 
 pytestmark = pytest.mark.slow
@@ -164,6 +172,54 @@ def test_tables_and_notes_are_there_without_scripts(opened, scores, browser, tmp
     assert page.get_by_text("need JavaScript").count() == 1
     assert page.get_by_role("heading", name="Placement", exact=True).count() == 1
     context.close()
+
+
+# --------------------------------------------------------------------------- learning curves
+
+
+def test_small_drawings_take_the_room_that_there_is(opened) -> None:
+    """A bundle of curves shows nothing, and drawings beside the screen are not seen."""
+    record = with_curves(arms=6, seeds=2)
+    hostile = replace(record.arms[1], arm=HOSTILE + "'\"\\")
+    record = replace(record, arms=(record.arms[0], hostile, *record.arms[2:]))
+    shown = opened(record, finetune(), viewport={"width": 1400, "height": 900})
+    place = shown.page.locator("[data-figure=verification-curves]")
+    assert place.get_attribute("data-columns") == "4"
+    assert place.locator(".mark-line path").count() == 12
+    assert HOSTILE[:12] in place.locator("svg").text_content()
+    narrow = "[data-figure=verification-curves][data-columns='1'] svg"
+    shown.page.set_viewport_size({"width": 390, "height": 900})
+    shown.page.wait_for_selector(narrow)
+    assert shown.page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert place.locator("svg").bounding_box()["width"] <= 340
+    assert shown.said == []
+    assert shown.page.locator("[data-figure=finetune-curve] svg").count() == 1
+
+
+# --------------------------------------------------------------------------- items of a gate
+
+
+def test_items_are_folded_by_keyboard_and_printed(opened, tmp_path) -> None:
+    """A folded table that only a mouse opens, or that paper leaves out, is lost to some."""
+    made = verdict(HOSTILE, tmp_path)
+    answers = read_answers([(tmp_path / "v.json", made)])
+    document = html_page(results_of([made], answers=answers))
+    shown = opened(document=document)
+    page = shown.page
+    folded = page.locator(".fold:not([open])")
+    assert folded.count() == 1
+    cell = page.locator(".fold").last.locator("tbody th").first
+    assert not cell.is_visible()
+    page.locator(".fold summary").last.focus()
+    page.keyboard.press("Enter")
+    assert cell.is_visible()
+    page.keyboard.press("Enter")
+    assert not cell.is_visible()
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert cell.is_visible()
+    assert page.locator("img").count() == 0
+    assert HOSTILE[:12] in page.locator(".fold td").nth(9).text_content()
+    assert shown.said == []
 
 
 # --------------------------------------------------------------------------- budgets

@@ -151,7 +151,7 @@ def test_an_unknown_language_is_refused(scores) -> None:
 def test_every_record_has_its_section(page) -> None:
     names = list(sections(page))
     assert names == [
-        "scores", "placement", "verification", "gate-1", "analysis", "provenance",
+        "scores", "placement", "verification", "gate-1", "analysis", "study", "provenance",
     ]  # fmt: skip
 
 

@@ -109,6 +109,7 @@ def test_the_best_checkpoint_ships(tmp_path: Path) -> None:
     losses = {row["step"]: row["eval_loss"] for row in map(json.loads, lines) if "eval_loss" in row}
     assert found.best_step == min(losses, key=losses.__getitem__)
     assert found.best_step < found.steps < 8
+    assert dict(found.curve.evaluations) == pytest.approx(losses, rel=1e-5)
     best = load_file(
         tmp_path / "run" / "checkpoints" / f"checkpoint-{found.best_step}"
         / "adapter_model.safetensors"

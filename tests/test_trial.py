@@ -74,6 +74,10 @@ def test_a_spec_becomes_a_result(spec: TrialSpec, tmp_path: Path) -> None:
     assert files(tmp_path / "trial") == {"spec.json", "curve.jsonl", "adapter", "result.json"}
     assert [row["step"] for row in curve(tmp_path / "trial") if "loss" in row] == [1, 2, 3, 4]
     assert result.last_log["step"] == 4
+    assert [step for step, _ in result.curve.points] == [1, 2, 3, 4]
+    assert [loss for _, loss in result.curve.points] == pytest.approx(
+        curve_losses(tmp_path / "trial"), rel=1e-5
+    )
     assert find_result(tmp_path / "trial", spec) == result
     assert "accuracy" in str(result)
     assert "judge on evaluation.jsonl" in str(spec)

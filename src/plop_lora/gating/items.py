@@ -17,6 +17,8 @@ from plop_lora.study.rows import read_task_rows
 from plop_lora.training.task import Task
 
 _LETTERS = 16
+_LONGEST_NAME = 48
+"""Number of characters of an identifier above which it may be a text."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,12 +30,14 @@ class Items:
         hashes: Hash of the content of every row.
         groups: Name of the group of every row; rows of one group are not independent.
         source: Where the rows come from.
+        names: Name of every row in a record, which holds no text of the row.
     """
 
     rows: tuple[Row, ...]
     hashes: tuple[str, ...]
     groups: tuple[str, ...]
     source: str
+    names: tuple[str, ...]
 
     @property
     def independent(self) -> int:
@@ -51,6 +55,7 @@ class Items:
             tuple(self.hashes[index] for index in kept),
             tuple(self.groups[index] for index in kept),
             self.source,
+            tuple(self.names[index] for index in kept),
         )
 
     def and_those(self, others: Items) -> Items:
@@ -60,19 +65,45 @@ class Items:
             self.hashes + others.hashes,
             self.groups + others.groups,
             f"{self.source} and {others.source}",
+            self.names + others.names,
         )
 
     @classmethod
-    def of(cls, rows: Sequence[Row], asked: Sequence[str], source: str) -> Items:
+    def of(
+        cls,
+        rows: Sequence[Row],
+        asked: Sequence[str],
+        source: str,
+        *,
+        names: Sequence[str] | None = None,
+    ) -> Items:
         """Return items whose groups are the rows that ask the same.
 
         Args:
             rows: Rows as they are measured.
             asked: Question of every row, or its whole text.
             source: Where the rows come from.
+            names: Name of every row; by default its `id`, or else its number.
         """
+        if names is None:
+            names = [item_name(row.get("id"), place) for place, row in enumerate(rows, start=1)]
         hashes = tuple(_hash(json.dumps(row, sort_keys=True, default=str)) for row in rows)
-        return cls(tuple(rows), hashes, tuple(map(_hash, asked)), source)
+        return cls(tuple(rows), hashes, tuple(map(_hash, asked)), source, tuple(names))
+
+
+def item_name(identifier: object, number: int) -> str:
+    """Return the identifier of a row if it can only be one, else the number of the row.
+
+    A text that stands in a column of identifiers must not get into a record: an identifier is a
+    whole number, or one short word.
+
+    >>> item_name("fraud-12", 3), item_name("Where do you live?", 3), item_name(None, 3)
+    ('fraud-12', 'row 3', 'row 3')
+    """
+    word = str(identifier) if isinstance(identifier, str | int) else ""
+    if 0 < len(word) <= _LONGEST_NAME and not any(map(str.isspace, word)):
+        return word
+    return f"row {number}"
 
 
 def _hash(text: str) -> str:

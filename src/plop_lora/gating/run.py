@@ -22,6 +22,7 @@ from plop_lora.gating.decide import after
 from plop_lora.gating.evidence import Evidence, Line, Measurement, kept_evidence, read_evidence
 from plop_lora.gating.items import Items
 from plop_lora.gating.suite import Derived, Suite
+from plop_lora.gating.worst_items import with_worst_items
 from plop_lora.recipe import GateRecipe
 from plop_lora.records import CheckResult, GatePlan, GateVerdict
 from plop_lora.statistics import POWER
@@ -294,7 +295,8 @@ def _verdict(made: _Gate, known: Evidence, evidence: str | None) -> GateVerdict:
                 "rest."
             )
         read = [line for line, row in zip(lines, rows, strict=True) if one.check.reads(row)]
-        result = one.check.decide(one.check, one.rule, one.items, read)
+        decided = one.check.decide(one.check, one.rule, one.items, read)
+        result = with_worst_items(one.check, one.rule, one.items, read, decided)
         before = results.get(one.check.after or "")
         results[one.check.name] = result if before is None else after(before, result)
     return GateVerdict(

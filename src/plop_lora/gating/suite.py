@@ -42,7 +42,8 @@ class Derived:
     Attributes:
         readings: Function from the recipe, the rows and what both sides answered to the readings
             of every row.
-        answers_of: Suite whose answers are read; None where the rows hold all that is needed.
+        answers_of: Suite whose answers are read, and with whose items those of this suite begin;
+            None where the rows hold all that is needed.
     """
 
     readings: Callable[[GateRecipe, Sequence[Row], Answers], Sequence[Sides]]

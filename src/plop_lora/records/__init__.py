@@ -40,6 +40,7 @@ from plop_lora.records.gate import (
     GateVerdict,
     GateWalk,
     Measured,
+    WorstItem,
 )
 from plop_lora.records.installation import Finding, Installation
 from plop_lora.records.placement import (
@@ -201,5 +202,6 @@ __all__ = [
     "TypeValue",
     "Verification",
     "VerificationPlan",
+    "WorstItem",
     "whole_weight",
 ]

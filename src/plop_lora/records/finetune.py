@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from plop_lora.records.base import Record
 from plop_lora.records.cost import CostLedger
 from plop_lora.records.placement import Placement
 from plop_lora.records.scores import ModelReference
+from plop_lora.records.trial import LearningCurve
 
 
 class FinetuneVerdict(StrEnum):
@@ -100,6 +103,7 @@ class Finetune(Record):
     and `outcomes` have it first. `steps` were taken of `planned_steps`; `best_step` is the one of
     the checkpoint that ships, None where that is the last step. `nothing_learned` lists the signs
     that the training changed nothing. `adapter_digest` is the SHA-256 of the files of the adapter.
+    `curve` is None in records of earlier versions.
     """
 
     kind: ClassVar[str] = "finetune"
@@ -124,6 +128,7 @@ class Finetune(Record):
     plop_version: str
     nothing_learned: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    curve: Annotated[LearningCurve | None, Field(exclude_if=lambda value: value is None)] = None
 
     @property
     def exit_code(self) -> int:

@@ -58,6 +58,28 @@ class CheckPart:
     p: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorstItem:
+    """An item on which the adapter did worse than the base, or that could not be judged.
+
+    It holds the value of both sides and no text: `name` is a short identifier of the item, or the
+    number of its row, and `item` the hash of its content. `suite` and `index` say where the
+    evidence has what both sides answered. A value is None where a judge left it undecided.
+    """
+
+    name: str
+    item: str
+    suite: str
+    index: Annotated[int, Field(ge=0)]
+    base: float | None
+    adapter: float | None
+
+    @property
+    def difference(self) -> float | None:
+        """Adapter minus base, None where a side has no value."""
+        return None if self.base is None or self.adapter is None else self.adapter - self.base
+
+
 @dataclass(frozen=True, slots=True)
 class Chance:
     """What chance alone brings about, from permutations of the items.
@@ -86,6 +108,8 @@ class CheckResult:
     both. `reason` says why nothing was decided, where it is not for lack of items. Where a check
     looks at several parts of its items, `parts` has them all, and the fields here are those of the
     part named `part`, which is the worst one. `notes` say what a reader should know of the items.
+    `worst_items` are a few of those that lost most, in that order, of a check that does not pass or
+    that warns.
     """
 
     check: str
@@ -114,6 +138,7 @@ class CheckResult:
     parts: Annotated[tuple[CheckPart, ...], _Unless] = ()
     chance: Annotated[Chance | None, _Unless] = None
     notes: Annotated[tuple[str, ...], _Unless] = ()
+    worst_items: Annotated[tuple[WorstItem, ...], _Unless] = ()
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)

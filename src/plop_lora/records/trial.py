@@ -275,6 +275,26 @@ class TrialSpec(Record):
     ] = None
 
 
+MOST_POINTS = 60
+"""The most points of a learning curve in a record."""
+Points = Annotated[tuple[tuple[int, float], ...], Field(max_length=MOST_POINTS)]
+"""The steps and the values of a curve."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearningCurve:
+    """What a trial logged while it trained, by optimizer step.
+
+    `quantity` is `loss`, or `reward` for grpo, and each of the `points` is its mean over the steps
+    since the point before. `evaluations` are the loss on the selection rows, for a training that
+    was evaluated while it ran.
+    """
+
+    quantity: str
+    points: Points
+    evaluations: Points = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialCost:
     """The measured time, memory and tokens of a trial.
@@ -323,7 +343,8 @@ class TrialResult(Record):
     is the number of tokens of every general text, so that its sum of nats is known as well.
     `steps` is the number of optimizer steps that were taken, and `best_step` the one of the
     checkpoint that the adapter is from, None where the last step is; both are recorded of a
-    training with checkpoints alone.
+    training with checkpoints alone. `curve` is None where nothing was logged, and in records of
+    earlier versions.
     """
 
     kind: ClassVar[str] = "trial-result"
@@ -352,6 +373,7 @@ class TrialResult(Record):
     general_tokens: Annotated[tuple[int, ...], _Unless] = ()
     steps: Annotated[int, _Unless] = 0
     best_step: Annotated[int | None, _Unless] = None
+    curve: Annotated[LearningCurve | None, _Unless] = None
 
     @classmethod
     def of_spec(cls, spec: TrialSpec, **found: Any) -> Self:

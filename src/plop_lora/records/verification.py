@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from plop_lora.records.base import Record
 from plop_lora.records.cost import CostLedger
 from plop_lora.records.placement import Placement
 from plop_lora.records.scores import ModelReference
+from plop_lora.records.trial import LearningCurve
 
 
 class Verdict(StrEnum):
@@ -177,7 +180,8 @@ class ArmResult:
     a two-sided 95 % interval, and `bound` decided.
 
     `seconds` and `peak_memory` (in bytes) are means over the deciding trials, and `forgetting` is
-    None where no loss on general text was measured.
+    None where no loss on general text was measured. `curves` are those of the deciding trials in
+    the order of `values`; there are none in records of earlier versions.
     """
 
     arm: str
@@ -200,6 +204,9 @@ class ArmResult:
     forgetting: Forgetting | None = None
     seconds: float | None = None
     peak_memory: int | None = None
+    curves: Annotated[
+        tuple[LearningCurve | None, ...], Field(exclude_if=lambda value: not value)
+    ] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,8 @@ from plop_lora.statistics import at_most
 
 HEAD = "# plop gate"
 """The beginning of a verdict in Markdown."""
+MOST_ITEMS = 3
+"""The most items of a check that are named."""
 _TITLES = {
     PASS: "may ship: every check passes",
     FAIL: "must not ship: a check fails",
@@ -86,6 +88,7 @@ def _lines(check: CheckResult, other: str) -> list[str]:
     lines += _none_seen(check, other)
     lines += _parts(check)
     lines += [f"{check.check}: {note}." for note in check.notes]
+    lines += _worst(check)
     if check.undecided:
         lines.append(
             f"{check.check}: {plural(check.undecided, 'item')} could not be judged and counted "
@@ -109,6 +112,19 @@ def _none_seen(check: CheckResult, other: str) -> list[str]:
         f"{check.check}: {check.metric}: 0 of {check.items:,} ({' and '.join(sides)}), so that the "
         f"share may still be {most:.1%} (upper bound at 95 %)."
     ]
+
+
+def _worst(check: CheckResult) -> list[str]:
+    """Return a sentence on the few items that went worst."""
+    found = [
+        f"{item.name} ({_value(item.base)} → {_value(item.adapter)})"
+        for item in check.worst_items[:MOST_ITEMS]
+    ]
+    return [f"{check.check}: the items that went worst: {', '.join(found)}."] if found else []
+
+
+def _value(value: float | None) -> str:
+    return "undecided" if value is None else f"{value:.4f}"
 
 
 def _parts(check: CheckResult) -> list[str]:

@@ -1,16 +1,18 @@
-"""The curve of a trial: every row that its trainer logs, written to disk as it comes. No torch."""
+"""The curve of a trial: every row that its trainer logs, on disk as it comes. No torch."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from plop_lora.errors import OutputError
 from plop_lora.launcher import is_first_process
+from plop_lora.records.trial import MOST_POINTS, LearningCurve
 from plop_lora.training.folder import CURVE
 
 
@@ -72,6 +74,56 @@ def _rows_before(path: Path, step: int) -> list[dict[str, Any]]:
                 if isinstance(row, dict) and isinstance(at := row.get("step"), int) and at <= step:
                     rows.append(row)
     return rows
+
+
+# --------------------------------------------------------------------------- for a record
+
+
+def learning_curve(rows: Sequence[Mapping[str, Any]]) -> LearningCurve | None:
+    """Return the curve of a trial for its record; None where nothing was logged.
+
+    Args:
+        rows: Rows that its trainer logged.
+    """
+    quantity = REWARD if any(REWARD in row for row in rows) else LOSS
+    points, evaluations = _points(rows, quantity), _points(rows, EVALUATION_LOSS)
+    if not points and not evaluations:
+        return None
+    kept = math.ceil(len(evaluations) / MOST_POINTS)
+    return LearningCurve(
+        quantity=quantity,
+        points=thinned(points, MOST_POINTS),
+        # The last evaluation is kept, and before it every so many.
+        evaluations=tuple(evaluations[::-kept][::-1]) if kept else (),
+    )
+
+
+LOSS, REWARD, EVALUATION_LOSS = "loss", "reward", "eval_loss"
+"""Names of logged quantities."""
+
+
+def _points(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
+    """Return step and value of the rows that have a finite value."""
+    return [
+        (row["step"], float(f"{value:.6g}"))
+        for row in rows
+        if isinstance(value := row.get(name), int | float)
+        and math.isfinite(value)
+        and isinstance(row.get("step"), int)
+    ]
+
+
+def thinned(points: Sequence[tuple[int, float]], most: int) -> tuple[tuple[int, float], ...]:
+    """Return at most so many points: the mean of some in a row, at the step of the last of them.
+
+    >>> thinned([(1, 4.0), (2, 2.0), (3, 1.0)], 2)
+    ((2, 3.0), (3, 1.0))
+    """
+    size = max(1, math.ceil(len(points) / most))
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
+    return tuple(
+        (group[-1][0], float(f"{fmean(value for _, value in group):.6g}")) for group in groups
+    )
 
 
 def plain_row(row: Mapping[str, object]) -> dict[str, object]:

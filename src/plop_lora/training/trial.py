@@ -43,7 +43,7 @@ from plop_lora.training.checkpoints import (
     remove_later,
     state_of,
 )
-from plop_lora.training.curve import Curve, DivergedError, plain_row
+from plop_lora.training.curve import Curve, DivergedError, learning_curve, plain_row
 from plop_lora.training.folder import (
     ADAPTER,
     RESULT,
@@ -244,6 +244,7 @@ def _run(spec: TrialSpec, progress: _Progress, rows: _Rows) -> TrialResult:
         general_tokens=progress.judged.general_tokens,
         steps=progress.trained.steps if spec.checkpoints else 0,
         best_step=progress.trained.best_step,
+        curve=learning_curve(progress.curve.rows) if progress.curve else None,
     )
 
 

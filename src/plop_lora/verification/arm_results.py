@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from plop_lora.placement import PLOP
 from plop_lora.records import ArmResult, TrialResult
-from plop_lora.records.trial import GENERAL_LOSS, higher_is_better
+from plop_lora.records.trial import GENERAL_LOSS, LearningCurve, higher_is_better
 from plop_lora.records.verification import BesideResult
 from plop_lora.statistics import POWER
 from plop_lora.study.compare import Outcome, Paired, cause_of, compare_to_reference, outcome_at
@@ -61,8 +61,15 @@ def arm_results(
             forgetting=forgetting.get(name),
             seconds=seconds,
             peak_memory=peak_memory,
+            curves=_curves(own),
         ))  # fmt: skip
     return found
+
+
+def _curves(results: Sequence[TrialResult]) -> tuple[LearningCurve | None, ...]:
+    """Return the curves of trials in their order; nothing where no trial has one."""
+    curves = tuple(result.curve for result in results)
+    return curves if any(curves) else ()
 
 
 def _of(arm: str, results: Sequence[TrialResult]) -> list[TrialResult]:

@@ -17,6 +17,7 @@ from plop_lora.gating.checks.grouping import (
     group_rule,
     groups_of,
     labelled_values,
+    places_of,
     too_few,
     ungrouped_notes,
 )
@@ -191,6 +192,7 @@ CHECKS: tuple[Check[Any], ...] = (
         fits=check_groups,
         advice=_ADVICE,
         wanted=_has_columns,
+        about=lambda rule, items, result: places_of(rule, items, result.part),
     ),
     Check(
         name="gap",

@@ -139,6 +139,12 @@ def groups_of(rule: GroupRule, items: Items) -> list[Items]:
     return found
 
 
+def places_of(rule: GroupRule, items: Items, name: str) -> list[int]:
+    """Return the indices of the items of a group."""
+    labellings = labellings_of(rule, items.rows)
+    return [n for n in range(len(items.rows)) if any(labels[n] == name for labels in labellings)]
+
+
 def too_few(counts: Mapping[str, int], least: int) -> str:
     """Say which groups have too few independent items; nothing where all have enough."""
     small = [f"{name} ({count})" for name, count in counts.items() if count < least]

@@ -164,6 +164,9 @@ CHECKS: tuple[Check[Any], ...] = (
         plan=_plan_verbatim,
         advice=_ADVICE,
         wanted=lambda recipe: recipe.gate.memorisation.train is not None,
+        about=lambda rule, items, result: [
+            place for place, row in enumerate(items.rows) if is_trained(row)
+        ],
     ),
     Check(
         name="canaries",

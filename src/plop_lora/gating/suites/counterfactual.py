@@ -9,7 +9,7 @@ from pathlib import Path
 from plop_lora.data.gate_sets import Template, pairs, read_templates, templates
 from plop_lora.errors import DataError
 from plop_lora.evaluation.judged import Prepared, Row
-from plop_lora.gating.items import Items, spread_evenly
+from plop_lora.gating.items import Items, item_name, spread_evenly
 from plop_lora.gating.suite import Reading, Suite
 from plop_lora.gating.suites.prompts import (
     DEGENERATE,
@@ -43,7 +43,11 @@ def _items(recipe: GateRecipe, task: Task) -> Items:
         raise DataError(
             f"{source} has no templates. Give a file with some, or leave out the check."
         )
-    return Items.of(rows, [str(row["template"]) for row in rows], source)
+    names = [
+        f"{item_name(row['template'], place)}, pair {place}"
+        for place, row in enumerate(rows, start=1)
+    ]
+    return Items.of(rows, [str(row["template"]) for row in rows], source, names=names)
 
 
 def _rows(found: Sequence[Template]) -> list[Row]:

@@ -6,6 +6,7 @@ Imports no torch; what measures imports it when it is called.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from plop_lora.errors import DataError, UsageError
 from plop_lora.evaluation.judged import Prepared, Row, answer_text, prompt_text
@@ -52,7 +53,22 @@ def _items(recipe: GateRecipe, task: Task) -> Items:
         for row in found
     ]
     asked = [_plain(row) for found in samples for row in found]
-    return Items.of(rows, asked, f"{limits.train} and {control}")
+    names = [
+        f"{kind} row {numbers[_plain(row)]}"
+        for kind, numbers, found in zip(
+            ("training", "control"), map(_numbers, (seen, unseen)), samples, strict=True
+        )
+        for row in found
+    ]
+    return Items.of(rows, asked, f"{limits.train} and {control}", names=names)
+
+
+def _numbers(rows: Sequence[Row]) -> dict[str, int]:
+    """Return the number of the first row of each text, from 1."""
+    numbers: dict[str, int] = {}
+    for number, row in enumerate(rows, start=1):
+        numbers.setdefault(_plain(row), number)
+    return numbers
 
 
 def _whole_rows(recipe: GateRecipe, task: Task, source: str) -> Sequence[Row]:
@@ -148,7 +164,7 @@ def _canaries(recipe: GateRecipe, task: Task) -> Items:
             Canary.of(row).candidates(limits.candidates)
         except DataError as error:
             raise DataError(f"{limits.canaries}, row {number}: {error}") from error
-    return items
+    return replace(items, names=tuple(f"canary {n}" for n in range(1, len(items.rows) + 1)))
 
 
 def _exposures(

@@ -13,7 +13,7 @@ from pathlib import Path
 from plop_lora.evaluation import lm_eval
 from plop_lora.evaluation.judged import Prepared, Row
 from plop_lora.evaluation.logs import PairedLog, paired, read_log
-from plop_lora.gating.items import Items, spread_evenly
+from plop_lora.gating.items import Items, item_name, spread_evenly
 from plop_lora.gating.suite import Answers, Derived, Reading, Sides, Suite
 from plop_lora.recipe import GateRecipe
 from plop_lora.recipe.limits import LogPair
@@ -36,7 +36,12 @@ def harness_suite(name: str) -> Suite:
             for place, document in enumerate(loaded(recipe.evaluation.include_path).documents)
         ]
         kept = spread_evenly(rows, recipe.gate.harness.most or len(rows))
-        return Items.of(kept, [str(row["document"]) for row in kept], f"{lm_eval.PREFIX}{name}")
+        return Items.of(
+            kept,
+            [str(row["document"]) for row in kept],
+            f"{lm_eval.PREFIX}{name}",
+            names=[f"document {row['place'] + 1}" for row in kept],
+        )
 
     def readings(
         recipe: GateRecipe, prepared: Prepared, rows: Sequence[Row], batch_size: int
@@ -91,7 +96,8 @@ def log_suite(pair: LogPair, found: PairedLog) -> Suite:
 
     def items(recipe: GateRecipe, task: Task) -> Items:
         source = f"{pair.base} and {pair.adapter}"
-        return Items.of(rows, [str(row["cluster"]) for row in rows], source)
+        names = [item_name(row["sample"], place) for place, row in enumerate(rows, start=1)]
+        return Items.of(rows, [str(row["cluster"]) for row in rows], source, names=names)
 
     def readings(recipe: GateRecipe, rows: Sequence[Row], answers: Answers) -> list[Sides]:
         return [

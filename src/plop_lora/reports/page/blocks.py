@@ -23,14 +23,33 @@ SIGNS = {Tone.GOOD: "✓ ", Tone.BAD: "✗ ", Tone.OPEN: "? ", Tone.PLAIN: ""}
 """The sign before a text that has a tone."""
 
 
+class Fold(StrEnum):
+    """Whether a table can be folded away on the page, and how it is shown at first."""
+
+    NEVER = "never"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataTable:
-    """A table of texts; `numeric` says of each column whether it is aligned to the right."""
+    """A table of texts.
+
+    Attributes:
+        caption: What it shows.
+        columns: Names of the columns.
+        rows: The cells, row by row.
+        numeric: Of each column whether it is aligned to the right.
+        fold: Whether it can be folded away on the page.
+        brief: The most rows in Markdown; None shows all of them, or none of a long table.
+    """
 
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numeric: tuple[bool, ...]
+    fold: Fold = Fold.NEVER
+    brief: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

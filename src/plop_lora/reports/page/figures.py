@@ -23,6 +23,8 @@ MOST_LINES = 200
 WIDEST = 24
 """The most module types that share the width of the page; the columns of more have a fixed one."""
 TICKS: dict[str, Any] = {"tickCount": 8}
+PANEL = 200
+"""Width of one of several small drawings, in pixels."""
 ROW, CELL = 26, 15
 """Height of a row of a drawing, and the sides of a small cell, in pixels."""
 
@@ -200,6 +202,64 @@ def band(rows: Rows, *, groups: Sequence[str], titles: Mapping[str, str]) -> Spe
             },
         ],
     }
+
+
+def panels(lines: Mapping[str, Any], *, titles: Mapping[str, str]) -> Spec:
+    """Return a small drawing for each panel, with the same axes, and in each a few lines.
+
+    The page sets as many panels side by side as it has room for.
+
+    Args:
+        lines: `panels`, the names of the panels, and `lines`, each with the index of its `panel`,
+            its `name` and its `points` of at and value. The page turns them into rows.
+        titles: Titles of `at`, `value`, `panel` and `name`.
+    """
+    x = {"field": "at", "type": "quantitative", "title": titles["at"]}
+    y = {"field": "value", "type": "quantitative", "title": titles["value"]}
+    return {
+        "data": {"lines": lines},
+        "facet": {
+            "field": "panel",
+            "type": "nominal",
+            "title": None,
+            # By a number: names would become a part of an expression.
+            "sort": {"field": "order", "op": "min"},
+            "header": {"labelLimit": PANEL, "labelFontSize": 12, "labelColor": "var(--text)"},
+        },
+        "spec": {
+            "width": PANEL,
+            "height": 130,
+            "mark": {
+                "type": "line",
+                "color": SERIES[0],
+                "strokeWidth": 1.5,
+                "opacity": 0.75,
+                "point": {"size": 12, "filled": True, "color": SERIES[0]},
+            },
+            "encoding": {
+                "x": x | {"axis": {"tickCount": 3, "format": "~d"}},
+                "y": y | {"scale": {"zero": False}, "axis": {"tickCount": 5}},
+                "detail": {"field": "name", "type": "nominal"},
+                "tooltip": [
+                    _tip("panel", titles), _tip("name", titles), _tip("at", titles, "d"),
+                    _tip("value", titles, ".4f"),
+                ],
+            },
+        },
+    }  # fmt: skip
+
+
+def training(
+    rows: Rows, *, groups: Sequence[str], titles: Mapping[str, str], best: int | None
+) -> Spec:
+    """Return a line for each group over the whole number `at`, with a rule at the best step."""
+    mark = {"type": "line", "strokeWidth": 2, "point": {"size": 30, "filled": True}}
+    axis = {"axis": TICKS | {"format": "~d", "tickMinStep": 1}}
+    spec = _over(rows, mark, axis, groups, titles)
+    if best is None:
+        return spec
+    layers = [_rule(best, dashed=True), {name: spec.pop(name) for name in ("mark", "encoding")}]
+    return spec | {"layer": layers}
 
 
 def _over(

@@ -57,7 +57,7 @@ def _table(table: DataTable) -> list[str]:
         "",
         _row(table.columns),
         _row(["---:" if right else "---" for right in table.numeric], marked=True),
-        *map(_row, table.rows),
+        *map(_row, table.rows[: table.brief]),
     ]
 
 

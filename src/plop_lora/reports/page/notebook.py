@@ -11,6 +11,9 @@ from plop_lora.reports.page.blocks import Page
 from plop_lora.reports.page.html import fragment, html_page
 from plop_lora.reports.page.results import results_of
 
+BESIDE = ("study", "provenance")
+"""Sections that say nothing of the record itself, which a notebook leaves out."""
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Drawing:
@@ -48,5 +51,5 @@ def drawing_of(record: Record, language: str = "en") -> Drawing:
         UsageError: A report does not show such records, or the language is unknown.
     """
     page = results_of([record], language)
-    drawn = tuple(section for section in page.sections if section.name != "provenance")
+    drawn = tuple(section for section in page.sections if section.name not in BESIDE)
     return Drawing(replace(page, sections=drawn))

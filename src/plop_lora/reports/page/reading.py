@@ -73,25 +73,35 @@ def read_records(paths: Sequence[str | Path]) -> list[Record]:
     Raises:
         RecordError: A file cannot be read, is damaged, or holds another kind of record.
     """
-    return [record for path in paths for record in _read_all(Path(path))]
+    return [record for _, record in read_files(paths)]
 
 
-def _read_all(path: Path) -> list[Record]:
+def read_files(paths: Sequence[str | Path]) -> list[tuple[Path, Record]]:
+    """Read records as `read_records` does, each with the file that it stands in.
+
+    Raises:
+        RecordError: A file cannot be read, is damaged, or holds another kind of record.
+    """
+    return [found for path in paths for found in _read_all(Path(path))]
+
+
+def _read_all(path: Path) -> list[tuple[Path, Record]]:
     """Return the record of a file, or those of the stages of a run that are done.
 
     Of two placements the later one is shown, which has won.
     """
     if not path.is_dir():
-        return [_read(path)]
+        return [(path, _read(path))]
     if not (path / RUN).is_file():
         raise RecordError(
             f"{path} is a folder, but not that of a run. Give the folder of one, or records."
         )
     run = PipelineRun.load(path / RUN)
     files = [path / stage.result for stage in run.stages if stage.outcome is not None]
-    found = [_read(file) for file in files if file.is_file() and _kind_of(file) in KINDS]
-    placements = [record for record in found if isinstance(record, Placement)]
-    return [run, *(record for record in found if record not in placements[:-1])]
+    found = [(file, _read(file)) for file in files if file.is_file() and _kind_of(file) in KINDS]
+    placements = [record for _, record in found if isinstance(record, Placement)]
+    shown = [(file, record) for file, record in found if record not in placements[:-1]]
+    return [(path / RUN, run), *shown]
 
 
 def _kind_of(path: Path) -> object:

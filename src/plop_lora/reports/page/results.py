@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from plop_lora.records import Record
+from plop_lora.reports.page.answers import Answers
 from plop_lora.reports.page.blocks import Page, Section
 from plop_lora.reports.page.reading import Held, held, strangers
 from plop_lora.reports.page.sections.analysis import analysis_section
@@ -17,14 +18,23 @@ from plop_lora.reports.page.sections.placement import placement_section
 from plop_lora.reports.page.sections.provenance import provenance_section
 from plop_lora.reports.page.sections.run import finetune_section, run_section
 from plop_lora.reports.page.sections.scores import scores_section
-from plop_lora.reports.page.sections.summary import answer_of, facts_of, model_of, question_of
+from plop_lora.reports.page.sections.study import study_section
+from plop_lora.reports.page.sections.summary import (
+    answer_of,
+    facts_of,
+    model_of,
+    question_of,
+    reference_of,
+)
 from plop_lora.reports.page.sections.tuning import tuning_section
 from plop_lora.reports.page.sections.verification import verification_section
 from plop_lora.reports.rows import short_name
 from plop_lora.reports.text import Text, text
 
 
-def results_of(records: Sequence[Record], language: str = "en") -> Page:
+def results_of(
+    records: Sequence[Record], language: str = "en", *, answers: Answers | None = None
+) -> Page:
     """Return the report of some records.
 
     Args:
@@ -32,6 +42,8 @@ def results_of(records: Sequence[Record], language: str = "en") -> Page:
             may be several. Scores, placements, verifications, tunings, final finetunes,
             verdicts of a gate, walks over checkpoints, analyses of experiments and runs are shown.
         language: Language of the page, `en` or `ja`.
+        answers: What `read_answers` has read, to be shown beside the items of a gate; by default no
+            answers are shown.
 
     Raises:
         UsageError: There is no record, two of a kind, one without a part in a report, or the
@@ -49,11 +61,11 @@ def results_of(records: Sequence[Record], language: str = "en") -> Page:
         tone=tone,
         facts=tuple(facts_of(found, words)),
         warnings=tuple(words("warning.stranger", kind=record.kind) for record in others),
-        sections=tuple(_sections(found, words, marked=not others)),
+        sections=tuple(_sections(found, words, answers, marked=not others)),
     )
 
 
-def _sections(found: Held, words: Text, *, marked: bool) -> list[Section]:
+def _sections(found: Held, words: Text, answers: Answers | None, *, marked: bool) -> list[Section]:
     """Return the sections; `marked` says whether the placement is one of these scores."""
     sections: list[Section] = []
     placement = found.shown_placement
@@ -68,7 +80,8 @@ def _sections(found: Held, words: Text, *, marked: bool) -> list[Section]:
     if found.finetune is not None:
         sections.append(finetune_section(found.finetune, words))
     sections += [
-        gate_section(verdict, words, number) for number, verdict in enumerate(found.shown_gates, 1)
+        gate_section(verdict, words, number, answers)
+        for number, verdict in enumerate(found.shown_gates, 1)
     ]
     if found.walk is not None:
         sections.append(walk_section(found.walk, words))
@@ -76,4 +89,6 @@ def _sections(found: Held, words: Text, *, marked: bool) -> list[Section]:
         sections.append(analysis_section(found.analysis, words))
     if found.run is not None:
         sections.append(run_section(found.run, words))
+    model = reference_of(found)
+    sections += [] if model is None else [study_section(model, words)]
     return [*sections, provenance_section(found, words)]

@@ -9,6 +9,7 @@ TEXT: dict[str, str] = {
     "hours": "{hours} h {minutes} min",
     "failed": "failed",
     "untrained": "not trained",
+    "undecided": "undecided",
     "word.decided": "decided",
     "word.undecided, score more data": "undecided, score more data",
     "word.tie": "tie",
@@ -75,6 +76,9 @@ TEXT: dict[str, str] = {
     "question.data": "Where should LoRA adapters of {name} go for data like {data}?",
     "question.model": "Where should LoRA adapters of {name} go?",
     "question.gate": "May the adapter {adapter} ship?",
+    "question.finetune": (
+        "Is the adapter of {name} better than the base for the task {task}, judged by {metric}?"
+    ),
     "question.experiment": "What does the experiment {name} show?",
     "answer.gated": "{gate} {answer}",
     "answer.placement": "Put the adapters on {types}; no finetune has verified this yet.",
@@ -87,6 +91,18 @@ TEXT: dict[str, str] = {
         "The adapters on {types} are neither confirmed nor beaten: the finetunes do not "
         "separate the rivals."
     ),
+    "answer.finetune.improved": (
+        "The adapter is better than the base on rows that it was not trained on, by {metric}; no "
+        "gate has judged it on this page."
+    ),
+    "answer.finetune.worse": (
+        "The adapter is worse than the base on rows that it was not trained on, by {metric}."
+    ),
+    "answer.finetune.inconclusive": (
+        "The adapter and the base cannot be told apart on rows that it was not trained on, by "
+        "{metric}."
+    ),
+    "answer.run": "The run has not come to an answer yet.",
     "answer.ship": "Ship the arm {arm}.",
     "answer.stop": "Stop the experiment: no arm may ship.",
     "answer.continue": "Continue the experiment: it is not decided yet.",
@@ -227,6 +243,15 @@ TEXT: dict[str, str] = {
     ),
     "verification.arms": "Arms and what is reached without a finetune",
     "verification.forgetting": "Rise of the loss on general text ({source}), in nats a token",
+    "curves.title": "Learning curves: {quantity} by step, a line for each seed",
+    "curves.alt": "{quantity} by optimizer step of the arms {arms}, each in a drawing of its own.",
+    "curves.none": "This record holds no learning curves; earlier versions did not record them.",
+    "curves.training": "{quantity} in training",
+    "curves.selection": "loss on the selection rows",
+    "curves.final.title": "Learning curve",
+    "curves.final.alt": "Losses by optimizer step, of {steps} steps, in {points} points.",
+    "quantity.loss": "loss",
+    "quantity.reward": "reward",
     "tuning.title": "Tuning",
     "tuning.improved": "{chosen} is better than the default, {default}.",
     "tuning.stands": "No candidate is shown to be better than the default, {default}.",
@@ -252,7 +277,15 @@ TEXT: dict[str, str] = {
         "There is not enough data to decide: of {total} checks it does not pass {checks}."
     ),
     "gate.against": "Compared with {base} on the same items; bounds are one-sided.",
-    "gate.evidence": "The values of every item, those that fail among them, are in {path}.",
+    "gate.evidence": (
+        "The values of every item, and the answers where there are any, are in {path}."
+    ),
+    "gate.answers": (
+        "The answers to the items below are left out; plop report --answers shows them."
+    ),
+    "gate.unkept": "The evidence of this gate was not kept, so that its answers are not known.",
+    "gate.worst": "Items of the check {check}{part} that went worst",
+    "gate.empty": "(no text)",
     "gate.checks": "Checks",
     "gate.parts": "Parts of the check {check}",
     "walk.title": "Checkpoints of the run",
@@ -262,6 +295,7 @@ TEXT: dict[str, str] = {
         "{parameters} parameters, learning rate {rate}, {steps} of {planned} steps on {rows} "
         "training rows."
     ),
+    "finetune.best": "The adapter is that of step {step}, the best on the selection rows.",
     "finetune.outcomes": "Held-out rows: base and adapter",
     "run.title": "The run, stage by stage",
     "run.line": "{stages} stages, {time} in all.",
@@ -277,6 +311,38 @@ TEXT: dict[str, str] = {
     "analysis.decisions": "What to do with each arm",
     "analysis.split": "Units by arm; they follow the split",
     "analysis.mismatch": "Units by arm; they do NOT follow the split, so the result is void",
+    "study.title": "What the study of this project found",
+    "study.about": (
+        "The project's own study trained each module type alone, and rules that choose types, on "
+        "{pairs} pairs of network and task, with {networks} networks."
+    ),
+    "study.nearest": (
+        "The nearest to this model is {network}, of the same family ({architecture}): it has "
+        "{size} parameters, this model {own}. What holds at another size is not known."
+    ),
+    "study.nearest.unsized": (
+        "The nearest to this model is {network}, of the same family ({architecture}), with {size} "
+        "parameters; the size of this model is not known."
+    ),
+    "study.none": (
+        "None of its networks is like this model ({architecture}): they are {networks}. What they "
+        "show may not hold here."
+    ),
+    "study.pooled": (
+        "Over all {pairs} pairs the mean rank correlation of score and gain is {rho} (95 % "
+        "interval {bounds}); below 0 a type with a lower score gained more."
+    ),
+    "study.unbounded": "not known, with one network",
+    "study.open": (
+        "The interval holds 0, so that the study does not show yet that the score predicts the "
+        "gain. Verify a placement before you rely on it."
+    ),
+    "study.shown": "The interval does not hold 0.",
+    "study.regret": (
+        "The regret of a rule is the share of the gain of the best type alone that it leaves; "
+        "below 0 it gains more than that type."
+    ),
+    "study.pairs": "Pairs of {network}",
     "cost.title": "Cost on {device}",
     "cost.total": "measured total",
     "cost.search": "not run: {plan}",
@@ -340,7 +406,17 @@ TEXT: dict[str, str] = {
     "column.limit": "limit",
     "column.items": "items",
     "column.part": "part",
+    "column.item": "item",
+    "column.pair": "pair",
+    "column.seeds": "seeds",
+    "column.rho": "rho of score and gain",
+    "column.regret": "regret of {rule}",
+    "column.base_answer": "answer of the base",
+    "column.adapter_answer": "answer of the adapter",
     "column.step": "step",
+    "column.first": "first",
+    "column.middle": "middle",
+    "column.last": "last",
     "column.checks": "checks",
     "column.role": "role",
     "column.control": "control",

@@ -9,6 +9,7 @@ TEXT: dict[str, str] = {
     "hours": "{hours} 時間 {minutes} 分",
     "failed": "失敗",
     "untrained": "学習なし",
+    "undecided": "判定不能",
     "word.decided": "確定",
     "word.undecided, score more data": "未確定（データを追加）",
     "word.tie": "同等",
@@ -77,6 +78,9 @@ TEXT: dict[str, str] = {
     ),
     "question.model": "{name} のどこに LoRA アダプターを置くべきか。",
     "question.gate": "アダプター {adapter} を出荷してよいか。",
+    "question.finetune": (
+        "タスク {task}（評価指標 {metric}）で、{name} のアダプターはベースより良いか。"
+    ),
     "question.experiment": "実験 {name} は何を示しているか。",
     "answer.gated": "{gate}{answer}",
     "answer.placement": (
@@ -91,6 +95,15 @@ TEXT: dict[str, str] = {
         "{types} への配置は、確認も否定もされていない。これらのファインチューニングで"
         "は対抗案と判別できない。"
     ),
+    "answer.finetune.improved": (
+        "学習に使っていない行では、{metric} でアダプターがベースより良い。"
+        "このページにはゲートの判定がない。"
+    ),
+    "answer.finetune.worse": ("学習に使っていない行では、{metric} でアダプターがベースより悪い。"),
+    "answer.finetune.inconclusive": (
+        "学習に使っていない行では、{metric} でアダプターとベースの差を確認できない。"
+    ),
+    "answer.run": "この実行の答えはまだ出ていない。",
     "answer.ship": "実験群 {arm} を採用する。",
     "answer.stop": "実験を中止する。採用できる実験群はない。",
     "answer.continue": "実験を継続する。まだ決まっていない。",
@@ -223,6 +236,15 @@ TEXT: dict[str, str] = {
     ),
     "verification.arms": "各案の結果と、ファインチューニングなしの結果",
     "verification.forgetting": "一般テキスト（{source}）での損失の増加（nat/トークン）",
+    "curves.title": "学習曲線：ステップごとの{quantity}（シードごとに 1 本の線）",
+    "curves.alt": "アーム {arms} のステップごとの{quantity}。アームごとに図を分けている。",
+    "curves.none": "この記録に学習曲線はない。以前の版では記録していなかった。",
+    "curves.training": "学習中の{quantity}",
+    "curves.selection": "選択用の行での損失",
+    "curves.final.title": "学習曲線",
+    "curves.final.alt": "全 {steps} ステップの損失を {points} 点で示す。",
+    "quantity.loss": "損失",
+    "quantity.reward": "報酬",
     "tuning.title": "チューニング",
     "tuning.improved": "{chosen} は既定値 {default} より良い。",
     "tuning.stands": "既定値 {default} より良いと示された候補はない。",
@@ -246,7 +268,13 @@ TEXT: dict[str, str] = {
         "判定に必要なデータが足りない。検査 {total} 件のうち合格していないもの：{checks}。"
     ),
     "gate.against": "同じ項目で {base} と比較した。境界は片側。",
-    "gate.evidence": "不合格のものを含む全項目の値は {path} にある。",
+    "gate.evidence": "全項目の値と、回答があるものはその回答が {path} にある。",
+    "gate.answers": (
+        "下の項目への回答は省いてある。plop report --answers を指定すると表示される。"
+    ),
+    "gate.unkept": "この判定の証拠ファイルは保存されていないため、回答は分からない。",
+    "gate.worst": "検査 {check}{part} で最も悪化した項目",
+    "gate.empty": "（文字なし）",
     "gate.checks": "検査",
     "gate.parts": "検査 {check} の内訳",
     "walk.title": "学習のチェックポイント",
@@ -256,6 +284,7 @@ TEXT: dict[str, str] = {
         "パラメーター {parameters}、学習率 {rate}、{planned} ステップ中 {steps} ステップ、"
         "訓練データ {rows} 行。"
     ),
+    "finetune.best": "アダプターは、選択用の行で最良だったステップ {step} のものである。",
     "finetune.outcomes": "評価データでのベースとアダプター",
     "run.title": "実行の各段階",
     "run.line": "{stages} 段階、合計 {time}。",
@@ -271,6 +300,40 @@ TEXT: dict[str, str] = {
     "analysis.decisions": "各実験群の扱い",
     "analysis.split": "実験群ごとの単位数（割り付け比率に一致）",
     "analysis.mismatch": "実験群ごとの単位数（割り付け比率に一致せず、結果は無効）",
+    "study.title": "本プロジェクトの調査で分かったこと",
+    "study.about": (
+        "本プロジェクトの調査では、ネットワークとタスクの組 {pairs} 件"
+        "（ネットワークは {networks} 種類）で、"
+        "各モジュール型を単独で、また型を選ぶ各規則を学習した。"
+    ),
+    "study.nearest": (
+        "このモデルに最も近いのは同じ系統（{architecture}）の {network} である。"
+        "パラメーター数は {size}、このモデルは {own} である。"
+        "規模が違うときに同じことが言えるかは分からない。"
+    ),
+    "study.nearest.unsized": (
+        "このモデルに最も近いのは同じ系統（{architecture}）の {network} である。"
+        "パラメーター数は {size}、このモデルの規模は分からない。"
+    ),
+    "study.none": (
+        "このモデル（{architecture}）に似たネットワークは調査にない。"
+        "調査したのは {networks} であり、その結果がここで成り立つとは限らない。"
+    ),
+    "study.pooled": (
+        "全 {pairs} 件で、スコアと改善量の順位相関の平均は {rho}（95 % 区間 {bounds}）である。"
+        "0 を下回れば、スコアの低い型ほど改善が大きい。"
+    ),
+    "study.unbounded": "ネットワークが 1 種類のため不明",
+    "study.open": (
+        "区間が 0 を含むため、スコアが改善量を予測するとはまだ示されていない。"
+        "配置は検証してから使うこと。"
+    ),
+    "study.shown": "区間は 0 を含まない。",
+    "study.regret": (
+        "規則のリグレットは、最良の型を単独で学習したときの改善のうち、規則が取り逃がす割合である。"
+        "0 を下回れば、その型より改善が大きい。"
+    ),
+    "study.pairs": "{network} の組",
     "cost.title": "コスト（{device}）",
     "cost.total": "実測の合計",
     "cost.search": "未実行：{plan}",
@@ -333,7 +396,17 @@ TEXT: dict[str, str] = {
     "column.limit": "限度",
     "column.items": "項目数",
     "column.part": "内訳",
+    "column.item": "項目",
+    "column.pair": "組",
+    "column.seeds": "シード数",
+    "column.rho": "スコアと改善量の相関",
+    "column.regret": "{rule} のリグレット",
+    "column.base_answer": "ベースの回答",
+    "column.adapter_answer": "アダプターの回答",
     "column.step": "ステップ",
+    "column.first": "最初",
+    "column.middle": "中間",
+    "column.last": "最後",
     "column.checks": "検査",
     "column.role": "役割",
     "column.control": "対照群",

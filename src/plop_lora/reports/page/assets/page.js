@@ -34,7 +34,12 @@
   };
 
   function expanded(spec) {
-    const matrix = spec.data?.matrix;
+    const {matrix, lines} = spec.data ?? {};
+    if (lines) {
+      const values = lines.lines.flatMap(({panel, name, points}) => points.map(([at, value]) =>
+        ({panel: lines.panels[panel], order: panel, name, at, value})));
+      return {...spec, data: {values}};
+    }
     if (!matrix) return spec;
     const values = [];
     matrix.layers.forEach((layer, row) => matrix.types.forEach((type, column) => {
@@ -77,10 +82,18 @@
 
   const views = new Map();
 
+  const [AXIS, SPACE] = [50, 24];  // pixels before the first small drawing, and beside each
+
+  function columnsOf(place, spec) {
+    return Math.max(1, Math.floor((place.clientWidth - AXIS) / (spec.spec.width + SPACE)));
+  }
+
   async function draw(place) {
     const {spec, canvas} = data.figures[place.dataset.figure];
     const fit = spec.width === 'container' ? {autosize: {type: 'fit-x', contains: 'padding'}} : {};
-    const full = {...expanded(spec), ...fit, config: CONFIG};
+    const side = spec.facet ? {columns: columnsOf(place, spec)} : {};
+    const full = {...expanded(spec), ...fit, ...side, config: CONFIG};
+    if (spec.facet) place.dataset.columns = side.columns;
     views.get(place)?.finalize();
     place.replaceChildren();
     const renderer = canvas ? 'canvas' : 'svg';
@@ -101,11 +114,14 @@
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => places
     .filter((place) => data.figures[place.dataset.figure].canvas).forEach(draw));
   addEventListener('resize', () => views.forEach((view, place) => {
-    if (data.figures[place.dataset.figure].spec.width === 'container') {
+    const {spec} = data.figures[place.dataset.figure];
+    if (spec.width === 'container') {
       view.width(view.container().clientWidth).runAsync();
+    } else if (spec.facet && columnsOf(place, spec) !== Number(place.dataset.columns)) {
+      draw(place);
     }
   }));
-  addEventListener('beforeprint', () => root.querySelectorAll('figure details')
+  addEventListener('beforeprint', () => root.querySelectorAll('figure details, .fold')
     .forEach((details) => { details.open = true; }));
   root.querySelectorAll('nav a').forEach((link) => link.addEventListener('click', (event) => {
     event.preventDefault();

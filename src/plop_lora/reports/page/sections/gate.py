@@ -1,4 +1,4 @@
-"""The section of a gate: its checks, the parts that fail, and where the values of the items are."""
+"""The section of a gate: its checks, the parts that fail, and the items that went worst."""
 
 from __future__ import annotations
 
@@ -11,25 +11,41 @@ from plop_lora.records.gate import (
     CheckVerdict,
     Measured,
 )
-from plop_lora.reports.page.blocks import SIGNS, DataTable, Section, Tone
+from plop_lora.reports.gate import MOST_ITEMS
+from plop_lora.reports.page.answers import Answers
+from plop_lora.reports.page.blocks import SIGNS, DataTable, Fold, Section, Tone
 from plop_lora.reports.rows import short_name
 from plop_lora.reports.text import Text, number
 
 TONES = {PASS: Tone.GOOD, FAIL: Tone.BAD, NOT_ENOUGH_DATA: Tone.OPEN}
 """Verdict of a check → its tone."""
+LONGEST_ANSWER = 240
+"""The most characters of an answer that are shown."""
 
 
-def gate_section(record: GateVerdict, words: Text, position: int = 1) -> Section:
-    """Return the checks of a verdict; `position` tells several verdicts apart."""
+def gate_section(
+    record: GateVerdict, words: Text, position: int = 1, answers: Answers | None = None
+) -> Section:
+    """Return the checks of a verdict.
+
+    Args:
+        record: The verdict.
+        words: Words of the page.
+        position: Number that tells several verdicts apart.
+        answers: The answers to the worst items; None shows no answers.
+    """
     tables = [_checks(record, words)]
     for check in record.checks:
         tables += [_parts(check, words)] if check.parts else []
+        tables += [_worst(record, check, words, answers or {})] if check.worst_items else []
     lines = [
         gate_sentence(record, words),
         words("gate.against", base=short_name(record.reference or record.base)),
     ]
     if record.evidence is not None:
         lines.append(words("gate.evidence", path=record.evidence))
+    if any(check.worst_items for check in record.checks):
+        lines += _about_answers(record, words, asked=answers is not None)
     return Section(
         name=f"gate-{position}",
         title=words("gate.title", adapter=short_name(record.adapter)),
@@ -37,6 +53,13 @@ def gate_section(record: GateVerdict, words: Text, position: int = 1) -> Section
         tables=tuple(tables),
         quotes=tuple(_quotes(record)),
     )
+
+
+def _about_answers(record: GateVerdict, words: Text, *, asked: bool) -> list[str]:
+    """Say why no answers are shown, where that is so."""
+    if not asked:
+        return [words("gate.answers")]
+    return [words("gate.unkept")] if record.evidence is None else []
 
 
 def gate_sentence(record: GateVerdict, words: Text) -> str:
@@ -124,6 +147,44 @@ def _part(part: CheckPart, words: Text) -> tuple[str, ...]:
         words.interval(part.bound_low, part.bound_high, digits=4, signed=True),
         words.count(part.items),
     )
+
+
+def _worst(record: GateVerdict, check: CheckResult, words: Text, answers: Answers) -> DataTable:
+    """Return the items of a check that went worst, with their answers where they are known."""
+    keys = [(record.measurement, item.suite, item.index) for item in check.worst_items]
+    texts = [answers.get(key) for key in keys]
+    answered = any(text is not None for text in texts)
+    columns = ["item", "base", "adapter", "difference"]
+    columns += ["base_answer", "adapter_answer"] if answered else []
+    cells = [
+        (
+            item.name,
+            words("undecided") if item.base is None else number(item.base, 4),
+            words("undecided") if item.adapter is None else number(item.adapter, 4),
+            number(item.difference, 4, signed=True),
+        )
+        for item in check.worst_items
+    ]
+    rows = [
+        (*row, *(_shortened(side, words) for side in text or ("", ""))) if answered else row
+        for row, text in zip(cells, texts, strict=True)
+    ]
+    return DataTable(
+        caption=words("gate.worst", check=check.check, part=f" ({check.part})" * bool(check.part)),
+        columns=tuple(words(f"column.{name}") for name in columns),
+        rows=tuple(rows),
+        numeric=(False, True, True, True, False, False)[: len(columns)],
+        fold=Fold.OPEN if check.verdict is FAIL else Fold.CLOSED,
+        brief=MOST_ITEMS,
+    )
+
+
+def _shortened(answer: str, words: Text) -> str:
+    """Return the beginning of an answer on one line."""
+    line = " ".join(answer.split())
+    if not line:
+        return words("gate.empty")
+    return line if len(line) <= LONGEST_ANSWER else f"{line[:LONGEST_ANSWER].rstrip()}…"
 
 
 def _signed(verdict: CheckVerdict, words: Text) -> str:

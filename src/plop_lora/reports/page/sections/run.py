@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from plop_lora.records import Finetune, PipelineRun
 from plop_lora.reports.page.blocks import DataTable, Section
+from plop_lora.reports.page.sections.curves import finetune_curve
 from plop_lora.reports.text import Text, number
 
 
@@ -46,6 +47,8 @@ def run_section(record: PipelineRun, words: Text) -> Section:
 def finetune_section(record: Finetune, words: Text) -> Section:
     """Return what the adapter that ships reached on rows that it was not trained on."""
     columns = ("metric", "base", "adapter", "difference", "interval")
+    curve = finetune_curve(record, words)
+    best = record.best_step
     return Section(
         name="finetune",
         title=words("finetune.title"),
@@ -55,7 +58,10 @@ def finetune_section(record: Finetune, words: Text) -> Section:
                 rate=f"{record.choice.learning_rate:.2g}", steps=words.count(record.steps),
                 planned=words.count(record.planned_steps), rows=words.count(record.train_rows),
             ),
+            *(() if best is None else (words("finetune.best", step=words.count(best)),)),
+            *(() if curve else (words("curves.none"),)),
         ),
+        figures=(curve,) if curve else (),
         tables=(
             DataTable(
                 caption=words("finetune.outcomes"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from plop_lora.records import ArmResult, CostLedger, Placement, Verification
+from plop_lora.records import ArmResult, CostLedger, ModelReference, Placement, Verification
+from plop_lora.records.finetune import FinetuneVerdict
 from plop_lora.records.gate import FAIL
 from plop_lora.records.placement import GapVerdict
 from plop_lora.records.tuning import TuningVerdict
@@ -29,6 +30,9 @@ _TONES: dict[object, Tone] = {
     TuningVerdict.STANDS: Tone.GOOD,
     TuningVerdict.INCONCLUSIVE: Tone.OPEN,
     TuningVerdict.UNCONFIRMED: Tone.OPEN,
+    FinetuneVerdict.IMPROVED: Tone.GOOD,
+    FinetuneVerdict.WORSE: Tone.BAD,
+    FinetuneVerdict.INCONCLUSIVE: Tone.OPEN,
     GapVerdict.DECIDED: Tone.GOOD,
     GapVerdict.TIE: Tone.GOOD,
     GapVerdict.UNDECIDED: Tone.OPEN,
@@ -36,12 +40,22 @@ _TONES: dict[object, Tone] = {
 }
 
 
+def reference_of(found: Held) -> ModelReference | None:
+    """Return the model that the records are of, None where none describes it."""
+    records = (
+        found.scores, found.placement, found.verification, found.tuning, found.finetune,
+    )  # fmt: skip
+    return next((record.model for record in records if record is not None), None)
+
+
 def model_of(found: Held) -> str:
     """Return the name of the model, empty where no record names one."""
-    for record in (found.scores, found.placement, found.verification, found.tuning):
-        if record is not None:
-            return record.model.name
-    return found.shown_gates[0].base if found.shown_gates else ""
+    model = reference_of(found)
+    if model is not None:
+        return model.name
+    if found.shown_gates:
+        return found.shown_gates[0].base
+    return "" if found.run is None else found.run.model
 
 
 def question_of(found: Held, words: Text) -> str:
@@ -55,8 +69,16 @@ def question_of(found: Held, words: Text) -> str:
         return words("question.model", name=name)
     if found.shown_gates:
         return words("question.gate", adapter=short_name(found.shown_gates[0].adapter))
-    analysis = found.analysis
-    return words("question.experiment", name="" if analysis is None else analysis.experiment)
+    if found.finetune is not None:
+        return words(
+            "question.finetune",
+            name=name,
+            task=found.finetune.task,
+            metric=found.finetune.criterion,
+        )
+    if found.analysis is not None:
+        return words("question.experiment", name=found.analysis.experiment)
+    return words("question.model", name=name)
 
 
 def answer_of(found: Held, words: Text) -> tuple[str, Tone]:
@@ -69,7 +91,7 @@ def answer_of(found: Held, words: Text) -> tuple[str, Tone]:
 
 
 def _placed(found: Held, words: Text) -> tuple[str, Tone]:
-    """Return what the records say of the placement, or else of the gate or the experiment."""
+    """Return what the records say of the placement, or else of what came after it."""
     placement = found.shown_placement
     if found.verification is not None:
         record = found.verification
@@ -84,11 +106,16 @@ def _placed(found: Held, words: Text) -> tuple[str, Tone]:
     if found.shown_gates:
         verdict = found.shown_gates[0]
         return gate_sentence(verdict, words), GATE_TONES[verdict.verdict]
-    assert found.analysis is not None
-    winner = found.analysis.winner
-    if winner is None:
-        return words(f"answer.{found.analysis.action}"), Tone.OPEN
-    return words("answer.ship", arm=winner), Tone.GOOD
+    if found.finetune is not None:
+        made = found.finetune
+        key = f"answer.finetune.{made.verdict.name.lower()}"
+        return words(key, metric=made.criterion), _TONES[made.verdict]
+    if found.analysis is not None:
+        winner = found.analysis.winner
+        if winner is None:
+            return words(f"answer.{found.analysis.action}"), Tone.OPEN
+        return words("answer.ship", arm=winner), Tone.GOOD
+    return words("answer.run"), Tone.OPEN
 
 
 def _verified(record: Verification, words: Text) -> str:

@@ -7,6 +7,7 @@ from plop_lora.records.verification import ArmVerdict, Verdict
 from plop_lora.reports.page import figures
 from plop_lora.reports.page.blocks import DataTable, Figure, Section
 from plop_lora.reports.page.sections.costs import cost_table
+from plop_lora.reports.page.sections.curves import arm_curves
 from plop_lora.reports.text import Text, number
 
 _ANSWERS = {
@@ -18,13 +19,14 @@ _ANSWERS = {
 
 def verification_section(record: Verification, words: Text) -> Section:
     """Return the forest of the arms, the seeds, the rates, the references and the cost."""
-    drawn = [_forest(record, words), _seeds(record, words), _rates(record, words)]
+    curves = arm_curves(record, words)
+    drawn = [_forest(record, words), _seeds(record, words), _rates(record, words), curves]
     tables = [_arms(record, words), cost_table(record.cost, words)]
     tables[1:1] = [table for table in (_forgetting(record, words),) if table is not None]
     return Section(
         name="verification",
         title=words("verification.title"),
-        lines=tuple(_lines(record, words)),
+        lines=(*_lines(record, words), *(() if curves else (words("curves.none"),))),
         figures=tuple(figure for figure in drawn if figure is not None),
         tables=tuple(tables),
         quotes=(*((record.more,) if record.more else ()), *record.notes),
