@@ -96,8 +96,22 @@ def test_a_page_fits_a_phone(page, site: Path, name: str) -> None:
     for number in range(images.count()):
         image = images.nth(number)
         image.scroll_into_view_if_needed()
+        image.evaluate("each => each.decode()")
         assert image.evaluate("each => each.naturalWidth") == 360
         assert image.bounding_box()["width"] >= 330
+
+
+def test_the_front_page_shows_all_in_one_screen(browser, site: Path) -> None:
+    """On a desktop nobody has to scroll to learn what it does, what was found and what was not."""
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
+    page = context.new_page()
+    page.goto((site / "index.html").as_uri())
+    pictures = [page.locator("article img").nth(number).bounding_box() for number in range(4)]
+    assert page.locator("article img").count() == len(pictures)
+    words = page.get_by_text("That an A/B test pays off").bounding_box()
+    ends = [box["y"] + box["height"] for box in (*pictures, words)]
+    context.close()
+    assert max(ends) <= 900
 
 
 def test_the_theme_is_switched_and_the_pictures_follow(page, site: Path) -> None:

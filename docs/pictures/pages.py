@@ -15,6 +15,8 @@ FIGURES = ROOT / "docs" / "figures"
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 MARK = "<!-- verification -->"
 """The line of the tutorial below which the output of its verification stands."""
+COLUMNS = 80
+"""Width of the terminal whose output that is, which fits the page."""
 _IMAGE = re.compile(r"!\[[^]]*\]\(((?:[\w./]*/)?figures/([\w-]+)\.svg)\)")
 
 
@@ -41,7 +43,7 @@ def described(page: str, pictures: Mapping[str, Picture]) -> str:
 
 def printed(page: str) -> str:
     """Return the tutorial with the output of its verification, up to the notes."""
-    text = as_text(Verification.load(VERIFICATION)).partition("\nNote:")[0].strip()
+    text = as_text(Verification.load(VERIFICATION), COLUMNS).partition("\nNote:")[0].strip()
     before, _, rest = page.partition(MARK)
     _, _, after = rest.partition("\n```\n")
     return f"{before}{MARK}\n\n```text\n{text}\n```\n{after}"

@@ -39,17 +39,17 @@ ADAPTER = 6
 
 def block(title: str, attention: Sequence[Weight], mlp: Sequence[Weight]) -> str:
     """Return a transformer block with adapters on the chosen weights, in true proportions."""
-    drawing = Drawing(372, title)
-    drawing.line([(20, 8), (20, 318)], stroke="muted", width=2, arrow=True)
-    _part(drawing, "Self-attention", attention, top=14, height=112)
-    _part(drawing, "MLP", mlp, top=142, height=160)
-    drawing.rect(12, 334, 12, 12, fill="panel", stroke="muted")
-    drawing.text(30, 345, "frozen weight", size=MIDDLE)
-    drawing.rect(132, 334, 5, 12, fill="accent")
-    drawing.rect(139, 341, 12, 5, fill="accent")
-    drawing.text(158, 345, "LoRA adapter: the lowest NFN", size=MIDDLE)
+    drawing = Drawing(346, title)
+    drawing.line([(20, 8), (20, 296)], stroke="muted", width=2, arrow=True)
+    _part(drawing, "Self-attention", attention, top=8, height=106)
+    _part(drawing, "MLP", mlp, top=124, height=156)
+    drawing.rect(12, 306, 12, 12, fill="panel", stroke="muted")
+    drawing.text(30, 317, "frozen weight", size=MIDDLE)
+    drawing.rect(132, 306, 5, 12, fill="accent")
+    drawing.rect(139, 313, 12, 5, fill="accent")
+    drawing.text(158, 317, "LoRA adapter: the lowest NFN", size=MIDDLE)
     words = "Numbers: NFN of the type, mean over all blocks"
-    drawing.text(12, 364, words, size=SMALL, role="muted")
+    drawing.text(12, 337, words, size=SMALL, role="muted")
     return drawing.svg()
 
 
