@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
 import re
@@ -155,6 +156,11 @@ def contrast(one: str, two: str) -> float:
 def test_contrast_is_that_of_the_standard() -> None:
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
     assert contrast("#767676", "#ffffff") == pytest.approx(4.54, abs=0.01)
+
+
+def test_doctests(pictures) -> None:
+    results = [doctest.testmod(module) for module in (pictures.svg, pictures.scenes)]
+    assert all(result.attempted and not result.failed for result in results)
 
 
 def test_a_forest_plot_puts_values_and_intervals_in_their_places(pictures) -> None:

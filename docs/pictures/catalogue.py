@@ -36,6 +36,8 @@ MLP = ("gate_proj", "up_proj", "down_proj")
 RIVALS = ("plop-inverse", "all-linear", "attention", "mlp")
 """Rules that the picture of the differences compares with: the opposite, and what is usual."""
 GROWTH = ROOT / "benchmarks" / "results" / "growth-2026-11-25.md"
+DIGITS = 3
+"""Decimals of a difference."""
 WORST = 0.18
 """Regret at which a cell has its strongest colour."""
 
@@ -128,20 +130,18 @@ def responses() -> Picture:
     ]  # fmt: skip
     highest = max(value for group in groups for value in (*group.features, *group.randoms))
     svg = scenes.tokens("Responses of two weights to tokens and to noise", groups, highest * 1.04)
+    count = len(groups[0].features)
+    noise = [value for group in groups for value in group.randoms]
     said = [
         f"For {group.name} they spread from {min(group.features):.2f} to "
         f"{max(group.features):.2f} with a mean, the NFN, of {group.nfn:.2f}."
         for group in groups
     ]
-    count, spread = len(groups[0].features), [
-        value for group in groups for value in group.randoms
-    ]  # fmt: skip
     alt = (
         f"Lengths of W z for {count} tokens of the word problems and for {count} random vectors, "
-        "relative to the mean of random vectors. "
-        f"Random vectors lie around 1, between {min(spread):.2f} and {max(spread):.2f}. "
-        f"Tokens do not: {' '.join(said)}"
-    ).replace("not: For", "not. For")
+        "relative to the mean of random vectors. Random vectors lie around 1, between "
+        f"{min(noise):.2f} and {max(noise):.2f}. Tokens do not. {' '.join(said)}"
+    )
     return Picture(svg, alt)
 
 
@@ -178,26 +178,21 @@ def _verification(record: Verification, what: str) -> Picture:
         (arm for arm in record.arms if arm.difference is not None),
         key=lambda arm: -(arm.difference or 0.0),
     )
-    digits = 3
     rows = [
         forest.Row(label=arm.arm, value=arm.difference or 0.0, low=arm.low, high=arm.high)
         for arm in arms
     ]
+    difference = f"{own} minus rival" if record.higher_is_better else f"gain of {own} over rival"
     scale = forest.Scale(
-        title=f"{own} minus rival, {record.metric}; dashed: margin", left="rival better",
-        right=f"{own} better", marks=(0.0, -record.margin), digits=digits,
+        title=f"{difference}, {record.metric}; dashed: margin", left="rival better",
+        right=f"{own} better", marks=(0.0, -record.margin), digits=DIGITS,
     )  # fmt: skip
-    if not record.higher_is_better:
-        scale = forest.Scale(
-            title=f"gain of {own} over rival, {record.metric}; dashed: margin",
-            left=scale.left, right=scale.right, marks=scale.marks, digits=digits,
-        )  # fmt: skip
     panel = forest.Panel(heading="", rows=rows)
     svg = forest.forest(f"{what}: {own} against its rivals", [panel], scale)
     said = "; ".join(
-        f"{arm.arm} {signed(arm.difference or 0.0, digits)}"
+        f"{arm.arm} {signed(arm.difference or 0.0, DIGITS)}"
         + (
-            f" ({signed(arm.low, digits)} to {signed(arm.high, digits)})"
+            f" ({signed(arm.low, DIGITS)} to {signed(arm.high, DIGITS)})"
             if arm.low is not None and arm.high is not None
             else ""
         )
