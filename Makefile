@@ -80,9 +80,11 @@ evidence-run: $(DEV)
 	nice -n 19 $(BIN)/python scripts/experiments/study.py prepare $(PAIR) $(if $(GSM8K),--gsm8k $(GSM8K))
 	nice -n 19 $(BIN)/python scripts/experiments/study.py run $(PAIR) --workers 1
 
-# The tables of docs/evidence.md, and what reports show of the study, from the records that are there.
+# The tables and pictures of docs/evidence.md, and what reports show of the study, from the records
+# that are there.
 evidence: $(DEV)
 	$(BIN)/python scripts/experiments/evidence.py --page docs/evidence.md --data src/plop_lora/study/findings.json
+	$(BIN)/python docs/generate.py --pictures
 
 # SmolLM2-135M on GSM8K by `plop verify`: on two idle cores three to six hours, in a folder from which
 # the same command goes on. PLAN=1 prints what is left to run. GSM8K=DIR has that data set's two files.

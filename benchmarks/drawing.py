@@ -43,7 +43,7 @@ class Panel:
     log_up: bool = False
 
 
-class _Axis:
+class Axis:
     """From numbers to the unit interval, with ticks."""
 
     def __init__(self, values: Sequence[float], log: bool, exact: bool = False) -> None:
@@ -118,8 +118,8 @@ def draw(
 
 def _panel(panel: Panel, colours: dict[str, str], size: tuple[int, int]) -> list[str]:
     points = [point for line in panel.lines for point in line.points]
-    across = _Axis([x for x, _ in points], panel.log_across, exact=panel.log_across)
-    up = _Axis([y for _, y in points], panel.log_up)
+    across = Axis([x for x, _ in points], panel.log_across, exact=panel.log_across)
+    up = Axis([y for _, y in points], panel.log_up)
     right, bottom = size[0] - RIGHT, size[1] - BOTTOM
 
     def place(x: float, y: float) -> tuple[float, float]:

@@ -1,8 +1,9 @@
-"""Generate what the documentation says about the code: `python docs/generate.py`.
+"""Generate what the documentation says about the code: `python docs/generate.py [--pictures]`.
 
 The command-line reference comes from the help texts, that of the recipe and its JSON schema from
 its fields, the table of architectures from building, scoring, placing and exporting every family
-of the tests.
+of the tests. The pictures come from records, and so do their descriptions in the pages; with
+`--pictures` nothing else is generated.
 """
 
 from __future__ import annotations
@@ -260,7 +261,18 @@ def export_mark(placement: object, target: object) -> str:
     return "loss" if rendered.losses else "all"
 
 
+def write_pictures() -> None:
+    """Draw the pictures, and renew their descriptions."""
+    sys.path.insert(0, str(DOCS))
+    from pictures import pages
+
+    pages.write()
+
+
 if __name__ == "__main__":
+    write_pictures()
+    if sys.argv[1:] == ["--pictures"]:
+        sys.exit()
     REFERENCE.write_text(cli_page(), encoding="utf-8")
     RECIPE.write_text(recipe_page(), encoding="utf-8")
     SCHEMA.write_text(schema_file(), encoding="utf-8")

@@ -228,17 +228,22 @@ def correlation(outcome: Outcome) -> float:
 def pooled(outcomes: Sequence[Outcome]) -> Pooled:
     """Pool the correlations of several pairs."""
     found = fmean(map(correlation, outcomes))
-    networks = sorted({outcome.network for outcome in outcomes})
-    means = [
-        fmean(correlation(outcome) for outcome in outcomes if outcome.network == network)
-        for network in networks
-    ]
-    low, high = interval(means)
+    low, high = network_interval(outcomes)
     return Pooled(
         found, low, high,
         permuted(outcomes, found, key=lambda outcome: outcome.name),
         permuted(outcomes, found, key=lambda outcome: outcome.network),
     )  # fmt: skip
+
+
+def network_interval(outcomes: Sequence[Outcome]) -> tuple[float | None, float | None]:
+    """Return the interval of the mean correlation, with networks as clusters."""
+    networks = sorted({outcome.network for outcome in outcomes})
+    means = [
+        fmean(correlation(outcome) for outcome in outcomes if outcome.network == network)
+        for network in networks
+    ]
+    return interval(means)
 
 
 def interval(means: Sequence[float]) -> tuple[float | None, float | None]:

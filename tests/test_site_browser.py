@@ -1,0 +1,159 @@
+"""The site and its pictures in a browser: readable on a phone, in both themes.
+
+Needs Playwright and Debian's Chromium; without them these tests are skipped with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+FIGURES = sorted((ROOT / "docs" / "figures").glob("*.svg"))
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+PAGES = ("index.html", "tutorial/index.html", "explanation/index.html", "evidence/index.html",
+         "experiments/index.html")  # fmt: skip
+PHONE = {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
+    if not Path(CHROMIUM).is_file():
+        pytest.skip("needs Chromium: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        found = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+def build(folder: Path, **environment: str) -> Path:
+    """Build the site into a folder."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(folder)]
+    given = os.environ | {"NO_MKDOCS_2_WARNING": "1"} | environment
+    subprocess.run(command, check=True, cwd=ROOT, env=given)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    return build(tmp_path_factory.mktemp("site"), PLOP_SOURCE_URL="https://example.org/plop-lora")
+
+
+@pytest.fixture
+def page(browser) -> Iterator[Any]:
+    context = browser.new_context(viewport=PHONE, color_scheme="light")
+    yield context.new_page()
+    context.close()
+
+
+@pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.stem)
+def test_no_letters_leave_the_picture_or_meet(page, path: Path) -> None:
+    """Widths of letters are not known when a picture is drawn."""
+    page.goto(path.as_uri())
+    boxes = page.evaluate(
+        """() => [...document.querySelectorAll("text")].map(text => {
+            const box = text.getBoundingClientRect();
+            return [text.textContent, box.left, box.top, box.right, box.bottom,
+                    text.hasAttribute("transform")];
+        })"""
+    )
+    height = page.evaluate("document.documentElement.getBoundingClientRect().height")
+    assert boxes
+    outside = [
+        words for words, left, top, right, bottom, _ in boxes
+        if left < 0 or top < -2 or right > 360 or bottom > height + 2
+    ]  # fmt: skip
+    assert outside == []
+    # The boxes of turned letters hold more than the letters.
+    level = [box for box in boxes if not box[5]]
+    meeting = [
+        (one[0], two[0])
+        for place, one in enumerate(level)
+        for two in level[place + 1 :]
+        if min(one[3], two[3]) - max(one[1], two[1]) > 1
+        and min(one[4], two[4]) - max(one[2], two[2]) > 5
+    ]
+    assert meeting == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_fits_a_phone(page, site: Path, name: str) -> None:
+    """Nothing but tables and code is wider than the screen, and pictures keep their size."""
+    page.goto((site / name).as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    images = page.locator("article img[src$='.svg']")
+    assert images.count() > 0
+    for number in range(images.count()):
+        image = images.nth(number)
+        image.scroll_into_view_if_needed()
+        image.evaluate("each => each.decode()")
+        assert image.evaluate("each => each.naturalWidth") == 360
+        assert image.bounding_box()["width"] >= 330
+
+
+def test_the_front_page_shows_all_in_one_screen(browser, site: Path) -> None:
+    """On a desktop nobody has to scroll to learn what it does, what was found and what was not."""
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
+    page = context.new_page()
+    page.goto((site / "index.html").as_uri())
+    pictures = [page.locator("article img").nth(number).bounding_box() for number in range(4)]
+    assert page.locator("article img").count() == len(pictures)
+    words = page.get_by_text("That an A/B test pays off").bounding_box()
+    ends = [box["y"] + box["height"] for box in (*pictures, words)]
+    context.close()
+    assert max(ends) <= 900
+
+
+def test_the_theme_is_switched_and_the_pictures_follow(page, site: Path) -> None:
+    """On a light system, too, the pictures of the dark theme are dark."""
+    page.goto((site / "index.html").as_uri())
+    schemes = []
+    corner = {}
+    for _ in range(3):
+        scheme = page.evaluate("document.body.dataset.mdColorScheme")
+        schemes.append(scheme)
+        image = page.locator("article img").first
+        image.scroll_into_view_if_needed()
+        corner[scheme] = image.screenshot()
+        page.locator("form.md-header__option label:visible").click()
+    assert schemes == ["default", "default", "slate"]
+    assert brightness(page, corner["default"]) > 200
+    assert brightness(page, corner["slate"]) < 60
+
+
+def brightness(page: Any, image: bytes) -> float:
+    """Return the mean brightness of a screenshot, from 0 to 255."""
+    return page.evaluate(
+        """async bytes => {
+            const blob = new Blob([new Uint8Array(bytes)], {type: "image/png"});
+            const bitmap = await createImageBitmap(blob);
+            const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
+            const context = canvas.getContext("2d");
+            context.drawImage(bitmap, 0, 0);
+            const pixels = context.getImageData(0, 0, bitmap.width, bitmap.height).data;
+            let sum = 0;
+            for (let place = 0; place < pixels.length; place += 4)
+                sum += (pixels[place] + pixels[place + 1] + pixels[place + 2]) / 3;
+            return sum / (pixels.length / 4);
+        }""",
+        list(image),
+    )
+
+
+def test_the_source_is_linked_where_its_address_is_known(page, site: Path, tmp_path: Path) -> None:
+    """The address of the repository is that of whoever builds the site."""
+    page.goto((site / "index.html").as_uri())
+    link = page.locator(".md-source").first
+    assert link.get_attribute("href") == "https://example.org/plop-lora"
+    plain = build(tmp_path / "plain", PLOP_SOURCE_URL="")
+    assert "md-source" not in (plain / "index.html").read_text(encoding="utf-8")
