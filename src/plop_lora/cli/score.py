@@ -139,8 +139,8 @@ def score(
         bool,
         typer.Option(
             "--no-reference",
-            help="Do not score random tokens, which show whether the choice depends on these "
-            "texts.",
+            help="Do not score a general English text as well, which shows how much of the ranking "
+            "comes from your texts.",
             rich_help_panel=STOPPING,
         ),
     ] = False,

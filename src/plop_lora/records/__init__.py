@@ -41,6 +41,7 @@ from plop_lora.records.gate import (
     GateWalk,
     Measured,
 )
+from plop_lora.records.measurements import Agreement, Measurements, ReferenceChoice
 from plop_lora.records.placement import (
     DECIDED,
     TIE,
@@ -64,11 +65,9 @@ from plop_lora.records.scores import (
     GroupCount,
     Host,
     IndicatorScores,
-    Measurements,
     ModelReference,
     NotMeasured,
     Provenance,
-    ReferenceChoice,
     Scores,
     SiteScore,
     Stopping,
@@ -110,6 +109,7 @@ __all__ = [
     "UNSCORED",
     "Acquisition",
     "AdapterSettings",
+    "Agreement",
     "Analysis",
     "ArmDecision",
     "ArmPlan",

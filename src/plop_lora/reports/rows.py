@@ -12,6 +12,7 @@ from plop_lora.placement import default_choice
 from plop_lora.records import (
     TIE,
     UNDECIDED,
+    Agreement,
     Choice,
     Comparison,
     Gap,
@@ -143,11 +144,30 @@ def _reference_line(reference: ReferenceChoice) -> str:
         which = f"{word} types are" if number != 1 else "type is"
         return (
             f"The same {which} lowest on {reference.name}: this is a property of the model more "
-            "than of the data."
+            f"than of the data.{_share(reference.agreement)}"
         )
+    lowest = f"On {reference.name} the lowest are {', '.join(reference.chosen)}: "
+    if reference.near_tie and reference.margin is not None:
+        why = (
+            f"the types exchanged differ by {reference.margin:.3f} NFN, within the tolerance, so "
+            "this is no effect of the data"
+        )
+    else:
+        why = "the choice depends on the data"
+    return f"{lowest}{why}.{_share(reference.agreement)}"
+
+
+def _share(agreement: Agreement | None) -> str:
+    """Say how much of the ranking of the weights comes from the user's texts."""
+    if agreement is None:
+        return ""
+    low, high = agreement.share_interval
+    bounds = "" if low is None or high is None else f" ({low:.1%}–{high:.1%})"
+    types = "" if agreement.of_types is None else f"; of the types {agreement.of_types:.3f}"
     return (
-        f"On {reference.name} the lowest are {', '.join(reference.chosen)}: the choice depends on "
-        "the data."
+        f" Your texts explain {agreement.share:.1%}{bounds} of the ranking of "
+        f"{plural(agreement.weights, 'weight')} (rank correlation "
+        f"{agreement.correlation:.3f}{types})."
     )
 
 

@@ -40,7 +40,7 @@ from plop_lora.scoring.measurement.collect import Measured
 from plop_lora.scoring.measurement.settings import MeasurementSettings
 from plop_lora.scoring.progress import progress_bar
 from plop_lora.scoring.provenance import provenance_of
-from plop_lora.scoring.reference import random_batches, references_of
+from plop_lora.scoring.reference import not_finite, reference_batches, references_of
 from plop_lora.scoring.site_checks import check_sites
 from plop_lora.scoring.sites.find import Site, find_sites
 from plop_lora.scoring.stopping import StopRule, check_top, stopping_of
@@ -123,10 +123,10 @@ def score(
     found, check_notes = check_sites(loaded, found, given.batches, asked=bool(asked.include))
     stop_rule = StopRule(found.sites, StopSettings(asked.top, asked.tolerance))
     total = sum(len(batch.names) for batch in given.batches)
-    random = random_batches(given.batches, loaded, tokenizer, asked.seed) if asked.reference else ()
+    reference = reference_batches(given.batches, loaded, tokenizer, asked)
     with progress_bar(total, progress and processes.first) as advance:
-        measured, by_chance = measure_with_controls(
-            chosen, found.sites, given, random, processes,
+        measured, beside = measure_with_controls(
+            chosen, found.sites, given, reference.batches, processes,
             enough=stop_rule if asked.stop == ADAPTIVE else None, advance=advance,
         )  # fmt: skip
     provenance = provenance_of(
@@ -138,8 +138,9 @@ def score(
         _described(loaded, name, origin), found, measured, provenance,
         stopping_of(stop_rule, asked.stop, measured, total, given.groups),
         (*given.notes, *check_notes, *measured.notes, *_slow(loaded),
-         *_of_tokenizer(name, origin, tokenizer)),
-        references_of(stop_rule, measured, by_chance),
+         *_of_tokenizer(name, origin, tokenizer), *reference.notes,
+         *([not_finite()] if reference.batches and beside is None else [])),
+        references_of(stop_rule, measured, beside, asked.seed),
     )  # fmt: skip
     return with_indicators(scores, job.further, found.sites, measured)
 

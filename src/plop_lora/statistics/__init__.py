@@ -40,6 +40,7 @@ from plop_lora.statistics.paired import (
     holm,
     paired_interval,
 )
+from plop_lora.statistics.ranks import RankCorrelation, rank_correlation
 from plop_lora.statistics.sample_ratio import chi_square_p, sequential_split_p
 from plop_lora.statistics.sequential import looks, nominal_levels
 
@@ -55,6 +56,7 @@ __all__ = [
     "Estimate",
     "Interval",
     "JudgeAccuracy",
+    "RankCorrelation",
     "SeedVariance",
     "SeedVariances",
     "Welch",
@@ -74,6 +76,7 @@ __all__ = [
     "paired_difference",
     "paired_interval",
     "paired_share_difference",
+    "rank_correlation",
     "ratio_estimate",
     "seed_variances",
     "sequential_margin",
