@@ -25,7 +25,7 @@ from plop_lora.data.lines import STDIN
 from plop_lora.data.reading import open_rows
 from plop_lora.data.texts import NoTemplateError
 from plop_lora.errors import UsageError
-from plop_lora.indicators import recorded_indicator
+from plop_lora.indicators import recorded_indicators
 from plop_lora.models.folders import check_reach, expanded, model_name
 from plop_lora.models.gguf import check_engine, locate, path_of, read_header
 from plop_lora.models.origin import Origin
@@ -123,7 +123,7 @@ def score(
         list[str] | None,
         typer.Option(
             help="A further indicator to record beside NFN in the same forward pass: "
-            "response-gain, rank-of-weights or parameter-share. Repeatable.",
+            "response-gain, rank-of-weights, parameter-share or contrast. Repeatable.",
             autocompletion=among(indicators),
             rich_help_panel=MODEL,
         ),
@@ -241,8 +241,7 @@ def _asked(
         denominator=asked.denominator, dtype=asked.dtype, stop=asked.stop, engine=asked.engine,
         device=asked.device,
     )  # fmt: skip
-    for name in asked.indicators:
-        recorded_indicator(name)
+    recorded_indicators(asked.indicators, reference=asked.reference)
     return asked
 
 

@@ -1,16 +1,26 @@
 """Indicators by which module types are ranked: NFN and alternatives. Does not import torch."""
 
 from plop_lora.indicators.estimates import estimator
-from plop_lora.indicators.kinds import FeatureRows, OfFeatures, OfModels, OfRecords, OfWeights
+from plop_lora.indicators.kinds import (
+    FeatureRows,
+    OfFeatures,
+    OfModels,
+    OfRecords,
+    OfReferences,
+    OfWeights,
+)
 from plop_lora.indicators.registry import (
+    CONTRAST,
     INDICATORS,
     NFN,
     Indicator,
     find_indicator,
     recorded_indicator,
+    recorded_indicators,
 )
 
 __all__ = [
+    "CONTRAST",
     "INDICATORS",
     "NFN",
     "FeatureRows",
@@ -18,8 +28,10 @@ __all__ = [
     "OfFeatures",
     "OfModels",
     "OfRecords",
+    "OfReferences",
     "OfWeights",
     "estimator",
     "find_indicator",
     "recorded_indicator",
+    "recorded_indicators",
 ]

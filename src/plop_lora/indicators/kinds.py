@@ -1,8 +1,9 @@
-"""The four ways in which an indicator is measured, and their inputs. Does not import torch.
+"""The five ways in which an indicator is measured, and their inputs. Does not import torch.
 
 While `score` runs the model, an indicator of features receives the rows of each call of a module,
 and an indicator of weights receives each weight once. An indicator of records receives a record of
-scores. An indicator of models receives, from `verify`, the model to be trained and batches.
+scores, and one of references a record that compares the user's texts with general text. An
+indicator of models receives, from `verify`, the model to be trained and batches.
 
 Shape letters: N rows (tokens), O out, I in.
 """
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from plop_lora.records import Host, Scores
+from plop_lora.statistics import Estimate
 
 if TYPE_CHECKING:
     import torch
@@ -91,6 +93,19 @@ class OfRecords:
     per_site: Callable[[Scores], Sequence[float]]
 
 
+@dataclass(frozen=True, slots=True)
+class OfReferences:
+    """An indicator that compares the user's texts with the general text of a record of scores.
+
+    Attributes:
+        estimate: Function that returns the estimate for some indices of `Scores.sites`, None if
+            none of these sites has a value. It raises a UsageError if the record holds no general
+            text.
+    """
+
+    estimate: Callable[[Scores, Sequence[int]], Estimate | None]
+
+
 Select = Callable[["nn.Module", Sequence[Inputs], Sequence[Host], int], dict[str, float]]
 
 
@@ -111,4 +126,4 @@ class OfModels:
     are_ranks: bool = False
 
 
-Measure = OfFeatures | OfWeights | OfRecords | OfModels
+Measure = OfFeatures | OfWeights | OfRecords | OfReferences | OfModels

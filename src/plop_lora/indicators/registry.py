@@ -7,17 +7,27 @@ which end of the order the types are taken. Does not import torch: measures impo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from plop_lora.errors import UsageError
+from plop_lora.indicators.contrast import contrast
 from plop_lora.indicators.eva import eva_ranks
 from plop_lora.indicators.gradient import gradient_norms
 from plop_lora.indicators.kappatune import kappa_order
-from plop_lora.indicators.kinds import Measure, OfFeatures, OfModels, OfRecords, OfWeights
+from plop_lora.indicators.kinds import (
+    Measure,
+    OfFeatures,
+    OfModels,
+    OfRecords,
+    OfReferences,
+    OfWeights,
+)
 from plop_lora.indicators.scored import effective_rank, nfn, parameter_share, response_gain
 from plop_lora.options import check_word
 
 NFN = "nfn"
+CONTRAST = "contrast"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +42,7 @@ class Indicator:
         lower_first: Whether the types with the lowest values are adapted first.
         needs: Inputs of the measure.
         memory: Memory that the measure needs in addition to the model.
-        measure: Measure, of one of the four kinds in `kinds`.
+        measure: Measure, of one of the kinds in `kinds`.
     """
 
     name: str
@@ -99,6 +109,17 @@ INDICATORS: dict[str, Indicator] = {
             measure=OfRecords(parameter_share),
         ),
         Indicator(
+            name=CONTRAST,
+            title="contrast",
+            description="log NFN on the texts minus log NFN on general text, lowest first",
+            source="a baseline of this project: PLoP's rule with the model's part of NFN removed; "
+            "no study has tested it",
+            lower_first=True,
+            needs="a reference",
+            memory="nothing",
+            measure=OfReferences(contrast),
+        ),
+        Indicator(
             name="gradient",
             title="gradient",
             description="the norm of the loss's gradient in one batch, highest first",
@@ -160,3 +181,23 @@ def recorded_indicator(name: str) -> Indicator:
             f"trained: plop verify --arms {name}. Scores can hold: {', '.join(recorded)}."
         )
     return row
+
+
+def recorded_indicators(names: Sequence[str], *, reference: bool) -> tuple[Indicator, ...]:
+    """Return the indicators to record beside NFN, each once; NFN itself is always recorded.
+
+    Args:
+        names: Names of indicators.
+        reference: Whether general text is scored as well.
+
+    Raises:
+        UsageError: A name is unknown, or its indicator cannot be recorded in such a run.
+    """
+    rows = [recorded_indicator(name) for name in dict.fromkeys(names)]
+    for row in rows:
+        if isinstance(row.measure, OfReferences) and not reference:
+            raise UsageError(
+                f"The indicator {row.name!r} compares your texts with general text. Leave out "
+                "--no-reference (in a recipe, reference: false), or the indicator."
+            )
+    return tuple(row for row in rows if row.name != NFN)

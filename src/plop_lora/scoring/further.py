@@ -9,12 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from plop_lora.indicators import Indicator, OfRecords
+from plop_lora.indicators import Indicator, OfRecords, OfReferences, estimator
 from plop_lora.records import IndicatorScores, Scores, TypeValue
 from plop_lora.scoring.assemble import added_up, rounded
 from plop_lora.scoring.measurement.collect import Measured
 from plop_lora.scoring.sites.find import Site
-from plop_lora.statistics import indicator_estimate
 
 
 def with_indicators(
@@ -32,9 +31,22 @@ def with_indicators(
         return scores
     positions = {site.name: index for index, site in enumerate(sites)}
     usable = [positions[site.name] for site in scores.sites]
-    recorded = tuple(_recorded(row, scores, usable, measured) for row in further)
-    notes = [note for held in recorded for note in _unread(held, scores)]
+    known, notes = _computable(further, scores)
+    recorded = tuple(_recorded(row, scores, usable, measured) for row in known)
+    notes += [
+        note
+        for row, held in zip(known, recorded, strict=True)
+        for note in _without(row, held, scores)
+    ]
     return replace(scores, indicators=recorded, notes=(*scores.notes, *notes))
+
+
+def _computable(further: Sequence[Indicator], scores: Scores) -> tuple[list[Indicator], list[str]]:
+    """Return the indicators that this record can hold, and a note on the others."""
+    compared = any(one.measurements is not None for one in scores.references)
+    absent = [row for row in further if isinstance(row.measure, OfReferences) and not compared]
+    notes = [f"{row.name} was not recorded, because no general text was scored" for row in absent]
+    return [row for row in further if row not in absent], notes
 
 
 def _recorded(
@@ -51,6 +63,9 @@ def _recorded(
         numbers = measured.weights[row.name]
         known = [numbers.get(site.name) for site in scores.sites]
         values = [None if one is None else fmean(one) for one in known]
+    elif isinstance(row.measure, OfReferences):
+        estimates = (row.measure.estimate(scores, [index]) for index in range(len(usable)))
+        values = [None if estimate is None else estimate.value for estimate in estimates]
     else:
         assert isinstance(row.measure, OfRecords)
         values = row.measure.per_site(scores)
@@ -59,21 +74,24 @@ def _recorded(
 
 
 def _type_values(row: Indicator, held: IndicatorScores, scores: Scores) -> tuple[TypeValue, ...]:
+    estimate_of = estimator(replace(scores, indicators=(held,)), row)
     found = []
     for name in scores.type_names():
         indices = [index for index, site in enumerate(scores.sites) if site.type == name]
-        estimate = indicator_estimate(scores.measurements, held, indices)
+        estimate = estimate_of(indices)
         if estimate is not None:
             found.append(TypeValue(name, estimate.value, *estimate.interval()))
     return tuple(sorted(found, key=lambda one: (row.first(one.value), one.type)))
 
 
-def _unread(held: IndicatorScores, scores: Scores) -> Iterator[str]:
-    """Yield a note with the types in which an indicator of weights could not read a weight."""
+def _without(row: Indicator, held: IndicatorScores, scores: Scores) -> Iterator[str]:
+    """Yield a note with the types in which an indicator has no value for a weight."""
     pairs = zip(scores.sites, held.values, strict=True)
     types = dict.fromkeys(site.type for site, value in pairs if value is None)
     if types:
-        yield (
-            f"{held.indicator} is missing where a weight cannot be read, as a quantised one: "
-            f"{', '.join(types)}"
+        why = (
+            "general text gave a weight no token"
+            if isinstance(row.measure, OfReferences)
+            else "a weight cannot be read, as a quantised one"
         )
+        yield f"{held.indicator} is missing where {why}: {', '.join(types)}"

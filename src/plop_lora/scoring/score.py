@@ -13,7 +13,7 @@ from torch import nn
 from plop_lora.data.batches import ready_batches
 from plop_lora.data.documents import Documents
 from plop_lora.errors import ModelError, UsageError
-from plop_lora.indicators import NFN, Indicator, recorded_indicator
+from plop_lora.indicators import recorded_indicators
 from plop_lora.models.devices import slow_dtype
 from plop_lora.models.folders import expanded, model_name
 from plop_lora.models.gguf import locate, path_of, read_header, tokenizer_notes
@@ -107,9 +107,10 @@ def score(
         device=asked.device,
     )  # fmt: skip
     name, origin = _named(model, asked)
+    further = recorded_indicators(asked.indicators, reference=asked.reference)
     job = MeasurementSettings(
         name, asked.device, asked.dtype, asked.include, asked.exclude, asked.denominator,
-        asked.seed, asked.cache, origin, _further(asked.indicators),
+        asked.seed, asked.cache, origin, further,
     )  # fmt: skip
     chosen = engine_for(
         model if isinstance(model, nn.Module) else str(name), job,
@@ -193,12 +194,6 @@ def _inputs(
         shuffle_seed=asked.seed if asked.stop == ADAPTIVE else None,
     )  # fmt: skip
     return given, tokenizer
-
-
-def _further(names: Sequence[str]) -> tuple[Indicator, ...]:
-    """Return the indicators to record in addition to NFN, which is always recorded."""
-    rows = (recorded_indicator(name) for name in dict.fromkeys(names))
-    return tuple(row for row in rows if row.name != NFN)
 
 
 def _tokenizer(
