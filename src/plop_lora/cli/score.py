@@ -122,8 +122,10 @@ def score(
     indicator: Annotated[
         list[str] | None,
         typer.Option(
-            help="A further indicator to record beside NFN in the same forward pass: "
-            "response-gain, rank-of-weights, parameter-share or contrast. Repeatable.",
+            help="A further indicator to record beside NFN in the same forward pass: contrast, "
+            "depth, log-condition, mean-share, nfn-special-tokens, parameter-share, "
+            "rank-of-inputs, rank-of-outputs, rank-of-weights, response-gain, stable-rank or "
+            "token-spread. Repeatable.",
             autocompletion=among(indicators),
             rich_help_panel=MODEL,
         ),

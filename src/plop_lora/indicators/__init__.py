@@ -3,6 +3,7 @@
 from plop_lora.indicators.estimates import estimator
 from plop_lora.indicators.kinds import (
     FeatureRows,
+    NotComputableError,
     OfFeatures,
     OfModels,
     OfRecords,
@@ -25,6 +26,7 @@ __all__ = [
     "NFN",
     "FeatureRows",
     "Indicator",
+    "NotComputableError",
     "OfFeatures",
     "OfModels",
     "OfRecords",

@@ -27,12 +27,20 @@ IGNORED = -100
 """Label of a token that the loss ignores."""
 
 
+class NotComputableError(Exception):
+    """An indicator has no value for a site; the text says why, as in `it is singular`.
+
+    The site then has no value of this indicator. Other sites and other indicators keep theirs.
+    """
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureRows:
     """One call of a site: N rows of features z, and of their products W z.
 
     A row is a token, or a token at one of its experts. Values that are expensive to compute are
-    functions, which only the indicators that need them call.
+    functions, which only the indicators that need them call. They raise a NotComputableError where
+    the site does not have them.
 
     Attributes:
         output_norms_N: ||W z|| of each row, without the bias, in float32.
@@ -44,6 +52,11 @@ class FeatureRows:
         out_features: Width of W z.
         products: Function that returns W z without the bias, as a new float32 tensor [N, O].
         sequences: Function that returns the index of the sequence of each row in the batch, [N].
+        grid: Numbers B and T if the rows are T places of B sequences, one sequence after the
+            other; None if they are routed to experts.
+        inputs: Function that returns z, as a float32 tensor [N, I] that must not be changed.
+        read: Function that returns whether each row is a token that the model reads, [N]. These are
+            the rows that may count, and the special tokens around a text.
     """
 
     output_norms_N: torch.Tensor
@@ -54,6 +67,9 @@ class FeatureRows:
     out_features: int
     products: Callable[[], torch.Tensor]
     sequences: Callable[[], torch.Tensor]
+    grid: tuple[int, int] | None
+    inputs: Callable[[], torch.Tensor]
+    read: Callable[[], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +79,8 @@ class OfFeatures:
     Attributes:
         per_token: Function that returns one float32 number for each row, [N], on the device of
             the rows. A number that belongs to a sequence is repeated for each of its tokens. NaN
-            or infinity in a row that counts raises an error.
+            or infinity in a row that counts raises an error. A NotComputableError leaves the site
+            without a value.
     """
 
     per_token: Callable[[FeatureRows], torch.Tensor]
@@ -76,7 +93,8 @@ class OfWeights:
     Attributes:
         per_weight: Function that returns one number for a weight [O, I] and the seed of the
             scoring. The value of a stack is the mean over its experts. A weight that cannot be
-            read, such as a quantised one, has no value.
+            read, such as a quantised one, has no value, nor has one for which the function raises
+            a NotComputableError.
     """
 
     per_weight: Callable[[torch.Tensor, int], torch.Tensor]
@@ -87,10 +105,10 @@ class OfRecords:
     """An indicator that is computed from any record of scores, also of older releases.
 
     Attributes:
-        per_site: Function that returns one number for each of `Scores.sites`.
+        per_site: Function that returns one number for each of `Scores.sites`, or None.
     """
 
-    per_site: Callable[[Scores], Sequence[float]]
+    per_site: Callable[[Scores], Sequence[float | None]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,21 @@ from plop_lora.indicators.kinds import (
     OfReferences,
     OfWeights,
 )
-from plop_lora.indicators.scored import effective_rank, nfn, parameter_share, response_gain
+from plop_lora.indicators.scored import (
+    depth,
+    effective_rank,
+    nfn,
+    parameter_share,
+    response_gain,
+)
+from plop_lora.indicators.singular_values import log_condition, stable_rank
+from plop_lora.indicators.texts import (
+    mean_direction_share,
+    nfn_with_special_tokens,
+    rank_of_inputs,
+    rank_of_outputs,
+    token_spread,
+)
 from plop_lora.options import check_word
 
 NFN = "nfn"
@@ -88,6 +102,58 @@ INDICATORS: dict[str, Indicator] = {
             measure=OfFeatures(response_gain),
         ),
         Indicator(
+            name="nfn-special-tokens",
+            title="NFN, all tokens",
+            description="NFN over all tokens of a text, also the special ones, lowest first",
+            source="PLoP, whose code counts them, https://arxiv.org/abs/2506.20629",
+            lower_first=True,
+            needs="features",
+            memory="one number per token of a batch",
+            measure=OfFeatures(nfn_with_special_tokens),
+        ),
+        Indicator(
+            name="token-spread",
+            title="spread",
+            description="the standard deviation of NFN over the tokens of a text, lowest first",
+            source="a baseline: how far NFN is a property of single tokens",
+            lower_first=True,
+            needs="features",
+            memory="one number per token of a batch",
+            measure=OfFeatures(token_spread),
+        ),
+        Indicator(
+            name="mean-share",
+            title="mean share",
+            description="the share of a text's mean input in the output, ||Wm||² / mean ||Wz||², "
+            "lowest first",
+            source="a baseline: the features of language models share a direction, "
+            "https://arxiv.org/abs/1909.00512",
+            lower_first=True,
+            needs="features",
+            memory="a float32 copy of the output of one call",
+            measure=OfFeatures(mean_direction_share),
+        ),
+        Indicator(
+            name="rank-of-inputs",
+            title="rank of z",
+            description="the effective rank of the directions of a text's inputs, highest first",
+            source="a baseline: the participation ratio of their second moment",
+            lower_first=False,
+            needs="features",
+            memory="a float32 copy of the input of one call, and tokens × tokens of a text",
+            measure=OfFeatures(rank_of_inputs),
+        ),
+        Indicator(
+            name="rank-of-outputs",
+            title="rank of Wz",
+            description="the effective rank of the directions of a text's outputs, highest first",
+            source="a baseline: the participation ratio of their second moment",
+            lower_first=False,
+            needs="features",
+            memory="a float32 copy of the output of one call, and tokens × tokens of a text",
+            measure=OfFeatures(rank_of_outputs),
+        ),
+        Indicator(
             name="rank-of-weights",
             title="rank of W",
             description="the effective rank of the weight, (Σσ²)² / Σσ⁴, highest first",
@@ -97,6 +163,36 @@ INDICATORS: dict[str, Indicator] = {
             needs="weights",
             memory="a float32 copy of a weight whose smaller side is at most 256",
             measure=OfWeights(effective_rank),
+        ),
+        Indicator(
+            name="stable-rank",
+            title="stable rank",
+            description="the stable rank of the weight, ||W||_F² / σ_max², highest first",
+            source="a baseline that is independent of the data, https://arxiv.org/abs/math/0503442",
+            lower_first=False,
+            needs="weights",
+            memory="a float32 copy of one weight",
+            measure=OfWeights(stable_rank),
+        ),
+        Indicator(
+            name="log-condition",
+            title="log κ",
+            description="the logarithm of the condition number of the weight, lowest first",
+            source="KappaTune, arXiv 2506.16289, https://arxiv.org/abs/2506.16289",
+            lower_first=True,
+            needs="weights",
+            memory="two float32 copies of one weight",
+            measure=OfWeights(log_condition),
+        ),
+        Indicator(
+            name="depth",
+            title="depth",
+            description="the layer as a share of the last one, highest first",
+            source="a baseline that is independent of data and weights",
+            lower_first=False,
+            needs="scores",
+            memory="nothing",
+            measure=OfRecords(depth),
         ),
         Indicator(
             name="parameter-share",

@@ -5,7 +5,8 @@ Shape letters: S sites, R rows of the measurement, N sequences.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
@@ -36,7 +37,7 @@ def with_indicators(
     notes += [
         note
         for row, held in zip(known, recorded, strict=True)
-        for note in _without(row, held, scores)
+        for note in _without(row, held, scores, _reasons(row, sites, measured))
     ]
     return replace(scores, indicators=recorded, notes=(*scores.notes, *notes))
 
@@ -57,12 +58,15 @@ def _recorded(
     if row.name in measured.further:
         sums_SN = added_up(measured.further[row.name], measured.starts)[usable]
         counts_SN = added_up(measured.counts_RN, measured.starts)[usable]
-        values = (sums_SN.sum(axis=1) / counts_SN.sum(axis=1)).tolist()
+        absent = measured.without.get(row.name, {})
+        means_S = sums_SN.sum(axis=1) / counts_SN.sum(axis=1)
+        pairs = zip(usable, means_S.tolist(), strict=True)
+        values = [None if index in absent else mean for index, mean in pairs]
         sums = rounded(sums_SN)
     elif row.name in measured.weights:
         numbers = measured.weights[row.name]
         known = [numbers.get(site.name) for site in scores.sites]
-        values = [None if one is None else fmean(one) for one in known]
+        values = [fmean(one) if isinstance(one, list) else None for one in known]
     elif isinstance(row.measure, OfReferences):
         estimates = (row.measure.estimate(scores, [index]) for index in range(len(usable)))
         values = [None if estimate is None else estimate.value for estimate in estimates]
@@ -84,14 +88,35 @@ def _type_values(row: Indicator, held: IndicatorScores, scores: Scores) -> tuple
     return tuple(sorted(found, key=lambda one: (row.first(one.value), one.type)))
 
 
-def _without(row: Indicator, held: IndicatorScores, scores: Scores) -> Iterator[str]:
-    """Yield a note with the types in which an indicator has no value for a weight."""
-    pairs = zip(scores.sites, held.values, strict=True)
-    types = dict.fromkeys(site.type for site, value in pairs if value is None)
-    if types:
-        why = (
-            "general text gave a weight no token"
-            if isinstance(row.measure, OfReferences)
-            else "a weight cannot be read, as a quantised one"
-        )
-        yield f"{held.indicator} is missing where {why}: {', '.join(types)}"
+def _without(
+    row: Indicator, held: IndicatorScores, scores: Scores, reasons: Mapping[str, str]
+) -> Iterator[str]:
+    """Yield a note for each reason why an indicator has no value, with the types concerned."""
+    types: dict[str, dict[str, None]] = defaultdict(dict)
+    for site, value in zip(scores.sites, held.values, strict=True):
+        if value is None:
+            types[reasons.get(site.name, _usual_reason(row))][site.type] = None
+    for why, names in types.items():
+        yield f"{held.indicator} is missing where {why}: {', '.join(names)}"
+
+
+def _usual_reason(row: Indicator) -> str:
+    if isinstance(row.measure, OfReferences):
+        return "general text gave a weight no token"
+    if isinstance(row.measure, OfRecords):
+        return "a weight is in no layer"
+    return "a weight cannot be read, as a quantised one"
+
+
+def _reasons(row: Indicator, sites: Sequence[Site], measured: Measured) -> dict[str, str]:
+    """Return the reasons why an indicator has no value, by the name of the site."""
+    absent = {
+        sites[index].name: f"a weight has none because {why}"
+        for index, why in measured.without.get(row.name, {}).items()
+    }
+    numbers = measured.weights.get(row.name, {})
+    return absent | {
+        site: f"a weight has none because {why}"
+        for site, why in numbers.items()
+        if isinstance(why, str)
+    }

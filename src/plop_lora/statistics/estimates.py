@@ -111,11 +111,12 @@ def indicator_estimate(
         The mean over the sites that have a value, or None if none has. The influences of an
         indicator that is independent of the data are zero.
     """
-    if indicator.sums:
-        return type_estimate(replace(measurements, sums=indicator.sums), site_indices)
-    known = [v for index in site_indices if (v := indicator.values[index]) is not None]
-    if not known:
+    seen = [index for index in site_indices if indicator.values[index] is not None]
+    if not seen:
         return None
+    if indicator.sums:
+        return type_estimate(replace(measurements, sums=indicator.sums), seen)
+    known = [value for index in seen if (value := indicator.values[index]) is not None]
     return Estimate(fmean(known), np.zeros(len(measurements.sequence_ids)))
 
 
