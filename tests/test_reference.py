@@ -55,7 +55,7 @@ def _batch(rows: int, width: int) -> Batch:
 def test_its_sequences_are_as_long_as_the_users(bundled, width: int, length: int) -> None:
     """The first tokens of a sequence have features of their own, whose share its length decides."""
     model, tokenizer = bundled
-    made = reference_batches([_batch(3, width)], model, tokenizer, ScoringSettings())
+    made = reference_batches([_batch(200, width)], model, tokenizer, ScoringSettings())
     assert made.notes == ()
     rows = sum(len(batch.names) for batch in made.batches)
     assert rows == min(max(FEWEST, -(-1024 // length)), MOST)
@@ -63,6 +63,13 @@ def test_its_sequences_are_as_long_as_the_users(bundled, width: int, length: int
     names = [name for batch in made.batches for name in batch.names]
     assert len(set(names)) == rows
     assert all(name.startswith("reference ") for name in names)
+
+
+def test_it_has_no_more_tokens_than_the_users_texts(bundled) -> None:
+    """Where a token costs seconds, a few texts would cost less than the comparison."""
+    model, tokenizer = bundled
+    made = reference_batches([_batch(25, 16)], model, tokenizer, ScoringSettings()).batches
+    assert sum(len(batch.names) for batch in made) == 25
 
 
 def test_the_settings_of_the_user_hold_for_it(bundled) -> None:
@@ -200,7 +207,7 @@ def test_the_agreement_is_that_of_the_ranks_of_the_weights(models, tokenizer, te
     scores = plop.score(model, tokenizer, texts, stop="fixed", progress=False)
     (reference,) = scores.references
     batches = reference_batches(
-        [_batch(1, round(scores.tokens / scores.sequences) * 4 // 3)], model, tokenizer,
+        [_batch(scores.sequences, 10)], model, tokenizer,
         ScoringSettings(),
     ).batches  # fmt: skip
     apart = plop.score(

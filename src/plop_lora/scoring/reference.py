@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 NAME = "general English text"
 FEWEST, MOST = 16, 32
-"""Numbers of sequences: as many as have `TOKENS` tokens, within these limits."""
+"""Numbers of sequences: as many as have `TOKENS` tokens, or as many tokens as the user's texts if
+these have fewer, within these limits."""
 TOKENS = 1024
 SHORTEST, LONGEST = 8, 128
 """Limits of the number of tokens of a sequence."""
@@ -78,8 +79,9 @@ def reference_batches(
         return _none(f"the batches hold {held}, and a text alone would be another kind of input")
     if tokenizer is None:
         return _none("ready batches need their tokenizer for it")
-    length = min(max(SHORTEST, round(_mean_length(batches))), LONGEST)
-    count = min(max(FEWEST, -(-TOKENS // length)), MOST)
+    tokens, rows = _tokens(batches), sum(len(batch.names) for batch in batches)
+    length = min(max(SHORTEST, round(tokens / rows)), LONGEST)
+    count = min(max(FEWEST, -(-min(TOKENS, tokens) // length)), MOST)
     items = tuple(map(Document, english_passages(count, CHARACTERS_PER_TOKEN * length)))
     try:
         given = tokenise(
@@ -100,14 +102,12 @@ def _none(reason: str) -> Reference:
     return Reference(notes=(f"{NAME} was not scored beside the data: {reason}",))
 
 
-def _mean_length(batches: Sequence[Batch]) -> float:
-    """Return the mean number of tokens of a sequence, in an encoder-decoder that of the encoder."""
-    rows = sum(len(batch.names) for batch in batches)
-    tokens = sum(
+def _tokens(batches: Sequence[Batch]) -> int:
+    """Return the number of tokens of some batches, in an encoder-decoder that of the encoder."""
+    return sum(
         int(batch.inputs.get(SIDES[0], torch.ones_like(batch.inputs["input_ids"])).sum())
         for batch in batches
     )
-    return tokens / rows
 
 
 def _named(batch: Batch) -> Batch:
