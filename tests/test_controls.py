@@ -67,7 +67,8 @@ def _batch(lengths: list[int]) -> dict[str, torch.Tensor]:
 
 
 def _score(model: nn.Module, batches: list[dict[str, torch.Tensor]], **options: Any) -> plop.Scores:
-    return plop.score(model, batches=batches, stop="fixed", progress=False, **options)
+    given = {"stop": "fixed", "progress": False, "reference": False} | options
+    return plop.score(model, batches=batches, **given)
 
 
 def _values(scores: plop.Scores) -> dict[str, tuple[float, int]]:
@@ -97,7 +98,7 @@ class OfPadding(nn.Module):
 def test_texts_that_change_each_other_are_told_and_go_alone(between, stop: str) -> None:
     """The shapes are those of any model, so that nothing showed; the batch size changed scores."""
     lengths = [9, 7, 5, 4]
-    together = plop.score(Reader(between), batches=[_batch(lengths)], stop=stop, progress=False)
+    together = _score(Reader(between), [_batch(lengths)], stop=stop)
     alone = _score(Reader(between), _texts(lengths))
     assert _plain(together) == _values(alone)
     told, one_at_a_time = together.notes

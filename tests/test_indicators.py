@@ -44,7 +44,11 @@ from plop_lora.verification.arm_rules import ARMS
 from plop_lora.verification.arms import make_arms
 
 TOY = "output-norm"
-RECORDED = ("response-gain", "rank-of-weights", "parameter-share")
+RECORDED = (
+    "response-gain", "nfn-special-tokens", "token-spread", "mean-share", "rank-of-inputs",
+    "rank-of-outputs", "rank-of-weights", "stable-rank", "log-condition", "depth",
+    "parameter-share",
+)  # fmt: skip
 
 
 def _row(name: str, measure: OfFeatures | OfWeights | OfRecords, *, lower_first: bool) -> Indicator:
@@ -194,7 +198,8 @@ def test_nfn_as_a_further_indicator_is_nfn(monkeypatch, tmp_path) -> None:
 def test_engines_and_processes_give_the_same(toy, name: str, tmp_path) -> None:
     """Streamed, in rounds, in shares, or all at once: every sum of every indicator is the same."""
     model = families.build(name)
-    further = tuple(INDICATORS[one] for one in (TOY, "response-gain", "rank-of-weights"))
+    names = (TOY, *(one for one in RECORDED if one not in ("depth", "parameter-share")))
+    further = tuple(INDICATORS[one] for one in names)
     settings = IndicatorSettings(further=further)
     batches = list(ready_batches([families.batch_of(name, rows=3, seed=s) for s in (1, 2)]))
     sites = find_sites(model).sites
@@ -214,8 +219,10 @@ def test_engines_and_processes_give_the_same(toy, name: str, tmp_path) -> None:
     assert streamed.engine == "stream"
     _assert_equal(whole, merge(pieces[::-1]))
     _assert_equal(whole, streamed)
-    assert set(whole.further) == {TOY, "response-gain"}
-    assert set(whole.weights["rank-of-weights"]) == {site.name for site in sites}
+    of_weights = {"rank-of-weights", "stable-rank", "log-condition"}
+    assert set(whole.further) == {*names} - of_weights
+    for indicator in of_weights:
+        assert set(whole.weights[indicator]) == {site.name for site in sites}
 
 
 def _assert_equal(one: Measured, other: Measured) -> None:
@@ -225,6 +232,7 @@ def _assert_equal(one: Measured, other: Measured) -> None:
     assert one.further.keys() == other.further.keys()
     for name, sums_RN in one.further.items():
         assert np.array_equal(sums_RN, other.further[name])
+    assert one.without == other.without
 
 
 def _waits(model: torch.nn.Module, batch: dict[str, torch.Tensor], *indicators: str) -> int:

@@ -40,7 +40,7 @@ def _padded(rows: list[torch.Tensor], *, left: bool) -> dict[str, torch.Tensor]:
 
 
 def _score(model: nn.Module, batch: dict[str, torch.Tensor]) -> plop.Scores:
-    return plop.score(model, batches=[batch], stop="fixed", progress=False)
+    return plop.score(model, batches=[batch], stop="fixed", reference=False, progress=False)
 
 
 @pytest.mark.parametrize("name", POSITIONS)

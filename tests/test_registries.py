@@ -246,7 +246,7 @@ ARM_CHECKS = (
 )  # fmt: skip
 
 
-NEEDS = ("features", "weights", "scores", "batches", "a batch with labels")
+NEEDS = ("features", "weights", "scores", "a reference", "batches", "a batch with labels")
 """What an indicator may look at."""
 
 

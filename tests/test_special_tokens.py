@@ -20,9 +20,10 @@ from plop_lora.data.batches import make_batches
 from plop_lora.data.texts import Document
 from plop_lora.data.tokens import TokenSequence, encode
 from plop_lora.errors import DataError
+from plop_lora.recipe import ScoringSettings
 from plop_lora.records import Scores
 from plop_lora.scoring.engines.in_memory import rows_of
-from plop_lora.scoring.reference import random_batches
+from plop_lora.scoring.reference import reference_batches
 
 GOLDEN = Path(__file__).parent / "golden" / "scores-1.json"
 SOURCE = Path(__file__).parents[1] / "src"
@@ -203,17 +204,24 @@ def test_a_row_alone_keeps_its_mask() -> None:
     assert batch.part(1, 2).text_masks["attention_mask"].tolist() == [[0, 1, 0, 0, 0]]
 
 
-def test_random_tokens_stand_in_place_of_the_text_only(folder: str) -> None:
-    """Random tokens without [CLS] would be another kind of input than the texts."""
-    tokenizer = _tokenizer()
+def test_the_general_text_counts_the_same_tokens(folder: str) -> None:
+    """It would be another kind of input if [CLS] counted there and not in the texts."""
+    tokenizer, model = _tokenizer(), transformers.AutoModel.from_pretrained(folder)
     made, _ = _encoded(Document("w1 w2 w3"), Document("w4"))
     batches = make_batches(made, batch_size=2, token_budget=1)
-    model = transformers.AutoModel.from_pretrained(folder)
-    (drawn,) = random_batches(batches, model, tokenizer, seed=0)
-    ids = drawn.inputs["input_ids"]
-    assert ids[:, 0].tolist() == [2, 2]
-    assert ids[0, 4] == ids[1, 2] == 3
-    assert not set(ids[drawn.text_masks["attention_mask"].bool()].tolist()) & set(MARKS.values())
+    for counted in (False, True):
+        asked = ScoringSettings(special_tokens=counted)
+        for batch in reference_batches(batches, model, tokenizer, asked).batches:
+            ids = batch.inputs["input_ids"]
+            assert ids[:, 0].tolist() == [MARKS["[CLS]"]] * len(ids)
+            assert set(ids[:, -1].tolist()) == {MARKS["[SEP]"]}
+            if counted:
+                assert batch.text_masks == {}
+            else:
+                mask = batch.text_masks["attention_mask"]
+                assert not mask[:, 0].any()
+                assert not mask[:, -1].any()
+                assert mask[:, 1:-1].all()
 
 
 @pytest.mark.slow

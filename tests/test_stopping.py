@@ -327,7 +327,7 @@ def test_longest_text_is_tried_first_and_not_counted(models) -> None:
         )
     finally:
         handle.remove()
-    # One short row is looked at before, and random tokens come last.
+    # One short row is looked at before.
     assert widths[:2] == [2, 40]
     assert max(widths[2:]) == 2
     assert scores.sequences == LEAST

@@ -25,7 +25,7 @@ from plop_lora.data.lines import STDIN
 from plop_lora.data.reading import open_rows
 from plop_lora.data.texts import NoTemplateError
 from plop_lora.errors import UsageError
-from plop_lora.indicators import recorded_indicator
+from plop_lora.indicators import recorded_indicators
 from plop_lora.models.folders import check_reach, expanded, model_name
 from plop_lora.models.gguf import check_engine, locate, path_of, read_header
 from plop_lora.models.origin import Origin
@@ -122,8 +122,10 @@ def score(
     indicator: Annotated[
         list[str] | None,
         typer.Option(
-            help="A further indicator to record beside NFN in the same forward pass: "
-            "response-gain, rank-of-weights or parameter-share. Repeatable.",
+            help="A further indicator to record beside NFN in the same forward pass: contrast, "
+            "depth, log-condition, mean-share, nfn-special-tokens, parameter-share, "
+            "rank-of-inputs, rank-of-outputs, rank-of-weights, response-gain, stable-rank or "
+            "token-spread. Repeatable.",
             autocompletion=among(indicators),
             rich_help_panel=MODEL,
         ),
@@ -139,8 +141,8 @@ def score(
         bool,
         typer.Option(
             "--no-reference",
-            help="Do not score random tokens, which show whether the choice depends on these "
-            "texts.",
+            help="Do not score a general English text as well, which shows how much of the ranking "
+            "comes from your texts.",
             rich_help_panel=STOPPING,
         ),
     ] = False,
@@ -241,8 +243,7 @@ def _asked(
         denominator=asked.denominator, dtype=asked.dtype, stop=asked.stop, engine=asked.engine,
         device=asked.device,
     )  # fmt: skip
-    for name in asked.indicators:
-        recorded_indicator(name)
+    recorded_indicators(asked.indicators, reference=asked.reference)
     return asked
 
 

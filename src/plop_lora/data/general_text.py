@@ -1,6 +1,7 @@
 """The bundled general text: English and Japanese prose, and source code, written for this project.
 
-The loss on it shows what a finetune costs elsewhere. The texts belong to no task, and their files
+The loss on it shows what a finetune costs elsewhere, and the scores on the English part what of a
+ranking comes from the user's texts. The texts belong to no task, and their files
 have a licence note beside them. No torch.
 """
 
@@ -25,9 +26,36 @@ def bundled_texts(most: int | None = None) -> list[str]:
     """
     placed = []
     for language in LANGUAGES:
-        lines = (_FOLDER / f"{language}.jsonl").read_text(encoding="utf-8").splitlines()
-        placed += [
-            ((index + 0.5) / len(lines), language, json.loads(line)["text"])
-            for index, line in enumerate(lines)
-        ]
+        texts = _texts_of(language)
+        placed += [((n + 0.5) / len(texts), language, text) for n, text in enumerate(texts)]
     return [text for *_, text in sorted(placed)][:most]
+
+
+def english_passages(count: int, characters: int) -> list[str]:
+    """Return passages of English prose, each of as many bundled texts as its length needs.
+
+    Args:
+        count: Number of passages. No text is in two of them.
+        characters: Least number of characters of a passage.
+
+    Raises:
+        ValueError: The bundled texts are too few for so many passages of that length.
+
+    >>> [len(passage) >= 400 for passage in english_passages(2, 400)]
+    [True, True]
+    """
+    texts = iter(_texts_of("english"))
+    passages = []
+    for _ in range(count):
+        passage = next(texts, "")
+        while len(passage) < characters and (following := next(texts, "")):
+            passage += f"\n{following}"
+        if len(passage) < characters:
+            raise ValueError(f"There are no {count} passages of {characters} characters.")
+        passages.append(passage)
+    return passages
+
+
+def _texts_of(language: str) -> list[str]:
+    lines = (_FOLDER / f"{language}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["text"] for line in lines]

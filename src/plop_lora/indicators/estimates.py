@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 from plop_lora.errors import UsageError
-from plop_lora.indicators.kinds import OfRecords
+from plop_lora.indicators.contrast import reference_measurements
+from plop_lora.indicators.kinds import OfRecords, OfReferences
 from plop_lora.indicators.registry import NFN, Indicator
 from plop_lora.records import IndicatorScores, Scores
 from plop_lora.statistics import Estimate, indicator_estimate, type_estimate
@@ -18,11 +20,14 @@ def estimator(scores: Scores, row: Indicator) -> Estimator:
     """Return a function that estimates an indicator over some sites of a record.
 
     Raises:
-        UsageError: The record does not hold the indicator.
+        UsageError: The record does not hold the indicator, or not the general text that it needs.
     """
     measurements = scores.measurements
     if row.name == NFN:
         return lambda indices: type_estimate(measurements, indices)
+    if isinstance(row.measure, OfReferences):
+        reference_measurements(scores)
+        return functools.partial(row.measure.estimate, scores)
     held = _held(scores, row)
     return lambda indices: indicator_estimate(measurements, held, indices)
 

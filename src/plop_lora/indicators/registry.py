@@ -7,17 +7,41 @@ which end of the order the types are taken. Does not import torch: measures impo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from plop_lora.errors import UsageError
+from plop_lora.indicators.contrast import contrast
 from plop_lora.indicators.eva import eva_ranks
 from plop_lora.indicators.gradient import gradient_norms
 from plop_lora.indicators.kappatune import kappa_order
-from plop_lora.indicators.kinds import Measure, OfFeatures, OfModels, OfRecords, OfWeights
-from plop_lora.indicators.scored import effective_rank, nfn, parameter_share, response_gain
+from plop_lora.indicators.kinds import (
+    Measure,
+    OfFeatures,
+    OfModels,
+    OfRecords,
+    OfReferences,
+    OfWeights,
+)
+from plop_lora.indicators.scored import (
+    depth,
+    effective_rank,
+    nfn,
+    parameter_share,
+    response_gain,
+)
+from plop_lora.indicators.singular_values import log_condition, stable_rank
+from plop_lora.indicators.texts import (
+    mean_direction_share,
+    nfn_with_special_tokens,
+    rank_of_inputs,
+    rank_of_outputs,
+    token_spread,
+)
 from plop_lora.options import check_word
 
 NFN = "nfn"
+CONTRAST = "contrast"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +56,7 @@ class Indicator:
         lower_first: Whether the types with the lowest values are adapted first.
         needs: Inputs of the measure.
         memory: Memory that the measure needs in addition to the model.
-        measure: Measure, of one of the four kinds in `kinds`.
+        measure: Measure, of one of the kinds in `kinds`.
     """
 
     name: str
@@ -78,6 +102,58 @@ INDICATORS: dict[str, Indicator] = {
             measure=OfFeatures(response_gain),
         ),
         Indicator(
+            name="nfn-special-tokens",
+            title="NFN, all tokens",
+            description="NFN over all tokens of a text, also the special ones, lowest first",
+            source="PLoP, whose code counts them, https://arxiv.org/abs/2506.20629",
+            lower_first=True,
+            needs="features",
+            memory="one number per token of a batch",
+            measure=OfFeatures(nfn_with_special_tokens),
+        ),
+        Indicator(
+            name="token-spread",
+            title="spread",
+            description="the standard deviation of NFN over the tokens of a text, lowest first",
+            source="a baseline: how far NFN is a property of single tokens",
+            lower_first=True,
+            needs="features",
+            memory="one number per token of a batch",
+            measure=OfFeatures(token_spread),
+        ),
+        Indicator(
+            name="mean-share",
+            title="mean share",
+            description="the share of a text's mean input in the output, ||Wm||² / mean ||Wz||², "
+            "lowest first",
+            source="a baseline: the features of language models share a direction, "
+            "https://arxiv.org/abs/1909.00512",
+            lower_first=True,
+            needs="features",
+            memory="a float32 copy of the output of one call",
+            measure=OfFeatures(mean_direction_share),
+        ),
+        Indicator(
+            name="rank-of-inputs",
+            title="rank of z",
+            description="the effective rank of the directions of a text's inputs, highest first",
+            source="a baseline: the participation ratio of their second moment",
+            lower_first=False,
+            needs="features",
+            memory="a float32 copy of the input of one call, and tokens × tokens of a text",
+            measure=OfFeatures(rank_of_inputs),
+        ),
+        Indicator(
+            name="rank-of-outputs",
+            title="rank of Wz",
+            description="the effective rank of the directions of a text's outputs, highest first",
+            source="a baseline: the participation ratio of their second moment",
+            lower_first=False,
+            needs="features",
+            memory="a float32 copy of the output of one call, and tokens × tokens of a text",
+            measure=OfFeatures(rank_of_outputs),
+        ),
+        Indicator(
             name="rank-of-weights",
             title="rank of W",
             description="the effective rank of the weight, (Σσ²)² / Σσ⁴, highest first",
@@ -89,6 +165,36 @@ INDICATORS: dict[str, Indicator] = {
             measure=OfWeights(effective_rank),
         ),
         Indicator(
+            name="stable-rank",
+            title="stable rank",
+            description="the stable rank of the weight, ||W||_F² / σ_max², highest first",
+            source="a baseline that is independent of the data, https://arxiv.org/abs/math/0503442",
+            lower_first=False,
+            needs="weights",
+            memory="a float32 copy of one weight",
+            measure=OfWeights(stable_rank),
+        ),
+        Indicator(
+            name="log-condition",
+            title="log κ",
+            description="the logarithm of the condition number of the weight, lowest first",
+            source="KappaTune, arXiv 2506.16289, https://arxiv.org/abs/2506.16289",
+            lower_first=True,
+            needs="weights",
+            memory="two float32 copies of one weight",
+            measure=OfWeights(log_condition),
+        ),
+        Indicator(
+            name="depth",
+            title="depth",
+            description="the layer as a share of the last one, highest first",
+            source="a baseline that is independent of data and weights",
+            lower_first=False,
+            needs="scores",
+            memory="nothing",
+            measure=OfRecords(depth),
+        ),
+        Indicator(
             name="parameter-share",
             title="share",
             description="a type's share of the parameters, highest first",
@@ -97,6 +203,17 @@ INDICATORS: dict[str, Indicator] = {
             needs="scores",
             memory="nothing",
             measure=OfRecords(parameter_share),
+        ),
+        Indicator(
+            name=CONTRAST,
+            title="contrast",
+            description="log NFN on the texts minus log NFN on general text, lowest first",
+            source="a baseline of this project: PLoP's rule with the model's part of NFN removed; "
+            "no study has tested it",
+            lower_first=True,
+            needs="a reference",
+            memory="nothing",
+            measure=OfReferences(contrast),
         ),
         Indicator(
             name="gradient",
@@ -160,3 +277,23 @@ def recorded_indicator(name: str) -> Indicator:
             f"trained: plop verify --arms {name}. Scores can hold: {', '.join(recorded)}."
         )
     return row
+
+
+def recorded_indicators(names: Sequence[str], *, reference: bool) -> tuple[Indicator, ...]:
+    """Return the indicators to record beside NFN, each once; NFN itself is always recorded.
+
+    Args:
+        names: Names of indicators.
+        reference: Whether general text is scored as well.
+
+    Raises:
+        UsageError: A name is unknown, or its indicator cannot be recorded in such a run.
+    """
+    rows = [recorded_indicator(name) for name in dict.fromkeys(names)]
+    for row in rows:
+        if isinstance(row.measure, OfReferences) and not reference:
+            raise UsageError(
+                f"The indicator {row.name!r} compares your texts with general text. Leave out "
+                "--no-reference (in a recipe, reference: false), or the indicator."
+            )
+    return tuple(row for row in rows if row.name != NFN)

@@ -44,6 +44,16 @@ def effective_rank(weight_OI: torch.Tensor, seed: int) -> torch.Tensor:
     return ratio.where(square != 0, square)
 
 
+def depth(scores: Scores) -> Sequence[float | None]:
+    """Return for each site its layer divided by the last one, from 0 to 1; None outside the layers.
+
+    The types whose sites stand deepest come first. It tells types apart only where they are not in
+    the same layers. Source: a baseline without data and weights. Memory: nothing.
+    """
+    last = max((site.layer for site in scores.sites if site.layer is not None), default=0)
+    return [None if site.layer is None else site.layer / max(last, 1) for site in scores.sites]
+
+
 def parameter_share(scores: Scores) -> Sequence[float]:
     """Return for each site the share of its host type in the parameters of the eligible types."""
     sizes: dict[str, int] = defaultdict(int)

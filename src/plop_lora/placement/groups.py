@@ -41,7 +41,7 @@ class Group:
 def groups_of(scores: Scores, indicator: Indicator = INDICATORS[NFN]) -> list[Group]:
     """Return the host types of a record in the indicator's order.
 
-    Ties are broken by name. Types whose weights the indicator could not read are left out.
+    Ties are broken by name. Types without a value of the indicator are left out.
 
     Raises:
         UsageError: The record does not hold the indicator.

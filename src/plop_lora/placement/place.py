@@ -78,7 +78,8 @@ def place(
     """
     scores = Scores.of(scores)
     asked = PlacementSettings.of(options, ({} if settings is None else asdict(settings)) | keys)
-    row, ranked_by = find_strategy(asked.strategy), recorded_indicator(asked.indicator)
+    row = find_strategy(asked.strategy)
+    ranked_by = _indicator_of(row, asked.indicator)
     every = groups_of(scores, ranked_by)
     eligible = [group for group in every if group.eligible]
     _check(row, eligible, asked)
@@ -116,9 +117,26 @@ def place(
         plop_version=__version__,
         settings=asked.adapters,
         notes=(*notes, *_unread(scores, every), *_clipped(hosts, asked.rank, limit)),
-        indicator=asked.indicator,
+        indicator=ranked_by.name,
         tolerance=tolerance,
     )
+
+
+def _indicator_of(row: Strategy, asked: str) -> Indicator:
+    """Return the indicator that a strategy ranks by, which is the one asked for if it has none.
+
+    Raises:
+        UsageError: There is no such indicator, or the strategy has another one.
+    """
+    given = recorded_indicator(asked)
+    if row.indicator is None:
+        return given
+    if asked not in (NFN, row.indicator):
+        raise UsageError(
+            f"The strategy {row.name!r} ranks by its own indicator. Leave out --indicator {asked}, "
+            "or give --strategy plop."
+        )
+    return recorded_indicator(row.indicator)
 
 
 def usual_top(scores: Scores) -> int:
@@ -362,11 +380,13 @@ def _untouched(scores: Scores, sites: tuple[PlacedSite, ...]) -> tuple[str, ...]
 
 
 def _unread(scores: Scores, groups: list[Group]) -> tuple[str, ...]:
-    """Return a note on the types that the indicator could not read, which are never chosen."""
+    """Return a note on the types without a value of the indicator, which are never chosen."""
     seen = {group.type for group in groups}
     rows = (row for row in scores.types if row.eligible and row.host_type not in seen)
     unread = ", ".join(dict.fromkeys(row.host_type for row in rows))
-    return (f"{unread} cannot be chosen: the indicator could not read its weights",) * bool(unread)
+    return (f"{unread} cannot be chosen: the indicator has no value for its weights",) * bool(
+        unread
+    )
 
 
 def _notes(

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from plop_lora.errors import UsageError, nearest
+from plop_lora.indicators import CONTRAST
 from plop_lora.models.architectures import HOLDS_QUERY_AND_VALUE, PROJECTIONS, QUERY_OR_VALUE
 from plop_lora.options import check_word
 from plop_lora.placement.groups import Group
@@ -52,6 +53,7 @@ class Strategy:
         uses_top: Whether the number of types can be given.
         end: End of the indicator's order from which it takes types; None if it ignores the order.
         by_name: Whether the user names the types, which may then be any that were scored.
+        indicator: Indicator that it ranks by; None if the user chooses the indicator.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Strategy:
     uses_top: bool = False
     end: End | None = None
     by_name: bool = False
+    indicator: str | None = None
 
     @property
     def by_score(self) -> bool:
@@ -154,6 +157,15 @@ STRATEGIES: dict[str, Strategy] = {
     for row in (
         Strategy(PLOP, _first, "the types with the lowest NFN", _PAPER, True, End.first),
         Strategy("plop-inverse", _last, "the highest NFN, a sanity check", _PAPER, True, End.last),
+        Strategy(
+            CONTRAST,
+            _first,
+            "the types whose NFN is lowest relative to that on general text; untested",
+            "an experiment of this project",
+            True,
+            End.first,
+            indicator=CONTRAST,
+        ),
         Strategy("attention", _role("attention"), "every type inside attention", _PAPER),
         Strategy("mlp", _role("mlp"), "every type of the feed-forward part", _PAPER),
         Strategy("all-linear", _all, "every type", "QLoRA, arXiv 2305.14314"),
@@ -174,8 +186,8 @@ STRATEGIES: dict[str, Strategy] = {
         Strategy("custom", _custom, "the types that --types names", "the user", by_name=True),
     )
 }
-"""Name → strategy. `plop` takes the first types in the indicator's order, `plop-inverse` the last.
-"""
+"""Name → strategy. `plop` takes the first types in the indicator's order, `plop-inverse` the last,
+and `contrast` the first in the order of its own indicator."""
 
 
 def find_strategy(name: str) -> Strategy:

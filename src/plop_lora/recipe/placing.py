@@ -17,17 +17,18 @@ class PlacementSettings(Section):
     strategy: str = Field(
         "plop",
         description="The rule that chooses the module types: plop (lowest NFN), plop-inverse, "
-        "attention, mlp, all-linear, random, query-value, v-up-down, v-o-down or custom.",
+        "contrast, attention, mlp, all-linear, random, query-value, v-up-down, v-o-down or custom.",
     )
     indicator: str = Field(
         "nfn",
-        description="The indicator by which plop and plop-inverse rank the module types.",
+        description="The indicator by which plop and plop-inverse rank the module types. The "
+        "strategy contrast has its own.",
     )
     top: int | None = Field(
         None,
         ge=1,
-        description="The number of module types that plop, plop-inverse and random choose. By "
-        "default the number for which scoring was run, usually 3.",
+        description="The number of module types that plop, plop-inverse, contrast and random "
+        "choose. By default the number for which scoring was run, usually 3.",
     )
     rank: int | None = Field(
         None,

@@ -80,8 +80,9 @@ class ScoringSettings(Section):
     top: int = Field(USUAL_TOP, ge=1, description="The number of module types that will be chosen.")
     reference: bool = Field(
         True,
-        description="Whether random tokens are scored as well, which shows whether the choice "
-        "would be the same without these texts.",
+        description="Whether a short general English text is scored as well, which shows how much "
+        "of the ranking comes from your texts and whether the choice would be another without "
+        "them.",
     )
     engine: str = Field(
         "auto",

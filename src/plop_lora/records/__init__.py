@@ -43,6 +43,7 @@ from plop_lora.records.gate import (
     WorstItem,
 )
 from plop_lora.records.installation import Finding, Installation
+from plop_lora.records.measurements import Agreement, Measurements, ReferenceChoice
 from plop_lora.records.placement import (
     DECIDED,
     TIE,
@@ -66,11 +67,9 @@ from plop_lora.records.scores import (
     GroupCount,
     Host,
     IndicatorScores,
-    Measurements,
     ModelReference,
     NotMeasured,
     Provenance,
-    ReferenceChoice,
     Scores,
     SiteScore,
     Stopping,
@@ -112,6 +111,7 @@ __all__ = [
     "UNSCORED",
     "Acquisition",
     "AdapterSettings",
+    "Agreement",
     "Analysis",
     "ArmDecision",
     "ArmPlan",

@@ -11,16 +11,13 @@ from pydantic import Field
 
 from plop_lora.errors import UnknownNameError, UsageError, nearest
 from plop_lora.records.base import Record, frame
+from plop_lora.records.measurements import UNLESS_EMPTY, Measurements, ReferenceChoice
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 LEFT_OUT = "left out by --include or --exclude"
 """The reason that is recorded for a weight that the user excluded from scoring."""
-
-_Unless = Field(exclude_if=lambda value: not value)
-"""A field that older records lack is left out where it says nothing, so that they keep their
-identity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +49,7 @@ class ModelReference:
     parameters: int
     config_hash: str | None = None
     config: dict[str, Any] | None = field(default=None, repr=False)
-    gguf: Annotated[GgufFile | None, _Unless] = None
+    gguf: Annotated[GgufFile | None, UNLESS_EMPTY] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,20 +187,6 @@ class Coverage:
 
 
 @dataclass(frozen=True, slots=True)
-class Measurements:
-    """Per-sequence sums of token NFN and token counts, from which every interval is computed.
-
-    Rows follow `Scores.sites`, columns follow `sequence_ids`. Most sites share one row of
-    counts, so `counts` holds the distinct rows and `count_row` the row of each site.
-    """
-
-    sequence_ids: tuple[str, ...] = field(repr=False)
-    sums: tuple[tuple[float, ...], ...] = field(repr=False)
-    counts: tuple[tuple[int, ...], ...] = field(repr=False)
-    count_row: tuple[int, ...] = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
 class Provenance:
     """How and on what hardware the scores were computed.
 
@@ -285,27 +268,6 @@ class Stopping:
 
 
 @dataclass(frozen=True, slots=True)
-class ReferenceChoice:
-    """The choice that the same model gives on inputs other than the user's data.
-
-    Attributes:
-        name: Kind of the inputs, such as `random tokens`.
-        chosen: Types with the lowest NFN on these inputs, lowest first, of the same number.
-        same_choice: Whether these types are also the lowest on the user's data.
-        nfn: NFN by host type, for every type that a placement may choose.
-        sequences: Number of sequences.
-        tokens: Number of tokens.
-    """
-
-    name: str
-    chosen: tuple[str, ...]
-    same_choice: bool
-    nfn: dict[str, float]
-    sequences: int
-    tokens: int
-
-
-@dataclass(frozen=True, slots=True)
 class TypeValue:
     """The value of a further indicator for a module type, with its 95 % interval over sequences.
 
@@ -356,8 +318,8 @@ class Scores(Record):
     measurements: Measurements
     notes: tuple[str, ...] = ()
     stopping: Stopping | None = None
-    references: Annotated[tuple[ReferenceChoice, ...], _Unless] = ()
-    indicators: Annotated[tuple[IndicatorScores, ...], _Unless] = ()
+    references: Annotated[tuple[ReferenceChoice, ...], UNLESS_EMPTY] = ()
+    indicators: Annotated[tuple[IndicatorScores, ...], UNLESS_EMPTY] = ()
 
     def __getitem__(self, name: str) -> TypeScore:
         """Return the score of a module type: `scores["q_proj"].nfn`.

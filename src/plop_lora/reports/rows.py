@@ -18,12 +18,12 @@ from plop_lora.records import (
     GapVerdict,
     GgufFile,
     Placement,
-    ReferenceChoice,
     Scores,
     Stopping,
     TrialResult,
     TrialSpec,
 )
+from plop_lora.reports.reference import reference_line
 from plop_lora.reports.values import (
     by_indicator,
     difference,
@@ -75,7 +75,6 @@ NFN = Column("NFN")
 INTERVAL = Column("95 % interval")
 DIFFERENCE = Column("difference")
 VERDICT = Column("verdict")
-NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 LISTED_PAIRS = 3
 LISTED_GROUPS = 12
 LONGEST_GROUP = 32
@@ -112,7 +111,7 @@ def scores_table(scores: Scores) -> Table:
     lines += [] if scores.model.gguf is None else [_gguf_line(scores.model.gguf)]
     lines += [f"Note: {note}." for note in scores.notes]
     lines += [] if scores.stopping is None else _stopping_lines(scores.stopping)
-    lines += list(map(_reference_line, scores.references))
+    lines += list(map(reference_line, scores.references))
     made = scores.provenance
     lines += [
         f"{plural(scores.sequences, 'sequence')}, {scores.tokens:,} tokens of "
@@ -133,22 +132,6 @@ def _gguf_line(file: GgufFile) -> str:
     """Say which file the weights are from, and how it held them."""
     held = ", ".join(f"{plural(count, 'tensor')} in {kind}" for kind, count in file.types.items())
     return f"Weights: dequantised from {file.name} ({held}; SHA-256 {file.sha256[:12]}…)."
-
-
-def _reference_line(reference: ReferenceChoice) -> str:
-    """Say whether the choice would be the same without the user's data."""
-    number = len(reference.chosen)
-    if reference.same_choice:
-        word = NUMBERS[number] if number < len(NUMBERS) else str(number)
-        which = f"{word} types are" if number != 1 else "type is"
-        return (
-            f"The same {which} lowest on {reference.name}: this is a property of the model more "
-            "than of the data."
-        )
-    return (
-        f"On {reference.name} the lowest are {', '.join(reference.chosen)}: the choice depends on "
-        "the data."
-    )
 
 
 def _text_lines(scores: Scores) -> list[str]:

@@ -71,7 +71,7 @@ def assemble(
         if index not in usable
     ]
     sites = [found.sites[index] for index in usable]
-    measurements = _pack(measured.names, sums_SN[usable], counts_SN[usable])
+    measurements = packed(measured.names, sums_SN[usable], counts_SN[usable])
     covered = sum(site.parameters for site in sites if site.eligible)
     coverage = Coverage(covered, found.block_parameters, (*missing, *found.not_measured))
     if measured.halvings:
@@ -140,8 +140,8 @@ def _not_measured(site: Site, reason: str) -> NotMeasured:
     return NotMeasured(site.name, site.type, site.parameters, reason)
 
 
-def _pack(names: tuple[str, ...], sums_SN: Floats, counts_SN: Floats) -> Measurements:
-    """Return the record of the sums; sites with equal counts share one row of counts."""
+def packed(names: tuple[str, ...], sums_SN: Floats, counts_SN: Floats) -> Measurements:
+    """Return sums and counts as a record; sites with equal counts share one row of counts."""
     rows: dict[tuple[int, ...], int] = {}
     count_row = []
     for counts_N in counts_SN:

@@ -1,4 +1,4 @@
-"""Controls of a measurement: random tokens, and one of the user's texts in a batch of its own.
+"""Controls of a measurement: a general text, and one of the user's texts in a batch of its own.
 
 A text must give the same numbers alone, without padding, as in its batch. If it does not, the model
 mixes the texts of a batch or reads their padding, and every text is measured in a batch of its own.
@@ -39,31 +39,31 @@ def measure_with_controls(
     engine: Engine,
     sites: Sequence[Site],
     given: ScoringInputs,
-    random: Sequence[Batch],
+    reference: Sequence[Batch],
     processes: Processes,
     *,
     enough: Callable[[Measured], bool] | None,
     advance: Callable[[int], None],
 ) -> tuple[Measured, Measured | None]:
-    """Measure the user's batches and, as controls, random batches and one text alone.
+    """Measure the user's batches and, as controls, a reference and one text alone.
 
-    If the engine reads the weights again in every round, random batches are measured in the same
-    round as the user's. Otherwise they are measured separately, because the stopping rule must not
-    see them.
+    If the engine reads the weights again in every round, the reference is measured in the same
+    round as the user's. Otherwise it is measured separately, because the stopping rule must not
+    see it.
 
     Args:
         engine: Engine that measures.
         sites: Sites to measure.
         given: The user's batches, and the numbers of sequences after which scoring may stop.
-        random: Batches of random tokens; empty to measure none.
+        reference: Batches of the general text; empty to measure none.
         processes: Processes that share the batches.
         enough: Called after each round with everything measured so far; true ends the
             measurement. None measures all batches.
         advance: Called after each batch with its number of sequences.
 
     Returns:
-        The measurement of the user's batches and that of the random batches. The latter is None
-        if there are none, or if the model gives no finite numbers on them.
+        The measurement of the user's batches and that of the reference. The latter is None
+        if there is none, or if the model gives no finite numbers on it.
     """
 
     def measure(given: ScoringInputs, extra: Sequence[Batch]) -> tuple[Measured, Measured]:
@@ -74,7 +74,7 @@ def measure_with_controls(
         )  # fmt: skip
         return divided(whole, names)
 
-    together = tuple(random) if engine.one_round else ()
+    together = tuple(reference) if engine.one_round else ()
     one = text_alone(next(iter(given.rounds()), ()))
     measured, others = measure(given, (*one, *together))
     note = changed(sites, measured, others, exact=_is_exact(engine.model))
@@ -85,15 +85,15 @@ def measure_with_controls(
         names = frozenset(name for batch in together for name in batch.names)
         return measured, divided(others, names)[1]
     if measured.alone:
-        random = _rows(random)
-    return measured, _by_themselves(engine, sites, random, processes) if random else None
+        reference = _rows(reference)
+    return measured, _by_themselves(engine, sites, reference, processes) if reference else None
 
 
 def _by_themselves(
-    engine: Engine, sites: Sequence[Site], random: Sequence[Batch], processes: Processes
+    engine: Engine, sites: Sequence[Site], reference: Sequence[Batch], processes: Processes
 ) -> Measured | None:
     try:
-        return processes.measure([random], lambda batches: engine.measure(sites, batches))
+        return processes.measure([reference], lambda batches: engine.measure(sites, batches))
     except MeasurementError:
         if processes.count > 1:
             raise  # the other processes wait for this one

@@ -297,27 +297,6 @@ def _input_embedding(model: nn.Module) -> nn.Embedding | None:
     return embedding if isinstance(embedding, nn.Embedding) else None
 
 
-def vocabulary_of(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the ids of the ordinary tokens, those that are not special and have an embedding.
-
-    Args:
-        model: Model whose embeddings limit the vocabulary.
-        tokenizer: A transformers tokenizer, or None.
-
-    Returns:
-        The ids in ascending order. The list is empty without a tokenizer or a token embedding.
-    """
-    sizes = [_rows(_input_embedding(model)), _rows(_input_embedding(_decoder(model)))]
-    if tokenizer is None or sizes[0] is None:
-        return []
-    if hasattr(tokenizer, "__len__"):
-        sizes.append(len(tokenizer))
-    special = {*getattr(tokenizer, "all_special_ids", ())}
-    special.update(getattr(tokenizer, "added_tokens_decoder", ()))
-    least = min(size for size in sizes if size is not None)
-    return [token for token in range(least) if token not in special]
-
-
 def padding_of(model: nn.Module) -> Padding:
     """Return the padding token of a model according to its configuration."""
     config: Any = getattr(model, "config", None)

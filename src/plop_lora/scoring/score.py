@@ -13,7 +13,7 @@ from torch import nn
 from plop_lora.data.batches import ready_batches
 from plop_lora.data.documents import Documents
 from plop_lora.errors import ModelError, UsageError
-from plop_lora.indicators import NFN, Indicator, recorded_indicator
+from plop_lora.indicators import recorded_indicators
 from plop_lora.models.devices import slow_dtype
 from plop_lora.models.folders import expanded, model_name
 from plop_lora.models.gguf import locate, path_of, read_header, tokenizer_notes
@@ -41,7 +41,7 @@ from plop_lora.scoring.measurement.collect import Measured
 from plop_lora.scoring.measurement.settings import MeasurementSettings
 from plop_lora.scoring.progress import progress_bar
 from plop_lora.scoring.provenance import provenance_of
-from plop_lora.scoring.reference import random_batches, references_of
+from plop_lora.scoring.reference import not_finite, reference_batches, references_of
 from plop_lora.scoring.site_checks import check_sites
 from plop_lora.scoring.sites.find import Site, find_sites
 from plop_lora.scoring.stopping import StopRule, check_top, stopping_of
@@ -108,9 +108,10 @@ def score(
         device=asked.device,
     )  # fmt: skip
     name, origin = _named(model, asked)
+    further = recorded_indicators(asked.indicators, reference=asked.reference)
     job = MeasurementSettings(
         name, asked.device, asked.dtype, asked.include, asked.exclude, asked.denominator,
-        asked.seed, asked.cache, origin, _further(asked.indicators),
+        asked.seed, asked.cache, origin, further,
     )  # fmt: skip
     chosen = engine_for(
         model if isinstance(model, nn.Module) else str(name), job,
@@ -124,10 +125,10 @@ def score(
     found, check_notes = check_sites(loaded, found, given.batches, asked=bool(asked.include))
     stop_rule = StopRule(found.sites, StopSettings(asked.top, asked.tolerance))
     total = sum(len(batch.names) for batch in given.batches)
-    random = random_batches(given.batches, loaded, tokenizer, asked.seed) if asked.reference else ()
+    reference = reference_batches(given.batches, loaded, tokenizer, asked)
     with progress_bar(total, progress and processes.first) as advance:
-        measured, by_chance = measure_with_controls(
-            chosen, found.sites, given, random, processes,
+        measured, beside = measure_with_controls(
+            chosen, found.sites, given, reference.batches, processes,
             enough=stop_rule if asked.stop == ADAPTIVE else None, advance=advance,
         )  # fmt: skip
     provenance = provenance_of(
@@ -139,8 +140,9 @@ def score(
         _described(loaded, name, origin), found, measured, provenance,
         stopping_of(stop_rule, asked.stop, measured, total, given.groups),
         (*given.notes, *check_notes, *measured.notes, *_slow(loaded),
-         *_of_tokenizer(name, origin, tokenizer)),
-        references_of(stop_rule, measured, by_chance),
+         *_of_tokenizer(name, origin, tokenizer), *reference.notes,
+         *([not_finite()] if reference.batches and beside is None else [])),
+        references_of(stop_rule, measured, beside, asked.seed),
     )  # fmt: skip
     return with_indicators(scores, job.further, found.sites, measured)
 
@@ -195,12 +197,6 @@ def _inputs(
         shuffle_seed=asked.seed if asked.stop == ADAPTIVE else None,
     )  # fmt: skip
     return given, tokenizer
-
-
-def _further(names: Sequence[str]) -> tuple[Indicator, ...]:
-    """Return the indicators to record in addition to NFN, which is always recorded."""
-    rows = (recorded_indicator(name) for name in dict.fromkeys(names))
-    return tuple(row for row in rows if row.name != NFN)
 
 
 def _tokenizer(

@@ -11,10 +11,12 @@ from plop_lora.statistics.estimates import (
     at_most,
     indicator_estimate,
     kendall_tau,
+    log_ratio_difference,
     mean_estimate,
     paired_difference,
     ratio_estimate,
     sequential_margin,
+    sums_and_counts,
     type_estimate,
     unpaired_difference,
     welch,
@@ -40,6 +42,7 @@ from plop_lora.statistics.paired import (
     holm,
     paired_interval,
 )
+from plop_lora.statistics.ranks import RankCorrelation, rank_correlation
 from plop_lora.statistics.sample_ratio import chi_square_p, sequential_split_p
 from plop_lora.statistics.sequential import looks, nominal_levels
 
@@ -55,6 +58,7 @@ __all__ = [
     "Estimate",
     "Interval",
     "JudgeAccuracy",
+    "RankCorrelation",
     "SeedVariance",
     "SeedVariances",
     "Welch",
@@ -67,6 +71,7 @@ __all__ = [
     "holm",
     "indicator_estimate",
     "kendall_tau",
+    "log_ratio_difference",
     "looks",
     "mean_estimate",
     "nominal_levels",
@@ -74,10 +79,12 @@ __all__ = [
     "paired_difference",
     "paired_interval",
     "paired_share_difference",
+    "rank_correlation",
     "ratio_estimate",
     "seed_variances",
     "sequential_margin",
     "sequential_split_p",
+    "sums_and_counts",
     "two_sided_quantile",
     "type_estimate",
     "unpaired_difference",

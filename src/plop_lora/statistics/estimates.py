@@ -82,12 +82,19 @@ def type_estimate(measurements: Measurements, site_indices: Sequence[int]) -> Es
     Returns:
         The unweighted mean over sites of Σ sums / Σ counts. A lower value means less aligned.
     """
+    return ratio_estimate(*sums_and_counts(measurements, site_indices))
+
+
+def sums_and_counts(
+    measurements: Measurements, site_indices: Sequence[int]
+) -> tuple[Floats, Floats]:
+    """Return the sums and the counts [N, S] of some sites."""
     sums_NS = np.array([measurements.sums[index] for index in site_indices], dtype=np.float64)
     counts_NS = np.array(
         [measurements.counts[measurements.count_row[index]] for index in site_indices],
         dtype=np.float64,
     )
-    return ratio_estimate(sums_NS, counts_NS)
+    return sums_NS, counts_NS
 
 
 def indicator_estimate(
@@ -104,11 +111,12 @@ def indicator_estimate(
         The mean over the sites that have a value, or None if none has. The influences of an
         indicator that is independent of the data are zero.
     """
-    if indicator.sums:
-        return type_estimate(replace(measurements, sums=indicator.sums), site_indices)
-    known = [v for index in site_indices if (v := indicator.values[index]) is not None]
-    if not known:
+    seen = [index for index in site_indices if indicator.values[index] is not None]
+    if not seen:
         return None
+    if indicator.sums:
+        return type_estimate(replace(measurements, sums=indicator.sums), seen)
+    known = [value for index in seen if (value := indicator.values[index]) is not None]
     return Estimate(fmean(known), np.zeros(len(measurements.sequence_ids)))
 
 
@@ -118,11 +126,49 @@ def ratio_estimate(sums_NS: Floats, counts_NS: Floats) -> Estimate:
     >>> ratio_estimate(np.array([[2.0, 4.0]]), np.array([[1.0, 1.0]])).value
     3.0
     """
+    means_N, influence_NS = _ratios(sums_NS, counts_NS)
+    return Estimate(float(means_N.mean()), influence_NS.mean(axis=0))
+
+
+def log_ratio_difference(second: tuple[Floats, Floats], first: tuple[Floats, Floats]) -> Estimate:
+    """Return the mean over rows of log(Σ sums / Σ counts) of `second` minus that of `first`.
+
+    The rows are the same in both, the columns are two independent samples of texts. The influences
+    are those of both samples, one after the other, in units that give the mean influence the
+    variance s²/n + s'²/n' of the difference. Two differences of the same samples are paired by
+    text. The t-interval takes the degrees of freedom of the pooled sample; Welch's are fewer.
+
+    Args:
+        second: Sums and counts [N, S], positive in every row.
+        first: Sums and counts [N, S'] of the same rows.
+
+    Returns:
+        The estimate. It has a single influence, and so no interval, if a sample has one column.
+
+    >>> ones = np.ones((1, 2))
+    >>> found = log_ratio_difference((np.array([[2.0, 2.0]]), ones), (ones, ones))
+    >>> round(found.value, 3), len(found.influence_S)
+    (0.693, 4)
+    """
+    parts, value = [], 0.0
+    sizes = [second[0].shape[1], first[0].shape[1]]
+    total = sum(sizes)
+    for sign, size, (sums_NS, counts_NS) in zip((1, -1), sizes, (second, first), strict=True):
+        means_N, influence_NS = _ratios(sums_NS, counts_NS)
+        value += sign * float(np.log(means_N).mean())
+        relative_S = (influence_NS / means_N[:, None]).mean(axis=0)
+        if size > 1:
+            unbiased = math.sqrt(size / (size - 1) * (total - 1) / total)
+            parts.append(sign * relative_S * total / size * unbiased)
+    return Estimate(value, np.concatenate(parts) if len(parts) == 2 else np.zeros(1))
+
+
+def _ratios(sums_NS: Floats, counts_NS: Floats) -> tuple[Floats, Floats]:
+    """Return Σ sums / Σ counts of each row, [N], and the influence of each column on it, [N, S]."""
     sequences = sums_NS.shape[1]
     means_N = sums_NS.sum(axis=1) / counts_NS.sum(axis=1)
     residuals_NS = sums_NS - means_N[:, None] * counts_NS
-    influence_NS = residuals_NS * sequences / counts_NS.sum(axis=1, keepdims=True)
-    return Estimate(float(means_N.mean()), influence_NS.mean(axis=0))
+    return means_N, residuals_NS * sequences / counts_NS.sum(axis=1, keepdims=True)
 
 
 def paired_difference(second: Estimate, first: Estimate) -> Difference:

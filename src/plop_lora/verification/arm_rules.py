@@ -135,6 +135,7 @@ def _indicator_rule(row: Indicator) -> ArmRule:
 def _strategy_rule(name: str, *, varies: bool = False) -> ArmRule:
     row = STRATEGIES[name]
     needs = "scores" if row.by_score else "nothing"
+    needs += "" if row.indicator is None else " of general text as well"
     return ArmRule(name, lambda r: r.place(name), row.description, row.source, needs, varies=varies)
 
 
@@ -167,6 +168,7 @@ _STRATEGY_RULES: dict[str, ArmRule] = {
             needs="scores",
         ),
         _strategy_rule("plop-inverse"),
+        _strategy_rule("contrast"),
         _strategy_rule("attention"),
         _strategy_rule("mlp"),
         _strategy_rule(COMPULSORY),

@@ -159,6 +159,14 @@ TEXT: dict[str, str] = {
     "scores.reference.other": (
         "On other inputs ({name}) other types are lowest: {types}. The choice depends on the data."
     ),
+    "scores.reference.near": (
+        "On other inputs ({name}) other types are lowest: {types}. The types exchanged differ by "
+        "{margin} NFN, within the tolerance, so this is no effect of the data."
+    ),
+    "scores.reference.share": (
+        "The texts explain {share} of the ranking of {weights} weights, whose rank correlation "
+        "with those inputs is {correlation} (95 % interval over weights: {interval})."
+    ),
     "scores.map.title": "NFN by layer and module type",
     "scores.map.colour": "NFN; the stronger the colour, the lower",
     "scores.map.alt": (

@@ -154,6 +154,14 @@ TEXT: dict[str, str] = {
     "scores.reference.other": (
         "別の入力（{name}）では最も低い種類が異なる：{types}。この選択はデータに依存している。"
     ),
+    "scores.reference.near": (
+        "別の入力（{name}）では最も低い種類が異なる：{types}。入れ替わった種類の NFN の差は "
+        "{margin} で許容差の範囲内にあり、データの影響とは言えない。"
+    ),
+    "scores.reference.share": (
+        "重み {weights} 個の順位のうち、テキストで説明されるのは {share} である。"
+        "上の入力との順位相関は {correlation}（重みについての 95% 区間：{interval}）。"
+    ),
     "scores.map.title": "層とモジュール種類ごとの NFN",
     "scores.map.colour": "NFN（色が強いほど低い）",
     "scores.map.alt": (

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -163,16 +164,19 @@ def measure_batch(
     return BatchPart(batch.names, probe.finish(), _lengths(batch, masks), layout.text_only)
 
 
-def _masks(batch: Batch, probe: Probe) -> dict[str, torch.Tensor]:
+def _masks(batch: Batch, probe: Probe, *, read: bool = False) -> dict[str, torch.Tensor]:
     """Return the mask [B, T] of the tokens of encoder and decoder that count.
 
-    It is the batch's text mask, or its attention mask; without either, all places count.
+    It is the batch's text mask, or its attention mask; without either, all places count. With
+    `read`, it is the mask of the tokens that the model reads, also special tokens around a text.
     """
     # A decoder without input ids of its own derives them from the labels.
     answers = ("decoder_input_ids", "labels") if probe.encoder else ("decoder_input_ids",)
     masks: dict[str, torch.Tensor] = {}
     for side, names in zip(SIDES, (("input_ids",), answers), strict=True):
-        given = batch.text_masks.get(side, batch.inputs.get(side))
+        given = batch.inputs.get(side)
+        if not read:
+            given = batch.text_masks.get(side, given)
         tokens = next((batch.inputs[name] for name in names if name in batch.inputs), None)
         if isinstance(given, torch.Tensor) and given.ndim == 2:
             masks[side] = given.bool()
@@ -184,13 +188,25 @@ def _masks(batch: Batch, probe: Probe) -> dict[str, torch.Tensor]:
 def _layout(
     batch: Batch, masks: dict[str, torch.Tensor], probe: Probe, device: torch.device
 ) -> Layout:
+    of_model, of_encoder = _sent(masks, probe, device)
+    layout = Layout(len(batch.names), of_model, of_encoder, is_text(batch))
+    if not batch.text_masks:
+        return layout
+    read, of_encoder = _sent(_masks(batch, probe, read=True), probe, device)
+    return replace(layout, read_masks=read, read_encoder_masks=of_encoder)
+
+
+def _sent(
+    masks: dict[str, torch.Tensor], probe: Probe, device: torch.device
+) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+    """Return the masks of the model and those of its encoder on a device, also with its padding."""
     there = {side: sent(mask_BT, device) for side, mask_BT in masks.items()}
     of_encoder = tuple(mask_BT for side, mask_BT in there.items() if side == SIDES[0])
     of_model = tuple(there.values())
     if probe.window is not None:
         of_encoder += tuple(padded(mask_BT, probe.window) for mask_BT in of_encoder)
         of_model += tuple(padded(mask_BT, probe.window) for mask_BT in there.values())
-    return Layout(len(batch.names), of_model, of_encoder, is_text(batch))
+    return of_model, of_encoder
 
 
 def _lengths(batch: Batch, masks: dict[str, torch.Tensor]) -> Floats:

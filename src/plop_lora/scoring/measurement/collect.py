@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plop_lora.errors import DataError
-from plop_lora.scoring.measurement.hooks import Probe, Weights
+from plop_lora.scoring.measurement.hooks import Probe
 from plop_lora.scoring.measurement.sums import Floats, Found
+from plop_lora.scoring.measurement.weights import Weights
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -58,6 +59,7 @@ class Measured:
         left_out: Sites with calls that were not counted, and the reason.
         further: Sums of each further indicator of features, over the same counts.
         weights: Values of each further indicator of weights.
+        without: Sites without a value of an indicator of features, and the reason, by indicator.
         text_only: Whether the inputs were tokens only, and not for example images.
     """
 
@@ -76,6 +78,7 @@ class Measured:
     left_out: Mapping[int, str] = field(default_factory=dict)
     further: Mapping[str, Floats] = field(default_factory=dict)
     weights: Weights = field(default_factory=dict)
+    without: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     text_only: bool = True
 
     @property
@@ -126,6 +129,7 @@ class Collector:
                 left_out=_united(batch.left_out for batch in found),
                 further=_all_joined([batch.further for batch in found]),
                 weights=self.probe.weighed(),
+                without=_all_united(batch.without for batch in found),
                 text_only=all(part.text_only for part in self.parts),
             )
         )
@@ -158,6 +162,7 @@ def merge(pieces: Sequence[Measured]) -> Measured:
             weights={
                 name: _united(piece.weights[name] for piece in pieces) for name in pieces[0].weights
             },
+            without=_all_united(piece.without for piece in pieces),
             text_only=all(piece.text_only for piece in pieces),
         )
     )
@@ -201,6 +206,16 @@ def _columns(measured: Measured, order_N: NDArray[np.intp]) -> Measured:
 
 def _united(pieces: Iterable[Mapping[Key, Value]]) -> dict[Key, Value]:
     return {key: value for piece in pieces for key, value in piece.items()}
+
+
+def _all_united(
+    pieces: Iterable[Mapping[str, Mapping[int, str]]],
+) -> dict[str, dict[int, str]]:
+    united: dict[str, dict[int, str]] = {}
+    for piece in pieces:
+        for name, reasons in piece.items():
+            united.setdefault(name, {}).update(reasons)
+    return united
 
 
 def _all_joined(pieces: Sequence[Mapping[str, Floats]]) -> dict[str, Floats]:

@@ -35,6 +35,7 @@ from plop_lora.models.folders import CONFIG
 from plop_lora.models.origin import PLAIN, Origin
 from plop_lora.scoring.measurement.hooks import ExpectedNorm
 from plop_lora.scoring.measurement.settings import MeasurementSettings
+from plop_lora.scoring.measurement.weights import Weights
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 _HEADER_BYTES = 65536
@@ -64,7 +65,7 @@ class ExpectedNormCache:
     path: Path | None = None
     section: str = ""
     known: dict[str, ExpectedNorm] = field(default_factory=dict)
-    weights: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    weights: Weights = field(default_factory=dict)
 
     def learn(self, expected_norms: Mapping[str, ExpectedNorm]) -> None:
         """Add expected norms, and write new ones to the file, which is replaced atomically.

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from plop_lora.errors import MeasurementError
-from plop_lora.indicators import NFN, FeatureRows
+from plop_lora.indicators import NFN, FeatureRows, NotComputableError
 from plop_lora.indicators.expected_norms import expected_norm, row_norms
 from plop_lora.models.devices import recorded_calls
 from plop_lora.scoring.measurement.settings import NFN_ALONE, IndicatorSettings
@@ -38,6 +38,7 @@ from plop_lora.scoring.measurement.sums import (
     Layout,
     Routing,
 )
+from plop_lora.scoring.measurement.weights import Weights, WeightValues
 from plop_lora.scoring.sites.find import NO_PRODUCT, NO_TOKENS, Site
 from plop_lora.scoring.sites.fused import FusedPart
 from plop_lora.scoring.sites.operators import Operator, confirmed, part_norms, part_rows
@@ -46,8 +47,6 @@ from plop_lora.scoring.sites.sharded import ShardedOperator
 Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
 ExpectedNorm = float | list[float]
 """E||W u|| of a site, or of each of its experts, with all digits of float32."""
-Weights = dict[str, dict[str, list[float]]]
-"""Values of indicators of weights, by indicator and name of the site; one value per expert."""
 
 
 @dataclass
@@ -74,14 +73,14 @@ class Probe:
     current: BatchSums | None = None
     _expected_norms: dict[int, torch.Tensor] = field(default_factory=dict)
     _operators: dict[nn.Module, Operator | None] = field(default_factory=dict)
-    _weighed: dict[tuple[str, int], torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Assign rows of the buffer to each site."""
         ends = itertools.accumulate((site.host.copies for site in self.sites), initial=0)
         self.starts = tuple(ends)
         self._features = self.indicators.features
-        self._weights = self.indicators.weights
+        measures, seed = self.indicators.weights, self.indicators.seed
+        self._weights = WeightValues(self.sites, measures, seed, self.weights)
 
     @property
     def in_step(self) -> bool:
@@ -113,7 +112,8 @@ class Probe:
             if site is not None:
                 raise MeasurementError(_broken(site, name))
         nfn_RB, unassignable = sums.pop(NFN), frozenset(batch_sums.unassignable)
-        return Found(nfn_RB, added[COUNTS], sums, unassignable, batch_sums.left_out)
+        found = batch_sums.left_out, batch_sums.without
+        return Found(nfn_RB, added[COUNTS], sums, unassignable, *found)
 
     def _first_broken(self, batch_sums: BatchSums, sums_RB: Floats) -> str | None:
         """Return the name of the first site in forward order whose sums are not finite."""
@@ -143,18 +143,21 @@ class Probe:
                 else:
                     batch_sums.unassignable.update(indices)
                 return
-            self._add(batch_sums, indices, features, output, tokens_BT)
+            self._add(indices, features, output, tokens_BT, in_encoder=module in self.encoder)
 
         return record
 
     def _add(
         self,
-        batch_sums: BatchSums,
         indices: Sequence[int],
         features: torch.Tensor,
         output: Any,
         tokens_BT: torch.Tensor,
+        *,
+        in_encoder: bool,
     ) -> None:
+        batch_sums = self.current
+        assert batch_sums is not None
         operator = self._operator(indices[0], features, output)
         if operator is None:
             batch_sums.left_out.update(dict.fromkeys(indices, NO_PRODUCT))
@@ -182,14 +185,19 @@ class Probe:
                 out_features=self.sites[index].out_features,
                 products=products,
                 sequences=functools.partial(_sequences_of, valid_BT),
+                grid=(valid_BT.shape[0], valid_BT.shape[1]),
+                inputs=functools.partial(_inputs_of, operator, features),
+                read=functools.partial(
+                    _read_of, batch_sums.layout, features, in_encoder=in_encoder
+                ),
             )
             row = self.starts[index]
             batch_sums.order.append(index)
-            for layer, values_N in self._measured(rows):
+            for layer, values_N in self._measured(index, rows):
                 values_BT = values_N.view(valid_BT.shape)
                 layers[layer][row] += torch.where(valid_BT, values_BT, 0.0).sum(dim=1)
             layers[COUNTS][row] += valid_BT.sum(dim=1)
-            self._weigh(index, functools.partial(operator.weight, self.sites[index].part))
+            self._weights.add(index, functools.partial(operator.weight, self.sites[index].part))
 
     def _compute_expected_norm(
         self, index: int, operator: Operator, like: torch.Tensor
@@ -212,25 +220,19 @@ class Probe:
         if isinstance(operator, ShardedOperator):
             whole = operator.out_features
             norms_N = operator.whole_norms(norms_N, width=rows_NO.shape[1], whole=whole)
-            return norms_N, functools.partial(_spread_rows, self.sites[index].name)
+            return norms_N, _spread_rows
         return norms_N, functools.partial(part_rows, rows_NO, bias_O, part)
 
-    def _measured(self, rows: FeatureRows) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield the layer of the buffer and the values [N] of each indicator."""
-        for layer, measure in enumerate(self._features.values(), start=SUMS):
-            yield layer, measure.per_token(rows)
-
-    def _weigh(self, index: int, weight: Callable[[], torch.Tensor | None]) -> None:
-        """Compute the indicators of a weight [O, I] or [E, O, I] that are not known yet."""
-        name = self.sites[index].name
-        for indicator, measure in self._weights.items():
-            if (indicator, index) in self._weighed or name in self.weights.get(indicator, {}):
-                continue
-            given = weight()
-            if given is not None:
-                matrices = given if given.ndim == 3 else given[None]
-                numbers = [measure.per_weight(w_OI, self.indicators.seed) for w_OI in matrices]
-                self._weighed[indicator, index] = torch.stack(numbers)
+    def _measured(self, index: int, rows: FeatureRows) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield the layer of the buffer and the values [N] of each indicator that has them."""
+        assert self.current is not None
+        for layer, (name, measure) in enumerate(self._features.items(), start=SUMS):
+            try:
+                values_N = measure.per_token(rows)
+            except NotComputableError as reason:
+                self.current.without.setdefault(name, {})[index] = str(reason)
+            else:
+                yield layer, values_N
 
     def _operator(self, index: int, features: torch.Tensor, output: object) -> Operator | None:
         """Return the operator of a site, decided by its first call; None if none is correct."""
@@ -260,25 +262,8 @@ class Probe:
         }
 
     def weighed(self) -> Weights:
-        """Return the values of the indicators of weights, and add new ones to `weights`.
-
-        Raises:
-            MeasurementError: A value is NaN or infinite.
-        """
-        for (indicator, index), values_E in self._weighed.items():
-            site, numbers = self.sites[index].name, values_E.float().tolist()
-            if not np.isfinite(numbers).all():
-                raise MeasurementError(
-                    f"The indicator {indicator!r} is NaN or infinity for the weight of {site}. "
-                    f"Leave out --indicator {indicator}."
-                )
-            self.weights.setdefault(indicator, {})[site] = numbers
-        names = {site.name for site in self.sites}
-        known = {indicator: self.weights.get(indicator, {}) for indicator in self._weights}
-        return {
-            indicator: {site: numbers[site] for site in numbers if site in names}
-            for indicator, numbers in known.items()
-        }
+        """Return the values of the indicators of weights; see `WeightValues.result`."""
+        return self._weights.result()
 
     def zeros(self) -> frozenset[int]:
         """Return the sites whose weight is all zero and therefore has no NFN."""
@@ -338,14 +323,17 @@ class Probe:
                 out_features=self.sites[index].out_features,
                 products=functools.partial(part_rows, products_SO, None, part),
                 sequences=functools.partial(getattr, routing, "sequences_S"),
+                grid=None,
+                inputs=features_SI.float,
+                read=functools.partial(getattr, routing, "valid_S"),
             )
             own = self.rows_of(index)
             batch_sums.order.append(index)
-            for layer, values_S in self._measured(rows):
+            for layer, values_S in self._measured(index, rows):
                 cells = layers[layer][own].view(-1)
                 cells.index_add_(0, cells_S, torch.where(kept_S, values_S, 0.0))
             layers[COUNTS][own].view(-1).index_add_(0, cells_S, kept_S.float())
-            self._weigh(index, functools.partial(_sliced, weights_EOI, part))
+            self._weights.add(index, functools.partial(_sliced, weights_EOI, part))
 
     def _expert_norms(self, weights_EOI: torch.Tensor, site: Site) -> torch.Tensor:
         denominator, first = self.indicators.denominator, _seed_of(site, self.indicators.seed)
@@ -389,17 +377,33 @@ def _sequences_of(kept_BT: torch.Tensor) -> torch.Tensor:
     return rows_B1.expand_as(kept_BT).flatten()
 
 
-def _spread_rows(name: str) -> torch.Tensor:
+def _spread_rows() -> torch.Tensor:
     """Refuse to return the rows of an output that is sharded over processes.
 
     Raises:
-        MeasurementError: Always.
+        NotComputableError: Always.
     """
-    raise MeasurementError(
-        f"{name} is sharded over processes by a tensor-parallel plan, and an indicator that was "
-        "asked for needs its whole output. Load the model without tp_plan, for example with "
-        'device_map="auto".'
-    )
+    raise NotComputableError("a tensor-parallel plan shards it over processes")
+
+
+def _inputs_of(operator: Operator, features: torch.Tensor) -> torch.Tensor:
+    """Return the input rows [N, I] of a call in float32.
+
+    Raises:
+        NotComputableError: A process holds a part of them only, or they are token numbers.
+    """
+    if isinstance(operator, ShardedOperator):
+        return _spread_rows()
+    if not features.is_floating_point():
+        raise NotComputableError("its inputs are token numbers")
+    return features.reshape(-1, features.shape[-1]).float()
+
+
+def _read_of(layout: Layout, features: torch.Tensor, *, in_encoder: bool) -> torch.Tensor:
+    """Return whether each row of a call is a token that the model reads, [N]."""
+    read_BT = layout.tokens_of(features, in_encoder=in_encoder, read=True)
+    assert read_BT is not None  # as many rows as tokens that count
+    return read_BT.flatten()
 
 
 def _fits(site: Site, norm: ExpectedNorm | None) -> bool:

@@ -36,6 +36,9 @@ class Layout:
             width, and its decoder uses both, because its cross-attention reads encoder states.
         encoder_masks: Masks that apply inside the encoder. If an encoder shortens its input, its
             number of rows can happen to equal that of the decoder's tokens.
+        read_masks: The masks of the tokens that the model reads, which are the same and the special
+            tokens around a text; in the order of `masks`. Empty if they are the same.
+        read_encoder_masks: The same for `encoder_masks`.
         text_only: Whether the inputs are tokens only. Rows that match no token (padding to a
             window, prompts, summaries, tables of positions) are then not counted.
     """
@@ -44,6 +47,8 @@ class Layout:
     masks: tuple[torch.Tensor, ...]
     encoder_masks: tuple[torch.Tensor, ...] = ()
     text_only: bool = False
+    read_masks: tuple[torch.Tensor, ...] = ()
+    read_encoder_masks: tuple[torch.Tensor, ...] = ()
 
     def batch_first(self, features: torch.Tensor, output: object) -> tuple[torch.Tensor, object]:
         """Return features and output as [B, T, ...], also for a module that takes [T, B, ...]."""
@@ -55,10 +60,17 @@ class Layout:
             output = output.transpose(0, 1)
         return features.transpose(0, 1), output
 
-    def tokens_of(self, features: torch.Tensor, *, in_encoder: bool = False) -> torch.Tensor | None:
-        """Return which rows of [..., I] count, as [B, T] bool, or None if that is not known."""
+    def tokens_of(
+        self, features: torch.Tensor, *, in_encoder: bool = False, read: bool = False
+    ) -> torch.Tensor | None:
+        """Return which rows of [..., I] count, as [B, T] bool, or None if that is not known.
+
+        With `read`, those that the model reads, also special tokens around a text.
+        """
         rows = features.numel() // features.shape[-1]
-        for mask_BT in self.encoder_masks if in_encoder else self.masks:
+        counted = self.encoder_masks if in_encoder else self.masks
+        seen = self.read_encoder_masks if in_encoder else self.read_masks
+        for mask_BT in (seen if read else ()) or counted:
             if rows == mask_BT.numel():
                 return sent(mask_BT, features.device)
         whole = features.ndim >= 3 and features.shape[0] == self.size
@@ -109,6 +121,7 @@ class BatchSums:
         order: Indices of the sites in the order in which they ran.
         unassignable: Sites whose rows cannot be assigned to sequences.
         left_out: Sites with a call that was not counted, and the reason.
+        without: Sites without a value of an indicator, and the reason, by indicator.
         norms: The version and the row norms of each input that still exists.
     """
 
@@ -119,6 +132,7 @@ class BatchSums:
     order: list[int] = field(default_factory=list)
     unassignable: set[int] = field(default_factory=set)
     left_out: dict[int, str] = field(default_factory=dict)
+    without: dict[str, dict[int, str]] = field(default_factory=dict)
     norms: MutableMapping[torch.Tensor, tuple[int, torch.Tensor]] = field(
         default_factory=WeakTensorKeyDictionary
     )
@@ -159,6 +173,7 @@ class Found:
         further: Sums [R, B] of each further indicator, by its name.
         unassignable: Sites whose rows could not be assigned to sequences.
         left_out: Sites with a call that was not counted, and the reason.
+        without: Sites without a value of an indicator, and the reason, by indicator.
     """
 
     sums_RB: Floats
@@ -166,3 +181,4 @@ class Found:
     further: Mapping[str, Floats] = field(default_factory=dict)
     unassignable: frozenset[int] = frozenset()
     left_out: Mapping[int, str] = field(default_factory=dict)
+    without: Mapping[str, Mapping[int, str]] = field(default_factory=dict)

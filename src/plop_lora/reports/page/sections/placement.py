@@ -122,7 +122,7 @@ def place_command(placement: Placement, *, budget: bool = True) -> str:
         words += ["--top", str(len(placement.choices))]
     if row is not None and row.by_name:
         words += ["--types", ",".join(choice.type for choice in placement.choices)]
-    if placement.indicator != "nfn":
+    if placement.indicator not in ("nfn", None if row is None else row.indicator):
         words += ["--indicator", placement.indicator]
     if placement.seed:
         words += ["--seed", str(placement.seed)]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from plop_lora.indicators.settling import settling
 from plop_lora.placement import default_choice
-from plop_lora.records import Placement, Scores, TypeScore
+from plop_lora.records import Placement, ReferenceChoice, Scores, TypeScore
 from plop_lora.reports.heatmap import cells_of
 from plop_lora.reports.page import figures
 from plop_lora.reports.page.blocks import DataTable, Figure, Section
@@ -34,14 +34,7 @@ def scores_section(scores: Scores, placement: Placement | None, words: Text) -> 
             tokens=words.count(scores.tokens),
             share=words.percent(cover.share),
         ),
-        *(
-            words(
-                "scores.reference.same" if one.same_choice else "scores.reference.other",
-                name=one.name,
-                types=words.listed(list(one.chosen)),
-            )
-            for one in scores.references
-        ),
+        *(line for one in scores.references for line in _reference_lines(one, words)),
     ]
     stopped = () if scores.stopping is None else (scores.stopping.reason,)
     return Section(
@@ -51,6 +44,27 @@ def scores_section(scores: Scores, placement: Placement | None, words: Text) -> 
         figures=tuple(figure for figure in drawn if figure is not None),
         quotes=(*stopped, *scores.notes),
     )
+
+
+def _reference_lines(reference: ReferenceChoice, words: Text) -> Iterator[str]:
+    """Say whether the choice is the same without the user's texts, and what they explain."""
+    near = reference.near_tie and reference.margin is not None
+    key = "same" if reference.same_choice else "near" if near else "other"
+    yield words(
+        f"scores.reference.{key}",
+        name=reference.name,
+        types=words.listed(list(reference.chosen)),
+        margin=number(reference.margin),
+    )
+    held = reference.agreement
+    if held is not None:
+        yield words(
+            "scores.reference.share",
+            share=words.percent(held.share),
+            weights=words.count(held.weights),
+            correlation=number(held.correlation),
+            interval=words.interval(held.low, held.high) or "–",
+        )
 
 
 def _chosen(scores: Scores, placement: Placement | None) -> set[str]:
