@@ -80,8 +80,9 @@ evidence-run: $(DEV)
 	nice -n 19 $(BIN)/python scripts/experiments/study.py prepare $(PAIR) $(if $(GSM8K),--gsm8k $(GSM8K))
 	nice -n 19 $(BIN)/python scripts/experiments/study.py run $(PAIR) --workers 1
 
-# The tables of docs/evidence.md, from the records that are there.
+# The learned rule and the tables of docs/evidence.md, from the records that are there.
 evidence: $(DEV)
+	$(BIN)/python scripts/experiments/learned.py
 	$(BIN)/python scripts/experiments/evidence.py --page docs/evidence.md
 
 # The values of every indicator beside the records of a pair, or of all: from forward passes, a few

@@ -20,6 +20,7 @@ from statistics import fmean
 
 import numpy as np
 from by_indicator import by_indicator
+from learned import learned_parts
 from numpy.typing import NDArray
 from outcomes import LOWEST, PLOP, RANDOM, RESULTS, TYPE, Outcome, collect, interval
 from pages import PageError, table, write_below
@@ -155,7 +156,7 @@ def tables(
     parts += [f"`{name}` is not complete: {why}." for name, why in incomplete.items()]
     if used:
         parts += [pooled_text(used), *by_indicator(used, results)]
-        parts += [regret_table(used), comparison_table(used)]
+        parts += [regret_table(used), *learned_parts(used, results), comparison_table(used)]
     if any(arm.general is not None for outcome in used for arm in outcome.arms.values()):
         parts.append(general_table(used))
     return "\n\n".join(parts) + "\n"

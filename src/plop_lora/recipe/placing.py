@@ -17,7 +17,7 @@ class PlacementSettings(Section):
     strategy: str = Field(
         "plop",
         description="The rule that chooses the module types: plop (lowest NFN), plop-inverse, "
-        "attention, mlp, all-linear, random, query-value, v-up-down, v-o-down or custom.",
+        "attention, mlp, all-linear, random, query-value, v-up-down, v-o-down, learned or custom.",
     )
     indicator: str = Field(
         "nfn",
@@ -26,8 +26,9 @@ class PlacementSettings(Section):
     top: int | None = Field(
         None,
         ge=1,
-        description="The number of module types that plop, plop-inverse and random choose. By "
-        "default the number for which scoring was run, usually 3.",
+        description="The number of module types that plop, plop-inverse and random choose, and "
+        "learned where it keeps the default placement. By default the number for which scoring was "
+        "run, usually 3.",
     )
     rank: int | None = Field(
         None,
@@ -43,6 +44,11 @@ class PlacementSettings(Section):
         (),
         description="The module types that the strategy custom chooses. The name of one slice of "
         "a fused projection chooses the whole projection.",
+    )
+    learned: str | None = Field(
+        None,
+        description="The file of a model that plop learn has written, for the strategy learned. By "
+        "default the one that comes with plop-lora.",
     )
     layers: str | frozenset[int] | None = Field(
         None,

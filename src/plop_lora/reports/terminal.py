@@ -30,6 +30,7 @@ from plop_lora.records import (
     GatePlan,
     GateVerdict,
     GateWalk,
+    LearnedModel,
     PipelineRun,
     Placement,
     Ramp,
@@ -55,6 +56,7 @@ from plop_lora.reports.experiment import (
 from plop_lora.reports.finetune import finetune_plan_table, finetune_table
 from plop_lora.reports.gate import gate_plan_table, gate_table, gate_walk_table
 from plop_lora.reports.heatmap import heat_map
+from plop_lora.reports.learned import learned_table
 from plop_lora.reports.pipeline import run_table
 from plop_lora.reports.proof import plan_table, verification_table
 from plop_lora.reports.replay import replay_table
@@ -97,6 +99,7 @@ _TABLES: dict[type[Record], Callable[[Any], Table]] = {
     EventImport: import_table,
     PipelineRun: run_table,
     Replay: replay_table,
+    LearnedModel: learned_table,
 }
 
 
