@@ -226,6 +226,8 @@ def test_the_regret_of_a_first_type_and_its_interval_over_networks(
     assert spread.mean == pytest.approx(0.2)
     half = 12.706 * abs(0.1 - 0.4) / 2
     assert (spread.low, spread.high) == pytest.approx((0.25 - half, 0.25 + half), abs=1e-3)
+    cut = by_indicator.over_networks({"a": 0.0, "c": 0.8}, used, most=1.0)
+    assert (cut.low, cut.high) == (-1.0, 1.0)
     assert by_indicator.random_regrets(used)["a"] == pytest.approx(1 - (0.2 + 0.4 + 1 + 1) / 4)
 
 
@@ -245,7 +247,7 @@ def test_types_that_were_not_trained_together_have_no_regret(
     ]  # fmt: skip
     parts = by_indicator.by_indicator([found], tmp_path)
     assert "nothing can be said about two types" in parts[-1]
-    (row,) = [line for line in parts[1].splitlines() if line.startswith("| nfn of")]
+    (row,) = [line for line in parts[2].splitlines() if line.startswith("| nfn of")]
     assert row == "| nfn of the trials | 0.0% (1) | no arm | 20.0% (1) | 40.0% (1) | 40.0% (1) |"
 
 
@@ -257,8 +259,8 @@ def test_an_indicator_that_a_pair_lacks_is_named(by_indicator, outcomes, tmp_pat
     write_indicators(tmp_path / "b", {"low": INDICATORS["low"]})
     used = [outcomes.read(tmp_path / name) for name in "ab"]
     parts = by_indicator.by_indicator(used, tmp_path)
-    assert "`flat`, `high`" in parts[2]
-    assert "`high`" not in parts[0]
+    assert "`flat`, `high`" in parts[3]
+    assert "`high`" not in parts[1]
     (tmp_path / "b" / "indicators.json").unlink()
     assert by_indicator.by_indicator(used, tmp_path) == []
 

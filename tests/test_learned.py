@@ -555,7 +555,9 @@ def plop_cli(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_learning_and_placing_on_the_command_line(tmp_path: Path) -> None:
-    runs = [write_run(tmp_path / name, name) for name in ("one", "two", "three")]
+    gains = {"plop": 0.30, "all-linear": 0.35, "mlp": 0.40, "attention": 0.20}
+    arms = {arm: (ARMS[arm][0], gain) for arm, gain in gains.items()}
+    runs = [write_run(tmp_path / name, name, gains=arms) for name in ("one", "two", "three")]
     output = tmp_path / "learned.json"
     done = plop_cli("learn", *runs, "--only", "-o", output)
     assert done.returncode == 0, done.stderr

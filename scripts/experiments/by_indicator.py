@@ -10,6 +10,7 @@ trials' own arms from `pair.json`.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from scipy import stats
 FILE = "indicators.json"
 TRIALS_NFN = "nfn of the trials"
 """The NFN by which the arms of the trials were made, in which special tokens counted."""
+NFN = "nfn"
 AT_RANDOM = "a type at random"
 ALONE = {"v": "always the value projection", "o": "always the output projection",
          "up": "always the first weight of the MLP",
@@ -29,6 +31,14 @@ ALONE = {"v": "always the value projection", "o": "always the output projection"
 """Constant types by the letters of `Outcome.roles`."""
 MOST = 4
 """Types that the table of how many goes up to, besides all of them."""
+
+ORDER_TEXT = (
+    "By indicator: Spearman's rho between its order and the gain of each type alone, above 0 where "
+    "the types that it puts first gain more, and the regret of the type that it puts first. The "
+    "intervals are of 95 %, over networks. "
+    f"`{NFN}` and the other indicators are those that `plop score` and `plop verify` measure "
+    "today; in the NFN of the trials special tokens counted."
+)
 
 Order = Sequence[str]
 """The arms of one type of a pair, the one to adapt first in front."""
@@ -87,13 +97,20 @@ def arm_of_types(outcome: Outcome, types: Sequence[str]) -> str | None:
     return next((arm for arm, of in outcome.members.items() if of == wanted), None)
 
 
-def over_networks(values: Mapping[str, float], outcomes: Sequence[Outcome]) -> Spread:
-    """Return the mean of a number by pair, with an interval that has networks as clusters."""
+def over_networks(
+    values: Mapping[str, float], outcomes: Sequence[Outcome], most: float = math.inf
+) -> Spread:
+    """Return the mean of a number by pair, with an interval that has networks as clusters.
+
+    The interval is cut where its bounds exceed the largest absolute value that there is.
+    """
     networks: dict[str, list[float]] = {}
     for outcome in outcomes:
         if outcome.name in values:
             networks.setdefault(outcome.network, []).append(values[outcome.name])
     low, high = interval([fmean(found) for found in networks.values()])
+    if low is not None and high is not None:
+        low, high = max(-most, low), min(most, high)
     return Spread(fmean(values.values()), low, high, len(values))
 
 
@@ -111,7 +128,7 @@ def by_indicator(used: Sequence[Outcome], results: Path) -> list[str]:
     if names == [TRIALS_NFN]:
         return []
     lacking = sorted({name for found in known.values() for name in found} - {*names})
-    parts = [order_table(used, known, names), number_table(used, known, names)]
+    parts = [ORDER_TEXT, order_table(used, known, names), number_table(used, known, names)]
     if lacking:
         parts.append(
             f"Not in the tables, since not every pair has a value: "
@@ -132,7 +149,7 @@ def order_table(
             (
                 f"`{name}`" if name != TRIALS_NFN else name,
                 *(f"{rhos[pair.name]:+.2f}" for pair in used),
-                over_networks(rhos, used).text("+.2f"),
+                over_networks(rhos, used, most=1.0).text("+.2f"),
                 alone_regret(used, lambda pair, firsts=firsts: firsts[pair.name]).text(".1%"),
             )
         )

@@ -2,9 +2,10 @@
 
     python scripts/experiments/learned.py [--output FILE]
 
-`evidence.py` puts what it is worth into the tables of the evidence. The history is what the records of the complete pairs say: the shape, NFN and gain of every module
-type, and the gain of every arm. Only what every record of scores has is learned from, so that any
-model can be asked about; NFN is that of `indicators.json`, as `plop score` measures it today.
+`evidence.py` puts what it is worth into the tables of the evidence. The history is what the records
+of the complete pairs say: the shape, NFN and gain of every module type, and the gain of every arm.
+Only what every record of scores has is learned from, so that any model can be asked about; NFN is
+that of `indicators.json`, as `plop score` measures it today.
 """
 
 from __future__ import annotations

@@ -105,9 +105,9 @@ class LearnedModel(Record):
 
     The predicted gain of a placement is the sum of its features times their coefficients, in
     shares of the best gain, up to a constant of the model. `parts` are those of the module types
-    that it was fitted on. `gain` is the mean over networks of what it gains over the default
-    placement on networks that were left out of the fit, and `low` and `high` are its 95 % interval
-    over networks; None where there are too few.
+    that it was fitted on. `gain` is the mean over pairs of what it gains over the default placement
+    where the network was left out of the fit, and `low` and `high` are the 95 % interval over
+    networks, of which each counts the same; None where there are too few.
     """
 
     kind: ClassVar[str] = "learned-model"
