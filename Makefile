@@ -6,7 +6,7 @@ DEV := $(VENV)/.dev
 CORE := $(VENV)/.core
 TRAINERS := .venv-trainers
 
-.PHONY: demo tour test test-all coverage trainers check format docs bench bench-largest evidence evidence-run verify-gsm8k gpu-parcels gpu clean
+.PHONY: demo tour test test-all coverage trainers check format docs bench bench-largest evidence evidence-indicators evidence-run external verify-gsm8k gpu-parcels gpu clean
 
 demo: $(CORE)
 	$(BIN)/plop demo
@@ -80,11 +80,21 @@ evidence-run: $(DEV)
 	nice -n 19 $(BIN)/python scripts/experiments/study.py prepare $(PAIR) $(if $(GSM8K),--gsm8k $(GSM8K))
 	nice -n 19 $(BIN)/python scripts/experiments/study.py run $(PAIR) --workers 1
 
-# The tables and pictures of docs/evidence.md, and what reports show of the study, from the records
-# that are there.
+# The learned rule, the tables and pictures of docs/evidence.md, and what reports show of the study,
+# from the records that are there.
 evidence: $(DEV)
+	$(BIN)/python scripts/experiments/learned.py
 	$(BIN)/python scripts/experiments/evidence.py --page docs/evidence.md --data src/plop_lora/study/findings.json
 	$(BIN)/python docs/generate.py --pictures
+
+# The values of every indicator beside the records of a pair, or of all: from forward passes, a few
+# minutes a pair on two cores.
+evidence-indicators: $(DEV)
+	nice -n 19 $(BIN)/python scripts/experiments/indicators.py $(or $(PAIR),all) $(if $(GSM8K),--gsm8k $(GSM8K))
+
+# What others published of placements, against the indicators: a section of docs/evidence.md.
+external: $(DEV)
+	$(BIN)/python scripts/experiments/external.py --page docs/evidence.md
 
 # SmolLM2-135M on GSM8K by `plop verify`: on two idle cores three to six hours, in a folder from which
 # the same command goes on. PLAN=1 prints what is left to run. GSM8K=DIR has that data set's two files.

@@ -25,14 +25,34 @@ ROWS = 8
 
 
 @pytest.fixture(scope="module")
-def evidence() -> Iterator[Any]:
+def scripts() -> Iterator[None]:
+    """Let the scripts be imported as they import each other."""
     sys.path.insert(0, str(SCRIPTS))
     try:
-        import evidence
-
-        yield evidence
+        yield
     finally:
         sys.path.remove(str(SCRIPTS))
+
+
+@pytest.fixture(scope="module")
+def evidence(scripts: None) -> Any:
+    import evidence
+
+    return evidence
+
+
+@pytest.fixture(scope="module")
+def outcomes(scripts: None) -> Any:
+    import outcomes
+
+    return outcomes
+
+
+@pytest.fixture(scope="module")
+def by_indicator(scripts: None) -> Any:
+    import by_indicator
+
+    return by_indicator
 
 
 def write_pair(folder: Path, gains: dict[str, float], **described: Any) -> None:
@@ -63,27 +83,29 @@ RULES = {
 SINGLE = {"type-q": 0.2, "type-k": 0.4, "type-v": 1.0, "type-o": 0.6}
 
 
-def test_gain_is_what_the_report_rows_lose_at_the_own_rate(evidence, tmp_path: Path) -> None:
+def test_gain_is_what_the_report_rows_lose_at_the_own_rate(
+    evidence, outcomes, tmp_path: Path
+) -> None:
     """The rate must be chosen on the other half of the rows, or the gain flatters."""
     write_pair(tmp_path / "pair", RULES | SINGLE)
     # Best on the report rows, worst on the selection rows: it must not be chosen.
     write(tmp_path / "pair", "plop", 9e-4, 0, [9.0] * 4 + [0.0] * 4)
-    found = evidence.read(tmp_path / "pair")
+    found = outcomes.read(tmp_path / "pair")
     assert found.arms["plop"].rate == 3e-4
     assert found.arms["plop"].gains_SI.shape == (3, 4)
     assert found.gain("plop") == pytest.approx(0.8)
     assert found.gain("random") == pytest.approx(0.5)
-    assert found.gain(evidence.LOWEST) == pytest.approx(1.0)
+    assert found.gain(outcomes.LOWEST) == pytest.approx(1.0)
     assert found.regret("plop") == pytest.approx(0.2)
     assert not found.arms["plop"].at_edge
     assert found.types() == ["type-v", "type-o", "type-k", "type-q"]
     assert evidence.correlation(found) == pytest.approx(-1.0)
 
 
-def test_an_alias_is_the_arm_that_it_is_of(evidence, tmp_path: Path) -> None:
+def test_an_alias_is_the_arm_that_it_is_of(evidence, outcomes, tmp_path: Path) -> None:
     gains = {name: gain for name, gain in RULES.items() if name != "v-up-down"} | SINGLE
     write_pair(tmp_path / "pair", gains, aliases={"v-up-down": "plop"})
-    found = evidence.read(tmp_path / "pair")
+    found = outcomes.read(tmp_path / "pair")
     assert found.arms["v-up-down"] is found.arms["plop"]
     assert "v-up-down" not in [row.rule for row in evidence.comparisons(found)]
 
@@ -104,66 +126,158 @@ def test_a_pair_without_all_its_trials_is_named(evidence, tmp_path: Path, lost: 
         (RULES | dict.fromkeys(SINGLE, 0.5), None),
     ],
 )
-def test_pairs_that_can_tell_nothing_are_left_out(evidence, tmp_path, gains, why) -> None:
+def test_pairs_that_can_tell_nothing_are_left_out(outcomes, tmp_path, gains, why) -> None:
     write_pair(tmp_path / "pair", gains)
-    found = evidence.read(tmp_path / "pair")
+    found = outcomes.read(tmp_path / "pair")
     assert found.excluded == why
 
 
-def test_types_within_their_error_are_left_out(evidence, tmp_path: Path) -> None:
+def test_types_within_their_error_are_left_out(outcomes, tmp_path: Path) -> None:
     write_pair(tmp_path / "pair", RULES | dict.fromkeys(SINGLE, 0.5))
     for seed, more in ((1, 0.3), (2, -0.3)):
         write(tmp_path / "pair", "type-v", 3e-4, seed, [2.5 - more] * ROWS)
-    assert "cannot be told apart" in evidence.read(tmp_path / "pair").excluded
+    assert "cannot be told apart" in outcomes.read(tmp_path / "pair").excluded
 
 
 @pytest.mark.slow
-def test_p_of_labels_that_mean_nothing(evidence, tmp_path: Path) -> None:
+def test_p_of_labels_that_mean_nothing(evidence, outcomes, tmp_path: Path) -> None:
     """Of the 24 orders of four types, 2 give a rho of −1 or 1."""
     write_pair(tmp_path / "one", RULES | SINGLE)
-    found = evidence.pooled([evidence.read(tmp_path / "one")])
+    found = evidence.pooled([outcomes.read(tmp_path / "one")])
     assert found.p == pytest.approx(2 / 24, abs=0.01)
     assert (found.low, found.high) == (None, None)
     write_pair(tmp_path / "two", RULES | SINGLE)
-    both = [evidence.read(tmp_path / name) for name in ("one", "two")]
+    both = [outcomes.read(tmp_path / name) for name in ("one", "two")]
     found = evidence.pooled(both)
     # Two pairs of one network are one piece of evidence when they are permuted alike.
     assert found.p_networks == pytest.approx(2 / 24, abs=0.01)
     assert found.p == pytest.approx(2 / 24**2, abs=0.004)
 
 
-def test_a_small_difference_is_a_tie_however_sure(evidence, tmp_path: Path) -> None:
+def test_a_small_difference_is_a_tie_however_sure(evidence, outcomes, tmp_path: Path) -> None:
     write_pair(tmp_path / "pair", RULES | SINGLE | {"mlp": 0.795})
-    rows = {row.rule: row for row in evidence.comparisons(evidence.read(tmp_path / "pair"))}
+    rows = {row.rule: row for row in evidence.comparisons(outcomes.read(tmp_path / "pair"))}
     assert rows["mlp"].low > 0
     assert rows["mlp"].verdict == "tie"
     assert rows["attention"].verdict == "better"
 
 
 @pytest.mark.parametrize(("spread", "wanted"), [(0.0, 3), (0.3, 4)], ids=["apart", "not yet apart"])
-def test_seeds_are_added_until_types_are_apart(evidence, tmp_path, spread, wanted) -> None:
+def test_seeds_are_added_until_types_are_apart(outcomes, tmp_path, spread, wanted) -> None:
     """With a fixed number of seeds the best type would often be the luckiest."""
     write_pair(tmp_path / "pair", RULES | SINGLE)
     for seed, more in ((1, spread), (2, -spread)):
         write(tmp_path / "pair", "type-v", 3e-4, seed, [2.0 - more] * ROWS)
-    assert evidence.seeds_wanted(tmp_path / "pair") == wanted
+    assert outcomes.seeds_wanted(tmp_path / "pair") == wanted
 
 
-def test_a_seed_counts_once_every_arm_has_it(evidence, tmp_path: Path) -> None:
+def test_a_seed_counts_once_every_arm_has_it(outcomes, tmp_path: Path) -> None:
     """Seeds of some arms only would compare different draws."""
     write_pair(tmp_path / "pair", RULES | SINGLE)
     write(tmp_path / "pair", "type-v", 3e-4, 3, [0.0] * ROWS)
-    found = evidence.read(tmp_path / "pair")
+    found = outcomes.read(tmp_path / "pair")
     assert found.seeds == 3
     assert found.gain("type-v") == pytest.approx(1.0)
 
 
-def test_no_more_than_eight_seeds(evidence, tmp_path: Path) -> None:
+def test_no_more_than_eight_seeds(outcomes, tmp_path: Path) -> None:
     write_pair(tmp_path / "pair", RULES | dict.fromkeys(SINGLE, 0.5))
     for arm in RULES | SINGLE:
         for seed in range(3, 8):
             write(tmp_path / "pair", arm, 3e-4, seed, [2.5 - 0.1 * seed] * ROWS)
-    assert evidence.seeds_wanted(tmp_path / "pair") == 8
+    assert outcomes.seeds_wanted(tmp_path / "pair") == 8
+
+
+INDICATORS = {
+    "low": {"lower_first": True, "values": {"q": 4.0, "k": 3.0, "v": 1.0, "o": 2.0}},
+    "high": {"lower_first": False, "values": {"q": 4.0, "k": 3.0, "v": 1.0, "o": 2.0}},
+    "flat": {"lower_first": True, "values": dict.fromkeys(TYPES, 1.0)},
+}
+
+
+def write_indicators(folder: Path, held: dict[str, Any] = INDICATORS) -> None:
+    (folder / "indicators.json").write_text(json.dumps({"indicators": held}))
+
+
+def test_an_indicator_is_correlated_in_its_own_direction(by_indicator, outcomes, tmp_path) -> None:
+    """Above 0 predicts the gain, whether the lowest or the highest values come first."""
+    write_pair(tmp_path / "pair", RULES | SINGLE)
+    write_indicators(tmp_path / "pair")
+    found = outcomes.read(tmp_path / "pair")
+    known = by_indicator.preferences(found, tmp_path)
+    rhos = {name: by_indicator.rank_correlation(found, held) for name, held in known.items()}
+    assert rhos == pytest.approx({"nfn of the trials": 1.0, "low": 1.0, "high": -1.0, "flat": 0.0})
+    first = {name: by_indicator.order_of(held)[0] for name, held in known.items()}
+    # A tie is broken by name, as in a placement.
+    assert first == {"nfn of the trials": "type-v", "low": "type-v", "high": "type-q",
+                     "flat": "type-k"}  # fmt: skip
+
+
+def test_the_regret_of_a_first_type_and_its_interval_over_networks(
+    by_indicator, outcomes, tmp_path
+) -> None:
+    """Two pairs of one network are one piece of evidence, and one degree of freedom is left."""
+    for name, network, value in (("a", "one", 1.0), ("b", "one", 0.8), ("c", "two", 0.6)):
+        single = SINGLE | {"type-v": value, "type-o": 1.0}
+        write_pair(tmp_path / name, RULES | single, network=network)
+        write_indicators(tmp_path / name)
+    used = [outcomes.read(tmp_path / name) for name in "abc"]
+    spread = by_indicator.alone_regret(used, lambda pair: "type-v")
+    # Regrets of 0 and 0.2 in one network and 0.4 in the other: means of 0.1 and 0.4.
+    assert spread.mean == pytest.approx(0.2)
+    half = 12.706 * abs(0.1 - 0.4) / 2
+    assert (spread.low, spread.high) == pytest.approx((0.25 - half, 0.25 + half), abs=1e-3)
+    cut = by_indicator.over_networks({"a": 0.0, "c": 0.8}, used, most=1.0)
+    assert (cut.low, cut.high) == (-1.0, 1.0)
+    assert by_indicator.random_regrets(used)["a"] == pytest.approx(1 - (0.2 + 0.4 + 1 + 1) / 4)
+
+
+def test_types_that_were_not_trained_together_have_no_regret(
+    by_indicator, outcomes, tmp_path: Path
+) -> None:
+    """What no arm has tried cannot be said, and the page must say so."""
+    arms = {name: [name.removeprefix("type-")] for name in RULES | SINGLE}
+    arms |= {"plop": ["v", "o", "k"], "all-linear": ["v", "o", "k", "q"], "mlp": ["k", "q"]}
+    write_pair(tmp_path / "pair", RULES | SINGLE, arms=arms)
+    write_indicators(tmp_path / "pair")
+    found = outcomes.read(tmp_path / "pair")
+    orders = {"pair": ["type-v", "type-o", "type-k", "type-q"]}
+    regrets = [by_indicator.number_regrets([found], orders, number) for number in (1, 2, 3, None)]
+    assert regrets == [
+        pytest.approx({"pair": 0.0}), {}, pytest.approx({"pair": 0.2}), pytest.approx({"pair": 0.4})
+    ]  # fmt: skip
+    parts = by_indicator.by_indicator([found], tmp_path)
+    assert "nothing can be said about two types" in parts[-1]
+    (row,) = [line for line in parts[2].splitlines() if line.startswith("| nfn of")]
+    assert row == "| nfn of the trials | 0.0% (1) | no arm | 20.0% (1) | 40.0% (1) | 40.0% (1) |"
+
+
+def test_an_indicator_that_a_pair_lacks_is_named(by_indicator, outcomes, tmp_path: Path) -> None:
+    """A mean over other pairs than those of its neighbours would be compared with them."""
+    for name in "ab":
+        write_pair(tmp_path / name, RULES | SINGLE)
+        write_indicators(tmp_path / name)
+    write_indicators(tmp_path / "b", {"low": INDICATORS["low"]})
+    used = [outcomes.read(tmp_path / name) for name in "ab"]
+    parts = by_indicator.by_indicator(used, tmp_path)
+    assert "`flat`, `high`" in parts[3]
+    assert "`high`" not in parts[1]
+    (tmp_path / "b" / "indicators.json").unlink()
+    assert by_indicator.by_indicator(used, tmp_path) == []
+
+
+def test_the_indicators_are_those_of_the_trials_rows_and_weights() -> None:
+    """A value of other rows or weights says nothing of the gains beside it."""
+    for path in sorted((SCRIPTS / "results").glob("*/indicators.json")):
+        held = json.loads(path.read_text(encoding="utf-8"))
+        pair = json.loads((path.parent / "pair.json").read_text(encoding="utf-8"))
+        assert (held["rows"], held["weights"]) == (pair["rows"]["train.jsonl"], pair["weights"])
+        for row in held["indicators"].values():
+            assert row["values"].keys() == pair["nfn"].keys()
+        if (
+            pair["network"] != "minilm"
+        ):  # the trials' NFN counts special tokens, of which it has two
+            assert held["indicators"]["nfn"]["values"] == pytest.approx(pair["nfn"], rel=0.05)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from arms import all_arms, distinct
-from evidence import UNTRAINED, seeds_wanted, selected
+from outcomes import UNTRAINED, seeds_wanted, selected
 from pairs import PAIRS, Pair, StudyError
 from preparing import ROWS, SCORES, checked_network, describe, digest
 

@@ -29,8 +29,9 @@ from types import ModuleType
 EXTRAS: dict[str, str] = {
     "aiohttp": "serve", "alembic": "ab", "detect_secrets": "data", "gguf": "gguf",
     "lm_eval": "eval", "openai": "judge", "optuna": "tune", "phonenumbers": "data",
-    "prometheus_client": "serve", "psycopg": "ab", "ray": "ray", "sqlalchemy": "ab",
-    "starlette": "serve", "trl": "train", "uvicorn": "serve", "zipfile_zstd": "inspect",
+    "prometheus_client": "serve", "psycopg": "ab", "ray": "ray", "sklearn": "learn",
+    "sqlalchemy": "ab", "starlette": "serve", "trl": "train", "uvicorn": "serve",
+    "zipfile_zstd": "inspect",
 }  # fmt: skip
 """Import name of an optional dependency → the extra of plop-lora that installs it."""
 

@@ -32,6 +32,7 @@ from plop_lora.cli.finetune import finetune
 from plop_lora.cli.gate import gate
 from plop_lora.cli.import_ import import_
 from plop_lora.cli.init import init
+from plop_lora.cli.learn import learn
 from plop_lora.cli.output import say
 from plop_lora.cli.place import place
 from plop_lora.cli.registering import HELP, register, show_help, verb_name
@@ -57,7 +58,7 @@ app = typer.Typer(
 )
 VERBS = (
     init, run, status, acquire, score, place, verify, tune, finetune, gate, trial, import_, export,
-    compare, report, serve, demo, doctor,
+    compare, learn, report, serve, demo, doctor,
 )  # fmt: skip
 COMMANDS: Mapping[str, Callable[..., None]] = {
     **{verb_name(verb): verb for verb in VERBS},

@@ -28,6 +28,7 @@ KEYS = (
     Key("place.rank", PLACEMENT),
     Key("place.budget", PLACEMENT),
     Key("place.types", PLACEMENT),
+    Key("place.learned", PLACEMENT),
     Key("place.layers", PLACEMENT),
     Key("place.seed", PLACEMENT),
     Key("place.scaling", ADAPTERS),

@@ -20,7 +20,14 @@ from plop_lora.placement.groups import (
 )
 from plop_lora.placement.inits import INITS, is_init
 from plop_lora.placement.ranks import alpha_of
-from plop_lora.placement.strategies import End, Request, Strategy, find_strategy
+from plop_lora.placement.strategies import (
+    LEARNED,
+    End,
+    Request,
+    Strategy,
+    answer_of,
+    find_strategy,
+)
 from plop_lora.recipe import USUAL_TOP, PlacementSettings
 from plop_lora.records import (
     DECIDED,
@@ -32,6 +39,7 @@ from plop_lora.records import (
     Gap,
     GapVerdict,
     Host,
+    LearnedModel,
     PlacedSite,
     Placement,
     Scores,
@@ -83,11 +91,15 @@ def place(
     every = groups_of(scores, ranked_by)
     eligible = [group for group in every if group.eligible]
     _check(row, eligible, asked)
-    if row.by_score and asked.top is None:
-        _check_coverage(scores, ranked_by)
     check_init(asked.init)
     taken = min(usual_top(scores), len(eligible)) if asked.top is None else asked.top
-    chosen = row.choose(eligible, Request(taken, asked.seed, asked.types, tuple(every)))
+    learned = None if asked.learned is None else LearnedModel.load(asked.learned)
+    request = Request(taken, asked.seed, asked.types, tuple(every), learned)
+    answer = answer_of(row, eligible, request, scores)
+    row = answer.row
+    if row.by_score and asked.top is None:
+        _check_coverage(scores, ranked_by)
+    chosen = row.choose(eligible, answer.request)
     if not chosen:
         raise UsageError(
             f"The strategy {asked.strategy!r} finds none of its types in this model, which has: "
@@ -116,7 +128,12 @@ def place(
         scores_digest=scores.digest(),
         plop_version=__version__,
         settings=asked.adapters,
-        notes=(*notes, *_unread(scores, every), *_clipped(hosts, asked.rank, limit)),
+        notes=(
+            *answer.notes,
+            *notes,
+            *_unread(scores, every),
+            *_clipped(hosts, asked.rank, limit),
+        ),
         indicator=ranked_by.name,
         tolerance=tolerance,
     )
@@ -173,6 +190,13 @@ def _check(row: Strategy, eligible: list[Group], asked: PlacementSettings) -> No
         )
     if asked.types and not row.by_name:
         raise UsageError("--types needs --strategy custom; add it or leave --types out.")
+    if row.name == LEARNED and asked.indicator != NFN:
+        raise UsageError(
+            f"--indicator has no meaning for the strategy {LEARNED!r}, whose model names the "
+            "indicators that it needs; leave it out."
+        )
+    if asked.learned is not None and row.name != LEARNED:
+        raise UsageError(f"--learned needs --strategy {LEARNED}; add it or leave --learned out.")
     if asked.rank is not None and asked.budget is not None:
         raise UsageError("Give --rank or --budget, not both: a budget decides the ranks.")
 

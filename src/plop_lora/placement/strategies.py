@@ -9,26 +9,41 @@ from __future__ import annotations
 import enum
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from plop_lora.errors import UsageError, nearest
 from plop_lora.indicators import CONTRAST
 from plop_lora.models.architectures import HOLDS_QUERY_AND_VALUE, PROJECTIONS, QUERY_OR_VALUE
 from plop_lora.options import check_word
 from plop_lora.placement.groups import Group
+from plop_lora.placement.learned import (
+    advise,
+    further_indicators,
+    history_types,
+    study_model,
+)
+from plop_lora.placement.learned.fit import ALONE, NAMED
+from plop_lora.records import LearnedModel, Scores
 
 PLOP = "plop"
 """The strategy of the method itself, and the name of the arm that has its placement."""
+LEARNED = "learned"
+"""The strategy that leaves the choice to another one, by what finished trials have shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Further inputs of a strategy; `every` holds all groups, also those that are not eligible."""
+    """Further inputs of a strategy.
+
+    `every` holds all groups, also those that are not eligible. `learned` is the model that the
+    strategy `learned` asks; None asks the one that comes with the package.
+    """
 
     top: int
     seed: int
     types: tuple[str, ...]
     every: tuple[Group, ...]
+    learned: LearnedModel | None = None
 
 
 Chooser = Callable[[list[Group], Request], list[Group]]
@@ -149,6 +164,59 @@ def _custom(groups: list[Group], request: Request) -> list[Group]:
     return list(dict.fromkeys(by_name[name] for name in request.types))
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The strategy that chooses in the end, its request, and notes on why it does."""
+
+    row: Strategy
+    request: Request
+    notes: tuple[str, ...] = ()
+
+
+def answer_of(
+    row: Strategy, groups: list[Group], request: Request, scores: Scores | None = None
+) -> Answer:
+    """Return the strategy that chooses: the row itself, or what `learned` leaves the choice to.
+
+    Args:
+        row: Strategy that was asked for.
+        groups: Eligible groups, those first that NFN puts first.
+        request: Further inputs.
+        scores: Record of the groups, for a learned model that needs further indicators.
+    """
+    if row.name != LEARNED:
+        return Answer(row, request)
+    placements = _placements(groups, request)
+    model = request.learned or study_model()
+    further = {} if scores is None else further_indicators(scores, model.further)
+    advice = advise(history_types(groups, further), placements, model)
+    if advice.arm == PLOP:
+        return Answer(STRATEGIES[PLOP], request, (advice.note,))
+    chosen = replace(request, types=tuple(placements[advice.arm]))
+    return Answer(STRATEGIES["custom"], chosen, (advice.note,))
+
+
+def _placements(groups: list[Group], request: Request) -> dict[str, list[str]]:
+    """Return the module types of the placements that a learned model chooses from, by name."""
+    by_size = sorted(
+        groups, key=lambda group: (-sum(row.parameters for row in group.members), group.type)
+    )
+    found = {
+        name: by_size[: request.top]
+        if name == "parameter-share"
+        else STRATEGIES[name].choose(groups, request)
+        for name in NAMED
+    }
+    found |= {f"{ALONE}{group.type}": [group] for group in groups}
+    return {name: [group.type for group in chosen] for name, chosen in found.items() if chosen}
+
+
+def _learned(groups: list[Group], request: Request) -> list[Group]:
+    by_nfn = sorted(groups, key=lambda group: (group.value, group.type))
+    answer = answer_of(STRATEGIES[LEARNED], by_nfn, request)
+    return answer.row.choose(by_nfn, answer.request)
+
+
 _PAPER = "PLoP, arXiv 2506.20629, https://arxiv.org/abs/2506.20629"
 _LORA = "LoRA, arXiv 2106.09685, https://arxiv.org/abs/2106.09685"
 
@@ -182,6 +250,13 @@ STRATEGIES: dict[str, Strategy] = {
             _constant("value", "output", "down"),
             "the value and output projections, and the last weight of the MLP",
             "a constant: where the useful trainable entries were found, arXiv 2605.12207",
+        ),
+        Strategy(
+            LEARNED,
+            _learned,
+            "what finished trials of other networks have shown to be better, or else plop",
+            "this project: a ridge regression on the trials of its study, docs/evidence.md",
+            uses_top=True,
         ),
         Strategy("custom", _custom, "the types that --types names", "the user", by_name=True),
     )

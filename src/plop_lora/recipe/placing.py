@@ -17,7 +17,8 @@ class PlacementSettings(Section):
     strategy: str = Field(
         "plop",
         description="The rule that chooses the module types: plop (lowest NFN), plop-inverse, "
-        "contrast, attention, mlp, all-linear, random, query-value, v-up-down, v-o-down or custom.",
+        "contrast, attention, mlp, all-linear, random, query-value, v-up-down, v-o-down, learned "
+        "or custom.",
     )
     indicator: str = Field(
         "nfn",
@@ -28,7 +29,8 @@ class PlacementSettings(Section):
         None,
         ge=1,
         description="The number of module types that plop, plop-inverse, contrast and random "
-        "choose. By default the number for which scoring was run, usually 3.",
+        "choose, and learned where it keeps the default placement. By default the number for which "
+        "scoring was run, usually 3.",
     )
     rank: int | None = Field(
         None,
@@ -44,6 +46,11 @@ class PlacementSettings(Section):
         (),
         description="The module types that the strategy custom chooses. The name of one slice of "
         "a fused projection chooses the whole projection.",
+    )
+    learned: str | None = Field(
+        None,
+        description="The file of a model that plop learn has written, for the strategy learned. By "
+        "default the one that comes with plop-lora.",
     )
     layers: str | frozenset[int] | None = Field(
         None,

@@ -43,6 +43,14 @@ from plop_lora.records.gate import (
     WorstItem,
 )
 from plop_lora.records.installation import Finding, Installation
+from plop_lora.records.learned import (
+    HistoryArm,
+    HistoryPair,
+    HistoryType,
+    LearnedModel,
+    LeftOutPair,
+    RuleRegret,
+)
 from plop_lora.records.measurements import Agreement, Measurements, ReferenceChoice
 from plop_lora.records.placement import (
     DECIDED,
@@ -151,12 +159,17 @@ __all__ = [
     "GroupCount",
     "Guardrail",
     "HeldOut",
+    "HistoryArm",
+    "HistoryPair",
+    "HistoryType",
     "Host",
     "IdenticalShare",
     "IndicatorScores",
     "Installation",
     "LadderStep",
     "Leak",
+    "LearnedModel",
+    "LeftOutPair",
     "Measured",
     "Measurements",
     "Metric",
@@ -179,6 +192,7 @@ __all__ = [
     "ReplayArm",
     "ReplayMeasure",
     "RowFinding",
+    "RuleRegret",
     "SampleRatio",
     "SampleSize",
     "Scores",

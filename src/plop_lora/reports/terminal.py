@@ -31,6 +31,7 @@ from plop_lora.records import (
     GateVerdict,
     GateWalk,
     Installation,
+    LearnedModel,
     PipelineRun,
     Placement,
     Ramp,
@@ -57,6 +58,7 @@ from plop_lora.reports.finetune import finetune_plan_table, finetune_table
 from plop_lora.reports.gate import gate_plan_table, gate_table, gate_walk_table
 from plop_lora.reports.heatmap import heat_map
 from plop_lora.reports.installation import installation_table
+from plop_lora.reports.learned import learned_table
 from plop_lora.reports.pipeline import run_table
 from plop_lora.reports.proof import plan_table, verification_table
 from plop_lora.reports.replay import replay_table
@@ -100,6 +102,7 @@ _TABLES: dict[type[Record], Callable[[Any], Table]] = {
     Installation: installation_table,
     PipelineRun: run_table,
     Replay: replay_table,
+    LearnedModel: learned_table,
 }
 
 

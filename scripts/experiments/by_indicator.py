@@ -1,0 +1,221 @@
+"""How well each indicator orders the module types of a pair, and what its first types cost.
+
+An indicator orders the types, those to adapt first in front. Its correlation is Spearman's between
+that order and the gain of each type alone, so that above 0 it predicts the gain whatever its own
+direction is. Its regret is what the gain of the best type exceeds that of its first types by. The
+values come from `indicators.json` of each pair, which `indicators.py` writes, and the NFN of the
+trials' own arms from `pair.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from outcomes import Outcome, arm_alone, interval
+from pages import table
+from scipy import stats
+
+FILE = "indicators.json"
+TRIALS_NFN = "nfn of the trials"
+"""The NFN by which the arms of the trials were made, in which special tokens counted."""
+NFN = "nfn"
+AT_RANDOM = "a type at random"
+ALONE = {"v": "always the value projection", "o": "always the output projection",
+         "up": "always the first weight of the MLP",
+         "down": "always the last weight of the MLP"}  # fmt: skip
+"""Constant types by the letters of `Outcome.roles`."""
+MOST = 4
+"""Types that the table of how many goes up to, besides all of them."""
+
+ORDER_TEXT = (
+    "By indicator: Spearman's rho between its order and the gain of each type alone, above 0 where "
+    "the types that it puts first gain more, and the regret of the type that it puts first. The "
+    "intervals are of 95 %, over networks. "
+    f"`{NFN}` and the other indicators are those that `plop score` and `plop verify` measure "
+    "today; in the NFN of the trials special tokens counted."
+)
+
+Order = Sequence[str]
+"""The arms of one type of a pair, the one to adapt first in front."""
+Preferences = Mapping[str, Mapping[str, float]]
+"""Indicator → arm of one type → a number that is higher the sooner the type is adapted."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A mean over pairs, and its 95 % interval over networks; `pairs` is how many there are."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    pairs: int
+
+    def text(self, form: str) -> str:
+        """Return the mean and the interval in a format."""
+        bounds = ""
+        if self.low is not None and self.high is not None:
+            bounds = f" ({self.low:{form}} to {self.high:{form}})"
+        return f"{self.mean:{form}}{bounds}"
+
+
+def preferences(outcome: Outcome, results: Path) -> Preferences:
+    """Return every indicator that is known of a pair's types."""
+    found = {TRIALS_NFN: {arm: -value for arm, value in outcome.nfn.items()}}
+    path = results / outcome.name / FILE
+    if not path.is_file():
+        return found
+    held = json.loads(path.read_text(encoding="utf-8"))["indicators"]
+    for name, row in held.items():
+        sign = -1 if row["lower_first"] else 1
+        found[name] = {arm_alone(of): sign * value for of, value in row["values"].items()}
+    return found
+
+
+def order_of(preference: Mapping[str, float]) -> list[str]:
+    """Return the types in the order of an indicator; ties are broken by name, as in a placement."""
+    return sorted(preference, key=lambda arm: (-preference[arm], arm))
+
+
+def rank_correlation(outcome: Outcome, preference: Mapping[str, float]) -> float:
+    """Return Spearman's rho of an indicator's order and the gain, 0 where one is constant."""
+    types = outcome.types()
+    wanted = [preference[arm] for arm in types]
+    gains = [outcome.arms[arm].gain for arm in types]
+    if len(types) < 3 or len(set(wanted)) < 2 or len(set(gains)) < 2:
+        return 0.0
+    return float(stats.spearmanr(wanted, gains).statistic)
+
+
+def arm_of_types(outcome: Outcome, types: Sequence[str]) -> str | None:
+    """Return an arm that adapts exactly these types, None where none was trained."""
+    wanted = frozenset(types)
+    return next((arm for arm, of in outcome.members.items() if of == wanted), None)
+
+
+def over_networks(
+    values: Mapping[str, float], outcomes: Sequence[Outcome], most: float = math.inf
+) -> Spread:
+    """Return the mean of a number by pair, with an interval that has networks as clusters.
+
+    The interval is cut where its bounds exceed the largest absolute value that there is.
+    """
+    networks: dict[str, list[float]] = {}
+    for outcome in outcomes:
+        if outcome.name in values:
+            networks.setdefault(outcome.network, []).append(values[outcome.name])
+    low, high = interval([fmean(found) for found in networks.values()])
+    if low is not None and high is not None:
+        low, high = max(-most, low), min(most, high)
+    return Spread(fmean(values.values()), low, high, len(values))
+
+
+# --------------------------------------------------------------------------- tables
+
+
+def by_indicator(used: Sequence[Outcome], results: Path) -> list[str]:
+    """Return the paragraphs and tables of indicators, none where no pair has more than NFN."""
+    known = {outcome.name: preferences(outcome, results) for outcome in used}
+    names = [
+        name
+        for name in dict.fromkeys(name for found in known.values() for name in found)
+        if all(name in found for found in known.values())
+    ]
+    if names == [TRIALS_NFN]:
+        return []
+    lacking = sorted({name for found in known.values() for name in found} - {*names})
+    parts = [ORDER_TEXT, order_table(used, known, names), number_table(used, known, names)]
+    if lacking:
+        parts.append(
+            f"Not in the tables, since not every pair has a value: "
+            f"{', '.join(f'`{name}`' for name in lacking)}."
+        )
+    return [*parts, number_text(used, known)]
+
+
+def order_table(
+    used: Sequence[Outcome], known: Mapping[str, Preferences], names: Sequence[str]
+) -> str:
+    """Return rho with the gain and the regret of the first type, by indicator; constants last."""
+    rows = []
+    for name in names:
+        rhos = {pair.name: rank_correlation(pair, known[pair.name][name]) for pair in used}
+        firsts = {pair.name: order_of(known[pair.name][name])[0] for pair in used}
+        rows.append(
+            (
+                f"`{name}`" if name != TRIALS_NFN else name,
+                *(f"{rhos[pair.name]:+.2f}" for pair in used),
+                over_networks(rhos, used, most=1.0).text("+.2f"),
+                alone_regret(used, lambda pair, firsts=firsts: firsts[pair.name]).text(".1%"),
+            )
+        )
+    rows.sort(key=lambda row: float(row[-1].split("%")[0]))
+    blank = ("",) * (len(used) + 1)
+    for letter, label in ALONE.items():
+        if all(letter in pair.roles for pair in used):
+            spread = alone_regret(used, lambda pair, letter=letter: pair.roles[letter])
+            rows.append((label, *blank, spread.text(".1%")))
+    rows.append((AT_RANDOM, *blank, over_networks(random_regrets(used), used).text(".1%")))
+    head = ("order by", *(f"`{pair.name}`" for pair in used), "mean rho", "regret of the first")
+    return table(head, rows)
+
+
+def alone_regret(used: Sequence[Outcome], first: Callable[[Outcome], str]) -> Spread:
+    """Return the regret of adapting one type alone, which a function chooses for each pair."""
+    return over_networks({pair.name: pair.regret(first(pair)) for pair in used}, used)
+
+
+def random_regrets(used: Sequence[Outcome]) -> dict[str, float]:
+    """Return the mean regret over all types, by pair."""
+    return {pair.name: fmean(map(pair.regret, pair.types())) for pair in used}
+
+
+def number_table(
+    used: Sequence[Outcome], known: Mapping[str, Preferences], names: Sequence[str]
+) -> str:
+    """Return the regret of the first types by their number, where an arm has exactly these."""
+    rows = []
+    for name in names:
+        orders = {pair.name: order_of(known[pair.name][name]) for pair in used}
+        cells = []
+        for number in (*range(1, MOST + 1), None):
+            found = number_regrets(used, orders, number)
+            cells.append("no arm" if not found else f"{fmean(found.values()):.1%} ({len(found)})")
+        rows.append((f"`{name}`" if name != TRIALS_NFN else name, *cells))
+    head = ("regret of the first", *(str(number) for number in range(1, MOST + 1)), "all types")
+    return table(head, rows)
+
+
+def number_regrets(
+    used: Sequence[Outcome], orders: Mapping[str, Order], number: int | None
+) -> dict[str, float]:
+    """Return the regret of an order's first types by pair, of the pairs with an arm of these."""
+    found = {}
+    for pair in used:
+        arm = arm_of_types(pair, orders[pair.name][:number])
+        if arm is not None:
+            found[pair.name] = pair.regret(arm)
+    return found
+
+
+def number_text(used: Sequence[Outcome], known: Mapping[str, Preferences]) -> str:
+    """Say what three types of lowest NFN gain over one, and what the trials cannot say."""
+    orders = {pair.name: order_of(known[pair.name][TRIALS_NFN]) for pair in used}
+    one, two, three = (number_regrets(used, orders, number) for number in (1, 2, 3))
+    both = {name: one[name] - three[name] for name in one.keys() & three.keys()}
+    text = "In brackets stands in how many of the pairs an arm has exactly these types. "
+    if both:
+        text += (
+            "Of NFN, the three lowest types gain more than the lowest alone by "
+            f"{over_networks(both, used).text('.1%')} of the best type's gain, "
+            f"on {len(both)} pairs. "
+        )
+    if not two:
+        return text + (
+            "No arm has the two types of lowest NFN, so that nothing can be said about two types."
+        )
+    return text + f"Two types of lowest NFN were trained on {len(two)} of {len(used)} pairs."
