@@ -111,7 +111,7 @@ def place(
     sites = _place_sites(hosts, limit, asked)
     ties = known_ties(scores) if ranked_by.name == NFN else {}
     choices = choices_of(row, eligible, chosen, sites, ties, ranked_by)
-    notes = _notes(row, eligible, chosen, sites, ranked_by)
+    notes = (*answer.notes, *_notes(row, eligible, chosen, sites, ranked_by))
     verdict, tolerance = _verdict(row, choices)
     return Placement(
         model=scores.model,
@@ -128,12 +128,7 @@ def place(
         scores_digest=scores.digest(),
         plop_version=__version__,
         settings=asked.adapters,
-        notes=(
-            *answer.notes,
-            *notes,
-            *_unread(scores, every),
-            *_clipped(hosts, asked.rank, limit),
-        ),
+        notes=(*notes, *_unread(scores, every), *_clipped(hosts, asked.rank, limit)),
         indicator=ranked_by.name,
         tolerance=tolerance,
     )
