@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import random
@@ -303,8 +302,16 @@ def test_scores_without_an_indicator_that_it_needs_keep_the_default() -> None:
 def test_only_placements_that_were_tried_are_chosen() -> None:
     """The coefficients say something of any set of types, the trials do not."""
     model = planted()
+    types = types_of(random.Random(5))
     untried = {DEFAULT: ["q_proj"], "v-up-down": list(MLP), "attention": list(ATTENTION)}
-    assert advise(types_of(random.Random(5)), untried, model).arm in (DEFAULT, "attention")
+    assert advise(types, untried, model).arm in (DEFAULT, "attention")
+    alone = {DEFAULT: ["q_proj"], "type:up_proj": ["up_proj"]}
+    assert advise(types, alone, model).arm == "type:up_proj"
+    mixtures = tuple(
+        replace(one, arms=tuple(arm for arm in one.arms if len(arm.types) > 1))
+        for one in model.history
+    )
+    assert advise(types, alone, replace(model, history=mixtures)).arm == DEFAULT
 
 
 def test_parts_are_known_across_naming_conventions() -> None:
@@ -400,7 +407,7 @@ def test_placing_needs_neither_torch_nor_scikit_learn() -> None:
 
 SECRET = "the patient was told on Monday"
 """A text of the user's, which stands in the records of a run and must not be taken over."""
-ARMS = {"plop": (("q_proj", "k_proj"), 0.30), "all-linear": (tuple(SHAPES), 0.20),
+ARMS = {"plop": (("down_proj", "k_proj", "o_proj"), 0.30), "all-linear": (tuple(SHAPES), 0.20),
         "mlp": (MLP, 0.10), "attention": (ATTENTION, 0.28)}  # fmt: skip
 
 
@@ -583,5 +590,6 @@ def test_errors_on_the_command_line_name_what_to_do(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "absent" in done.stderr
     done = plop_cli("learn", run, "-o", run / "verification.json")
-    assert done.returncode != 0
-    assert dataclasses.is_dataclass(Verification.load(run / "verification.json"))
+    assert done.returncode == 2
+    assert "verification.json" in done.stderr
+    assert Verification.load(run / "verification.json").metric == "loss"

@@ -48,8 +48,11 @@ def learn(
     form: FormatOption = Format.table,
 ) -> None:
     """Fit the rule of `plop place --strategy learned` to finished verifications, and judge it."""
-    check(output, *histories, base, force=force)
     from plop_lora.errors import UsageError
+    from plop_lora.study.folder import RECORD, SCORES
+
+    read = [path / name for path in histories for name in (RECORD, SCORES)]
+    check(output, *histories, *read, base, force=force)
     from plop_lora.verification.learning import learn as step
 
     if only and base is not None:

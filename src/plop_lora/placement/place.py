@@ -22,6 +22,7 @@ from plop_lora.placement.inits import INITS, is_init
 from plop_lora.placement.ranks import alpha_of
 from plop_lora.placement.strategies import (
     LEARNED,
+    Answer,
     End,
     Request,
     Strategy,
@@ -92,10 +93,7 @@ def place(
     eligible = [group for group in every if group.eligible]
     _check(row, eligible, asked)
     check_init(asked.init)
-    taken = min(usual_top(scores), len(eligible)) if asked.top is None else asked.top
-    learned = None if asked.learned is None else LearnedModel.load(asked.learned)
-    request = Request(taken, asked.seed, asked.types, tuple(every), learned)
-    answer = answer_of(row, eligible, request, scores)
+    answer = _answer(scores, asked, row, every)
     row = answer.row
     if row.by_score and asked.top is None:
         _check_coverage(scores, ranked_by)
@@ -149,6 +147,15 @@ def _indicator_of(row: Strategy, asked: str) -> Indicator:
             "or give --strategy plop."
         )
     return recorded_indicator(row.indicator)
+
+
+def _answer(scores: Scores, asked: PlacementSettings, row: Strategy, every: list[Group]) -> Answer:
+    """Return the strategy that chooses in the end, with all that it may look at."""
+    eligible = [group for group in every if group.eligible]
+    taken = min(usual_top(scores), len(eligible)) if asked.top is None else asked.top
+    learned = None if asked.learned is None else LearnedModel.load(asked.learned)
+    request = Request(taken, asked.seed, asked.types, tuple(every), learned)
+    return answer_of(row, eligible, request, scores)
 
 
 def usual_top(scores: Scores) -> int:

@@ -67,9 +67,13 @@ def advise(
 def _best(
     types: Sequence[HistoryType], placements: Mapping[str, Sequence[str]], model: LearnedModel
 ) -> Advice:
-    """Return the placement of highest predicted gain, of those that the history has tried."""
+    """Return the placement of highest predicted gain, of those that the history has tried.
+
+    One type alone counts as tried where any was trained alone: names differ between models.
+    """
     tried = {arm.arm for pair in model.history for arm in pair.arms}
-    names = [name for name in placements if name in tried or name.startswith(ALONE)]
+    alone = any(name.startswith(ALONE) for name in tried)
+    names = [name for name in placements if name in tried or (alone and name.startswith(ALONE))]
     rows = placement_features(types, [placements[name] for name in names], model.features)
     predicted = {
         name: float(np.dot(row, model.coefficients)) for name, row in zip(names, rows, strict=True)
