@@ -42,6 +42,7 @@ ORDER = [
     "acquisition",
     "scoring",
     "exports",
+    "shortcuts",
     "evaluation",
     "training",
     "study",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from plop_lora.placement import STRATEGIES, place
     from plop_lora.records import Placement, Scores, Verification
     from plop_lora.scoring import score
+    from plop_lora.shortcuts import find_target_modules, lora_config
     from plop_lora.tuning import tune
     from plop_lora.verification import verify
 
@@ -43,10 +44,12 @@ _HOMES = {
     "apply": "exports.trainers.peft",
     "compare": "comparison",
     "export": "exports.dispatch",
+    "find_target_modules": "shortcuts",
     "finetune": "finetuning",
     "gate": "gating",
     "import_adapter": "exports.imported",
     "load_documents": "data.documents",
+    "lora_config": "shortcuts",
     "place": "placement",
     "run": "pipeline",
     "score": "scoring",
@@ -64,10 +67,12 @@ __all__ = [
     "apply",
     "compare",
     "export",
+    "find_target_modules",
     "finetune",
     "gate",
     "import_adapter",
     "load_documents",
+    "lora_config",
     "place",
     "run",
     "score",
