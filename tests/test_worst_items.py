@@ -18,6 +18,8 @@ from plop_lora.gating.checks.grouping import GroupRule
 from plop_lora.gating.evidence import Line, read_answers
 from plop_lora.gating.items import Items, item_name
 from plop_lora.gating.suite import Reading
+from plop_lora.gating.suites.counterfactual import COUNTERFACTUAL
+from plop_lora.gating.suites.memorisation import TRAINING, VERBATIM
 from plop_lora.gating.worst_items import MOST, with_worst_items
 from plop_lora.recipe import GateRecipe
 from plop_lora.records import CheckResult, GateVerdict
@@ -105,6 +107,45 @@ def test_the_items_of_the_worst_group_alone() -> None:
 def test_a_name_holds_no_text(identifier: object, name: str) -> None:
     """A column named id may hold what people wrote, and a record is passed on."""
     assert item_name(identifier, 3) == name
+
+
+def test_rows_of_the_training_are_named_by_their_number(tmp_path: Path) -> None:
+    """A sample of the rows, without those that repeat another, keeps the numbers of the file."""
+    seen = [ROWS[0], ROWS[0], *ROWS[1:5]]
+    for name, found_rows in (("train", seen), ("eval", ROWS[10:14])):
+        lines = (json.dumps(row) + "\n" for row in found_rows)
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    recipe = GateRecipe.of({
+        "eval": str(tmp_path / "eval.jsonl"),
+        "gate": {"memorisation": {"train": str(tmp_path / "train.jsonl")}},
+    }, {})  # fmt: skip
+    items = TRAINING.items(recipe, TASKS["sft"])
+    assert items.names == (
+        *(f"training row {n}" for n in (1, 3, 4, 5, 6)), *(f"control row {n}" for n in range(1, 5)),
+    )  # fmt: skip
+    check = CHECKS["memorisation"]
+    values = [(0.0, 1.0)] * len(items.rows)
+    lines = [
+        Line("training", n, items.hashes[n], *(Reading({VERBATIM: side}) for side in pair))
+        for n, pair in enumerate(values)
+    ]
+    of_check = check.rule(recipe, TASKS["sft"])
+    result = check.decide(check, of_check, items, lines)
+    result = with_worst_items(check, of_check, items, lines, result)
+    assert result.verdict is not PASS
+    # Rows of the control speak for the adapter, and not against it.
+    assert {item.name.split()[0] for item in result.worst_items} == {"training"}
+
+
+def test_pairs_of_prompts_are_named_by_their_template() -> None:
+    items = COUNTERFACTUAL.items(
+        GateRecipe.of({"gate": {"counterfactual": {"languages": ["en"], "most": 6}}}, {}),
+        TASKS["sft"],
+    )
+    assert items.names[0].endswith(", pair 1")
+    assert len(set(items.names)) == len(items.names) == 6
+    assert items.names[0].startswith(str(items.rows[0]["template"]))
+    assert items.at([2, 0]).names == (items.names[2], items.names[0])
 
 
 # --------------------------------------------------------------------------- a whole gate
