@@ -35,6 +35,7 @@ from plop_lora.records.run import (
     StageOutcome,
     StageState,
 )
+from plop_lora.reports.page import read_records
 from plop_lora.reports.pipeline import run_table
 
 NAMES = ("read", "double", "judge")
@@ -236,6 +237,20 @@ def test_files_that_were_edited_are_named(tmp_path: Path) -> None:
         done.write_text(text)
         with pytest.raises(RecordError, match=r"DONE (is damaged|belongs to another)"):
             run_stages(stages([]), recipe(), tmp_path)
+
+
+@pytest.mark.parametrize("key", ["folder", "result"])
+@pytest.mark.parametrize("place", ["/etc/hostname", "../elsewhere", "stages/../../x"])
+def test_a_run_reads_nothing_outside_of_its_folder(tmp_path: Path, key: str, place: str) -> None:
+    """A folder of a run may come from somebody else."""
+    run_stages(stages([]), recipe(), tmp_path / "run")
+    path = tmp_path / "run" / "pipeline.json"
+    document = json.loads(path.read_text())
+    document["stages"][0][key] = place
+    path.write_text(json.dumps(document))
+    read = {"folder": stands, "result": lambda folder: read_records([folder])}[key]
+    with pytest.raises(RecordError, match="outside of the run"):
+        read(tmp_path / "run")
 
 
 def test_a_stage_that_fails_leaves_the_others_done(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def stands(folder: str | Path) -> PipelineRun:
         raise UsageError(f"There is no run in {root}. Start one with: plop run recipe.yaml")
     record = PipelineRun.load(root / RECORD)
     for stage in record.stages:
-        if stage.outcome is not None and finished(root / stage.folder, stage.key) is None:
+        if stage.outcome is not None and finished(stage.folder_in(root), stage.key) is None:
             raise RecordError(
                 f"The folder of the stage {stage.stage} is gone from {root}. Start the run again, "
                 "which makes it."

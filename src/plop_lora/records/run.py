@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import ClassVar
 
+from plop_lora.errors import RecordError
 from plop_lora.records.base import Record
 
 
@@ -94,6 +96,31 @@ class StageRun:
     outcome: StageOutcome | None = None
     reason: str = ""
     estimate: StageEstimate | None = None
+
+    def folder_in(self, root: Path) -> Path:
+        """Return the folder of this stage in that of the run.
+
+        Raises:
+            RecordError: It would lie outside of the run.
+        """
+        return self._within(root, self.folder)
+
+    def result_in(self, root: Path) -> Path:
+        """Return the file of the record of this stage in the folder of the run.
+
+        Raises:
+            RecordError: It would lie outside of the run.
+        """
+        return self._within(root, self.result)
+
+    def _within(self, root: Path, name: str) -> Path:
+        path = root / name
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise RecordError(
+                f"The run in {root} names {name!r} for its stage {self.stage!r}, which is outside "
+                "of the run. Its pipeline.json was edited; run plop run again."
+            )
+        return path
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)

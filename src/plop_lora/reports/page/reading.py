@@ -97,7 +97,7 @@ def _read_all(path: Path) -> list[tuple[Path, Record]]:
             f"{path} is a folder, but not that of a run. Give the folder of one, or records."
         )
     run = PipelineRun.load(path / RUN)
-    files = [path / stage.result for stage in run.stages if stage.outcome is not None]
+    files = [stage.result_in(path) for stage in run.stages if stage.outcome is not None]
     found = [(file, _read(file)) for file in files if file.is_file() and _kind_of(file) in KINDS]
     placements = [record for _, record in found if isinstance(record, Placement)]
     shown = [(file, record) for file, record in found if record not in placements[:-1]]
