@@ -14,10 +14,6 @@ from plop_lora.cli.words import RUN, with_examples
 @with_examples(
     ("Add two verifications of yours to the study", "plop learn run-a run-b -o learned.json"),
     ("Learn from yours alone", "plop learn run-a run-b run-c --only -o learned.json"),
-    (
-        "Ask the result for a placement",
-        "plop place scores.json --strategy learned --learned learned.json",
-    ),
 )
 def learn(
     histories: Annotated[

@@ -46,6 +46,10 @@ KEYS = (
         "Name the types yourself",
         "plop place scores.json --strategy custom --types q_proj,v_proj --rank 8",
     ),
+    (
+        "Ask what plop learn has made of finished trials",
+        "plop place scores.json --strategy learned --learned learned.json",
+    ),
 )
 @takes_recipe(PlaceRecipe, KEYS)
 def place(
