@@ -186,7 +186,8 @@ def test_the_schema_of_a_recipe(drafted: Path) -> None:
     """An editor would call a right key wrong, or a wrong one right."""
     schema = recipe_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
-    recipes = [drafted, *(ROOT / "scripts" / "experiments").glob("*.yaml")]
+    written = (ROOT / "scripts" / "experiments").glob("*.yaml")
+    recipes = [drafted, *(path for path in written if path.name != "external.yaml")]
     for path in recipes:
         jsonschema.validate(yaml.safe_load(path.read_text()), schema)
     for wrong in ({"taks": "sft"}, {"finetune": {"patience": -1}}, {"gate": {"chekcs": []}}):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from plop_lora.finetuning import finetune
     from plop_lora.gating import gate
     from plop_lora.pipeline import run
-    from plop_lora.placement import STRATEGIES, place
+    from plop_lora.placement import place
     from plop_lora.records import Placement, Scores, Verification
     from plop_lora.scoring import score
     from plop_lora.shortcuts import find_target_modules, lora_config
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from plop_lora.verification import verify
 
 _HOMES = {
-    "STRATEGIES": "placement",
     "Placement": "records",
     "PlopError": "errors",
     "Scores": "records",
@@ -58,7 +57,6 @@ _HOMES = {
 }
 
 __all__ = [
-    "STRATEGIES",
     "Placement",
     "PlopError",
     "Scores",

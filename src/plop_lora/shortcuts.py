@@ -99,7 +99,7 @@ def find_target_modules(
     }
 
 
-def _divided(keys: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
+def _divided(keys: Mapping[str, object]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the keys of `score` and those of `place`; some belong to both.
 
     Raises:
@@ -122,7 +122,7 @@ def _placed(
     tokenizer: Any,
     texts: Texts | None,
     scoring: Mapping[str, object],
-    placing: dict[str, object],
+    placing: dict[str, Any],
 ) -> Placement:
     from plop_lora.placement import place
 
