@@ -12,7 +12,8 @@ from builders import trial_spec
 from pretend import gone, notes
 from waiting import until
 
-from plop_lora.errors import UsageError
+from plop_lora.errors import MachineError, UsageError
+from plop_lora.ray_cluster import connected
 from plop_lora.recipe import Runner
 from plop_lora.training.runners import ray_jobs
 from plop_lora.training.runners.events import FINISHED, RUNNING, WAITING, Event
@@ -83,6 +84,21 @@ def test_more_gpus_than_a_machine_has_are_refused(ray_cluster: None, tmp_path: P
     """Ray itself would wait for such a machine for ever."""
     with pytest.raises(UsageError, match=r"runner\.gpus 64 is not possible"):
         run_trials([trial_spec()], tmp_path, Runner(kind="ray", gpus=64), command=("false",))
+
+
+def test_a_cluster_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray ends with a bare exception where the machine is too busy, as if this was a fault."""
+
+    def slow(**_: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen.")
+
+    monkeypatch.setattr(ray, "init", slow)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(
+        MachineError, match=r"Ray does not start: The current node timed out.* again"
+    ):
+        with connected():
+            pass
 
 
 def test_no_cluster_is_told_at_once(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Iterator
 
-from plop_lora.errors import UsageError, require
+from plop_lora.errors import MachineError, UsageError, require
 
 _ANSWER_SECONDS = 10.0
 
@@ -41,6 +41,7 @@ def connected(address: str | None = None) -> Iterator[None]:
 
     Raises:
         MissingExtraError: Ray is not installed.
+        MachineError: Ray does not start.
         UsageError: No cluster answers at the address.
     """
     ray = require("ray")
@@ -52,6 +53,13 @@ def connected(address: str | None = None) -> Iterator[None]:
     except (ConnectionError, ValueError, RuntimeError) as error:
         wanted = address or os.environ.get("RAY_ADDRESS") or "this machine"
         raise _no_cluster(wanted, error) from error
+    except Exception as error:  # Ray has no class for a node that takes more than 30 seconds
+        ray.shutdown()
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise MachineError(
+            f"Ray does not start: {reason.rstrip('.')}. Run the same command again when the "
+            "machine is less busy, or leave Ray out."
+        ) from error
     try:
         yield
     finally:
