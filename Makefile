@@ -6,7 +6,7 @@ DEV := $(VENV)/.dev
 CORE := $(VENV)/.core
 TRAINERS := .venv-trainers
 
-.PHONY: demo tour test test-all coverage trainers check format docs bench bench-largest evidence evidence-indicators evidence-run external verify-gsm8k gpu-parcels gpu clean
+.PHONY: demo tour example test test-all coverage trainers check format docs bench bench-largest evidence evidence-indicators evidence-run external verify-gsm8k gpu-parcels gpu clean
 
 demo: $(CORE)
 	$(BIN)/plop demo
@@ -95,6 +95,10 @@ evidence-indicators: $(DEV)
 # What others published of placements, against the indicators: a section of docs/evidence.md.
 external: $(DEV)
 	$(BIN)/python scripts/experiments/external.py --page docs/evidence.md
+
+# The example of a report in the documentation, from the records in docs/example/run.
+example: $(DEV)
+	$(BIN)/plop report docs/example/run -o docs/example/report.html
 
 # SmolLM2-135M on GSM8K by `plop verify`: on two idle cores three to six hours, in a folder from which
 # the same command goes on. PLAN=1 prints what is left to run. GSM8K=DIR has that data set's two files.
