@@ -77,12 +77,17 @@ def describe(pair: Pair, folder: Path, network: Path) -> dict[str, Any]:
         "budget_rank": BUDGET_RANK,
         "arms": {name: types_of(arm) for name, arm in distinct(made).items()},
         "aliases": aliases(made),
-        "nfn": {group.type: round(group.value, 3) for group in groups_of(scores)},
+        "nfn": nfn_of(scores),
         "rows": {name: digest(folder / name) for name in ROWS},
         "weights": weights_digest(network),
     }
     described.pop("order")
     return described
+
+
+def nfn_of(scores: Scores) -> dict[str, float]:
+    """Return the NFN of every type that is an arm; that of a fused weight is its projections'."""
+    return {group.type: round(group.value, 3) for group in groups_of(scores) if group.eligible}
 
 
 def types_of(placement: Placement) -> list[str]:
