@@ -110,7 +110,7 @@ MIXTRAL = LLAMA | {
 }
 DECODER_RATES = (2e-4, 6e-4, 1.8e-3, 5.4e-3, 1.62e-2)
 ENCODER_RATES = (5e-4, 1.5e-3, 4.5e-3, 1.35e-2, 4.05e-2)
-SMALL_RATES = (6e-4, 1.8e-3, 5.4e-3, 1.62e-2, 4.86e-2)
+SMALL_RATES = (1.8e-3, 5.4e-3, 1.62e-2, 4.86e-2, 1.458e-1)
 """Of networks of width 192."""
 PAIRS = {
     pair.name: pair
@@ -131,7 +131,7 @@ PAIRS = {
              32, 8, 256, 160, LLAMA, order=6),
         Pair("gemma3-signatures", "gemma3", "sft", "signatures", DECODER_RATES,
              32, 8, 256, 160, LLAMA, order=7),
-        Pair("bundled-arithmetic", "bundled", "sft", "arithmetic", SMALL_RATES,
+        Pair("bundled-arithmetic", "bundled", "sft", "arithmetic", (6e-4, *SMALL_RATES[:-1]),
              32, 8, 256, 160, LLAMA, order=8),
         Pair("bundled-summaries", "bundled", "sft", "summaries", SMALL_RATES,
              32, 8, 256, 160, LLAMA, order=9),
