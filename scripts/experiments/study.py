@@ -2,7 +2,7 @@
 
     python scripts/experiments/study.py list
     python scripts/experiments/study.py prepare PAIR [--gsm8k DIR] [--models build/models]
-    python scripts/experiments/study.py run PAIR… [--seconds S] [--workers N] [--device D]
+    python scripts/experiments/study.py run PAIR… [--seconds S] [--workers N] [--seeds N]
 
 `prepare` writes the rows and the scores of the network on them to `build/study/PAIR`. `run` goes
 through the trials that have no record in `results/PAIR`, first every arm at every rate with seed 0,
@@ -28,6 +28,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
+from evidence import MOST_SEEDS
 from pairs import PAIRS, StudyError
 from preparing import SCORES, prepare
 from study_trials import STUDY, Study, name_of, open_study
@@ -157,6 +158,9 @@ def main() -> int:
     verbs.choices["prepare"].add_argument("--gsm8k", type=Path, help="folder of its two files")
     verbs.choices["run"].add_argument("--seconds", type=positive(float), help="stop after so many")
     verbs.choices["run"].add_argument("--workers", type=positive(int), help="trials at once")
+    verbs.choices["run"].add_argument(
+        "--seeds", type=positive(int), default=MOST_SEEDS, help="of every arm, at most"
+    )
     verbs.choices["run"].add_argument("--device", default="auto")
     given = parser.parse_args()
     try:
@@ -203,7 +207,7 @@ def act(given: argparse.Namespace) -> int:
     try:
         with alarm(given.seconds):
             for name in given.pairs:
-                study = open_study(name, given.results, given.models, given.device)
+                study = open_study(name, given.results, given.models, given.device, given.seeds)
                 with sole_run(study):
                     run(study, given.workers)
     except TimeIsUp:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from arms import all_arms, distinct
-from outcomes import UNTRAINED, seeds_wanted, selected
+from outcomes import MOST_SEEDS, UNTRAINED, seeds_wanted, selected
 from pairs import PAIRS, Pair, StudyError
 from preparing import ROWS, SCORES, checked_network, describe, digest
 
@@ -44,7 +44,10 @@ def record_name(arm: str, rate: float, seed: int) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A prepared pair: its folder, where its network and its records are, and its arms."""
+    """A prepared pair: its folder, where its network and its records are, and its arms.
+
+    No arm gets more than `most_seeds` seeds; a later opening with more goes on.
+    """
 
     pair: Pair
     folder: Path
@@ -52,6 +55,7 @@ class Study:
     results: Path
     arms: Mapping[str, Placement]
     device: str
+    most_seeds: int = MOST_SEEDS
 
     def records(self) -> dict[str, TrialResult]:
         """Return the records that are there, by file name."""
@@ -105,7 +109,7 @@ class Study:
         best = self.best_rates()
         return [
             self.spec(arm, best[arm], seed, CONFIRM)
-            for seed in range(1, seeds_wanted(self.results))
+            for seed in range(1, min(seeds_wanted(self.results), self.most_seeds))
             for arm in self.arms
             if arm in best
         ]
@@ -179,7 +183,9 @@ def name_of(spec: TrialSpec) -> str:
     return record_name(spec.arm, spec.learning_rate, spec.seed)
 
 
-def open_study(name: str, results: Path, models: Path, device: str) -> Study:
+def open_study(
+    name: str, results: Path, models: Path, device: str, most_seeds: int = MOST_SEEDS
+) -> Study:
     """Return a prepared pair.
 
     Raises:
@@ -206,4 +212,4 @@ def open_study(name: str, results: Path, models: Path, device: str) -> Study:
         with atomic_file(kept) as file:
             file.write(json.dumps(now, indent=1) + "\n")
     arms = distinct(all_arms(pair, Scores.load(folder / SCORES)))
-    return Study(pair, folder.resolve(), network, results / name, arms, device)
+    return Study(pair, folder.resolve(), network, results / name, arms, device, most_seeds)
