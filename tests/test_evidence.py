@@ -300,8 +300,10 @@ def test_networks_are_as_large_as_records_say(evidence) -> None:
     """A size that was typed wrongly would call another network the nearest."""
     for name, record in (("smollm2", "gsm8k"), ("minilm", "classify")):
         model = Verification.load(SCRIPTS / "results" / f"{record}.json").model
-        network = evidence.NETWORKS[name]
-        assert (network.model, network.parameters) == (model.architecture, model.parameters)
+        _, architecture, parameters = evidence.described(name)
+        assert (architecture, parameters) == (model.architecture, model.parameters)
+    bundled = Verification.load(SCRIPTS / "results" / "sft.json").model
+    assert evidence.described("bundled")[1:] == (bundled.architecture, bundled.parameters)
 
 
 def test_findings_are_written_from_any_records(evidence, tmp_path: Path, monkeypatch) -> None:

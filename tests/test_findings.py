@@ -108,7 +108,7 @@ def test_families_are_of_classes_that_there_are() -> None:
 
 def test_the_section_is_in_markdown_and_not_in_a_notebook() -> None:
     page = results_of([placement()])
-    assert "| smollm2\\-" in markdown_page(page) or "| smollm2-" in markdown_page(page)
+    assert "| bundled\\-" in markdown_page(page) or "| bundled-" in markdown_page(page)
     drawn = [section.name for section in placement().plot().page.sections]
     assert drawn == ["placement"]
 

@@ -23,7 +23,7 @@ from statistics import fmean
 import numpy as np
 from by_indicator import by_indicator
 from learned import learned_parts
-from networks import NETWORKS
+from networks import described
 from numpy.typing import NDArray
 from outcomes import LOWEST, PLOP, RANDOM, RESULTS, TYPE, Outcome, collect, interval
 from pages import PageError, table, write_below
@@ -250,10 +250,7 @@ def found_by(used: Sequence[Outcome]) -> Findings:
     """Return what a report shows of the study."""
     together = pooled(used)
     names = sorted({outcome.network for outcome in used})
-    networks = tuple(
-        StudiedNetwork(name, NETWORKS[name].title, NETWORKS[name].model, NETWORKS[name].parameters)
-        for name in names
-    )
+    networks = tuple(StudiedNetwork(name, *described(name)) for name in names)
     pairs = tuple(
         PairFinding(
             name=outcome.name,

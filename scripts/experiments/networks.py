@@ -98,6 +98,17 @@ NETWORKS = {
 
 BUNDLED = "bundled"
 """The bundled model."""
+OWN = {BUNDLED: ("the bundled Llama", "LlamaForCausalLM", 2_755_008)}
+"""Networks of this project → their title, their class in transformers, and their parameters."""
+
+
+def described(name: str) -> tuple[str, str, int]:
+    """Return the title of a network, its class in transformers, and its number of parameters."""
+    if name in OWN:
+        return OWN[name]
+    return NETWORKS[name].title, NETWORKS[name].model, NETWORKS[name].parameters
+
+
 PRETRAINED = {
     "small-gpt2": "--architecture gpt2 --steps 500 --evaluations 2",
     "small-mixtral": "--architecture mixtral --steps 500 --evaluations 2",

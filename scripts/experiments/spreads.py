@@ -5,6 +5,10 @@
 Prints the standard deviations that `plop verify --plan` simulates with: the root mean square over
 all arms of all complete pairs of a task, each arm at the rate and with the seeds that it was
 reported at, against plop. `src/plop_lora/verification/spreads.py` holds what this prints.
+
+The small networks that this project has pretrained itself are left out: a plan is made for a model
+of a usual size. On `bundled-arithmetic` gains are three times as large as on the pairs of the other
+decoders, and with it the spread over seeds would be 0.023 where it is 0.009.
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ from plop_lora.statistics import Components, components
 RESULTS = Path(__file__).parent / "results"
 REFERENCE, REPORTED = "plop", "confirm"
 OUTCOMES = ("loss", "accuracy")
+OWN = {"bundled", "small-gpt2", "small-mixtral"}
+"""Networks that this project has pretrained, by their names in networks.py."""
 
 
 def main() -> None:
@@ -36,7 +42,10 @@ def main() -> None:
 def measured(results: Path) -> dict[tuple[str, str], Components]:
     """Return the spreads by task and outcome."""
     parts: dict[tuple[str, str], list[Components]] = defaultdict(list)
-    for folder in sorted(path for path in results.iterdir() if path.is_dir()):
+    for pair in sorted(results.glob("*/pair.json")):
+        folder = pair.parent
+        if json.loads(pair.read_text("utf-8"))["network"] in OWN:
+            continue
         for task, outcome, found in _of_pair(folder):
             parts[task, outcome].append(found)
     return {key: _together(found) for key, found in parts.items()}

@@ -1,10 +1,11 @@
 """How far the differences of two arms spread, by task, as measured in this project's own trials.
 
 A plan is made before anything has run, so it needs spreads from elsewhere. These are the root mean
-squares over all arms of the complete pairs of the study (`scripts/experiments/spreads.py` prints
-them from the committed records), and of `scripts/experiments/results/grpo.json` for GRPO, which
-records no rows: its noise is in the spread of seeds, and its rows are those of the classification.
-Other models and data spread otherwise; a plan is an estimate. Pure; no torch.
+squares over all arms of the complete pairs of the study, but for the small networks that this
+project has pretrained (`scripts/experiments/spreads.py` prints them from the records), and of
+`scripts/experiments/results/grpo.json` for GRPO, which records no rows: its noise is in the spread
+of seeds, and its rows are those of the classification. Other models and data spread otherwise; a
+plan is an estimate. Pure; no torch.
 """
 
 from __future__ import annotations
