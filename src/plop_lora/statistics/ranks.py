@@ -1,6 +1,7 @@
 """Spearman's rank correlation of two lists, with a bootstrap interval over their pairs.
 
-Shape letters: N pairs, R resamples. Imports numpy, and scipy where it is called; no torch.
+Shape letters: N pairs, R resamples. Imports numpy alone, since `plop score` calls it and scipy.stats
+takes half a second to import.
 """
 
 from __future__ import annotations
@@ -76,11 +77,9 @@ def _resampled(pairs_2N: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
 
 def _correlations(pairs_2RN: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the correlation of the ranks of each row, [R]; NaN where it is undefined."""
-    from scipy.stats import rankdata  # takes half a second to import
-
     if pairs_2RN.shape[-1] < 2:
         return np.full(pairs_2RN.shape[1], np.nan)
-    ranks_2RN = rankdata(pairs_2RN, axis=-1)
+    ranks_2RN = np.array([_ranks(values_RN) for values_RN in pairs_2RN])
     ranks_2RN = ranks_2RN - ranks_2RN.mean(axis=-1, keepdims=True)
     first_RN, second_RN = ranks_2RN
     spread_R = np.sqrt((first_RN**2).sum(axis=-1) * (second_RN**2).sum(axis=-1))
@@ -89,3 +88,11 @@ def _correlations(pairs_2RN: NDArray[np.float64]) -> NDArray[np.float64]:
         products_R, spread_R, out=np.full(len(spread_R), np.nan), where=spread_R > 0
     )
     return found_R
+
+
+def _ranks(values_RN: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the ranks of each row from 1; equal values share the mean of their ranks."""
+    return np.array([
+        (np.searchsorted(ordered, row, "left") + np.searchsorted(ordered, row, "right") + 1) / 2
+        for ordered, row in zip(np.sort(values_RN, axis=-1), values_RN, strict=True)
+    ])  # fmt: skip
