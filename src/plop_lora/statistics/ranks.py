@@ -1,7 +1,7 @@
 """Spearman's rank correlation of two lists, with a bootstrap interval over their pairs.
 
-Shape letters: N pairs, R resamples. Imports numpy alone, since `plop score` calls it and scipy.stats
-takes half a second to import.
+Shape letters: N pairs, R resamples. Imports numpy alone, since `plop score` calls it and importing
+scipy.stats takes half a second.
 """
 
 from __future__ import annotations
