@@ -15,7 +15,8 @@ import transformers
 import plop_lora as plop
 from plop_lora.demo import DATA, MODEL, TASKS
 
-SCRIPTS = Path(__file__).parents[1] / "scripts" / "demo_model"
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ROOT / "scripts" / "demo_model"
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,9 @@ def test_every_architecture_is_pretrained_and_loaded(pretrain, architecture, tmp
     settings = pretrain.Hyperparameters(steps=6, evaluations=2, batch=2, length=32, warmup_steps=1)
     torch.manual_seed(0)
     model = pretrain.make_model(architecture, tokenizer)
+    if architecture != "llama":
+        page = (ROOT / "docs" / "demo-model.md").read_text(encoding="utf-8")
+        assert f"| `{architecture}` | {model.num_parameters() / 1e6:.1f} M |" in page
     before = pretrain.mixed(pretrain.held_out_loss(model, streams, 32))
     sampler = pretrain.Sampler(streams, settings)
     found = pretrain.train(model, tokenizer, sampler, streams, settings, tmp_path)
