@@ -13,31 +13,14 @@ import pytest
 import yaml
 from hubs import Hub, hub
 from safetensors.torch import load_file, save_file
+from test_pipeline_chain import RECIPE as CHAIN
 
 from plop_lora.demo import DATA, MODEL
 from plop_lora.records import PipelineRun, Scores, TrialSpec
 
 pytestmark = pytest.mark.slow
 NAME = "somebody/model"
-RECIPE = {
-    "model": NAME,
-    "task": "sft",
-    "train": str(DATA / "problems.jsonl"),
-    "prompt": "Task: {question}\nSolution:",
-    "completion": " {answer}",
-    "acquire": {"split": {"share": 0.2}},
-    "score": {"reference": False, "max_length": 64},
-    "rank": 2,
-    "arms": ["plop", "attention"],
-    "seeds": 2,
-    "quick": True,
-    "ladder": [1.0],
-    "widen": 0,
-    "training": {"steps": 2, "batch_size": 4, "max_length": 64, "dtype": "float32"},
-    "evaluation": {"metric": "loss", "batch_size": 64},
-    "runner": {"workers": 1},
-    "run": {"samples": 16},
-}
+RECIPE = {**CHAIN, "model": NAME, "training": {**CHAIN["training"], "steps": 2}}
 
 
 @pytest.fixture
