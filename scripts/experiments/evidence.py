@@ -26,7 +26,7 @@ from learned import learned_parts
 from networks import described
 from numpy.typing import NDArray
 from outcomes import LOWEST, PLOP, RANDOM, RESULTS, TYPE, Outcome, collect, interval
-from pages import PageError, table, write_below
+from pages import put, table
 from scipy import stats
 
 from plop_lora.files import atomic_file
@@ -298,16 +298,7 @@ def main() -> int:
             return 1
         with atomic_file(given.data) as file:
             file.write(data_text(used))
-    text = tables(outcomes, incomplete, given.results)
-    if given.page is None:
-        print(text, end="")
-        return 0
-    try:
-        write_below(given.page, MARK, text)
-    except PageError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return put(given.page, MARK, tables(outcomes, incomplete, given.results))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from pathlib import Path
 from statistics import fmean
 
 import yaml
-from pages import PageError, table, write_below
+from pages import put, table
 from pydantic import BaseModel, ConfigDict, model_validator
 
 FILE = Path(__file__).with_name("external.yaml")
@@ -314,16 +313,7 @@ def main() -> int:
     )
     parser.add_argument("--page", type=Path)
     given = parser.parse_args()
-    text = text_of(read())
-    if given.page is None:
-        print(text, end="")
-        return 0
-    try:
-        write_below(given.page, MARK, text, END)
-    except PageError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return put(given.page, MARK, text_of(read()), END)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +31,19 @@ def write_below(page: Path, mark: str, text: str, end: str | None = None) -> Non
         raise PageError(f"{page} is no page with the line {mark if not found else end}.")
     with atomic_file(page) as file:
         file.write(f"{before}{mark}\n\n{text}" + f"\n{after}" * (end is not None))
+
+
+def put(page: Path | None, mark: str, text: str, end: str | None = None) -> int:
+    """Write below the mark of a page, or print where there is none; return the exit code."""
+    if page is None:
+        print(text, end="")
+        return 0
+    try:
+        write_below(page, mark, text, end)
+    except PageError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def part_below(page: Path, mark: str, end: str | None = None) -> str:

@@ -149,6 +149,15 @@ def write_new(text: str, path: Path, then: str = "") -> None:
         OutputError: It cannot be written.
     """
     check_new(path)
+    write_text(text, path, then)
+
+
+def write_text(text: str, path: Path, then: str = "") -> None:
+    """Write a text to a file, in place of what is there, or to stdout for -.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
     if path == STDOUT:
         typer.echo(text, nl=False)
         return

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from plop_lora.cli.output import STDOUT, ForceOption, check, say
+from plop_lora.cli.output import ForceOption, check, write_text
 from plop_lora.cli.words import OUTPUT, with_examples
 
 
@@ -80,7 +80,6 @@ def report(
 ) -> None:
     """Join RECORDS in one page, for whoever decides and for whoever checks the decision."""
     check(output, *records, force=force)
-    from plop_lora.files import atomic_file
     from plop_lora.reports.page import (
         html_page,
         markdown_page,
@@ -96,10 +95,4 @@ def report(
         language.value,
         answers=read_answers(found) if answers else None,
     )
-    document = markdown_page(page) if marked_down else html_page(page)
-    if output == STDOUT:
-        typer.echo(document, nl=False)
-        return
-    with atomic_file(output) as file:
-        file.write(document)
-    say(f"Wrote {output}", err=True)
+    write_text(markdown_page(page) if marked_down else html_page(page), output)
