@@ -36,7 +36,7 @@ def examine() -> Installation:
 def _versions() -> Iterator[Finding]:
     where = shutil.which("plop")
     yield Finding(area="versions", name=NAME, value=f"{__version__}, {where or 'not on the PATH'}")
-    value = f"{platform.python_version()} on {platform.platform()}"
+    value = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     yield Finding(area="versions", name="python", value=value)
     for wanted in _requirements(""):
         yield _package(wanted)
