@@ -134,7 +134,9 @@ def _one_line() -> Iterator[None]:
     except UsageProblem as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else _typed_verb()
-        _fail(f"{_usage_text(error)}. Type {command} --help for more.", 2)
+        text = _usage_text(error)
+        end = "" if text.endswith("?") else "."
+        _fail(f"{text}{end} Type {command} --help for more.", 2)
     except BrokenPipeError:
         # The reader, such as head, has closed the pipe; Python would report it again at exit.
         sys.stdout = io.StringIO()
