@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import plop_lora as plop
 from plop_lora.errors import RecordError, UsageError
+from plop_lora.indicators import INDICATORS, NFN, OfFeatures, OfWeights
 from plop_lora.indicators.signal import Signal
 from plop_lora.placement.budget import RankCost, share_out, tighten
 from plop_lora.records import AdapterSettings, IndicatorScores, Scores
@@ -38,7 +39,12 @@ def _with_sides(scores: Scores, sides: dict[str, tuple[int, int]]) -> Scores:
 def _with_indicators(scores: Scores) -> Scores:
     """Return the same scores with every indicator that has to be recorded, in planted orders."""
     values = tuple(float(1 + index % 5) for index in range(len(scores.sites)))
-    held = tuple(IndicatorScores(name, (), values) for name in ("response-gain", "rank-of-weights"))
+    recorded = [
+        name
+        for name, row in INDICATORS.items()
+        if name != NFN and isinstance(row.measure, OfFeatures | OfWeights)
+    ]
+    held = tuple(IndicatorScores(name, (), values) for name in recorded)
     return dataclasses.replace(scores, indicators=held)
 
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
-from evidence import MOST_SEEDS
+from outcomes import MOST_SEEDS
 from pairs import PAIRS, StudyError
 from preparing import SCORES, prepare
 from study_trials import STUDY, Study, name_of, open_study
