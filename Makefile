@@ -77,8 +77,8 @@ bench-largest: $(DEV)
 evidence-run: $(DEV)
 	@test -n "$(PAIR)" || { echo "Name a pair: make evidence-run PAIR=NAME"; \
 		$(BIN)/python scripts/experiments/study.py list; exit 2; }
-	nice -n 19 $(BIN)/python scripts/experiments/study.py prepare $(PAIR) $(if $(GSM8K),--gsm8k $(GSM8K))
-	nice -n 19 $(BIN)/python scripts/experiments/study.py run $(PAIR) --workers 1
+	nice -n 19 $(BIN)/python scripts/experiments/study.py prepare $(PAIR) $(if $(GSM8K),--gsm8k $(GSM8K)) $(if $(FURTHER),--further)
+	nice -n 19 $(BIN)/python scripts/experiments/study.py run $(PAIR) --workers 1 $(if $(FURTHER),--further)
 
 # The learned rule, the tables and pictures of docs/evidence.md, and what reports show of the study,
 # from the records that are there.

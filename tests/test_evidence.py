@@ -356,3 +356,76 @@ def test_the_published_experiments_by_the_rules_of_today(name, worse, opened) ->
     assert found.verdict == INCONCLUSIVE
     assert {arm for arm, verdict in verdicts.items() if verdict == "worse"} == worse
     assert {arm for arm, verdict in verdicts.items() if verdict == "cannot separate"} == opened
+
+
+FURTHER = {
+    "arms": {"triple-01": ["q", "k", "v"], "triple-02": ["q", "k", "o"], "lowest-2": ["v", "o"]},
+    "weights": {"lowest-sites": {"layers.0.q": 2}, "shuffled-layers": {"layers.1.q": 2}},
+    "aliases": {"plop-random-words": "plop", "rank-of-weights": "mlp"},
+}
+ADDED = {
+    "triple-01": 0.7, "triple-02": 0.2, "lowest-2": 0.9, "lowest-sites": 0.6,
+    "shuffled-layers": 0.3,
+}  # fmt: skip
+
+
+def write_further(folder: Path, gains: dict[str, float] = ADDED) -> None:
+    """Write the records of further arms beside those of a pair."""
+    (folder / "further.json").write_text(json.dumps(FURTHER))
+    for arm, gain in gains.items():
+        for rate, share in ((1e-4, 0.5), (3e-4, 1.0), (9e-4, 0.2)):
+            write(folder, arm, rate, 0, [3.0 - share * gain] * ROWS)
+        for seed in (1, 2):
+            write(folder, arm, 3e-4, seed, [3.0 - gain] * ROWS)
+
+
+def test_further_arms_count_once_all_of_them_are_trained(outcomes, tmp_path: Path) -> None:
+    """Those that happen to be there first must not decide, nor may the pair be lost meanwhile."""
+    write_pair(tmp_path / "pair", RULES | SINGLE)
+    before = outcomes.read(tmp_path / "pair")
+    write_further(tmp_path / "pair", {"triple-01": 0.7})
+    partly = outcomes.read(tmp_path / "pair")
+    assert partly.further == ()
+    assert partly.arms.keys() == before.arms.keys()
+    write_further(tmp_path / "pair")
+    whole = outcomes.read(tmp_path / "pair")
+    assert {*whole.further} == ADDED.keys() | FURTHER["aliases"].keys()
+    assert whole.gain("lowest-sites") == pytest.approx(0.6)
+    assert whole.arms["plop-random-words"] is whole.arms["plop"]
+    assert whole.members["triple-01"] == {"type-q", "type-k", "type-v"}
+    assert "lowest-sites" not in whole.members
+
+
+def test_what_further_arms_say(scripts, outcomes, tmp_path: Path) -> None:
+    from by_further import by_further, triple_correlation
+
+    write_pair(tmp_path / "pair", RULES | SINGLE)
+    assert by_further([outcomes.read(tmp_path / "pair")]) == []
+    write_further(tmp_path / "pair")
+    found = outcomes.read(tmp_path / "pair")
+    # Lower mean NFN (0.9 of q, k and v; 1.0 of q, k and o), higher gain.
+    assert triple_correlation(found, ["triple-01", "triple-02"]) == pytest.approx(-1.0)
+    text, triples, table = by_further([found])
+    assert "on 1 of 1 pairs (`pair`)" in text
+    assert triples == "No pair has 5 arms of three types."
+    rows = {row.split("|")[2].strip(): row for row in table.splitlines()}
+    assert "+0.300 (+0.300 to +0.300), better" in rows["`lowest-sites` minus `shuffled-layers`"]
+    assert "-0.200" in rows["`lowest-sites` minus `plop`"]
+    assert "same types" in rows["`plop-random-words` minus `plop`"]
+
+
+def test_arms_without_types_teach_the_learned_rule_nothing(outcomes, scripts, tmp_path) -> None:
+    from learned import pair_of
+
+    write_pair(tmp_path / "pair", RULES | SINGLE)
+    described = json.loads((tmp_path / "pair" / "pair.json").read_text())
+    arms = {name: ["q"] if name in RULES else types for name, types in described["arms"].items()}
+    (tmp_path / "pair" / "pair.json").write_text(json.dumps(described | {"arms": arms}))
+    write_further(tmp_path / "pair")
+    shape = {"role": "attention", "in_features": 4, "out_features": 4, "parameters": 16}
+    held = {"types": dict.fromkeys(TYPES, shape),
+            "indicators": {"nfn": {"lower_first": True, "values": TYPES}}}  # fmt: skip
+    (tmp_path / "pair" / "indicators.json").write_text(json.dumps(held))
+    names = {arm.arm for arm in pair_of(outcomes.read(tmp_path / "pair"), tmp_path).arms}
+    assert "triple-01" in names
+    assert not {"lowest-sites", "shuffled-layers"} & names

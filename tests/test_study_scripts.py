@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -163,6 +164,22 @@ def test_seeds_can_be_limited_and_added_later(
             {"v_proj", "experts.gate_up_proj", "experts.down_proj"},
             {"v_proj", "o_proj", "experts.down_proj"},
         ),
+        (
+            "lfm2",
+            {
+                "in_proj",
+                "conv-out_proj",
+                "q_proj",
+                "k_proj",
+                "v_proj",
+                "self_attn-out_proj",
+                "w1",
+                "w2",
+                "w3",
+            },
+            {"v_proj", "w3", "w2"},
+            {"v_proj", "self_attn.out_proj", "w2"},
+        ),
     ],
 )
 def test_a_fused_weight_is_one_arm(
@@ -181,10 +198,75 @@ def test_a_fused_weight_is_one_arm(
     assert set(preparing.types_of(made["v-o-down"])) == mixing
     nfn = preparing.nfn_of(scores)
     assert {arms.short(name) for name in nfn} == types
-    fused = next(name for name in nfn if name in ("c_attn", "experts.gate_up_proj"))
+    fused = next((name for name in nfn if name in ("c_attn", "experts.gate_up_proj")), None)
+    if fused is None:
+        return
     parts = [row.nfn for row in scores.types if row.host_type == fused]
     assert len(parts) > 1
     assert min(parts) < nfn[fused] < max(parts)
+
+
+def test_further_arms_differ_from_all_others_and_cost_the_same(
+    scripts: Any, prepared: Any, tmp_path: Path
+) -> None:
+    """A triple that another arm has already would be trained twice, and a pair keeps its arms."""
+    small, root, source = prepared
+    study = _open(scripts, root, tmp_path)
+    own = set(study.arms)
+    with pytest.raises(scripts[3].StudyError, match=f"prepare {PAIR} --further"):
+        _open(scripts, root, tmp_path, further=True)
+    folder = root / "study" / PAIR
+    scripts[2].prepare(small, folder, root / "models", source, further=True)
+    try:
+        both = _open(scripts, root, tmp_path, further=True)
+        added = both.arms.keys() - own
+        assert own < both.arms.keys()
+        assert {f"triple-{number:02}" for number in range(1, 13)} <= added
+        assert {"lowest-2", "lowest-sites", "shuffled-layers", "nfn-ranks"} <= added
+        budget = both.arms["all-linear"].trainable_parameters
+        for name, arm in both.arms.items():
+            assert arm.trainable_parameters == pytest.approx(budget, rel=0.02), name
+        types = {
+            name: frozenset(site.type for site in arm.sites)
+            for name, arm in both.arms.items()
+            if name not in ("lowest-sites", "shuffled-layers", "nfn-ranks")
+        }
+        assert len(set(types.values())) == len(types)
+        kept = json.loads((tmp_path / PAIR / "further.json").read_text())
+        assert kept["arms"].keys() | kept["weights"].keys() == added
+        assert both.arms.keys() == _open(scripts, root, tmp_path).arms.keys()
+        (tmp_path / PAIR / "further.json").write_text(json.dumps(kept | {"aliases": {"x": "y"}}))
+        with pytest.raises(scripts[3].StudyError, match="are of another aliases"):
+            _open(scripts, root, tmp_path)
+    finally:
+        (folder / scripts[2].WORDS).unlink()
+
+
+def test_layers_are_drawn_with_as_many_weights_of_each_type(scripts: Any, scores: Scores) -> None:
+    """Else the arm would differ from `lowest-sites` in its types too."""
+    import further
+
+    made = further.by_layer(scripts[3].PAIRS["bundled-summaries"], scores)
+    lowest, shuffled = (
+        Counter(site.type for site in made[name].sites)
+        for name in ("lowest-sites", "shuffled-layers")
+    )
+    assert lowest == shuffled
+    nfn = further.nfn_of_weights(scores)
+    chosen = {site.name for site in made["lowest-sites"].sites}
+    assert max(map(nfn.get, chosen)) <= min(nfn[name] for name in nfn.keys() - chosen)
+    ranks = {site.name: site.rank for site in made["nfn-ranks"].sites}
+    assert sorted(ranks, key=ranks.get) == sorted(ranks, key=nfn.get, reverse=True)
+
+
+def test_random_words_are_those_of_the_rows_in_texts_of_the_same_length(scripts: Any) -> None:
+    import further
+
+    rows = [{"text": "a b c d"}, {"text": "e f"}]
+    texts = further.random_words(rows)
+    assert [len(text.split()) for text in texts] == [4, 2]
+    assert {*" ".join(texts).split()} <= {*"abcdef"}
+    assert texts == further.random_words(rows)
 
 
 def _scores_of(architecture: str) -> Scores:

@@ -76,14 +76,33 @@ def aliases(made: Mapping[str, Placement]) -> dict[str, str]:
 
 def all_arms(pair: Pair, scores: Scores) -> dict[str, Placement]:
     """Return every arm's placement, those that are alike included; `all-linear` first."""
+    chosen = drafts_of(pair, scores)
+    return equal(chosen["all-linear"], chosen)
+
+
+def drafts_of(pair: Pair, scores: Scores) -> dict[str, Placement]:
+    """Return the choice of every arm, with rank 1 everywhere."""
     chosen = {name: place(scores, strategy=name, top=top_of(name), rank=1) for name in STRATEGIES}
     for name, types in type_arms(pair, scores).items():
         chosen[name] = place(scores, strategy="custom", types=types, rank=1)
-    drafts = {name: draft(name, placement, largest_rank=None) for name, placement in chosen.items()}
+    return chosen
+
+
+def equal(every: Placement, chosen: Mapping[str, Placement]) -> dict[str, Placement]:
+    """Return choices with the ranks that the common budget buys, in proportion to their own.
+
+    Args:
+        every: every linear weight, whose cost at `BUDGET_RANK` is the budget.
+        chosen: arms by name.
+    """
     settings = AdapterSettings()
-    every = drafts["all-linear"]
-    budget = BUDGET_RANK * every.smallest
-    alpha = alpha_for(every, budget, SCALING, settings)
+    whole = draft("all-linear", every, largest_rank=None)
+    budget = BUDGET_RANK * whole.smallest
+    alpha = alpha_for(whole, budget, SCALING, settings)
+    drafts = {
+        name: draft(name, placement, largest_rank=None, keep_shares=True)
+        for name, placement in chosen.items()
+    }
     return {name: fitted(plan, budget, alpha, settings) for name, plan in drafts.items()}
 
 

@@ -21,7 +21,9 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+from by_further import by_further
 from by_indicator import by_indicator
+from comparing import Comparison, compared, told_of
 from learned import learned_parts
 from networks import described
 from numpy.typing import NDArray
@@ -30,13 +32,10 @@ from pages import put, table
 from scipy import stats
 
 from plop_lora.files import atomic_file
-from plop_lora.statistics import holm, paired_interval
 from plop_lora.study.findings import Findings, PairFinding, PooledFinding, StudiedNetwork
 
 MARK = "<!-- evidence -->"
 """Below this line a page has what this script writes."""
-TIE = 0.02
-"""Share of the better gain below which two arms tie whatever the interval says."""
 DRAWS = 10_000
 RULES = (
     PLOP, "plop-inverse", "attention", "mlp", "all-linear", "v-up-down", "v-o-down",
@@ -123,31 +122,9 @@ def permuted(outcomes: Sequence[Outcome], found: float, key: Callable[[Outcome],
 # --------------------------------------------------------------------------- question 2
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Gain of `plop` minus that of a rule, with its 95 % interval; p is after Holm."""
-
-    rule: str
-    difference: float
-    low: float
-    high: float
-    p: float
-    verdict: str
-
-
 def comparisons(outcome: Outcome) -> list[Comparison]:
     """Compare `plop` with every other rule of a pair; one with the same types is left out."""
-    own = outcome.arms[PLOP]
-    rivals = [rule for rule in (*RULES[1:], *RANDOM) if outcome.arms[rule] is not own]
-    found = [paired_interval(own.gains_SI - outcome.arms[rule].gains_SI) for rule in rivals]
-    adjusted = holm([each.p for each in found])
-    rows = []
-    for rule, each, p in zip(rivals, found, adjusted, strict=True):
-        small = abs(each.value) < TIE * max(own.gain, outcome.arms[rule].gain)
-        tie = small or p >= 0.05
-        verdict = "tie" if tie else "better" if each.value > 0 else "worse"
-        rows.append(Comparison(rule, each.value, each.low, each.high, p, verdict))
-    return rows
+    return compared(outcome, [(PLOP, rule) for rule in (*RULES[1:], *RANDOM)])
 
 
 # --------------------------------------------------------------------------- tables
@@ -167,6 +144,7 @@ def tables(
     if used:
         parts += [pooled_text(used), *by_indicator(used, results)]
         parts += [regret_table(used), *learned_parts(used, results), comparison_table(used)]
+        parts += by_further(used)
     if any(arm.general is not None for outcome in used for arm in outcome.arms.values()):
         parts.append(general_table(used))
     return "\n\n".join(parts) + "\n"
@@ -221,17 +199,10 @@ def regret_table(used: Sequence[Outcome]) -> str:
 def comparison_table(used: Sequence[Outcome]) -> str:
     """Return how `plop` compares with every rule in every pair."""
     found = {outcome.name: {row.rule: row for row in comparisons(outcome)} for outcome in used}
-    rows = []
-    for rule in (*RULES[1:], *RANDOM):
-        cells = []
-        for outcome in used:
-            row = found[outcome.name].get(rule)
-            cells.append(
-                "same types"
-                if row is None
-                else f"{row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f}), {row.verdict}"
-            )
-        rows.append((f"`{rule}`", *cells))
+    rows = [
+        (f"`{rule}`", *(told_of(found[outcome.name].get(rule)) for outcome in used))
+        for rule in (*RULES[1:], *RANDOM)
+    ]
     head = ("`plop` minus", *(f"`{outcome.name}`" for outcome in used))
     return table(head, rows)
 

@@ -41,7 +41,10 @@ def history(outcomes: Sequence[Outcome], results: Path = RESULTS) -> tuple[Histo
 
 
 def pair_of(outcome: Outcome, results: Path) -> HistoryPair:
-    """Return one pair. Arms that are the same go by each of their names."""
+    """Return one pair. Arms that are the same go by each of their names.
+
+    Arms whose weights were chosen one by one have no module types to learn from.
+    """
     held = json.loads((results / outcome.name / INDICATORS).read_text(encoding="utf-8"))
     names = {arm_alone(name): name for name in held["types"]}
     return HistoryPair(
@@ -73,6 +76,7 @@ def pair_of(outcome: Outcome, results: Path) -> HistoryPair:
                 gain=float(f"{arm.gain:.{DIGITS}g}"),
             )
             for name, arm in sorted(outcome.arms.items())
+            if name in outcome.members
         ),
     )
 

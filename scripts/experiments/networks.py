@@ -112,5 +112,6 @@ def described(name: str) -> tuple[str, str, int]:
 PRETRAINED = {
     "small-gpt2": "--architecture gpt2 --steps 500 --evaluations 2",
     "small-mixtral": "--architecture mixtral --steps 500 --evaluations 2",
+    "small-lfm2": "--architecture lfm2 --steps 500 --evaluations 2",
 }
 """Small networks → the options of `scripts/demo_model/pretrain.py` that make them."""

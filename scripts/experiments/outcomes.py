@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,9 @@ from plop_lora.statistics import paired_interval
 Floats = NDArray[np.float64]
 
 RESULTS = Path(__file__).resolve().parent / "results"
+FURTHER = "further.json"
+"""Beside the records of a pair: the further arms that it was given."""
+NOTHING: Mapping[str, Any] = {"arms": {}, "weights": {}, "aliases": {}}
 UNTRAINED, TYPE, PLOP = "untrained", "type-", "plop"
 SEEDS, MOST_SEEDS = 3, 8
 """Seeds that every arm has at least, and at most."""
@@ -59,7 +63,9 @@ class Outcome:
     """A pair whose trials are complete.
 
     `members` has the module types of every arm by the names of the arms of one type, and `roles`
-    the arm of one type for each letter by which the constant rules are named.
+    the arm of one type for each letter by which the constant rules are named. `further` names the
+    arms that were added when the pair was complete; they count once all of them are trained. Those
+    among them whose weights were chosen one by one are no members.
     """
 
     name: str
@@ -69,6 +75,7 @@ class Outcome:
     excluded: str | None
     members: Mapping[str, frozenset[str]]
     roles: Mapping[str, str]
+    further: tuple[str, ...] = ()
 
     @property
     def seeds(self) -> int:
@@ -108,15 +115,22 @@ def read(folder: Path) -> Outcome | str:
     missing = [arm for arm, found in made.items() if found is None]
     if missing:
         return f"trials are missing of {len(missing)} of {len(made)} arms"
+    more = further_described(folder)
+    added = {arm: arm_of(arm, records, before[0]) for arm in (*more["arms"], *more["weights"])}
+    if None in added.values():
+        more, added = NOTHING, {}
     seeds = min(len(found.gains_SI) for found in made.values() if found is not None)
     arms = {
         arm: replace(found, gains_SI=found.gains_SI[:seeds])
-        for arm, found in made.items()
+        for arm, found in (made | added).items()
         if found is not None
     }
-    arms |= {alias: arms[other] for alias, other in described["aliases"].items()}
-    members = {arm: frozenset(map(arm_alone, of)) for arm, of in described["arms"].items()}
-    members |= {alias: members[other] for alias, other in described["aliases"].items()}
+    members = {
+        arm: frozenset(map(arm_alone, types))
+        for arm, types in (described["arms"] | more["arms"]).items()
+    }
+    for alias, other in (described["aliases"] | more["aliases"]).items():
+        arms[alias], members[alias] = arms[other], members[other]
     outcome = Outcome(
         name=described["name"],
         network=described["network"],
@@ -125,8 +139,15 @@ def read(folder: Path) -> Outcome | str:
         excluded=None,
         members=members,
         roles={role: arm_alone(name) for role, name in described.get("roles", {}).items()},
+        further=(*added, *more["aliases"]),
     )
     return replace(outcome, excluded=exclusion(outcome))
+
+
+def further_described(folder: Path) -> Mapping[str, Any]:
+    """Return what is said of the further arms of a pair, none where it has none."""
+    path = folder / FURTHER
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else NOTHING
 
 
 def arm_alone(type_name: str) -> str:

@@ -108,6 +108,11 @@ MIXTRAL = LLAMA | {
     "up": "experts.gate_up_proj",
     "down": "experts.down_proj",
 }
+LFM2 = LLAMA | {
+    "o": "self_attn.out_proj",
+    "up": "w3",
+    "down": "w2",
+}
 DECODER_RATES = (2e-4, 6e-4, 1.8e-3, 5.4e-3, 1.62e-2)
 ENCODER_RATES = (5e-4, 1.5e-3, 4.5e-3, 1.35e-2, 4.05e-2)
 SMALL_RATES = (1.8e-3, 5.4e-3, 1.62e-2, 4.86e-2, 1.458e-1)
@@ -143,6 +148,10 @@ PAIRS = {
              32, 8, 256, 160, MIXTRAL, order=12),
         Pair("mixtral-summaries", "small-mixtral", "sft", "summaries", SMALL_RATES,
              32, 8, 256, 160, MIXTRAL, order=13),
+        Pair("lfm2-arithmetic", "small-lfm2", "sft", "arithmetic", SMALL_RATES,
+             32, 8, 256, 160, LFM2, order=14),
+        Pair("lfm2-summaries", "small-lfm2", "sft", "summaries", SMALL_RATES,
+             32, 8, 256, 160, LFM2, order=15),
     )
 }  # fmt: skip
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from arms import BUDGET_RANK, aliases, all_arms, distinct
+from further import BY_WEIGHTS, random_words
 from networks import BUNDLED, PRETRAINED
 from pairs import DATA, SCORED_TEXTS, Pair, StudyError, general_text, text_of
 
@@ -22,10 +23,21 @@ from plop_lora.placement import groups_of
 from plop_lora.records import Placement, Scores
 
 SCORES, ROWS = "scores.json", ("train.jsonl", "eval.jsonl", "general.jsonl")
+WORDS = "random-words.json"
+"""Scores on random words, from which some further arms follow."""
 
 
-def prepare(pair: Pair, folder: Path, models: Path, gsm8k: Path | None) -> None:
-    """Write the rows, the scores and the description of a pair; what is complete stays.
+def prepare(
+    pair: Pair, folder: Path, models: Path, gsm8k: Path | None, *, further: bool = False
+) -> None:
+    """Write the rows and the scores of a pair; what is complete stays.
+
+    Args:
+        pair: pair of the study.
+        folder: where they are written.
+        models: folder of the networks.
+        gsm8k: folder of the two files of GSM8K.
+        further: write also the scores that the further arms need.
 
     Raises:
         StudyError: the network is not there.
@@ -37,11 +49,13 @@ def prepare(pair: Pair, folder: Path, models: Path, gsm8k: Path | None) -> None:
     for name, rows in zip(ROWS, (train, judged, general), strict=True):
         with atomic_file(folder / name) as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    options = {"max_length": pair.max_length, "stop": "fixed", "progress": False}
     texts = [text_of(row) for row in train[:SCORED_TEXTS]]
-    scores = plop.score(
-        str(network), texts=texts, max_length=pair.max_length, stop="fixed", progress=False
-    )
-    scores.save(folder / SCORES)
+    plop.score(str(network), texts=texts, **options).save(folder / SCORES)
+    if further:
+        words = random_words(train[:SCORED_TEXTS])
+        scores = plop.score(str(network), texts=words, indicators=[BY_WEIGHTS], **options)
+        scores.save(folder / WORDS)
 
 
 def checked_network(pair: Pair, models: Path) -> Path:

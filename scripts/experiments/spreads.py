@@ -26,7 +26,7 @@ from plop_lora.statistics import Components, components
 RESULTS = Path(__file__).parent / "results"
 REFERENCE, REPORTED = "plop", "confirm"
 OUTCOMES = ("loss", "accuracy")
-OWN = {"bundled", "small-gpt2", "small-mixtral"}
+OWN = {"bundled", "small-gpt2", "small-mixtral", "small-lfm2"}
 """Networks that this project has pretrained, by their names in networks.py."""
 
 

@@ -1,14 +1,15 @@
 """The trials of the study, pair by pair: prepare the data, run what is missing, say what is there.
 
     python scripts/experiments/study.py list
-    python scripts/experiments/study.py prepare PAIR [--gsm8k DIR] [--models build/models]
-    python scripts/experiments/study.py run PAIR… [--seconds S] [--workers N] [--seeds N]
+    python scripts/experiments/study.py prepare PAIR… [--further] [--gsm8k DIR] [--models DIR]
+    python scripts/experiments/study.py run PAIR… [--further] [--seconds S] [--seeds N]
 
 `prepare` writes the rows and the scores of the network on them to `build/study/PAIR`. `run` goes
 through the trials that have no record in `results/PAIR`, first every arm at every rate with seed 0,
 then the further seeds at each arm's own rate, and writes one small record a trial there; adapters
 are removed. It may be stopped and started at any time: what is finished is never run again, and
-what was under way begins anew. One run a pair at a time.
+what was under way begins anew. One run a pair at a time. With `--further` a pair gets the arms of
+further.py too, and keeps them.
 
 `docs/study-protocol.md` says what the arms, rates and rows are for.
 """
@@ -155,6 +156,7 @@ def main() -> int:
         options.add_argument("--results", type=Path, default=RESULTS)
         if verb != "list":
             options.add_argument("pairs", nargs="+", metavar="PAIR", help=", ".join(PAIRS))
+            options.add_argument("--further", action="store_true", help="with the further arms")
     verbs.choices["prepare"].add_argument("--gsm8k", type=Path, help="folder of its two files")
     verbs.choices["run"].add_argument("--seconds", type=positive(float), help="stop after so many")
     verbs.choices["run"].add_argument("--workers", type=positive(int), help="trials at once")
@@ -197,7 +199,8 @@ def act(given: argparse.Namespace) -> int:
         raise StudyError(f"There is no pair {unknown[0]}. The pairs are: {', '.join(PAIRS)}.")
     if given.verb == "prepare":
         for name in given.pairs:
-            prepare(PAIRS[name], STUDY / name, given.models, given.gsm8k)
+            folder = STUDY / name
+            prepare(PAIRS[name], folder, given.models, given.gsm8k, further=given.further)
             say(f"prepared {name}")
         return 0
     if given.device != "auto":
@@ -207,7 +210,10 @@ def act(given: argparse.Namespace) -> int:
     try:
         with alarm(given.seconds):
             for name in given.pairs:
-                study = open_study(name, given.results, given.models, given.device, given.seeds)
+                study = open_study(
+                    name, given.results, given.models, given.device, given.seeds,
+                    further=given.further,
+                )  # fmt: skip
                 with sole_run(study):
                     run(study, given.workers)
     except TimeIsUp:

@@ -8,11 +8,13 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from arms import all_arms, distinct
-from outcomes import MOST_SEEDS, UNTRAINED, seeds_wanted, selected
+from further import further_arms
+from outcomes import FURTHER, MOST_SEEDS, UNTRAINED, seeds_wanted, selected
 from pairs import PAIRS, Pair, StudyError
-from preparing import ROWS, SCORES, checked_network, describe, digest
+from preparing import ROWS, SCORES, WORDS, checked_network, describe, digest
 
 from plop_lora.files import atomic_file
 from plop_lora.records import (
@@ -184,32 +186,58 @@ def name_of(spec: TrialSpec) -> str:
 
 
 def open_study(
-    name: str, results: Path, models: Path, device: str, most_seeds: int = MOST_SEEDS
+    name: str,
+    results: Path,
+    models: Path,
+    device: str,
+    most_seeds: int = MOST_SEEDS,
+    *,
+    further: bool = False,
 ) -> Study:
     """Return a prepared pair.
+
+    Args:
+        name: of the pair.
+        results: where its records are kept, in a folder of its name.
+        models: folder of the networks.
+        device: that trials run on.
+        most_seeds: seeds that an arm gets at most.
+        further: run the further arms too. Once they were asked for they belong to the pair.
 
     Raises:
         StudyError: it is not prepared, or its records are of other data, weights or settings.
     """
-    pair, folder = PAIRS[name], STUDY / name
+    pair, folder, kept = PAIRS[name], STUDY / name, results / name
     network = checked_network(pair, models)
-    if not (folder / SCORES).is_file():
-        raise StudyError(
-            f"The pair {name} is not prepared: python scripts/experiments/study.py prepare {name}"
-        )
-    now = describe(pair, folder, network)
-    kept = results / name / PAIR
-    if kept.is_file():
-        before = json.loads(kept.read_text(encoding="utf-8"))
-        other = [key for key in now if key != INFORMATION and now[key] != before.get(key)]
-        if other:
-            raise StudyError(
-                f"The records in {results / name} are of another {' and '.join(other)}, so new "
-                "ones cannot stand beside them. Prepare the pair with the Python and the files "
-                f"that {kept} was made with, or give other --results."
-            )
-    else:
-        with atomic_file(kept) as file:
+    _needs(folder / SCORES, f"The pair {name} is not", name)
+    _keep(kept / PAIR, describe(pair, folder, network))
+    scores = Scores.load(folder / SCORES)
+    arms = distinct(all_arms(pair, scores))
+    if further or (kept / FURTHER).is_file():
+        _needs(folder / WORDS, f"The further arms of {name} are not", f"{name} --further")
+        more = further_arms(pair, scores, Scores.load(folder / WORDS))
+        _keep(kept / FURTHER, more.told())
+        arms |= more.arms
+    return Study(pair, folder.resolve(), network, kept, arms, device, most_seeds)
+
+
+def _needs(path: Path, what: str, options: str) -> None:
+    """Refuse to go on without a file that is prepared."""
+    if not path.is_file():
+        raise StudyError(f"{what} prepared: python scripts/experiments/study.py prepare {options}")
+
+
+def _keep(path: Path, now: Mapping[str, Any]) -> None:
+    """Write a description beside the records, or refuse one that differs from theirs."""
+    if not path.is_file():
+        with atomic_file(path) as file:
             file.write(json.dumps(now, indent=1) + "\n")
-    arms = distinct(all_arms(pair, Scores.load(folder / SCORES)))
-    return Study(pair, folder.resolve(), network, results / name, arms, device, most_seeds)
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    other = [key for key in now if key != INFORMATION and now[key] != before.get(key)]
+    if other:
+        raise StudyError(
+            f"The records in {path.parent} are of another {' and '.join(other)}, so new ones "
+            "cannot stand beside them. Prepare the pair with the Python and the files that "
+            f"{path} was made with, or give other --results."
+        )
