@@ -400,18 +400,37 @@ def test_what_further_arms_say(scripts, outcomes, tmp_path: Path) -> None:
     from by_further import by_further, triple_correlation
 
     write_pair(tmp_path / "pair", RULES | SINGLE)
-    assert by_further([outcomes.read(tmp_path / "pair")]) == []
+    assert by_further([outcomes.read(tmp_path / "pair")], tmp_path) == []
     write_further(tmp_path / "pair")
     found = outcomes.read(tmp_path / "pair")
     # Lower mean NFN (0.9 of q, k and v; 1.0 of q, k and o), higher gain.
     assert triple_correlation(found, ["triple-01", "triple-02"]) == pytest.approx(-1.0)
-    text, triples, table = by_further([found])
+    text, triples, table = by_further([found], tmp_path)
     assert "on 1 of 1 pairs (`pair`)" in text
     assert triples == "No pair has 5 arms of three types."
     rows = {row.split("|")[2].strip(): row for row in table.splitlines()}
     assert "+0.300 (+0.300 to +0.300), better" in rows["`lowest-sites` minus `shuffled-layers`"]
     assert "-0.200" in rows["`lowest-sites` minus `plop`"]
     assert "same types" in rows["`plop-random-words` minus `plop`"]
+
+
+def test_each_block_alone_is_set_against_what_is_measured_of_it(outcomes, tmp_path) -> None:
+    """Blocks are counted: the tenth must not stand between the first and the second."""
+    from by_further import by_further, layer_arms
+
+    blocks = {f"layer-{number}": 0.1 + 0.05 * number for number in (0, 2, 10)}
+    write_pair(tmp_path / "pair", RULES | SINGLE)
+    described = FURTHER | {"weights": FURTHER["weights"] | {block: {} for block in blocks}}
+    write_further(tmp_path / "pair", ADDED | blocks)
+    (tmp_path / "pair" / "further.json").write_text(json.dumps(described))
+    measured = {"similarity": {"0": 0.9, "2": 0.5, "10": 0.1}, "nfn": {"0": 1, "2": 3, "10": 2}}
+    (tmp_path / "pair" / "indicators.json").write_text(json.dumps({"layers": measured}))
+    found = outcomes.read(tmp_path / "pair")
+    assert layer_arms(found) == ["layer-0", "layer-2", "layer-10"]
+    *_, table = by_further([found], tmp_path)
+    rhos = {row.split(" | ")[0]: row.split(" | ")[1] for row in table.splitlines()}
+    assert (rhos["| depth"], rhos["| similarity"], rhos["| nfn"]) == ("+1.00", "-1.00", "+0.50")
+    assert rhos["| gain of the blocks in nats, the first block first"] == "0.100; 0.200; 0.600"
 
 
 def test_arms_without_types_teach_the_learned_rule_nothing(outcomes, scripts, tmp_path) -> None:

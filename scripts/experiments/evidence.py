@@ -144,7 +144,7 @@ def tables(
     if used:
         parts += [pooled_text(used), *by_indicator(used, results)]
         parts += [regret_table(used), *learned_parts(used, results), comparison_table(used)]
-        parts += by_further(used)
+        parts += by_further(used, results)
     if any(arm.general is not None for outcome in used for arm in outcome.arms.values()):
         parts.append(general_table(used))
     return "\n\n".join(parts) + "\n"

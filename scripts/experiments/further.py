@@ -10,6 +10,7 @@ for them with `--further`. `docs/study-protocol.md` says what each of them is fo
 - `lowest-sites`: as many weights as `plop` adapts, those of lowest NFN of all types.
 - `shuffled-layers`: as many weights of each type as `lowest-sites`, in layers by lot.
 - `nfn-ranks`: the types of `plop`, with ranks in proportion to one over NFN.
+- `layer-0` …: every linear weight of one block, in networks of up to twelve blocks.
 """
 
 from __future__ import annotations
@@ -33,29 +34,38 @@ TRIPLES = 12
 """At most."""
 BY_WEIGHTS = "rank-of-weights"
 """An indicator that sees no data, and the arm of its first types."""
-BY_LAYER = ("lowest-sites", "shuffled-layers", "nfn-ranks")
-"""Arms that module types do not describe: their weights or ranks are chosen one by one."""
+MOST_LAYERS = 12
+"""Blocks of a network of which each is an arm."""
 FINEST = 1000
 """Ranks in proportion are fractions of this before a budget makes whole numbers of them."""
 
 
 @dataclass(frozen=True)
 class Further:
-    """Further arms by name, and those that have the types of another arm of the pair."""
+    """Further arms: those of module types, those whose weights or ranks are chosen one by one.
 
-    arms: Mapping[str, Placement]
+    `aliases` has the arms that have the types of another arm of the pair, with its name.
+    """
+
+    by_type: Mapping[str, Placement]
+    by_weight: Mapping[str, Placement]
     aliases: Mapping[str, str]
+
+    @property
+    def arms(self) -> dict[str, Placement]:
+        """Return all that are trained."""
+        return {**self.by_type, **self.by_weight}
 
     def told(self) -> dict[str, Any]:
         """Return what a record says of them: their types, or the ranks of their weights."""
-        types = {name: arm for name, arm in self.arms.items() if name not in BY_LAYER}
-        layers = {name: arm for name, arm in self.arms.items() if name in BY_LAYER}
         return {
             "arms": {
-                name: sorted({site.type for site in arm.sites}) for name, arm in types.items()
+                name: sorted({site.type for site in arm.sites})
+                for name, arm in self.by_type.items()
             },
             "weights": {
-                name: {site.name: site.rank for site in arm.sites} for name, arm in layers.items()
+                name: {site.name: site.rank for site in arm.sites}
+                for name, arm in self.by_weight.items()
             },
             "aliases": dict(self.aliases),
         }
@@ -83,8 +93,10 @@ def further_arms(pair: Pair, scores: Scores, of_words: Scores) -> Further:
         for name, types in type_lists(pair, scores, of_words).items()
     }
     differing = {name: arm for name, arm in distinct(chosen).items() if name not in own}
+    every = own["all-linear"]
     return Further(
-        equal(own["all-linear"], differing | by_layer(pair, scores)),
+        equal(every, differing),
+        equal(every, by_layer(pair, scores)),
         {name: other for name, other in aliases(chosen).items() if name not in own},
     )
 
@@ -118,12 +130,17 @@ def lowest(scores: Scores, indicator: str = "nfn") -> tuple[str, ...]:
 
 
 def by_layer(pair: Pair, scores: Scores) -> dict[str, Placement]:
-    """Return the arms whose weights or ranks are chosen one by one."""
+    """Return the arms whose weights or ranks are chosen one by one, with ranks to share out."""
     every = place(scores, strategy="all-linear", rank=1)
     shortlist = place(scores, strategy="plop", top=TOP, rank=1)
     nfn = nfn_of_weights(scores)
     sites = sorted((site.name for site in every.sites), key=lambda name: (nfn[name], name))
     first = sites[: len(shortlist.sites)]
+    layers: dict[int, list[str]] = defaultdict(list)
+    for host in scores.hosts:
+        if host.layer is not None and host.name in nfn:
+            layers[host.layer].append(host.name)
+    alone = layers if len(layers) <= MOST_LAYERS else {}
     return {
         "lowest-sites": with_ranks(every, dict.fromkeys(first, 1)),
         "shuffled-layers": with_ranks(every, dict.fromkeys(_shuffled(pair, every, first), 1)),
@@ -131,6 +148,10 @@ def by_layer(pair: Pair, scores: Scores) -> dict[str, Placement]:
             shortlist,
             {site.name: max(1, round(FINEST / nfn[site.name])) for site in shortlist.sites},
         ),
+        **{
+            f"layer-{layer}": with_ranks(every, dict.fromkeys(names, 1))
+            for layer, names in sorted(alone.items())
+        },
     }
 
 

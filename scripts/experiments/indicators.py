@@ -5,10 +5,11 @@
 
 `results/PAIR/indicators.json` has, for every module type of the network, its shape and the value of
 each indicator of the registry: of those that `plop score` records, on the training rows from which
-the pair's NFN was computed, and of those that are measured on the model to be trained. EVA is left
-out, because its values are the ranks of single weights and not an order of types. The trials are
-not run again, and no value depends on them. Rows and weights that are not those of the trials are
-refused. Numbers have five digits, since further ones differ between machines.
+the pair's NFN was computed, and of those that are measured on the model to be trained. That of EVA,
+which gives single weights ranks, is the mean rank of the type's weights. For every block it has NFN
+and what layers.py measures. The trials are not run again, and no value depends on them. Rows and
+weights that are not those of the trials are refused. Numbers have five digits, since further ones
+differ between machines.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from layers import measured_layers
 from pairs import DATA, PAIRS, SCORED_TEXTS, Pair, Row, StudyError, text_of
 from preparing import ROWS, checked_network, weights_digest
 
@@ -71,7 +73,7 @@ def record(pair: Pair, results: Path, models: Path, gsm8k: Path | None) -> dict[
         progress=False,
     )
     found = {row.name: of_groups(groups_of(scores, row)) for row in (INDICATORS[NFN], *recorded)}
-    further, refused = measured(pair, network, rows, scores)
+    further, refused, layers = measured(pair, network, rows, scores)
     found |= further
     return {
         "pair": pair.name,
@@ -88,7 +90,20 @@ def record(pair: Pair, results: Path, models: Path, gsm8k: Path | None) -> dict[
             for name, values in found.items()
         },
         "not_measured": refused,
+        "layers": {
+            name: {str(layer): rounded(value) for layer, value in sorted(by_layer.items())}
+            for name, by_layer in ({NFN: nfn_of_layers(scores)} | layers).items()
+        },
     }
+
+
+def nfn_of_layers(scores: Scores) -> dict[int, float]:
+    """Return the mean NFN of the weights of every block."""
+    layers: dict[int, list[float]] = {}
+    for site in scores.sites:
+        if site.layer is not None:
+            layers.setdefault(site.layer, []).append(site.nfn)
+    return {layer: fmean(values) for layer, values in layers.items()}
 
 
 def rows_digest(rows: Sequence[Row]) -> str:
@@ -120,8 +135,8 @@ def shape(group: Group) -> dict[str, Any]:
 
 def measured(
     pair: Pair, network: Path, rows: Sequence[Row], scores: Scores
-) -> tuple[dict[str, Values], dict[str, str]]:
-    """Return the indicators that need the model to be trained, and why some cannot be measured."""
+) -> tuple[dict[str, Values], dict[str, str], dict[str, dict[int, float]]]:
+    """Return what needs the model to be trained: indicators, why some have no value, and layers."""
     from plop_lora.models.loading import quietly
     from plop_lora.training.base import load_base
     from plop_lora.training.tasks import TASKS
@@ -146,14 +161,16 @@ def measured(
     found: dict[str, Values] = {}
     refused: dict[str, str] = {}
     for row in INDICATORS.values():
-        if not isinstance(row.measure, OfModels) or row.measure.are_ranks:
+        if not isinstance(row.measure, OfModels):
             continue
         try:
-            seen = measure_signal(row.name, model, batches, hosts)
-            found[row.name] = {group.type: mean_of(seen.values, group) for group in groups}
+            seen = measure_signal(row.name, model, batches, hosts).values
+            if row.measure.are_ranks:  # A weight without a rank has none of the budget.
+                seen = {host.name: 0.0 for host in hosts if host.copies == 1} | seen
+            found[row.name] = {group.type: mean_of(seen, group) for group in groups}
         except (MeasurementError, ModelError) as error:
             refused[row.name] = str(error)
-    return found, refused
+    return found, refused, measured_layers(model, batches, scores)
 
 
 def mean_of(values: Mapping[str, float], group: Group) -> float:
