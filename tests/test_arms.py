@@ -107,6 +107,15 @@ def test_every_arm_meets_the_budget_or_is_refused(scores, data, factor, uniform)
         assert not uniform or max(ranks) <= 32
 
 
+def test_a_learned_rule_that_abstains_is_no_arm_of_its_own(scores) -> None:
+    """It would train the placement of `plop` twice."""
+    arms = make_arms(
+        ("plop", "learned", "all-linear"), scores, budget=budget_of(scores, 4), seeds=SEEDS
+    )
+    assert [arm.name for arm in arms] == ["plop", "all-linear"]
+    assert "learned has the same weights and ranks and is not run twice" in arms[0].note
+
+
 @pytest.mark.slow
 def test_usual_arms(scores) -> None:
     budget = budget_of(scores, 8)

@@ -169,6 +169,7 @@ _STRATEGY_RULES: dict[str, ArmRule] = {
         ),
         _strategy_rule("plop-inverse"),
         _strategy_rule("contrast"),
+        _strategy_rule("learned"),
         _strategy_rule("attention"),
         _strategy_rule("mlp"),
         _strategy_rule(COMPULSORY),
