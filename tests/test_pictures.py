@@ -21,7 +21,7 @@ from plop_lora.records import Scores, Verification
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"
-STUDY = ("study-correlations", "study-differences", "study-regrets")
+STUDY = ("study-correlations", "study-networks", "study-differences", "study-regrets")
 NAMES = sorted(path.stem for path in FIGURES.glob("*.svg"))
 SVG = "{http://www.w3.org/2000/svg}"
 OWN = ("pictures", "drawing", "evidence")

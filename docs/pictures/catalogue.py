@@ -10,6 +10,7 @@ import functools
 import json
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -24,6 +25,7 @@ EXPERIMENTS = ROOT / "scripts" / "experiments"
 sys.path[:0] = [str(ROOT / "benchmarks"), str(EXPERIMENTS)]
 
 import evidence  # noqa: E402
+from networks import described  # noqa: E402
 
 from pictures import forest, heat, scenes  # noqa: E402
 from pictures.svg import signed  # noqa: E402
@@ -224,32 +226,56 @@ def _study() -> tuple[Outcome, ...]:
     return tuple(outcome for outcome in outcomes if outcome.excluded is None)
 
 
-def correlations() -> Picture:
-    """Draw the correlation of NFN and gain in every pair of the study, and their mean."""
-    used = _study()
-    rows = [
-        forest.Row(label=each.name, value=evidence.correlation(each))
-        for each in sorted(used, key=evidence.correlation)
-    ]
-    low, high = evidence.network_interval(used)
-    mean = fmean(row.value for row in rows)
-    pooled = forest.Row(
-        label="mean, 95 %", value=mean, low=low, high=high, role="second", pooled=True
-    )
-    scale = forest.Scale(
-        title="rho of NFN and gain, over module types", left="as the method predicts",
-        right="opposite",
-    )  # fmt: skip
-    panel = forest.Panel(heading="", rows=[*rows, pooled])
-    svg = forest.forest("Does the score predict the gain?", [panel], scale)
+SCALE = forest.Scale(
+    title="rho of NFN and gain, over module types", left="as the method predicts",
+    right="opposite",
+)  # fmt: skip
+ASKED = "Does the score predict the gain?"
+
+
+def _pooled() -> tuple[forest.Row, str]:
+    """Return the row of the mean over all pairs, and the words for it."""
+    low, high = evidence.network_interval(_study())
+    mean = fmean(map(evidence.correlation, _study()))
+    row = forest.Row(label="mean, 95 %", value=mean, low=low, high=high, role="second", pooled=True)
     bounds = "" if low is None or high is None else (
         f" with a 95 % interval from {signed(low)} to {signed(high)}, networks taken as clusters"
     )  # fmt: skip
+    return row, f"The mean is {signed(mean)}{bounds}."
+
+
+def correlations() -> Picture:
+    """Draw the correlation of NFN and gain in every pair of the study, and their mean."""
+    rows = [
+        forest.Row(label=each.name, value=evidence.correlation(each))
+        for each in sorted(_study(), key=evidence.correlation)
+    ]
+    pooled, said = _pooled()
+    svg = forest.forest(ASKED, [forest.Panel(heading="", rows=[*rows, pooled])], SCALE)
     alt = (
         f"Forest plot of the correlation of NFN and gain in {len(rows)} pairs of network and task, "
         "below zero as the method predicts: "
-        f"{'; '.join(f'{row.label} {signed(row.value)}' for row in rows)}. "
-        f"The mean is {signed(mean)}{bounds}."
+        f"{'; '.join(f'{row.label} {signed(row.value)}' for row in rows)}. {said}"
+    )
+    return Picture(svg, alt)
+
+
+def by_network() -> Picture:
+    """Draw the mean correlation of every network of the study, from its lowest to its highest."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for each in _study():
+        found[described(each.network)[0]].append(evidence.correlation(each))
+    rows = [
+        forest.Row(label=name, value=fmean(rhos), low=min(rhos), high=max(rhos))
+        for name, rhos in sorted(found.items(), key=lambda item: fmean(item[1]))
+    ]
+    pooled, said = _pooled()
+    svg = forest.forest(ASKED, [forest.Panel(heading="", rows=[*rows, pooled])], SCALE)
+    each = "; ".join(f"{row.label} {signed(row.value)} ({len(found[row.label])})" for row in rows)
+    alt = (
+        f"Forest plot of the correlation of NFN and gain in {len(rows)} networks, below zero as "
+        "the method predicts, each from its lowest to its highest task. The mean over tasks is, "
+        f"with the number of tasks: {each}. {said}"
     )
     return Picture(svg, alt)
 
@@ -359,6 +385,7 @@ PICTURES: dict[str, Callable[[], Picture]] = {
     "layers": layers,
     "flow": flow,
     "study-correlations": correlations,
+    "study-networks": by_network,
     "study-differences": differences,
     "study-regrets": regrets,
     "nfn-idea": idea,
