@@ -128,3 +128,19 @@ def test_types_separate_and_random_weights_do_not() -> None:
     untrained = transformers.LlamaForCausalLM(config)
     random_scores = plop.score(untrained, tokenizer, documents, progress=False)
     assert all(abs(row.nfn - 1) < 0.05 for row in random_scores.types)
+
+
+TRAINED = sorted((SCRIPTS / "trained").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", TRAINED, ids=lambda path: path.stem)
+def test_the_page_has_what_a_pretraining_reached(path: Path) -> None:
+    """The study rests on these networks; the page must not say that they learnt more."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    losses = record["held_out_nats_per_token"]
+    page = (ROOT / "docs" / "demo-model.md").read_text(encoding="utf-8")
+    for name, row in ((f"`{path.stem}`", losses["model"]), ("unigram", losses["unigram"])):
+        cells = (f"{row[part]:.2f}" for part in (*record["mixture"], "all"))
+        assert f"| {name} | {' | '.join(cells)} |" in page
+    assert losses["model"]["all"] < losses["unigram"]["all"]
+    assert record["steps"] == record["hyperparameters"]["steps"]

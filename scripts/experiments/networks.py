@@ -101,7 +101,7 @@ BUNDLED = "bundled"
 OWN = {
     BUNDLED: ("the bundled Llama", "LlamaForCausalLM", 2_755_008),
     "small-gpt2": ("a small GPT-2", "GPT2LMHeadModel", 3_161_088),
-    "small-mixtral": ("a small mixture of experts", "MixtralForCausalLM", 4_794_240),
+    "small-mixtral": ("a small mixture of experts", "MixtralForCausalLM", 4_824_000),
     "small-lfm2": ("a small LFM2", "Lfm2ForCausalLM", 3_052_352),
 }
 """Networks of this project → their title, their class in transformers, and their parameters."""
