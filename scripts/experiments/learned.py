@@ -31,8 +31,15 @@ from plop_lora.records import HistoryArm, HistoryPair, HistoryType, LearnedModel
 
 OUTPUT = Path(package.__file__).with_name(FILE)
 DIGITS = 6
-FURTHER = ("rank-of-weights", "response-gain")
-"""Indicators that scores hold only where they are asked for; fitted beside, to see their worth."""
+FURTHER = (
+    ("rank-of-weights", "response-gain"),
+    ("rank-of-inputs", "mean-share"),
+)
+"""Indicators that scores hold only where they are asked for; fitted beside, to see their worth.
+
+The second two are computed from the hidden states of the frozen network: how many directions the
+inputs of a type have, and how much of their mean arrives at its outputs.
+"""
 
 
 def history(outcomes: Sequence[Outcome], results: Path = RESULTS) -> tuple[HistoryPair, ...]:
@@ -95,7 +102,10 @@ def learned_parts(used: Sequence[Outcome], results: Path) -> list[str]:
     if not all((results / pair.name / INDICATORS).is_file() for pair in used):
         return []
     pairs = history(used, results)
-    models = {LEARNED: fit(pairs), f"{LEARNED}, with {' and '.join(FURTHER)}": fit(pairs, FURTHER)}
+    models = {LEARNED: fit(pairs)}
+    for names in FURTHER:
+        if all({*names} <= row.further.keys() for pair in pairs for row in pair.types):
+            models[f"{LEARNED}, with {' and '.join(names)}"] = fit(pairs, names)
     rows = []
     for label, model in models.items():
         choice = {row.pair: row for row in model.left_out}
