@@ -13,9 +13,9 @@ import logging
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from plop_lora.ab.closing import Closing
 from plop_lora.ab.event_file import check_name
 from plop_lora.ab.events import BEFORE, VALUE, exposure, measured
 from plop_lora.ab.running import RunState
@@ -66,7 +66,7 @@ def open_run(
     return LiveExperiment(run, writer, store, refresh=refresh)
 
 
-class LiveExperiment:
+class LiveExperiment(Closing):
     """A running experiment in a gateway; a context manager. Make one with `open_run`.
 
     Threads may share it; a process has its own, made after a fork.
@@ -164,17 +164,6 @@ class LiveExperiment:
         self._writer.close()
         self._thread.join(timeout=1.0)  # one that waits for the database may outlive this
         self._store.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _read(self) -> None:
         """Read the state again and again; what was known stays where the database is away."""

@@ -9,12 +9,12 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import Any, Self
 
 from sqlalchemy import Connection, Select, Table, distinct, func, insert, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from plop_lora.ab.closing import Closing
 from plop_lora.ab.events import EXPOSURE, VALUE, Event
 from plop_lora.ab.observations import Observation
 from plop_lora.ab.running import ExperimentRun, RunState
@@ -33,7 +33,7 @@ _CHUNK = 5_000
 """Rows that are fetched at once."""
 
 
-class Store:
+class Store(Closing):
     """A database of running experiments; a context manager.
 
     Make one with `Store.open`. It may be used by several threads, and not after a fork.
@@ -68,17 +68,6 @@ class Store:
     def close(self) -> None:
         """Close all connections."""
         self._database.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class StoredRun(ExperimentRun):

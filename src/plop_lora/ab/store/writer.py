@@ -15,9 +15,9 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from plop_lora.ab.closing import Closing
 from plop_lora.ab.events import Event, EventSink
 from plop_lora.ab.store.checks import check_events
 from plop_lora.ab.store.spill import (
@@ -59,7 +59,7 @@ def spill_folder(experiment: str | Path) -> Path:
     return Path(f"{experiment}.events")
 
 
-class Writer(EventSink):
+class Writer(EventSink, Closing):
     """Keeps events in files and brings them to a store; an `EventSink` and a context manager.
 
     What `write` has acknowledged is kept when the process is killed, and stored once: the next
@@ -185,17 +185,6 @@ class Writer(EventSink):
         for thread in self._threads:
             thread.join(timeout=1.0)  # one that waits for the database may outlive this
         self._give_up()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _give_up(self) -> None:
         """Remove what is stored, and leave the rest to the next Writer."""
