@@ -320,26 +320,26 @@ def regrets() -> Picture:
     means = {rule: fmean(each.regret(rule) for each in used) for rule in rules}
     ordered = sorted(rules, key=means.__getitem__)
     labels = {rule: "lowest type" if rule == evidence.LOWEST else rule for rule in rules}
-    values = {(labels[rule], each.name): each.regret(rule) for rule in rules for each in used}
-    values |= {(labels[rule], "mean"): means[rule] for rule in rules}
+    values = {(each.name, labels[rule]): each.regret(rule) for rule in rules for each in used}
+    values |= {("mean", labels[rule]): means[rule] for rule in rules}
     cells = heat.Cells(
-        rows=[labels[rule] for rule in ordered],
-        columns=[*(each.name for each in used), "mean"],
+        rows=[*(each.name for each in used), "mean"],
+        columns=[labels[rule] for rule in ordered],
         values=values,
         opacity=lambda value: round(min(1.0, max(0.0, value) / WORST) * 0.6, 3),
         shown=lambda value: f"{100 * value + 0.0:.0f}".replace("-0", "0").replace("-", "−"),
         role="loss",
-        bold=("plop",),
+        bold=("mean",),
     )
     svg = heat.heat_map(
-        "Regret of each rule in each pair", cells, left=112, heading="",
+        "Regret of each rule in each pair", cells, left=140, heading="",
         legend="Percent of the best single type's gain that a rule leaves",
     )  # fmt: skip
     said = ", ".join(f"{labels[rule]} {means[rule]:.1%}" for rule in ordered)
     worst = max(used, key=lambda each: fmean(each.regret(rule) for rule in rules))
     alt = (
         f"Heat map of the regret of {len(rules)} rules in {len(used)} pairs. The means over pairs "
-        f"are {said}. The column {worst.name} stands out."
+        f"are {said}. The row {worst.name} stands out."
     )
     return Picture(svg, alt)
 
