@@ -21,7 +21,17 @@ from plop_lora.records import Scores, Verification
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"
-STUDY = ("study-correlations", "study-networks", "study-differences", "study-regrets")
+STUDY = (
+    "study-data",
+    "study-firsts",
+    "study-forgetting",
+    "study-gains",
+    "study-indicators",
+    "study-correlations",
+    "study-networks",
+    "study-differences",
+    "study-regrets",
+)
 NAMES = sorted(path.stem for path in FIGURES.glob("*.svg"))
 SVG = "{http://www.w3.org/2000/svg}"
 OWN = ("pictures", "drawing", "evidence")
@@ -33,12 +43,22 @@ def pictures() -> Iterator[Any]:
     before = list(sys.path)
     sys.path.insert(0, str(ROOT / "docs"))
     try:
-        from pictures import catalogue, forest, heat, measure, pages, report, scenes, svg
+        from pictures import (
+            catalogue,
+            forest,
+            heat,
+            measure,
+            pages,
+            report,
+            scatter,
+            scenes,
+            study,
+            svg,
+        )  # fmt: skip
 
         yield SimpleNamespace(
             catalogue=catalogue, forest=forest, heat=heat, measure=measure, pages=pages,
-            report=report,
-            scenes=scenes, svg=svg,
+            report=report, scatter=scatter, scenes=scenes, study=study, svg=svg,
         )  # fmt: skip
     finally:
         sys.path[:] = before
@@ -101,7 +121,7 @@ def test_the_front_page_claims_what_the_study_found(pictures) -> None:
     page = (ROOT / "docs" / "index.md").read_text(encoding="utf-8").replace("\n", " ")
     assert "rule for choosing types could be separated from another" in page
     assert "the interval over networks holds zero" in page
-    used, evidence = pictures.catalogue._study(), pictures.catalogue.evidence
+    used, evidence = pictures.study.pairs(), pictures.study.evidence
     assert {row.verdict for each in used for row in evidence.comparisons(each)} == {"tie"}
     low, high = evidence.network_interval(used)
     assert low < 0 < high

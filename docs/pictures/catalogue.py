@@ -10,11 +10,8 @@ import functools
 import json
 import re
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 from pictures.measure import LAYER, RESPONSES, ROOT, SCORES, VERIFICATION
 from plop_lora.placement import place
@@ -24,32 +21,15 @@ from plop_lora.reports.heatmap import cells_of, shade
 EXPERIMENTS = ROOT / "scripts" / "experiments"
 sys.path[:0] = [str(ROOT / "benchmarks"), str(EXPERIMENTS)]
 
-import evidence  # noqa: E402
-from networks import described  # noqa: E402
-
-from pictures import forest, heat, scenes  # noqa: E402
+from pictures import forest, heat, scenes, study  # noqa: E402
+from pictures.picture import Picture  # noqa: E402
 from pictures.svg import signed  # noqa: E402
-
-if TYPE_CHECKING:
-    from evidence import Outcome
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
-RIVALS = ("plop-inverse", "all-linear", "attention", "mlp")
-"""Rules that the picture of the differences compares with: the opposite, and what is usual."""
 GROWTH = ROOT / "benchmarks" / "results" / "growth-2026-11-25.md"
 DIGITS = 3
 """Decimals of a difference."""
-WORST = 0.18
-"""Regret at which a cell has its strongest colour."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A file and its description."""
-
-    svg: str
-    alt: str
 
 
 # --------------------------------------------------------------------------- the bundled model
@@ -217,133 +197,6 @@ def tutorial() -> Picture:
     return _verification(Verification.load(VERIFICATION), "the verification of the tutorial")
 
 
-# --------------------------------------------------------------------------- the study
-
-
-@functools.cache
-def _study() -> tuple[Outcome, ...]:
-    outcomes, _ = evidence.collect(evidence.RESULTS)
-    return tuple(outcome for outcome in outcomes if outcome.excluded is None)
-
-
-SCALE = forest.Scale(
-    title="rho of NFN and gain, over module types", left="as the method predicts",
-    right="opposite",
-)  # fmt: skip
-ASKED = "Does the score predict the gain?"
-
-
-def _pooled() -> tuple[forest.Row, str]:
-    """Return the row of the mean over all pairs, and the words for it."""
-    low, high = evidence.network_interval(_study())
-    mean = fmean(map(evidence.correlation, _study()))
-    row = forest.Row(label="mean, 95 %", value=mean, low=low, high=high, role="second", pooled=True)
-    bounds = "" if low is None or high is None else (
-        f" with a 95 % interval from {signed(low)} to {signed(high)}, networks taken as clusters"
-    )  # fmt: skip
-    return row, f"The mean is {signed(mean)}{bounds}."
-
-
-def correlations() -> Picture:
-    """Draw the correlation of NFN and gain in every pair of the study, and their mean."""
-    rows = [
-        forest.Row(label=each.name, value=evidence.correlation(each))
-        for each in sorted(_study(), key=evidence.correlation)
-    ]
-    pooled, said = _pooled()
-    svg = forest.forest(ASKED, [forest.Panel(heading="", rows=[*rows, pooled])], SCALE)
-    alt = (
-        f"Forest plot of the correlation of NFN and gain in {len(rows)} pairs of network and task, "
-        "below zero as the method predicts: "
-        f"{'; '.join(f'{row.label} {signed(row.value)}' for row in rows)}. {said}"
-    )
-    return Picture(svg, alt)
-
-
-def by_network() -> Picture:
-    """Draw the mean correlation of every network of the study, from its lowest to its highest."""
-    found: dict[str, list[float]] = defaultdict(list)
-    for each in _study():
-        found[described(each.network)[0]].append(evidence.correlation(each))
-    rows = [
-        forest.Row(label=name, value=fmean(rhos), low=min(rhos), high=max(rhos))
-        for name, rhos in sorted(found.items(), key=lambda item: fmean(item[1]))
-    ]
-    pooled, said = _pooled()
-    svg = forest.forest(ASKED, [forest.Panel(heading="", rows=[*rows, pooled])], SCALE)
-    each = "; ".join(f"{row.label} {signed(row.value)} ({len(found[row.label])})" for row in rows)
-    alt = (
-        f"Forest plot of the correlation of NFN and gain in {len(rows)} networks, below zero as "
-        "the method predicts, each from its lowest to its highest task. The mean over tasks is, "
-        f"with the number of tasks: {each}. {said}"
-    )
-    return Picture(svg, alt)
-
-
-def differences() -> Picture:
-    """Draw the gain of plop minus that of four rules in every pair of the study."""
-    used = _study()
-    panels, said = [], []
-    for rival in RIVALS:
-        found = {
-            outcome.name: row
-            for outcome in used
-            for row in evidence.comparisons(outcome)
-            if row.rule == rival
-        }
-        rows = [
-            forest.Row(label=name, value=row.difference, low=row.low, high=row.high)
-            for name, row in found.items()
-        ]
-        panels.append(forest.Panel(heading=f"plop minus {rival}", rows=rows))
-        ties = sum(row.verdict == "tie" for row in found.values())
-        values = [row.difference for row in found.values()]
-        said.append(
-            f"against {rival} from {signed(min(values), 3)} to {signed(max(values), 3)}, {ties} of "
-            f"{len(found)} a tie by the protocol"
-        )
-    scale = forest.Scale(
-        title="difference of gains, nats", left="rule better", right="plop better", digits=3
-    )
-    svg = forest.forest("Gain of plop minus that of four rules", panels, scale)
-    alt = (
-        "Forest plot of the gain of plop minus that of four rules in each pair of network and "
-        f"task, with 95 % intervals: {'; '.join(said)}."
-    )
-    return Picture(svg, alt)
-
-
-def regrets() -> Picture:
-    """Draw what each rule leaves of the best single type's gain in every pair of the study."""
-    used = _study()
-    rules = (*evidence.RULES, "random", evidence.LOWEST)
-    means = {rule: fmean(each.regret(rule) for each in used) for rule in rules}
-    ordered = sorted(rules, key=means.__getitem__)
-    labels = {rule: "lowest type" if rule == evidence.LOWEST else rule for rule in rules}
-    values = {(each.name, labels[rule]): each.regret(rule) for rule in rules for each in used}
-    values |= {("mean", labels[rule]): means[rule] for rule in rules}
-    cells = heat.Cells(
-        rows=[*(each.name for each in used), "mean"],
-        columns=[labels[rule] for rule in ordered],
-        values=values,
-        opacity=lambda value: round(min(1.0, max(0.0, value) / WORST) * 0.6, 3),
-        shown=lambda value: f"{100 * value + 0.0:.0f}".replace("-0", "0").replace("-", "−"),
-        role="loss",
-        bold=("mean",),
-    )
-    svg = heat.heat_map(
-        "Regret of each rule in each pair", cells, left=140, heading="",
-        legend="Percent of the best single type's gain that a rule leaves",
-    )  # fmt: skip
-    said = ", ".join(f"{labels[rule]} {means[rule]:.1%}" for rule in ordered)
-    worst = max(used, key=lambda each: fmean(each.regret(rule) for rule in rules))
-    alt = (
-        f"Heat map of the regret of {len(rules)} rules in {len(used)} pairs. The means over pairs "
-        f"are {said}. The row {worst.name} stands out."
-    )
-    return Picture(svg, alt)
-
-
 # --------------------------------------------------------------------------- growth
 
 
@@ -384,10 +237,15 @@ PICTURES: dict[str, Callable[[], Picture]] = {
     "block": block,
     "layers": layers,
     "flow": flow,
-    "study-correlations": correlations,
-    "study-networks": by_network,
-    "study-differences": differences,
-    "study-regrets": regrets,
+    "study-correlations": study.correlations,
+    "study-networks": study.by_network,
+    "study-differences": study.differences,
+    "study-regrets": study.regrets,
+    "study-gains": study.gains,
+    "study-indicators": study.indicators,
+    "study-firsts": study.firsts,
+    "study-forgetting": study.forgetting,
+    "study-data": study.share_of_data,
     "nfn-idea": idea,
     "nfn-tokens": responses,
     "tutorial-verify": tutorial,

@@ -144,7 +144,7 @@ def tables(
     if used:
         parts += [pooled_text(used), *by_indicator(used, results)]
         parts += [regret_table(used), *learned_parts(used, results), comparison_table(used)]
-        parts += by_further(used, results)
+        parts += [*by_further(used, results), cost_table(used)]
     if any(arm.general is not None for outcome in used for arm in outcome.arms.values()):
         parts.append(general_table(used))
     return "\n\n".join(parts) + "\n"
@@ -205,6 +205,27 @@ def comparison_table(used: Sequence[Outcome]) -> str:
     ]
     head = ("`plop` minus", *(f"`{outcome.name}`" for outcome in used))
     return table(head, rows)
+
+
+def cost_table(used: Sequence[Outcome]) -> str:
+    """Return what it costs to try every arm, and to train one."""
+    rows = [
+        (
+            f"`{outcome.name}`",
+            str(outcome.spent.trials),
+            f"{outcome.spent.hours:.1f}",
+            f"{outcome.spent.one:.2f}",
+            f"{1 - outcome.spent.one / outcome.spent.hours:.0%}",
+            ", ".join(outcome.spent.devices),
+        )
+        for outcome in used
+    ]
+    head = ("pair", "trials", "hours in all", "hours of `plop` alone", "saved", "device")
+    return (
+        "What a search costs that a score alone does not: all trials of a pair, and those of the "
+        "arm `plop` at its rates and seeds. Several trials shared a device, so that hours are "
+        f"comparable within a pair alone.\n\n{table(head, rows)}"
+    )
 
 
 def general_table(used: Sequence[Outcome]) -> str:

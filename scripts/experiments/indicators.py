@@ -7,9 +7,10 @@
 each indicator of the registry: of those that `plop score` records, on the training rows from which
 the pair's NFN was computed, and of those that are measured on the model to be trained. That of EVA,
 which gives single weights ranks, is the mean rank of the type's weights. For every block it has NFN
-and what layers.py measures. The trials are not run again, and no value depends on them. Rows and
-weights that are not those of the trials are refused. Numbers have five digits, since further ones
-differ between machines.
+and what layers.py measures, and it says how far the ranking is the same on general text.
+
+The trials are not run again, and no value depends on them. Rows and weights that are not those of
+the trials are refused. Numbers have five digits, since further ones differ between machines.
 """
 
 from __future__ import annotations
@@ -90,10 +91,29 @@ def record(pair: Pair, results: Path, models: Path, gsm8k: Path | None) -> dict[
             for name, values in found.items()
         },
         "not_measured": refused,
+        "reference": reference_of(scores),
         "layers": {
             name: {str(layer): rounded(value) for layer, value in sorted(by_layer.items())}
             for name, by_layer in ({NFN: nfn_of_layers(scores)} | layers).items()
         },
+    }
+
+
+def reference_of(scores: Scores) -> dict[str, Any]:
+    """Return how much of the ranking the texts explain, compared with general text."""
+    (reference,) = scores.references
+    agreement = reference.agreement
+    if agreement is None:
+        raise StudyError(f"The scores could not be compared with {reference.name}.")
+    low, high = agreement.share_interval
+    return {
+        "name": reference.name,
+        "same_choice": reference.same_choice,
+        "chosen": list(reference.chosen),
+        "share": rounded(agreement.share),
+        "low": None if low is None else rounded(low),
+        "high": None if high is None else rounded(high),
+        "of_types": None if agreement.of_types is None else rounded(agreement.of_types),
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -58,6 +58,20 @@ class Arm:
         return float(self.gains_SI.mean())
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What the trials of a pair cost: their number, their hours, and those of one arm.
+
+    `one` is the hours of the arm `plop` at all of its rates and seeds. Hours are of the devices
+    that are named, other work on them included.
+    """
+
+    trials: int
+    hours: float
+    one: float
+    devices: tuple[str, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """A pair whose trials are complete.
@@ -75,6 +89,7 @@ class Outcome:
     excluded: str | None
     members: Mapping[str, frozenset[str]]
     roles: Mapping[str, str]
+    spent: Spent
     further: tuple[str, ...] = ()
 
     @property
@@ -139,9 +154,25 @@ def read(folder: Path) -> Outcome | str:
         excluded=None,
         members=members,
         roles={role: arm_alone(name) for role, name in described.get("roles", {}).items()},
+        spent=spent_on(records),
         further=(*added, *more["aliases"]),
     )
     return replace(outcome, excluded=exclusion(outcome))
+
+
+def spent_on(records: Sequence[TrialResult]) -> Spent:
+    """Return what trials cost."""
+    return Spent(
+        trials=len(records),
+        hours=hours_of(records),
+        one=hours_of([record for record in records if record.arm == PLOP]),
+        devices=tuple(sorted({record.cost.device for record in records})),
+    )
+
+
+def hours_of(records: Iterable[TrialResult]) -> float:
+    """Return the sum of the times of trials."""
+    return sum(record.cost.wall_seconds for record in records) / 3600
 
 
 def further_described(folder: Path) -> Mapping[str, Any]:
