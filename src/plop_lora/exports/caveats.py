@@ -203,6 +203,16 @@ def _served_as(server: str, severity: str) -> Callable[[Placement], Values | Non
     return condition
 
 
+def sentence(text: str) -> str:
+    """Return a text of the registry as a sentence.
+
+    >>> sentence("training takes longer"), sentence("vLLM refuses it")
+    ('Training takes longer.', 'vLLM refuses it.')
+    """
+    is_name = text[1:2].isupper()
+    return f"{text if is_name else text[:1].upper() + text[1:]}."
+
+
 def _short(source: str) -> str:
     """Return a short name of an address.
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from plop_lora.exports import CAVEATS
+from plop_lora.exports.caveats import CAVEATS, sentence
 
-EN = {f"caveat.{row.name}": f"{row.text[0].upper()}{row.text[1:]}." for row in CAVEATS} | {
+EN = {f"caveat.{row.name}": sentence(row.text) for row in CAVEATS} | {
     "caveat.source": "{source} ({day})",
     "placement.costs": "What this placement costs in trainers and servers",
     "column.cost": "cost",
