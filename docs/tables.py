@@ -19,6 +19,7 @@ from plop_lora.study.findings import findings
 
 DOCS = Path(__file__).parent
 COMPARISON = DOCS / "comparison.yaml"
+PHRASES = DOCS / "phrases.yaml"
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -152,6 +153,28 @@ def _sentences(texts: Sequence[str], sure: dict[bool, str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
+def phrases() -> str:
+    """Return sentences for a meeting, each with the one that has to follow it."""
+    heads = ("you may say", "and then say", "do not say", "source")
+    return table([heads, *(_phrase(row, row) for row in _phrases())])
+
+
+def phrases_ja() -> str:
+    """Return the same in Japanese."""
+    heads = ("言ってよいこと", "続けて言うべきこと", "言ってはいけないこと", "根拠")
+    return table([heads, *(_phrase(row["ja"], row) for row in _phrases())])
+
+
+def _phrases() -> list[dict[str, Any]]:
+    return yaml.safe_load(PHRASES.read_text(encoding="utf-8"))
+
+
+def _phrase(words: dict[str, str], row: dict[str, Any]) -> tuple[str, ...]:
+    cells = (words[key].format(**_figures()) for key in ("say", "follow", "never"))
+    say, follow, never = (re.sub(r"\[(.+?)\]", r"\[*\1*\]", cell) for cell in cells)
+    return say, follow, never, f"[{Path(row['source']).stem}]({row['source']})"
+
+
 def study() -> str:
     """Return what the study has found, in sentences that pages quote."""
     return _sentences(STUDY_EN, SURE_EN)
@@ -168,8 +191,8 @@ PARTS: dict[str, tuple[Callable[[], str], tuple[str, ...]]] = {
     "overview": (overview, ("comparison.md",)),
     "details": (details, ("comparison.md",)),
     "costs": (costs, ("how-to/place.md",)),
-    "study": (study, ()),
-    "study-ja": (study_ja, ()),
+    "study": (study, ("adoption.md",)),
+    "phrases": (phrases, ("phrases.md",)),
 }
 """Name of a part → the function that writes it, and the pages that hold it."""
 
