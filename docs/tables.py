@@ -132,9 +132,9 @@ SURE_EN = {
     False: "That interval holds 0: the study does not show that the score predicts the gain.",
 }
 STUDY_JA = (
-    "これまでの調査は、ネットワークとタスクの組が {pairs} 組、ネットワークは {networks} 種類"
+    "これまでの調査は、ネットワークとタスクの組が {pairs} 件、ネットワークは {networks} 種類"
     "（{smallest}M～{largest}M パラメーター）です。",
-    "スコアと改善幅の相関は、{pairs} 組のうち {signs} 組で手法の予測どおりの符号でした。平均は "
+    "スコアと改善量の相関は、{pairs} 件のうち {signs} 件で手法の予測どおりの符号でした。平均は "
     "{rho}、ネットワークをまたいだ 95 % 区間は {low}～{high} です。",
     "組の平均で見ると、最良の単一種類が得る改善のうち取りこぼす割合は、最も低い 3 種類（`plop`）が "
     "{plop}、無作為に選んだ種類が {random}、attention が {attention}、MLP が {mlp}、"
@@ -142,7 +142,7 @@ STUDY_JA = (
 )
 SURE_JA = {
     True: "この区間は 0 を含みません。",
-    False: "この区間は 0 を含むため、スコアが改善幅を予測するとは示されていません。",
+    False: "この区間は 0 を含むため、スコアが改善量を予測するとは示されていません。",
 }
 
 
@@ -185,6 +185,21 @@ def study_ja() -> str:
     return _sentences(STUDY_JA, SURE_JA)
 
 
+def study_figure_ja() -> str:
+    """Return the picture of the correlations with its description in Japanese."""
+    figures, pairs = _figures(), findings().pairs
+    ordered = sorted(pairs, key=lambda pair: pair.correlation)
+    said = "、".join(f"{pair.name} {_signed(pair.correlation)}" for pair in ordered)
+    alt = (
+        "ネットワークとタスクの組 {pairs} 件における NFN と改善量の相関のフォレストプロット。"
+        "0 を下回れば手法の予測どおり："
+        + said
+        + "。平均は {rho}、ネットワークをクラスターとした 95 % 区間は "
+        "{low}～{high}。"
+    ).format(**figures)
+    return f"![{alt}](figures/study-correlations.svg)"
+
+
 # --------------------------------------------------------------------------- pages
 
 PARTS: dict[str, tuple[Callable[[], str], tuple[str, ...]]] = {
@@ -192,7 +207,10 @@ PARTS: dict[str, tuple[Callable[[], str], tuple[str, ...]]] = {
     "details": (details, ("comparison.md",)),
     "costs": (costs, ("how-to/place.md",)),
     "study": (study, ("adoption.md",)),
+    "study-ja": (study_ja, ("ja/adoption.md",)),
+    "study-figure-ja": (study_figure_ja, ("ja/index.md",)),
     "phrases": (phrases, ("phrases.md",)),
+    "phrases-ja": (phrases_ja, ("ja/phrases.md",)),
 }
 """Name of a part → the function that writes it, and the pages that hold it."""
 

@@ -12,6 +12,7 @@ from plop_lora.records import Verification
 from plop_lora.reports.terminal import as_text
 
 FIGURES = ROOT / "docs" / "figures"
+JAPANESE = ROOT / "docs" / "ja"
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 MARK = "<!-- verification -->"
 """The line of the tutorial below which the output of its verification stands."""
@@ -21,8 +22,9 @@ _IMAGE = re.compile(r"!\[[^]]*\]\(((?:[\w./]*/)?figures/([\w-]+)\.svg)\)")
 
 
 def page_files() -> list[Path]:
-    """Return the pages that may show a picture."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    """Return the pages that may show a picture, but for translations, whose words are their own."""
+    pages = sorted((ROOT / "docs").rglob("*.md"))
+    return [ROOT / "README.md", *(page for page in pages if JAPANESE not in page.parents)]
 
 
 def shown(page: str) -> Iterator[tuple[str, str]]:
