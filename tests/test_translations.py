@@ -122,6 +122,14 @@ def test_sentences_are_polite_and_marks_are_japanese(page: str) -> None:
     assert not re.search(r"[\u3041-\u9fff]\.(?:\s|$)", text)
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_a_paragraph_is_one_line(page: str) -> None:
+    """A line break becomes a space, which Japanese has not between sentences."""
+    text = prose(read(page)[1])
+    broken = re.findall(r"[\u3041-\u9fff。、）]\n[\u3041-\u9fffA-Za-z`\[（]", text)
+    assert broken == []
+
+
 def test_words_are_those_of_the_report() -> None:
     """Whoever reads a page and a report must not meet two words for one thing."""
     report = LANGUAGES["ja"]
