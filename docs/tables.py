@@ -6,7 +6,9 @@ is never edited by hand, and a test compares it with the data.
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -20,6 +22,7 @@ from plop_lora.study.findings import findings
 DOCS = Path(__file__).parent
 COMPARISON = DOCS / "comparison.yaml"
 PHRASES = DOCS / "phrases.yaml"
+TRIALS = DOCS.parent / "scripts" / "experiments" / "results"
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -78,6 +81,24 @@ def costs() -> str:
         text = re.sub(r"\{(\w+)\}", r"*\1*", sentence(row.text))
         told = ", ".join(f"`{name}`" for name in row.trainers) or row.scope
         rows.append((text, told, f"[{row.seen}]({row.source})"))
+    return table(rows)
+
+
+# --------------------------------------------------------------------------- devices
+
+
+def devices() -> str:
+    """Return the number of trials of every pair of the study by the device in their records."""
+    found: dict[str, Counter[str]] = {}
+    for path in sorted(TRIALS.glob("*/*.json")):
+        cost = json.loads(path.read_text(encoding="utf-8")).get("cost")
+        if cost:
+            kind = "GPU" if cost["accelerator"] else "processor"
+            found.setdefault(path.parent.name, Counter())[f"{cost['device']} ({kind})"] += 1
+    every = sorted({device for counts in found.values() for device in counts})
+    rows = [("pair", *every)]
+    rows += [(f"`{pair}`", *(str(counts[device]) for device in every))
+             for pair, counts in found.items()]  # fmt: skip
     return table(rows)
 
 
@@ -206,6 +227,7 @@ PARTS: dict[str, tuple[Callable[[], str], tuple[str, ...]]] = {
     "overview": (overview, ("comparison.md",)),
     "details": (details, ("comparison.md",)),
     "costs": (costs, ("how-to/place.md",)),
+    "devices": (devices, ("how-to/gpu.md",)),
     "study": (study, ("adoption.md",)),
     "study-ja": (study_ja, ("ja/adoption.md",)),
     "study-figure-ja": (study_figure_ja, ("ja/index.md",)),
