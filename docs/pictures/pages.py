@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pictures.catalogue import PICTURES, Picture
+from pictures.catalogue import PICTURES, TRANSLATED, Picture
 from pictures.measure import ROOT, VERIFICATION
 from plop_lora.records import Verification
 from plop_lora.reports.terminal import as_text
@@ -56,6 +56,9 @@ def write() -> None:
     pictures = {name: draw() for name, draw in PICTURES.items()}
     for name, picture in pictures.items():
         (FIGURES / f"{name}.svg").write_text(picture.svg, encoding="utf-8")
+    for name, draw_translated in TRANSLATED.items():
+        path = JAPANESE / "figures" / f"{name}.svg"
+        path.write_text(draw_translated(), encoding="utf-8")
     for path in page_files():
         page = path.read_text(encoding="utf-8")
         renewed = described(printed(page) if path == TUTORIAL else page, pictures)
