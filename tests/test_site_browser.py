@@ -154,10 +154,11 @@ def test_the_language_is_switched_on_the_same_page(page, site: Path, start: str,
 def test_a_page_that_is_not_translated_says_so(page, site: Path) -> None:
     """Its words are marked as English for programs that read them aloud."""
     page.goto((site / "ja" / "gate" / "index.html").as_uri())
-    assert page.locator("article [lang=en] h1").count() == 1
+    assert page.locator("article[lang=en] h1").count() == 1
+    assert page.locator("article[lang=en] .admonition[lang=ja]").count() == 1
     assert page.get_by_text("まだ翻訳されていない").count() == 1
     page.goto((site / "gate" / "index.html").as_uri())
-    assert page.locator("article [lang]").count() == 0
+    assert page.locator("article[lang]").count() == 0
 
 
 @pytest.mark.parametrize(
