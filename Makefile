@@ -86,6 +86,7 @@ evidence: $(DEV)
 	$(BIN)/python scripts/experiments/learned.py
 	$(BIN)/python scripts/experiments/evidence.py --page docs/evidence.md --data src/plop_lora/study/findings.json
 	$(BIN)/python docs/generate.py --pictures
+	$(BIN)/python docs/generate.py --tables
 
 # The values of every indicator beside the records of a pair, or of all: from forward passes, a few
 # minutes a pair on two cores.

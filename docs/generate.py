@@ -1,9 +1,10 @@
-"""Generate what the documentation says about the code: `python docs/generate.py [--pictures]`.
+"""Generate what the documentation says: `python docs/generate.py [--pictures | --tables]`.
 
 The command-line reference comes from the help texts, that of the recipe and its JSON schema from
 its fields, the table of architectures from building, scoring, placing and exporting every family
 of the tests. The pictures come from records, and so do their descriptions in the pages; with
-`--pictures` nothing else is generated.
+`--pictures` nothing else is generated, and with `--tables` only the parts of pages that `tables.py`
+writes from data.
 """
 
 from __future__ import annotations
@@ -269,10 +270,22 @@ def write_pictures() -> None:
     pages.write()
 
 
+def write_tables() -> None:
+    """Renew the parts of pages that are written from data."""
+    sys.path.insert(0, str(DOCS))
+    import tables
+
+    tables.write()
+
+
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--tables"]:
+        write_tables()
+        sys.exit()
     write_pictures()
     if sys.argv[1:] == ["--pictures"]:
         sys.exit()
+    write_tables()
     REFERENCE.write_text(cli_page(), encoding="utf-8")
     RECIPE.write_text(recipe_page(), encoding="utf-8")
     SCHEMA.write_text(schema_file(), encoding="utf-8")

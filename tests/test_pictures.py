@@ -92,6 +92,18 @@ def test_a_picture_is_what_its_records_say(pictures, name: str) -> None:
     assert said == {drawn.alt}
 
 
+def test_a_translated_picture_is_current_and_has_the_verbs_of_the_other(pictures) -> None:
+    """It stands in for a picture of the same name, on the pages of its language."""
+    folder = ROOT / "docs" / "ja" / "figures"
+    drawn = pictures.catalogue.TRANSLATED
+    assert {path.stem for path in folder.iterdir()} == set(drawn) <= set(NAMES)
+    for name, draw in drawn.items():
+        text = (folder / f"{name}.svg").read_text(encoding="utf-8")
+        assert text == draw(), "run: python docs/generate.py --pictures"
+    steps, translated = pictures.scenes.STEPS, pictures.scenes.STEPS_JA
+    assert [step.verb for step in steps] == [step.verb for step in translated]
+
+
 def test_every_picture_is_drawn_and_shown(pictures) -> None:
     """Files that nothing draws or shows stay behind when pages change."""
     assert set(NAMES) == set(pictures.catalogue.PICTURES)

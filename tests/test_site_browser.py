@@ -5,10 +5,13 @@ Needs Playwright and Debian's Chromium; without them these tests are skipped wit
 
 from __future__ import annotations
 
+import functools
+import http.server
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +21,13 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-FIGURES = sorted((ROOT / "docs" / "figures").glob("*.svg"))
+FIGURES = sorted((ROOT / "docs").glob("**/figures/*.svg"))
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 PAGES = ("index.html", "tutorial/index.html", "explanation/index.html", "evidence/index.html",
-         "experiments/index.html")  # fmt: skip
+         "experiments/index.html", "adoption/index.html", "ja/index.html", "ja/tutorial/index.html",
+         "ja/adoption/index.html")  # fmt: skip
+WITHOUT_PICTURES = ("comparison/index.html", "phrases/index.html", "ja/phrases/index.html",
+                    "ja/questions/index.html", "how-to/place/index.html")  # fmt: skip
 PHONE = {"width": 390, "height": 844}
 
 
@@ -47,6 +53,16 @@ def build(folder: Path, **environment: str) -> Path:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
     return build(tmp_path_factory.mktemp("site"), PLOP_SOURCE_URL="https://example.org/plop-lora")
+
+
+@pytest.fixture(scope="module")
+def server(site: Path) -> Iterator[str]:
+    """The address of the site on a server, which the search needs for its program."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(site))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{served.server_port}/"
+        served.shutdown()
 
 
 @pytest.fixture
@@ -101,17 +117,65 @@ def test_a_page_fits_a_phone(page, site: Path, name: str) -> None:
         assert image.bounding_box()["width"] >= 330
 
 
-def test_the_front_page_shows_all_in_one_screen(browser, site: Path) -> None:
+@pytest.mark.parametrize("name", WITHOUT_PICTURES)
+def test_a_page_of_words_fits_a_phone(page, site: Path, name: str) -> None:
+    page.goto((site / name).as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [("index.html", "That an A/B test pays off"), ("ja/index.html", "実際の利用者との A/B テスト")],
+)
+def test_the_front_page_shows_all_in_one_screen(browser, site: Path, name: str, last: str) -> None:
     """On a desktop nobody has to scroll to learn what it does, what was found and what was not."""
     context = browser.new_context(viewport={"width": 1400, "height": 900})
     page = context.new_page()
-    page.goto((site / "index.html").as_uri())
+    page.goto((site / name).as_uri())
     pictures = [page.locator("article img").nth(number).bounding_box() for number in range(4)]
     assert page.locator("article img").count() == len(pictures)
-    words = page.get_by_text("That an A/B test pays off").bounding_box()
+    words = page.get_by_text(last).bounding_box()
     ends = [box["y"] + box["height"] for box in (*pictures, words)]
     context.close()
     assert max(ends) <= 900
+
+
+@pytest.mark.parametrize(("start", "end"), [("", "ja/"), ("ja/", "")])
+def test_the_language_is_switched_on_the_same_page(page, site: Path, start: str, end: str) -> None:
+    """A reader stays on the page that they read; English pages keep their addresses."""
+    page.goto((site / f"{start}tutorial" / "index.html").as_uri())
+    assert page.evaluate("document.documentElement.lang") == ("ja" if start else "en")
+    code = "ja" if end else "en"
+    link = page.locator(f".md-select__link[hreflang={code}]").first
+    address = page.evaluate("link => link.href", link.element_handle())
+    assert address.rstrip("/").endswith(f"{site.name}/{end}tutorial")
+
+
+def test_a_page_that_is_not_translated_says_so(page, site: Path) -> None:
+    """Its words are marked as English for programs that read them aloud."""
+    page.goto((site / "ja" / "gate" / "index.html").as_uri())
+    assert page.locator("article[lang=en] h1").count() == 1
+    assert page.locator("article[lang=en] .admonition[lang=ja]").count() == 1
+    assert page.get_by_text("まだ翻訳されていない").count() == 1
+    page.goto((site / "gate" / "index.html").as_uri())
+    assert page.locator("article[lang]").count() == 0
+
+
+@pytest.mark.parametrize(
+    ("start", "typed", "found"),
+    [("ja/", "忘却", "ja/questions/"), ("", "forgetting", "questions/")],
+)
+def test_search_finds_pages_of_the_language(
+    page, server: str, start: str, typed: str, found: str
+) -> None:
+    page.goto(f"{server}{start}index.html")
+    page.locator("label[for=__search]").first.click()
+    page.locator(".md-search__input").type(typed)
+    page.locator(".md-search-result__link").first.wait_for(timeout=20_000)
+    links = page.locator(".md-search-result__link")
+    addresses = [links.nth(number).get_attribute("href") for number in range(links.count())]
+    assert any(f"/{found}" in address for address in addresses)
+    assert all(("/ja/" in address) == bool(start) for address in addresses)
 
 
 def test_the_theme_is_switched_and_the_pictures_follow(page, site: Path) -> None:

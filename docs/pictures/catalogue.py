@@ -150,6 +150,12 @@ def flow() -> Picture:
     return Picture(scenes.flow("From rows to a decision: the verbs of plop"), alt)
 
 
+def flow_ja() -> str:
+    """Draw the verbs with Japanese words; its description stands in the translated pages."""
+    title = "データ行から判断まで：plop のコマンド"
+    return scenes.flow(title, scenes.STEPS_JA, scenes.FRAME_JA)
+
+
 # --------------------------------------------------------------------------- verifications
 
 
@@ -256,3 +262,5 @@ PICTURES: dict[str, Callable[[], Picture]] = {
     "experiment-gsm8k": experiment("gsm8k.json", "SFT of SmolLM2-135M on GSM8K"),
 }
 """The pictures by the name of their file."""
+TRANSLATED: dict[str, Callable[[], str]] = {"flow": flow_ja}
+"""The pictures with Japanese words, which stand in docs/ja under the same names."""

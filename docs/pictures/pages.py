@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pictures.catalogue import PICTURES, Picture
+from pictures.catalogue import PICTURES, TRANSLATED, Picture
 from pictures.measure import ROOT, VERIFICATION
 from plop_lora.records import Verification
 from plop_lora.reports.terminal import as_text
 
 FIGURES = ROOT / "docs" / "figures"
+JAPANESE = ROOT / "docs" / "ja"
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 MARK = "<!-- verification -->"
 """The line of the tutorial below which the output of its verification stands."""
@@ -21,8 +22,9 @@ _IMAGE = re.compile(r"!\[[^]]*\]\(((?:[\w./]*/)?figures/([\w-]+)\.svg)\)")
 
 
 def page_files() -> list[Path]:
-    """Return the pages that may show a picture."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    """Return the pages that may show a picture, but for translations, whose words are their own."""
+    pages = sorted((ROOT / "docs").rglob("*.md"))
+    return [ROOT / "README.md", *(page for page in pages if JAPANESE not in page.parents)]
 
 
 def shown(page: str) -> Iterator[tuple[str, str]]:
@@ -54,6 +56,9 @@ def write() -> None:
     pictures = {name: draw() for name, draw in PICTURES.items()}
     for name, picture in pictures.items():
         (FIGURES / f"{name}.svg").write_text(picture.svg, encoding="utf-8")
+    for name, draw_translated in TRANSLATED.items():
+        path = JAPANESE / "figures" / f"{name}.svg"
+        path.write_text(draw_translated(), encoding="utf-8")
     for path in page_files():
         page = path.read_text(encoding="utf-8")
         renewed = described(printed(page) if path == TUTORIAL else page, pictures)

@@ -107,14 +107,32 @@ STEPS = (
     Step(verb="report", lines=("all of it", "on one page")),
 )
 """The verbs in their order."""
+STEPS_JA = (
+    Step(verb="acquire", lines=("行を分割し、", "漏れを除く")),
+    Step(verb="score", lines=("種類ごとの", "NFN を測る")),
+    Step(verb="place", lines=("種類とランク", "を選ぶ")),
+    Step(verb="verify", lines=("対抗案と比較", "終了 0・3・4")),
+    Step(verb="finetune", lines=("出荷する", "アダプター")),
+    Step(verb="gate", lines=("出荷してよいか", "終了 0・3・4")),
+    Step(verb="export", lines=("学習ツールと", "サーバーへ")),
+    Step(verb="ab", lines=("本番環境でも", "良いか")),
+    Step(verb="report", lines=("すべてを", "1 ページに")),
+)
+"""The same in Japanese."""
+FRAME = ("your model, your rows", "does all of it from one recipe.",
+         "Exit 3 says no, and 4 says that the data cannot tell.")  # fmt: skip
+FRAME_JA = ("モデルとデータ行", "は一つのレシピからすべてを行う。",
+            "終了コード 3 は否、4 はデータから判断できないことを示す。")  # fmt: skip
+"""What stands above the steps, beside `plop run`, and below."""
 BOX = (104, 62)
 GAP = 18
 
 
-def flow(title: str, steps: Sequence[Step] = STEPS) -> str:
+def flow(title: str, steps: Sequence[Step] = STEPS, frame: Sequence[str] = FRAME) -> str:
     """Return the verbs in rows of three, joined by arrows."""
+    above, beside, below = frame
     drawing = Drawing(352, title)
-    drawing.text(12, 24, "your model, your rows", size=MIDDLE, face="bold")
+    drawing.text(12, 24, above, size=MIDDLE, face="bold")
     tops = [46 + number * (BOX[1] + 30) for number in range(len(steps) // 3)]
     start = 12 + BOX[0] / 2
     drawing.line([(start, 30), (start, tops[0] - 1)], stroke="muted", arrow=True)
@@ -138,9 +156,8 @@ def flow(title: str, steps: Sequence[Step] = STEPS) -> str:
                 stroke="muted", arrow=True,
             )  # fmt: skip
     drawing.text(12, 318, "plop run", size=MIDDLE, face="code")
-    drawing.text(80, 318, "does all of it from one recipe.", size=MIDDLE)
-    drawing.text(12, 340, "Exit 3 says no, and 4 says that the data cannot tell.", size=SMALL,
-                 role="muted")  # fmt: skip
+    drawing.text(80, 318, beside, size=MIDDLE)
+    drawing.text(12, 340, below, size=SMALL, role="muted")
     return drawing.svg()
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plop_lora.errors import ExportError, UsageError, nearest
+from plop_lora.exports.caveats import Applied, caveats_of
 from plop_lora.exports.serving.checks import lint
 from plop_lora.exports.serving.findings import Finding, rejections
 from plop_lora.exports.target import Loss, Rendered, Target, check_placed
@@ -49,7 +50,7 @@ def targets() -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The result of an export: the file, its losses, and whether it was checked."""
+    """The result of an export: the file, its losses and costs, and whether it was checked."""
 
     path: Path
     target: Target
@@ -57,6 +58,7 @@ class Exported:
     checked: bool
     adapters: int
     findings: tuple[Finding, ...] = ()
+    caveats: tuple[Applied, ...] = ()
 
     @property
     def losses(self) -> tuple[Loss, ...]:
@@ -72,7 +74,7 @@ class Exported:
     def messages(self) -> tuple[str, ...]:
         """Further messages for the user, one per line."""
         lost = [f"Lost: {loss.what}: {loss.effect}." for loss in self.losses]
-        return (*lost, *map(str, self.findings))
+        return (*lost, *map(str, self.findings), *map(str, self.caveats))
 
     @property
     def summary(self) -> str:
@@ -119,7 +121,8 @@ def prepare(
     if dry_run:
         target.check(placement, rendered)
     path = Path(target.file_name)
-    return Exported(path, target, rendered, dry_run, len(placement.sites), findings)
+    caveats = caveats_of(placement, to=target.name, serve=serve)
+    return Exported(path, target, rendered, dry_run, len(placement.sites), findings, caveats)
 
 
 def _with_every_module(placement: Placement) -> Placement:

@@ -211,6 +211,8 @@ def _expert_lines(scores: Scores) -> list[str]:
 
 def placement_table(placement: Placement) -> Table:
     """Choices in the order of the strategy, with the gap to the next type and the verdict."""
+    from plop_lora.exports import caveats_of
+
     rows = tuple(
         (
             choice.type,
@@ -235,6 +237,7 @@ def placement_table(placement: Placement) -> Table:
             if choice.forced
         ),
         *(f"Note: {note}." for note in placement.notes),
+        *map(str, caveats_of(placement)),
     )
     columns = (
         TYPE, MODULES, Column(title_of(placement.indicator)), INTERVAL,

@@ -1,6 +1,7 @@
 """The words and the numbers of a report in the reader's language.
 
-Every word stands in `en.py` and `ja.py`, under the same keys. What a record holds as text (reasons,
+Every word stands in `en.py` and `ja.py`, under the same keys, and the costs of a placement in
+`caveats.py`. What a record holds as text (reasons,
 notes, names) is English, or the user's own, and is shown as it is.
 """
 
@@ -11,9 +12,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from plop_lora.errors import UsageError
-from plop_lora.reports.text import en, ja
+from plop_lora.reports.text import caveats, en, ja
 
-LANGUAGES: dict[str, Mapping[str, str]] = {"en": en.TEXT, "ja": ja.TEXT}
+LANGUAGES: dict[str, Mapping[str, str]] = {
+    "en": en.TEXT | caveats.EN,
+    "ja": ja.TEXT | caveats.JA,
+}
 """Language → key → text."""
 
 

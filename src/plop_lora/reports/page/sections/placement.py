@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import shlex
 
-from plop_lora.exports import TARGETS
+from plop_lora.errors import ExportError
+from plop_lora.exports import TARGETS, Target, caveats_of
 from plop_lora.placement import STRATEGIES
 from plop_lora.records import Choice, Gap, Placement
 from plop_lora.records.placement import GapVerdict
@@ -45,10 +46,26 @@ def placement_section(placement: Placement, words: Text) -> Section:
         title=words("placement.title"),
         lines=tuple(lines),
         explorer=explorer_of(placement),
-        tables=(table,),
+        tables=(table, *_costs(placement, words)),
         quotes=placement.notes,
         downloads=tuple(_downloads(placement, words)),
     )
+
+
+def _costs(placement: Placement, words: Text) -> tuple[DataTable, ...]:
+    """Return the table of what the placement costs in trainers and servers, if it does."""
+    rows = tuple(
+        (
+            words(f"caveat.{found.name}", **found.values),
+            words("caveat.source", source=found.source, day=found.seen),
+        )
+        for found in caveats_of(placement)
+    )
+    columns = (words("column.cost"), words("column.source"))
+    table = DataTable(
+        caption=words("placement.costs"), columns=columns, rows=rows, numeric=(False, False)
+    )
+    return (table,) if rows else ()
 
 
 def share_of_model(placement: Placement, words: Text) -> str:
@@ -168,10 +185,17 @@ def _downloads(placement: Placement, words: Text) -> list[Download]:
     record = placement.to_json() + "\n"
     found = [Download(name="placement.json", content=record, what=words("download.placement"))]
     found += [
-        Download(
-            name=target.file_name, content=rendered.text, what=words("download.trainer", name=name)
-        )
+        Download(name=target.file_name, content=file, what=words("download.trainer", name=name))
         for name, target in TARGETS.items()
-        if not (rendered := target.render(placement)).losses
+        if (file := _whole_file(placement, target)) is not None
     ]
     return [one for one in found if len(one.content) <= MOST_DOWNLOADED]
+
+
+def _whole_file(placement: Placement, target: Target) -> str | None:
+    """Return a trainer's file, or None where it could not say all of the placement."""
+    try:
+        rendered = target.render(placement)
+    except ExportError:
+        return None
+    return None if rendered.losses else rendered.text
