@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -207,18 +207,31 @@ def study_ja() -> str:
 
 
 def study_figure_ja() -> str:
-    """Return the picture of the correlations with its description in Japanese."""
-    figures, pairs = _figures(), findings().pairs
-    ordered = sorted(pairs, key=lambda pair: pair.correlation)
-    said = "、".join(f"{pair.name} {_signed(pair.correlation)}" for pair in ordered)
+    """Return the picture of the networks' correlations with its description in Japanese."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for pair in findings().pairs:
+        found[pair.network].append(pair.correlation)
+    titles = {network.name: network.title for network in findings().networks} | OWN_JA
+    ordered = sorted(found.items(), key=lambda item: fmean(item[1]))
+    said = "、".join(
+        f"{titles[name]} {_signed(fmean(rhos))}（{len(rhos)}）" for name, rhos in ordered
+    )
     alt = (
-        "ネットワークとタスクの組 {pairs} 件における NFN と改善量の相関のフォレストプロット。"
-        "0 を下回れば手法の予測どおり："
-        + said
-        + "。平均は {rho}、ネットワークをクラスターとした 95 % 区間は "
-        "{low}～{high}。"
-    ).format(**figures)
-    return f"![{alt}](figures/study-correlations.svg)"
+        f"ネットワーク {len(found)} 種類における NFN と改善量の相関のフォレストプロット。"
+        "0 を下回れば手法の予測どおり。線はタスクごとの値の最小から最大まで。タスクについての平均"
+        f"（括弧内はタスク数）：{said}。"
+        + "全体の平均は {rho}、ネットワークをクラスターとした 95 % 区間は {low}～{high}。"
+    ).format(**_figures())
+    return f"![{alt}](figures/study-networks.svg)"
+
+
+OWN_JA = {
+    "bundled": "付属の Llama",
+    "small-gpt2": "小さな GPT-2",
+    "small-mixtral": "小さな混合エキスパートモデル",
+    "small-lfm2": "小さな LFM2",
+}
+"""Titles of networks that have no name of their own."""
 
 
 # --------------------------------------------------------------------------- pages
