@@ -30,7 +30,7 @@ def prepare(pair: Pair, folder: Path, models: Path, gsm8k: Path | None) -> None:
     Raises:
         StudyError: the network is not there.
     """
-    network = checked_network(pair, models)
+    network = checked_network(pair.network, models)
     train, judged = DATA[pair.data](gsm8k, pair.training_rows, pair.evaluation_rows)
     general = general_text() if pair.task != "classify" else []
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,19 +44,18 @@ def prepare(pair: Pair, folder: Path, models: Path, gsm8k: Path | None) -> None:
     scores.save(folder / SCORES)
 
 
-def checked_network(pair: Pair, models: Path) -> Path:
-    """Return the folder of a pair's network.
+def checked_network(name: str, models: Path) -> Path:
+    """Return the folder of a network by its name.
 
     Raises:
         StudyError: there is none.
     """
-    if pair.network == BUNDLED:
+    if name == BUNDLED:
         return MODEL.resolve()
-    network = (models / pair.network).resolve()
+    network = (models / name).resolve()
     if not (network / "config.json").is_file():
         raise StudyError(
-            f"The network {pair.network} is not in {models}. Make it with: python "
-            f"{recipe_of(pair.network, models)}"
+            f"The network {name} is not in {models}. Make it with: python {recipe_of(name, models)}"
         )
     return network
 

@@ -192,7 +192,7 @@ def open_study(
         StudyError: it is not prepared, or its records are of other data, weights or settings.
     """
     pair, folder = PAIRS[name], STUDY / name
-    network = checked_network(pair, models)
+    network = checked_network(pair.network, models)
     if not (folder / SCORES).is_file():
         raise StudyError(
             f"The pair {name} is not prepared: python scripts/experiments/study.py prepare {name}"

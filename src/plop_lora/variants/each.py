@@ -18,6 +18,7 @@ from plop_lora.data.general_text import passages
 from plop_lora.data.texts import Document
 from plop_lora.data.tokens import sequence_name
 from plop_lora.errors import ModelError, PlopError
+from plop_lora.escapes import escaped
 from plop_lora.models.memory import is_out_of_memory
 from plop_lora.records import Scores, VariantLeftOut, VariantResult
 from plop_lora.records.robustness import Source
@@ -95,9 +96,9 @@ def results_of(
                 with status(f"robustness: {row.name}", wanted=task.progress):
                     results += _timed(row, run(task))
             except UnavailableError as reason:
-                left_out.append(VariantLeftOut(row.name, str(reason)))
+                left_out.append(VariantLeftOut(row.name, escaped(str(reason))))
             except PlopError as error:
-                left_out.append(VariantLeftOut(row.name, str(error).rstrip(".")))
+                left_out.append(VariantLeftOut(row.name, escaped(str(error)).rstrip(".")))
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -120,7 +121,7 @@ def _timed(row: Variant, found: Iterator[Found]) -> Iterator[VariantResult]:
     for one in found:
         now = time.monotonic()
         yield VariantResult(
-            variant=row.name, setting=one.setting, family=row.family, source=one.source,
+            variant=row.name, setting=escaped(one.setting), family=row.family, source=one.source,
             paired=one.paired, sequences=one.sequences, seconds=round(now - started, 3),
             notes=one.notes, **one.fields,
         )  # fmt: skip

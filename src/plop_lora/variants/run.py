@@ -14,6 +14,7 @@ from plop_lora._version import __version__
 from plop_lora.data.documents import Documents
 from plop_lora.data.texts import Document
 from plop_lora.errors import DataError, UsageError
+from plop_lora.escapes import escaped
 from plop_lora.options import FIXED
 from plop_lora.placement.place import usual_top
 from plop_lora.placement.stopping import LEAST
@@ -129,7 +130,7 @@ def robustness(
         dtype=made.dtype,
         device=made.device,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        prompt=prompt,
+        prompt=None if prompt is None else escaped(prompt),
         notes=scores.notes,
     )
 
