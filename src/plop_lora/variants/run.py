@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +20,7 @@ from plop_lora.options import FIXED
 from plop_lora.placement.place import usual_top
 from plop_lora.placement.stopping import LEAST
 from plop_lora.recipe import ScoringSettings
-from plop_lora.records import Robustness, Scores
+from plop_lora.records import Robustness, Scores, VariantLeftOut, VariantResult
 from plop_lora.scoring import score
 from plop_lora.scoring.inputs import as_documents
 from plop_lora.variants.advice import advised
@@ -104,13 +105,27 @@ def robustness(
             "No variant that was asked for can be had: "
             + "; ".join(f"{one.variant}: {one.reason}" for one in left_out) + "."
         )  # fmt: skip
+    return dataclasses.replace(
+        _recorded(task, documents.source, results, left_out),
+        elapsed_seconds=round(time.monotonic() - started, 3),
+    )
+
+
+def _recorded(
+    task: Task,
+    source: str,
+    results: Sequence[VariantResult],
+    left_out: Sequence[VariantLeftOut],
+) -> Robustness:
+    """Return the record of the results, with the verdict and the advice that follow from them."""
+    base, scores = task.base, task.scores
     verdict, advice = advised(base, results)
     made = scores.provenance
     return Robustness(
-        model=subject.name,
+        model=task.subject.name,
         architecture=scores.model.architecture,
         parameters=scores.model.parameters,
-        data=documents.source,
+        data=source,
         data_fingerprint=made.data_fingerprint,
         sequences=scores.sequences,
         tokens=scores.tokens,
@@ -123,14 +138,14 @@ def robustness(
         results=tuple(results),
         left_out=tuple(left_out),
         forwards=1 + task.forwards,
-        elapsed_seconds=round(time.monotonic() - started, 3),
-        seed=asked.seed,
+        elapsed_seconds=0.0,
+        seed=base.seed,
         scores_digest=scores.digest(),
         plop_version=__version__,
         dtype=made.dtype,
         device=made.device,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        prompt=None if prompt is None else escaped(prompt),
+        prompt=None if task.prompt is None else escaped(task.prompt),
         notes=scores.notes,
     )
 
