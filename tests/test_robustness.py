@@ -79,6 +79,12 @@ def test_every_variant_is_there_or_has_its_reason(everything: Robustness) -> Non
     assert "tokens on average already" in missing["short"]
 
 
+def test_the_base_is_what_plop_score_gives(everything: Robustness) -> None:
+    assert everything.nfn == pytest.approx(scored(build("llama"), TEXTS), rel=1e-6)
+    lowest = sorted(everything.nfn, key=lambda name: everything.nfn[name])[:3]
+    assert list(everything.chosen) == lowest
+
+
 def test_the_record_survives_the_disk(everything: Robustness, tmp_path: Path) -> None:
     loaded = Robustness.load(everything.save(tmp_path / "robustness.json"))
     assert loaded == everything

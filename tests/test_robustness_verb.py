@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -130,6 +132,17 @@ def test_one_process_only(run: Run, words, monkeypatch) -> None:
     code, _, errors = run(*words)
     assert code == 2
     assert "runs in one process" in errors
+
+
+def test_names_of_variants_need_no_torch() -> None:
+    """A shell that completes --variants, or a mistyped name, does not wait for torch."""
+    code = (
+        "import sys\n"
+        "from plop_lora.cli.robustness import _variants\n"
+        "assert 'half-splits' in _variants()\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_long_names_fit(words, run: Run, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from plop_lora.scoring import score
     from plop_lora.shortcuts import find_target_modules, lora_config
     from plop_lora.tuning import tune
-    from plop_lora.variants import robustness
+    from plop_lora.variants.run import robustness
     from plop_lora.verification import verify
 
 _HOMES = {
@@ -51,7 +51,7 @@ _HOMES = {
     "load_documents": "data.documents",
     "lora_config": "shortcuts",
     "place": "placement",
-    "robustness": "variants",
+    "robustness": "variants.run",
     "run": "pipeline",
     "score": "scoring",
     "tune": "tuning",

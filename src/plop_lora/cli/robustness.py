@@ -198,7 +198,7 @@ def robustness(
             token=asked.token,
         )
     with waiting(f"loading torch, transformers and the tokenizer of {model}", form):
-        from plop_lora.variants import robustness as step
+        from plop_lora.variants.run import robustness as step
 
         loaded = load()
     others = [*(against or ()), *([] if adapter is None else [adapter])]

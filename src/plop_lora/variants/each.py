@@ -302,7 +302,7 @@ def _saved(name: str, scores: Scores, task: Task) -> Found:
     """Compare with saved scores, text by text if they are of the same texts."""
     own = sample_of(scores)
     if own.types != task.base.sample.types:
-        raise UnavailableError("its module types are others")
+        raise UnavailableError(f"its module types are {', '.join(own.types)}")
     here = {text: column for column, text in enumerate(task.base.sample.names)}
     paired = here.keys() == set(own.names)
     before = None
