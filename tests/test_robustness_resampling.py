@@ -290,6 +290,11 @@ def test_texts_of_no_task_say_where_the_choice_comes_from(same, other, words: st
     assert all(name in advice for name in (*same, *other))
 
 
+def test_a_tie_on_texts_of_no_task_is_called_one() -> None:
+    results = [held("random-words", **(OTHER | NEAR)), held("general-text")]
+    assert "the same up to ties on random-words and general-text" in advised(base(), results)[1]
+
+
 def test_the_number_of_texts_that_is_enough() -> None:
     """A size counts only if all larger ones hold as well."""
     steps = [(8, 1.0), (16, 0.5), (32, 0.97), (64, 0.99)]

@@ -63,13 +63,16 @@ def test_the_guide_names_every_variant_and_outcome() -> None:
         assert any(line.startswith(f"| {outcome} |") for line in rows)
 
 
-def test_what_the_page_says_of_texts_of_no_task(script) -> None:
-    """The sentence on how often they make the same choice is counted here again."""
-    unrelated = [
-        one
-        for record in script.read_all().values()
-        for one in record
-        if one.family is Family.UNRELATED
-    ]
+def test_what_the_page_says_is_counted(script) -> None:
+    """The numbers in its sentences are those of the records."""
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    every = [one for record in script.read_all().values() for one in record]
+    unrelated = [one for one in every if one.family is Family.UNRELATED]
     same = sum(one.same_choice for one in unrelated)
-    assert f"in {same} of {len(unrelated)} cases" in PAGE.read_text(encoding="utf-8")
+    assert f"in {same} of {len(unrelated)} cases" in text
+    related = [one for one in every if one.family not in (Family.SAMPLE, Family.UNRELATED)]
+    same = sum(one.outcome is Outcome.SAME for one in related)
+    assert f"Of the {len(related)} results" in text
+    assert f"weights or their mixture, {same} are the same" in text
+    few = [one for one in every if one.name == "fewer-texts: 8 texts"]
+    assert (len(few), sum(one.unchanged == 1 for one in few)) == (8, 7)

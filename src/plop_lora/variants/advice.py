@@ -97,14 +97,15 @@ def _unrelated(results: Sequence[VariantResult]) -> Iterator[str]:
     unrelated = [one for one in results if one.family is Family.UNRELATED]
     same = [one for one in unrelated if one.same_choice or one.near_tie]
     others = [one for one in unrelated if one not in same]
+    alike = "the same" if all(one.same_choice for one in same) else "the same up to ties"
     if unrelated and not others:
         yield (
-            f"The choice is the same on {_names(same)}, so that it says much about the model and "
+            f"The choice is {alike} on {_names(same)}, so that it says much about the model and "
             "little about this task; plop verify tests it on the task."
         )
     elif same:
         yield (
-            f"The choice is the same on {_names(same)} and another one on {_names(others)}, so "
+            f"The choice is {alike} on {_names(same)} and another one on {_names(others)}, so "
             "that a part of it comes from the task; plop verify tests what that is worth."
         )
     elif others:
