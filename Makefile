@@ -6,7 +6,7 @@ DEV := $(VENV)/.dev
 CORE := $(VENV)/.core
 TRAINERS := .venv-trainers
 
-.PHONY: demo tour example test test-all coverage trainers check format docs bench bench-largest evidence evidence-indicators evidence-run external verify-gsm8k gpu-parcels gpu clean
+.PHONY: demo tour example test test-all coverage trainers check format docs bench bench-largest evidence evidence-indicators evidence-run external robustness verify-gsm8k gpu-parcels gpu clean
 
 demo: $(CORE)
 	$(BIN)/plop demo
@@ -96,6 +96,12 @@ evidence-indicators: $(DEV)
 # What others published of placements, against the indicators: a section of docs/evidence.md.
 external: $(DEV)
 	$(BIN)/python scripts/experiments/external.py --page docs/evidence.md
+
+# Whether the choice of the scores holds on four networks: the records that are missing, a few minutes
+# each on two cores, and the tables of docs/robustness.md. GSM8K=DIR has that data set's two files.
+robustness: $(DEV)
+	nice -n 19 $(BIN)/python scripts/experiments/robustness.py run $(if $(GSM8K),--gsm8k $(GSM8K))
+	$(BIN)/python scripts/experiments/robustness.py tables --page docs/robustness.md
 
 # The example of a report in the documentation, from the records in docs/example/run.
 example: $(DEV)

@@ -15,7 +15,7 @@ from scipy import stats
 
 import plop_lora as plop
 from plop_lora.data.batches import Batch, ready_batches
-from plop_lora.data.general_text import english_passages
+from plop_lora.data.general_text import passages as general_passages
 from plop_lora.demo import DATA, MODEL
 from plop_lora.models.loading import load_model, load_tokenizer
 from plop_lora.recipe import ScoringSettings
@@ -81,12 +81,12 @@ def test_the_settings_of_the_user_hold_for_it(bundled) -> None:
 
 
 def test_passages_share_no_text() -> None:
-    passages = english_passages(FEWEST, 8 * LONGEST)
+    passages = general_passages("english", FEWEST, 8 * LONGEST)
     lines = [line for passage in passages for line in passage.split("\n")]
     assert len(lines) == len(set(lines)) >= 2 * FEWEST
     assert all(len(passage) >= 8 * LONGEST for passage in passages)
     with pytest.raises(ValueError, match="no 200 passages of 500 characters"):
-        english_passages(200, 500)
+        general_passages("english", 200, 500)
 
 
 def test_what_cannot_be_compared_has_none_and_says_so(models, tokenizer) -> None:
@@ -161,7 +161,7 @@ def test_it_changes_no_score(engine: str, stop: str) -> None:
 
 def test_a_text_of_the_user_may_be_the_general_text(models, tokenizer) -> None:
     """Texts are known by their content, and equal ones by the same name."""
-    texts = english_passages(MOST, 8 * 60)
+    texts = general_passages("english", MOST, 8 * 60)
     scores = plop.score(models("llama"), tokenizer, texts, stop="fixed", progress=False)
     without = plop.score(
         models("llama"), tokenizer, texts, stop="fixed", progress=False, reference=False

@@ -50,7 +50,7 @@ def record(pair: Pair, results: Path, models: Path, gsm8k: Path | None) -> dict[
     Raises:
         StudyError: the rows or the weights are not those of the pair's trials.
     """
-    network = checked_network(pair, models)
+    network = checked_network(pair.network, models)
     rows, _ = DATA[pair.data](gsm8k, pair.training_rows, pair.evaluation_rows)
     described = json.loads((results / pair.name / "pair.json").read_text(encoding="utf-8"))
     weights = weights_digest(network)

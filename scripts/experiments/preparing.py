@@ -42,7 +42,7 @@ def prepare(
     Raises:
         StudyError: the network is not there.
     """
-    network = checked_network(pair, models)
+    network = checked_network(pair.network, models)
     train, judged = DATA[pair.data](gsm8k, pair.training_rows, pair.evaluation_rows)
     general = general_text() if pair.task != "classify" else []
     folder.mkdir(parents=True, exist_ok=True)
@@ -58,19 +58,18 @@ def prepare(
         scores.save(folder / WORDS)
 
 
-def checked_network(pair: Pair, models: Path) -> Path:
-    """Return the folder of a pair's network.
+def checked_network(name: str, models: Path) -> Path:
+    """Return the folder of a network by its name.
 
     Raises:
         StudyError: there is none.
     """
-    if pair.network == BUNDLED:
+    if name == BUNDLED:
         return MODEL.resolve()
-    network = (models / pair.network).resolve()
+    network = (models / name).resolve()
     if not (network / "config.json").is_file():
         raise StudyError(
-            f"The network {pair.network} is not in {models}. Make it with: python "
-            f"{recipe_of(pair.network, models)}"
+            f"The network {name} is not in {models}. Make it with: python {recipe_of(name, models)}"
         )
     return network
 

@@ -208,7 +208,7 @@ def open_study(
         StudyError: it is not prepared, or its records are of other data, weights or settings.
     """
     pair, folder, kept = PAIRS[name], STUDY / name, results / name
-    network = checked_network(pair, models)
+    network = checked_network(pair.network, models)
     _needs(folder / SCORES, f"The pair {name} is not", name)
     _keep(kept / PAIR, describe(pair, folder, network))
     scores = Scores.load(folder / SCORES)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from plop_lora.scoring import score
     from plop_lora.shortcuts import find_target_modules, lora_config
     from plop_lora.tuning import tune
+    from plop_lora.variants.run import robustness
     from plop_lora.verification import verify
 
 _HOMES = {
@@ -50,6 +51,7 @@ _HOMES = {
     "load_documents": "data.documents",
     "lora_config": "shortcuts",
     "place": "placement",
+    "robustness": "variants.run",
     "run": "pipeline",
     "score": "scoring",
     "tune": "tuning",
@@ -72,6 +74,7 @@ __all__ = [
     "load_documents",
     "lora_config",
     "place",
+    "robustness",
     "run",
     "score",
     "tune",

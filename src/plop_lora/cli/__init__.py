@@ -37,6 +37,7 @@ from plop_lora.cli.output import say
 from plop_lora.cli.place import place
 from plop_lora.cli.registering import HELP, register, show_help, verb_name
 from plop_lora.cli.report import report
+from plop_lora.cli.robustness import robustness
 from plop_lora.cli.run import run, status
 from plop_lora.cli.score import score
 from plop_lora.cli.serve import serve
@@ -57,8 +58,8 @@ app = typer.Typer(
     context_settings=HELP,
 )
 VERBS = (
-    init, run, status, acquire, score, place, verify, tune, finetune, gate, trial, import_, export,
-    compare, learn, report, serve, demo, doctor,
+    init, run, status, acquire, score, robustness, place, verify, tune, finetune, gate, trial,
+    import_, export, compare, learn, report, serve, demo, doctor,
 )  # fmt: skip
 COMMANDS: Mapping[str, Callable[..., None]] = {
     **{verb_name(verb): verb for verb in VERBS},

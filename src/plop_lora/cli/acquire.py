@@ -96,13 +96,6 @@ def _check_outside(output: Path | None, folder: Path) -> None:
 
 def _finish(record: Acquisition, output: Path | None, form: Format) -> None:
     """Print the record and save it, as Markdown where the path ends in .md."""
-    if output is None or output == STDOUT or output.suffix != ".md":
-        finish(record, output, form)
-        return
-    from plop_lora.files import atomic_file
     from plop_lora.reports.acquisition import acquisition_markdown
 
-    with atomic_file(output) as file:
-        file.write(acquisition_markdown(record))
-    finish(record, None, form)
-    say(f"Wrote {output}", err=True)
+    finish(record, output, form, markdown=acquisition_markdown)

@@ -241,13 +241,6 @@ def _evidence_path(folder: Path, output: Path | None, suffix: str = ".evidence.j
 
 def _finish(verdict: GateVerdict | GateWalk, output: Path | None, form: Format) -> None:
     """Print the outcome and save it, as Markdown where the path ends in .md."""
-    if output is None or output.suffix != ".md":
-        finish(verdict, output, form)
-        return
-    from plop_lora.files import atomic_file
     from plop_lora.reports.gate import gate_markdown
 
-    with atomic_file(output) as file:
-        file.write(gate_markdown(verdict))
-    finish(verdict, None, form)
-    say(f"Wrote {output}", err=True)
+    finish(verdict, output, form, markdown=gate_markdown)

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
@@ -94,8 +94,8 @@ def _is_record(path: Path) -> bool:
 
 _REPORT = b"<!-- plop-lora report -->"
 _HEADS = (
-    b'{"kind": "', b"# plop gate", b"# plop ab ", b"# plop acquire", b"# plop run", _REPORT,
-    b"<!doctype html>\n" + _REPORT,
+    b'{"kind": "', b"# plop gate", b"# plop ab ", b"# plop acquire", b"# plop run",
+    b"# plop robustness", _REPORT, b"<!doctype html>\n" + _REPORT,
 )  # fmt: skip
 """The first bytes of what plop-lora writes: a record, one in Markdown, a report."""
 
@@ -105,8 +105,27 @@ def waiting(what: str, form: Format) -> contextlib.AbstractContextManager[object
     return status(what, wanted=form is not Format.quiet)
 
 
-def finish(record: Record, path: Path | None, form: Format) -> None:
-    """Save the record and print it; with `-o -` it is printed as JSON in place of a table."""
+def finish(
+    record: Record,
+    path: Path | None,
+    form: Format,
+    *,
+    markdown: Callable[[Any], str] | None = None,
+) -> None:
+    """Save the record and print it; with `-o -` it is printed as JSON in place of a table.
+
+    Args:
+        record: The record.
+        path: Value of `-o`.
+        form: Form in which it is printed.
+        markdown: Function that writes the record as Markdown, for a path that ends in .md.
+    """
+    if path is not None and path.suffix == ".md" and markdown is not None:
+        with atomic_file(path) as file:
+            file.write(markdown(record))
+        finish(record, None, form)
+        say(f"Wrote {path}", err=True)
+        return
     if path == STDOUT:
         path, form = None, Format.json
     if path is not None:

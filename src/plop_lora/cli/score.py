@@ -203,9 +203,9 @@ def score(
         "reference": False if no_reference else None,
         "trust_remote_code": trust_remote_code or None,
     }  # fmt: skip
-    asked = _asked(recipe, given, own)
-    name, origin = _found(model, asked, data, processes)
-    load = functools.cache(functools.partial(_tokenizer, name, tokenizer, origin))
+    asked = asked_settings(recipe, given, own)
+    name, origin = found_model(model, asked, data, processes)
+    load = functools.cache(functools.partial(tokenizer_of, name, tokenizer, origin))
     # The data are read before torch is loaded, so that errors in them are reported at once.
     from plop_lora.data.documents import load_documents
 
@@ -214,7 +214,7 @@ def score(
             data,
             text=text,
             template=None if template is None else template.replace("\\n", "\n"),
-            chat=functools.partial(_chat, tokenizer or name, load),
+            chat=functools.partial(chat_through, tokenizer or name, load),
             group=group,
             samples=samples,
             seed=asked.seed,
@@ -232,7 +232,7 @@ def score(
         finish(scores, output, form)
 
 
-def _asked(
+def asked_settings(
     recipe: Path | None, given: dict[str, Any], own: Mapping[str, object]
 ) -> ScoringSettings:
     """Return the settings of the recipe, updated by the command line and checked."""
@@ -255,7 +255,9 @@ def _batch_size(text: str) -> int | None:
     return int(text)
 
 
-def _found(model: str, asked: ScoringSettings, data: str, processes: object) -> tuple[str, Origin]:
+def found_model(
+    model: str, asked: ScoringSettings, data: str, processes: object
+) -> tuple[str, Origin]:
     """Return the name to load the model by, and how its files are requested.
 
     Missing and damaged files are reported before torch is loaded.
@@ -276,7 +278,7 @@ def _found(model: str, asked: ScoringSettings, data: str, processes: object) -> 
     return name, origin
 
 
-def _tokenizer(model: str, tokenizer: str | None, origin: Origin) -> PreTrainedTokenizerBase:
+def tokenizer_of(model: str, tokenizer: str | None, origin: Origin) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model, or another one that was named."""
     from plop_lora.models.loading import load_tokenizer, quiet_loading
 
@@ -286,7 +288,7 @@ def _tokenizer(model: str, tokenizer: str | None, origin: Origin) -> PreTrainedT
     return load_tokenizer(model, origin)
 
 
-def _chat(
+def chat_through(
     name: str, load: Callable[[], PreTrainedTokenizerBase], messages: list[object], **tools: object
 ) -> str:
     """Render a chat. The tokenizer is loaded at the first call."""

@@ -26,36 +26,38 @@ def bundled_texts(most: int | None = None) -> list[str]:
     """
     placed = []
     for language in LANGUAGES:
-        texts = _texts_of(language)
+        texts = texts_of(language)
         placed += [((n + 0.5) / len(texts), language, text) for n, text in enumerate(texts)]
     return [text for *_, text in sorted(placed)][:most]
 
 
-def english_passages(count: int, characters: int) -> list[str]:
-    """Return passages of English prose, each of as many bundled texts as its length needs.
+def passages(language: str, count: int, characters: int) -> list[str]:
+    """Return passages of a language, each of as many bundled texts as its length needs.
 
     Args:
+        language: One of `LANGUAGES`.
         count: Number of passages. No text is in two of them.
         characters: Least number of characters of a passage.
 
     Raises:
         ValueError: The bundled texts are too few for so many passages of that length.
 
-    >>> [len(passage) >= 400 for passage in english_passages(2, 400)]
+    >>> [len(passage) >= 400 for passage in passages("english", 2, 400)]
     [True, True]
     """
-    texts = iter(_texts_of("english"))
-    passages = []
+    texts = iter(texts_of(language))
+    made = []
     for _ in range(count):
         passage = next(texts, "")
         while len(passage) < characters and (following := next(texts, "")):
             passage += f"\n{following}"
         if len(passage) < characters:
             raise ValueError(f"There are no {count} passages of {characters} characters.")
-        passages.append(passage)
-    return passages
+        made.append(passage)
+    return made
 
 
-def _texts_of(language: str) -> list[str]:
+def texts_of(language: str) -> list[str]:
+    """Return the bundled texts of one of `LANGUAGES`."""
     lines = (_FOLDER / f"{language}.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["text"] for line in lines]

@@ -94,7 +94,7 @@ def encode(
         truncated += cut
         sequences.append(
             TokenSequence(
-                name=_name(document.text + (document.target or "")),
+                name=sequence_name(document),
                 tokens=tokens,
                 target_tokens=target,
                 group=document.group,
@@ -211,7 +211,9 @@ def _check_vocabulary(
         )
 
 
-def _name(text: str) -> str:
+def sequence_name(document: Document) -> str:
+    """Return the name of the sequence of a document, a hash of its text."""
+    text = document.text + (document.target or "")
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:12]
 
 

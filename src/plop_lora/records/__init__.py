@@ -65,6 +65,15 @@ from plop_lora.records.placement import (
     Placement,
 )
 from plop_lora.records.replay import IdenticalShare, Replay, ReplayArm, ReplayMeasure
+from plop_lora.records.robustness import (
+    Family,
+    Holding,
+    Outcome,
+    Robustness,
+    Source,
+    VariantLeftOut,
+    VariantResult,
+)
 from plop_lora.records.run import PipelineRun, StageOutcome, StageRun
 from plop_lora.records.scores import (
     LEFT_OUT,
@@ -145,6 +154,7 @@ __all__ = [
     "ExperimentPlan",
     "ExperimentStatus",
     "ExpertScore",
+    "Family",
     "Finding",
     "Finetune",
     "FinetuneChoice",
@@ -162,6 +172,7 @@ __all__ = [
     "HistoryArm",
     "HistoryPair",
     "HistoryType",
+    "Holding",
     "Host",
     "IdenticalShare",
     "IndicatorScores",
@@ -176,6 +187,7 @@ __all__ = [
     "MetricComparison",
     "ModelReference",
     "NotMeasured",
+    "Outcome",
     "PersonalPlace",
     "PipelineRun",
     "PlacedSite",
@@ -191,6 +203,7 @@ __all__ = [
     "Replay",
     "ReplayArm",
     "ReplayMeasure",
+    "Robustness",
     "RowFinding",
     "RuleRegret",
     "SampleRatio",
@@ -199,6 +212,7 @@ __all__ = [
     "SearchTrial",
     "Side",
     "SiteScore",
+    "Source",
     "Spent",
     "Stage",
     "StageOutcome",
@@ -214,6 +228,8 @@ __all__ = [
     "TypeDifference",
     "TypeScore",
     "TypeValue",
+    "VariantLeftOut",
+    "VariantResult",
     "Verification",
     "VerificationPlan",
     "WorstItem",

@@ -204,6 +204,7 @@ def _maker(kind: str) -> str:
         "gate-verdict": "plop gate ADAPTER --recipe gate.yaml -o verdict.json",
         "replay": "plop ab replay prompts.jsonl --upstream URL --experiment FILE -o replay.json",
         "tuning-plan": "plop tune scores.json --train TRAIN --eval EVAL --task TASK --plan",
+        "robustness": "plop robustness MODEL --data DATA -o robustness.json",
         "learned-model": "plop learn FOLDER -o learned.json",
         "tuning": "plop tune scores.json --train TRAIN --eval EVAL --task TASK",
     }

@@ -12,6 +12,7 @@ from plop_lora.records import (
     Placement,
     Record,
     Replay,
+    Robustness,
     Scores,
     Tuning,
     Verification,
@@ -61,4 +62,9 @@ def brief(record: Record) -> str:
     if isinstance(record, Replay):
         found = ", ".join(f"{one.arm} {one.metric}" for one in record.measures if one.differs)
         return f"{plural(record.prompts, 'prompt')}, different in {found or 'nothing'}"
+    if isinstance(record, Robustness):
+        return (
+            f"{short_name(record.model)}, {', '.join(record.chosen)} under "
+            f"{plural(len(record.results), 'variant')}: {record.verdict}"
+        )
     return record.kind

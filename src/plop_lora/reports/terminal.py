@@ -37,6 +37,7 @@ from plop_lora.records import (
     Ramp,
     Record,
     Replay,
+    Robustness,
     Scores,
     TrialResult,
     TrialSpec,
@@ -62,6 +63,7 @@ from plop_lora.reports.learned import learned_table
 from plop_lora.reports.pipeline import run_table
 from plop_lora.reports.proof import plan_table, verification_table
 from plop_lora.reports.replay import replay_table
+from plop_lora.reports.robustness import robustness_table
 from plop_lora.reports.rows import (
     Table,
     comparison_table,
@@ -102,6 +104,7 @@ _TABLES: dict[type[Record], Callable[[Any], Table]] = {
     Installation: installation_table,
     PipelineRun: run_table,
     Replay: replay_table,
+    Robustness: robustness_table,
     LearnedModel: learned_table,
 }
 

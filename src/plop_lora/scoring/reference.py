@@ -9,6 +9,7 @@ another length would differ for that reason alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from torch import nn
 
 from plop_lora.data.batches import SIDES, Batch
 from plop_lora.data.documents import Documents
-from plop_lora.data.general_text import english_passages
+from plop_lora.data.general_text import passages
 from plop_lora.data.texts import Document
 from plop_lora.errors import DataError, ModelError
 from plop_lora.placement.stopping import examine
@@ -28,7 +29,7 @@ from plop_lora.scoring.inputs import tokenise
 from plop_lora.scoring.measurement.collect import Measured
 from plop_lora.scoring.measurement.sums import Floats
 from plop_lora.scoring.stopping import StopRule, group_estimates
-from plop_lora.statistics import Estimate, rank_correlation
+from plop_lora.statistics import rank_correlation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -82,7 +83,7 @@ def reference_batches(
     tokens, rows = _tokens(batches), sum(len(batch.names) for batch in batches)
     length = min(max(SHORTEST, round(tokens / rows)), LONGEST)
     count = min(max(FEWEST, -(-min(TOKENS, tokens) // length)), MOST)
-    items = tuple(map(Document, english_passages(count, CHARACTERS_PER_TOKEN * length)))
+    items = tuple(map(Document, passages("english", count, CHARACTERS_PER_TOKEN * length)))
     try:
         given = tokenise(
             model, tokenizer, Documents(NAME, items, count, 0), min(length, asked.max_length),
@@ -134,7 +135,10 @@ def references_of(
     given, others = (group_estimates(stop_rule.sites, one) for one in (measured, reference))
     chosen = set(stop_rule.decide(measured).chosen)
     lowest = examine(others, stop_rule.settings).chosen
-    margin = _margin(given, others, chosen, set(lowest))
+    values, other_values = (
+        {name: one.value for name, one in found.items()} for found in (given, others)
+    )
+    margin = exchange_margin(values, other_values, chosen, set(lowest))
     rows = usable_sites(by_site(measured)[1], measured)
     sums_SN, counts_SN = _by_site(reference)
     names = tuple(name.removeprefix(_PREFIX) for name in reference.names)
@@ -162,21 +166,27 @@ def _by_site(reference: Measured) -> tuple[Floats, Floats]:
     return both
 
 
-def _margin(
-    given: Mapping[str, Estimate],
-    others: Mapping[str, Estimate],
-    chosen: set[str],
-    lowest: set[str],
+def exchange_margin(
+    given: Mapping[str, float],
+    others: Mapping[str, float],
+    chosen: AbstractSet[str],
+    lowest: AbstractSet[str],
 ) -> float | None:
     """Return the NFN by which the exchanged types differ, on the texts that separate them less.
 
     It is None if both choices are the same, or if one of the types was not seen on both texts.
+
+    Args:
+        given: NFN by type on the user's texts.
+        others: NFN by type on the other texts.
+        chosen: Types with the lowest NFN on the user's texts.
+        lowest: As many types with the lowest NFN on the other texts.
     """
     here, there = chosen - lowest, lowest - chosen
     if not here or not (here | there) <= given.keys() & others.keys():
         return None
-    on_given = max(given[name].value for name in there) - min(given[name].value for name in here)
-    on_others = max(others[name].value for name in here) - min(others[name].value for name in there)
+    on_given = max(given[name] for name in there) - min(given[name] for name in here)
+    on_others = max(others[name] for name in here) - min(others[name] for name in there)
     return min(on_given, on_others)
 
 

@@ -107,7 +107,7 @@ def score(
         denominator=asked.denominator, dtype=asked.dtype, stop=asked.stop, engine=asked.engine,
         device=asked.device,
     )  # fmt: skip
-    name, origin = _named(model, asked)
+    name, origin = located(model, asked)
     further = recorded_indicators(asked.indicators, reference=asked.reference)
     job = MeasurementSettings(
         name, asked.device, asked.dtype, asked.include, asked.exclude, asked.denominator,
@@ -147,8 +147,13 @@ def score(
     return with_indicators(scores, job.further, found.sites, measured)
 
 
-def _named(model: str | Path | nn.Module, asked: ScoringSettings) -> tuple[str | None, Origin]:
-    """Return the name to load a model by, None for a module, and how its files are requested."""
+def located(model: str | Path | nn.Module, asked: ScoringSettings) -> tuple[str | None, Origin]:
+    """Return the name to load a model by, None for a module, and how its files are requested.
+
+    Raises:
+        UsageError: `asked` names a GGUF file, but the model is loaded already.
+        ModelError: The name is not that of a model.
+    """
     if isinstance(model, nn.Module):
         if asked.gguf is not None:
             raise UsageError("gguf names a file; leave it out for a model that is loaded already.")

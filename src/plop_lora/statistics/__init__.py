@@ -1,5 +1,6 @@
 """Intervals and comparisons: over sequences for scores, over seeds and rows for finetunes."""
 
+from plop_lora.statistics.choices import kendall_taus, lowest, percentile_interval
 from plop_lora.statistics.confidence_sequences import one_sided_quantile, two_sided_quantile
 from plop_lora.statistics.covariates import Adjusted, adjusted
 from plop_lora.statistics.estimates import (
@@ -71,14 +72,17 @@ __all__ = [
     "holm",
     "indicator_estimate",
     "kendall_tau",
+    "kendall_taus",
     "log_ratio_difference",
     "looks",
+    "lowest",
     "mean_estimate",
     "nominal_levels",
     "one_sided_quantile",
     "paired_difference",
     "paired_interval",
     "paired_share_difference",
+    "percentile_interval",
     "rank_correlation",
     "ratio_estimate",
     "seed_variances",
