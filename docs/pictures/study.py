@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from statistics import fmean
 
 import by_indicator
@@ -175,23 +176,39 @@ def gains() -> Picture:
 
 
 @functools.cache
-def _known() -> tuple[dict[str, by_indicator.Preferences], list[str]]:
-    """Return what is known of the types of every pair, and the indicators that all pairs have."""
-    known = {each.name: by_indicator.preferences(each, evidence.RESULTS) for each in pairs()}
-    first, *others = known.values()
-    return known, [name for name in first if all(name in held for held in others)]
+def _measured() -> tuple[tuple[Outcome, ...], dict[str, by_indicator.Preferences]]:
+    """Return the pairs on which most indicators were tried, and what is known of their types."""
+    tried = {each.name: by_indicator.tried_on(each, evidence.RESULTS) for each in pairs()}
+    every = set().union(*tried.values())
+    used = tuple(each for each in pairs() if tried[each.name] == every)
+    return used, {each.name: by_indicator.preferences(each, evidence.RESULTS) for each in used}
+
+
+def _by_indicator(
+    of: Callable[[Outcome, by_indicator.Preferences, str], float], most: float = math.inf
+) -> dict[str, by_indicator.Spread]:
+    """Return the mean of a number over the pairs that have a value, by indicator."""
+    used, known = _measured()
+    names = dict.fromkeys(name for held in known.values() for name in held)
+    return {
+        name: by_indicator.over_networks(
+            {
+                each.name: of(each, known[each.name], name)
+                for each in used
+                if name in known[each.name]
+            },
+            used,
+            most=most,
+        )
+        for name in names
+    }
 
 
 def indicators() -> Picture:
     """Draw how well every indicator orders the types of a pair."""
-    known, names = _known()
-    found = {}
-    for name in names:
-        values = {
-            each.name: by_indicator.rank_correlation(each, known[each.name][name])
-            for each in pairs()
-        }
-        found[name] = by_indicator.over_networks(values, pairs(), most=1.0)
+    found = _by_indicator(
+        lambda each, held, name: by_indicator.rank_correlation(each, held[name]), most=1.0
+    )
     ordered = sorted(found, key=lambda name: -found[name].mean)
     scale = forest.Scale(
         title="rho of the order and the gain", left="opposite", right="predicts the gain"
@@ -202,24 +219,22 @@ def indicators() -> Picture:
         scale,
     )
     alt = (
-        f"Forest plot of {len(found)} indicators in {len(pairs())} pairs: the mean correlation of "
-        "their order of the types with the gain of each type alone, with 95 % intervals over "
-        f"networks. {'; '.join(f'{_short(name)} {signed(found[name].mean)}' for name in ordered)}."
+        f"Forest plot of {len(found)} indicators in {len(_measured()[0])} pairs: the mean "
+        "correlation of their order of the types with the gain of each type alone, with 95 % "
+        "intervals over networks. "
+        f"{'; '.join(f'{_short(name)} {signed(found[name].mean)}' for name in ordered)}."
     )
     return Picture(svg, alt)
 
 
 def firsts() -> Picture:
     """Draw what the type that an indicator puts first leaves of the best type's gain."""
-    known, names = _known()
-    found = {
-        name: by_indicator.alone_regret(
-            pairs(), lambda each, name=name: by_indicator.order_of(known[each.name][name])[0]
-        )
-        for name in names
-    }
+    used, _ = _measured()
+    found = _by_indicator(
+        lambda each, held, name: each.regret(by_indicator.order_of(held[name])[0])
+    )
     found[by_indicator.AT_RANDOM] = by_indicator.over_networks(
-        by_indicator.random_regrets(pairs()), pairs()
+        by_indicator.random_regrets(used), used
     )
     ordered = sorted(found, key=lambda name: found[name].mean)
     scale = forest.Scale(title="share of the best gain that is left", digits=3, plus=False)
@@ -230,7 +245,7 @@ def firsts() -> Picture:
     )
     alt = (
         "Forest plot of the share of the best single type's gain that is left by the type that an "
-        f"indicator puts first, the mean over {len(pairs())} pairs with 95 % intervals over "
+        f"indicator puts first, the mean over {len(used)} pairs with 95 % intervals over "
         f"networks: {'; '.join(f'{_short(name)} {found[name].mean:.1%}' for name in ordered)}."
     )
     return Picture(svg, alt)

@@ -37,7 +37,8 @@ ORDER_TEXT = (
     "the types that it puts first gain more, and the regret of the type that it puts first. The "
     "intervals are of 95 %, over networks. "
     f"`{NFN}` and the other indicators are those that `plop score` and `plop verify` measure "
-    "today; in the NFN of the trials special tokens counted."
+    "today; in the NFN of the trials special tokens counted. An empty cell is an indicator that "
+    "has no value for one of the pair's types."
 )
 
 Order = Sequence[str]
@@ -64,7 +65,7 @@ class Spread:
 
 
 def preferences(outcome: Outcome, results: Path) -> Preferences:
-    """Return every indicator that is known of a pair's types."""
+    """Return every indicator that has a value for each of a pair's types."""
     found = {TRIALS_NFN: {arm: -value for arm, value in outcome.nfn.items()}}
     path = results / outcome.name / FILE
     if not path.is_file():
@@ -72,7 +73,9 @@ def preferences(outcome: Outcome, results: Path) -> Preferences:
     held = json.loads(path.read_text(encoding="utf-8"))["indicators"]
     for name, row in held.items():
         sign = -1 if row["lower_first"] else 1
-        found[name] = {arm_alone(of): sign * value for of, value in row["values"].items()}
+        values = {arm_alone(of): sign * value for of, value in row["values"].items()}
+        if values.keys() >= outcome.nfn.keys():
+            found[name] = values
     return found
 
 
@@ -120,37 +123,50 @@ def over_networks(
 def by_indicator(used: Sequence[Outcome], results: Path) -> list[str]:
     """Return the paragraphs and tables of indicators, none where no pair has more than NFN."""
     known = {outcome.name: preferences(outcome, results) for outcome in used}
-    names = [
-        name
-        for name in dict.fromkeys(name for found in known.values() for name in found)
-        if all(name in found for found in known.values())
-    ]
+    tried = {outcome.name: tried_on(outcome, results) for outcome in used}
+    every = list(dict.fromkeys(name for found in known.values() for name in found))
+    names = [name for name in every if all(name in found for found in tried.values())]
     if names == [TRIALS_NFN]:
         return []
-    lacking = sorted({name for found in known.values() for name in found} - {*names})
     parts = [ORDER_TEXT, order_table(used, known, names), number_table(used, known, names)]
-    if lacking:
-        parts.append(
-            f"Not in the tables, since not every pair has a value: "
-            f"{', '.join(f'`{name}`' for name in lacking)}."
-        )
-    return [*parts, number_text(used, known)]
+    parts.append(number_text(used, known))
+    full = [pair for pair in used if tried[pair.name] >= {*every}]
+    if names == every or not full:
+        return parts
+    text = (
+        f"The other indicators were measured on {len(full)} of the {len(used)} pairs, of "
+        f"{len({pair.network for pair in full})} networks. All of them on these pairs alone:"
+    )
+    return [*parts, text, order_table(full, known, every)]
+
+
+def tried_on(outcome: Outcome, results: Path) -> set[str]:
+    """Return the indicators that were asked for on a pair, those included that have no value."""
+    path = results / outcome.name / FILE
+    if not path.is_file():
+        return {TRIALS_NFN}
+    held = json.loads(path.read_text(encoding="utf-8"))
+    return {TRIALS_NFN, *held["indicators"], *held.get("not_measured", {})}
 
 
 def order_table(
     used: Sequence[Outcome], known: Mapping[str, Preferences], names: Sequence[str]
 ) -> str:
-    """Return rho with the gain and the regret of the first type, by indicator; constants last."""
+    """Return rho with the gain and the regret of the first type, by indicator; constants last.
+
+    A pair that has no value of an indicator is left out of its means.
+    """
     rows = []
     for name in names:
-        rhos = {pair.name: rank_correlation(pair, known[pair.name][name]) for pair in used}
-        firsts = {pair.name: order_of(known[pair.name][name])[0] for pair in used}
+        having = [pair for pair in used if name in known[pair.name]]
+        rhos = {pair.name: rank_correlation(pair, known[pair.name][name]) for pair in having}
+        firsts = {pair.name: order_of(known[pair.name][name])[0] for pair in having}
         rows.append(
             (
                 f"`{name}`" if name != TRIALS_NFN else name,
-                *(f"{rhos[pair.name]:+.2f}" for pair in used),
+                *(f"{rhos[pair.name]:+.2f}" if pair.name in rhos else "" for pair in used),
                 over_networks(rhos, used, most=1.0).text("+.2f"),
-                alone_regret(used, lambda pair, firsts=firsts: firsts[pair.name]).text(".1%"),
+                alone_regret(having, lambda pair, firsts=firsts: firsts[pair.name]).text(".1%"),
             )
         )
     rows.sort(key=lambda row: float(row[-1].split("%")[0]))
@@ -180,10 +196,11 @@ def number_table(
     """Return the regret of the first types by their number, where an arm has exactly these."""
     rows = []
     for name in names:
-        orders = {pair.name: order_of(known[pair.name][name]) for pair in used}
+        having = [pair for pair in used if name in known[pair.name]]
+        orders = {pair.name: order_of(known[pair.name][name]) for pair in having}
         cells = []
         for number in (*range(1, MOST + 1), None):
-            found = number_regrets(used, orders, number)
+            found = number_regrets(having, orders, number)
             cells.append("no arm" if not found else f"{fmean(found.values()):.1%} ({len(found)})")
         rows.append((f"`{name}`" if name != TRIALS_NFN else name, *cells))
     head = ("regret of the first", *(str(number) for number in range(1, MOST + 1)), "all types")

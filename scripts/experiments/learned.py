@@ -71,7 +71,7 @@ def pair_of(outcome: Outcome, results: Path) -> HistoryPair:
                 further={
                     indicator: (-1 if found["lower_first"] else 1) * found["values"][name]
                     for indicator, found in held["indicators"].items()
-                    if indicator != NFN
+                    if indicator != NFN and name in found["values"]
                 },
             )
             for name, row in sorted(held["types"].items())
