@@ -123,6 +123,13 @@ def test_sharded_weights_are_found_without_importing_their_class() -> None:
 # --------------------------------------------------------------------------- help
 
 
+def test_help_imports_no_numerical_library(folder: Path) -> None:
+    """NumPy and SciPy, which no help text needs, were a quarter of the time of every `--help`."""
+    unwanted = (*HEAVY, "numpy", "scipy", "pandas", "pyarrow", "jinja2")
+    returned, errors = start(folder, "--help", unwanted=unwanted)
+    assert returned == 0, errors
+
+
 @pytest.mark.parametrize("words", COMMANDS)
 def test_help_is_in_sentences(words: str) -> None:
     """`-h` works, every option says in a sentence what it does, and stands in a group."""

@@ -57,8 +57,8 @@ class Environment:
 
 def make(folder: Path, python: str | Path) -> Environment:
     """Return a new, empty environment; what stood in its folder is removed."""
-    shutil.rmtree(folder, ignore_errors=True)
-    run([uv(), "venv", "--quiet", "--python", python, folder])
+    folder = folder.resolve()
+    run([uv(), "venv", "--quiet", "--clear", "--python", python, folder])
     return Environment(folder)
 
 

@@ -38,16 +38,14 @@ SHOWN = ("torch", "transformers", "peft", "numpy")
 """The versions that the table shows; the record has every direct dependency."""
 LOWEST, NEWEST = "lowest-direct", "highest"
 CORE = (
-    "cli", "contract", "data", "demo_model", "doctor", "documents", "export", "families",
-    "golden_scores", "import", "loading", "measurement", "placement", "portability", "readback",
-    "recipe", "record_files", "records", "report", "serving", "shortcuts", "sites",
-    "stacked_experts", "start", "statistics", "stopping", "streaming",
+    "cli", "doctor", "documents", "export", "golden_scores", "import", "loading", "measurement",
+    "placement", "recipe", "records", "sites", "stacked_experts", "start", "statistics",
+    "streaming",
 )  # fmt: skip
 """The tests of what needs no extra: scoring, placement, exports, records and the command line."""
 EXTRAS = (
-    "ab_migrations", "ab_router", "ab_store", "acquire_personal", "classify", "evaluation",
-    "finetune", "gate", "gguf", "grpo", "judges", "learned", "logs", "quantised", "ray_tasks",
-    "sft", "trial", "tune", "verify",
+    "ab_migrations", "ab_router", "ab_store", "acquire_personal", "classify", "gguf", "judges",
+    "learned", "logs", "quantised", "ray_tasks", "readback", "sft", "trial", "tune",
 )  # fmt: skip
 """The tests of every extra: trainers, quantisation, Ray, searches, the gate and A/B tests."""
 TEST_TOOLS = ("pytest", "hypothesis", "jsonschema")
