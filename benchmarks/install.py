@@ -2,12 +2,12 @@
 
     python benchmarks/install.py [--python python3.13] [--all] [--repeats 3] [--save]
 
-The wheel of this working tree is installed by uv into an empty environment, once with an empty cache
-of packages, so that everything is downloaded, and once with the cache that this has left. The sizes
-are those of the environment's files. Then `plop --help`, `import plop_lora` and `plop demo` are run
-there as processes of their own; their time is the least of the repeats, beside the processor time,
-which is what they would take on a machine that does nothing else. `--all` installs every extra as
-well, into another environment. uv is taken from beside this Python or from the PATH.
+The wheel of this working tree is installed by uv into an empty environment, once with an empty
+cache of packages, so that everything is downloaded, and once with the cache that this has left. The
+sizes are those of the environment's files. Then `plop --help`, `import plop_lora` and `plop demo`
+are run there as processes of their own; their time is the least of the repeats, beside the
+processor time, which is what they would take on a machine that does nothing else. `--all` installs
+every extra as well, into another environment. uv is taken from beside this Python or from the PATH.
 
 On Linux the package index has torch with CUDA, which is most of the size and of the download.
 `UV_TORCH_BACKEND=cpu` takes the smaller one where torch's own index can be reached.
@@ -31,8 +31,8 @@ from score import processor
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts" / "release"))
-import environments
-from environments import Environment
+import environments  # noqa: E402
+from environments import Environment  # noqa: E402
 
 GIB = 1 << 30
 SETTINGS = {"HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}

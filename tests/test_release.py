@@ -120,10 +120,13 @@ def test_the_environments_of_each_command(scripts: dict[str, ModuleType]) -> Non
     versions, release = scripts["versions"], scripts["environments"]
     some: dict[str, Path | None] = {"3.11": None, "3.12": Path("a"), "3.13": Path("b")}
     cases = {what: versions.cases(what, some) for what in ("lowest", "newest", "pythons")}
-    assert [(one.python, one.extras) for one in cases["lowest"]] == [("3.12", ()), ("3.12", ("all",))]
+    assert [(one.python, one.extras) for one in cases["lowest"]] == [
+        ("3.12", ()),
+        ("3.12", ("all",)),
+    ]
     assert [one.python for one in cases["newest"]] == ["3.13"]
     assert [one.python for one in cases["pythons"]] == ["3.12", "3.13"]
-    with pytest.raises(release.ReleaseError, match="no Python of 3.11"):
+    with pytest.raises(release.ReleaseError, match=r"no Python of 3\.11"):
         versions.cases("pythons", {"3.11": None})
 
 
@@ -132,7 +135,8 @@ def test_a_report_of_tests_is_counted(scripts: dict[str, ModuleType], tmp_path: 
     report = tmp_path / "tests.xml"
     report.write_text(
         "<testsuites><testsuite>"
-        '<testcase classname="a" name="one"/><testcase classname="a" name="two"><skipped/></testcase>'
+        '<testcase classname="a" name="one"/>'
+        '<testcase classname="a" name="two"><skipped/></testcase>'
         '<testcase classname="b" name="three"><failure/></testcase>'
         "</testsuite></testsuites>"
     )
@@ -143,7 +147,7 @@ def test_a_report_of_tests_is_counted(scripts: dict[str, ModuleType], tmp_path: 
 
 
 def test_interpreters_run(scripts: dict[str, ModuleType]) -> None:
-    """pyenv has a command on the PATH for versions that do not run."""
+    """Pyenv has a command on the PATH for versions that do not run."""
     found = scripts["environments"].interpreters()
     own = f"{sys.version_info.major}.{sys.version_info.minor}"
     assert own not in found or found[own] is not None
@@ -204,7 +208,9 @@ def test_what_is_in_the_archives(
     names = (package | added) - removed
     with pytest.raises(error, match=re.escape(message.replace("plop_lora/", "src/plop_lora/"))):
         distribution.check_sdist(
-            sdist_of(tmp_path, {f"src/{name}" if name in package else name for name in names} | beside)
+            sdist_of(
+                tmp_path, {f"src/{name}" if name in package else name for name in names} | beside
+            )
         )
 
 
@@ -392,6 +398,12 @@ def test_torch_is_asked_for_its_accelerator_in_one_place() -> None:
         if "current_accelerator" in path.read_text(encoding="utf-8")
     ]
     assert asking == ["models/loading.py"]
+
+
+def test_every_extra_is_described() -> None:
+    page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    described = set(re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE))
+    assert described == {*PROJECT["optional-dependencies"]} - {"dev"}
 
 
 def test_published_numbers_are_those_of_the_benchmark() -> None:

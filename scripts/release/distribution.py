@@ -2,10 +2,10 @@
 
     python scripts/release/distribution.py [--output dist] [--python python3.13] [--shared FOLDER]
 
-The sdist is built from the working tree and the wheel from the sdist. twine and check-wheel-contents
-check them, and `check_wheel` and `check_sdist` what is in them. Then each is installed in an empty
-environment, where `plop --version`, `plop doctor` and `plop demo` run and the package says where it
-was imported from. Both environments are removed again.
+The sdist is built from the working tree and the wheel from the sdist. twine and
+check-wheel-contents check them, and `check_wheel` and `check_sdist` what is in them. Then each is
+installed in an empty environment, where `plop --version`, `plop doctor` and `plop demo` run and the
+package says where it was imported from. Both environments are removed again.
 
 By default everything that plop-lora requires is installed too, as a user's `pip install` does. With
 `--shared FOLDER` it is taken from the site-packages of another environment instead, which needs

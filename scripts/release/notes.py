@@ -2,8 +2,8 @@
 
     python scripts/release/notes.py v0.1.0
 
-Refuses a tag that is not the version of the package, and a section of the changelog that is missing,
-empty or still says that it is unreleased. Imports the standard library only.
+Refuses a tag that is not the version of the package, and a section of the changelog that is
+missing, empty or still says that it is unreleased. Imports the standard library only.
 """
 
 from __future__ import annotations

@@ -2,12 +2,13 @@
 
     python scripts/release/versions.py lowest | newest | pythons [--save] [--folder .venv-versions]
 
-Each try is an environment of its own, which uv resolves from pyproject.toml; in it `plop demo` runs,
-and then the tests of `CORE`, or of `EXTRAS` where every extra is installed. `lowest` takes the lowest
-version of each direct dependency, by itself and with every extra; `newest` takes the newest of all
-with every extra on the newest Python; `pythons` takes the newest without extras on every Python that
-is found, and says which were not. With `--save` each try goes into `benchmarks/results/versions.json`
-in place of the earlier one of its name, and the table of docs/install.md is renewed.
+Each try is an environment of its own, which uv resolves from pyproject.toml. In it `plop demo`
+runs, and then the tests of `CORE`, or of `EXTRAS` where every extra is installed. `lowest` takes
+the lowest version of each direct dependency, by itself and with every extra; `newest` takes the
+newest of all with every extra on the newest Python; `pythons` takes the newest without extras on
+every Python that is found, and says which were not. With `--save` each try goes into
+`benchmarks/results/versions.json` in place of the earlier one of its name, and the table of
+docs/install.md is renewed.
 
 On Linux the package index has torch with CUDA, several gigabytes, which runs without a GPU or its
 driver. `UV_TORCH_BACKEND=cpu` takes the smaller one where torch's own index can be reached.
@@ -143,7 +144,7 @@ def attempt(case: Case, python: Path, folder: Path) -> Tried:
 def _members(extras: Sequence[str]) -> Iterator[str]:
     """Yield the extras that hold packages, where `all` is the name of many."""
     for extra in extras:
-        joined = [one for one in environments.project()["optional-dependencies"][extra]]
+        joined = environments.project()["optional-dependencies"][extra]
         inner = [one for one in joined if one.startswith("plop-lora[")]
         if not inner:
             yield extra

@@ -107,14 +107,16 @@ def score(
     include: Annotated[
         list[str] | None,
         typer.Option(
-            help="Score only modules or module types that match this pattern. Repeatable.",
+            help="Score only modules or module types that match this pattern, in which * stands "
+            "for any text, such as *.mlp.*. Repeatable.",
             rich_help_panel=MODEL,
         ),
     ] = None,
     exclude: Annotated[
         list[str] | None,
         typer.Option(
-            help="Leave out modules or module types that match this pattern. Repeatable.",
+            help="Leave out modules or module types that match this pattern, in which * stands for "
+            "any text. Repeatable.",
             rich_help_panel=MODEL,
         ),
     ] = None,
