@@ -7,7 +7,7 @@ CORE := $(VENV)/.core
 TRAINERS := .venv-trainers
 RELEASE := .venv-release
 
-.PHONY: demo tour example test test-all coverage trainers check format docs dist lowest newest pythons bench bench-largest evidence evidence-indicators evidence-run external verify-gsm8k gpu-parcels gpu clean
+.PHONY: demo tour example test test-all coverage trainers check format docs dist lowest newest pythons bench bench-install bench-largest evidence evidence-indicators evidence-run external verify-gsm8k gpu-parcels gpu clean
 
 demo: $(CORE)
 	$(BIN)/plop demo
@@ -80,6 +80,10 @@ bench: $(DEV)
 	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/warm.py
 	$(BIN)/python benchmarks/ab_store.py
+
+# Downloads plop-lora and what it requires, torch with CUDA among it: several gigabytes, twice.
+bench-install: $(DEV) $(RELEASE)/.tools
+	PATH="$(CURDIR)/$(RELEASE)/bin:$$PATH" $(BIN)/python benchmarks/install.py --all
 
 # Writes a checkpoint of 65 GB, or as much of it as the disk holds, and removes it again.
 bench-largest: $(DEV)
