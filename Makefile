@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 DEV := $(VENV)/.dev
 CORE := $(VENV)/.core
 TRAINERS := .venv-trainers
+RELEASE := .venv-release
 
-.PHONY: demo tour example test test-all coverage trainers check format docs bench bench-largest evidence evidence-indicators evidence-run external robustness verify-gsm8k gpu-parcels gpu clean
+.PHONY: demo tour example test test-all coverage trainers check format docs dist lowest newest pythons bench bench-install bench-largest evidence evidence-indicators evidence-run external robustness verify-gsm8k gpu-parcels gpu clean
 
 demo: $(CORE)
 	$(BIN)/plop demo
@@ -55,6 +56,18 @@ format: $(DEV)
 docs: $(DEV)
 	$(BIN)/mkdocs serve
 
+# The wheel and the sdist, checked, and used from empty environments. SHARED=1 takes what plop-lora
+# requires from .venv instead of installing it twice.
+dist: $(RELEASE)/.tools $(if $(SHARED),$(CORE))
+	$(RELEASE)/bin/cffconvert --validate -i CITATION.cff
+	$(RELEASE)/bin/python scripts/release/distribution.py $(if $(SHARED),--shared \
+		"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')")
+
+# The lowest and the newest versions that pyproject.toml allows, and every Python of this machine, in
+# environments of their own, several gigabytes each. SAVE=1 renews the table of docs/install.md.
+lowest newest pythons: $(RELEASE)/.tools
+	PYTHONPATH=src $(RELEASE)/bin/python scripts/release/versions.py $@ $(if $(SAVE),--save)
+
 bench: $(DEV)
 	$(BIN)/python benchmarks/score.py
 	$(BIN)/python benchmarks/expected_norms.py
@@ -67,6 +80,10 @@ bench: $(DEV)
 	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/warm.py
 	$(BIN)/python benchmarks/ab_store.py
+
+# Downloads plop-lora and what it requires, torch with CUDA among it: several gigabytes, twice.
+bench-install: $(DEV) $(RELEASE)/.tools
+	PATH="$(CURDIR)/$(RELEASE)/bin:$$PATH" $(BIN)/python benchmarks/install.py --all
 
 # Writes a checkpoint of 65 GB, or as much of it as the disk holds, and removes it again.
 bench-largest: $(DEV)
@@ -128,7 +145,7 @@ gpu:
 	PYTHON=$(PYTHON) scripts/gpu/run.sh
 
 clean:
-	rm -rf $(VENV) $(TRAINERS) site plop-demo plop-tour
+	rm -rf $(VENV) $(TRAINERS) $(RELEASE) .venv-versions dist site plop-demo plop-tour
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -143,4 +160,9 @@ $(CORE): pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(DEV): $(CORE)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(RELEASE)/.tools: scripts/release/tools.txt
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@

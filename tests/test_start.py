@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
-from plop_lora.cli import COMMANDS, app, command_of
+from plop_lora.cli import COMMANDS, PANELS, app, command_of
+from plop_lora.cli.registering import verb_name
 from plop_lora.cli.words import examples_of
 from plop_lora.demo import DATA, MODEL
 
@@ -123,6 +126,13 @@ def test_sharded_weights_are_found_without_importing_their_class() -> None:
 # --------------------------------------------------------------------------- help
 
 
+def test_help_imports_no_numerical_library(folder: Path) -> None:
+    """NumPy and SciPy, which no help text needs, were a quarter of the time of every `--help`."""
+    unwanted = (*HEAVY, "numpy", "scipy", "pandas", "pyarrow", "jinja2")
+    returned, errors = start(folder, "--help", unwanted=unwanted)
+    assert returned == 0, errors
+
+
 @pytest.mark.parametrize("words", COMMANDS)
 def test_help_is_in_sentences(words: str) -> None:
     """`-h` works, every option says in a sentence what it does, and stands in a group."""
@@ -135,6 +145,36 @@ def test_help_is_in_sentences(words: str) -> None:
         assert len(text.split()) > 2, parameter.name
         if parameter.param_type_name == "option":
             assert parameter.rich_help_panel, parameter.name
+
+
+def test_stages_are_named_where_one_is_asked_for() -> None:
+    """`--until` said "such as verify", and the others stood in no help text."""
+    from plop_lora.pipeline.stages import stages_of
+
+    (until,) = (one for one in command_of("run").params if one.name == "until")
+    for proof in ("verify", "tune"):
+        recipe = SimpleNamespace(run=SimpleNamespace(proof=proof))
+        for stage in stages_of(recipe):  # type: ignore[arg-type]
+            assert re.search(rf"\b{stage.name}\b", until.help), stage.name
+
+
+def test_commands_are_grouped_and_the_first_one_is_named() -> None:
+    """A new user met twenty commands in one list, and no hint at which to begin."""
+    shown = (
+        CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"}).output
+    )
+    assert "plop demo" in shown.partition("─ Options")[0]
+    for panel, verbs in PANELS.items():
+        part = shown.partition(f"─ {panel} ")[2].partition("╰")[0]
+        assert [verb_name(verb) for verb in verbs] == re.findall(
+            r"^│ ([a-z]+) ", part, re.MULTILINE
+        )[: len(verbs)]
+
+
+def test_lists_say_how_they_are_typed() -> None:
+    for words, name in (("verify", "arms"), ("tune", "placements"), ("place", "types")):
+        (option,) = (one for one in command_of(words).params if one.name == name)
+        assert "separated by commas" in option.help
 
 
 @pytest.mark.parametrize("words", COMMANDS)

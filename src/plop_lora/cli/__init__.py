@@ -52,15 +52,21 @@ from plop_lora.quiet import NOISY
 UsageProblem: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
-    help="Where should LoRA adapters go? Score a model, place adapters, export for your trainer.",
+    help="Where should LoRA adapters go? Score a model, place adapters, export for your trainer."
+    "\n\nBegin with `plop demo`, which needs no model, data or network, and go on with "
+    "`plop init`. `plop COMMAND --help` explains each command and ends in examples.",
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings=HELP,
 )
-VERBS = (
-    init, run, status, acquire, score, robustness, place, verify, tune, finetune, gate, trial,
-    import_, export, compare, learn, report, serve, demo, doctor,
-)  # fmt: skip
+STEPS, MORE = "The steps, in their order", "What else there is"
+PANELS = {
+    "All steps from one recipe": (init, run, status),
+    STEPS: (acquire, score, robustness, place, export, verify, tune, finetune, gate, report),
+    MORE: (compare, learn, import_, trial, serve, demo, doctor),
+}
+"""Headings of `plop --help` → the verbs under them."""
+VERBS = tuple(itertools.chain(*PANELS.values()))
 COMMANDS: Mapping[str, Callable[..., None]] = {
     **{verb_name(verb): verb for verb in VERBS},
     **{f"ab {verb_name(verb)}": verb for verb in ab.VERBS},
@@ -68,10 +74,11 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
 }
 """What the user types after `plop` → the function of the verb."""
 
-for verb in VERBS:
-    register(app, verb)
-app.add_typer(ab.app, name="ab")
-app.add_typer(ci.app, name="ci")
+for panel, verbs in PANELS.items():
+    for verb in verbs:
+        register(app, verb, rich_help_panel=panel)
+app.add_typer(ab.app, name="ab", rich_help_panel=STEPS)
+app.add_typer(ci.app, name="ci", rich_help_panel=MORE)
 
 
 def command_of(words: str) -> Any:
@@ -161,9 +168,10 @@ def _usage_text(error: Any) -> str:
     """Return the parser's message; for an invalid number it names the option and the value."""
     message: str = error.format_message().strip().rstrip(".")
     found = _WRONG_VALUE.match(message)
-    if found is None or not re.search("integer|number|float", found[2]):
+    # "a valid int" or "a valid integer", depending on the release of typer.
+    if found is None or not re.search(r"\bint(eger)?\b|number|float", found[2]):
         return message
-    kind = "a whole number" if "integer" in found[2] else "a number"
+    kind = "a whole number" if re.search(r"\bint(eger)?\b", found[2]) else "a number"
     return f"{found[1]} cannot be {_typed_value(found[1])!r}: give {kind}"
 
 

@@ -42,18 +42,27 @@ def init(
     task: Annotated[
         str | None,
         typer.Option(
-            help="The task; by default the fields of the rows tell.",
+            help="What is trained: sft, classify or grpo. By default it follows from the fields of "
+            "the rows.",
             autocompletion=among(tasks),
             rich_help_panel=TRAINING,
         ),
     ] = None,
     prompt: Annotated[
         str | None,
-        typer.Option(help="A template for the prompt of a row.", rich_help_panel=DATA),
+        typer.Option(
+            help="A template for the prompt of a row, with the names of fields in braces: "
+            "'Q: {question}'.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     completion: Annotated[
         str | None,
-        typer.Option(help="A template for the answer of a row.", rich_help_panel=DATA),
+        typer.Option(
+            help="A template for the answer of a row, with the names of fields in braces: "
+            "' {answer}'.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     text: Annotated[
         str | None,
@@ -61,12 +70,15 @@ def init(
     ] = None,
     label: Annotated[
         str | None,
-        typer.Option(help="The field that holds the class of a row.", rich_help_panel=DATA),
+        typer.Option(
+            help="The field that holds the class of a row, for the task classify.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     trainer: Annotated[
         str,
         typer.Option(
-            help="What trains the adapter that ships: plop, or a trainer that plop export knows.",
+            help="What trains the adapter that ships: plop, or a trainer of plop export --to.",
             rich_help_panel=TRAINING,
         ),
     ] = "plop",

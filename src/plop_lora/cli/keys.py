@@ -118,8 +118,10 @@ def _parameter(recipe: type[Section], key: Key) -> inspect.Parameter:
 
 
 def _help(field: FieldInfo) -> str:
-    """Return the description of a key, and its default value."""
+    """Return the description of a key, how a list is typed, and the default value."""
     text, default = field.description or "", field.default
+    if _is_list(field.annotation):
+        text = f"{text} Several are separated by commas."
     plain = isinstance(default, str | int | float) and not isinstance(default, bool)
     return f"{text} Default: {default}." if plain else text
 

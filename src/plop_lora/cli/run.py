@@ -38,7 +38,12 @@ FolderOption = Annotated[
     ),
 ]
 UntilOption = Annotated[
-    str, typer.Option(help="The last stage to run, such as verify.", rich_help_panel=RUN)
+    str,
+    typer.Option(
+        help="The last stage to run: acquire, score, place, verify or tune, finetune, gate or "
+        "export.",
+        rich_help_panel=RUN,
+    ),
 ]
 
 
@@ -65,7 +70,7 @@ def run(
         str,
         typer.Option(
             "--from",
-            help="Make this stage and all after it again, though they are done.",
+            help="Make this stage and all after it again, though they are done; --until names all.",
             rich_help_panel=RUN,
         ),
     ] = "",

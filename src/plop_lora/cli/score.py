@@ -25,7 +25,6 @@ from plop_lora.data.lines import STDIN
 from plop_lora.data.reading import open_rows
 from plop_lora.data.texts import NoTemplateError
 from plop_lora.errors import UsageError
-from plop_lora.indicators import recorded_indicators
 from plop_lora.models.folders import check_reach, expanded, model_name
 from plop_lora.models.gguf import check_engine, locate, path_of, read_header
 from plop_lora.models.origin import Origin
@@ -108,14 +107,16 @@ def score(
     include: Annotated[
         list[str] | None,
         typer.Option(
-            help="Score only modules or module types that match this pattern. Repeatable.",
+            help="Score only modules or module types that match this pattern, in which * stands "
+            "for any text, such as *.mlp.*. Repeatable.",
             rich_help_panel=MODEL,
         ),
     ] = None,
     exclude: Annotated[
         list[str] | None,
         typer.Option(
-            help="Leave out modules or module types that match this pattern. Repeatable.",
+            help="Leave out modules or module types that match this pattern, in which * stands for "
+            "any text. Repeatable.",
             rich_help_panel=MODEL,
         ),
     ] = None,
@@ -236,6 +237,8 @@ def asked_settings(
     recipe: Path | None, given: dict[str, Any], own: Mapping[str, object]
 ) -> ScoringSettings:
     """Return the settings of the recipe, updated by the command line and checked."""
+    from plop_lora.indicators import recorded_indicators
+
     there = {key: value for key, value in own.items() if value is not None}
     options = {**given, "score": given.get("score", {}) | there}
     asked = ScoreRecipe.read(recipe, options).score

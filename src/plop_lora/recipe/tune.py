@@ -18,8 +18,8 @@ class TuneDesign(Section):
 
     placements: tuple[str, ...] = Field(
         (),
-        description="The placements that are searched: names of strategies, or files of "
-        "placements.",
+        description="The placements that are searched: names of strategies "
+        "such as plop or attention, or files of placements.",
     )
     ranks: tuple[int, ...] = Field((4, 8, 16, 32), description="The LoRA ranks that are searched.")
     inits: tuple[str, ...] = Field(

@@ -19,7 +19,8 @@ class VerifyDesign(Section):
 
     arms: tuple[str, ...] = Field(
         (),
-        description="The rival placements, by name or as files; the usual ones if there are none.",
+        description="The rival placements: names such as attention, mlp or "
+        "all-linear, or files of placements. By default the usual ones.",
     )
     design: str = Field(
         SEQUENTIAL,
