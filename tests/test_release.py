@@ -130,6 +130,12 @@ def test_the_environments_of_each_command(scripts: dict[str, ModuleType]) -> Non
         versions.cases("pythons", {"3.11": None})
 
 
+def test_extras_of_extras_are_recorded(scripts: dict[str, ModuleType]) -> None:
+    """The packages of `serve` were in no record, since it also names `ab`."""
+    members = set(scripts["versions"]._members(["all"]))
+    assert members == {*PROJECT["optional-dependencies"]} - {"dev"}
+
+
 def test_a_report_of_tests_is_counted(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
     versions, release = scripts["versions"], scripts["environments"]
     report = tmp_path / "tests.xml"

@@ -142,14 +142,12 @@ def attempt(case: Case, python: Path, folder: Path) -> Tried:
 
 
 def _members(extras: Sequence[str]) -> Iterator[str]:
-    """Yield the extras that hold packages, where `all` is the name of many."""
+    """Yield extras, and those that they are made of."""
     for extra in extras:
-        joined = environments.project()["optional-dependencies"][extra]
-        inner = [one for one in joined if one.startswith("plop-lora[")]
-        if not inner:
-            yield extra
-        for one in inner:
-            yield from _members(one.removeprefix("plop-lora[").removesuffix("]").split(","))
+        yield extra
+        for one in environments.project()["optional-dependencies"][extra]:
+            if one.startswith("plop-lora["):
+                yield from _members(one.removeprefix("plop-lora[").removesuffix("]").split(","))
 
 
 def tested(made: Environment, names: Iterable[str]) -> tuple[int, list[str], int]:
