@@ -23,9 +23,13 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     "BERT": (
         "Bert", "Roberta", "XLMRoberta", "Camembert", "Electra", "MPNet", "DistilBert", "Ernie",
     ),
+    "GPT-2": ("GPT2", "GPTNeo", "GPTNeoX", "OPT", "Bloom"),
+    "mixture": ("Mixtral", "Qwen2Moe", "Qwen3Moe", "Olmoe", "PhiMoE"),
+    "LFM2": ("Lfm2",),
 }  # fmt: skip
 """Family → the beginnings of the names of its classes in transformers: decoders with a gated MLP,
-those of them with norms after each part as well, and encoders with one MLP of two weights."""
+those of them with norms after each part as well, encoders with one MLP of two weights,
+decoders with such an MLP, decoders with experts, and hybrids of convolutions and attention."""
 _HEAD = re.compile(r"(For[A-Z]\w*|LMHeadModel|TextModel|Model)$")
 
 
