@@ -97,9 +97,12 @@ def run(
 
 
 def outside() -> dict[str, str]:
-    """Return the environment variables without those that would mix in this interpreter."""
-    mixed = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
-    return {name: value for name, value in os.environ.items() if name not in mixed}
+    """Return the environment variables without those that would mix in this interpreter.
+
+    Nor is compiled code left out, which a user's Python keeps and which halves the time of a start.
+    """
+    others = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
+    return {name: value for name, value in os.environ.items() if name not in others}
 
 
 def interpreters() -> dict[str, Path | None]:
