@@ -55,7 +55,7 @@ def test_the_pairs_of_the_nearest_network_are_shown(architecture, network, langu
 
 
 @pytest.mark.parametrize(
-    "architecture", ["MambaForCausalLM", "Qwen3MoeForCausalLM", "T5ForConditionalGeneration", ""]
+    "architecture", ["MambaForCausalLM", "RwkvForCausalLM", "T5ForConditionalGeneration", ""]
 )
 def test_without_one_like_it_the_page_says_so(architecture: str) -> None:
     """Rows of another family would be read as rows for this model."""

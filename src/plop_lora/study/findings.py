@@ -24,7 +24,7 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
         "Bert", "Roberta", "XLMRoberta", "Camembert", "Electra", "MPNet", "DistilBert", "Ernie",
     ),
     "GPT-2": ("GPT2", "GPTNeo", "GPTNeoX", "OPT", "Bloom"),
-    "mixture": ("Mixtral", "Qwen2Moe", "Qwen3Moe", "Olmoe", "PhiMoE"),
+    "mixture": ("Mixtral", "Qwen2Moe", "Qwen3Moe", "Olmoe"),
     "LFM2": ("Lfm2",),
 }  # fmt: skip
 """Family → the beginnings of the names of its classes in transformers: decoders with a gated MLP,
