@@ -263,9 +263,8 @@ def test_the_sets_load_without_torch() -> None:
 def test_the_sets_are_in_the_wheel(tmp_path: Path) -> None:
     """A wheel of the code alone would fail at a user's first gate."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert project["tool"]["hatch"]["build"]["targets"] == {
-        "wheel": {"packages": ["src/plop_lora"]}
-    }
+    targets = project["tool"]["hatch"]["build"]["targets"]
+    assert targets["wheel"] == {"packages": ["src/plop_lora"]}
     wheel = pytest.importorskip("hatchling.builders.wheel")
     path = next(wheel.WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"]))
     names = {Path(name).name for name in zipfile.ZipFile(path).namelist() if "data/gate/" in name}

@@ -263,11 +263,13 @@ def main() -> None:
     parser.add_argument("--study", type=Path, default=ROOT / "build" / "study")
     parser.add_argument("--pair", action="append", help="of the study; all if left out")
     parser.add_argument("--network", action="append", help="those of the pairs if left out")
-    parser.add_argument("--part-mib", type=int, default=50, help="of a network's parts")
+    parser.add_argument("--part-mib", type=int, help="of a network's parts; as a parcel takes")
     parser.add_argument("--limit-mib", type=float, help="of a parcel")
     parser.add_argument("--wheels", action=argparse.BooleanOptionalAction, default=True)
     options = parser.parse_args()
     limit = default_limit() if options.limit_mib is None else int(options.limit_mib * MIB)
+    if options.part_mib is None:
+        options.part_mib = max(1, limit // MIB)
     with tempfile.TemporaryDirectory() as name:
         temporary = Path(name)
         items, late, networks = collected(options, temporary)
