@@ -171,7 +171,7 @@ def test_search_finds_pages_of_the_language(
     page.goto(f"{server}{start}index.html")
     page.locator("label[for=__search]").first.click()
     page.locator(".md-search__input").type(typed)
-    page.locator(".md-search-result__link").first.wait_for(timeout=20_000)
+    page.locator(".md-search-result__link").first.wait_for(timeout=60_000)
     links = page.locator(".md-search-result__link")
     addresses = [links.nth(number).get_attribute("href") for number in range(links.count())]
     assert any(f"/{found}" in address for address in addresses)

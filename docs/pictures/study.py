@@ -127,7 +127,7 @@ def regrets() -> Picture:
     rules = (*evidence.RULES, "random", evidence.LOWEST)
     means = {rule: fmean(each.regret(rule) for each in used) for rule in rules}
     ordered = sorted(rules, key=means.__getitem__)
-    labels = {rule: "lowest type" if rule == evidence.LOWEST else rule for rule in rules}
+    labels = {rule: "lowest" if rule == evidence.LOWEST else rule for rule in rules}
     values = {(each.name, labels[rule]): each.regret(rule) for rule in rules for each in used}
     values |= {("mean", labels[rule]): means[rule] for rule in rules}
     cells = heat.Cells(

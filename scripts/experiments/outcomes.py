@@ -154,7 +154,7 @@ def read(folder: Path) -> Outcome | str:
         excluded=None,
         members=members,
         roles={role: arm_alone(name) for role, name in described.get("roles", {}).items()},
-        spent=spent_on(records),
+        spent=spent_on([one for one in records if one.arm in {UNTRAINED, *made, *added}]),
         further=(*added, *more["aliases"]),
     )
     return replace(outcome, excluded=exclusion(outcome))
