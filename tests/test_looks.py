@@ -221,9 +221,10 @@ def test_a_detectable_gain_is_detected() -> None:
     assert 0.7 < simulate(setting, [gain], draws=400, seed=9).share(BEATEN) < 0.93
 
 
-def test_the_spreads_are_those_of_the_records() -> None:
+def test_the_spreads_are_those_of_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a plan promises follows from trials that are in the repository."""
     path = ROOT / "scripts" / "experiments" / "spreads.py"
+    monkeypatch.syspath_prepend(path.parent)
     given = importlib.util.spec_from_file_location("spreads", path)
     assert given is not None
     assert given.loader is not None

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from statistics import fmean
 
 import by_indicator
@@ -175,40 +174,27 @@ def gains() -> Picture:
     return Picture(svg, alt)
 
 
+Known = dict[str, by_indicator.Preferences]
+"""What is known of the types, by pair."""
+
+
 @functools.cache
-def _measured() -> tuple[tuple[Outcome, ...], dict[str, by_indicator.Preferences]]:
-    """Return the pairs on which most indicators were tried, and what is known of their types."""
-    tried = {each.name: by_indicator.tried_on(each, evidence.RESULTS) for each in pairs()}
-    every = set().union(*tried.values())
-    used = tuple(each for each in pairs() if tried[each.name] == every)
-    return used, {each.name: by_indicator.preferences(each, evidence.RESULTS) for each in used}
-
-
-def _by_indicator(
-    of: Callable[[Outcome, by_indicator.Preferences, str], float], most: float = math.inf
-) -> dict[str, by_indicator.Spread]:
-    """Return the mean of a number over the pairs that have a value, by indicator."""
-    used, known = _measured()
-    names = dict.fromkeys(name for held in known.values() for name in held)
-    return {
-        name: by_indicator.over_networks(
-            {
-                each.name: of(each, known[each.name], name)
-                for each in used
-                if name in known[each.name]
-            },
-            used,
-            most=most,
-        )
-        for name in names
-    }
+def _measured() -> tuple[list[Outcome], Known, list[str]]:
+    """Return the pairs with most indicators, what is known of their types, and the indicators."""
+    used = by_indicator.fully_measured(pairs(), evidence.RESULTS)
+    known = {each.name: by_indicator.preferences(each, evidence.RESULTS) for each in used}
+    return used, known, list(dict.fromkeys(name for held in known.values() for name in held))
 
 
 def indicators() -> Picture:
     """Draw how well every indicator orders the types of a pair."""
-    found = _by_indicator(
-        lambda each, held, name: by_indicator.rank_correlation(each, held[name]), most=1.0
-    )
+    used, known, names = _measured()
+    found = {
+        name: by_indicator.over_networks(
+            by_indicator.correlations(used, known, name), used, most=1.0
+        )
+        for name in names
+    }
     ordered = sorted(found, key=lambda name: -found[name].mean)
     scale = forest.Scale(
         title="rho of the order and the gain", left="opposite", right="predicts the gain"
@@ -219,7 +205,7 @@ def indicators() -> Picture:
         scale,
     )
     alt = (
-        f"Forest plot of {len(found)} indicators in {len(_measured()[0])} pairs: the mean "
+        f"Forest plot of {len(found)} indicators in {len(used)} pairs: the mean "
         "correlation of their order of the types with the gain of each type alone, with 95 % "
         "intervals over networks. "
         f"{'; '.join(f'{_short(name)} {signed(found[name].mean)}' for name in ordered)}."
@@ -229,10 +215,8 @@ def indicators() -> Picture:
 
 def firsts() -> Picture:
     """Draw what the type that an indicator puts first leaves of the best type's gain."""
-    used, _ = _measured()
-    found = _by_indicator(
-        lambda each, held, name: each.regret(by_indicator.order_of(held[name])[0])
-    )
+    used, known, names = _measured()
+    found = {name: by_indicator.first_regret(used, known, name) for name in names}
     found[by_indicator.AT_RANDOM] = by_indicator.over_networks(
         by_indicator.random_regrets(used), used
     )

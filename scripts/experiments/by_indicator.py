@@ -130,7 +130,7 @@ def by_indicator(used: Sequence[Outcome], results: Path) -> list[str]:
         return []
     parts = [ORDER_TEXT, order_table(used, known, names), number_table(used, known, names)]
     parts.append(number_text(used, known))
-    full = [pair for pair in used if tried[pair.name] >= {*every}]
+    full = fully_measured(used, results)
     if names == every or not full:
         return parts
     text = (
@@ -138,6 +138,13 @@ def by_indicator(used: Sequence[Outcome], results: Path) -> list[str]:
         f"{len({pair.network for pair in full})} networks. All of them on these pairs alone:"
     )
     return [*parts, text, order_table(full, known, every)]
+
+
+def fully_measured(used: Sequence[Outcome], results: Path) -> list[Outcome]:
+    """Return the pairs on which every indicator was tried that was tried on any of them."""
+    tried = {outcome.name: tried_on(outcome, results) for outcome in used}
+    every = set().union(*tried.values())
+    return [outcome for outcome in used if tried[outcome.name] == every]
 
 
 def tried_on(outcome: Outcome, results: Path) -> set[str]:
@@ -158,15 +165,13 @@ def order_table(
     """
     rows = []
     for name in names:
-        having = [pair for pair in used if name in known[pair.name]]
-        rhos = {pair.name: rank_correlation(pair, known[pair.name][name]) for pair in having}
-        firsts = {pair.name: order_of(known[pair.name][name])[0] for pair in having}
+        rhos = correlations(used, known, name)
         rows.append(
             (
                 f"`{name}`" if name != TRIALS_NFN else name,
                 *(f"{rhos[pair.name]:+.2f}" if pair.name in rhos else "" for pair in used),
                 over_networks(rhos, used, most=1.0).text("+.2f"),
-                alone_regret(having, lambda pair, firsts=firsts: firsts[pair.name]).text(".1%"),
+                first_regret(used, known, name).text(".1%"),
             )
         )
     rows.sort(key=lambda row: float(row[-1].split("%")[0]))
@@ -178,6 +183,23 @@ def order_table(
     rows.append((AT_RANDOM, *blank, over_networks(random_regrets(used), used).text(".1%")))
     head = ("order by", *(f"`{pair.name}`" for pair in used), "mean rho", "regret of the first")
     return table(head, rows)
+
+
+def correlations(
+    used: Sequence[Outcome], known: Mapping[str, Preferences], name: str
+) -> dict[str, float]:
+    """Return rho of an indicator's order and the gain, by pair, of those that have its values."""
+    return {
+        pair.name: rank_correlation(pair, known[pair.name][name])
+        for pair in used
+        if name in known[pair.name]
+    }
+
+
+def first_regret(used: Sequence[Outcome], known: Mapping[str, Preferences], name: str) -> Spread:
+    """Return the regret of the type that an indicator puts first, on the pairs that have it."""
+    having = [pair for pair in used if name in known[pair.name]]
+    return alone_regret(having, lambda pair: order_of(known[pair.name][name])[0])
 
 
 def alone_regret(used: Sequence[Outcome], first: Callable[[Outcome], str]) -> Spread:

@@ -90,7 +90,7 @@ def further_arms(pair: Pair, scores: Scores, of_words: Scores) -> Further:
     own = drafts_of(pair, scores)
     chosen = own | {
         name: place(scores, strategy="custom", types=types, rank=1)
-        for name, types in type_lists(pair, scores, of_words).items()
+        for name, types in type_lists(pair, own, scores, of_words).items()
     }
     differing = {name: arm for name, arm in distinct(chosen).items() if name not in own}
     every = own["all-linear"]
@@ -101,8 +101,13 @@ def further_arms(pair: Pair, scores: Scores, of_words: Scores) -> Further:
     )
 
 
-def type_lists(pair: Pair, scores: Scores, of_words: Scores) -> dict[str, tuple[str, ...]]:
-    """Return the further arms that are a list of module types, those that are alike included."""
+def type_lists(
+    pair: Pair, own: Mapping[str, Placement], scores: Scores, of_words: Scores
+) -> dict[str, tuple[str, ...]]:
+    """Return the further arms that are a list of module types, those that are alike included.
+
+    Triples leave out those that an arm of the pair itself, `own`, has.
+    """
     types = lowest(scores)
     named = {
         "lowest-2": types[:2],
@@ -110,7 +115,7 @@ def type_lists(pair: Pair, scores: Scores, of_words: Scores) -> dict[str, tuple[
         BY_WEIGHTS: lowest(of_words, BY_WEIGHTS)[:TOP],
         "plop-random-words": lowest(of_words)[:TOP],
     }
-    taken = {key_of(arm) for arm in drafts_of(pair, scores).values()}
+    taken = {key_of(arm) for arm in own.values()}
     taken |= {frozenset(names) for names in named.values()}
     triples = [
         triple

@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from networks import OWN
 
 from plop_lora.statistics import Components, components
 
 RESULTS = Path(__file__).parent / "results"
 REFERENCE, REPORTED = "plop", "confirm"
 OUTCOMES = ("loss", "accuracy")
-OWN = {"bundled", "small-gpt2", "small-mixtral", "small-lfm2"}
-"""Networks that this project has pretrained, by their names in networks.py."""
 
 
 def main() -> None:

@@ -9,6 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from plop_lora.cli import score as scoring
+from plop_lora.cli.inputs import (
+    ModelArgument,
+    TemplateOption,
+    TextOption,
+    TokenizerOption,
+    TrustOption,
+)
 from plop_lora.cli.keys import Key, takes_recipe
 from plop_lora.cli.numbers import bounded
 from plop_lora.cli.output import (
@@ -61,26 +68,14 @@ KEYS = (
 @takes_recipe(ScoreRecipe, KEYS)
 def robustness(
     context: typer.Context,
-    model: Annotated[
-        str, typer.Argument(help="The hub id of a model, its local folder, or a GGUF file.")
-    ],
+    model: ModelArgument,
     data: Annotated[
         str,
         typer.Option(help="The texts, as for plop score; at least 16.", rich_help_panel=DATA),
     ],
     given: dict[str, Any],
-    text: Annotated[
-        str | None,
-        typer.Option(help="The field of a row that holds the text.", rich_help_panel=DATA),
-    ] = None,
-    template: Annotated[
-        str | None,
-        typer.Option(
-            help="A template that makes the text from several fields, with their names in braces: "
-            '"{question}\\n{answer}".',
-            rich_help_panel=DATA,
-        ),
-    ] = None,
+    text: TextOption = None,
+    template: TemplateOption = None,
     group: Annotated[
         str | None,
         typer.Option(
@@ -135,21 +130,8 @@ def robustness(
             rich_help_panel=RUN,
         ),
     ] = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            help="The hub id or folder of the tokenizer, if it is not the model's own.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    trust_remote_code: Annotated[
-        bool,
-        typer.Option(
-            "--trust-remote-code",
-            help="Allow Python code in the model's repository to run.",
-            rich_help_panel=MODEL,
-        ),
-    ] = False,
+    tokenizer: TokenizerOption = None,
+    trust_remote_code: TrustOption = False,
     output: Annotated[
         Path | None,
         typer.Option(

@@ -9,6 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from plop_lora.cli.inputs import (
+    ModelArgument,
+    TemplateOption,
+    TextOption,
+    TokenizerOption,
+    TrustOption,
+)
 from plop_lora.cli.keys import Key, takes_recipe
 from plop_lora.cli.numbers import bounded
 from plop_lora.cli.output import (
@@ -63,9 +70,7 @@ KEYS = (
 @takes_recipe(ScoreRecipe, KEYS)
 def score(
     context: typer.Context,
-    model: Annotated[
-        str, typer.Argument(help="The hub id of a model, its local folder, or a GGUF file.")
-    ],
+    model: ModelArgument,
     data: Annotated[
         str,
         typer.Option(
@@ -76,18 +81,8 @@ def score(
         ),
     ],
     given: dict[str, Any],
-    text: Annotated[
-        str | None,
-        typer.Option(help="The field of a row that holds the text.", rich_help_panel=DATA),
-    ] = None,
-    template: Annotated[
-        str | None,
-        typer.Option(
-            help="A template that makes the text from several fields, with their names in braces: "
-            '"{question}\\n{answer}".',
-            rich_help_panel=DATA,
-        ),
-    ] = None,
+    text: TextOption = None,
+    template: TemplateOption = None,
     group: Annotated[
         str | None,
         typer.Option(
@@ -163,13 +158,7 @@ def score(
             rich_help_panel=ENGINE,
         ),
     ] = False,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            help="The hub id or folder of the tokenizer, if it is not the model's own.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
+    tokenizer: TokenizerOption = None,
     token: Annotated[
         str | None,
         typer.Option(
@@ -178,14 +167,7 @@ def score(
             rich_help_panel=MODEL,
         ),
     ] = None,
-    trust_remote_code: Annotated[
-        bool,
-        typer.Option(
-            "--trust-remote-code",
-            help="Allow Python code in the model's repository to run.",
-            rich_help_panel=MODEL,
-        ),
-    ] = False,
+    trust_remote_code: TrustOption = False,
     output: OutputOption = None,
     force: ForceOption = False,
     form: FormatOption = Format.table,

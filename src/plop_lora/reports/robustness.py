@@ -43,8 +43,8 @@ def robustness_table(record: Robustness) -> Table:
         *(f"Left out: {one.variant}, {one.reason.rstrip('.')}." for one in record.left_out),
         *(f"Note on {shown_name(one)}: {note}." for one in record.results for note in one.notes),
         *(f"Note: {note}." for note in record.notes),
-        f"{plural(record.forwards, 'forward pass')}".replace("passs", "passes")
-        + f" over the texts, {record.elapsed_seconds:.0f} s; {record.dtype} on {record.device}.",
+        f"{plural(record.forwards, 'forward pass', 'es')} over the texts, "
+        f"{record.elapsed_seconds:.0f} s; {record.dtype} on {record.device}.",
         f"Verdict: {record.verdict}. {record.advice}",
     )
     columns = (

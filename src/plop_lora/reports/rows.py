@@ -376,13 +376,13 @@ def trial_table(result: TrialResult) -> Table:
 # --------------------------------------------------------------------------- cells
 
 
-def plural(number: int, word: str) -> str:
-    """Return a number with its word.
+def plural(number: int, word: str, ending: str = "s") -> str:
+    """Return a number with its word, which has an ending unless the number is 1.
 
-    >>> plural(1, "module"), plural(2, "module")
-    ('1 module', '2 modules')
+    >>> plural(1, "module"), plural(2, "module"), plural(3, "pass", "es")
+    ('1 module', '2 modules', '3 passes')
     """
-    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+    return f"{number:,} {word}{'' if number == 1 else ending}"
 
 
 def short_name(name: str) -> str:

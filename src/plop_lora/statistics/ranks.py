@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from plop_lora.statistics.estimates import CONFIDENCE
+from plop_lora.statistics.choices import percentile_interval
 
 LEAST_PAIRS = 4
 """Pairs below which there is no interval: their resamples hold too few different ones."""
@@ -57,10 +57,11 @@ def rank_correlation(
     value = float(found_R[0])
     if pairs_2N.shape[1] < LEAST_PAIRS:
         return RankCorrelation(value, None, None)
-    resampled_R = _resampled(pairs_2N, seed)
-    outside = (1 - CONFIDENCE) / 2
-    low, high = np.nanquantile(resampled_R, [outside, 1 - outside])
-    return RankCorrelation(value, min(float(low), value), max(float(high), value))
+    found = percentile_interval(_resampled(pairs_2N, seed))
+    if found is None:
+        return RankCorrelation(value, None, None)
+    low, high = found
+    return RankCorrelation(value, min(low, value), max(high, value))
 
 
 def _resampled(pairs_2N: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
