@@ -102,6 +102,22 @@ def test_gain_is_what_the_report_rows_lose_at_the_own_rate(
     assert evidence.correlation(found) == pytest.approx(-1.0)
 
 
+def test_a_gain_by_rewards_is_what_the_reward_rises(evidence, outcomes, tmp_path: Path) -> None:
+    from overlap import METRIC
+
+    write_pair(tmp_path / "pair", RULES | SINGLE)
+    for path in (tmp_path / "pair").glob("*.r*.s*.json"):
+        record = json.loads(path.read_text())
+        record["items"] = {METRIC: [(3.0 - loss) / 2 for loss in record["items"]["loss"]]}
+        del record["digest"]
+        path.write_text(json.dumps(record))
+    found = outcomes.read(tmp_path / "pair")
+    assert found.gain("plop") == pytest.approx(0.4)
+    assert found.regret("plop") == pytest.approx(0.2)
+    assert found.unit == outcomes.REWARD
+    assert "| reward |" in evidence.gains_table([found])
+
+
 def test_an_alias_is_the_arm_that_it_is_of(evidence, outcomes, tmp_path: Path) -> None:
     gains = {name: gain for name, gain in RULES.items() if name != "v-up-down"} | SINGLE
     write_pair(tmp_path / "pair", gains, aliases={"v-up-down": "plop"})
@@ -247,7 +263,7 @@ def test_types_that_were_not_trained_together_have_no_regret(
         pytest.approx({"pair": 0.0}), {}, pytest.approx({"pair": 0.2}), pytest.approx({"pair": 0.4})
     ]  # fmt: skip
     parts = by_indicator.by_indicator([found], tmp_path)
-    assert "nothing can be said about two types" in parts[-1]
+    assert "no arm has the two lowest, so that nothing can be said" in parts[-1]
     (row,) = [line for line in parts[2].splitlines() if line.startswith("| nfn of")]
     assert row == "| nfn of the trials | 0.0% (1) | no arm | 20.0% (1) | 40.0% (1) | 40.0% (1) |"
 
@@ -382,6 +398,11 @@ def write_further(folder: Path, gains: dict[str, float] = ADDED) -> None:
             write(folder, arm, 3e-4, seed, [3.0 - gain] * ROWS)
 
 
+def cells_of(row: str) -> list[str]:
+    """Return the cells of a row of a table in Markdown."""
+    return [cell.strip() for cell in row.strip().strip("|").split("|")]
+
+
 def test_further_arms_count_once_all_of_them_are_trained(outcomes, tmp_path: Path) -> None:
     """Those that happen to be there first must not decide, nor may the pair be lost meanwhile."""
     write_pair(tmp_path / "pair", RULES | SINGLE)
@@ -400,21 +421,29 @@ def test_further_arms_count_once_all_of_them_are_trained(outcomes, tmp_path: Pat
 
 
 def test_what_further_arms_say(scripts, outcomes, tmp_path: Path) -> None:
-    from by_further import by_further, triple_correlation
+    from by_further import by_further, mean_preference, triple_correlation
 
     write_pair(tmp_path / "pair", RULES | SINGLE)
     assert by_further([outcomes.read(tmp_path / "pair")], tmp_path) == []
     write_further(tmp_path / "pair")
     found = outcomes.read(tmp_path / "pair")
     # Lower mean NFN (0.9 of q, k and v; 1.0 of q, k and o), higher gain.
-    assert triple_correlation(found, ["triple-01", "triple-02"]) == pytest.approx(-1.0)
-    text, triples, table = by_further([found], tmp_path)
+    nfn = mean_preference(
+        found, ["triple-01", "triple-02"], {f"type-{k}": -v for k, v in TYPES.items()}
+    )
+    assert nfn == pytest.approx({"triple-01": -0.9, "triple-02": -1.0})
+    assert triple_correlation(found, nfn) == pytest.approx(1.0)
+    text, triples, _, answers, table = by_further([found], tmp_path)
     assert "on 1 of 1 pairs (`pair`)" in text
     assert triples == "No pair has 5 arms of three types."
-    rows = {row.split("|")[2].strip(): row for row in table.splitlines()}
-    assert "+0.300 (+0.300 to +0.300), better" in rows["`lowest-sites` minus `shuffled-layers`"]
-    assert "-0.200" in rows["`lowest-sites` minus `plop`"]
-    assert "same types" in rows["`plop-random-words` minus `plop`"]
+    columns = dict(zip(*map(cells_of, (table.splitlines()[0], table.splitlines()[2])), strict=True))
+    assert columns["`lowest-sites` minus `shuffled-layers`"] == "+0.300 (+0.300 to +0.300), better"
+    assert columns["`lowest-sites` minus `plop`"].startswith("-0.200")
+    assert columns["`plop-random-words` minus `plop`"] == "same types"
+    rows = {cells_of(row)[1]: cells_of(row)[2:] for row in answers.splitlines()[2:]}
+    # Of the best type's gain of 1; the mean of one pair has no interval.
+    assert rows["`lowest-sites` minus `shuffled-layers`"] == ["1", "0", "0", "0", "+30.0%"]
+    assert rows["`plop-random-words` minus `plop`"] == ["0", "0", "0", "1", "+0.0%"]
 
 
 def test_each_block_alone_is_set_against_what_is_measured_of_it(outcomes, tmp_path) -> None:
@@ -431,9 +460,43 @@ def test_each_block_alone_is_set_against_what_is_measured_of_it(outcomes, tmp_pa
     found = outcomes.read(tmp_path / "pair")
     assert layer_arms(found) == ["layer-0", "layer-2", "layer-10"]
     *_, table = by_further([found], tmp_path)
-    rhos = {row.split(" | ")[0]: row.split(" | ")[1] for row in table.splitlines()}
-    assert (rhos["| depth"], rhos["| similarity"], rhos["| nfn"]) == ("+1.00", "-1.00", "+0.50")
-    assert rhos["| gain of the blocks in nats, the first block first"] == "0.100; 0.200; 0.600"
+    head, _, row, mean = map(cells_of, table.splitlines())
+    rhos = dict(zip(head, row, strict=True))
+    assert (rhos["`depth`"], rhos["`similarity`"], rhos["`nfn`"]) == ("+1.00", "-1.00", "+0.50")
+    assert rhos["gains of the blocks"] == "0.100; 0.200; 0.600"
+    assert mean == ["mean", "+1.00", "-1.00", "+0.50", ""]
+
+
+def test_triples_are_ordered_by_the_mean_of_an_indicator(outcomes, scripts, tmp_path) -> None:
+    """The triple that an indicator puts first must be judged by the best triple, not type."""
+    from by_further import by_triple
+
+    types = {"q": 1.2, "k": 1.0, "v": 0.5, "o": 0.8, "up": 0.9}
+    triples = {
+        f"triple-0{number}": list(of)
+        for number, of in enumerate([("q", "k", "v"), ("q", "k", "o"), ("v", "o", "up"),
+                                     ("k", "o", "up"), ("q", "v", "o")], start=1)
+    }  # fmt: skip
+    gains = {
+        "triple-01": 0.4,
+        "triple-02": 0.5,
+        "triple-03": 0.6,
+        "triple-04": 0.8,
+        "triple-05": 0.2,
+    }
+    write_pair(tmp_path / "pair", RULES | SINGLE | {"type-up": 0.1}, nfn=types)
+    (tmp_path / "pair" / "further.json").write_text(
+        json.dumps({"arms": triples, "weights": {}, "aliases": {}})
+    )
+    for arm, gain in gains.items():
+        for seed in (0, 1, 2):
+            write(tmp_path / "pair", arm, 3e-4, seed, [3.0 - gain] * ROWS)
+    text, table = by_triple([outcomes.read(tmp_path / "pair")], tmp_path)
+    assert "on the 1 pairs" in text
+    rows = {cells_of(row)[0]: cells_of(row)[1:] for row in table.splitlines()[2:]}
+    # Mean NFN 0.90, 1.00, 0.73, 0.90, 0.83: the third comes first, and the fourth gains most.
+    assert rows["nfn of the trials"][2] == "25.0%"
+    assert rows["a triple at random"][2] == "37.5%"
 
 
 def test_arms_without_types_teach_the_learned_rule_nothing(outcomes, scripts, tmp_path) -> None:

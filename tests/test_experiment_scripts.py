@@ -21,7 +21,7 @@ from plop_lora.records.verification import ArmVerdict
 pytestmark = pytest.mark.slow
 
 SCRIPTS = Path(__file__).parents[1] / "scripts" / "experiments"
-NAMES = ("arithmetic", "docstrings", "report")
+NAMES = ("arithmetic", "docstrings", "overlap", "report")
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,19 @@ def test_no_script_imports_torch() -> None:
 
 
 def test_doctests(scripts) -> None:
-    results = [doctest.testmod(scripts[name]) for name in ("docstrings", "report")]
+    results = [doctest.testmod(scripts[name]) for name in ("docstrings", "overlap", "report")]
     assert all(result.attempted and not result.failed for result in results)
+
+
+def test_only_the_first_line_of_an_answer_is_rewarded(scripts) -> None:
+    """More lines would be a cheap way to more words that the reference has."""
+    overlap = scripts["overlap"]
+    right = " Return the width of a window."
+    answers = [right, " window\nReturn the width of a", "", "?"]
+    rewards = overlap.reward(answers, [right] * 4, prompts=["?"] * 4)
+    assert rewards == pytest.approx([1.0, 2 / 7, 0.0, 0.0])
+    rows = [{"prompt": "?", "completion": right}] * 4
+    assert overlap.judged(["?"] * 4, answers, rows) == rewards
 
 
 # --------------------------------------------------------------------------- arithmetic

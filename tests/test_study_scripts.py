@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from builders import PlantedTrials, trial_result
@@ -445,3 +446,28 @@ def test_real_trials_leave_their_records(scripts: Any, prepared: Any, tmp_path: 
     assert len(study.records()) == 2
     assert all(len(record.items["general-loss"]) == 64 for record in study.records().values())
     assert pair.steps == 2
+
+
+def test_a_trial_by_rewards_is_judged_by_its_reward(
+    scripts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reward rises where a loss falls: a gain with the wrong sign would turn the findings."""
+    study_script, study_trials, preparing, pairs, _ = scripts
+    from outcomes import losses_of
+    from overlap import METRIC
+
+    whole = pairs.PAIRS["bundled-grpo"]
+    small = replace(whole, steps=1, batch_size=8, evaluation_rows=4)
+    assert (whole.training_rows, small.training_rows) == (128, 1)
+    monkeypatch.setitem(pairs.PAIRS, small.name, small)
+    monkeypatch.setattr(study_trials, "STUDY", tmp_path / "study")
+    preparing.prepare(small, tmp_path / "study" / small.name, tmp_path, None)
+    study = study_trials.open_study(small.name, tmp_path / "results", tmp_path, "cpu")
+    spec = study.spec("plop", 2e-3, 0, LADDER)
+    run_trials([spec], study.folder / "trials", Runner(workers=1),
+               watch=study_script.Keeper(study, 1))  # fmt: skip
+    (record,) = study.records().values()
+    assert record.done, record.cause
+    assert losses_of(record) == pytest.approx(1 - np.array(record.items[METRIC]))
+    assert len(losses_of(record)) == 4
+    assert record.curve.quantity == "reward"

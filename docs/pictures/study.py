@@ -109,8 +109,12 @@ def differences() -> Picture:
             f"against {rival} from {signed(min(values), 3)} to {signed(max(values), 3)}, {ties} of "
             f"{len(found)} a tie by the protocol"
         )
+    of_reward = "".join(f"; {each.name}: reward" for each in used if each.unit != "nats")
     scale = forest.Scale(
-        title="difference of gains, nats", left="rule better", right="plop better", digits=3
+        title=f"difference of gains, nats{of_reward}",
+        left="rule better",
+        right="plop better",
+        digits=3,
     )
     svg = forest.forest("Gain of plop minus that of four rules", panels, scale)
     alt = (

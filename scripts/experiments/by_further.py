@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
 from by_indicator import FILE as INDICATORS
-from by_indicator import over_networks
-from comparing import compared, told_of
+from by_indicator import TRIALS_NFN, order_of, over_networks, preferences
+from comparing import Comparison, compared, told_of
 from outcomes import PLOP, Outcome
 from pages import table
 from scipy import stats
@@ -17,8 +18,8 @@ from scipy import stats
 TOP = 3
 LAYER = "layer-"
 """Begins the name of an arm that adapts one block."""
-FEWEST = 5
-"""Triples that a rank correlation needs."""
+FEWEST_TRIPLES = 5
+"""Arms of three types that a rank correlation needs."""
 QUESTIONS = {
     ("plop-random-words", PLOP): "Do the task's own texts choose better than random words?",
     ("rank-of-weights", PLOP): "Does a rule that sees no data choose better?",
@@ -30,7 +31,7 @@ QUESTIONS = {
 
 
 def by_further(used: Sequence[Outcome], results: Path) -> list[str]:
-    """Return the paragraphs and the table of the further arms, none where no pair has them."""
+    """Return the paragraphs and the tables of the further arms, none where no pair has them."""
     having = [outcome for outcome in used if outcome.further]
     if not having:
         return []
@@ -39,25 +40,49 @@ def by_further(used: Sequence[Outcome], results: Path) -> list[str]:
         f"Further arms were trained on {len(having)} of {len(used)} pairs ({names}), at the same "
         "budget, rates and seeds."
     )
-    parts = [text, triples_text(having), questions_table(having)]
-    return [*parts, *by_layer(having, results)]
+    return [text, *by_triple(having, results), *by_question(having), *by_layer(having, results)]
 
 
-def triples_text(having: Sequence[Outcome]) -> str:
-    """Say how well the mean NFN of three types predicts the gain of their arm."""
-    rhos = {}
-    for outcome in having:
-        triples = triples_of(outcome)
-        if len(triples) >= FEWEST:
-            rhos[outcome.name] = triple_correlation(outcome, triples)
-    if not rhos:
-        return f"No pair has {FEWEST} arms of three types."
-    spread = over_networks(rhos, having, most=1.0)
-    each = "; ".join(f"`{name}` {rho:+.2f}" for name, rho in rhos.items())
-    return (
-        "Over the arms of three types, Spearman's rho between the mean NFN of the types and the "
-        f"gain, below 0 where the score predicts the gain: {each}; mean {spread.text('+.2f')}."
+# --------------------------------------------------------------------------- triples
+
+
+def by_triple(having: Sequence[Outcome], results: Path) -> list[str]:
+    """Return how well each indicator orders the triples of types, by its mean over their types."""
+    triples = {
+        outcome.name: found
+        for outcome in having
+        if len(found := triples_of(outcome)) >= FEWEST_TRIPLES
+    }
+    shown = [outcome for outcome in having if outcome.name in triples]
+    if not shown:
+        return [f"No pair has {FEWEST_TRIPLES} arms of three types."]
+    known = {outcome.name: preferences(outcome, results) for outcome in shown}
+    means = {
+        name: {
+            outcome.name: mean_preference(outcome, triples[outcome.name], of)
+            for outcome in shown
+            if (of := known[outcome.name].get(name))
+        }
+        for name in dict.fromkeys(name for found in known.values() for name in found)
+    }
+    rows = [triple_row(name, shown, found) for name, found in means.items()]
+    rows.sort(key=lambda row: -float(row[1].split()[0]))
+    at_random = {
+        outcome.name: fmean(triple_regret(outcome, arm, arms) for arm in arms)
+        for outcome in shown
+        if (arms := triples[outcome.name])
+    }
+    drawn = over_networks(at_random, shown).text(".1%")
+    counts = sorted(map(len, triples.values()))
+    text = (
+        f"Three types at a time, on the {len(shown)} pairs that have at least {FEWEST_TRIPLES} "
+        f"arms of three types ({counts[0]} to {counts[-1]} of them): Spearman's rho between the "
+        "mean of an indicator over the types of an arm and the gain of the arm, above 0 where the "
+        "triples that it puts first gain more, and what the triple that it puts first leaves of "
+        "the gain of the best triple."
     )
+    head = ("mean over three types of", "mean rho", "pairs with rho above 0", "regret of the first")
+    return [text, table(head, [*rows, ("a triple at random", "", "", drawn)])]
 
 
 def triples_of(outcome: Outcome) -> list[str]:
@@ -69,14 +94,48 @@ def triples_of(outcome: Outcome) -> list[str]:
     return sorted(first.values())
 
 
-def triple_correlation(outcome: Outcome, triples: Sequence[str]) -> float:
-    """Return Spearman's rho of the mean NFN of the types of an arm and its gain."""
-    nfn = [fmean(outcome.nfn[name] for name in outcome.members[arm]) for arm in triples]
-    return float(stats.spearmanr(nfn, [outcome.arms[arm].gain for arm in triples]).statistic)
+def mean_preference(
+    outcome: Outcome, triples: Sequence[str], of: Mapping[str, float]
+) -> dict[str, float]:
+    """Return the mean preference of an indicator for the types of each arm."""
+    return {arm: fmean(of[name] for name in outcome.members[arm]) for arm in triples}
 
 
-def questions_table(having: Sequence[Outcome]) -> str:
-    """Return the difference in gain that answers each question, by pair."""
+def triple_row(
+    name: str, shown: Sequence[Outcome], means: Mapping[str, Mapping[str, float]]
+) -> tuple[str, str, str, str]:
+    """Return the row of an indicator; a pair that has no value of it is left out of its means."""
+    rhos, regrets = {}, {}
+    for outcome in shown:
+        if (wanted := means.get(outcome.name)) is not None:
+            rhos[outcome.name] = triple_correlation(outcome, wanted)
+            regrets[outcome.name] = triple_regret(outcome, order_of(wanted)[0], list(wanted))
+    return (
+        f"`{name}`" if name != TRIALS_NFN else name,
+        over_networks(rhos, shown, most=1.0).text("+.2f"),
+        f"{sum(rho > 0 for rho in rhos.values())} of {len(rhos)}",
+        over_networks(regrets, shown).text(".1%"),
+    )
+
+
+def triple_correlation(outcome: Outcome, wanted: Mapping[str, float]) -> float:
+    """Return Spearman's rho of a preference for arms and their gains, 0 where one is constant."""
+    gains = [outcome.arms[arm].gain for arm in wanted]
+    if len(set(wanted.values())) < 2 or len(set(gains)) < 2:
+        return 0.0
+    return float(stats.spearmanr(list(wanted.values()), gains).statistic)
+
+
+def triple_regret(outcome: Outcome, arm: str, triples: Sequence[str]) -> float:
+    """Return what an arm leaves of the gain of the best triple, as a share of it."""
+    return 1 - outcome.arms[arm].gain / max(outcome.arms[other].gain for other in triples)
+
+
+# --------------------------------------------------------------------------- questions
+
+
+def by_question(having: Sequence[Outcome]) -> list[str]:
+    """Return the answer to each question over the pairs, and the difference in gain by pair."""
     found = {
         outcome.name: {
             (row.own, row.rule): row
@@ -85,14 +144,42 @@ def questions_table(having: Sequence[Outcome]) -> str:
         for outcome in having
     }
     rows = [
-        (
-            question,
-            f"`{own}` minus `{rule}`",
-            *(told_of(found[outcome.name].get((own, rule))) for outcome in having),
-        )
+        (question, f"`{own}` minus `{rule}`", *answer((own, rule), having, found))
         for (own, rule), question in QUESTIONS.items()
     ]
-    return table(("question", "gain of", *(f"`{outcome.name}`" for outcome in having)), rows)
+    differences = [
+        (
+            f"`{outcome.name}`",
+            *(told_of(found[outcome.name].get(key)) for key in QUESTIONS),
+        )
+        for outcome in having
+    ]
+    text = (
+        "What they answer. The mean difference is a share of the best type's gain, with a 95 % "
+        "interval over networks; two arms with the same types differ by 0 in it. Below it the same "
+        "by pair, in the unit of its gain."
+    )
+    head = ("question", "gain of", "better", "tie", "worse", "same types", "mean difference")
+    heads = ("pair", *(f"`{own}` minus `{rule}`" for own, rule in QUESTIONS))
+    return [text, table(head, rows), table(heads, differences)]
+
+
+def answer(
+    key: tuple[str, str],
+    having: Sequence[Outcome],
+    found: Mapping[str, Mapping[tuple[str, str], Comparison]],
+) -> tuple[str, ...]:
+    """Return how many pairs are better, tie and worse, how many have one arm, and the mean."""
+    rows = [found[outcome.name].get(key) for outcome in having]
+    verdicts = Counter("same types" if row is None else row.verdict for row in rows)
+    shares = {
+        outcome.name: 0.0 if row is None else row.difference / outcome.best_type()
+        for outcome, row in zip(having, rows, strict=True)
+    }
+    return (
+        *(str(verdicts[word]) for word in ("better", "tie", "worse", "same types")),
+        over_networks(shares, having).text("+.1%"),
+    )
 
 
 # --------------------------------------------------------------------------- layers
@@ -105,27 +192,27 @@ def by_layer(having: Sequence[Outcome], results: Path) -> list[str]:
     if not shown:
         return []
     names = list(dict.fromkeys(name for values in known.values() for name in values))
+    rhos = {
+        name: {o.name: layer_correlation(o, known[o.name][name]) for o in shown} for name in names
+    }
     rows = [
         (
-            name,
-            *(f"{rhos[outcome.name]:+.2f}" for outcome in shown),
-            over_networks(rhos, shown, most=1.0).text("+.2f"),
+            f"`{outcome.name}`",
+            *(f"{rhos[name][outcome.name]:+.2f}" for name in names),
+            "; ".join(f"{outcome.arms[arm].gain:.3f}" for arm in layer_arms(outcome)),
         )
-        for name in names
-        if (rhos := {o.name: layer_correlation(o, known[o.name][name]) for o in shown})
-    ]
-    gains = ("gain of the blocks in nats, the first block first", *(
-        "; ".join(f"{outcome.arms[arm].gain:.3f}" for arm in layer_arms(outcome))
         for outcome in shown
-    ), "")  # fmt: skip
+    ]
+    means = (over_networks(rhos[name], shown, most=1.0).text("+.2f") for name in names)
     text = (
         "Every block alone: Spearman's rho between what is measured of a block and the gain of "
         "adapting all of its weights, above 0 where blocks with a higher value gain more. "
         "`similarity` is the linear CKA of a block's inputs and outputs, `change` how far it moves "
-        "them, as a share of their norm. Six blocks give rough correlations."
+        "them, as a share of their norm. Six blocks give rough correlations. The gain of the first "
+        "block stands first."
     )
-    head = ("measured of a block", *(f"`{outcome.name}`" for outcome in shown), "mean rho")
-    return [text, table(head, [*rows, gains])]
+    head = ("pair", *(f"`{name}`" for name in names), "gains of the blocks")
+    return [text, table(head, [*rows, ("mean", *means, "")])]
 
 
 def layer_arms(outcome: Outcome) -> list[str]:

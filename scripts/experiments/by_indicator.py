@@ -32,6 +32,10 @@ ALONE = {"v": "always the value projection", "o": "always the output projection"
 MOST = 4
 """Types that the table of how many goes up to, besides all of them."""
 
+DEFAULT = 3
+"""Types that `plop place` chooses unless it is told otherwise."""
+NUMBERS = {1: "the lowest alone", 2: "the two lowest", 4: "the four lowest", None: "all types"}
+
 ORDER_TEXT = (
     "By indicator: Spearman's rho between its order and the gain of each type alone, above 0 where "
     "the types that it puts first gain more, and the regret of the type that it puts first. The "
@@ -242,19 +246,20 @@ def number_regrets(
 
 
 def number_text(used: Sequence[Outcome], known: Mapping[str, Preferences]) -> str:
-    """Say what three types of lowest NFN gain over one, and what the trials cannot say."""
+    """Say by how much three types of lowest NFN gain more than other numbers of them."""
     orders = {pair.name: order_of(known[pair.name][TRIALS_NFN]) for pair in used}
-    one, two, three = (number_regrets(used, orders, number) for number in (1, 2, 3))
-    both = {name: one[name] - three[name] for name in one.keys() & three.keys()}
-    text = "In brackets stands in how many of the pairs an arm has exactly these types. "
-    if both:
-        text += (
-            "Of NFN, the three lowest types gain more than the lowest alone by "
-            f"{over_networks(both, used).text('.1%')} of the best type's gain, "
-            f"on {len(both)} pairs. "
+    three = number_regrets(used, orders, DEFAULT)
+    told = []
+    for number, words in NUMBERS.items():
+        other = number_regrets(used, orders, number)
+        more = {name: other[name] - three[name] for name in other.keys() & three.keys()}
+        told.append(
+            f"than {words} by {over_networks(more, used).text('+.1%')} on {len(more)} pairs"
+            if more
+            else f"no arm has {words}, so that nothing can be said about that number"
         )
-    if not two:
-        return text + (
-            "No arm has the two types of lowest NFN, so that nothing can be said about two types."
-        )
-    return text + f"Two types of lowest NFN were trained on {len(two)} of {len(used)} pairs."
+    return (
+        "In brackets stands in how many of the pairs an arm has exactly these types. Of NFN, the "
+        "three lowest types gain more, in shares of the best type's gain, "
+        f"{'; '.join(told)}."
+    )

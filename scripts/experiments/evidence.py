@@ -28,7 +28,7 @@ from learned import learned_parts
 from networks import described
 from numpy.typing import NDArray
 from outcomes import LOWEST, PLOP, RANDOM, RESULTS, TYPE, Outcome, collect, interval
-from pages import put, table
+from pages import put, table, turned
 from scipy import stats
 
 from plop_lora.files import atomic_file
@@ -160,9 +160,15 @@ def gains_table(used: Sequence[Outcome]) -> str:
         ]
         edges = sum(outcome.arms[arm].at_edge for arm in outcome.arms)
         rows.append(
-            (f"`{outcome.name}`", "; ".join(types), f"{correlation(outcome):+.2f}", str(edges))
+            (
+                f"`{outcome.name}`",
+                "; ".join(types),
+                outcome.unit,
+                f"{correlation(outcome):+.2f}",
+                str(edges),
+            )
         )
-    head = ("pair", "type, NFN: gain in nats", "rho", "best rates at an edge")
+    head = ("pair", "type, NFN: gain", "unit of the gain", "rho", "best rates at an edge")
     return table(head, rows)
 
 
@@ -193,7 +199,8 @@ def regret_table(used: Sequence[Outcome]) -> str:
         )
         for rule in sorted(rules, key=means.__getitem__)
     ]
-    return table(("regret of", *(f"`{outcome.name}`" for outcome in used), "mean"), rows)
+    head = ("regret in the pair", *(f"`{outcome.name}`" for outcome in used), "mean")
+    return turned(head, rows)
 
 
 def comparison_table(used: Sequence[Outcome]) -> str:
@@ -204,7 +211,10 @@ def comparison_table(used: Sequence[Outcome]) -> str:
         for rule in (*RULES[1:], *RANDOM)
     ]
     head = ("`plop` minus", *(f"`{outcome.name}`" for outcome in used))
-    return table(head, rows)
+    return (
+        "The gain of `plop` minus that of each other rule, in the unit of the pair's gain, with "
+        f"95 % intervals:\n\n{turned(head, rows)}"
+    )
 
 
 def cost_table(used: Sequence[Outcome]) -> str:
@@ -235,7 +245,8 @@ def general_table(used: Sequence[Outcome]) -> str:
         (f"`{rule}`", *(f"{outcome.arms[rule].general:+.3f}" for outcome in decoders))
         for rule in RULES
     ]
-    return table(("general text", *(f"`{outcome.name}`" for outcome in decoders)), rows)
+    head = ("rise of the loss on general text", *(f"`{outcome.name}`" for outcome in decoders))
+    return turned(head, rows)
 
 
 def found_by(used: Sequence[Outcome]) -> Findings:

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from by_indicator import FILE as INDICATORS
-from outcomes import RESULTS, TYPE, Outcome, arm_alone, collect
-from pages import table
+from outcomes import NATS, RESULTS, TYPE, Outcome, arm_alone, collect
+from pages import table, turned
 
 import plop_lora.placement.learned as package
 from plop_lora.errors import PlopError
@@ -57,7 +57,7 @@ def pair_of(outcome: Outcome, results: Path) -> HistoryPair:
     return HistoryPair(
         name=outcome.name,
         network=outcome.network,
-        metric="loss",
+        metric="loss" if outcome.unit == NATS else outcome.unit,
         source="study",
         types=tuple(
             HistoryType(
@@ -115,7 +115,7 @@ def learned_parts(used: Sequence[Outcome], results: Path) -> list[str]:
         cells = (f"{choice[pair.name].chosen}: {choice[pair.name].regret:.1%}" for pair in used)
         rows.append((label, *cells, f"{own.mean:.1%}"))
     head = ("fitted without the network", *(f"`{pair.name}`" for pair in used), "mean")
-    return [table(head, rows), rules_table(models[LEARNED]), told(models[LEARNED])]
+    return [turned(head, rows), rules_table(models[LEARNED]), told(models[LEARNED])]
 
 
 def rules_table(model: LearnedModel) -> str:

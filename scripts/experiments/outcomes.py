@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from overlap import METRIC
 from scipy import stats
 
 from plop_lora.records import TrialResult
@@ -34,7 +35,9 @@ SEEDS, MOST_SEEDS = 3, 8
 APART = 1 / 3
 """Of the difference between the best and the median type: its interval shall be shorter."""
 LEAST_GAIN = 0.05
-"""Nats; a pair in which no arm gains more is left out."""
+"""In the unit of the gain; a pair in which no arm gains more is left out."""
+REWARD, NATS = "reward", "nats"
+"""Units of a gain: of a reward from 0 to 1, and of a loss."""
 RANDOM = ("random-1", "random-2", "random-3")
 LOWEST = "lowest type alone"
 
@@ -79,7 +82,8 @@ class Outcome:
     `members` has the module types of every arm by the names of the arms of one type, and `roles`
     the arm of one type for each letter by which the constant rules are named. `further` names the
     arms that were added when the pair was complete; they count once all of them are trained. Those
-    among them whose weights were chosen one by one are no members.
+    among them whose weights were chosen one by one are no members. Gains are in the
+    unit `unit`.
     """
 
     name: str
@@ -91,6 +95,7 @@ class Outcome:
     roles: Mapping[str, str]
     spent: Spent
     further: tuple[str, ...] = ()
+    unit: str = NATS
 
     @property
     def seeds(self) -> int:
@@ -156,6 +161,7 @@ def read(folder: Path) -> Outcome | str:
         roles={role: arm_alone(name) for role, name in described.get("roles", {}).items()},
         spent=spent_on([one for one in records if one.arm in {UNTRAINED, *made, *added}]),
         further=(*added, *more["aliases"]),
+        unit=REWARD if METRIC in before[0].items else NATS,
     )
     return replace(outcome, excluded=exclusion(outcome))
 
@@ -209,14 +215,21 @@ def arm_of(arm: str, records: Sequence[TrialResult], before: TrialResult) -> Arm
 
 def selected(record: TrialResult) -> float:
     """Return the mean loss on the selection rows, infinite for a trial that diverged."""
-    items = record.items.get("loss", ())
-    return fmean(items[: len(items) // 2]) if record.done and items else math.inf
+    items = losses_of(record)
+    return fmean(items[: len(items) // 2]) if record.done and len(items) else math.inf
 
 
 def report(record: TrialResult) -> Floats:
     """Return the loss of each report row."""
-    items = record.items["loss"]
-    return np.array(items[len(items) // 2 :])
+    items = losses_of(record)
+    return items[len(items) // 2 :]
+
+
+def losses_of(record: TrialResult) -> Floats:
+    """Return the loss of each row, for a trial that is judged by its reward 1 minus that."""
+    if METRIC in record.items:
+        return 1 - np.array(record.items[METRIC])
+    return np.array(record.items.get("loss", ()))
 
 
 def rise(trials: Sequence[TrialResult], before: TrialResult) -> float | None:
@@ -230,7 +243,7 @@ def rise(trials: Sequence[TrialResult], before: TrialResult) -> float | None:
 def exclusion(outcome: Outcome) -> str | None:
     """Say why a pair can tell nothing, None where it can."""
     if max(arm.gain for arm in outcome.arms.values()) <= LEAST_GAIN:
-        return f"no arm gains more than {LEAST_GAIN} nats"
+        return f"no arm gains more than {LEAST_GAIN} {outcome.unit}"
     ordered = sorted(outcome.types(), key=lambda arm: outcome.arms[arm].gain)
     difference_SI = outcome.arms[ordered[-1]].gains_SI - outcome.arms[ordered[0]].gains_SI
     error_of_seeds = float(difference_SI.mean(axis=1).std(ddof=1)) / math.sqrt(outcome.seeds)

@@ -19,6 +19,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
+def turned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown whose columns are the rows that are given, and the reverse."""
+    first, *others = zip(head, *rows, strict=True)
+    return table(first, others)
+
+
 def write_below(page: Path, mark: str, text: str, end: str | None = None) -> None:
     """Replace what stands on a page below a mark, up to another one or to the end of the page.
 

@@ -46,6 +46,8 @@ SCORED_TEXTS = 128
 FEWEST_WORDS = 3
 """Of a message of an exception."""
 FEWEST_OF_A_CLASS, MOST_OF_A_CLASS = 100, 420
+GRPO, GENERATIONS, COMPLETION_LENGTH = "grpo", 8, 16
+"""The task of reinforcement learning, completions of a prompt, and most tokens of each."""
 _CONCRETE = re.compile(r"[A-Za-z]*(Error|Exception)\b")
 
 
@@ -56,11 +58,11 @@ class Pair:
     Attributes:
         name: of the pair; its results lie in a folder of that name.
         network: of networks.py, or a folder.
-        task: sft or classify.
+        task: sft, classify or grpo.
         data: a key of `DATA`.
         rates: rungs of the learning rate, a factor of three apart, the same for every arm.
         steps: optimizer steps of a trial.
-        batch_size: rows a step.
+        batch_size: rows a step; for grpo, completions.
         max_length: tokens of a row.
         evaluation_rows: the first half chooses each arm's rate, the second half is reported.
         roles: module types by the letters that the constant arms are named by; where a weight is
@@ -83,7 +85,8 @@ class Pair:
     @property
     def training_rows(self) -> int:
         """Return how many rows are trained on: each once, or the whole file where it is smaller."""
-        return self.steps * self.batch_size
+        completions = GENERATIONS if self.task == GRPO else 1
+        return self.steps * self.batch_size // completions
 
 
 LLAMA = {
@@ -117,6 +120,8 @@ DECODER_RATES = (2e-4, 6e-4, 1.8e-3, 5.4e-3, 1.62e-2)
 ENCODER_RATES = (5e-4, 1.5e-3, 4.5e-3, 1.35e-2, 4.05e-2)
 SMALL_RATES = (1.8e-3, 5.4e-3, 1.62e-2, 4.86e-2, 1.458e-1)
 """Of networks of width 192."""
+GRPO_RATES = (6e-4, 1.8e-3, 5.4e-3, 1.62e-2)
+"""Of the same, trained by rewards."""
 PAIRS = {
     pair.name: pair
     for pair in (
@@ -152,6 +157,8 @@ PAIRS = {
              32, 8, 256, 160, LFM2, order=14),
         Pair("lfm2-summaries", "small-lfm2", "sft", "summaries", SMALL_RATES,
              32, 8, 256, 160, LFM2, order=15),
+        Pair("bundled-grpo", "bundled", GRPO, "summaries", GRPO_RATES,
+             32, 32, 256, 160, LLAMA, order=16),
     )
 }  # fmt: skip
 

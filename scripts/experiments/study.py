@@ -29,7 +29,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
-from outcomes import MOST_SEEDS
+from outcomes import MOST_SEEDS, selected
 from pairs import PAIRS, StudyError
 from preparing import SCORES, prepare
 from study_trials import STUDY, Study, name_of, open_study
@@ -123,8 +123,7 @@ class Keeper:
         if result.done or diverged or "loss became" in (result.cause or ""):
             shutil.rmtree(event.folder / "adapter", ignore_errors=True)
             result.save(self.study.results / name)
-            loss = result.metrics.get("loss", float("inf"))
-            told = f"loss {loss:.4f}, {result.cost.wall_seconds:.0f} s"
+            told = f"loss {selected(result):.4f}, {result.cost.wall_seconds:.0f} s"
         else:
             told = f"failed and is not kept: {result.cause}"
             shutil.rmtree(event.folder, ignore_errors=True)

@@ -13,7 +13,8 @@ from typing import Any
 from arms import all_arms, distinct
 from further import further_arms
 from outcomes import FURTHER, MOST_SEEDS, UNTRAINED, seeds_wanted, selected
-from pairs import PAIRS, Pair, StudyError
+from overlap import METRIC, REWARD
+from pairs import COMPLETION_LENGTH, GENERATIONS, GRPO, PAIRS, Pair, StudyError
 from preparing import ROWS, SCORES, WORDS, checked_network, describe, digest
 
 from plop_lora.files import atomic_file
@@ -127,8 +128,8 @@ class Study:
     def spec(self, arm: str, rate: float, seed: int, phase: str) -> TrialSpec:
         """Return the spec of a trial."""
         pair = self.pair
+        trained, judged = self.by_task
         placement = next(iter(self.arms.values())) if arm == UNTRAINED else self.arms[arm]
-        classify = pair.task == "classify"
         return TrialSpec(
             arm=arm,
             seed=seed,
@@ -143,11 +144,24 @@ class Study:
                 batch_size=pair.batch_size,
                 max_length=pair.max_length,
                 device=self.device,
+                **trained,
             ),
-            evaluation=EvaluationSettings(
-                metric="accuracy" if classify else "loss", batch_size=pair.batch_size
-            ),
-            labels=self.labels if classify else (),
+            evaluation=EvaluationSettings(batch_size=pair.batch_size, **judged),
+            labels=self.labels if pair.task == "classify" else (),
+        )
+
+    @property
+    def by_task(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the settings of training and of judging that only the task has."""
+        if self.pair.task != GRPO:
+            return {}, {"metric": "accuracy" if self.pair.task == "classify" else "loss"}
+        return (
+            {
+                "rewards": (REWARD,),
+                "generations": GENERATIONS,
+                "completion_length": COMPLETION_LENGTH,
+            },
+            {"metric": METRIC, "max_new_tokens": COMPLETION_LENGTH},
         )
 
     @cached_property
