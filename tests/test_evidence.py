@@ -118,6 +118,52 @@ def test_a_gain_by_rewards_is_what_the_reward_rises(evidence, outcomes, tmp_path
     assert "| reward |" in evidence.gains_table([found])
 
 
+def test_the_error_of_a_gain_is_what_differs_between_types(outcomes, scripts, tmp_path) -> None:
+    """A row that is hard for all types, and a seed that is bad for all, must not count as error."""
+    from power import errors_of
+
+    write_pair(tmp_path / "pair", RULES | SINGLE)
+    found = outcomes.read(tmp_path / "pair")
+    even = errors_of(found)
+    assert (even.types, even.seeds, even.rows) == (4, pytest.approx(0.0), pytest.approx(0.0))
+    for path in (tmp_path / "pair").glob("type-*.r0.0003.s1.json"):
+        record = json.loads(path.read_text())
+        record["items"]["loss"] = [loss + 0.5 for loss in record["items"]["loss"]]
+        del record["digest"]
+        path.write_text(json.dumps(record))
+    assert errors_of(outcomes.read(tmp_path / "pair")).seeds == pytest.approx(0.0)
+    for seed, gain in ((0, 0.9), (1, 1.0), (2, 1.1)):
+        write(tmp_path / "pair", "type-v", 3e-4, seed, [3.0 - gain] * ROWS)
+    for seed in (0, 1, 2):
+        write(tmp_path / "pair", "type-q", 3e-4, seed, [2.6, 3.0] * (ROWS // 2))
+    noisy = errors_of(outcomes.read(tmp_path / "pair"))
+    assert noisy.seeds > 0
+    assert noisy.rows > 0
+    assert noisy.total(8) < noisy.total(3)
+
+
+def test_more_networks_find_more_and_nothing_is_found_where_nothing_is(scripts) -> None:
+    from power import NETWORKS, Errors, found_shares
+
+    known = [Errors(7, 0.1, 0.02), Errors(4, 0.5, 0.1)]
+    nothing = found_shares(0.0, 0.3, 3, known)
+    assert all(0.01 < share < 0.05 for share in nothing.values())
+    half, weak = (found_shares(true, 0.3, 3, known) for true in (-0.5, -0.3))
+    assert [half[number] for number in NETWORKS] == sorted(half.values())
+    assert all(half[number] >= weak[number] for number in NETWORKS)
+    exact = found_shares(-0.99, 0.0, 3, [Errors(30, 0.0, 0.0)])
+    assert min(exact.values()) == 1.0
+
+
+def test_few_networks_have_no_power_to_speak_of(outcomes, scripts, tmp_path) -> None:
+    from power import between_networks, power_parts
+
+    write_pair(tmp_path / "pair", RULES | SINGLE)
+    found = outcomes.read(tmp_path / "pair")
+    assert power_parts([found], [-0.5]) == []
+    assert between_networks([found], [-0.5]) == 0.0
+
+
 def test_an_alias_is_the_arm_that_it_is_of(evidence, outcomes, tmp_path: Path) -> None:
     gains = {name: gain for name, gain in RULES.items() if name != "v-up-down"} | SINGLE
     write_pair(tmp_path / "pair", gains, aliases={"v-up-down": "plop"})

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"
 STUDY = (
     "study-data",
+    "study-costs",
     "study-firsts",
     "study-forgetting",
     "study-gains",
@@ -31,6 +32,7 @@ STUDY = (
     "study-networks",
     "study-differences",
     "study-regrets",
+    "study-triples",
 )
 NAMES = sorted(path.stem for path in FIGURES.glob("*.svg"))
 SVG = "{http://www.w3.org/2000/svg}"

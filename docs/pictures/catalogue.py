@@ -250,6 +250,8 @@ PICTURES: dict[str, Callable[[], Picture]] = {
     "study-gains": study.gains,
     "study-indicators": study.indicators,
     "study-firsts": study.firsts,
+    "study-triples": study.triples,
+    "study-costs": study.costs,
     "study-forgetting": study.forgetting,
     "study-data": study.share_of_data,
     "nfn-idea": idea,

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from statistics import fmean
 
+import by_further
 import by_indicator
 import evidence
 from evidence import Outcome
@@ -235,6 +236,48 @@ def firsts() -> Picture:
         "Forest plot of the share of the best single type's gain that is left by the type that an "
         f"indicator puts first, the mean over {len(used)} pairs with 95 % intervals over "
         f"networks: {'; '.join(f'{_short(name)} {found[name].mean:.1%}' for name in ordered)}."
+    )
+    return Picture(svg, alt)
+
+
+def triples() -> Picture:
+    """Draw how well the mean of every indicator orders arms of three types."""
+    having = [each for each in pairs() if each.further]
+    found = by_further.triples_among(having, evidence.RESULTS)
+    spreads = {name: found.correlations(name) for name in found.means}
+    ordered = sorted(spreads, key=lambda name: -spreads[name].mean)
+    scale = forest.Scale(
+        title="rho of the mean over three types and the gain", left="opposite",
+        right="predicts the gain",
+    )  # fmt: skip
+    svg = forest.forest(
+        "How well indicators order three types at a time",
+        [forest.Panel(heading="", rows=[_spread(name, spreads[name]) for name in ordered])],
+        scale,
+    )
+    alt = (
+        f"Forest plot of {len(spreads)} indicators in {len(found.shown)} pairs: the mean "
+        "correlation of their mean over three module types with the gain of adapting the three "
+        "together, with 95 % intervals over networks. "
+        f"{'; '.join(f'{_short(name)} {signed(spreads[name].mean)}' for name in ordered)}."
+    )
+    return Picture(svg, alt)
+
+
+def costs() -> Picture:
+    """Draw which share of the hours of all trials of a pair the trials of one arm take."""
+    shares = {each.name: each.spent.one / each.spent.hours for each in pairs()}
+    ordered = sorted(shares, key=shares.__getitem__)
+    rows = [forest.Row(label=name, value=shares[name]) for name in ordered]
+    scale = forest.Scale(title="share of the hours", marks=(0.0, 0.2), digits=2, plus=False)
+    svg = forest.forest(
+        "Hours of one arm, as a share of those of all trials",
+        [forest.Panel(heading="", rows=rows)], scale,
+    )  # fmt: skip
+    said = "; ".join(f"{name} {shares[name]:.2f}" for name in ordered)
+    alt = (
+        "Plot of the hours that all trials of the arm plop took, as a share of the hours of all "
+        f"trials, in {len(rows)} pairs: {said}."
     )
     return Picture(svg, alt)
 

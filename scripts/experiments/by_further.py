@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 from by_indicator import FILE as INDICATORS
-from by_indicator import TRIALS_NFN, order_of, over_networks, preferences
+from by_indicator import TRIALS_NFN, Spread, order_of, over_networks, preferences
 from comparing import Comparison, compared, told_of
 from outcomes import PLOP, Outcome
 from pages import table
@@ -46,43 +47,94 @@ def by_further(used: Sequence[Outcome], results: Path) -> list[str]:
 # --------------------------------------------------------------------------- triples
 
 
-def by_triple(having: Sequence[Outcome], results: Path) -> list[str]:
-    """Return how well each indicator orders the triples of types, by its mean over their types."""
-    triples = {
-        outcome.name: found
-        for outcome in having
-        if len(found := triples_of(outcome)) >= FEWEST_TRIPLES
-    }
-    shown = [outcome for outcome in having if outcome.name in triples]
-    if not shown:
-        return [f"No pair has {FEWEST_TRIPLES} arms of three types."]
+@dataclass(frozen=True)
+class Triples:
+    """The arms of three types of the pairs that have enough of them, and what indicators say.
+
+    `arms` has them by pair; `means` has, by indicator and pair, the mean preference for their
+    types.
+    """
+
+    shown: Sequence[Outcome]
+    arms: Mapping[str, Sequence[str]]
+    means: Mapping[str, Mapping[str, Mapping[str, float]]]
+
+    def correlations(self, indicator: str) -> Spread:
+        """Return Spearman's rho of an indicator's mean and the gain, over pairs and networks."""
+        found = self.by_pair(indicator)
+        return over_networks(found, self.shown, most=1.0)
+
+    def by_pair(self, indicator: str) -> dict[str, float]:
+        """Return rho by pair; one that has no value of the indicator is left out."""
+        return {
+            outcome.name: triple_correlation(outcome, wanted)
+            for outcome in self.shown
+            if (wanted := self.means[indicator].get(outcome.name))
+        }
+
+    def regrets(self, indicator: str) -> Spread:
+        """Return what the triple that an indicator puts first leaves of the best one's gain."""
+        found = {
+            outcome.name: triple_regret(outcome, order_of(wanted)[0], self.arms[outcome.name])
+            for outcome in self.shown
+            if (wanted := self.means[indicator].get(outcome.name))
+        }
+        return over_networks(found, self.shown)
+
+    def regret_at_random(self) -> Spread:
+        """Return what a triple by lot leaves of it."""
+        found = {
+            outcome.name: fmean(triple_regret(outcome, arm, arms) for arm in arms)
+            for outcome in self.shown
+            if (arms := self.arms[outcome.name])
+        }
+        return over_networks(found, self.shown)
+
+
+def triples_among(having: Sequence[Outcome], results: Path) -> Triples:
+    """Return the triples of the pairs that have at least `FEWEST_TRIPLES` of them."""
+    arms = {outcome.name: triples_of(outcome) for outcome in having}
+    shown = [outcome for outcome in having if len(arms[outcome.name]) >= FEWEST_TRIPLES]
     known = {outcome.name: preferences(outcome, results) for outcome in shown}
+    names = dict.fromkeys(name for found in known.values() for name in found)
     means = {
         name: {
-            outcome.name: mean_preference(outcome, triples[outcome.name], of)
+            outcome.name: mean_preference(outcome, arms[outcome.name], of)
             for outcome in shown
             if (of := known[outcome.name].get(name))
         }
-        for name in dict.fromkeys(name for found in known.values() for name in found)
+        for name in names
     }
-    rows = [triple_row(name, shown, found) for name, found in means.items()]
-    rows.sort(key=lambda row: -float(row[1].split()[0]))
-    at_random = {
-        outcome.name: fmean(triple_regret(outcome, arm, arms) for arm in arms)
-        for outcome in shown
-        if (arms := triples[outcome.name])
-    }
-    drawn = over_networks(at_random, shown).text(".1%")
-    counts = sorted(map(len, triples.values()))
+    return Triples(shown, {outcome.name: arms[outcome.name] for outcome in shown}, means)
+
+
+def by_triple(having: Sequence[Outcome], results: Path) -> list[str]:
+    """Return how well each indicator orders the triples of types, by its mean over their types."""
+    found = triples_among(having, results)
+    if not found.shown:
+        return [f"No pair has {FEWEST_TRIPLES} arms of three types."]
+    rows = []
+    for name in sorted(found.means, key=lambda name: -found.correlations(name).mean):
+        rhos = found.by_pair(name).values()
+        rows.append(
+            (
+                f"`{name}`" if name != TRIALS_NFN else name,
+                found.correlations(name).text("+.2f"),
+                f"{sum(rho > 0 for rho in rhos)} of {len(rhos)}",
+                found.regrets(name).text(".1%"),
+            )
+        )
+    rows.append(("a triple at random", "", "", found.regret_at_random().text(".1%")))
+    counts = sorted(map(len, found.arms.values()))
     text = (
-        f"Three types at a time, on the {len(shown)} pairs that have at least {FEWEST_TRIPLES} "
+        f"Three types at a time, on the {len(counts)} pairs that have at least {FEWEST_TRIPLES} "
         f"arms of three types ({counts[0]} to {counts[-1]} of them): Spearman's rho between the "
         "mean of an indicator over the types of an arm and the gain of the arm, above 0 where the "
         "triples that it puts first gain more, and what the triple that it puts first leaves of "
         "the gain of the best triple."
     )
     head = ("mean over three types of", "mean rho", "pairs with rho above 0", "regret of the first")
-    return [text, table(head, [*rows, ("a triple at random", "", "", drawn)])]
+    return [text, table(head, rows)]
 
 
 def triples_of(outcome: Outcome) -> list[str]:
@@ -99,23 +151,6 @@ def mean_preference(
 ) -> dict[str, float]:
     """Return the mean preference of an indicator for the types of each arm."""
     return {arm: fmean(of[name] for name in outcome.members[arm]) for arm in triples}
-
-
-def triple_row(
-    name: str, shown: Sequence[Outcome], means: Mapping[str, Mapping[str, float]]
-) -> tuple[str, str, str, str]:
-    """Return the row of an indicator; a pair that has no value of it is left out of its means."""
-    rhos, regrets = {}, {}
-    for outcome in shown:
-        if (wanted := means.get(outcome.name)) is not None:
-            rhos[outcome.name] = triple_correlation(outcome, wanted)
-            regrets[outcome.name] = triple_regret(outcome, order_of(wanted)[0], list(wanted))
-    return (
-        f"`{name}`" if name != TRIALS_NFN else name,
-        over_networks(rhos, shown, most=1.0).text("+.2f"),
-        f"{sum(rho > 0 for rho in rhos.values())} of {len(rhos)}",
-        over_networks(regrets, shown).text(".1%"),
-    )
 
 
 def triple_correlation(outcome: Outcome, wanted: Mapping[str, float]) -> float:

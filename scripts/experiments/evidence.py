@@ -29,6 +29,7 @@ from networks import described
 from numpy.typing import NDArray
 from outcomes import LOWEST, PLOP, RANDOM, RESULTS, TYPE, Outcome, collect, interval
 from pages import put, table, turned
+from power import power_parts
 from scipy import stats
 
 from plop_lora.files import atomic_file
@@ -142,7 +143,8 @@ def tables(
     ]
     parts += [f"`{name}` is not complete: {why}." for name, why in incomplete.items()]
     if used:
-        parts += [pooled_text(used), *by_indicator(used, results)]
+        parts += [pooled_text(used), *power_parts(used, [*map(correlation, used)])]
+        parts += by_indicator(used, results)
         parts += [regret_table(used), *learned_parts(used, results), comparison_table(used)]
         parts += [*by_further(used, results), cost_table(used)]
     if any(arm.general is not None for outcome in used for arm in outcome.arms.values()):
