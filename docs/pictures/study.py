@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 import by_further
@@ -204,11 +204,7 @@ def indicators() -> Picture:
     scale = forest.Scale(
         title="rho of the order and the gain", left="opposite", right="predicts the gain"
     )
-    svg = forest.forest(
-        "How well indicators order module types",
-        [forest.Panel(heading="", rows=[_spread(name, found[name]) for name in ordered])],
-        scale,
-    )
+    svg = _forest("How well indicators order module types", found, ordered, scale)
     alt = (
         f"Forest plot of {len(found)} indicators in {len(used)} pairs: the mean "
         "correlation of their order of the types with the gain of each type alone, with 95 % "
@@ -227,11 +223,7 @@ def firsts() -> Picture:
     )
     ordered = sorted(found, key=lambda name: found[name].mean)
     scale = forest.Scale(title="share of the best gain that is left", digits=3, plus=False)
-    svg = forest.forest(
-        "What the first type of each indicator leaves",
-        [forest.Panel(heading="", rows=[_spread(name, found[name]) for name in ordered])],
-        scale,
-    )
+    svg = _forest("What the first type of each indicator leaves", found, ordered, scale)
     alt = (
         "Forest plot of the share of the best single type's gain that is left by the type that an "
         f"indicator puts first, the mean over {len(used)} pairs with 95 % intervals over "
@@ -250,11 +242,7 @@ def triples() -> Picture:
         title="rho of the mean over three types and the gain", left="opposite",
         right="predicts the gain",
     )  # fmt: skip
-    svg = forest.forest(
-        "How well indicators order three types at a time",
-        [forest.Panel(heading="", rows=[_spread(name, spreads[name]) for name in ordered])],
-        scale,
-    )
+    svg = _forest("How well indicators order three types at a time", spreads, ordered, scale)
     alt = (
         f"Forest plot of {len(spreads)} indicators in {len(found.shown)} pairs: the mean "
         "correlation of their mean over three module types with the gain of adapting the three "
@@ -282,8 +270,20 @@ def costs() -> Picture:
     return Picture(svg, alt)
 
 
-def _spread(name: str, spread: by_indicator.Spread) -> forest.Row:
-    return forest.Row(label=_short(name), value=spread.mean, low=spread.low, high=spread.high)
+def _forest(
+    title: str,
+    found: Mapping[str, by_indicator.Spread],
+    ordered: Sequence[str],
+    scale: forest.Scale,
+) -> str:
+    """Return the means and intervals by name, the first of the order on top."""
+    rows = [
+        forest.Row(
+            label=_short(name), value=found[name].mean, low=found[name].low, high=found[name].high
+        )
+        for name in ordered
+    ]
+    return forest.forest(title, [forest.Panel(heading="", rows=rows)], scale)
 
 
 def _short(name: str) -> str:
@@ -302,12 +302,11 @@ def forgetting() -> Picture:
         for rule in evidence.RULES
     }
     ordered = sorted(found, key=lambda rule: found[rule].mean)
-    rows = [_spread(rule, found[rule]) for rule in ordered]
     scale = forest.Scale(
         title="rise of the loss on general text, nats", left="less", right="more forgotten",
         plus=True,
     )  # fmt: skip
-    svg = forest.forest("Forgetting by rule", [forest.Panel(heading="", rows=rows)], scale)
+    svg = _forest("Forgetting by rule", found, ordered, scale)
     said = "; ".join(f"{rule} {signed(found[rule].mean)}" for rule in ordered)
     alt = (
         f"Forest plot of how far the loss on general text rises in {len(used)} pairs of decoders, "
