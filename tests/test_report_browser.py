@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from test_report_curves import finetune, with_curves
 from test_report_items import verdict
-from test_report_page import ALL, GOLDEN, HOSTILE, hostile_scores
+from test_report_page import ALL, GOLDEN, HOSTILE, RESULTS, hostile_scores
 from typer.testing import CliRunner
 from waiting import PATIENCE
 
@@ -25,7 +25,7 @@ import plop_lora as plop
 from plop_lora.cli import app
 from plop_lora.errors import UsageError
 from plop_lora.placement.budget import RankCost, allocate
-from plop_lora.records import Placement, Record, Scores, SiteScore
+from plop_lora.records import Placement, Record, Robustness, Scores, SiteScore
 from plop_lora.reports.page import (
     fragment,
     html_page,
@@ -194,6 +194,24 @@ def test_small_drawings_take_the_room_that_there_is(opened) -> None:
     assert place.locator("svg").bounding_box()["width"] <= 340
     assert shown.said == []
     assert shown.page.locator("[data-figure=finetune-curve] svg").count() == 1
+
+
+# --------------------------------------------------------------------------- robustness
+
+
+def test_long_names_of_variants_leave_room_for_the_legend(opened) -> None:
+    """Its words were cut at the edge of a telephone, and a hostile setting is only drawn."""
+    record = Robustness.load(RESULTS / "robustness" / "minilm-exceptions.json")
+    attacked = replace(record.results[0], setting=HOSTILE)
+    record = replace(record, results=(attacked, *record.results[1:]))
+    shown = opened(record, viewport={"width": 390, "height": 900})
+    drawn = shown.page.locator("[data-figure=robustness-tau] svg")
+    whole, legend = drawn.bounding_box(), drawn.locator(".role-legend").first.bounding_box()
+    assert legend["x"] + legend["width"] <= whole["x"] + whole["width"]
+    assert shown.page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert shown.page.locator("#robustness img").count() == 0
+    assert shown.said == []
+    assert shown.asked == []
 
 
 # --------------------------------------------------------------------------- items of a gate

@@ -535,7 +535,8 @@ def no_forward(*_: object, **__: object) -> Iterator[None]:
         ({"against": ["absent.json"]}, RecordError, "No such file"),
         ({"against": ["./absent"]}, ValueError, "is not there"),
         ({"max_lenght": 4}, UsageError, "Did you mean 'max_length'"),
-        ({"variants": ["merged"]}, UsageError, "can be had: merged: no --adapter"),
+        ({"variants": ["merged"]}, UsageError, "merged needs --adapter DIR, the folder"),
+        ({"variants": ["imbalance"]}, UsageError, "names the column .* Ask for others, or leave"),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
 )

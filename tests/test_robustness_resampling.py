@@ -237,6 +237,16 @@ FAR = {"rival": ("a", "c"), "margin": 0.2}
     ("results", "verdict", "words"),
     [
         ([held("bootstrap"), held()], Holding.HOLDS, ["a and b holds under the one variant"]),
+        (
+            [held("bootstrap"), held(), held("noise")],
+            Holding.HOLDS,
+            ["holds under both variants that should not"],
+        ),
+        (
+            [held("bootstrap"), held(), held("noise"), held("short")],
+            Holding.HOLDS,
+            ["holds under all 3 variants that should not"],
+        ),
         ([held("bootstrap")], Holding.HOLDS, ["holds on other samples"]),
         (
             [held("bootstrap"), held("4-bit", **OTHER, margin=0.2), held()],
@@ -327,6 +337,16 @@ def test_names_of_variants() -> None:
         chosen_variants(["typo"])
     with pytest.raises(UsageError, match="names none"):
         chosen_variants([])
+
+
+@pytest.mark.parametrize("name", ["against", "merged", "prompt"])
+def test_a_variant_alone_says_what_it_needs(name: str) -> None:
+    """The error was that nothing had been given, without a word on what to give."""
+    option = {"against": "--against MODEL", "merged": "--adapter DIR", "prompt": "--prompt TEXT"}
+    with pytest.raises(UsageError, match=f"{name} needs {option[name]}"):
+        chosen_variants([name])
+    assert [row.name for row in chosen_variants([name], [name])] == [name]
+    assert len(chosen_variants([name, "bootstrap"])) == 2
 
 
 def test_results_by_name() -> None:

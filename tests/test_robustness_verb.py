@@ -84,6 +84,8 @@ def test_json_on_stdout(run: Run, words) -> None:
     [
         (["--variants", "4bit"], 2, "Did you mean '4-bit'"),
         (["--variants", ""], 2, "There is no variant ''"),
+        (["--variants", "against"], 2, "against needs --against MODEL, another checkpoint of the"),
+        (["--variants", "merged,prompt"], 2, "prompt needs --prompt TEXT, with {text}"),
         (["--prompt", "Answer:"], 2, "has no {text}, where the text goes"),
         (["--adapter", "absent"], 1, "absent does not exist"),
         (["--against", "absent.json"], 1, "No such file: absent.json"),

@@ -29,6 +29,7 @@ class Language(enum.StrEnum):
 @with_examples(
     ("All of a run", "plop report plop-run"),
     ("Join what there is", "plop report scores.json placement.json verification.json"),
+    ("Does the choice hold?", "plop report scores.json placement.json robustness.json"),
     ("For a pull request", "plop report scores.json verdict.json -o report.md"),
     ("With what both sides answered", "plop report verdict.json --answers"),
     ("In Japanese", "plop report scores.json placement.json --lang ja -o report.html"),
@@ -38,8 +39,8 @@ def report(
         list[Path],
         typer.Argument(
             metavar="RECORD",
-            help="The folder of a run, or the records that plop score, place, verify, tune, "
-            "finetune and gate have written, and analyses of experiments, in any order.",
+            help="The folder of a run, or the records that plop score, place, robustness, verify, "
+            "tune, finetune and gate have written, and analyses of experiments, in any order.",
         ),
     ],
     output: Annotated[

@@ -159,7 +159,8 @@ def robustness(
     from plop_lora.variants.catalogue import chosen_variants
 
     names = None if variants is None else [word.strip() for word in variants.split(",")]
-    chosen_variants(names)
+    options = {"against": against, "merged": adapter, "prompt": prompt}
+    chosen_variants(names, [name for name, value in options.items() if value])
     if adapter is not None:
         from plop_lora.exports.adapters import read_adapter
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
 
 from plop_lora.errors import UnknownNameError, nearest
 from plop_lora.records.base import Record, frame
+from plop_lora.records.measurements import UNLESS_EMPTY
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -61,6 +64,11 @@ class Holding(StrEnum):
 
 STEADY = 0.95
 """Share of the resamples from which on a choice counts as the same."""
+BOOTSTRAP = "bootstrap"
+"""Name of the variant that draws the same texts again."""
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,9 +120,9 @@ class VariantResult:
     tau_low: float | None
     tau_high: float | None
     draws: int
-    unchanged: float
-    unchanged_low: float
-    unchanged_high: float
+    unchanged: Share
+    unchanged_low: Share
+    unchanged_high: Share
     seconds: float
     notes: tuple[str, ...] = ()
 
@@ -122,6 +130,16 @@ class VariantResult:
     def name(self) -> str:
         """The variant with its setting, `fewer-texts: 16 texts`."""
         return f"{self.variant}: {self.setting}" if self.setting else self.variant
+
+    @property
+    def related(self) -> bool:
+        """Whether the variant is of other texts or weights that should not change the choice."""
+        return self.family not in (Family.SAMPLE, Family.UNRELATED)
+
+    @property
+    def judged(self) -> bool:
+        """Whether the verdict depends on it; fewer texts and unrelated texts are asked apart."""
+        return self.related or self.variant == BOOTSTRAP
 
     @property
     def outcome(self) -> Outcome:
@@ -147,7 +165,8 @@ class Robustness(Record):
 
     `nfn` is that on all texts, by host type, and `chosen` are the `top` lowest. `scores_digest` is
     that of the scores that every variant is compared with. `advice` follows from the results.
-    `forwards` counts passes over the texts, the first included.
+    `forwards` counts passes over the texts, the first included. `sequence_ids` names the texts by
+    a hash, as in `Measurements`; older records lack it.
     """
 
     kind: ClassVar[str] = "robustness"
@@ -177,6 +196,7 @@ class Robustness(Record):
     created: str
     prompt: str | None = None
     notes: tuple[str, ...] = ()
+    sequence_ids: Annotated[tuple[str, ...], UNLESS_EMPTY] = field(default=(), repr=False)
 
     def __getitem__(self, name: str) -> VariantResult:
         """Return the result of a variant by its name: `robustness["fewer-texts: 16 texts"]`.

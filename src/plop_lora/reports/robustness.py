@@ -76,8 +76,19 @@ def tau(one: VariantResult) -> str:
 
 def unchanged(one: VariantResult) -> str:
     """Return the share of unchanged choices with its interval, rounded outwards."""
-    low, high = math.floor(one.unchanged_low * 100), math.ceil(one.unchanged_high * 100)
+    low, high = whole_bounds(one)
     return f"{one.unchanged:.1%} ({low}–{high})"
+
+
+def whole_bounds(one: VariantResult) -> tuple[int, int]:
+    """Return the bounds of the share of unchanged choices in whole per cent, rounded outwards."""
+    return math.floor(one.unchanged_low * 100), math.ceil(one.unchanged_high * 100)
+
+
+def exchanged(one: VariantResult, record: Robustness) -> tuple[list[str], list[str]]:
+    """Return the types of the rival choice alone, and those that they stand in place of."""
+    there = [name for name in one.rival if name not in record.chosen]
+    return there, [name for name in record.chosen if name not in one.rival]
 
 
 def _told(one: VariantResult) -> bool:
@@ -86,7 +97,6 @@ def _told(one: VariantResult) -> bool:
 
 def _exchange(one: VariantResult, record: Robustness) -> str:
     """Say which types the rival exchanges, and how far apart they are."""
-    there = [name for name in one.rival if name not in record.chosen]
-    here = [name for name in record.chosen if name not in one.rival]
+    there, here = exchanged(one, record)
     apart = "" if one.margin is None else f", {one.margin:.3f} NFN apart"
     return f"{shown_name(one)}: {', '.join(there)} in place of {', '.join(here)}{apart}."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from plop_lora.records import Family, Holding, Outcome, VariantResult
-from plop_lora.records.robustness import STEADY
+from plop_lora.records.robustness import BOOTSTRAP, STEADY
 from plop_lora.variants.judging import Base
 
 MORE_TEXTS = 4
@@ -29,8 +29,8 @@ def advised(base: Base, results: Sequence[VariantResult]) -> tuple[Holding, str]
 
 def _verdict(results: Sequence[VariantResult]) -> Holding:
     """Return whether the choice holds; how few texts are enough is another question."""
-    again = {one.outcome for one in results if one.variant == "bootstrap"}
-    related = {one.outcome for one in _related(results)}
+    again = {one.outcome for one in results if one.variant == BOOTSTRAP}
+    related = {one.outcome for one in results if one.related}
     if again & {Outcome.OPEN, Outcome.OTHER}:
         return Holding.UNSETTLED
     if Outcome.OTHER in related:
@@ -40,14 +40,10 @@ def _verdict(results: Sequence[VariantResult]) -> Holding:
     return Holding.TIES if Outcome.TIE in again | related else Holding.HOLDS
 
 
-def _related(results: Sequence[VariantResult]) -> list[VariantResult]:
-    """Return the variants that should not change the choice."""
-    return [one for one in results if one.family not in (Family.SAMPLE, Family.UNRELATED)]
-
-
 def _held(base: Base, results: Sequence[VariantResult], verdict: Holding) -> Iterator[str]:
-    choice, size, related = listed(base.chosen), base.sample.size, _related(results)
-    judged = [*(one for one in results if one.variant == "bootstrap"), *related]
+    choice, size = listed(base.chosen), base.sample.size
+    related = [one for one in results if one.related]
+    judged = [one for one in results if one.judged]
     if len(base.sample.types) == base.top:
         yield f"All {base.top} module types are chosen, so that only their order can change."
     elif verdict is Holding.UNSETTLED:
@@ -77,7 +73,8 @@ def _held(base: Base, results: Sequence[VariantResult], verdict: Holding) -> Ite
 
 
 def _counted(count: int) -> str:
-    return "the one variant" if count == 1 else f"all {count} variants"
+    few = {1: "the one variant", 2: "both variants"}
+    return few.get(count, f"all {count} variants")
 
 
 def _enough(results: Sequence[VariantResult], verdict: Holding) -> Iterator[str]:

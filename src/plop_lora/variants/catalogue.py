@@ -18,12 +18,14 @@ class Variant:
         family: What it changes.
         what: What is done, in one sentence.
         forward: Whether it runs the model; the others are computed from what is measured already.
+        needs: What has to be given for it, in the words of an error; empty if nothing has.
     """
 
     name: str
     family: Family
     what: str
     forward: bool = False
+    needs: str = ""
 
 
 VARIANTS = {
@@ -55,7 +57,13 @@ VARIANTS = {
             "tokens where a template has written the texts.",
             forward=True,
         ),
-        Variant("prompt", Family.TEXTS, "The prompt of --prompt around every text.", forward=True),
+        Variant(
+            "prompt",
+            Family.TEXTS,
+            "The prompt of --prompt around every text.",
+            forward=True,
+            needs="--prompt TEXT, with {text} where the text goes",
+        ),
         Variant(
             "8-bit",
             Family.WEIGHTS,
@@ -79,12 +87,15 @@ VARIANTS = {
             Family.CHECKPOINT,
             "The adapter of --adapter merged into the weights.",
             forward=True,
+            needs="--adapter DIR, the folder of a trained LoRA adapter",
         ),
         Variant(
             "against",
             Family.CHECKPOINT,
             "The checkpoints or saved scores of --against.",
             forward=True,
+            needs="--against MODEL, another checkpoint of the family, or --against scores.json, "
+            "its saved scores",
         ),
         Variant(
             "random-words",
@@ -111,7 +122,8 @@ def chosen_variants(names: Iterable[str] | None, also: Iterable[str] = ()) -> li
         also: Names that other options ask for.
 
     Raises:
-        UsageError: A name is unknown; the text suggests the nearest. Or no name is given.
+        UsageError: A name is unknown; the text suggests the nearest. Or no name is given, or only
+            those of variants for which something else has to be given that is not.
     """
     if names is None:
         return list(VARIANTS.values())
@@ -124,4 +136,9 @@ def chosen_variants(names: Iterable[str] | None, also: Iterable[str] = ()) -> li
         )
     if not asked:
         raise UsageError(f"--variants names none. Variants: {', '.join(VARIANTS)}.")
-    return [row for row in VARIANTS.values() if row.name in {*asked, *also}]
+    rows = [row for row in VARIANTS.values() if row.name in {*asked, *also}]
+    lacking = [row for row in rows if row.needs and row.name not in {*also}]
+    if lacking == rows:
+        needs = "; ".join(f"{row.name} needs {row.needs}" for row in rows)
+        raise UsageError(f"There is nothing to run: {needs}.")
+    return rows

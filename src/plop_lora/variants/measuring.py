@@ -14,7 +14,7 @@ from plop_lora.data.documents import Documents
 from plop_lora.data.texts import Document
 from plop_lora.data.tokens import sequence_name
 from plop_lora.models.folders import expanded
-from plop_lora.models.loading import load_tokenizer
+from plop_lora.models.loading import describe, load_tokenizer
 from plop_lora.recipe import ScoringSettings
 from plop_lora.scoring.controls import measure_with_controls
 from plop_lora.scoring.engines.choose import Engine, engine_for
@@ -133,7 +133,7 @@ def open_subject(
         tokenizer = load_tokenizer(name or known_name(engine.model), origin)
     elif isinstance(tokenizer, str | Path):
         tokenizer = load_tokenizer(expanded(str(tokenizer)), origin.elsewhere())
-    return Subject(name or type(model).__name__, engine, tokenizer, (), asked)
+    return Subject(name or describe(engine.model).name, engine, tokenizer, (), asked)
 
 
 def with_sites(subject: Subject, items: Sequence[Document]) -> Subject:

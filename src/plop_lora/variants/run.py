@@ -103,8 +103,9 @@ def robustness(
     if not results:
         raise UsageError(
             "No variant that was asked for can be had: "
-            + "; ".join(f"{one.variant}: {one.reason}" for one in left_out) + "."
-        )  # fmt: skip
+            + "; ".join(f"{one.variant}: {one.reason}" for one in left_out)
+            + ". Ask for others, or leave the variants out to run all that can be had."
+        )
     return dataclasses.replace(
         _recorded(task, documents.source, results, left_out),
         elapsed_seconds=round(time.monotonic() - started, 3),
@@ -147,6 +148,7 @@ def _recorded(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         prompt=None if task.prompt is None else escaped(task.prompt),
         notes=scores.notes,
+        sequence_ids=scores.measurements.sequence_ids,
     )
 
 

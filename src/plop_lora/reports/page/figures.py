@@ -74,6 +74,7 @@ def intervals(
     rules: Sequence[float] = (),
     boundary: str | None = None,
     zero: bool = False,
+    legend_columns: int = 3,
 ) -> Spec:
     """Return values with their intervals, a line for each name.
 
@@ -85,6 +86,8 @@ def intervals(
         rules: Values of `value` at which a line is drawn.
         boundary: Name above which a line is drawn across.
         zero: Whether the axis holds 0.
+        legend_columns: Columns of the legend, which starts below the axis: long names leave it
+            little room on a telephone.
     """
     y = _names("name", "", names) | {"scale": {"type": "band", "domain": list(names)}}
     x: Spec = {
@@ -104,7 +107,7 @@ def intervals(
                 "encoding": {"y": y | {"bandPosition": 0}},
             }
         )
-    color = _by_group(groups, titles)
+    color = _by_group(groups, titles, legend_columns)
     layers += [
         {
             "transform": [{"filter": "isValid(datum.low) && isValid(datum.high)"}],
@@ -293,9 +296,9 @@ def _names(field: str, title: str, names: Sequence[str]) -> Spec:
     }
 
 
-def _by_group(groups: Sequence[str], titles: Mapping[str, str]) -> Spec:
+def _by_group(groups: Sequence[str], titles: Mapping[str, str], columns: int = 3) -> Spec:
     """Return the encoding of a group by colour and shape, which only together tell all apart."""
-    legend = {"orient": "bottom", "columns": 3, "labelLimit": 220, "title": None}
+    legend = {"orient": "bottom", "columns": columns, "labelLimit": 220, "title": None}
     common = {"field": "group", "type": "nominal", "legend": legend, "title": titles["group"]}
 
     def scale(values: Sequence[str]) -> Spec:

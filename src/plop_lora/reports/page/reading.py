@@ -13,9 +13,11 @@ from plop_lora.records import (
     Finetune,
     GateVerdict,
     GateWalk,
+    ModelReference,
     PipelineRun,
     Placement,
     Record,
+    Robustness,
     Scores,
     Tuning,
     Verification,
@@ -27,13 +29,15 @@ R = TypeVar("R", bound=Record)
 KINDS: dict[str, type[Record]] = {
     record.kind: record
     for record in (
-        Scores, Placement, Verification, Tuning, Finetune, GateVerdict, GateWalk, Analysis,
-        PipelineRun,
+        Scores, Placement, Robustness, Verification, Tuning, Finetune, GateVerdict, GateWalk,
+        Analysis, PipelineRun,
     )
 }  # fmt: skip
 """Kind → class of the records that a report shows."""
 RUN = "pipeline.json"
 """Name of the record in the folder of a run."""
+ROBUSTNESS = "robustness.json"
+"""Name under which a record of robustness in the folder of a run belongs to its report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,19 @@ class Held:
     analysis: Analysis | None = None
     finetune: Finetune | None = None
     run: PipelineRun | None = None
+    robustness: Robustness | None = None
+
+    @property
+    def model(self) -> ModelReference | None:
+        """The model that the records are of, None where none describes it."""
+        records = (
+            self.scores, self.placement, self.verification, self.tuning, self.finetune,
+        )  # fmt: skip
+        found = next((record.model for record in records if record is not None), None)
+        if found is None and self.robustness is not None:
+            held = self.robustness
+            return ModelReference(held.model, None, held.architecture, None, held.parameters)
+        return found
 
     @property
     def shown_placement(self) -> Placement | None:
@@ -88,7 +105,8 @@ def read_files(paths: Sequence[str | Path]) -> list[tuple[Path, Record]]:
 def _read_all(path: Path) -> list[tuple[Path, Record]]:
     """Return the record of a file, or those of the stages of a run that are done.
 
-    Of two placements the later one is shown, which has won.
+    Of two placements the later one is shown, which has won. No stage asks whether the choice is
+    robust, so that a record of it is read where one lies beside that of the run.
     """
     if not path.is_dir():
         return [(path, _read(path))]
@@ -101,6 +119,9 @@ def _read_all(path: Path) -> list[tuple[Path, Record]]:
     found = [(file, _read(file)) for file in files if file.is_file() and _kind_of(file) in KINDS]
     placements = [record for _, record in found if isinstance(record, Placement)]
     shown = [(file, record) for file, record in found if record not in placements[:-1]]
+    beside = path / ROBUSTNESS
+    if beside.is_file():
+        shown.append((beside, Robustness.load(beside)))
     return [(path / RUN, run), *shown]
 
 
@@ -115,7 +136,7 @@ def _read(path: Path) -> Record:
     if not isinstance(kind, str):
         raise RecordError(
             f"{path} is not a plop-lora record (no 'kind'). A report is made of the records that "
-            "plop score, place, verify, tune and gate write with -o."
+            "plop score, place, robustness, verify, tune and gate write with -o."
         )
     if kind not in KINDS:
         raise RecordError(
@@ -149,6 +170,7 @@ def held(records: Sequence[Record]) -> Held:
         analysis=_only(Analysis, records),
         finetune=_only(Finetune, records),
         run=_only(PipelineRun, records),
+        robustness=_only(Robustness, records),
     )
 
 

@@ -16,6 +16,7 @@ from plop_lora.reports.page.sections.analysis import analysis_section
 from plop_lora.reports.page.sections.gate import gate_section, walk_section
 from plop_lora.reports.page.sections.placement import placement_section
 from plop_lora.reports.page.sections.provenance import provenance_section
+from plop_lora.reports.page.sections.robustness import mismatches, robustness_section
 from plop_lora.reports.page.sections.run import finetune_section, run_section
 from plop_lora.reports.page.sections.scores import scores_section
 from plop_lora.reports.page.sections.study import study_section
@@ -24,7 +25,6 @@ from plop_lora.reports.page.sections.summary import (
     facts_of,
     model_of,
     question_of,
-    reference_of,
 )
 from plop_lora.reports.page.sections.tuning import tuning_section
 from plop_lora.reports.page.sections.verification import verification_section
@@ -39,8 +39,9 @@ def results_of(
 
     Args:
         records: Records of one project, in any order, at most one of a kind; verdicts of a gate
-            may be several. Scores, placements, verifications, tunings, final finetunes,
-            verdicts of a gate, walks over checkpoints, analyses of experiments and runs are shown.
+            may be several. Scores, placements, records of robustness, verifications, tunings,
+            final finetunes, verdicts of a gate, walks over checkpoints, analyses of experiments
+            and runs are shown.
         language: Language of the page, `en` or `ja`.
         answers: What `read_answers` has read, to be shown beside the items of a gate; by default no
             answers are shown.
@@ -60,7 +61,10 @@ def results_of(
         answer=answer,
         tone=tone,
         facts=tuple(facts_of(found, words)),
-        warnings=tuple(words("warning.stranger", kind=record.kind) for record in others),
+        warnings=(
+            *(words("warning.stranger", kind=record.kind) for record in others),
+            *mismatches(found, words),
+        ),
         sections=tuple(_sections(found, words, answers, marked=not others)),
     )
 
@@ -73,6 +77,8 @@ def _sections(found: Held, words: Text, answers: Answers | None, *, marked: bool
         sections.append(scores_section(found.scores, placement if marked else None, words))
     if placement is not None:
         sections.append(placement_section(placement, words))
+    if found.robustness is not None:
+        sections.append(robustness_section(found.robustness, words))
     if found.verification is not None:
         sections.append(verification_section(found.verification, words))
     if found.tuning is not None:
@@ -89,6 +95,5 @@ def _sections(found: Held, words: Text, answers: Answers | None, *, marked: bool
         sections.append(analysis_section(found.analysis, words))
     if found.run is not None:
         sections.append(run_section(found.run, words))
-    model = reference_of(found)
-    sections += [] if model is None else [study_section(model, words)]
+    sections += [] if found.model is None else [study_section(found.model, words)]
     return [*sections, provenance_section(found, words)]

@@ -1,8 +1,9 @@
 """The words and the numbers of a report in the reader's language.
 
-Every word stands in `en.py` and `ja.py`, under the same keys, and the costs of a placement in
-`caveats.py`. What a record holds as text (reasons,
-notes, names) is English, or the user's own, and is shown as it is.
+Every word stands in `en.py` and `ja.py`, under the same keys, and those of one kind in a file of
+both languages: heads of columns in `columns.py`, costs of a placement in `caveats.py`, the section
+of a robustness record in `robustness.py`. What a record holds as text (reasons, notes, names) is
+English, or the user's own, and is shown as it is.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from plop_lora.errors import UsageError
-from plop_lora.reports.text import caveats, en, ja
+from plop_lora.reports.text import caveats, columns, en, ja, robustness
 
 LANGUAGES: dict[str, Mapping[str, str]] = {
-    "en": en.TEXT | caveats.EN,
-    "ja": ja.TEXT | caveats.JA,
+    "en": en.TEXT | columns.EN | caveats.EN | robustness.EN,
+    "ja": ja.TEXT | columns.JA | caveats.JA | robustness.JA,
 }
 """Language → key → text."""
 

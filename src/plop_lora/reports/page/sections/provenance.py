@@ -14,8 +14,8 @@ from plop_lora.reports.text import Text
 def provenance_section(found: Held, words: Text) -> Section:
     """Return the records with their digests, the conditions of the scores, and the commands."""
     records: list[Record | None] = [
-        found.scores, found.placement, found.verification, found.tuning, *found.gates, found.walk,
-        found.analysis, found.finetune, found.run,
+        found.scores, found.placement, found.robustness, found.verification, found.tuning,
+        *found.gates, found.walk, found.analysis, found.finetune, found.run,
     ]  # fmt: skip
     held = [record for record in records if record is not None]
     tables = [

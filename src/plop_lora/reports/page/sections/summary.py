@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from plop_lora.records import ArmResult, CostLedger, ModelReference, Placement, Verification
+from plop_lora.records import ArmResult, CostLedger, Placement, Verification
 from plop_lora.records.finetune import FinetuneVerdict
 from plop_lora.records.gate import FAIL
 from plop_lora.records.placement import GapVerdict
+from plop_lora.records.robustness import Holding
 from plop_lora.records.tuning import TuningVerdict
 from plop_lora.records.verification import ArmVerdict, Verdict
 from plop_lora.reports.page.blocks import Fact, Tone
@@ -16,6 +17,7 @@ from plop_lora.reports.page.sections.costs import money
 from plop_lora.reports.page.sections.gate import TONES as GATE_TONES
 from plop_lora.reports.page.sections.gate import gate_sentence
 from plop_lora.reports.page.sections.placement import share_of_model
+from plop_lora.reports.page.sections.robustness import mismatches
 from plop_lora.reports.page.sections.tuning import tuning_sentence
 from plop_lora.reports.page.sections.verification import verdict_sentence
 from plop_lora.reports.proof import random_does_as_well
@@ -37,22 +39,17 @@ _TONES: dict[object, Tone] = {
     GapVerdict.TIE: Tone.GOOD,
     GapVerdict.UNDECIDED: Tone.OPEN,
     GapVerdict.UNSCORED: Tone.PLAIN,
+    Holding.HOLDS: Tone.GOOD,
+    Holding.TIES: Tone.GOOD,
+    Holding.CHANGES: Tone.BAD,
+    Holding.UNSETTLED: Tone.OPEN,
 }
-
-
-def reference_of(found: Held) -> ModelReference | None:
-    """Return the model that the records are of, None where none describes it."""
-    records = (
-        found.scores, found.placement, found.verification, found.tuning, found.finetune,
-    )  # fmt: skip
-    return next((record.model for record in records if record is not None), None)
 
 
 def model_of(found: Held) -> str:
     """Return the name of the model, empty where no record names one."""
-    model = reference_of(found)
-    if model is not None:
-        return model.name
+    if found.model is not None:
+        return found.model.name
     if found.shown_gates:
         return found.shown_gates[0].base
     return "" if found.run is None else found.run.model
@@ -78,6 +75,8 @@ def question_of(found: Held, words: Text) -> str:
         )
     if found.analysis is not None:
         return words("question.experiment", name=found.analysis.experiment)
+    if found.robustness is not None:
+        return words("question.robustness", name=name, data=short_name(found.robustness.data))
     return words("question.model", name=name)
 
 
@@ -115,6 +114,10 @@ def _placed(found: Held, words: Text) -> tuple[str, Tone]:
         if winner is None:
             return words(f"answer.{found.analysis.action}"), Tone.OPEN
         return words("answer.ship", arm=winner), Tone.GOOD
+    if found.robustness is not None:
+        held = found.robustness
+        key = f"answer.robustness.{held.verdict.name.lower()}"
+        return words(key, types=words.listed(list(held.chosen))), _TONES[held.verdict]
     return words("answer.run"), Tone.OPEN
 
 
@@ -175,6 +178,7 @@ def _certainty(found: Held, words: Text) -> list[Fact]:
                 tone=_TONES[placement.verdict],
             )
         )
+    facts += _held(found, words)
     if proof is not None:
         facts.append(
             Fact(
@@ -196,6 +200,25 @@ def _certainty(found: Held, words: Text) -> list[Fact]:
                 )
             )
     return facts
+
+
+def _held(found: Held, words: Text) -> list[Fact]:
+    """Return whether the choice holds, unless it was asked of another choice than the page's."""
+    record = found.robustness
+    if record is None or mismatches(found, words):
+        return []
+    return [
+        Fact(
+            label=words("fact.robustness"),
+            value=words(f"holding.{record.verdict}"),
+            detail=words(
+                "fact.robustness.detail",
+                variants=sum(one.judged for one in record.results),
+                left=len(record.left_out),
+            ),
+            tone=_TONES[record.verdict],
+        )
+    ]
 
 
 def _gain(record: Verification, words: Text) -> list[Fact]:
