@@ -22,6 +22,9 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 FIGURES = sorted((ROOT / "docs").glob("**/figures/*.svg"))
+FORESTS = ("study-networks", "study-correlations", "study-indicators", "study-firsts",
+           "study-differences", "experiment-sft", "tutorial-verify", "growth")  # fmt: skip
+"""Pictures with labels to the left of an axis."""
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 PAGES = ("index.html", "tutorial/index.html", "explanation/index.html", "evidence/index.html",
          "experiments/index.html", "adoption/index.html", "ja/index.html", "ja/tutorial/index.html",
@@ -100,6 +103,28 @@ def test_no_letters_leave_the_picture_or_meet(page, path: Path) -> None:
         and min(one[4], two[4]) - max(one[2], two[2]) > 5
     ]
     assert meeting == []
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FIGURES if path.stem in FORESTS], ids=lambda path: path.stem
+)
+def test_no_label_of_a_forest_plot_meets_a_value(page, path: Path) -> None:
+    """A long name at the left once ran into the point of the lowest value."""
+    page.goto(path.as_uri())
+    labels, values = page.evaluate(
+        """() => ["text[x='12']", "circle"].map(what => [...document.querySelectorAll(what)].map(
+            each => {
+                const box = each.getBoundingClientRect();
+                return [box.left, box.top, box.right, box.bottom];
+            }))"""
+    )
+    assert len(labels) >= len(values) > 0
+    assert [
+        (one, two)
+        for one in labels
+        for two in values
+        if one[2] > two[0] and min(one[3], two[3]) - max(one[1], two[1]) > 5
+    ] == []
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -20,8 +20,9 @@ PAGES = sorted(path.relative_to(JAPANESE).as_posix() for path in JAPANESE.rglob(
 WANTED = {"index.md", "tutorial.md", "questions.md", "adoption.md", "phrases.md"}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
-WORDS = {"ten minutes": "10", "rows in ten": "10", "half an hour": "30", "hour and a quarter": "15",
-         "forty families": "40", "of ten placements": "10", "million": "M"}  # fmt: skip
+WORDS = {"ten minutes": "10", "rows in ten": "10", "half an hour": "30", "half a minute": "30",
+         "hour and a quarter": "15", "forty families": "40", "of ten placements": "10",
+         "million": "M"}  # fmt: skip
 """Numbers that English spells out and Japanese writes in digits."""
 SOURCE = re.compile(r"<!-- (study|phrases)(-ja)? -->.*?<!-- end of \1\2? -->", re.DOTALL)
 """Parts that are written from data in both languages; `test_docs_tables.py` tests them."""

@@ -11,6 +11,8 @@ from pictures.svg import MIDDLE, SMALL, WIDTH, Drawing, signed
 
 LEFT, RIGHT = 138, 306
 """Ends of the axis; labels stand to its left, values to its right."""
+LETTER = 6.8
+"""Width of a letter, in the mean over a label; the axis begins where the longest label ends."""
 ROW, HEAD = 21, 30
 Place = Callable[[float], float]
 """From a value to its place across."""
@@ -75,6 +77,7 @@ def forest(title: str, panels: Sequence[Panel], scale: Scale) -> str:
         scale: The axis.
     """
     rows = [row for panel in panels for row in panel.rows]
+    left = max(LEFT, *(12 + LETTER * len(row.label) for row in rows))
     ends = [end for row in rows for end in (row.value, row.low, row.high) if end is not None]
     axis = Axis([*ends, *scale.marks], log=False)
     heads = sum(bool(panel.heading) for panel in panels)
@@ -82,7 +85,7 @@ def forest(title: str, panels: Sequence[Panel], scale: Scale) -> str:
     drawing = Drawing(bottom + (70 if scale.left or scale.right else 50), title)
 
     def at(value: float) -> float:
-        return LEFT + axis.at(value) * (RIGHT - LEFT)
+        return left + axis.at(value) * (RIGHT - left)
 
     for tick in axis.ticks:
         drawing.line([(at(tick), 10), (at(tick), bottom + 4)], stroke="panel")
@@ -97,7 +100,7 @@ def forest(title: str, panels: Sequence[Panel], scale: Scale) -> str:
         for row in panel.rows:
             _row(drawing, row, y + ROW / 2, at, scale)
             y += ROW
-    _axis(drawing, axis, scale, bottom, at)
+    _axis(drawing, axis, scale, bottom, left, at)
     return drawing.svg()
 
 
@@ -118,13 +121,15 @@ def _row(drawing: Drawing, row: Row, y: float, at: Place, scale: Scale) -> None:
     drawing.circle(x, y, 4.5, fill=row.role)
 
 
-def _axis(drawing: Drawing, axis: Axis, scale: Scale, bottom: float, at: Place) -> None:
-    drawing.line([(LEFT, bottom + 4), (RIGHT, bottom + 4)])
-    ticks = [tick for tick in axis.ticks if LEFT - 1 <= at(tick) <= RIGHT + 1]
+def _axis(
+    drawing: Drawing, axis: Axis, scale: Scale, bottom: float, left: float, at: Place
+) -> None:
+    drawing.line([(left, bottom + 4), (RIGHT, bottom + 4)])
+    ticks = [tick for tick in axis.ticks if left - 1 <= at(tick) <= RIGHT + 1]
     for tick in ticks:
         words = f"{tick:.6g}".replace("-", "−")
         drawing.text(at(tick), bottom + 19, words, size=SMALL, role="muted", anchor="middle")
-    middle = (LEFT + RIGHT) / 2
+    middle = (LEFT + RIGHT) / 2  # also below a narrower axis, so that a title stays inside
     drawing.text(middle, bottom + 36, scale.title, size=MIDDLE, anchor="middle")
     if scale.left:
         drawing.text(LEFT - 46, bottom + 56, f"← {scale.left}", size=SMALL, role="muted")
