@@ -1,8 +1,8 @@
 """The words and the numbers of a report in the reader's language.
 
 Every word stands in `en.py` and `ja.py`, under the same keys, and the costs of a placement in
-`caveats.py`. What a record holds as text (reasons,
-notes, names) is English, or the user's own, and is shown as it is.
+`caveats.py`. What a record holds as text (reasons, notes, names) is English, or the user's own; the
+short names and reasons of `recorded.py` are translated, and the others are shown as they are.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from plop_lora.errors import UsageError
-from plop_lora.reports.text import caveats, en, ja
+from plop_lora.reports.text import caveats, en, ja, recorded
 
 LANGUAGES: dict[str, Mapping[str, str]] = {
-    "en": en.TEXT | caveats.EN,
-    "ja": ja.TEXT | caveats.JA,
+    "en": en.TEXT | caveats.EN | recorded.EN,
+    "ja": ja.TEXT | caveats.JA | recorded.JA,
 }
 """Language → key → text."""
 
@@ -40,6 +40,14 @@ class Text:
     def word(self, value: StrEnum) -> str:
         """Return the word for a member of a closed vocabulary, such as a verdict."""
         return self.table[f"word.{value}"]
+
+    def recorded(self, what: str, value: str) -> str:
+        """Return a name or reason that plop-lora wrote into a record; any other as it is.
+
+        >>> text("ja").recorded("ended", "open at 2 seeds")
+        'シード 2 個でも未決着'
+        """
+        return recorded.recorded(what, value, self.table)
 
     def listed(self, names: list[str]) -> str:
         """Return names as a list in a sentence."""
