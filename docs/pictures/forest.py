@@ -66,20 +66,21 @@ class Scale:
     plus: bool = True
 
 
-def forest(title: str, panels: Sequence[Panel], scale: Scale) -> str:
+def forest(title: str, panels: Sequence[Panel], scale: Scale, language: str = "") -> str:
     """Return a forest plot.
 
     Args:
         title: What the picture is.
         panels: Panels from the top down; the heading of a panel may be empty.
         scale: The axis.
+        language: Code of the language of the words, English if empty.
     """
     rows = [row for panel in panels for row in panel.rows]
     ends = [end for row in rows for end in (row.value, row.low, row.high) if end is not None]
     axis = Axis([*ends, *scale.marks], log=False)
     heads = sum(bool(panel.heading) for panel in panels)
     bottom = 12 + ROW * len(rows) + HEAD * heads
-    drawing = Drawing(bottom + (70 if scale.left or scale.right else 50), title)
+    drawing = Drawing(bottom + (70 if scale.left or scale.right else 50), title, language)
 
     def at(value: float) -> float:
         return LEFT + axis.at(value) * (RIGHT - LEFT)

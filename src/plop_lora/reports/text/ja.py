@@ -246,7 +246,7 @@ TEXT: dict[str, str] = {
     "verification.forgetting": "一般テキスト（{source}）での損失の増加（nat/トークン）",
     "curves.title": "学習曲線：ステップごとの{quantity}（シードごとに 1 本の線）",
     "curves.alt": "{arms} のステップごとの{quantity}。案ごとに図を分けている。",
-    "curves.none": "この記録に学習曲線はない。以前の版では記録していなかった。",
+    "curves.none": "この記録に学習曲線はない。以前のバージョンでは記録していなかった。",
     "curves.training": "学習中の{quantity}",
     "curves.selection": "選択用の行での損失",
     "curves.final.title": "学習曲線",
