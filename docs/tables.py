@@ -183,17 +183,34 @@ def phrases() -> str:
 def phrases_ja() -> str:
     """Return the same in Japanese."""
     heads = ("言ってよいこと", "続けて言うべきこと", "言ってはいけないこと", "根拠")
-    return table([heads, *(_phrase(row["ja"], row) for row in _phrases())])
+    return table([heads, *(_phrase(row["ja"], row, SOURCES_JA) for row in _phrases())])
 
 
 def _phrases() -> list[dict[str, Any]]:
     return yaml.safe_load(PHRASES.read_text(encoding="utf-8"))
 
 
-def _phrase(words: dict[str, str], row: dict[str, Any]) -> tuple[str, ...]:
+SOURCES_JA = {
+    "evidence.md": "調査結果",
+    "gate.md": "ゲートの例",
+    "ab-design.md": "A/B テストの設計",
+    "security.md": "セキュリティ",
+    "how-to/score.md": "スコアの計算",
+    "how-to/verify.md": "検証",
+    "how-to/gate.md": "ゲート",
+    "how-to/fairness.md": "公平性",
+}
+"""Names of the sources of phrases in Japanese."""
+
+
+def _phrase(
+    words: dict[str, str], row: dict[str, Any], names: dict[str, str] | None = None
+) -> tuple[str, ...]:
     cells = (words[key].format(**_figures()) for key in ("say", "follow", "never"))
     say, follow, never = (re.sub(r"\[(.+?)\]", r"\[*\1*\]", cell) for cell in cells)
-    return say, follow, never, f"[{Path(row['source']).stem}]({row['source']})"
+    source = row["source"]
+    name = Path(source).stem if names is None else names[source]
+    return say, follow, never, f"[{name}]({source})"
 
 
 def study() -> str:

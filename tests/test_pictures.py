@@ -21,6 +21,7 @@ from plop_lora.records import Scores, Verification
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"
+JAPANESE = ROOT / "docs" / "ja" / "figures"
 STUDY = (
     "study-data",
     "study-costs",
@@ -96,14 +97,40 @@ def test_a_picture_is_what_its_records_say(pictures, name: str) -> None:
 
 def test_a_translated_picture_is_current_and_has_the_verbs_of_the_other(pictures) -> None:
     """It stands in for a picture of the same name, on the pages of its language."""
-    folder = ROOT / "docs" / "ja" / "figures"
     drawn = pictures.catalogue.TRANSLATED
-    assert {path.stem for path in folder.iterdir()} == set(drawn) <= set(NAMES)
+    assert {path.stem for path in JAPANESE.glob("*.svg")} == set(drawn) <= set(NAMES)
     for name, draw in drawn.items():
-        text = (folder / f"{name}.svg").read_text(encoding="utf-8")
+        text = (JAPANESE / f"{name}.svg").read_text(encoding="utf-8")
         assert text == draw(), "run: python docs/generate.py --pictures"
+        assert ET.fromstring(text).get("lang") == "ja", "else letters may have Chinese shapes"
     steps, translated = pictures.scenes.STEPS, pictures.scenes.STEPS_JA
     assert [step.verb for step in steps] == [step.verb for step in translated]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in JAPANESE.glob("*.svg")))
+def test_a_translated_picture_says_the_same(name: str) -> None:
+    """Its names and numbers are those of the English one, and all else is in Japanese."""
+    english, japanese = (
+        [each.text or "" for each in elements((folder / f"{name}.svg").read_text("utf-8"), "text")]
+        for folder in (FIGURES, JAPANESE)
+    )
+    assert len(english) == len(japanese)
+    pattern = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
+    for one, other in zip(english, japanese, strict=True):
+        assert one == other or pattern.search(other), (one, other)
+        if one == other:
+            assert " " not in one or one.startswith("plop "), f"{one} was left in English"
+
+
+def test_japanese_pages_show_japanese_pictures() -> None:
+    """Those of the study are drawn in English alone."""
+    pages = JAPANESE.parent.glob("*.md")
+    shown = {
+        found for page in pages
+        for found in re.findall(r"\(figures/([\w-]+\.\w+)", page.read_text(encoding="utf-8"))
+    }  # fmt: skip
+    assert {name for name in shown if not (JAPANESE / name).is_file()} == {"study-networks.svg"}
+    assert {path.name for path in JAPANESE.iterdir()} <= shown
 
 
 def test_every_picture_is_drawn_and_shown(pictures) -> None:
@@ -147,10 +174,13 @@ def test_the_front_page_claims_what_the_study_found(pictures) -> None:
 # --------------------------------------------------------------------------- how they look
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_picture_stands_alone_and_fits_a_phone(pictures, name: str) -> None:
+@pytest.mark.parametrize(
+    "path", [*sorted(FIGURES.glob("*.svg")), *sorted(JAPANESE.glob("*.svg"))],
+    ids=lambda path: f"{path.parents[1].name}-{path.stem}",
+)  # fmt: skip
+def test_a_picture_stands_alone_and_fits_a_phone(pictures, path: Path) -> None:
     """What loads from elsewhere is missing offline; letters below 11 are too small to read."""
-    text = (FIGURES / f"{name}.svg").read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
     root = ET.fromstring(text)
     assert root.get("viewBox") == f"0 0 360 {root.get('height')}"
     assert "prefers-color-scheme:dark" in text
@@ -298,6 +328,19 @@ def test_the_photograph_of_the_report_is_described(pictures) -> None:
     assert f"on {record.report_rows} rows" in light
     worst = min(arm.difference for arm in record.arms if arm.difference is not None)
     assert f"{worst:.4f} of loss".replace("-", "−") in light
+
+
+def test_the_japanese_photograph_of_the_report_is_described(pictures) -> None:
+    """It is the same report in the language of the page, with the words of that report."""
+    text = (JAPANESE.parent / "tutorial.md").read_text(encoding="utf-8")
+    light, dark = re.findall(r"!\[([^]]*)\]\(figures/tutorial-report-\w+\.png", text)
+    assert light == dark
+    shown = pictures.report.results("ja")
+    assert shown.answer.rstrip("。") in light
+    record = Verification.load(pictures.measure.VERIFICATION)
+    assert f"判別できない。対抗案 {len(record.arms) - 1} 件、{record.report_rows} 行" in light
+    worst = min(arm.difference for arm in record.arms if arm.difference is not None)
+    assert f"損失で {worst:.4f}".replace("-", "−") in light
 
 
 @pytest.mark.slow

@@ -15,8 +15,9 @@ from statistics import fmean
 
 from pictures.measure import LAYER, RESPONSES, ROOT, SCORES, VERIFICATION
 from plop_lora.placement import place
-from plop_lora.records import Scores, Verification
+from plop_lora.records import ArmResult, Scores, Verification
 from plop_lora.reports.heatmap import cells_of, shade
+from plop_lora.reports.text import text
 
 EXPERIMENTS = ROOT / "scripts" / "experiments"
 sys.path[:0] = [str(ROOT / "benchmarks"), str(EXPERIMENTS)]
@@ -30,6 +31,7 @@ MLP = ("gate_proj", "up_proj", "down_proj")
 GROWTH = ROOT / "benchmarks" / "results" / "growth-2026-11-25.md"
 DIGITS = 3
 """Decimals of a difference."""
+JAPANESE = "ja"
 
 
 # --------------------------------------------------------------------------- the bundled model
@@ -44,12 +46,11 @@ def _chosen(scores: Scores) -> list[str]:
     return [choice.type for choice in place(scores).choices]
 
 
-def block() -> Picture:
-    """Draw a block of the bundled model, with the adapters that its scores suggest."""
+def _weights() -> tuple[list[scenes.Weight], list[scenes.Weight]]:
+    """Return the weights of attention and of the MLP in a block of the bundled model."""
     scores = _scores()
     chosen = _chosen(scores)
     nfn = {row.type: row.nfn for row in scores.types}
-    frozen = {name: value for name, value in nfn.items() if name not in chosen}
     shapes = {site.type: (site.out_features, site.in_features) for site in scores.sites}
 
     def weights(names: Sequence[str]) -> list[scenes.Weight]:
@@ -61,6 +62,15 @@ def block() -> Picture:
             for name in names
         ]  # fmt: skip
 
+    return weights(ATTENTION), weights(MLP)
+
+
+def block() -> Picture:
+    """Draw a block of the bundled model, with the adapters that its scores suggest."""
+    scores = _scores()
+    chosen = _chosen(scores)
+    nfn = {row.type: row.nfn for row in scores.types}
+    frozen = {name: value for name, value in nfn.items() if name not in chosen}
     alt = (
         "A transformer block of the bundled model with its seven weight matrices. Adapters stand "
         "on the three with the lowest NFN: "
@@ -68,16 +78,22 @@ def block() -> Picture:
         f"The others stay frozen: {scenes.names_of(frozen)}."
     )
     title = "A transformer block with LoRA adapters on three of its weights"
-    return Picture(scenes.block(title, weights(ATTENTION), weights(MLP)), alt)
+    return Picture(scenes.block(title, *_weights()), alt)
 
 
-def layers() -> Picture:
-    """Draw the NFN of the bundled model by layer and type."""
+def block_ja() -> str:
+    """Draw the block with Japanese words."""
+    title = "3 個の重みに LoRA アダプターを置いた Transformer ブロック"
+    return scenes.block(title, *_weights(), scenes.BLOCK_JA, JAPANESE)
+
+
+def _cells() -> heat.Cells:
+    """Return the NFN of the bundled model by type and layer, the lowest mean first."""
     scores = _scores()
     cells = cells_of(scores)
     rising = sorted(value for row in cells.values() for value in row.values())
     names = [row.type for row in sorted(scores.types, key=lambda row: row.nfn)]
-    shown = heat.Cells(
+    return heat.Cells(
         rows=names,
         columns=[str(layer) for layer in cells],
         values={(name, str(layer)): row[name] for layer, row in cells.items() for name in names},
@@ -85,6 +101,12 @@ def layers() -> Picture:
         shown=lambda value: f"{value:.2f}",
         bold=_chosen(scores),
     )
+
+
+def layers() -> Picture:
+    """Draw the NFN of the bundled model by layer and type."""
+    shown = _cells()
+    names = shown.rows
     svg = heat.heat_map(
         "NFN by layer and module type", shown, left=96, heading="layer",
         legend="The stronger the colour, the lower the NFN; bold: chosen",
@@ -92,12 +114,20 @@ def layers() -> Picture:
     ends = [(value, name, layer) for (name, layer), value in shown.values.items()]
     low, high = min(ends), max(ends)
     alt = (
-        f"Heat map of the NFN of the bundled model, {len(names)} module types by {len(cells)} "
-        f"layers. The lowest value is {low[0]:.2f} ({low[1]} in layer {low[2]}), the highest "
-        f"{high[0]:.2f} ({high[1]} in layer {high[2]}). From the lowest to the highest mean the "
-        f"types are {', '.join(names)}; the first three are chosen."
+        f"Heat map of the NFN of the bundled model, {len(names)} module types by "
+        f"{len(shown.columns)} layers. The lowest value is {low[0]:.2f} ({low[1]} in layer "
+        f"{low[2]}), the highest {high[0]:.2f} ({high[1]} in layer {high[2]}). From the "
+        f"lowest to the highest mean the types are {', '.join(names)}; the first three are chosen."
     )
     return Picture(svg, alt)
+
+
+def layers_ja() -> str:
+    """Draw the NFN by layer and type with Japanese words."""
+    return heat.heat_map(
+        "層とモジュール種類ごとの NFN", _cells(), left=96, heading="層",
+        legend="色が濃いほど NFN が低い。太字は選ばれた種類。", language=JAPANESE,
+    )  # fmt: skip
 
 
 def responses() -> Picture:
@@ -151,32 +181,38 @@ def flow() -> Picture:
 
 
 def flow_ja() -> str:
-    """Draw the verbs with Japanese words; its description stands in the translated pages."""
+    """Draw the verbs with Japanese words."""
     title = "データ行から判断まで：plop のコマンド"
-    return scenes.flow(title, scenes.STEPS_JA, scenes.FRAME_JA)
+    return scenes.flow(title, scenes.STEPS_JA, scenes.FRAME_JA, JAPANESE)
 
 
 # --------------------------------------------------------------------------- verifications
 
 
+def _compared(record: Verification) -> list[ArmResult]:
+    """Return the rivals of a verification, the one that the shortlist is furthest above first."""
+    arms = (arm for arm in record.arms if arm.difference is not None)
+    return sorted(arms, key=lambda arm: -(arm.difference or 0.0))
+
+
+def _panel(record: Verification) -> forest.Panel:
+    rows = [
+        forest.Row(label=arm.arm, value=arm.difference or 0.0, low=arm.low, high=arm.high)
+        for arm in _compared(record)
+    ]
+    return forest.Panel(heading="", rows=rows)
+
+
 def _verification(record: Verification, what: str) -> Picture:
     """Draw the difference between the shortlist and every rival of a verification."""
     own = record.shortlist
-    arms = sorted(
-        (arm for arm in record.arms if arm.difference is not None),
-        key=lambda arm: -(arm.difference or 0.0),
-    )
-    rows = [
-        forest.Row(label=arm.arm, value=arm.difference or 0.0, low=arm.low, high=arm.high)
-        for arm in arms
-    ]
+    arms = _compared(record)
     difference = f"{own} minus rival" if record.higher_is_better else f"gain of {own} over rival"
     scale = forest.Scale(
         title=f"{difference}, {record.metric}; dashed: margin", left="rival better",
         right=f"{own} better", marks=(0.0, -record.margin), digits=DIGITS,
     )  # fmt: skip
-    panel = forest.Panel(heading="", rows=rows)
-    svg = forest.forest(f"{what}: {own} against its rivals", [panel], scale)
+    svg = forest.forest(f"{what}: {own} against its rivals", [_panel(record)], scale)
     said = "; ".join(
         f"{arm.arm} {signed(arm.difference or 0.0, DIGITS)}"
         + (
@@ -201,6 +237,19 @@ def experiment(name: str, what: str) -> Callable[[], Picture]:
 def tutorial() -> Picture:
     """Draw the verification of the tutorial."""
     return _verification(Verification.load(VERIFICATION), "the verification of the tutorial")
+
+
+def tutorial_ja() -> str:
+    """Draw the verification of the tutorial with Japanese words."""
+    record = Verification.load(VERIFICATION)
+    own, words = record.shortlist, text("ja")
+    scale = forest.Scale(
+        title=f"{own} の優位（{words(f'quantity.{record.metric}')}）、破線：許容差",
+        left=f"{words('group.rival')}が良い", right=f"{own} が良い",
+        marks=(0.0, -record.margin), digits=DIGITS,
+    )  # fmt: skip
+    title = f"チュートリアルの検証：対抗案に対する {own} の優位"
+    return forest.forest(title, [_panel(record)], scale, JAPANESE)
 
 
 # --------------------------------------------------------------------------- growth
@@ -264,5 +313,11 @@ PICTURES: dict[str, Callable[[], Picture]] = {
     "experiment-gsm8k": experiment("gsm8k.json", "SFT of SmolLM2-135M on GSM8K"),
 }
 """The pictures by the name of their file."""
-TRANSLATED: dict[str, Callable[[], str]] = {"flow": flow_ja}
-"""The pictures with Japanese words, which stand in docs/ja under the same names."""
+TRANSLATED: dict[str, Callable[[], str]] = {
+    "block": block_ja,
+    "layers": layers_ja,
+    "flow": flow_ja,
+    "tutorial-verify": tutorial_ja,
+}
+"""The pictures with Japanese words, which stand in docs/ja under the same names. Their descriptions
+are part of the translated pages."""

@@ -68,13 +68,14 @@ class Scale:
     plus: bool = True
 
 
-def forest(title: str, panels: Sequence[Panel], scale: Scale) -> str:
+def forest(title: str, panels: Sequence[Panel], scale: Scale, language: str = "") -> str:
     """Return a forest plot.
 
     Args:
         title: What the picture is.
         panels: Panels from the top down; the heading of a panel may be empty.
         scale: The axis.
+        language: Code of the language of the words, English if empty.
     """
     rows = [row for panel in panels for row in panel.rows]
     left = max(LEFT, *(12 + LETTER * len(row.label) for row in rows))
@@ -82,7 +83,7 @@ def forest(title: str, panels: Sequence[Panel], scale: Scale) -> str:
     axis = Axis([*ends, *scale.marks], log=False)
     heads = sum(bool(panel.heading) for panel in panels)
     bottom = 12 + ROW * len(rows) + HEAD * heads
-    drawing = Drawing(bottom + (70 if scale.left or scale.right else 50), title)
+    drawing = Drawing(bottom + (70 if scale.left or scale.right else 50), title, language)
 
     def at(value: float) -> float:
         return left + axis.at(value) * (RIGHT - left)

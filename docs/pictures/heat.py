@@ -33,7 +33,9 @@ class Cells:
     bold: Sequence[str] = ()
 
 
-def heat_map(title: str, cells: Cells, *, left: int, heading: str, legend: str) -> str:
+def heat_map(
+    title: str, cells: Cells, *, left: int, heading: str, legend: str, language: str = ""
+) -> str:
     """Return a heat map.
 
     Args:
@@ -42,10 +44,11 @@ def heat_map(title: str, cells: Cells, *, left: int, heading: str, legend: str) 
         left: Where the cells begin; the names of the rows stand before.
         heading: What the columns are. Where it is empty their names are turned.
         legend: What the strength of the colour says.
+        language: Code of the language of the words, English if empty.
     """
     top = 46 if heading else 124
     bottom = top + ROW * len(cells.rows)
-    drawing = Drawing(bottom + 32, title)
+    drawing = Drawing(bottom + 32, title, language)
     width = (WIDTH - 8 - left) / len(cells.columns)
     if heading:
         drawing.text(left, 20, heading, size=MIDDLE, role="muted")

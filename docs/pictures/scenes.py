@@ -37,19 +37,29 @@ ADAPTER = 6
 """Thickness of a LoRA matrix in the picture."""
 
 
-def block(title: str, attention: Sequence[Weight], mlp: Sequence[Weight]) -> str:
+BLOCK = ("Self-attention", "MLP", "frozen weight", "LoRA adapter: the lowest NFN",
+         "Numbers: NFN of the type, mean over all blocks")  # fmt: skip
+BLOCK_JA = ("自己注意（attention）", "MLP", "凍結した重み", "LoRA アダプター：最も低い NFN",
+            "数値：種類ごとの NFN（全ブロックの平均）")  # fmt: skip
+"""The names of the parts of a block, and what stands below it."""
+
+
+def block(
+    title: str, attention: Sequence[Weight], mlp: Sequence[Weight],
+    words: Sequence[str] = BLOCK, language: str = "",
+) -> str:  # fmt: skip
     """Return a transformer block with adapters on the chosen weights, in true proportions."""
-    drawing = Drawing(346, title)
+    first, second, frozen, adapter, below = words
+    drawing = Drawing(346, title, language)
     drawing.line([(20, 8), (20, 296)], stroke="muted", width=2, arrow=True)
-    _part(drawing, "Self-attention", attention, top=8, height=106)
-    _part(drawing, "MLP", mlp, top=124, height=156)
+    _part(drawing, first, attention, top=8, height=106)
+    _part(drawing, second, mlp, top=124, height=156)
     drawing.rect(12, 306, 12, 12, fill="panel", stroke="muted")
-    drawing.text(30, 317, "frozen weight", size=MIDDLE)
+    drawing.text(30, 317, frozen, size=MIDDLE)
     drawing.rect(132, 306, 5, 12, fill="accent")
     drawing.rect(139, 313, 12, 5, fill="accent")
-    drawing.text(158, 317, "LoRA adapter: the lowest NFN", size=MIDDLE)
-    words = "Numbers: NFN of the type, mean over all blocks"
-    drawing.text(12, 337, words, size=SMALL, role="muted")
+    drawing.text(158, 317, adapter, size=MIDDLE)
+    drawing.text(12, 337, below, size=SMALL, role="muted")
     return drawing.svg()
 
 
@@ -128,10 +138,12 @@ BOX = (104, 62)
 GAP = 18
 
 
-def flow(title: str, steps: Sequence[Step] = STEPS, frame: Sequence[str] = FRAME) -> str:
+def flow(
+    title: str, steps: Sequence[Step] = STEPS, frame: Sequence[str] = FRAME, language: str = ""
+) -> str:
     """Return the verbs in rows of three, joined by arrows."""
     above, beside, below = frame
-    drawing = Drawing(352, title)
+    drawing = Drawing(352, title, language)
     drawing.text(12, 24, above, size=MIDDLE, face="bold")
     tops = [46 + number * (BOX[1] + 30) for number in range(len(steps) // 3)]
     start = 12 + BOX[0] / 2

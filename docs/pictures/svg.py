@@ -33,17 +33,21 @@ MONO = "ui-monospace, SFMono-Regular, Menlo, 'DejaVu Sans Mono', monospace"
 class Drawing:
     """A picture to which elements are added from the back to the front."""
 
-    def __init__(self, height: float, title: str) -> None:
+    def __init__(self, height: float, title: str, language: str = "") -> None:
         """Begin a drawing.
 
         Args:
             height: Height in units.
             title: What the picture is, in a few words.
+            language: Code of the language of its words, English if empty. Chinese and Japanese
+                share letters whose shapes differ, and a browser chooses them by the language.
         """
         self._root = ET.Element(
             "svg", xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {WIDTH} {written(height)}",
             width=str(WIDTH), height=written(height), role="img",
         )  # fmt: skip
+        if language:
+            self._root.set("lang", language)
         ET.SubElement(self._root, "title").text = title
         ET.SubElement(self._root, "style").text = _style()
         self.rect(0, 0, WIDTH, height, fill="surface", radius=6)

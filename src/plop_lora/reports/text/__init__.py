@@ -3,7 +3,8 @@
 Every word stands in `en.py` and `ja.py`, under the same keys, and those of one kind in a file of
 both languages: heads of columns in `columns.py`, costs of a placement in `caveats.py`, the section
 of a robustness record in `robustness.py`. What a record holds as text (reasons, notes, names) is
-English, or the user's own, and is shown as it is.
+English, or the user's own; the short names and reasons of `recorded.py` are translated, and the
+others are shown as they are.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from plop_lora.errors import UsageError
-from plop_lora.reports.text import caveats, columns, en, ja, robustness
+from plop_lora.reports.text import caveats, columns, en, ja, recorded, robustness
 
 LANGUAGES: dict[str, Mapping[str, str]] = {
-    "en": en.TEXT | columns.EN | caveats.EN | robustness.EN,
-    "ja": ja.TEXT | columns.JA | caveats.JA | robustness.JA,
+    "en": en.TEXT | columns.EN | caveats.EN | recorded.EN | robustness.EN,
+    "ja": ja.TEXT | columns.JA | caveats.JA | recorded.JA | robustness.JA,
 }
 """Language → key → text."""
 
@@ -41,6 +42,14 @@ class Text:
     def word(self, value: StrEnum) -> str:
         """Return the word for a member of a closed vocabulary, such as a verdict."""
         return self.table[f"word.{value}"]
+
+    def recorded(self, what: str, value: str) -> str:
+        """Return a name or reason that plop-lora wrote into a record; any other as it is.
+
+        >>> text("ja").recorded("ended", "open at 2 seeds")
+        'シード 2 個でも未決着'
+        """
+        return recorded.recorded(what, value, self.table)
 
     def listed(self, names: list[str]) -> str:
         """Return names as a list in a sentence."""

@@ -23,7 +23,7 @@ JA = {
     ),
     "caveat.kept-inputs": (
         "学習中、アダプターの入力として 1,000 トークンあたり最大 {kept} を保持する。query と value "
-        "では {usual} である（16 ビット、勾配チェックポイントなし）。PEFT の計測では、3 B の"
+        "では {usual} である（16 ビット、勾配チェックポイントなし）。PEFT の計測では、3B の"
         "モデルの MLP で 2.3 GB 多かった。"
     ),
     "caveat.stacked-experts": (

@@ -2,7 +2,7 @@
 
 TEXT: dict[str, str] = {
     "list.separator": "、",
-    "percent": "{number}%",
+    "percent": "{number} %",
     "interval": "{low}～{high}",
     "seconds": "{number} 秒",
     "minutes": "{minutes} 分 {seconds} 秒",
@@ -67,7 +67,7 @@ TEXT: dict[str, str] = {
     "page.downloads": "ダウンロード",
     "page.commands": "コマンド",
     "page.table": "表：{caption}",
-    "page.static": "図の表示には JavaScript が必要である。どの図にも同じ内容の表がある。",
+    "page.static": "図の表示には JavaScript が必要である。どの図にも同じ内容の表が付いている。",
     "page.made": "plop-lora {version} で作成。このページはネットワークから何も読み込まない。",
     "warning.stranger": "記録 {kind} は、このページのスコアから作られたものではない。",
     "question.task": (
@@ -115,11 +115,11 @@ TEXT: dict[str, str] = {
     "fact.chance.value": "差は示されていない",
     "fact.chance.detail": "許容差の範囲で同等であり、これらの行では置く場所の影響は小さい",
     "fact.gain": "最良の対抗案 {rival} に対する優位",
-    "fact.between": "判定に使う範囲は {bounds}。0 を超えれば推奨配置が良い",
+    "fact.between": "信頼限界は {bounds}。0 を超えれば推奨配置が良い",
     "fact.before": "ファインチューニングの前後",
-    "fact.before.detail": "{metric}：{name} と推奨配置",
+    "fact.before.detail": "{metric}：{name}と推奨配置",
     "fact.size": "アダプターの大きさ",
-    "fact.share": "学習パラメーター（モデル全体の {share}）",
+    "fact.share": "学習可能パラメーター（モデル全体の {share}）",
     "fact.gate": "ゲート判定",
     "fact.experiment": "A/B 実験",
     "fact.cost": "実測コスト",
@@ -160,22 +160,22 @@ TEXT: dict[str, str] = {
     ),
     "scores.reference.share": (
         "重み {weights} 個の順位のうち、テキストで説明されるのは {share} である。"
-        "上の入力との順位相関は {correlation}（重みについての 95% 区間：{interval}）。"
+        "上の入力との順位相関は {correlation}（重みについての 95 % 信頼区間：{interval}）。"
     ),
     "scores.map.title": "層とモジュール種類ごとの NFN",
     "scores.map.colour": "NFN（色が強いほど低い）",
     "scores.map.alt": (
         "{layers} 層 × {types} 種類のヒートマップ。平均の低い順に並び、最も低いのは {lowest}。"
     ),
-    "scores.ranking.title": "モジュール種類ごとの NFN と 95% 区間",
+    "scores.ranking.title": "モジュール種類ごとの NFN と 95 % 信頼区間",
     "scores.ranking.alt": "各モジュール種類の平均 NFN。低い順に {order}。",
     "scores.settling.title": "テキストの追加に伴うスコアの収束",
     "scores.settling.alt": "テキスト {first} 件から {last} 件までの各種類の平均 NFN。",
     "placement.title": "配置",
     "placement.table": "選ばれたモジュール種類",
     "placement.sum": (
-        "アダプター {adapters} 個、学習パラメーター "
-        "{parameters}（モデル全体の {share}）。B·A の倍率は "
+        "アダプター {adapters} 個、学習可能パラメーター "
+        "{parameters}（モデル全体の {share}）。スケーリング係数（B·A に掛ける値）は "
         "{scaling}。"
     ),
     "placement.decided": (
@@ -192,7 +192,7 @@ TEXT: dict[str, str] = {
     "placement.forced": "融合された重みの一部としてのみ適応される：{types}。",
     "explorer.title": "予算を変える",
     "explorer.read": (
-        "スライダーを動かすか、学習パラメーター数を入力する。ランクは plop place "
+        "スライダーを動かすか、学習可能パラメーター数を入力する。ランクは plop place "
         "--budget と同じ規則で決まる。"
     ),
     "explorer.budget": "予算（パラメーター数）",
@@ -226,8 +226,8 @@ TEXT: dict[str, str] = {
         "パラメーター、学習 {train} 行、シード {seeds} 個。"
     ),
     "verification.bounds": (
-        "差が 0 を超えれば {shortlist} が良い。両方の境界が "
-        "-{margin} を下回れば対抗案が良く、両方が上回れば {shortlist} "
+        "差が 0 を超えれば {shortlist} が良い。上下の信頼限界がともに "
+        "-{margin} を下回れば対抗案が良く、ともに上回れば {shortlist} "
         "は劣らない。"
     ),
     "verification.predictive": (
@@ -235,7 +235,7 @@ TEXT: dict[str, str] = {
         "未満なら NFN が低いほど結果が良い。"
     ),
     "verification.forest.title": "各対抗案との差（0 を超えれば {shortlist} が良い）",
-    "verification.forest.alt": "{arms} との差とその境界。破線は許容差 -{margin}。",
+    "verification.forest.alt": "{arms} との差とその信頼限界。破線は許容差 -{margin}。",
     "verification.seeds.title": "各案の全シードの結果と、決着の時点",
     "verification.seeds.alt": "{arms} 案の {metric}。点はシードごとの値。",
     "verification.rates.title": "試した学習率",
@@ -245,8 +245,8 @@ TEXT: dict[str, str] = {
     "verification.arms": "各案の結果と、ファインチューニングなしの結果",
     "verification.forgetting": "一般テキスト（{source}）での損失の増加（nat/トークン）",
     "curves.title": "学習曲線：ステップごとの{quantity}（シードごとに 1 本の線）",
-    "curves.alt": "アーム {arms} のステップごとの{quantity}。アームごとに図を分けている。",
-    "curves.none": "この記録に学習曲線はない。以前の版では記録していなかった。",
+    "curves.alt": "{arms} のステップごとの{quantity}。案ごとに図を分けている。",
+    "curves.none": "この記録に学習曲線はない。以前のバージョンでは記録していなかった。",
     "curves.training": "学習中の{quantity}",
     "curves.selection": "選択用の行での損失",
     "curves.final.title": "学習曲線",
@@ -267,7 +267,7 @@ TEXT: dict[str, str] = {
     "tuning.search.title": "探索の経過",
     "tuning.search.alt": "試行 {trials} 件の {metric}（実行順、配置別）。",
     "tuning.confirmation.title": "既定値 {default} に対する優位",
-    "tuning.confirmation.alt": "既定値に対する候補 {candidates} 件の優位と同時 95% 区間。",
+    "tuning.confirmation.alt": "既定値に対する候補 {candidates} 件の優位と同時 95 % 信頼区間。",
     "tuning.candidates": "新しいシードでの候補の結果（{metric}）",
     "gate.title": "{adapter} のゲート判定",
     "gate.pass": "アダプターは出荷できる。検査 {total} 件すべてに合格した。",
@@ -275,10 +275,10 @@ TEXT: dict[str, str] = {
     "gate.open": (
         "判定に必要なデータが足りない。検査 {total} 件のうち合格していないもの：{checks}。"
     ),
-    "gate.against": "同じ項目で {base} と比較した。境界は片側。",
+    "gate.against": "同じ項目で {base} と比較した。信頼限界は片側。",
     "gate.evidence": "全項目の値と、回答があるものはその回答が {path} にある。",
     "gate.answers": (
-        "下の項目への回答は省いてある。plop report --answers を指定すると表示される。"
+        "下の項目への回答は省略している。plop report --answers を指定すると表示される。"
     ),
     "gate.unkept": "この判定の証拠ファイルは保存されていないため、回答は分からない。",
     "gate.worst": "検査 {check}{part} で最も悪化した項目",
@@ -312,7 +312,7 @@ TEXT: dict[str, str] = {
     "study.about": (
         "本プロジェクトの調査では、ネットワークとタスクの組 {pairs} 件"
         "（ネットワークは {networks} 種類）で、"
-        "各モジュール型を単独で、また型を選ぶ各規則を学習した。"
+        "モジュール種類を一つずつ単独で学習し、種類を選ぶ各規則による配置も学習した。"
     ),
     "study.nearest": (
         "このモデルに最も近いのは同じ系統（{architecture}）の {network} である。"
@@ -328,18 +328,18 @@ TEXT: dict[str, str] = {
         "調査したのは {networks} であり、その結果がここで成り立つとは限らない。"
     ),
     "study.pooled": (
-        "全 {pairs} 件で、スコアと改善量の順位相関の平均は {rho}（95 % 区間 {bounds}）である。"
-        "0 を下回れば、スコアの低い型ほど改善が大きい。"
+        "全 {pairs} 件で、スコアと改善量の順位相関の平均は {rho}（95 % 信頼区間 {bounds}）である。"
+        "0 を下回れば、スコアの低い種類ほど改善が大きい。"
     ),
     "study.unbounded": "ネットワークが 1 種類のため不明",
     "study.open": (
         "区間が 0 を含むため、スコアが改善量を予測するとはまだ示されていない。"
-        "配置は検証してから使うこと。"
+        "配置を採用する前に検証が必要である。"
     ),
     "study.shown": "区間は 0 を含まない。",
     "study.regret": (
-        "規則のリグレットは、最良の型を単独で学習したときの改善のうち、規則が取り逃がす割合である。"
-        "0 を下回れば、その型より改善が大きい。"
+        "規則のリグレットは、最良の種類を単独で学習したときの改善のうち、規則が取り逃がす割合で"
+        "ある。0 を下回れば、その種類より改善が大きい。"
     ),
     "study.pairs": "{network} の組",
     "cost.title": "コスト（{device}）",

@@ -14,7 +14,7 @@ def cost_table(ledger: CostLedger, words: Text) -> DataTable:
     """Return the measured parts, their sum, and the estimate of a full search as rows."""
     rows = [
         (
-            words("cost.total") if spent is ledger.total else spent.what,
+            words("cost.total") if spent is ledger.total else words.recorded("cost", spent.what),
             words.count(spent.trials),
             words.duration(spent.device_seconds),
             hours(spent.gpu_hours),
@@ -28,7 +28,7 @@ def cost_table(ledger: CostLedger, words: Text) -> DataTable:
     if search is not None:
         rows.append(
             (
-                words("cost.search", plan=search.plan),
+                words("cost.search", plan=words.recorded("plan", search.plan)),
                 words.count(search.trials),
                 words.duration(search.device_seconds),
                 hours(search.gpu_hours),

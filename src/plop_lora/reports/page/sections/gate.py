@@ -158,7 +158,7 @@ def _worst(record: GateVerdict, check: CheckResult, words: Text, answers: Answer
     columns += ["base_answer", "adapter_answer"] if answered else []
     cells = [
         (
-            item.name,
+            words.recorded("item", item.name),
             words("undecided") if item.base is None else number(item.base, 4),
             words("undecided") if item.adapter is None else number(item.adapter, 4),
             number(item.difference, 4, signed=True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from plop_lora.records import Finetune, PipelineRun
+from plop_lora.records.run import OPEN, StageRun
 from plop_lora.reports.page.blocks import DataTable, Section
 from plop_lora.reports.page.sections.curves import finetune_curve
 from plop_lora.reports.text import Text, number
@@ -32,7 +33,7 @@ def run_section(record: PipelineRun, words: Text) -> Section:
                         stage.stage,
                         words.word(stage.state),
                         "" if stage.seconds is None else words.duration(stage.seconds),
-                        "" if stage.outcome is None else words.word(stage.outcome.verdict),
+                        _verdict(stage, words),
                         stage.reason if stage.outcome is None else stage.outcome.words,
                     )
                     for stage in record.stages
@@ -42,6 +43,12 @@ def run_section(record: PipelineRun, words: Text) -> Section:
         ),
         quotes=record.notes,
     )
+
+
+def _verdict(stage: StageRun, words: Text) -> str:
+    """Return the word for the verdict of a stage; nothing for one that decides nothing."""
+    outcome = stage.outcome
+    return "" if outcome is None or outcome.verdict is OPEN else words.word(outcome.verdict)
 
 
 def finetune_section(record: Finetune, words: Text) -> Section:

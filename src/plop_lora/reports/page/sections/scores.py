@@ -52,7 +52,7 @@ def _reference_lines(reference: ReferenceChoice, words: Text) -> Iterator[str]:
     key = "same" if reference.same_choice else "near" if near else "other"
     yield words(
         f"scores.reference.{key}",
-        name=reference.name,
+        name=words.recorded("inputs", reference.name),
         types=words.listed(list(reference.chosen)),
         margin=number(reference.margin),
     )

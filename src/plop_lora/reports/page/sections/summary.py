@@ -241,7 +241,11 @@ def _gain(record: Verification, words: Text) -> list[Fact]:
             Fact(
                 label=words("fact.before"),
                 value=f"{number(before.value)} → {number(own.mean)}",
-                detail=words("fact.before.detail", metric=record.metric, name=before.name),
+                detail=words(
+                    "fact.before.detail",
+                    metric=record.metric,
+                    name=words.recorded("reference", before.name),
+                ),
             )
         )
     return facts

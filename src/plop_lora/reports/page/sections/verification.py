@@ -138,7 +138,9 @@ def _seeds(record: Verification, words: Text) -> Figure | None:
         table=DataTable(
             caption=words("verification.seeds.title"),
             columns=tuple(words(f"column.{name}") for name in ("arm", "values", "ended")),
-            rows=tuple((arm.arm, _values(arm, words), arm.ended) for arm in arms),
+            rows=tuple(
+                (arm.arm, _values(arm, words), words.recorded("ended", arm.ended)) for arm in arms
+            ),
             numeric=(False, False, False),
         ),
     )  # fmt: skip
@@ -199,7 +201,16 @@ def _arms(record: Verification, words: Text) -> DataTable:
         for arm in record.arms
     ]
     rows += [
-        (one.name, "", "", "", number(one.value, 4), words("untrained"), "", one.cause or "")
+        (
+            words.recorded("reference", one.name),
+            "",
+            "",
+            "",
+            number(one.value, 4),
+            words("untrained"),
+            "",
+            one.cause or "",
+        )
         for one in record.references
     ]
     return DataTable(
@@ -218,7 +229,9 @@ def _forgetting(record: Verification, words: Text) -> DataTable | None:
     if not arms or record.general is None:
         return None
     return DataTable(
-        caption=words("verification.forgetting", source=record.general.source),
+        caption=words(
+            "verification.forgetting", source=words.recorded("general", record.general.source)
+        ),
         columns=(words("column.arm"), words("column.rise"), words("column.interval")),
         rows=tuple(
             (arm, number(held.rise, signed=True), words.interval(held.low, held.high, signed=True))
