@@ -61,7 +61,7 @@ def test_every_command_of_the_page_runs(folder: Path, run: Run) -> None:
     (recipe,) = blocks("yaml")
     (gateway,) = blocks("python")
     Path("ab.yaml").write_text(recipe)
-    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    lines = "".join(blocks("sh")).replace("\\\n", " ").splitlines()
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("plop ab")]
     assert {words[1] for words in commands} == {
         "plan", "init", "assign", "serve", "log", "import", "status", "analyze", "ramp", "switch",
