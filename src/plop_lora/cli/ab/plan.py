@@ -148,14 +148,15 @@ def plan(
     Give what the metric is today (--baseline or --past), and one of --effect, --margin and --units.
     """
     check(output, past, force=force)
-    _check_question(effect, margin, units)
     from plop_lora.ab import plan as step
 
     if coverage is not None and traffic is None:
         raise UsageError("--coverage is a share of the traffic. Give --traffic as well.")
     share = 1.0 if coverage is None else share_of(coverage, "--coverage")
+    today = _given(baseline, sd) if past is None else _measured(past, metric, kind, unit, per_unit)
+    _check_question(effect, margin, units)
     found = step(
-        _given(baseline, sd) if past is None else _measured(past, metric, kind, unit, per_unit),
+        today,
         effect=effect,
         margin=margin,
         units=units,
