@@ -56,7 +56,10 @@ def cli_page() -> str:
             if panel != group:
                 group = panel
                 lines.append(f"| **{panel}** | | |")
-            names = ", ".join(f"`{name}`" for name in parameter.opts + parameter.secondary_opts)
+            typed = parameter.opts + parameter.secondary_opts
+            if not typed[0].startswith("-"):
+                typed = [parameter.metavar or typed[0]]
+            names = ", ".join(f"`{name}`" for name in typed)
             default = getattr(parameter.default, "value", parameter.default)
             plain = isinstance(default, int | float | str | Path) and default is not False
             shown = plain and default != ""

@@ -215,16 +215,16 @@ WORDS = [
 LINE = [
     Row("scor", 2, "'scor'.*plop --help"),
     Row("--verbose", 2, "--verbose.*plop --help"),
-    Row("score", 2, "model.*plop score --help"),
+    Row("score", 2, "MODEL.*plop score --help"),
     Row("score model", 2, "--data.*plop score --help"),
-    Row("place", 2, "scores.*plop place --help"),
-    Row("verify", 2, "scores.*plop verify --help"),
-    Row("tune", 2, "scores.*plop tune --help"),
-    Row("trial", 2, "spec.*plop trial --help"),
-    Row("import", 2, "adapter.*plop import --help"),
-    Row("export", 2, "source|--output.*plop export --help"),
+    Row("place", 2, "SCORES.*plop place --help"),
+    Row("verify", 2, "SCORES.*plop verify --help"),
+    Row("tune", 2, "SCORES.*plop tune --help"),
+    Row("trial", 2, "SPEC.*plop trial --help"),
+    Row("import", 2, "ADAPTER.*plop import --help"),
+    Row("export", 2, "SOURCE|--output.*plop export --help"),
     Row("export placement.json", 2, "--output.*plop export --help"),
-    Row("compare scores.json", 2, "second.*plop compare --help"),
+    Row("compare scores.json", 2, "SECOND.*plop compare --help"),
     *(
         Row(f"{verb} --no-such-option", 2, f"--no-such-option.*plop {verb} --help")
         for verb in ("score", "place", "verify", "tune", "trial", "import", "export", "compare")

@@ -41,7 +41,7 @@ def test_the_effect_that_a_number_of_units_shows_from_past_data(run: Run, tmp_pa
     [
         ((), "--baseline 0.10 for a share"),
         (("--baseline", "5", "--effect", "1"), "give its standard deviation over units with --sd"),
-        (("--baseline", "0.1"), "exactly one of effect, margin and units"),
+        (("--baseline", "0.1"), "exactly one of --effect, --margin and --units"),
         (("--baseline", "0.1", "--effect", "0.02", "--weights", "half"), "--weights is 'half'"),
         (("--baseline", "0.1", "--effect", "0.02", "--coverage", "5%"), "Give --traffic as well"),
         (

@@ -270,7 +270,7 @@ def test_what_is_wrong_before_the_start(
         assert "no arm 'nex'" in told("--model", "nex=tuned")
         assert "PLOP_TRAFFIC_TOKEN" in told(*words_of(MODELS), "--host", "0.0.0.0")
         assert "cannot be passed on" in told(*words_of(MODELS), "--path", "/metrics")
-        assert "The limit 'body'" in told(*words_of(MODELS), "--max-body", "0")
+        assert "--max-body 0 is not possible" in told(*words_of(MODELS), "--max-body", "0")
         assert "--admin-token-file" in told(*words_of(MODELS), "--admin-token-file", "none")
         assert "Cannot listen" in told(*words_of(MODELS), "--port", server.url.rpartition(":")[2])
         other = experiment(name="other").save(started.parent / "other.json")

@@ -224,7 +224,7 @@ def test_negative_values_are_no_options(started: Experiment, run: Run, value: st
         (("u", "resolved", "1", "--at", "yesterday"), 2, "--at is 'yesterday'"),
         (("u", "resolved", "1", "--at", DAY, "--timezone", "Mars"), 2, "no time zone 'Mars'"),
         (("", "resolved", "1"), 2, "not empty"),
-        (("u", "resolved"), 2, "Missing argument 'value'"),
+        (("u", "resolved"), 2, "Missing argument 'VALUE'"),
         (("u", "resolved", "1", "--bfore"), 2, "--bfore"),
     ],
 )

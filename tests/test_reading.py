@@ -146,7 +146,7 @@ def test_suffixes_in_capitals_and_unreadable_files(tmp_path, monkeypatch) -> Non
 
 def test_a_missing_file_offers_only_what_is_close(tmp_path) -> None:
     _file(tmp_path, "cols.json", "[]")
-    with pytest.raises(DataError, match=r"No data at .*problems\.jsonl\.$"):
+    with pytest.raises(DataError, match=r"No data at .*problems\.jsonl\. Give a file \(\.jsonl"):
         read_rows(str(tmp_path / "problems.jsonl"))
     with pytest.raises(DataError, match="there is no folder"):
         read_rows(str(tmp_path / "deep" / "problems.jsonl"))

@@ -129,7 +129,10 @@ def open_events(source: str | Path, experiment: Experiment, *, timezone: str = "
     if str(source) != STDIN and not Path(source).exists():
         folder = Path(source).parent
         beside = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-        raise DataError(f"No such file: {source}.{nearest(Path(source).name, beside)}")
+        raise DataError(
+            f"No such file: {source}.{nearest(Path(source).name, beside)} Give a file of events: "
+            ".csv, .tsv, .jsonl or .parquet."
+        )
     zone = read_zone(timezone) if timezone else None
     return EventFile(file=DataFile(str(source)), experiment=experiment, timezone=zone)
 

@@ -54,7 +54,8 @@ UsageProblem: Any = typer.BadParameter.__mro__[1]
 app = typer.Typer(
     help="Where should LoRA adapters go? Score a model, place adapters, export for your trainer."
     "\n\nBegin with `plop demo`, which needs no model, data or network, and go on with "
-    "`plop init`. `plop COMMAND --help` explains each command and ends in examples.",
+    "`plop init`, which writes a recipe: a YAML file with the settings of all commands. "
+    "`plop COMMAND --help` explains each command and ends in examples.",
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings=HELP,
@@ -166,7 +167,7 @@ _WRONG_VALUE = re.compile(r"Invalid value for '(--?[\w-]+)'.*?: (.*)", re.DOTALL
 
 def _usage_text(error: Any) -> str:
     """Return the parser's message; for an invalid number it names the option and the value."""
-    message: str = error.format_message().strip().rstrip(".")
+    message: str = error.format_message().strip().rstrip(".").replace(": Value error, ", ": ")
     found = _WRONG_VALUE.match(message)
     # "a valid int" or "a valid integer", depending on the release of typer.
     if found is None or not re.search(r"\bint(eger)?\b|number|float", found[2]):

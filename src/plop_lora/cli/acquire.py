@@ -14,7 +14,7 @@ from plop_lora.cli.output import (
     ForceOption,
     Format,
     FormatOption,
-    OutputOption,
+    MarkdownOutputOption,
     check,
     finish,
     say,
@@ -52,7 +52,7 @@ KEYS = (
         "--set acquire.split.column=customer --set acquire.personal.action=refuse",
     ),
 )
-@takes_recipe(AcquireRecipe, KEYS)
+@takes_recipe(AcquireRecipe, KEYS, example="acquire.split.share=0.2")
 def acquire(
     given: dict[str, object],
     recipe: RecipeOption = None,
@@ -63,11 +63,14 @@ def acquire(
             rich_help_panel=OUTPUT,
         ),
     ] = Path("acquired"),
-    output: OutputOption = None,
+    output: MarkdownOutputOption = None,
     force: ForceOption = False,
     form: FormatOption = Format.table,
 ) -> None:
-    """Acquire the rows that the other verbs use: exit 0 written, 3 refused by the settings."""
+    """Split, clean and check the rows that all other commands read: exit 0 written, 3 refused.
+
+    Rows are refused where the settings say so, such as acquire.personal.action=refuse.
+    """
     wanted = AcquireRecipe.read(recipe, given)
     check(output, recipe, wanted.train, wanted.eval, force=force)
     _check_outside(output, folder)

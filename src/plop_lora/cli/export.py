@@ -55,8 +55,8 @@ def export(
     dry_run: Annotated[
         bool,
         typer.Option(
-            help="Check the file before it is written: apply it to the model's architecture and "
-            "compare modules and ranks.",
+            help="Check the file before it is written: apply it to the model's architecture, "
+            "without its weights, and compare modules and ranks.",
             rich_help_panel=TARGET,
         ),
     ] = True,
@@ -79,7 +79,7 @@ def export(
     ] = False,
     form: FormatOption = Format.table,
 ) -> None:
-    """Write SOURCE as a trainer's configuration, or fold a trained adapter for serving."""
+    """Write a placement as a trainer's configuration, or prepare a trained adapter for vLLM."""
     from plop_lora.exports import export as step
 
     folder = None if output == STDOUT else output

@@ -59,8 +59,8 @@ def finetune(
     arm: Annotated[
         str | None,
         typer.Option(
-            help="The arm of a verification that is trained. By default the shortlist, or the arm "
-            "that was better.",
+            help="The arm of a verification, which is one of its placements, that is trained. By "
+            "default the shortlist, or the arm that was better.",
             rich_help_panel=PLACEMENT,
         ),
     ] = None,
@@ -75,8 +75,8 @@ def finetune(
     folder: Annotated[
         Path,
         typer.Option(
-            help="The folder of the finetune, which gets the adapter. A finetune that is started "
-            "again in it is resumed.",
+            help="The folder of the run, which gets the adapter. A run that is started again in it "
+            "is resumed.",
             rich_help_panel=RUN,
         ),
     ] = Path("plop-finetune"),
@@ -84,7 +84,7 @@ def finetune(
     force: ForceOption = False,
     form: FormatOption = Format.table,
 ) -> None:
-    """Train the adapter that ships: exit 0 better than the base, 3 worse, 4 not told apart."""
+    """Train the adapter that ships: exit 0 better than the base, 3 worse, 4 cannot separate."""
     from plop_lora.finetuning import finetune as run
     from plop_lora.finetuning import plan as plan_of
 

@@ -10,12 +10,13 @@ import typer
 
 from plop_lora.cli import proof
 from plop_lora.cli.keys import Key, takes_recipe
+from plop_lora.cli.numbers import bounded
 from plop_lora.cli.output import (
     STDOUT,
     ForceOption,
     Format,
     FormatOption,
-    OutputOption,
+    MarkdownOutputOption,
     check,
     finish,
     say,
@@ -25,7 +26,6 @@ from plop_lora.cli.words import (
     DATA,
     MODEL,
     RUN,
-    STOPPING,
     TRAINING,
     among,
     checks,
@@ -45,7 +45,7 @@ KEYS = (
     Key("evaluation.metric", TRAINING, metrics),
     Key("gate.base", MODEL),
     Key("gate.against", MODEL),
-    Key("gate.checks", STOPPING, among(checks)),
+    Key("gate.checks", TRAINING, among(checks)),
     Key("training.rewards", TRAINING, hidden=True),
     Key("prompt", DATA, hidden=True),
     Key("completion", DATA, hidden=True),
@@ -65,7 +65,7 @@ KEYS = (
         "plop gate adapter --recipe gate.yaml --from v.evidence.jsonl --set gate.task.margin=0.05",
     ),
 )
-@takes_recipe(GateRecipe, KEYS)
+@takes_recipe(GateRecipe, KEYS, example="gate.task.margin=0.05")
 def gate(
     given: dict[str, object],
     adapter: Annotated[
@@ -101,7 +101,7 @@ def gate(
         int | None,
         typer.Option(
             "--canaries",
-            min=1,
+            callback=bounded(1),
             help="Only write so many rows with made-up secrets to -o, to be planted in the "
             "training data.",
             rich_help_panel=RUN,
@@ -111,11 +111,12 @@ def gate(
         Path | None,
         typer.Option(
             "--from",
-            help="Decide from the evidence of an earlier gate, without loading the model.",
+            help="Decide from the evidence that an earlier gate wrote beside its verdict, without "
+            "loading the model.",
             rich_help_panel=RUN,
         ),
     ] = None,
-    output: OutputOption = None,
+    output: MarkdownOutputOption = None,
     force: ForceOption = False,
     form: FormatOption = Format.table,
 ) -> None:

@@ -35,15 +35,15 @@ def init(
         str | None,
         typer.Option(
             "--eval",
-            help="The rows for the final evaluation; by default a fifth of the rows is held out.",
+            help="The rows for the final evaluation. By default a fifth of the rows is held out.",
             rich_help_panel=DATA,
         ),
     ] = None,
     task: Annotated[
         str | None,
         typer.Option(
-            help="What is trained: sft, classify or grpo. By default it follows from the fields of "
-            "the rows.",
+            help="The task that is trained: sft (supervised finetuning), classify (classification) "
+            "or grpo (reinforcement learning). By default it follows from the fields of the rows.",
             autocompletion=among(tasks),
             rich_help_panel=TRAINING,
         ),
@@ -66,7 +66,10 @@ def init(
     ] = None,
     text: Annotated[
         str | None,
-        typer.Option(help="The field that holds the text or the messages.", rich_help_panel=DATA),
+        typer.Option(
+            help="The field that holds the text or the chat messages of a row.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     label: Annotated[
         str | None,
@@ -85,7 +88,7 @@ def init(
     yes: Annotated[
         bool,
         typer.Option(
-            "--yes", "-y", help="Ask nothing, and take what is usual.", rich_help_panel=RUN
+            "--yes", "-y", help="Ask nothing, and take the defaults.", rich_help_panel=RUN
         ),
     ] = False,
     output: Annotated[

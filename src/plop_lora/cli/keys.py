@@ -58,7 +58,9 @@ class Key:
         return RENAMED.get(self.path, self.option.removeprefix("--").replace("-", "_"))
 
 
-def takes_recipe(recipe: type[Section], keys: Sequence[Key]) -> Callable[[Verb], Verb]:
+def takes_recipe(
+    recipe: type[Section], keys: Sequence[Key], *, example: str = "training.steps=200"
+) -> Callable[[Verb], Verb]:
     """Give a verb the options of some keys, and `--set` for all.
 
     The verb is called with `given`, the values of the command line by key, where a section is a
@@ -67,6 +69,7 @@ def takes_recipe(recipe: type[Section], keys: Sequence[Key]) -> Callable[[Verb],
     Args:
         recipe: Recipe to which the keys belong.
         keys: Keys that have an option, in the order of the help.
+        example: Key and value with which the help shows `--set`.
     """
 
     def decorate(verb: Verb) -> Verb:
@@ -85,7 +88,7 @@ def takes_recipe(recipe: type[Section], keys: Sequence[Key]) -> Callable[[Verb],
 
         before = [p for p in own.parameters.values() if p.default is inspect.Parameter.empty]
         after = [p for p in own.parameters.values() if p not in before]
-        made = [*(_parameter(recipe, key) for key in keys), _SET]
+        made = [*(_parameter(recipe, key) for key in keys), _set_parameter(example)]
         call.__signature__ = own.replace(  # type: ignore[attr-defined]
             parameters=[p for p in (*before, *made, *after) if p.name != "given"]
         )
@@ -152,20 +155,19 @@ def _value(field: FieldInfo, value: Any) -> Any:
     return value.replace("\\n", "\n")
 
 
-_SET = inspect.Parameter(
-    "settings",
-    inspect.Parameter.POSITIONAL_OR_KEYWORD,
-    default=None,
-    annotation=Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help="Set any key of the recipe, such as --set training.steps=200. Repeatable.",
-            metavar="KEY=VALUE",
-            rich_help_panel=RUN,
-        ),
-    ],
-)
+def _set_parameter(example: str) -> inspect.Parameter:
+    option = typer.Option(
+        "--set",
+        help=f"Set any key of the recipe, such as --set {example}. Repeatable.",
+        metavar="KEY=VALUE",
+        rich_help_panel=RUN,
+    )
+    return inspect.Parameter(
+        "settings",
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        default=None,
+        annotation=Annotated[list[str] | None, option],
+    )
 
 
 def _document(recipe: type[Section], settings: Sequence[str]) -> dict[str, Any]:

@@ -18,13 +18,16 @@ from plop_lora.cli.words import RUN, with_examples
 def learn(
     histories: Annotated[
         list[Path],
-        typer.Argument(help="Folders of finished verifications, or the verification.json in them."),
+        typer.Argument(
+            metavar="VERIFICATION",
+            help="Folders of finished verifications, or the verification.json in them.",
+        ),
     ],
     base: Annotated[
         Path | None,
         typer.Option(
-            help="Add the verifications to the history of this learned model. By default to the "
-            "study that comes with plop-lora.",
+            help="An earlier file of plop learn, to whose verifications these are added. By "
+            "default the study that comes with plop-lora.",
             rich_help_panel=RUN,
         ),
     ] = None,
@@ -35,7 +38,7 @@ def learn(
     indicator: Annotated[
         list[str] | None,
         typer.Option(
-            help="Learn from this indicator as well, which all scores must hold.",
+            help="Learn from this indicator as well, which all scores must hold. Repeatable.",
             rich_help_panel=RUN,
         ),
     ] = None,

@@ -16,7 +16,13 @@ import typer
 from plop_lora.cli.words import OUTPUT
 from plop_lora.errors import OutputError, UsageError
 from plop_lora.escapes import escaped, escaped_json
-from plop_lora.files import atomic_file, check_not_foreign, check_not_input, check_writable
+from plop_lora.files import (
+    atomic_file,
+    check_not_foreign,
+    check_not_input,
+    check_writable,
+    weights_in,
+)
 from plop_lora.status import status
 
 if TYPE_CHECKING:
@@ -46,7 +52,7 @@ OutputOption = Annotated[
     typer.Option(
         "--output",
         "-o",
-        help="Write the result as a JSON record to this file, or to stdout for -.",
+        help="Write the result as a JSON record to this file; - is stdout.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -60,6 +66,17 @@ ForceOption = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+MarkdownOutputOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Write the result to this file: a JSON record, or Markdown if it ends in .md; - is "
+        "stdout.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+"""`-o` of the verbs that write Markdown as well."""
 STDOUT = Path("-")
 """The path that means standard output, as in `-o -`."""
 
@@ -149,10 +166,19 @@ def check_new(path: Path) -> None:
     """Refuse a path of a text that is written once; - for stdout passes.
 
     Raises:
-        UsageError: A file is there.
+        UsageError: A file is there, or the path is in the folder of a model.
+        OutputError: It cannot be written.
     """
-    if path != STDOUT and path.exists():
+    if path == STDOUT:
+        return
+    if path.is_file():
         raise UsageError(f"{path} is there already. Give another path with -o.")
+    check_writable(path)
+    if weights_in(path.parent) is not None:
+        raise UsageError(
+            f"{path.parent} is the folder of a model or of a trained adapter. Give another path "
+            "with -o."
+        )
 
 
 def write_new(text: str, path: Path, then: str = "") -> None:

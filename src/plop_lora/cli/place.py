@@ -51,7 +51,7 @@ KEYS = (
         "plop place scores.json --strategy learned --learned learned.json",
     ),
 )
-@takes_recipe(PlaceRecipe, KEYS)
+@takes_recipe(PlaceRecipe, KEYS, example="place.rank=8")
 def place(
     scores: Annotated[Path, typer.Argument(help="The file that plop score has written.")],
     given: dict[str, Any],

@@ -46,7 +46,7 @@ HIDDEN = (
 RecipeOption = Annotated[
     Path | None,
     typer.Option(
-        help="Read these settings and more from a YAML file; options take precedence over it.",
+        help="Read settings from this YAML file; options take precedence over it.",
         rich_help_panel=RUN,
     ),
 ]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, get_args
 
 import typer
+from typer.models import ArgumentInfo
 
 from plop_lora.cli.output import interruptible
 from plop_lora.cli.words import epilog
@@ -27,7 +29,21 @@ def register(group: typer.Typer, verb: Callable[..., None], **settings: Any) -> 
         settings: What typer's `command` takes beside.
     """
     settings = {"epilog": epilog(verb), "context_settings": HELP} | settings
-    group.command(verb_name(verb), **settings)(interruptible(verb))
+    group.command(verb_name(verb), **settings)(_with_capitals(verb))
+
+
+def _with_capitals(verb: Callable[..., None]) -> Callable[..., None]:
+    """Return a verb whose arguments are shown in capitals, as the texts of the help name them."""
+    made = interruptible(verb)
+    signature = inspect.signature(verb, eval_str=True)
+    for parameter in signature.parameters.values():
+        for info in get_args(parameter.annotation)[1:]:
+            if isinstance(info, ArgumentInfo) and info.metavar is None:
+                info.metavar = parameter.name.upper()
+    # An annotation that is a text is evaluated anew each time, so what was changed is kept here.
+    made.__signature__ = signature  # type: ignore[attr-defined]
+    made.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+    return made
 
 
 def group(help: str, verbs: Iterable[Callable[..., None]] = ()) -> typer.Typer:

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from plop_lora.cli.output import ForceOption, check, write_text
+from plop_lora.cli.output import STDOUT, ForceOption, check, write_text
 from plop_lora.cli.words import OUTPUT, with_examples
+from plop_lora.errors import UsageError
 
 
 class PageFormat(enum.StrEnum):
@@ -48,7 +49,7 @@ def report(
         typer.Option(
             "--output",
             "-o",
-            help="Write the report to this file, or to stdout for -.",
+            help="Write the report to this file; - is stdout.",
             rich_help_panel=OUTPUT,
         ),
     ] = Path("report.html"),
@@ -56,7 +57,7 @@ def report(
         PageFormat | None,
         typer.Option(
             "--format",
-            help="Write an HTML page or Markdown; by default what the name of the file ends in.",
+            help="Write an HTML page or Markdown. By default the ending of the file decides.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -79,7 +80,8 @@ def report(
     ] = False,
     force: ForceOption = False,
 ) -> None:
-    """Join RECORDS in one page, for whoever decides and for whoever checks the decision."""
+    """Join records in one page, for whoever decides and for whoever checks the decision."""
+    marked_down = _is_markdown(output, form)
     check(output, *records, force=force)
     from plop_lora.reports.page import (
         html_page,
@@ -89,7 +91,6 @@ def report(
         results_of,
     )
 
-    marked_down = form is PageFormat.md or (form is None and output.suffix.lower() == ".md")
     found = read_files(records)
     page = results_of(
         [record for _, record in found],
@@ -97,3 +98,16 @@ def report(
         answers=read_answers(found) if answers else None,
     )
     write_text(markdown_page(page) if marked_down else html_page(page), output)
+
+
+def _is_markdown(output: Path, form: PageFormat | None) -> bool:
+    """Return whether the report is Markdown, by `--format` or else by the ending of the file."""
+    if form is not None:
+        return form is PageFormat.md
+    ending = output.suffix.lower()
+    if output != STDOUT and ending not in (".html", ".htm", ".md"):
+        raise UsageError(
+            f"-o {output} ends neither in .html nor in .md. Give such a path, or say with --format "
+            "html or --format md what is written."
+        )
+    return ending == ".md"

@@ -65,7 +65,7 @@ KEYS = (
         "plop robustness ./model --data task.jsonl --variants bootstrap,typos,4-bit -o r.md",
     ),
 )
-@takes_recipe(ScoreRecipe, KEYS)
+@takes_recipe(ScoreRecipe, KEYS, example="score.seed=1")
 def robustness(
     context: typer.Context,
     model: ModelArgument,
@@ -137,8 +137,8 @@ def robustness(
         typer.Option(
             "--output",
             "-o",
-            help="Write the result as a JSON record to this file, as Markdown if it ends in .md, "
-            "or to stdout for -.",
+            help="Write the result to this file: a JSON record, or Markdown if it ends in .md; - "
+            "is stdout.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,

@@ -33,7 +33,7 @@ KEYS = (Key("run.adapter", MODEL),)
 FolderOption = Annotated[
     Path,
     typer.Option(
-        help="The folder of the run. A run that is started again in it goes on where it stopped.",
+        help="The folder of the run. A run that is started again in it is resumed.",
         rich_help_panel=RUN,
     ),
 ]
@@ -62,7 +62,7 @@ UntilOption = Annotated[
 )
 @takes_recipe(RunKeys, KEYS)
 def run(
-    recipe: Annotated[Path, typer.Argument(help="The YAML file with the keys of all verbs.")],
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file; plop init writes one.")],
     given: dict[str, Any],
     folder: FolderOption = Path("plop-run"),
     until: UntilOption = "",
@@ -70,7 +70,8 @@ def run(
         str,
         typer.Option(
             "--from",
-            help="Make this stage and all after it again, though they are done; --until names all.",
+            help="Repeat this stage and all after it, even if they are done. --until lists the "
+            "stages.",
             rich_help_panel=RUN,
         ),
     ] = "",
@@ -78,9 +79,9 @@ def run(
         bool,
         typer.Option(
             "--dry-run",
-            help="Only print which stages would run, why, and how long they would take: verify "
-            "once the model is scored, finetune once verify is done, and any stage that was made "
-            "here before.",
+            "--plan",
+            help="Only print which stages would run, why, and how long they would take. The time "
+            "of verify is known once the model is scored, that of finetune once verify is done.",
             rich_help_panel=RUN,
         ),
     ] = False,
@@ -104,9 +105,9 @@ def run(
     raise typer.Exit(record.exit_code)
 
 
-@with_examples(("See how a run stands", "plop status support"))
+@with_examples(("See how the run in the folder support stands", "plop status support"))
 def status(
-    folder: Annotated[Path, typer.Argument(help="The folder of the run.")],
+    folder: Annotated[Path, typer.Argument(help="The folder of the run.")] = Path("plop-run"),
     output: OutputOption = None,
     force: ForceOption = False,
     form: FormatOption = Format.table,

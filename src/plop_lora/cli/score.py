@@ -27,7 +27,7 @@ from plop_lora.cli.output import (
     finish,
     waiting,
 )
-from plop_lora.cli.words import DATA, ENGINE, MODEL, STOPPING, among, indicators, with_examples
+from plop_lora.cli.words import DATA, ENGINE, MODEL, RUN, STOPPING, among, indicators, with_examples
 from plop_lora.data.lines import STDIN
 from plop_lora.data.reading import open_rows
 from plop_lora.data.texts import NoTemplateError
@@ -67,7 +67,7 @@ KEYS = (
     ),
     ("Score every text, for numbers to publish", "plop score ./model --data t.csv --stop fixed"),
 )
-@takes_recipe(ScoreRecipe, KEYS)
+@takes_recipe(ScoreRecipe, KEYS, example="score.seed=1")
 def score(
     context: typer.Context,
     model: ModelArgument,
@@ -102,16 +102,16 @@ def score(
     include: Annotated[
         list[str] | None,
         typer.Option(
-            help="Score only modules or module types that match this pattern, in which * stands "
-            "for any text, such as *.mlp.*. Repeatable.",
+            help="Score only modules or module types that match this pattern, in which `*` stands "
+            "for any text, such as `*.mlp.*`. Repeatable.",
             rich_help_panel=MODEL,
         ),
     ] = None,
     exclude: Annotated[
         list[str] | None,
         typer.Option(
-            help="Leave out modules or module types that match this pattern, in which * stands for "
-            "any text. Repeatable.",
+            help="Leave out modules or module types that match this pattern, in which `*` stands "
+            "for any text. Repeatable.",
             rich_help_panel=MODEL,
         ),
     ] = None,
@@ -130,7 +130,7 @@ def score(
         Path | None,
         typer.Option(
             help="Read the section score of this YAML file; options take precedence over it.",
-            rich_help_panel=MODEL,
+            rich_help_panel=RUN,
         ),
     ] = None,
     no_reference: Annotated[
@@ -174,8 +174,9 @@ def score(
 ) -> None:
     """Score every module type of MODEL on unlabelled texts, with forward passes only.
 
-    A low score (an NFN near 1) means that the weights respond to these texts hardly more than to
-    noise, so that an adapter there can learn most.
+    The score is NFN, the Normalized Feature Norm: the response of a weight to these texts relative
+    to its response to noise. Near 1 the weight is not aligned with the texts, so that an adapter
+    there can learn most: lower is better.
     """
     processes = context.obj
     if processes is None or processes.first:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from plop_lora.cli.numbers import bounded
 from plop_lora.cli.output import say
 from plop_lora.cli.words import ADAPTERS, ENGINE, RUN, with_examples
 from plop_lora.errors import UsageError
@@ -20,7 +21,7 @@ from plop_lora.errors import UsageError
     ("Give the base a short name", "plop serve models/base --name base --port 8001"),
 )
 def serve(
-    model: Annotated[str, typer.Argument(help="The base model, a hub id or a folder.")],
+    model: Annotated[str, typer.Argument(help="The base model: a hub id or a local folder.")],
     adapter: Annotated[
         list[str] | None,
         typer.Option(
@@ -35,7 +36,7 @@ def serve(
         str | None,
         typer.Option(
             "--name",
-            help="The name of the base in requests; MODEL if left out.",
+            help="The name of the base in requests. By default MODEL.",
             rich_help_panel=ADAPTERS,
         ),
     ] = None,
@@ -43,7 +44,7 @@ def serve(
         str,
         typer.Option(
             "--host",
-            help="The address to listen at. One that other machines can reach needs a token in "
+            help="The address to listen on. One that other machines can reach needs a token in "
             "the environment variable PLOP_SERVE_TOKEN.",
             rich_help_panel=RUN,
         ),
@@ -52,9 +53,8 @@ def serve(
         int,
         typer.Option(
             "--port",
-            min=0,
-            max=65535,
-            help="The port to listen at; 0 takes a free one.",
+            callback=bounded(0, 65535),
+            help="The port to listen on; 0 takes a free one.",
             rich_help_panel=RUN,
         ),
     ] = 8000,
@@ -62,15 +62,17 @@ def serve(
         int,
         typer.Option(
             "--queue",
-            min=0,
-            help="The number of requests that may wait; further ones are told to come again.",
+            callback=bounded(0),
+            help="The number of requests that may wait; further ones are refused at once.",
             rich_help_panel=RUN,
         ),
     ] = 32,
     device: Annotated[
         str,
         typer.Option(
-            "--device", help="The device: auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=ENGINE
+            "--device",
+            help="The device on which the model runs: auto, cpu, cuda, cuda:1 or mps.",
+            rich_help_panel=ENGINE,
         ),
     ] = "auto",
     dtype: Annotated[
@@ -82,7 +84,7 @@ def serve(
         ),
     ] = "auto",
 ) -> None:
-    """Serve MODEL and adapters of it by OpenAI's API, to try things on one machine."""
+    """Serve MODEL and its adapters with an OpenAI-compatible API, to try them on one machine."""
     from plop_lora.local_server.serve import ServeSettings
     from plop_lora.local_server.serve import serve as run
 

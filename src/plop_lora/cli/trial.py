@@ -12,6 +12,7 @@ import typer
 from plop_lora.cli.numbers import bounded
 from plop_lora.cli.output import Format, FormatOption, finish, say
 from plop_lora.cli.words import RUN, among, with_examples
+from plop_lora.errors import UsageError
 from plop_lora.options import TRACKERS, check_trackers, words_of
 
 
@@ -34,7 +35,7 @@ def trial(
         str,
         typer.Option(
             help="Experiment trackers to report to, separated by commas: trackio, mlflow, wandb, "
-            "tensorboard …",
+            "tensorboard or another that transformers supports.",
             autocompletion=among(lambda: TRACKERS),
             rich_help_panel=RUN,
         ),
@@ -51,6 +52,8 @@ def trial(
     form: FormatOption = Format.table,
 ) -> None:
     """Train and evaluate one placement as SPEC says; of a finished trial, print the result."""
+    if folder is not None and folder.is_file():
+        raise UsageError(f"--folder {folder} is a file. Give a new or an empty folder.")
     trackers = words_of(report_to) or ()
     check_trackers(trackers)
     from plop_lora.launcher import is_first_process

@@ -56,7 +56,8 @@ def verify(
     folder: Annotated[
         Path | None,
         typer.Option(
-            help="The folder of the run. A run that is started again in it is resumed.",
+            help="The folder of the run. A run that is started again in it is resumed. By default "
+            "a folder in plop-verify that follows from recipe and scores.",
             rich_help_panel=RUN,
         ),
     ] = None,
@@ -64,7 +65,12 @@ def verify(
     force: ForceOption = False,
     form: FormatOption = Format.table,
 ) -> None:
-    """Verify SCORES by equal-budget finetunes: exit 0 confirmed, 3 beaten, 4 cannot separate."""
+    """Verify SCORES by equal-budget finetunes: exit 0 confirmed, 3 beaten, 4 cannot separate.
+
+    The shortlist, which is the placement that the scores suggest, is compared with rival
+    placements. Each of them is an arm: trained on the same rows, with as many adapter parameters
+    and a learning rate of its own.
+    """
     from plop_lora.records import Scores
 
     wanted = VerifyRecipe.read(recipe, given)

@@ -116,24 +116,29 @@ def _read_by_content(file: DataFile) -> Iterator[Row]:
     return _read_json(file) if first.startswith(("{", "[")) else _read_txt(file)
 
 
+_GIVE = (
+    f"Give a file ({' '.join(SUFFIXES)}), or a data set of the hub, written as name:config:split."
+)
+
+
 def _unknown_path(path: Path) -> str:
     if path.is_dir() and (path / CONFIG).exists():
         return (
-            f"{path} is the folder of a model, and --data wants texts. The model comes first: "
-            f"plop score {path} --data FILE."
+            f"{path} is the folder of a model, but rows of data are needed here. Give a file of "
+            f"them, such as: plop score {path} --data FILE."
         )
     if path.is_dir():
         files = _data_files(path)
         return f"{path} is a folder; give one file of it ({', '.join(files) or 'it has none'})."
     if not path.parent.is_dir():
-        return f"No data at {path}: there is no folder {path.parent}."
+        return f"No data at {path}: there is no folder {path.parent}. {_GIVE}"
     # Suffixes are alike in all of them, so it is the stem that must be close.
     alike = [
         name
         for name in _data_files(path.parent)
         if difflib.get_close_matches(path.stem, [Path(name).stem])
     ]
-    return f"No data at {path}.{nearest(path.name, alike)}"
+    return f"No data at {path}.{nearest(path.name, alike)} {_GIVE}"
 
 
 def _data_files(folder: Path) -> list[str]:

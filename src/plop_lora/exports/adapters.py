@@ -87,14 +87,7 @@ def read_adapter(folder: Path) -> Adapter:
             of another PEFT method or has tensors other than LoRA factors, or the ranks of its
             weights are not those of the configuration.
     """
-    if not folder.is_dir():
-        is_file = folder.exists()
-        found = "is a file" if is_file else "does not exist"
-        raise (UsageError if is_file else AdapterError)(
-            f"{folder} {found}, but a trained adapter is a folder with {CONFIG_FILE} and "
-            f"{WEIGHTS_FILE}. A placement is exported with: "
-            "plop export placement.json --to peft --serve vllm -o DIR"
-        )
+    check_adapter_folder(folder)
     config, in_config = unwrapped_fields(read_config(folder))
     shapes, _ = read_header(folder / WEIGHTS_FILE)
     factors, passengers = _sort_tensors(folder, shapes)
@@ -107,6 +100,26 @@ def read_adapter(folder: Path) -> Adapter:
         added_tokens=(folder / "added_tokens.json").exists(),
         wrappers=tuple(dict.fromkeys([*in_config, *in_names])),
     )
+
+
+def check_adapter_folder(folder: Path) -> None:
+    """Refuse what is not a folder, before a file in it is read.
+
+    Raises:
+        UsageError: It is a file.
+        AdapterError: It does not exist.
+    """
+    if folder.is_dir():
+        return
+    is_file = folder.exists()
+    found = "is a file" if is_file else "does not exist"
+    raise (UsageError if is_file else AdapterError)(
+        f"{folder} {found}, but a trained adapter is a folder with {CONFIG_FILE} and "
+        f"{WEIGHTS_FILE}. {_TRAIN}"
+    )
+
+
+_TRAIN = "Train one with: plop finetune placement.json --recipe recipe.yaml"
 
 
 def read_config(folder: Path) -> dict[str, object]:
@@ -158,8 +171,9 @@ def read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]
         return {name: tuple(entry["shape"]) for name, entry in header.items()}, metadata
     except FileNotFoundError as error:
         raise AdapterError(
-            f"{path.parent} holds no {path.name}. If it holds adapter_model.bin, load the adapter "
-            "with PEFT and save it again with save_pretrained(FOLDER)."
+            f"{path.parent} holds no {path.name}, so it is not a trained adapter. {_TRAIN}. If it "
+            "holds adapter_model.bin, load the adapter with PEFT and save it again with "
+            "save_pretrained(FOLDER)."
         ) from error
     except OSError as error:
         raise AdapterError(f"Cannot read {path}: {error.strerror or error}.") from error

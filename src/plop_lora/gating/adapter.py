@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plop_lora.errors import AdapterError, ModelError, UsageError
-from plop_lora.exports.adapters import CONFIG_FILE, WEIGHTS_FILE, Adapter, read_adapter, read_header
+from plop_lora.exports.adapters import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    Adapter,
+    check_adapter_folder,
+    read_adapter,
+    read_header,
+)
 from plop_lora.placement.inits import PREPARED, moves_base
 from plop_lora.training.weights import TrainedModel, read_config, trained_model
 
@@ -97,8 +104,10 @@ def adapter_digest(folder: Path) -> str:
     """Return the SHA-256 of the files of an adapter, which identifies it in records.
 
     Raises:
-        AdapterError: A file cannot be read.
+        AdapterError: The folder does not exist, or a file cannot be read.
+        UsageError: It is a file.
     """
+    check_adapter_folder(folder)
     digest = hashlib.sha256()
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         try:

@@ -25,7 +25,10 @@ def checkpoints_of(folder: Path) -> list[tuple[int, Path]]:
     try:
         inside = sorted(folder.iterdir())
     except OSError as error:
-        raise DataError(f"Cannot read {folder}: {error.strerror or error}.") from error
+        raise DataError(
+            f"Cannot read {folder}: {error.strerror or error}. Give the folder of a training run, "
+            "which holds its checkpoints."
+        ) from error
     named = ((_STEP.fullmatch(path.name), path) for path in inside)
     found = [
         (int(match[1]), path) for match, path in named if match and (path / CONFIG_FILE).is_file()

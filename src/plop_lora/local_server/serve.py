@@ -14,6 +14,7 @@ from pathlib import Path
 
 from plop_lora.errors import MachineError, UsageError, require
 from plop_lora.escapes import acting, escaped
+from plop_lora.models.folders import model_name
 
 TOKEN = "PLOP_SERVE_TOKEN"
 """Environment variable with the token that requests must bring."""
@@ -68,6 +69,7 @@ def serve(
     """
     base = name or model
     _check_names(base, adapters)
+    model_name(model)  # before torch is imported, which takes seconds
     token = _token(settings.host)
     require("starlette")
     uvicorn = require("uvicorn")

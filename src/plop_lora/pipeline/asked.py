@@ -47,7 +47,7 @@ class RunRecipe:
         if not isinstance(document.get("model"), str):
             raise UsageError(
                 f"In {source}, model is needed, but is not there: the hub id of the model, or its "
-                "folder."
+                "folder. Write it there, or write a new recipe with: plop init MODEL TRAIN"
             )
         return cls(document, source)
 

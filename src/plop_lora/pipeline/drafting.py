@@ -17,11 +17,13 @@ from plop_lora.data.recognising import Fields, fields_of
 from plop_lora.data.texts import template_fields
 from plop_lora.errors import DataError, UsageError
 from plop_lora.escapes import escaped
+from plop_lora.models.folders import check_reach, model_name
 from plop_lora.pipeline.asked import RunRecipe
 from plop_lora.pipeline.run import plan_stages
 from plop_lora.pipeline.stages import stages_of
 from plop_lora.recipe import AcquireRecipe, FinalRecipe, GateRecipe, RunKeys, VerifyRecipe
 from plop_lora.recipe.run import OWN_TRAINER
+from plop_lora.recipe.section import THE_OPTIONS
 from plop_lora.recipe.template import commented
 from plop_lora.study.splits import LEAST_REPORT, LEAST_SELECTION, LEAST_TRAIN
 from plop_lora.training.weights import read_config, trained_model
@@ -81,6 +83,7 @@ def draft(wanted: Wanted) -> Draft:
         ModelError: There is no such model.
         UsageError: The task does not fit the data, or a template names a field that is not there.
     """
+    _check_model(wanted.model)
     config = read_config(trained_model(wanted.model), download=True) or {}
     rows = open_rows(wanted.train)
     fields = fields_of(rows)
@@ -107,6 +110,15 @@ def draft(wanted: Wanted) -> Draft:
     head = [f"# A recipe for plop run, by plop init {__version__}.", ""]
     text = "\n".join([*head, *commented(document, _RECIPES)]) + "\n"
     return Draft(text, tuple(_found(wanted, task, fields, config, read, steps)))
+
+
+def _check_model(model: str) -> None:
+    """Refuse what is neither the folder of a model nor a hub id that can be had.
+
+    Raises:
+        ModelError: The text says what it is, and what to give.
+    """
+    check_reach(model_name(model, weights=False), "model")
 
 
 def _check_enough(wanted: Wanted, rows: int) -> None:
@@ -181,7 +193,7 @@ def _length(config: Mapping[str, object]) -> int:
 
 def _check(document: Mapping[str, Any]) -> None:
     """Refuse what a run of this recipe would refuse before its first stage."""
-    recipe = RunRecipe(document, "the draft")
+    recipe = RunRecipe(document, THE_OPTIONS)
     plan_stages(stages_of(recipe), recipe, Path(".plop-init-checks-only"))
 
 

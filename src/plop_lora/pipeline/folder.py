@@ -81,6 +81,9 @@ def is_busy(root: Path) -> bool:
         return False
 
 
+_ANOTHER = "Give the folder of a run, or a new or an empty one to begin a run."
+
+
 def check_run_folder(root: Path) -> None:
     """Refuse a folder that is not one of a run of this version. An absent or empty one passes.
 
@@ -91,13 +94,12 @@ def check_run_folder(root: Path) -> None:
     if not root.exists():
         return
     if not root.is_dir():
-        raise UsageError(f"The folder {root} is a file. Name another one with --folder.")
+        raise UsageError(f"{root} is a file, and a run has a folder. {_ANOTHER}")
     mark = root / MARK
     if not mark.exists():
         if any(entry.name != LOCK and entry.name[0] != "." for entry in root.iterdir()):
             raise UsageError(
-                f"The folder {root} holds something else than a run of plop. Name another one with "
-                "--folder, or remove this one."
+                f"The folder {root} holds something else than a run of plop. {_ANOTHER}"
             )
         return
     document = _read(mark, "Remove the folder if it is a run that you do not need.")

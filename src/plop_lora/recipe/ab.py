@@ -124,5 +124,6 @@ class ExperimentRecipe(Recipe):
     """The part of a recipe that `plop ab init` reads."""
 
     ab: ExperimentSettings = Field(
-        description="The section of the A/B test; the keys are listed in the reference."
+        description="The section of the A/B test, of which plop ab init --template writes every "
+        "key."
     )

@@ -18,7 +18,7 @@ class FinetuneSettings(Section):
     epochs: float | None = Field(
         default=None,
         gt=0,
-        description="The number of passes over the training rows. By default that of `training`.",
+        description="The number of passes over the training rows. By default `training.epochs`.",
     )
     steps: int | None = Field(
         default=None,

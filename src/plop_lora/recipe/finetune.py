@@ -172,7 +172,8 @@ class FinetuneRecipe(DataRecipe):
     budget: str | int | None = Field(
         None,
         description="The largest number of adapter parameters that a trial may train: a number "
-        "such as 10M, or a share of the model's parameters such as 0.5%.",
+        "such as 10M, or a share of the model's parameters such as 0.5%. By default that of the "
+        "shortlist at `rank`.",
     )
     rank: int = Field(
         16,

@@ -16,9 +16,9 @@ class PlacementSettings(Section):
 
     strategy: str = Field(
         "plop",
-        description="The rule that chooses the module types: plop (lowest NFN), plop-inverse, "
-        "contrast, attention, mlp, all-linear, random, query-value, v-up-down, v-o-down, learned "
-        "or custom.",
+        description="The rule that chooses the module types: plop (lowest NFN), plop-inverse "
+        "(highest NFN), contrast, attention, mlp, all-linear, random, query-value, v-up-down, "
+        "v-o-down, learned (the rule of plop learn) or custom (the types that are named).",
     )
     indicator: str = Field(
         "nfn",
@@ -28,9 +28,9 @@ class PlacementSettings(Section):
     top: int | None = Field(
         None,
         ge=1,
-        description="The number of module types that plop, plop-inverse, contrast and random "
-        "choose, and learned where it keeps the default placement. By default the number for which "
-        "scoring was run, usually 3.",
+        description="The number of module types that the strategies plop, plop-inverse, contrast "
+        "and random choose, and learned where it keeps the default placement. By default the "
+        "number for which scoring was run, usually 3.",
     )
     rank: int | None = Field(
         None,
@@ -49,8 +49,8 @@ class PlacementSettings(Section):
     )
     learned: str | None = Field(
         None,
-        description="The file of a model that plop learn has written, for the strategy learned. By "
-        "default the one that comes with plop-lora.",
+        description="The file that plop learn has written, for the strategy learned. By default "
+        "the one that comes with plop-lora.",
     )
     layers: str | frozenset[int] | None = Field(
         None,
@@ -70,7 +70,10 @@ class PlacementSettings(Section):
         "(rank-stabilised LoRA).",
     )
     loraplus_ratio: float | None = Field(
-        None, gt=0, description="The learning rate of B divided by that of A (LoRA+)."
+        None,
+        gt=0,
+        description="The learning rate of B divided by that of A (LoRA+). By default both have the "
+        "same rate.",
     )
     init: str = Field(
         "default",

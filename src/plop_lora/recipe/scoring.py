@@ -28,7 +28,7 @@ class ScoringSettings(Section):
     special_tokens: bool = Field(
         False,
         description="Whether the special tokens around a text, such as [CLS], count in the score. "
-        "They go through the model in any case. The masks of ready batches decide for themselves.",
+        "They go through the model in any case. Batches from Python have masks that decide this.",
     )
     batch_size: int | None = Field(
         None,
@@ -74,8 +74,8 @@ class ScoringSettings(Section):
     tolerance: float = Field(
         0.03,
         ge=0,
-        description="The difference in NFN that does not matter: scoring may stop once no module "
-        "type outside the choice is better than a chosen one by more than this.",
+        description="The difference in NFN that does not matter: the choice is decided once no "
+        "module type outside of it is better than a chosen one by more than this.",
     )
     top: int = Field(USUAL_TOP, ge=1, description="The number of module types that will be chosen.")
     reference: bool = Field(

@@ -209,7 +209,7 @@ def _missing(section: type[Section], where: list[str], source: str) -> str:
     what = f": {text[:1].lower()}{text[1:]}" if text else ""
     if source == THE_OPTIONS:
         return f"{option_of(key)} is needed{what}. Give it, or a recipe that has {key}."
-    return f"In {source}, {key} is needed, but is not there{what}."
+    return f"In {source}, {key} is needed, but is not there{what}. Write it there."
 
 
 def _holds(document: object, where: list[str]) -> bool:
@@ -275,7 +275,7 @@ def _read_yaml(path: str | Path) -> object:
     except FileNotFoundError as error:
         raise UsageError(
             f"Cannot read the recipe {path}: there is no such file. Give an existing file, or "
-            "give the keys as options."
+            "write one with: plop init MODEL TRAIN"
         ) from error
     except IsADirectoryError as error:
         raise UsageError(f"The recipe {path} is a folder. Give the YAML file in it.") from error

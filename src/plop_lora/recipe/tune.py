@@ -19,7 +19,8 @@ class TuneDesign(Section):
     placements: tuple[str, ...] = Field(
         (),
         description="The placements that are searched: names of strategies "
-        "such as plop or attention, or files of placements.",
+        "such as plop or attention, or files of placements. By default plop, all-linear, mlp and "
+        "attention.",
     )
     ranks: tuple[int, ...] = Field((4, 8, 16, 32), description="The LoRA ranks that are searched.")
     inits: tuple[str, ...] = Field(
@@ -45,11 +46,14 @@ class TuneDesign(Section):
         20,
         ge=1,
         le=MOST_TRIALS,
-        description="The largest number of trials that the search may run, including those of the "
-        "learning-rate ladder.",
+        description="The largest number of trials that the search may run, including those that "
+        "find the learning rate around which it searches.",
     )
     hours: float | None = Field(
-        None, gt=0, description="The number of device-hours after which no further trial starts."
+        None,
+        gt=0,
+        description="The number of device-hours after which no further trial starts. By default "
+        "there is no limit.",
     )
     seeds: int = Field(
         3,

@@ -109,12 +109,12 @@ class Record:
         if not isinstance(document, dict) or "kind" not in document:
             raise RecordError(
                 f"{source} is not a plop-lora record (no 'kind'). "
-                f"Expected a {cls.kind!r} record; make one with: {_maker(cls.kind)}."
+                f"Expected {_a(cls.kind)} record; make one with: {_maker(cls.kind)}."
             )
         if document["kind"] != cls.kind:
             raise RecordError(
-                f"{source} is a {document['kind']!r} record, but a {cls.kind!r} record is "
-                f"needed here; make one with: {_maker(cls.kind)}."
+                f"{source} is {_a(document['kind'])} record, but {_a(cls.kind)} record is needed "
+                f"here; make one with: {_maker(cls.kind)}."
             )
         _check_version(document.get("schema_version"), cls.schema_version, source)
         check_values(document, source)
@@ -178,6 +178,11 @@ def _named(given: object) -> str:
     if isinstance(given, Record):
         return f"a {given.kind!r} record"
     return f"an object of the class {type(given).__name__}"
+
+
+def _a(kind: object) -> str:
+    """Return a kind of record with its article, "an 'experiment'"."""
+    return f"{'an' if str(kind).startswith(('a', 'e', 'i', 'o', 'u')) else 'a'} {kind!r}"
 
 
 def _maker(kind: str) -> str:

@@ -183,9 +183,10 @@ class EvaluationSettings:
         str | None,
         Field(
             description="The metric that decides: `loss` (nats per token on held-out rows, lower "
-            "is better), `exact`, `numeric` or `pass@1` (answers are generated greedily, and "
-            "pass@1 is decided by the reward functions), `accuracy`, `macro-f1`, `lm-eval:TASK`, "
-            "or a function of your own, written as `module:function`. By default `loss` for sft, "
+            "is better); or, where higher is better, `exact`, `numeric` or `pass@1` (answers are "
+            "generated greedily, and pass@1 is decided by the reward functions), `accuracy`, "
+            "`macro-f1`, `lm-eval:TASK`, or a function of your own, written as "
+            "`module:function`. By default `loss` for sft, "
             "`accuracy` for classify and `pass@1` for grpo."
         ),
     ] = None

@@ -57,7 +57,7 @@ def check_folder(folder: Path, verb: str) -> None:
         UsageError: nothing was written there.
     """
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"The folder {folder} is a file. {_HINT}")
+        raise UsageError(f"The folder {folder} is a file. {_ANOTHER}")
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if MARK in there:
         found = _read_mark(folder).get("verb")
@@ -68,9 +68,10 @@ def check_folder(folder: Path, verb: str) -> None:
     visible = any(name[0] != "." and name not in _LOCKS for name in there)
     marks = _OLD_MARKS.get(verb, (MARK,))
     if visible and not all(name in there for name in marks):
-        raise UsageError(f"The folder {folder} holds something else than a run. {_HINT}")
+        raise UsageError(f"The folder {folder} holds something else than a run. {_ANOTHER}")
 
 
+_ANOTHER = "Name another folder with --folder."
 _HINT = "Name another folder with --folder, or remove this one."
 
 

@@ -327,7 +327,7 @@ class StoredRun(ExperimentRun):
         if row is None:
             raise UsageError(
                 f"The experiment {self._experiment.name!r} has not been started in this store. "
-                "Start it with: plop ab init"
+                "Start it with: plop ab init --from EXPERIMENT.json, and the same --database"
             )
         if row.digest != self._digest:
             raise RecordError(

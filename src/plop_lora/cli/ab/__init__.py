@@ -20,6 +20,11 @@ VERBS = (
     plan, replay, init, assign, serve, log, import_, status, analyze, ramp, switch, stop,
 )  # fmt: skip
 
-app = group("Test adapters against each other in production: plan, start, measure and decide.")
+app = group(
+    "Test adapters against each other in production: plan, start, measure and decide."
+    "\n\nThe arms are the adapters that are compared; the control is the arm that is in production "
+    "today. A unit, such as an account, always gets the same arm. The coverage is the share of all "
+    "units that take part."
+)
 for verb in VERBS:
     register(app, verb, cls=NegativeNumbers if verb is log else None)

@@ -20,7 +20,7 @@ from plop_lora.cli.output import (
     STDOUT,
     ForceOption,
     Format,
-    OutputOption,
+    MarkdownOutputOption,
     check,
     finish,
     say,
@@ -102,7 +102,7 @@ def analyze(
     ] = False,
     timezone: TimezoneOption = "",
     database: DatabaseOption = None,
-    output: OutputOption = None,
+    output: MarkdownOutputOption = None,
     force: ForceOption = False,
     form: Annotated[
         ReportFormat,

@@ -28,7 +28,8 @@ _STDIN = "-"
 )
 def assign(
     units: Annotated[
-        list[str], typer.Argument(help="The ids of the units, or - for one a line of stdin.")
+        list[str],
+        typer.Argument(metavar="UNIT", help="The ids of the units, or - for one a line of stdin."),
     ],
     experiment: ExperimentOption,
     expose: Annotated[
@@ -41,7 +42,7 @@ def assign(
     ] = False,
     database: DatabaseOption = None,
 ) -> None:
-    """Print the arm of each UNIT, an empty text where it takes no part; several with their id."""
+    """Print the arm of UNIT, or an empty line where it takes no part; of several, the id first."""
     from plop_lora.records import Experiment
 
     loaded = Experiment.load(experiment)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     ),
     ("Start an experiment that was written before", "plop ab init --from experiment.json"),
 )
-@takes_recipe(ExperimentRecipe, ())
+@takes_recipe(ExperimentRecipe, (), example="ab.coverage=0.05")
 def init(
     given: dict[str, Any],
     recipe: proof.RecipeOption = None,

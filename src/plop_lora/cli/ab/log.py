@@ -48,7 +48,9 @@ class NegativeNumbers(TyperCommand):
 )
 def log(
     unit: Annotated[str, typer.Argument(help="The id of the unit that was assigned.")],
-    name: Annotated[str, typer.Argument(help="The name of the value, as the metrics have it.")],
+    name: Annotated[
+        str, typer.Argument(help="The name of the value in the metrics, such as resolved.")
+    ],
     value: Annotated[str, typer.Argument(help="The value, such as 1, 0.25 or -3.")],
     experiment: ExperimentOption,
     at: Annotated[

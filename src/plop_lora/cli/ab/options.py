@@ -62,7 +62,7 @@ TimezoneOption = Annotated[
     str,
     typer.Option(
         "--timezone",
-        help="The time zone of times that have none, such as Europe/Berlin. Without it they are "
+        help="The time zone of times that have none, such as Europe/Berlin. By default they are "
         "refused.",
         rich_help_panel=DATA,
     ),
@@ -83,11 +83,18 @@ def running(experiment: Path, database: str | None) -> Iterator[StoredRun]:
     Raises:
         RecordError: The file of the experiment cannot be loaded.
         StoreError: The database cannot be reached.
+        UsageError: No database is named, and none is beside the experiment.
     """
     from plop_lora.ab.store import Store
     from plop_lora.records import Experiment
 
     loaded = Experiment.load(experiment)
+    if database is None and not experiment.with_suffix(".db").exists():
+        raise UsageError(
+            f"The experiment {loaded.name!r} has not been started: there is no database "
+            f"{experiment.with_suffix('.db')}. Start it with: plop ab init --from "
+            f"{shlex.quote(str(experiment))}, or name its database with --database."
+        )
     with Store.open(database_of(experiment, database)) as store:
         yield store.run(loaded)
 

@@ -42,7 +42,10 @@ def plan(
     ] = None,
     sd: Annotated[
         float | None,
-        typer.Option(help="The standard deviation of a mean over units.", rich_help_panel=DATA),
+        typer.Option(
+            help="The standard deviation over units, where --baseline is a mean.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     past: Annotated[
         Path | None,
@@ -61,7 +64,11 @@ def plan(
     ] = None,
     kind: Annotated[
         MetricKind,
-        typer.Option(help="How values become that of an arm.", rich_help_panel=DATA),
+        typer.Option(
+            help="What the metric is: the mean of a column, the share of units with a 1, or the "
+            "ratio of two columns.",
+            rich_help_panel=DATA,
+        ),
     ] = MetricKind.MEAN,
     unit: Annotated[
         str | None,
@@ -78,14 +85,16 @@ def plan(
     effect: Annotated[
         float | None,
         typer.Option(
-            help="The true difference from the control that is to be shown.",
+            help="The true difference from the control that is to be shown, in the unit of the "
+            "metric.",
             rich_help_panel=STOPPING,
         ),
     ] = None,
     margin: Annotated[
         float | None,
         typer.Option(
-            help="The margin of a guardrail that an arm that equals the control is to pass.",
+            help="The margin of a guardrail, in the unit of the metric, that an arm that equals "
+            "the control is to pass.",
             rich_help_panel=STOPPING,
         ),
     ] = None,
@@ -99,7 +108,8 @@ def plan(
     weights: Annotated[
         str,
         typer.Option(
-            help="The share of each arm, that of the control first.", rich_help_panel=STOPPING
+            help="The share of each arm, that of the control first, separated by commas.",
+            rich_help_panel=STOPPING,
         ),
     ] = "0.5,0.5",
     traffic: Annotated[
@@ -118,12 +128,14 @@ def plan(
     ] = None,
     power: Annotated[
         float,
-        typer.Option(help="The probability of showing the effect.", rich_help_panel=STOPPING),
+        typer.Option(
+            help="The probability of showing the effect if it is there.", rich_help_panel=STOPPING
+        ),
     ] = 0.8,
     error: Annotated[
         float,
         typer.Option(
-            help="The probability of showing an effect that is not there.",
+            help="The probability of showing an effect that is not there (alpha).",
             rich_help_panel=STOPPING,
         ),
     ] = 0.05,
@@ -131,15 +143,20 @@ def plan(
     force: ForceOption = False,
     form: FormatOption = Format.table,
 ) -> None:
-    """Compute the units and days that an experiment needs, for one look or any number of them."""
+    """Compute the units and days that an experiment needs, for one look or any number of them.
+
+    Give what the metric is today (--baseline or --past), and one of --effect, --margin and --units.
+    """
     check(output, past, force=force)
     from plop_lora.ab import plan as step
 
     if coverage is not None and traffic is None:
         raise UsageError("--coverage is a share of the traffic. Give --traffic as well.")
     share = 1.0 if coverage is None else share_of(coverage, "--coverage")
+    today = _given(baseline, sd) if past is None else _measured(past, metric, kind, unit, per_unit)
+    _check_question(effect, margin, units)
     found = step(
-        _given(baseline, sd) if past is None else _measured(past, metric, kind, unit, per_unit),
+        today,
         effect=effect,
         margin=margin,
         units=units,
@@ -149,6 +166,14 @@ def plan(
         error=error,
     )
     finish(found, output, form)
+
+
+def _check_question(*asked: float | None) -> None:
+    if sum(one is not None for one in asked) != 1:
+        raise UsageError(
+            "Give exactly one of --effect, --margin and --units: --effect 0.02 asks for the units "
+            "that show it, --units 8000 for the effect that they show."
+        )
 
 
 def _given(value: float | None, sd: float | None) -> Baseline:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from plop_lora.cli.numbers import bounded
 from plop_lora.cli.output import (
     STDOUT,
     ForceOption,
     Format,
     FormatOption,
-    OutputOption,
+    MarkdownOutputOption,
     check,
     finish,
     say,
@@ -82,11 +83,18 @@ def replay(
         ),
     ] = "OPENAI_API_KEY",
     max_tokens: Annotated[
-        int, typer.Option(min=1, help="The most tokens of an answer.", rich_help_panel=RUN)
+        int,
+        typer.Option(
+            callback=bounded(1), help="The most tokens of an answer.", rich_help_panel=RUN
+        ),
     ] = 256,
     temperature: Annotated[
         float,
-        typer.Option(min=0.0, max=2.0, help="The temperature of the answers.", rich_help_panel=RUN),
+        typer.Option(
+            callback=bounded(0, 2),
+            help="The temperature of the answers, from 0 to 2.",
+            rich_help_panel=RUN,
+        ),
     ] = 0.0,
     seed: Annotated[
         int | None,
@@ -95,7 +103,7 @@ def replay(
     concurrency: Annotated[
         int,
         typer.Option(
-            min=1,
+            callback=bounded(1),
             help="The number of prompts that are asked at the same time.",
             rich_help_panel=RUN,
         ),
@@ -106,7 +114,7 @@ def replay(
     retries: Annotated[
         int,
         typer.Option(
-            min=0,
+            callback=bounded(0),
             help="The number of further tries after a failure that may pass.",
             rich_help_panel=RUN,
         ),
@@ -157,7 +165,7 @@ def replay(
             rich_help_panel=STOPPING,
         ),
     ] = None,
-    output: OutputOption = None,
+    output: MarkdownOutputOption = None,
     force: ForceOption = False,
     form: FormatOption = Format.table,
 ) -> None:
@@ -222,7 +230,7 @@ def _pairs(words: list[str] | None, option: str, example: str) -> dict[str, str]
     for word in words or []:
         name, is_pair, value = word.partition("=")
         if not (name and is_pair and value):
-            raise UsageError(f"{option} {word!r} has not the form of {example}.")
+            raise UsageError(f"{option} {word!r} is not NAME=VALUE, such as {example}.")
         if name in found:
             raise UsageError(f"{option} gives {name!r} twice. Leave one of them out.")
         found[name] = value

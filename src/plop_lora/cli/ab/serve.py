@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from plop_lora.cli.ab.options import DatabaseOption, ExperimentOption, database_of
+from plop_lora.cli.numbers import bounded
 from plop_lora.cli.output import say
 from plop_lora.cli.words import DATA, RUN, TARGET, with_examples
 from plop_lora.errors import UsageError, check_installed
@@ -112,15 +113,14 @@ def serve(
     ] = None,
     host: Annotated[
         str,
-        typer.Option("--host", help="The address to listen at.", rich_help_panel=RUN),
+        typer.Option("--host", help="The address to listen on.", rich_help_panel=RUN),
     ] = "127.0.0.1",
     port: Annotated[
         int,
         typer.Option(
             "--port",
-            min=0,
-            max=65535,
-            help="The port to listen at; 0 for a free one.",
+            callback=bounded(0, 65535),
+            help="The port to listen on; 0 takes a free one.",
             rich_help_panel=RUN,
         ),
     ] = 8080,
@@ -165,12 +165,18 @@ def serve(
     ] = False,
     max_body: Annotated[
         int,
-        typer.Option("--max-body", help="The largest request, in MiB.", rich_help_panel=_LIMITS),
+        typer.Option(
+            "--max-body",
+            callback=bounded(1, 4096),
+            help="The largest request, in MiB.",
+            rich_help_panel=_LIMITS,
+        ),
     ] = 16,
     max_requests: Annotated[
         int,
         typer.Option(
             "--max-requests",
+            callback=bounded(1),
             help="How many requests are answered at the same time.",
             rich_help_panel=_LIMITS,
         ),

@@ -174,12 +174,15 @@ def held(records: Sequence[Record]) -> Held:
     )
 
 
+_COMPARE = " Two files of scores are compared with: plop compare FIRST SECOND"
+
+
 def _only(kind: type[R], records: Sequence[Record]) -> R | None:
     found = [record for record in records if isinstance(record, kind)]
     if len(found) > 1:
         raise UsageError(
             f"There are {len(found)} {kind.kind!r} records, and a report shows one. Give one of "
-            "them."
+            f"them.{_COMPARE if kind is Scores else ''}"
         )
     return found[0] if found else None
 
