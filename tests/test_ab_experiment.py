@@ -253,7 +253,7 @@ def test_arms_are_made_from_folders_and_held_to_them(tmp_path: Path) -> None:
     (tmp_path / "next" / "adapter_model.safetensors").write_text("retrained")
     with pytest.raises(AdapterError, match=r"'next' in .* has changed since the experiment"):
         ab.check_unchanged(design)
-    with pytest.raises(AdapterError, match="Cannot read"):
+    with pytest.raises(AdapterError, match="does not exist"):
         ab.adapter_arm("x", 0.5, tmp_path / "absent")
     assert len({ab.new_salt() for _ in range(5)}) == 5
 

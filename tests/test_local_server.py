@@ -524,7 +524,7 @@ def test_a_name_is_given_once(run: Any) -> None:
 
 def test_help_says_what_it_is_for() -> None:
     text = " ".join(CliRunner().invoke(app, ["serve", "--help"]).stdout.split())
-    assert "to try things on one machine" in text
+    assert "to try them on one machine" in text
 
 
 @pytest.mark.slow

@@ -494,8 +494,8 @@ def test_the_command_writes_and_replaces_its_own(tmp_path) -> None:
         ((ALL[0], ALL[0]), "There are 2 'scores' records"),
         ((HERE / "conftest.py",), "not complete JSON"),
         ((HERE,), "is a folder"),
-        ((ALL[0], "-o", HERE / "conftest.py"), "was not written by plop-lora"),
-        ((ALL[0], "-o", ALL[0]), "is read here and would be lost"),
+        ((ALL[0], "-o", HERE / "conftest.py", "--format", "html"), "was not written by plop-lora"),
+        ((ALL[0], "-o", ALL[0], "--format", "html"), "is read here and would be lost"),
     ],
 )
 def test_wrong_input_is_told(words, message, tmp_path, monkeypatch) -> None:

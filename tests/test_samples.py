@@ -239,7 +239,7 @@ def test_files_that_are_something_else(
 def test_the_folder_of_a_model_is_no_data(tmp_path: Path) -> None:
     """Arguments the wrong way round."""
     _write(tmp_path / "config.json", "{}")
-    with pytest.raises(DataError, match=r"the folder of a model.*The model comes first"):
+    with pytest.raises(DataError, match=r"the folder of a model.*Give a file of them"):
         read_rows(str(tmp_path))
 
 
