@@ -29,7 +29,7 @@ from networks import described
 from numpy.typing import NDArray
 from outcomes import LOWEST, PLOP, RANDOM, RESULTS, TYPE, Outcome, collect, interval
 from pages import put, table, turned
-from power import power_parts
+from power import errors_of, power_parts
 from scipy import stats
 
 from plop_lora.files import atomic_file
@@ -161,16 +161,21 @@ def gains_table(used: Sequence[Outcome]) -> str:
             for arm in outcome.types()
         ]
         edges = sum(outcome.arms[arm].at_edge for arm in outcome.arms)
+        error = errors_of(outcome).total(outcome.seeds)
         rows.append(
             (
                 f"`{outcome.name}`",
                 "; ".join(types),
                 outcome.unit,
                 f"{correlation(outcome):+.2f}",
+                f"{error:.0%}" if error <= 1 else "above 100%",
                 str(edges),
             )
         )
-    head = ("pair", "type, NFN: gain", "unit of the gain", "rho", "best rates at an edge")
+    head = (
+        "pair", "type, NFN: gain", "unit of the gain", "rho",
+        "error of a gain, of the variance between types", "best rates at an edge",
+    )  # fmt: skip
     return table(head, rows)
 
 
