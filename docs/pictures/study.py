@@ -239,8 +239,7 @@ def triples() -> Picture:
     spreads = {name: found.correlations(name) for name in found.means}
     ordered = sorted(spreads, key=lambda name: -spreads[name].mean)
     scale = forest.Scale(
-        title="rho of the mean over three types and the gain", left="opposite",
-        right="predicts the gain",
+        title="rho of the mean and the gain", left="opposite", right="predicts the gain"
     )  # fmt: skip
     svg = _forest("How well indicators order three types at a time", spreads, ordered, scale)
     alt = (

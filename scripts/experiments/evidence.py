@@ -143,13 +143,22 @@ def tables(
     ]
     parts += [f"`{name}` is not complete: {why}." for name, why in incomplete.items()]
     if used:
-        parts += [pooled_text(used), *power_parts(used, [*map(correlation, used)])]
-        parts += by_indicator(used, results)
-        parts += [regret_table(used), *learned_parts(used, results), comparison_table(used)]
-        parts += [*by_further(used, results), cost_table(used)]
+        rules = [regret_table(used), *learned_parts(used, results), comparison_table(used)]
+        parts.append(pooled_text(used))
+        parts += headed("What a study of this size can find",
+                        power_parts(used, [*map(correlation, used)]))  # fmt: skip
+        parts += headed("Indicators", by_indicator(used, results))
+        parts += headed("Rules", rules)
+        parts += headed("Further arms", by_further(used, results))
+        parts += headed("Costs", [cost_table(used)])
     if any(arm.general is not None for outcome in used for arm in outcome.arms.values()):
-        parts.append(general_table(used))
+        parts += headed("General text", [general_table(used)])
     return "\n\n".join(parts) + "\n"
+
+
+def headed(title: str, parts: Sequence[str]) -> list[str]:
+    """Return the parts of a page under a heading, none where there are none."""
+    return [f"### {title}", *parts] if parts else []
 
 
 def gains_table(used: Sequence[Outcome]) -> str:
