@@ -222,14 +222,17 @@ def page_commands(page: str, wanted: str = "") -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the rows of a user and the scores of the bundled model."""
+    """A folder with the rows of a user, as given and split, and the scores of the bundled model."""
     here = tmp_path_factory.mktemp("pages")
     rows = (DATA / "problems.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     for name, part in (("rows", rows), ("train", rows[:120]), ("eval", rows[120:])):
         (here / f"{name}.jsonl").write_text("".join(part), encoding="utf-8")
-    done = run(here, "score", str(MODEL), "--data", "rows.jsonl", "--text", "question", "-o",
-               "scores.json")  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    for words in (
+        ("acquire", "--train", "rows.jsonl", "--folder", "acquired"),
+        ("score", str(MODEL), "--data", "rows.jsonl", "--text", "question", "-o", "scores.json"),
+    ):
+        done = run(here, *words)
+        assert done.returncode == 0, done.stderr
     return here
 
 
@@ -255,7 +258,8 @@ def test_the_python_of_placing_runs(folder: Path) -> None:
 def test_the_first_stage_of_the_guide_runs(folder: Path) -> None:
     """Whoever follows the guide meets these commands first."""
     stage = page_commands("docs/adoption.md", "## 1. Look")
-    assert [words[0] for words in stage] == ["demo", "init", "score", "place", "report"]
+    steps = ["demo", "init", "acquire", "score", "place", "report"]
+    assert [words[0] for words in stage] == steps
     for words in stage:
         given = [str(MODEL) if word == "MODEL" else word for word in words]
         if words[0] == "score":
@@ -289,10 +293,14 @@ def test_what_only_plans_runs(folder: Path, page: str) -> None:
 def test_the_tutorial_runs(tmp_path: Path) -> None:
     """Its demo, verification and report, with the exit codes that it names."""
     assert run(tmp_path, "demo").returncode == 0
-    (split, verify), (report,) = (
+    by_hand, (split, verify), (report,) = (
         list(commands(each.values[1])) for each in list(blocks("sh")) if
         each.values[0] == "docs/tutorial.md" and "Qwen" not in each.values[1]
     )  # fmt: skip
+    for words in by_hand:
+        given = [word.replace("$DEMO", str(MODEL.parent)) for word in words]
+        done = run(tmp_path, *given)
+        assert done.returncode == 0, (words, done.stderr)
     rows = str(DATA / "problems.jsonl")
     assert run(tmp_path, *[rows if word == "$ROWS" else word for word in split]).returncode == 0
     done = run(tmp_path, *verify)
