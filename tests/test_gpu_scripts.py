@@ -94,7 +94,7 @@ def test_files_go_where_there_is_room(scripts, tmp_path: Path) -> None:
 
 def test_a_parcel_leaves_room_for_the_tree(scripts) -> None:
     parcels = scripts["parcels"]
-    assert 30 * parcels.MIB < parcels.default_limit() <= parcels.LARGEST
+    assert 25 * parcels.MIB < parcels.default_limit() <= parcels.LARGEST
 
 
 @pytest.fixture
