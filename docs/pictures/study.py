@@ -110,13 +110,11 @@ def differences() -> Picture:
             f"against {rival} from {signed(min(values), 3)} to {signed(max(values), 3)}, {ties} of "
             f"{len(found)} a tie by the protocol"
         )
-    of_reward = "".join(f"; {each.name}: reward" for each in used if each.unit != "nats")
+    units = sorted({each.unit for each in used})
     scale = forest.Scale(
-        title=f"difference of gains, nats{of_reward}",
-        left="rule better",
-        right="plop better",
-        digits=3,
-    )
+        title=f"difference of gains, {' or '.join(units)}", left="rule better",
+        right="plop better", digits=3,
+    )  # fmt: skip
     svg = forest.forest("Gain of plop minus that of four rules", panels, scale)
     alt = (
         "Forest plot of the gain of plop minus that of four rules in each pair of network and "
