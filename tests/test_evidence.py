@@ -467,7 +467,8 @@ def test_further_arms_count_once_all_of_them_are_trained(outcomes, tmp_path: Pat
 
 
 def test_what_further_arms_say(scripts, outcomes, tmp_path: Path) -> None:
-    from by_further import by_further, mean_preference, triple_correlation
+    from by_further import by_further, mean_preference
+    from by_indicator import gain_correlation
 
     write_pair(tmp_path / "pair", RULES | SINGLE)
     assert by_further([outcomes.read(tmp_path / "pair")], tmp_path) == []
@@ -478,7 +479,7 @@ def test_what_further_arms_say(scripts, outcomes, tmp_path: Path) -> None:
         found, ["triple-01", "triple-02"], {f"type-{k}": -v for k, v in TYPES.items()}
     )
     assert nfn == pytest.approx({"triple-01": -0.9, "triple-02": -1.0})
-    assert triple_correlation(found, nfn) == pytest.approx(1.0)
+    assert gain_correlation(found, nfn) == pytest.approx(1.0)
     text, triples, _, answers, table = by_further([found], tmp_path)
     assert "on 1 of 1 pairs (`pair`)" in text
     assert triples == "No pair has 5 arms of three types."

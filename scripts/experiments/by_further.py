@@ -10,11 +10,17 @@ from pathlib import Path
 from statistics import fmean
 
 from by_indicator import FILE as INDICATORS
-from by_indicator import TRIALS_NFN, Spread, order_of, over_networks, preferences
+from by_indicator import (
+    TRIALS_NFN,
+    Spread,
+    gain_correlation,
+    order_of,
+    over_networks,
+    preferences,
+)
 from comparing import Comparison, compared, told_of
 from outcomes import PLOP, Outcome
 from pages import table
-from scipy import stats
 
 TOP = 3
 LAYER = "layer-"
@@ -61,34 +67,34 @@ class Triples:
 
     def correlations(self, indicator: str) -> Spread:
         """Return Spearman's rho of an indicator's mean and the gain, over pairs and networks."""
-        found = self.by_pair(indicator)
-        return over_networks(found, self.shown, most=1.0)
+        return over_networks(self.by_pair(indicator), self.shown, most=1.0)
 
     def by_pair(self, indicator: str) -> dict[str, float]:
         """Return rho by pair; one that has no value of the indicator is left out."""
         return {
-            outcome.name: triple_correlation(outcome, wanted)
-            for outcome in self.shown
-            if (wanted := self.means[indicator].get(outcome.name))
+            outcome.name: gain_correlation(outcome, wanted)
+            for outcome, wanted in self._measured(indicator)
         }
 
     def regrets(self, indicator: str) -> Spread:
         """Return what the triple that an indicator puts first leaves of the best one's gain."""
         found = {
             outcome.name: triple_regret(outcome, order_of(wanted)[0], self.arms[outcome.name])
-            for outcome in self.shown
-            if (wanted := self.means[indicator].get(outcome.name))
+            for outcome, wanted in self._measured(indicator)
         }
         return over_networks(found, self.shown)
 
     def regret_at_random(self) -> Spread:
         """Return what a triple by lot leaves of it."""
-        found = {
-            outcome.name: fmean(triple_regret(outcome, arm, arms) for arm in arms)
-            for outcome in self.shown
-            if (arms := self.arms[outcome.name])
-        }
+        found = {}
+        for outcome in self.shown:
+            arms = self.arms[outcome.name]
+            found[outcome.name] = fmean(triple_regret(outcome, arm, arms) for arm in arms)
         return over_networks(found, self.shown)
+
+    def _measured(self, indicator: str) -> list[tuple[Outcome, Mapping[str, float]]]:
+        means = self.means[indicator]
+        return [(pair, means[pair.name]) for pair in self.shown if pair.name in means]
 
 
 def triples_among(having: Sequence[Outcome], results: Path) -> Triples:
@@ -101,7 +107,7 @@ def triples_among(having: Sequence[Outcome], results: Path) -> Triples:
         name: {
             outcome.name: mean_preference(outcome, arms[outcome.name], of)
             for outcome in shown
-            if (of := known[outcome.name].get(name))
+            if (of := known[outcome.name].get(name)) is not None
         }
         for name in names
     }
@@ -151,14 +157,6 @@ def mean_preference(
 ) -> dict[str, float]:
     """Return the mean preference of an indicator for the types of each arm."""
     return {arm: fmean(of[name] for name in outcome.members[arm]) for arm in triples}
-
-
-def triple_correlation(outcome: Outcome, wanted: Mapping[str, float]) -> float:
-    """Return Spearman's rho of a preference for arms and their gains, 0 where one is constant."""
-    gains = [outcome.arms[arm].gain for arm in wanted]
-    if len(set(wanted.values())) < 2 or len(set(gains)) < 2:
-        return 0.0
-    return float(stats.spearmanr(list(wanted.values()), gains).statistic)
 
 
 def triple_regret(outcome: Outcome, arm: str, triples: Sequence[str]) -> float:
@@ -269,6 +267,5 @@ def layers_of(outcome: Outcome, results: Path) -> dict[str, dict[str, float]]:
 
 def layer_correlation(outcome: Outcome, values: Mapping[str, float]) -> float:
     """Return Spearman's rho of a measure and the gain of each block alone."""
-    arms = layer_arms(outcome)
-    measured = [values[arm.removeprefix(LAYER)] for arm in arms]
-    return float(stats.spearmanr(measured, [outcome.arms[arm].gain for arm in arms]).statistic)
+    measured = {arm: values[arm.removeprefix(LAYER)] for arm in layer_arms(outcome)}
+    return gain_correlation(outcome, measured)

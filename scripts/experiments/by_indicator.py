@@ -89,13 +89,19 @@ def order_of(preference: Mapping[str, float]) -> list[str]:
 
 
 def rank_correlation(outcome: Outcome, preference: Mapping[str, float]) -> float:
-    """Return Spearman's rho of an indicator's order and the gain, 0 where one is constant."""
+    """Return Spearman's rho of an indicator and the gain over the types, 0 where they are two."""
     types = outcome.types()
-    wanted = [preference[arm] for arm in types]
-    gains = [outcome.arms[arm].gain for arm in types]
-    if len(types) < 3 or len(set(wanted)) < 2 or len(set(gains)) < 2:
+    if len(types) < 3:
         return 0.0
-    return float(stats.spearmanr(wanted, gains).statistic)
+    return gain_correlation(outcome, {arm: preference[arm] for arm in types})
+
+
+def gain_correlation(outcome: Outcome, values: Mapping[str, float]) -> float:
+    """Return Spearman's rho of the values of arms and their gains, 0 where one is constant."""
+    gains = [outcome.arms[arm].gain for arm in values]
+    if len(set(values.values())) < 2 or len(set(gains)) < 2:
+        return 0.0
+    return float(stats.spearmanr(list(values.values()), gains).statistic)
 
 
 def arm_of_types(outcome: Outcome, types: Sequence[str]) -> str | None:

@@ -22,7 +22,7 @@ from statistics import fmean
 
 import numpy as np
 from by_further import by_further
-from by_indicator import by_indicator
+from by_indicator import by_indicator, rank_correlation
 from comparing import Comparison, compared, told_of
 from learned import learned_parts
 from networks import described
@@ -63,11 +63,7 @@ class Pooled:
 
 def correlation(outcome: Outcome) -> float:
     """Return Spearman's rho of NFN and gain over the types of a pair, 0 where one is constant."""
-    types = outcome.types()
-    nfn, gains = [outcome.nfn[arm] for arm in types], [outcome.arms[arm].gain for arm in types]
-    if len(types) < 3 or len(set(nfn)) < 2 or len(set(gains)) < 2:
-        return 0.0
-    return float(stats.spearmanr(nfn, gains).statistic)
+    return rank_correlation(outcome, outcome.nfn)
 
 
 def pooled(outcomes: Sequence[Outcome]) -> Pooled:
